@@ -1,0 +1,36 @@
+"""Control as inference: write a decision problem once, ask any inference backend, and see what its plan bets on."""
+
+if __name__ != "cai":
+    raise ImportError(f"this package was imported as {__name__!r}; import it as 'cai' (run 'pip install -e .' once)")
+
+from cai.comparison import Comparison, compare
+from cai.evaluation import Outcome, evaluate
+from cai.inference import InferenceError, Posterior, Status, Target, available_backends, infer
+from cai.models import MDP, TrajectoryModel, draw_factor_graph, factor_graph
+from cai.policy import Policy, extract_policy
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "MDP",
+    "Comparison",
+    "InferenceError",
+    "Outcome",
+    "Policy",
+    "Posterior",
+    "Status",
+    "Target",
+    "TrajectoryModel",
+    "__version__",
+    "available_backends",
+    "compare",
+    "draw_factor_graph",
+    "evaluate",
+    "extract_policy",
+    "factor_graph",
+    "infer",
+    "plot_comparison",
+    "plot_luck",
+    "plot_messages",
+    "plot_values",
+]

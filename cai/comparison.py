@@ -1,0 +1,191 @@
+"""Several backends on one model, side by side."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from cai.evaluation import Outcome, evaluate
+from cai.inference.backends import infer, make_backend
+from cai.inference.posterior import Posterior
+from cai.inference.status import Backend, Status
+from cai.models.trajectory import TrajectoryModel
+from cai.policy import extract_policy
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["Comparison", "Row", "compare"]
+
+DEFAULT_BACKENDS = ("exact", "variational", "optimistic")
+NUMBERS = ("log_evidence", "elbo", "believed_return", "real_return", "optimism_gap", "luck", "policy_entropy")
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """One backend's line. Numbers are None where they are not known; -inf is kept here and null in JSON.
+
+    Attributes:
+        backend: its name.
+        target: what it approximates.
+        status: how it ended.
+        detail: why, where it was not run or its policy could not be evaluated.
+        log_evidence: nats.
+        elbo: nats.
+        believed_return: under the backend's own dynamics, reward units.
+        real_return: of its policy under the true dynamics, reward units.
+        optimism_gap: believed minus real return.
+        luck: nats.
+        policy_entropy: under q, nats.
+        seconds: for inference alone.
+        posterior: the answer, or None.
+        outcome: of its policy in the true world, or None.
+    """
+
+    backend: str
+    target: str
+    status: Status
+    detail: str
+    log_evidence: float | None
+    elbo: float | None
+    believed_return: float | None
+    real_return: float | None
+    optimism_gap: float | None
+    luck: float | None
+    policy_entropy: float | None
+    seconds: float
+    posterior: Posterior | None
+    outcome: Outcome | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The line as JSON allows it: null for what is not known or not finite."""
+        numbers = {key: _finite(getattr(self, key)) for key in NUMBERS}
+        head = {"backend": self.backend, "target": self.target, "status": self.status.label}
+        return {**head, **numbers, "seconds": round(self.seconds, 6)}
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """The lines of `compare`.
+
+    Attributes:
+        model: what was asked.
+        rows: one for each backend.
+    """
+
+    model: Any
+    rows: tuple[Row, ...]
+
+    def to_frame(self) -> pd.DataFrame:
+        """A table with a row for each backend, and for each region the chances to visit it and to end in it."""
+        lines = []
+        for row in self.rows:
+            line: dict[str, Any] = {"backend": row.backend, "target": row.target, "status": row.status.label}
+            line |= {key: getattr(row, key) for key in NUMBERS}
+            line["seconds"] = row.seconds
+            if row.outcome is not None:
+                line |= {"std": row.outcome.std, "cvar": row.outcome.cvar}
+                line |= {f"visits_{key}": value for key, value in (row.outcome.visits or {}).items()}
+                line |= {f"ends_in_{key}": value for key, value in (row.outcome.ends_in or {}).items()}
+            lines.append(line)
+        return pd.DataFrame(lines).set_index("backend")
+
+    def to_dict(self) -> dict[str, Any]:
+        """The comparison as plain values, null where a number is unknown or not finite."""
+        model = self.model if isinstance(self.model, TrajectoryModel) else None
+        name = model.name if model else getattr(self.model, "__name__", "program")
+        horizon: Any = model.horizon if model else next((r.posterior.horizon for r in self.rows if r.posterior), None)
+        return {
+            "model": name,
+            "horizon": horizon if horizon is not None and math.isfinite(horizon) else None,
+            "temperature": model.temperature if model else 1.0,
+            "discount": model.discount if model else 1.0,
+            "rows": [row.to_dict() for row in self.rows],
+        }
+
+    def to_json(self, indent: int | None = None) -> str:
+        """`to_dict` as one JSON object."""
+        return json.dumps(self.to_dict(), indent=indent, allow_nan=False)
+
+    def plot(self, **options: Any) -> Figure:
+        """Believed against real return, the luck and the entropy of each backend; see `cai.plot_comparison`."""
+        from cai.plots import plot_comparison
+
+        return plot_comparison(self, **options)
+
+
+def compare(
+    model: Any,
+    backends: Sequence[str | Backend] = DEFAULT_BACKENDS,
+    *,
+    seed: int = 0,
+    num_rollouts: int = 2000,
+) -> Comparison:
+    """Asks several backends the same question, and tries each policy in the true world.
+
+    No row raises: what went wrong stands in its status. Unknown names and wrong types do raise, before anything runs.
+
+    Args:
+        model: a `TrajectoryModel`, or a trajectory program (whose real return is not known here).
+        backends: names or instances.
+        seed: for backends and rollouts.
+        num_rollouts: see `evaluate`.
+    """
+    if isinstance(backends, str) or not isinstance(backends, Iterable):
+        raise TypeError(f"backends is {backends!r}; give a list of names or instances, e.g. ['exact', 'variational']")
+    chosen = [make_backend(backend) for backend in backends]
+    if not chosen:
+        raise ValueError("backends is empty; name at least one, e.g. 'exact'")
+    return Comparison(model, tuple(_row(model, backend, seed, num_rollouts) for backend in chosen))
+
+
+def _row(model: Any, backend: Backend, seed: int, num_rollouts: int) -> Row:
+    begin = time.perf_counter()
+    posterior, outcome, detail, status = None, None, "", Status.UNSUPPORTED
+    try:
+        posterior = infer(model, backend, seed=seed, throw=False)
+        status = posterior.status
+    except Exception as error:  # a row that fails, also in a plug-in, must not take the others with it
+        detail = f"{error}" if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+    seconds = time.perf_counter() - begin
+    if posterior is not None and isinstance(model, TrajectoryModel):
+        try:
+            outcome = evaluate(extract_policy(posterior), model, seed=seed, num_rollouts=num_rollouts)
+        except ValueError as error:
+            detail = str(error)
+    believed = _number(posterior, "believed_return")
+    real = outcome.expected_return if outcome is not None else None
+    gap = believed - real if believed is not None and real is not None and believed != real else None
+    if believed is not None and believed == real:
+        gap = 0.0 if math.isfinite(believed) else None
+    return Row(
+        backend=backend.name,
+        target=str(backend.target),
+        status=status,
+        detail=detail,
+        log_evidence=_number(posterior, "log_evidence"),
+        elbo=_number(posterior, "elbo"),
+        believed_return=believed,
+        real_return=real,
+        optimism_gap=gap,
+        luck=_number(posterior, "luck"),
+        policy_entropy=_number(posterior, "policy_entropy"),
+        seconds=seconds,
+        posterior=posterior,
+        outcome=outcome,
+    )
+
+
+def _number(posterior: Posterior | None, name: str) -> float | None:
+    value = getattr(posterior, name) if posterior is not None else None
+    return None if value is None else float(value)
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None

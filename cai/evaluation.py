@@ -1,0 +1,176 @@
+"""What a policy is worth in the true world, which is not conditioned on anything."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cai.inference.messages import FixedDynamics
+from cai.inference.posterior import measure
+from cai.inference.stationary import expected_visits
+from cai.models.numerics import weighted
+from cai.models.trajectory import TrajectoryModel
+from cai.policy import Policy
+
+__all__ = ["Outcome", "evaluate"]
+
+TAIL = 0.05
+LONGEST = 10**5  # steps after which an infinite horizon is taken not to end
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What happens to a policy under the true dynamics. Returns are those of the discounted chain, in reward units.
+
+    Attributes:
+        expected_return: exact; -inf if something forbidden can happen.
+        standard_error: of the mean of the sampled returns, to hold `expected_return` against.
+        std: standard deviation of the return, from rollouts.
+        cvar: mean of the worst `tail` share of the returns, from rollouts.
+        tail: that share.
+        entropy: expected sum over live steps of the policy's entropy, nats, exact.
+        occupancy: [T + 1, S], the probability of each state at each time, exact ([1, S] expected visits if stationary).
+        ends_in: for each region, the probability that s_{T+1} lies in it, exact (None over an infinite horizon).
+        visits: for each region, the probability of entering it at all, exact (None over an infinite horizon).
+        returns: [N], the sampled returns.
+    """
+
+    expected_return: float
+    standard_error: float
+    std: float
+    cvar: float
+    tail: float
+    entropy: float
+    occupancy: Tensor = field(repr=False)
+    ends_in: Mapping[str, float] | None
+    visits: Mapping[str, float] | None
+    returns: Tensor = field(repr=False)
+
+
+def evaluate(
+    policy: Policy,
+    model: TrajectoryModel,
+    *,
+    regions: Mapping[str, Any] | None = None,
+    num_rollouts: int = 2000,
+    tail: float = TAIL,
+    seed: int = 0,
+) -> Outcome:
+    """Runs a policy in the true world: expectations exactly, spread and tail by rollouts.
+
+    Args:
+        policy: from `extract_policy`, or any `Policy` over the model's states and actions.
+        model: the trajectory model; its dynamics are the truth here.
+        regions: named sets of states (masks, indices or names) whose visits and endings to report, besides those of
+            the process.
+        num_rollouts: N, simulated at once.
+        tail: the share of worst returns that `cvar` averages, in (0, 1].
+        seed: of the rollouts; the global random state is left alone.
+
+    Raises:
+        TypeError, ValueError: if the policy does not fit the model, or takes actions that are not available.
+    """
+    if not isinstance(model, TrajectoryModel):
+        raise TypeError(f"evaluate needs a TrajectoryModel, whose dynamics it knows; got {type(model).__name__}")
+    if num_rollouts < 2:
+        raise ValueError(f"num_rollouts is {num_rollouts}; a spread needs at least 2")
+    if not 0 < tail <= 1:
+        raise ValueError(f"tail is {tail}; it is a share of the returns: give a number in (0, 1]")
+    mdp = model.mdp
+    table = _fitting_table(policy, model)
+    named = dict(mdp.regions) | {key: mdp.states(states) for key, states in (regions or {}).items()}
+    with torch.no_grad():
+        dynamics = FixedDynamics(model)
+        visits = None if model.is_finite else expected_visits(model, mdp.initial, table, dynamics, 1e-9, LONGEST)
+        found = measure(model, mdp.initial, table, dynamics, visits)
+        returns = _rollouts(model, table, num_rollouts, seed)
+        ends = visited = None
+        if model.is_finite:
+            ends = {key: float(found.state_marginals[-1][mask].sum()) for key, mask in named.items()}
+            visited = {key: _chance_of_visit(model, table, mask) for key, mask in named.items()}
+    worst = returns.sort().values[: max(1, math.ceil(tail * num_rollouts))]
+    spread = float(returns.std()) if torch.isfinite(returns).all() else math.inf
+    return Outcome(
+        expected_return=float(found.believed_return),
+        standard_error=spread / math.sqrt(num_rollouts),
+        std=spread,
+        cvar=float(worst.mean()),
+        tail=tail,
+        entropy=float(found.policy_entropy),
+        occupancy=found.state_marginals,
+        ends_in=ends,
+        visits=visited,
+        returns=returns,
+    )
+
+
+def _fitting_table(policy: Policy, model: TrajectoryModel) -> Tensor:
+    """The policy's [T, S, A] for this model."""
+    if not isinstance(policy, Policy):
+        raise TypeError(
+            f"expected a Policy, got {type(policy).__name__}; use extract_policy(posterior) or Policy(table)"
+        )
+    mdp, table = model.mdp, policy.action_probs
+    if tuple(table.shape[1:]) != (mdp.num_states, mdp.num_actions):
+        raise ValueError(
+            f"the policy is for {table.shape[1]} states and {table.shape[2]} actions; "
+            f"the model has {mdp.num_states} and {mdp.num_actions}"
+        )
+    forbidden = (table > 0) & ~mdp.available
+    if forbidden.any():
+        t, state, action = torch.nonzero(forbidden)[0].tolist()
+        raise ValueError(
+            f"the policy takes action {mdp.action_name(action)} in state {mdp.state_name(state)} at time index {t}, "
+            "which is not available there"
+        )
+    if policy.stationary:
+        return table.expand(model.steps, -1, -1)
+    if not model.is_finite:
+        raise ValueError("the horizon is infinite and the policy knows finitely many steps; give a stationary policy")
+    if table.shape[0] < model.steps:
+        raise ValueError(
+            f"the policy knows {table.shape[0]} steps, the model has {model.steps}; infer with a longer horizon"
+        )
+    return table[: model.steps]
+
+
+def _chance_of_visit(model: TrajectoryModel, table: Tensor, region: Tensor) -> float:
+    """Probability of being in the region at any time, by letting it swallow the chain."""
+    outside = ~region
+    mass = torch.where(outside, model.mdp.initial, torch.zeros_like(model.mdp.initial))
+    entered = float(model.mdp.initial[region].sum())
+    alive = FixedDynamics(model).outcomes(0)[0]
+    for t in range(model.steps):
+        mass = model.mdp.scatter((mass[:, None] * table[t])[..., None] * alive)
+        entered += float(mass[region].sum())
+        mass = torch.where(outside, mass, torch.zeros_like(mass))
+    return min(1.0, entered)
+
+
+def _rollouts(model: TrajectoryModel, table: Tensor, num_rollouts: int, seed: int) -> Tensor:
+    """Returns of N simulated trajectories [N]; an infinite horizon runs until every chain has ended."""
+    generator = torch.Generator().manual_seed(seed)
+    mdp, discount = model.mdp, model.discount
+    state = torch.multinomial(mdp.initial.expand(num_rollouts, -1), 1, generator=generator).squeeze(-1)
+    returns = torch.zeros(num_rollouts, dtype=torch.float64)
+    alive = model.live[state]
+    t = 0
+    while bool(alive.any()) and (not model.is_finite or t < model.steps) and t < LONGEST:
+        step = t if model.is_finite else 0
+        action = torch.multinomial(table[step][state], 1, generator=generator).squeeze(-1)
+        outcome = torch.multinomial(mdp.probabilities[state, action], 1, generator=generator).squeeze(-1)
+        rewards = model.reward_table(step)
+        paid = rewards[state, action, outcome if rewards.shape[-1] > 1 else torch.zeros_like(outcome)]
+        returns = returns + weighted(alive.double(), paid)
+        following = outcome if mdp.next_states is None else mdp.next_states[state, action, outcome]
+        state = torch.where(alive, following, state)
+        alive = alive & model.live[state]
+        if discount < 1:
+            alive = alive & (torch.rand(num_rollouts, generator=generator, dtype=torch.float64) < discount)
+        t += 1
+    return returns

@@ -1,0 +1,86 @@
+"""The table of backends, and `infer`, which asks one of them."""
+
+from __future__ import annotations
+
+from importlib.metadata import entry_points
+from typing import Any
+
+from cai.inference.enumeration import Enumeration
+from cai.inference.optimistic import Optimistic
+from cai.inference.posterior import Posterior
+from cai.inference.status import Backend, InferenceError
+from cai.inference.sum_product import SumProduct
+from cai.inference.variational import StructuredVariational
+
+__all__ = ["available_backends", "infer", "make_backend"]
+
+_BUILT_IN: tuple[Any, ...] = (SumProduct, StructuredVariational, Optimistic, Enumeration)
+
+
+def available_backends() -> dict[str, Any]:
+    """Backend classes by name: the built-in ones, and plug-ins of the entry-point group `cai.backends`.
+
+    A plug-in is a class that follows `Backend`; it cannot replace a built-in name.
+    """
+    classes = {cls.name: cls for cls in _BUILT_IN}
+    for point in entry_points(group="cai.backends"):
+        if point.name not in classes:
+            classes[point.name] = point.load()
+    return classes
+
+
+def make_backend(backend: str | Backend, **options: Any) -> Backend:
+    """A backend by name with options, or the instance itself.
+
+    Raises:
+        ValueError: if the name or an option is unknown.
+        TypeError: if it is neither a name nor a backend.
+    """
+    if isinstance(backend, str):
+        classes = available_backends()
+        if backend not in classes:
+            raise ValueError(f"no backend is called {backend!r}; known are {', '.join(classes)}")
+        try:
+            made: Backend = classes[backend](**options)
+        except TypeError as error:
+            fields = ", ".join(getattr(classes[backend], "__dataclass_fields__", {})) or "none"
+            raise ValueError(f"backend {backend!r}: {error}; its options are: {fields}") from None
+        return made
+    if isinstance(backend, type):
+        raise TypeError(f"{backend.__name__} is a class; pass an instance: {backend.__name__}(...)")
+    if not isinstance(backend, Backend):
+        raise TypeError(
+            f"a {type(backend).__name__} is no backend; it needs name, target, accepts, cost, supports and run"
+        )
+    if options:
+        raise ValueError(
+            f"options {', '.join(options)} go into the instance of {type(backend).__name__}, not into infer"
+        )
+    return backend
+
+
+def infer(
+    model: Any, backend: str | Backend = "exact", *, seed: int = 0, throw: bool = True, **options: Any
+) -> Posterior:
+    """Asks a backend for the distribution over trajectories given optimality.
+
+    Args:
+        model: a `TrajectoryModel`, or any Pyro program with sites `s_1, a_1, O_1, s_2, ...` (factors in nats).
+        backend: a name (see `available_backends`), or an instance such as `SumProduct()`.
+        seed: for backends that draw.
+        throw: raise unless the status is success; with False the posterior comes back with its status.
+        **options: hyper-parameters of a backend given by name.
+
+    Returns:
+        The posterior.
+
+    Raises:
+        ValueError: if the backend is unknown or does not accept the model.
+        InferenceError: if inference failed and `throw` is True; it holds the posterior.
+    """
+    chosen = make_backend(backend, **options)
+    chosen.supports(model)
+    posterior = chosen.run(model, seed=seed)
+    if throw and not posterior.status.ok:
+        raise InferenceError(chosen.name, posterior.status, posterior)
+    return posterior

@@ -1,0 +1,118 @@
+"""The two closed forms, read off the messages: the exact posterior, and the best policy under fixed dynamics."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from cai.inference.messages import (
+    FixedDynamics,
+    Messages,
+    OutcomeDynamics,
+    PosteriorDynamics,
+    backward,
+    fixed_backup,
+    optimistic_backup,
+)
+from cai.inference.posterior import Posterior, tabular_posterior
+from cai.inference.stationary import expected_visits, stationary_messages
+from cai.inference.status import Status, Target
+from cai.models.numerics import safe_log
+from cai.models.trajectory import TrajectoryModel
+
+__all__ = ["closed_form_posterior", "require_model"]
+
+
+def require_model(model: Any, backend: str, instead: str) -> None:
+    """Raises ValueError unless `model` is a `TrajectoryModel`."""
+    if not isinstance(model, TrajectoryModel):
+        kind = "a Pyro program" if callable(model) else f"a {type(model).__name__}"
+        raise ValueError(
+            f"backend {backend!r} works on the tables of a TrajectoryModel, and this is {kind}; "
+            f"for a program use {instead}"
+        )
+
+
+def closed_form_posterior(
+    model: TrajectoryModel, *, backend: str, target: Target, tolerance: float, max_steps: int
+) -> Posterior:
+    """Answers a model by dynamic programming, for target `exact` or `fixed-dynamics`."""
+    exact = target is Target.EXACT
+    backup = optimistic_backup if exact else fixed_backup
+    details: dict[str, Any] = {}
+    status = Status.SUCCESS
+    if model.is_finite:
+        messages = backward(model, backup)
+    else:
+        messages, status, details = stationary_messages(model, backup, tolerance, max_steps)
+    if status is Status.DIVERGED:
+        return _without_answer(model, backend, target, status, details)
+    start = messages.start
+    if status is Status.SUCCESS and not math.isfinite(float(start)):
+        impossible = exact or not math.isfinite(_log_evidence(model, tolerance, max_steps))
+        status = Status.IMPOSSIBLE if impossible else Status.UNAVOIDABLE
+    initial = model.mdp.initial
+    dynamics: OutcomeDynamics = FixedDynamics(model)
+    if exact and status.ok:
+        dynamics = PosteriorDynamics(model, messages)
+        initial = (safe_log(initial) + messages.values[0] - start).exp()
+        initial = initial / initial.sum()
+    visits = (
+        None if model.is_finite else expected_visits(model, initial, messages.policy, dynamics, tolerance, max_steps)
+    )
+    bound = start + model.evidence_offset
+    return tabular_posterior(
+        model,
+        backend=backend,
+        target=target,
+        status=status,
+        log_evidence=bound if exact else None,
+        elbo=bound,
+        values=messages.values[: model.steps],
+        q_values=messages.q_values,
+        policy=messages.policy,
+        initial=initial,
+        dynamics=dynamics,
+        visits=visits,
+        details=details,
+    )
+
+
+def _log_evidence(model: TrajectoryModel, tolerance: float, max_steps: int) -> float:
+    """Log p(O) under the optimistic backup, to tell what is impossible from what cannot be avoided."""
+    with torch.no_grad():
+        if model.is_finite:
+            return float(backward(model, optimistic_backup).start)
+        messages: Messages = stationary_messages(model, optimistic_backup, tolerance, max_steps)[0]
+        return float(messages.start)
+
+
+def _without_answer(
+    model: TrajectoryModel, backend: str, target: Target, status: Status, details: dict[str, Any]
+) -> Posterior:
+    """A posterior that holds the status and the prior, and no number."""
+    steps, num_states = model.steps, model.mdp.num_states
+    fixed = FixedDynamics(model)
+    return Posterior(
+        backend=backend,
+        target=target,
+        status=status,
+        horizon=model.horizon,
+        log_evidence=None,
+        elbo=None,
+        values=None,
+        q_values=None,
+        action_probs=model.action_prior.expand(steps, -1, -1),
+        action_prior=model.action_prior,
+        initial=model.mdp.initial,
+        state_marginals=torch.zeros(steps, num_states, dtype=torch.float64),
+        absorbed=torch.zeros(steps, dtype=torch.float64),
+        believed_return=None,
+        luck=None,
+        policy_divergence=None,
+        policy_entropy=None,
+        model=model,
+        step_dynamics=lambda t: model.mdp.to_next_states(fixed.outcomes(t)[0]),
+        details=details,
+    )

@@ -1,0 +1,285 @@
+"""The answer to a model: a distribution over trajectories in three parts, start, policy and dynamics."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+import torch
+from cai.inference.messages import FixedDynamics, OutcomeDynamics, forward
+from cai.inference.status import Status, Target
+from cai.models.mdp import MDP
+from cai.models.numerics import categorical_divergence, safe_log, weighted
+from cai.models.trajectory import TrajectoryModel
+from torch import Tensor
+
+if TYPE_CHECKING:
+    import xarray
+
+__all__ = ["Posterior", "QuantitiesOfQ", "measure", "tabular_posterior"]
+
+
+@dataclass(frozen=True, eq=False)
+class Posterior:
+    """A distribution q over trajectories, and what it says.
+
+    T steps, S states, A actions; index t is time t + 1 of the formulas. With a discount, the rows of `dynamics` and
+    `state_marginals` sum to less than 1, and `absorbed` holds the rest. Over an infinite horizon the time axis has
+    length 1 and `state_marginals` [1, S] counts expected visits. Where a backend cannot know a number it is None.
+
+    Attributes:
+        backend: the name of the backend.
+        target: what the backend approximates.
+        status: whether the answer can be used, and what to do if not.
+        horizon: T (math.inf if infinite).
+        log_evidence: log p(O_{1:T} = 1), nats, 0-dim; exact backends only.
+        elbo: the bound on the log evidence that q attains, nats, 0-dim.
+        values: [T, S], soft values in reward units; -inf where optimality is impossible.
+        q_values: [T, S, A], reward units.
+        action_probs: [T, S, A], q(a_t | s_t); the action prior where the row cannot matter.
+        action_prior: [S, A], p(a | s).
+        initial: [S], q(s_1).
+        state_marginals: [T + 1, S], q(s_t).
+        absorbed: [T + 1], the probability of having fallen into the discount's absorbing state.
+        believed_return: expected sum of rewards under q, reward units.
+        luck: KL of q's dynamics and start from the true ones, nats: what the plan hopes for.
+        policy_divergence: KL of q's policy from the action prior along q, nats.
+        policy_entropy: expected sum over live steps of H(q(. | s_t)), nats.
+        model: the trajectory model or the Pyro program that was asked about.
+        details: further numbers of the backend, e.g. the history of an iteration.
+    """
+
+    backend: str
+    target: Target
+    status: Status
+    horizon: int | float
+    log_evidence: Tensor | None
+    elbo: Tensor | None
+    values: Tensor | None
+    q_values: Tensor | None
+    action_probs: Tensor
+    action_prior: Tensor
+    initial: Tensor
+    state_marginals: Tensor
+    absorbed: Tensor
+    believed_return: Tensor | None
+    luck: Tensor | None
+    policy_divergence: Tensor | None
+    policy_entropy: Tensor | None
+    model: Any = field(repr=False)
+    step_dynamics: Callable[[int], Tensor] = field(repr=False)
+    step_luck: Callable[[int], Tensor] | None = field(repr=False, default=None)
+    sampler: Callable[[int, int], tuple[Tensor, Tensor]] | None = field(repr=False, default=None)
+    details: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+
+    @property
+    def mdp(self) -> MDP | None:
+        """The process, where the question was a `TrajectoryModel`."""
+        return self.model.mdp if isinstance(self.model, TrajectoryModel) else None
+
+    @property
+    def temperature(self) -> float:
+        """alpha; 1 for a Pyro program, whose factors are in nats."""
+        return self.model.temperature if isinstance(self.model, TrajectoryModel) else 1.0
+
+    def dynamics(self, t: int) -> Tensor:
+        """[S, A, S], q(s_{t+1} | s_t, a_t) at time index t; dense, and built anew on each call.
+
+        Rows sum to less than 1 with a discount. Rows that q never visits hold the true dynamics where these are known.
+
+        Raises:
+            IndexError: if t is not a time index of the answer.
+        """
+        return self.step_dynamics(self._time(t))
+
+    def luck_map(self, t: int) -> Tensor:
+        """[S, A], KL of q(s_{t+1} | s_t, a_t) from the true dynamics at time index t, in nats.
+
+        Raises:
+            ValueError: if the backend does not know it.
+        """
+        if self.step_luck is None:
+            raise ValueError(f"backend {self.backend!r} does not know its luck step by step; use 'exact'")
+        return self.step_luck(self._time(t))
+
+    def sample(self, num_samples: int, *, seed: int = 0) -> tuple[Tensor, Tensor]:
+        """Draws trajectories from q.
+
+        Args:
+            num_samples: N.
+            seed: of the generator; the global random state is left alone.
+
+        Returns:
+            States int64 [N, T + 1] (S is the absorbing state of a discount), and actions int64 [N, T].
+
+        Raises:
+            ValueError: if the horizon is infinite, or q is not a distribution (p(O) = 0).
+        """
+        if self.status is Status.IMPOSSIBLE:
+            raise ValueError(f"there is no posterior to sample: {self.status}")
+        if num_samples < 1:
+            raise ValueError(f"num_samples is {num_samples}; ask for at least 1")
+        if self.sampler is not None:
+            return self.sampler(num_samples, seed)
+        if self.horizon == float("inf"):
+            raise ValueError("trajectories of an infinite horizon have no end; extract the policy and roll it out")
+        generator = torch.Generator().manual_seed(seed)
+        state = _draw(self.initial.detach().expand(num_samples, -1), generator)
+        states, actions = [state], []
+        num_states, num_actions = self.action_prior.shape
+        for t in range(self.action_probs.shape[0]):
+            inside = state.clamp(max=num_states - 1)
+            absorbed = state == num_states
+            uniform = torch.full((num_samples, num_actions), 1.0 / num_actions, dtype=torch.float64)
+            rows = torch.where(absorbed[:, None], uniform, self.action_probs[t].detach()[inside])
+            action = _draw(rows, generator)
+            rows = self.dynamics(t).detach()[inside, action]
+            missing = (1 - rows.sum(-1, keepdim=True)).clamp(min=0) if self._falls else rows.new_zeros(num_samples, 1)
+            following = _draw(torch.cat([rows, missing], -1), generator)
+            state = torch.where(absorbed, state, following)
+            actions.append(action)
+            states.append(state)
+        return torch.stack(states, -1), torch.stack(actions, -1)
+
+    @property
+    def _falls(self) -> bool:
+        return isinstance(self.model, TrajectoryModel) and self.model.discount < 1
+
+    def _time(self, t: int) -> int:
+        steps = self.action_probs.shape[0]
+        if not -steps <= t < steps:
+            raise IndexError(f"time index {t} is outside the answer; it has indices 0 to {steps - 1}")
+        return t % steps
+
+    def to_xarray(self) -> xarray.Dataset:
+        """The tables with named axes: dims time, state, action; numbers as attributes.
+
+        `state_marginals` and `absorbed` have the longer axis `time_of_state`, which ends at T + 1.
+        """
+        import xarray
+
+        mdp = self.mdp
+        num_states, num_actions = self.action_prior.shape
+        steps, longer = self.action_probs.shape[0], self.state_marginals.shape[0]
+        coordinates = {
+            "time": list(range(1, steps + 1)),
+            "time_of_state": list(range(1, longer + 1)),
+            "state": [mdp.state_name(s) if mdp else str(s) for s in range(num_states)],
+            "action": [mdp.action_name(a) if mdp else str(a) for a in range(num_actions)],
+        }
+        axes = {
+            "values": ("time", "state"),
+            "q_values": ("time", "state", "action"),
+            "action_probs": ("time", "state", "action"),
+            "action_prior": ("state", "action"),
+            "initial": ("state",),
+            "state_marginals": ("time_of_state", "state"),
+            "absorbed": ("time_of_state",),
+        }
+        tables = {
+            name: (dims, getattr(self, name).detach().numpy())
+            for name, dims in axes.items()
+            if getattr(self, name) is not None
+        }
+        scalars = ("log_evidence", "elbo", "believed_return", "luck", "policy_divergence", "policy_entropy")
+        attributes: dict[str, Any] = {"backend": self.backend, "target": str(self.target), "status": self.status.label}
+        attributes |= {name: float(getattr(self, name)) for name in scalars if getattr(self, name) is not None}
+        return xarray.Dataset(tables, coords=coordinates, attrs=attributes)
+
+    def replace(self, **changes: Any) -> Posterior:
+        """A copy with some attributes changed."""
+        return replace(self, **changes)
+
+
+def _draw(rows: Tensor, generator: torch.Generator) -> Tensor:
+    """One index for each row of probabilities [N, K]; what has probability 0 is never drawn."""
+    return torch.multinomial(rows, 1, generator=generator).squeeze(-1)
+
+
+@dataclass(frozen=True)
+class QuantitiesOfQ:
+    """Expectations along q: see the attributes of `Posterior`."""
+
+    state_marginals: Tensor
+    absorbed: Tensor
+    believed_return: Tensor
+    luck: Tensor
+    policy_divergence: Tensor
+    policy_entropy: Tensor
+
+
+def measure(
+    model: TrajectoryModel,
+    initial: Tensor,
+    policy: Tensor,
+    dynamics: OutcomeDynamics,
+    visits: tuple[Tensor, Tensor] | None = None,
+) -> QuantitiesOfQ:
+    """Walks along q once and adds up what it believes, hopes for and pays.
+
+    Args:
+        model: the trajectory model.
+        initial: [S], q(s_1).
+        policy: [T, S, A].
+        dynamics: of q.
+        visits: marginals [T + 1, S] and absorbed [T + 1] where they are known already.
+    """
+    marginals, absorbed = forward(model, initial, policy, dynamics) if visits is None else visits
+    live = model.live
+    returns = luck = divergence = entropy = torch.zeros((), dtype=torch.float64)
+    for t in range(model.steps):
+        here = torch.where(live, marginals[t], torch.zeros_like(marginals[t]))
+        joint = here[:, None] * policy[t]
+        alive, fallen = dynamics.outcomes(t)
+        returns = returns + weighted(joint[..., None] * (alive + fallen), model.reward_table(t)).sum()
+        luck = luck + weighted(joint, dynamics.divergence(t)).sum()
+        divergence = divergence + weighted(here, categorical_divergence(policy[t], model.action_prior)).sum()
+        entropy = entropy - weighted(joint, safe_log(policy[t])).sum()
+    luck = luck + categorical_divergence(initial, model.mdp.initial)
+    return QuantitiesOfQ(marginals, absorbed, returns, luck, divergence, entropy)
+
+
+def tabular_posterior(
+    model: TrajectoryModel,
+    *,
+    backend: str,
+    target: Target,
+    status: Status,
+    log_evidence: Tensor | None,
+    elbo: Tensor,
+    values: Tensor,
+    q_values: Tensor,
+    policy: Tensor,
+    initial: Tensor,
+    dynamics: OutcomeDynamics | None = None,
+    visits: tuple[Tensor, Tensor] | None = None,
+    details: Mapping[str, Any] | None = None,
+) -> Posterior:
+    """Builds the posterior of a tabular backend; `values` [T, S] and `q_values` [T, S, A] in nats."""
+    dynamics = dynamics or FixedDynamics(model)
+    found = measure(model, initial, policy, dynamics, visits)
+    return Posterior(
+        backend=backend,
+        target=target,
+        status=status,
+        horizon=model.horizon,
+        log_evidence=log_evidence,
+        elbo=elbo,
+        values=model.temperature * values,
+        q_values=model.temperature * q_values,
+        action_probs=policy,
+        action_prior=model.action_prior,
+        initial=initial,
+        state_marginals=found.state_marginals,
+        absorbed=found.absorbed,
+        believed_return=found.believed_return,
+        luck=found.luck,
+        policy_divergence=found.policy_divergence,
+        policy_entropy=found.policy_entropy,
+        model=model,
+        step_dynamics=lambda t: model.mdp.to_next_states(dynamics.outcomes(t)[0]),
+        step_luck=dynamics.divergence,
+        details=MappingProxyType(dict(details or {})),
+    )

@@ -1,0 +1,45 @@
+"""Exact inference by sum-product messages."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from cai.inference.closed_form import closed_form_posterior, require_model
+from cai.inference.posterior import Posterior
+from cai.inference.status import Target
+
+__all__ = ["SumProduct"]
+
+
+@dataclass(frozen=True)
+class SumProduct:
+    """The posterior over trajectories given optimality, by backward messages (Levine 2018, sections 2.3 and 2.4).
+
+    Policy, dynamics and start are all conditioned on O_{1:T} = 1: the answer believes that the world will be kind
+    (equation 7). `Posterior.luck` says how much it believes so.
+
+    Args:
+        tolerance: over an infinite horizon, the largest change of a value (in nats, relative to its size once that
+            exceeds 1) at which the iteration stops.
+        max_steps: over an infinite horizon, the most backups.
+    """
+
+    tolerance: float = 1e-10
+    max_steps: int = 1_000_000
+
+    name: ClassVar[str] = "exact"
+    target: ClassVar[Target] = Target.EXACT
+    accepts: ClassVar[str] = "a TrajectoryModel, any horizon"
+    cost: ClassVar[str] = "T S A K time, T S A memory"
+
+    def supports(self, model: Any) -> None:
+        """Raises ValueError unless the model is a `TrajectoryModel`."""
+        require_model(model, self.name, "'enumeration'")
+
+    def run(self, model: Any, *, seed: int = 0) -> Posterior:
+        """Answers the model; nothing here is random."""
+        self.supports(model)
+        return closed_form_posterior(
+            model, backend=self.name, target=self.target, tolerance=self.tolerance, max_steps=self.max_steps
+        )

@@ -1,0 +1,51 @@
+"""What is asked: decision problems, reward factors and the trajectory model as a Pyro program (floor 1 of 3)."""
+
+if __name__ != "cai.models":
+    raise ImportError(
+        f"this package was imported as {__name__!r}; import it as 'cai.models' (run 'pip install -e .' once), "
+        "or every class in it would exist twice"
+    )
+
+from cai.models.factor_graph import draw_factor_graph, factor_graph
+from cai.models.gridworld import bridge, gridworld
+from cai.models.layout import GridLayout
+from cai.models.mdp import MDP
+from cai.models.program import ProgramInfo, inspect_program
+from cai.models.rewards import (
+    CallableReward,
+    Goal,
+    LinearReward,
+    OutcomeReward,
+    RewardFactor,
+    StepCost,
+    TableReward,
+    as_reward,
+)
+from cai.models.toy_text import from_gymnasium, gymnasium_model
+from cai.models.trajectory import TrajectoryModel
+from cai.models.zoo import available_models, build_model, lottery
+
+__all__ = [
+    "MDP",
+    "CallableReward",
+    "Goal",
+    "GridLayout",
+    "LinearReward",
+    "OutcomeReward",
+    "ProgramInfo",
+    "RewardFactor",
+    "StepCost",
+    "TableReward",
+    "TrajectoryModel",
+    "as_reward",
+    "available_models",
+    "bridge",
+    "build_model",
+    "draw_factor_graph",
+    "factor_graph",
+    "from_gymnasium",
+    "gridworld",
+    "gymnasium_model",
+    "inspect_program",
+    "lottery",
+]

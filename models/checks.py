@@ -1,0 +1,145 @@
+"""Checks at the door: arrays become float64 tensors once, and bad ones are refused with what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+__all__ = ["check_distribution", "check_shape", "first_index", "float_tensor", "index_tensor", "state_mask"]
+
+# A row of probabilities may miss 1 by this much before it is refused; it is then divided by its sum. Rounding in
+# float64 sums of 1e5 terms stays far below the first, and probabilities that were float32 once below the second.
+ROW_TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 1e-2}
+
+
+def float_tensor(values: Any, name: str) -> tuple[Tensor, torch.dtype]:
+    """Converts to a float64 tensor that keeps its autograd history.
+
+    Args:
+        values: a tensor, an array or nested sequences of real numbers.
+        name: how the argument is called in the message.
+
+    Returns:
+        The tensor, and the dtype that it had (which says how exact its entries can be).
+
+    Raises:
+        TypeError: if the entries are no real numbers.
+        ValueError: if nested sequences are ragged.
+    """
+    if isinstance(values, Tensor):
+        tensor = values
+    else:
+        try:
+            array = np.asarray(values)
+        except ValueError as error:
+            raise ValueError(f"{name} is ragged ({error}); give rows of equal length") from None
+        if array.dtype.kind not in "fiub":
+            raise TypeError(f"{name} holds {array.dtype} entries; expected real numbers")
+        tensor = torch.as_tensor(array)
+    if tensor.is_complex():
+        raise TypeError(f"{name} has dtype {tensor.dtype}; expected real numbers: pass its real part")
+    return tensor.to(torch.float64), tensor.dtype
+
+
+def index_tensor(values: Any, name: str) -> Tensor:
+    """Converts to an int64 tensor; refuses anything that is not whole numbers."""
+    tensor = values if isinstance(values, Tensor) else torch.as_tensor(np.asarray(values))
+    if tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool:
+        raise TypeError(
+            f"{name} has dtype {tensor.dtype}; expected whole numbers: convert with .astype(int) or .long()"
+        )
+    return tensor.to(torch.int64)
+
+
+def check_shape(tensor: Tensor, shape: tuple[int | None, ...], name: str, letters: str) -> None:
+    """Refuses a tensor whose shape is not `shape` (None matches any size); `letters` is how the shape is written."""
+    fits = tensor.dim() == len(shape) and all(
+        want in (None, got) for want, got in zip(shape, tensor.shape, strict=True)
+    )
+    if not fits:
+        want = ", ".join("any" if size is None else str(size) for size in shape)
+        raise ValueError(f"{name} has shape {list(tensor.shape)}; expected {letters} = [{want}]")
+
+
+def first_index(mask: Tensor) -> str:
+    """The first true entry of a mask, written as an index."""
+    return "[" + ", ".join(str(i) for i in torch.nonzero(mask)[0].tolist()) + "]"
+
+
+def check_distribution(probabilities: Tensor, name: str, source: torch.dtype, rows: Tensor | None = None) -> Tensor:
+    """Validates probabilities along the last axis and returns them divided by their sums.
+
+    Args:
+        probabilities: [..., N].
+        name: how the argument is called in messages.
+        source: the dtype that the user gave, which sets how far a row may miss 1.
+        rows: [...] bool, which rows must sum to 1 (all, unless given).
+
+    Raises:
+        ValueError: on NaN, infinite or negative entries, and on rows that do not sum to 1.
+    """
+    values = probabilities.detach()
+    if not torch.isfinite(values).all():
+        where = first_index(~torch.isfinite(values))
+        raise ValueError(f"{name}{where} is not finite; probabilities must be numbers from 0 to 1")
+    if (values < 0).any():
+        where = first_index(values < 0)
+        worst = values.min().item()
+        raise ValueError(f"{name}{where} is negative (the smallest entry is {worst:.3g}); probabilities must be >= 0")
+    sums = values.sum(-1)
+    wrong = (sums - 1).abs() > ROW_TOLERANCE.get(source, 1e-9)
+    if rows is not None:
+        wrong = wrong & rows
+    if wrong.any():
+        at = tuple(torch.nonzero(wrong)[0].tolist())
+        where = first_index(wrong) if wrong.dim() else ""
+        raise ValueError(
+            f"{name}{where} sums to {sums[at].item():.10g}, not to 1; divide each row by its sum, "
+            "or add the missing outcome"
+        )
+    total = probabilities.sum(-1, keepdim=True)
+    return probabilities / torch.where(total > 0, total, torch.ones_like(total))
+
+
+def state_mask(states: Any, num_states: int, names: Sequence[str] | None, what: str) -> Tensor:
+    """Turns states given as a mask, indices or names into a mask.
+
+    Args:
+        states: bool [S], an index, a name, or a sequence of indices or names.
+        num_states: S.
+        names: the state names, or None.
+        what: how the argument is called in messages.
+
+    Returns:
+        bool [S].
+    """
+    if isinstance(states, (np.ndarray, Tensor)):
+        array = torch.as_tensor(states)
+        if array.dtype == torch.bool:
+            check_shape(array, (num_states,), what, "[S]")
+            return array.clone()
+        states = array.reshape(-1).tolist()
+    elif isinstance(states, (str, int, np.integer)):
+        states = [states]
+    else:
+        states = list(states)
+    mask = torch.zeros(num_states, dtype=torch.bool)
+    if states and all(isinstance(state, (bool, np.bool_)) for state in states):
+        check_shape(torch.as_tensor(states), (num_states,), what, "[S]")
+        return torch.as_tensor([bool(state) for state in states])
+    for state in states:
+        if isinstance(state, str):
+            if names is None or state not in names:
+                known = "the problem has no state names" if names is None else f"names are {', '.join(names[:8])}, ..."
+                raise ValueError(f"{what}: no state is called {state!r}; {known}")
+            state = list(names).index(state)
+        elif int(state) != state:
+            raise TypeError(f"{what}: {state!r} is no state; give indices, names or a mask of shape [S]")
+        if not 0 <= state < num_states:
+            raise ValueError(f"{what}: state {int(state)} does not exist; states are 0 to {num_states - 1}")
+        mask[int(state)] = True
+    return mask

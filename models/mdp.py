@@ -1,0 +1,284 @@
+"""Markov decision processes, dense or as successor lists, validated once and never changed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from cai.models.checks import check_distribution, check_shape, first_index, float_tensor, index_tensor, state_mask
+from cai.models.layout import GridLayout
+from torch import Tensor
+
+__all__ = ["MDP"]
+
+
+@dataclass(frozen=True, eq=False)
+class MDP:
+    """A finite Markov decision process without its reward.
+
+    Every (state, action) has K outcomes: a next state with a probability. Given as `transitions` the outcomes are the
+    S next states themselves; given by `MDP.from_successors` they are short lists, and nothing of size [S, A, S] is
+    built unless you ask for it (`dense()`).
+
+    Args:
+        transitions: [S, A, S], p(s' | s, a); tensor, array or nested lists.
+        initial: [S], p(s_1).
+        available: bool [S, A], which actions exist in a state (all, unless given). Rows of actions that do not exist
+            may be zero; they are stored as "stay".
+        terminal: states that end the episode: a mask, indices or names. They must be absorbing, and earn nothing.
+        state_names: S names, for tables and pictures.
+        action_names: A names.
+        layout: where the states lie, for pictures.
+        regions: named sets of states whose visits and endings are reported by `cai.evaluate`.
+
+    Attributes:
+        probabilities: [S, A, K], of each outcome, float64.
+        next_states: int64 [S, A, K], or None when dense (then outcome k leads to state k).
+
+    Raises:
+        ValueError, TypeError: if a row does not sum to 1, an entry is negative or not finite, a shape or dtype does
+            not fit, a state has no action, or a terminal state can be left.
+    """
+
+    transitions: Any
+    initial: Any
+    available: Any = None
+    terminal: Any = None
+    state_names: Sequence[str] | None = None
+    action_names: Sequence[str] | None = None
+    layout: GridLayout | None = None
+    regions: Mapping[str, Any] = field(default_factory=dict)
+    probabilities: Tensor = field(init=False, repr=False)
+    next_states: Tensor | None = field(init=False, repr=False, default=None)
+
+    def __post_init__(self) -> None:
+        if self.transitions is None:
+            raise ValueError("transitions is None; give [S, A, S] probabilities, or use MDP.from_successors")
+        probabilities, source = float_tensor(self.transitions, "transitions")
+        if probabilities.dim() != 3 or probabilities.shape[0] != probabilities.shape[2]:
+            raise ValueError(
+                f"transitions has shape {list(probabilities.shape)}; expected [S, A, S] with p(s' | s, a) at [s, a, s']"
+            )
+        self._finish(probabilities, None, source, "transitions")
+
+    @classmethod
+    def from_successors(
+        cls,
+        next_states: Any,
+        probabilities: Any,
+        initial: Any,
+        *,
+        available: Any = None,
+        terminal: Any = None,
+        state_names: Sequence[str] | None = None,
+        action_names: Sequence[str] | None = None,
+        layout: GridLayout | None = None,
+        regions: Mapping[str, Any] | None = None,
+    ) -> MDP:
+        """Builds a process from lists of outcomes; [S, A, S] is never formed.
+
+        Args:
+            next_states: int [S, A, K], or nested lists whose rows may differ in length.
+            probabilities: [S, A, K], of the same lengths. Equal next states of one (s, a) add up.
+            initial: [S].
+            available: as in `MDP`, like everything that follows.
+            terminal: see `MDP`.
+            state_names: see `MDP`.
+            action_names: see `MDP`.
+            layout: see `MDP`.
+            regions: see `MDP`.
+
+        Raises:
+            ValueError, TypeError: as `MDP`, and if a next state does not exist.
+        """
+        next_states, probabilities = _pad(next_states, probabilities)
+        successors = index_tensor(next_states, "next_states")
+        weights, source = float_tensor(probabilities, "probabilities")
+        if successors.dim() != 3:
+            raise ValueError(f"next_states has shape {list(successors.shape)}; expected [S, A, K]")
+        check_shape(weights, tuple(successors.shape), "probabilities", "[S, A, K], as next_states,")
+        num_states = successors.shape[0]
+        outside = (successors < 0) | (successors >= num_states)
+        if outside.any():
+            where = first_index(outside)
+            raise ValueError(
+                f"next_states{where} is {int(successors[outside][0])}; states are 0 to {num_states - 1} "
+                "(pad short lists with the state itself and probability 0)"
+            )
+        mdp = object.__new__(cls)
+        given = {
+            "transitions": None,
+            "initial": initial,
+            "available": available,
+            "terminal": terminal,
+            "state_names": state_names,
+            "action_names": action_names,
+            "layout": layout,
+            "regions": regions or {},
+        }
+        for name, value in given.items():
+            object.__setattr__(mdp, name, value)
+        mdp._finish(weights, successors, source, "probabilities")
+        return mdp
+
+    def _finish(self, probabilities: Tensor, next_states: Tensor | None, source: torch.dtype, name: str) -> None:
+        num_states, num_actions, num_outcomes = probabilities.shape
+        if 0 in probabilities.shape:
+            raise ValueError(f"{name} has shape {list(probabilities.shape)}; a problem has at least one of each")
+        available = _available(self.available, num_states, num_actions)
+        probabilities = check_distribution(probabilities, name, source, rows=available)
+        empty = ~available & (probabilities.detach().sum(-1) == 0)
+        if empty.any():  # an action that does not exist and has no row stays where it is
+            stay = torch.zeros(num_states, num_actions, num_outcomes, dtype=torch.float64)
+            if next_states is None:
+                stay[torch.arange(num_states), :, torch.arange(num_states)] = 1.0
+            else:
+                stay[..., 0] = 1.0
+                here = torch.arange(num_states)[:, None, None].expand_as(next_states)
+                next_states = torch.where(empty[..., None], here, next_states)
+            probabilities = torch.where(empty[..., None], stay, probabilities)
+        initial, initial_source = float_tensor(self.initial, "initial")
+        check_shape(initial, (num_states,), "initial", "[S]")
+        initial = check_distribution(initial, "initial", initial_source)
+        for names, size, what in ((self.state_names, num_states, "state"), (self.action_names, num_actions, "action")):
+            if names is not None and (len(names) != size or len(set(names)) != size):
+                raise ValueError(
+                    f"{what}_names holds {len(set(names))} different names among {len(names)}; "
+                    f"expected {size}, one for each {what}"
+                )
+        terminal = self.terminal if self.terminal is not None else []
+        dense = None if next_states is not None else probabilities
+        regions = {
+            str(key): state_mask(states, num_states, self.state_names, f"region {key!r}")
+            for key, states in self.regions.items()
+        }
+        final = {
+            "transitions": dense,
+            "probabilities": probabilities,
+            "next_states": next_states,
+            "initial": initial,
+            "available": available,
+            "terminal": state_mask(terminal, num_states, self.state_names, "terminal"),
+            "state_names": None if self.state_names is None else tuple(str(n) for n in self.state_names),
+            "action_names": None if self.action_names is None else tuple(str(n) for n in self.action_names),
+            "regions": regions,
+        }
+        for key, value in final.items():
+            object.__setattr__(self, key, value)
+        leaves = self._leaving_probability()
+        if (leaves > 1e-9).any():
+            state = int(torch.nonzero(leaves > 1e-9)[0])
+            raise ValueError(
+                f"terminal state {self.state_name(state)} can be left (with probability up to "
+                f"{leaves[state].item():.3g}); a terminal state must lead to itself under every action"
+            )
+        if self.layout is not None and len(self.layout.cells) != num_states:
+            raise ValueError(f"layout places {len(self.layout.cells)} states; the process has {num_states}")
+
+    def _leaving_probability(self) -> Tensor:
+        """[S], the largest probability of leaving a terminal state; 0 elsewhere."""
+        states = torch.nonzero(self.terminal).flatten()
+        result = torch.zeros(self.num_states, dtype=torch.float64)
+        for state in states.tolist():
+            rows = self.probabilities[state].detach()
+            if self.next_states is None:
+                stays = rows[:, state]
+            else:
+                stays = (rows * (self.next_states[state] == state)).sum(-1)
+            result[state] = (1 - stays)[self.available[state]].clamp(min=0).max()
+        return result
+
+    @property
+    def num_states(self) -> int:
+        """S."""
+        return int(self.probabilities.shape[0])
+
+    @property
+    def num_actions(self) -> int:
+        """A."""
+        return int(self.probabilities.shape[1])
+
+    @property
+    def num_outcomes(self) -> int:
+        """K, the outcomes listed for one (state, action); S when dense."""
+        return int(self.probabilities.shape[2])
+
+    @property
+    def is_dense(self) -> bool:
+        """Whether the process was given as [S, A, S]."""
+        return self.next_states is None
+
+    def state_name(self, state: int) -> str:
+        """The name of a state, or its number."""
+        return str(state) if self.state_names is None else self.state_names[state]
+
+    def action_name(self, action: int) -> str:
+        """The name of an action, or its number."""
+        return str(action) if self.action_names is None else self.action_names[action]
+
+    def states(self, states: Any) -> Tensor:
+        """Bool [S]: states given as a mask, indices or names, as a mask."""
+        return state_mask(states, self.num_states, self.state_names, "states")
+
+    def successors(self) -> Tensor:
+        """int64 [S, A, K], or a broadcasting [1, 1, S] when dense: where each outcome leads."""
+        if self.next_states is None:
+            return torch.arange(self.num_states)[None, None, :]
+        return self.next_states
+
+    def gather(self, values: Tensor) -> Tensor:
+        """Reads values [S] at each outcome's next state: [S, A, K], or a broadcasting [1, 1, S] when dense."""
+        return values[None, None, :] if self.next_states is None else values[self.next_states]
+
+    def scatter(self, weights: Tensor) -> Tensor:
+        """Adds weights [S, A, K] up at the outcomes' next states: [S]."""
+        if self.next_states is None:
+            return weights.sum((0, 1))
+        zeros = torch.zeros(self.num_states, dtype=weights.dtype)
+        return zeros.index_add(0, self.next_states.reshape(-1), weights.reshape(-1))
+
+    def to_next_states(self, weights: Tensor) -> Tensor:
+        """Adds outcome weights [S, A, K] up over equal next states: dense [S, A, S]. Asked for, never implied."""
+        if self.next_states is None:
+            return weights
+        zeros = torch.zeros(self.num_states, self.num_actions, self.num_states, dtype=weights.dtype)
+        return zeros.scatter_add(-1, self.next_states, weights)
+
+    def dense(self) -> Tensor:
+        """[S, A, S], p(s' | s, a); built anew from successor lists (8 S A S bytes)."""
+        return self.to_next_states(self.probabilities)
+
+
+def _available(available: Any, num_states: int, num_actions: int) -> Tensor:
+    if available is None:
+        return torch.ones(num_states, num_actions, dtype=torch.bool)
+    mask = torch.as_tensor(available)
+    if mask.dtype != torch.bool:
+        raise TypeError(f"available has dtype {mask.dtype}; expected bool [S, A], true where the action exists")
+    check_shape(mask, (num_states, num_actions), "available", "[S, A]")
+    if not mask.any(-1).all():
+        state = int(torch.nonzero(~mask.any(-1))[0])
+        raise ValueError(f"available: state {state} has no action; every state needs at least one")
+    return mask
+
+
+def _pad(next_states: Any, probabilities: Any) -> tuple[Any, Any]:
+    """Makes ragged nested lists rectangular: short rows get the state itself with probability 0."""
+    if hasattr(next_states, "shape"):
+        return next_states, probabilities
+    lengths = [[len(row) for row in rows] for rows in next_states]
+    other = [[len(row) for row in rows] for rows in probabilities]
+    if lengths != other:
+        raise ValueError(
+            "next_states and probabilities do not have lists of the same lengths; give each next state its probability"
+        )
+    if len({len(rows) for rows in lengths}) > 1:
+        raise ValueError("states have different numbers of action lists; give all A (empty ones need available=...)")
+    width = max((n for rows in lengths for n in rows), default=0)
+    padded_states = [
+        [list(row) + [state] * (width - len(row)) for row in rows] for state, rows in enumerate(next_states)
+    ]
+    padded = [[list(row) + [0.0] * (width - len(row)) for row in rows] for rows in probabilities]
+    return padded_states, padded

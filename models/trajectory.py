@@ -1,0 +1,398 @@
+"""The trajectory model: a decision problem with optimality variables, written as a Pyro program.
+
+    p(tau, O_{1:T}) = p(s_1) prod_t p(a_t | s_t) exp(r_t(s_t, a_t, s_{t+1}) / alpha) p(s_{t+1} | s_t, a_t)
+
+Levine 2018, section 2.2, equations (3) to (5); temperature and factors of any sign as in section 2.5.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import numbers
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal
+
+import pyro
+import torch
+from cai.models.checks import check_distribution, check_shape, first_index, float_tensor
+from cai.models.distributions import Optimality
+from cai.models.mdp import MDP
+from cai.models.numerics import safe_log
+from cai.models.rewards import Step, TableReward, as_reward
+from pyro.distributions import Categorical
+from torch import Tensor
+
+__all__ = ["TrajectoryModel"]
+
+TABLE_LIMIT = 2_000_000  # entries up to which the program keeps its transition table instead of building rows
+
+
+@dataclass(frozen=True, eq=False)
+class TrajectoryModel:
+    """A process, a reward and a horizon: what inference is asked about. Calling it runs the Pyro program.
+
+    Sites are `s_1, a_1, O_1, s_2, ..., s_{T+1}`, with every O_t observed to be 1. With a discount, one more value of
+    s_t (index S) is the absorbing state that the chain falls into with probability 1 - discount after each live
+    transition, its reward paid. Where the reward of a step is not settled by (s_t, a_t, s_{t+1}), the program has a
+    further latent `k_t`, the outcome: two outcomes that share a next state pay differently, or the reward looks at a
+    next state which the discount then takes away.
+
+    Args:
+        mdp: the process.
+        reward: [S] (of s_t), [S, A], [S, A, S], [S, A, K] (per outcome), a number for each live step, a function of
+            (state, action, next_state, t), or a reward factor; in reward units. -inf forbids.
+        horizon: T >= 1, or math.inf for a stationary answer.
+        temperature: alpha > 0, in reward units per nat.
+        discount: in (0, 1]; a change of the dynamics (Levine 2018, section 2.5), never a scale on a factor.
+        action_prior: [A] or [S, A], p(a | s); uniform over the available actions unless given. Mass on actions that
+            are not available is dropped, and the rest normalised.
+        optimality: "factor", an undirected potential exp(r / alpha); or "bernoulli", p(O_t = 1) =
+            exp((r - r_max) / alpha), which can be sampled. The posterior is the same, and the evidence of the second
+            is lower by T r_max / alpha.
+        name: for tables and pictures.
+
+    Raises:
+        ValueError, TypeError: on bad numbers, wrong shapes, NaN or +inf rewards, rewards in terminal states, an
+            infinite horizon that cannot converge.
+    """
+
+    mdp: MDP
+    reward: Any
+    horizon: int | float = 20
+    temperature: float = 1.0
+    discount: float = 1.0
+    action_prior: Any = None
+    optimality: Literal["factor", "bernoulli"] = "factor"
+    name: str = "model"
+    _tables: dict[int, Tensor] = field(init=False, repr=False, default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.mdp, MDP):
+            raise TypeError(f"the process is a {type(self.mdp).__name__}; expected an MDP: wrap the array in MDP(...)")
+        object.__setattr__(self, "_tables", {})
+        object.__setattr__(self, "horizon", _horizon(self.horizon))
+        for what, low in (("temperature", 0.0), ("discount", 0.0)):
+            value = getattr(self, what)
+            if not isinstance(value, numbers.Real) or isinstance(value, bool) or not math.isfinite(value):
+                raise ValueError(f"{what} is {value!r}; expected a finite number above {low:g}")
+        if self.temperature <= 0:
+            raise ValueError(
+                f"temperature is {self.temperature}; it must be > 0 (towards 0 the policy becomes the hard optimum)"
+            )
+        if not 0 < self.discount <= 1:
+            raise ValueError(f"discount is {self.discount}; it must lie in (0, 1]")
+        if self.optimality not in ("factor", "bernoulli"):
+            raise ValueError(f"optimality is {self.optimality!r}; expected 'factor' or 'bernoulli'")
+        object.__setattr__(self, "temperature", float(self.temperature))
+        object.__setattr__(self, "discount", float(self.discount))
+        object.__setattr__(self, "action_prior", _action_prior(self.action_prior, self.mdp))
+        factor = as_reward(self.reward, self.mdp)
+        factor.check(self.mdp)
+        object.__setattr__(self, "reward", factor)
+        if not self.is_finite:
+            self._check_infinite()
+        for t in self.reward_times:
+            self._check_reward(t)
+        if not self.is_finite and self.optimality == "bernoulli" and self.r_max != 0:
+            raise ValueError(
+                f"optimality='bernoulli' subtracts r_max = {self.r_max:g} at each of infinitely many steps, and the "
+                "evidence vanishes; use optimality='factor'"
+            )
+
+    # ---- what backends read -------------------------------------------------------------------------------------
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether the horizon is a number of steps."""
+        return self.horizon != math.inf
+
+    @property
+    def steps(self) -> int:
+        """T, or 1 where the horizon is infinite and one stationary step stands for all."""
+        return int(self.horizon) if self.is_finite else 1
+
+    @property
+    def reward_times(self) -> range:
+        """The time indices whose reward tables differ: all where the reward reads t, else just 0."""
+        return range(self.steps) if self.reward.reads_time else range(1)
+
+    @property
+    def log_action_prior(self) -> Tensor:
+        """[S, A], log p(a | s)."""
+        return safe_log(self.action_prior)
+
+    @property
+    def live(self) -> Tensor:
+        """Bool [S], the states in which a decision is made."""
+        return ~self.mdp.terminal
+
+    @property
+    def survival(self) -> Tensor:
+        """[S], the probability that the chain goes on after a transition from a state: the discount, 1 if terminal."""
+        return torch.where(
+            self.live, torch.full((), self.discount, dtype=torch.float64), torch.ones((), dtype=torch.float64)
+        )
+
+    def reward_table(self, t: int) -> Tensor:
+        """The rewards of step t: [S, A, 1] where outcomes do not matter, else [S, A, K]. Zero in terminal states."""
+        key = t if self.reward.reads_time else 0
+        if key not in self._tables:
+            table = self._raw_table(key)
+            table = torch.where(self.live[:, None, None], table, torch.zeros_like(table))
+            if table.requires_grad or len(self._tables) * table.numel() > TABLE_LIMIT:
+                return table  # a graph must be new for every backward pass, and many tables would fill the memory
+            self._tables[key] = table
+        return self._tables[key]
+
+    @cached_property
+    def r_max(self) -> float:
+        """The reward that optimality='bernoulli' counts as certain success, in reward units."""
+        listed = torch.ones((1, 1, 1), dtype=torch.bool)
+        if self.reward.reads_outcome and not self.mdp.is_dense:
+            listed = self.mdp.probabilities > 0  # the rest is padding
+        nothing = torch.full((), -torch.inf, dtype=torch.float64)
+        largest = max(float(torch.where(listed, self._raw_table(t).detach(), nothing).max()) for t in self.reward_times)
+        absorbs = bool(self.mdp.terminal.any()) or self.discount < 1
+        return max(0.0, largest) if absorbs or largest == -math.inf else largest
+
+    @property
+    def evidence_offset(self) -> float:
+        """What `optimality` adds to the log evidence of the undirected model, in nats: 0 or -T r_max / alpha."""
+        if self.optimality == "factor" or self.r_max == 0:
+            return 0.0
+        return -self.horizon * self.r_max / self.temperature
+
+    @cached_property
+    def has_outcome_sites(self) -> bool:
+        """Whether the program needs the further latents `k_t`."""
+        if not self.reward.reads_outcome:
+            return False
+        return self.discount < 1 or any(self._outcomes_disagree(t) for t in self.reward_times)
+
+    @property
+    def program_states(self) -> int:
+        """The number of values of s_t in the program: S, and one more with a discount."""
+        return self.mdp.num_states + (self.discount < 1)
+
+    @property
+    def dense_bytes(self) -> int:
+        """Bytes of one dense table over (s_t, a_t, outcome, s_{t+1}), which enumeration needs several of."""
+        outcomes = self.mdp.num_outcomes if self.has_outcome_sites else 1
+        return 8 * self.program_states**2 * self.mdp.num_actions * outcomes
+
+    def replace(self, **changes: Any) -> TrajectoryModel:
+        """A copy with some arguments changed, validated anew."""
+        return dataclasses.replace(self, **changes)
+
+    def entropy_form(self) -> TrajectoryModel:
+        """The same problem in the entropy form, with reward r + alpha log|A(s)| on every live step.
+
+        Its values are those of Levine 2018 (section 2.3), where entropy is added instead of KL to a uniform prior.
+
+        Raises:
+            ValueError: if the action prior is not uniform over the available actions.
+        """
+        counts = self.mdp.available.sum(-1)
+        uniform = self.mdp.available.double() / counts[:, None]
+        if not torch.allclose(self.action_prior, uniform, atol=1e-12):
+            raise ValueError("the entropy form needs a uniform action prior; fold the prior into the reward first")
+        bonus = torch.where(self.live, self.temperature * counts.double().log(), torch.zeros(()))
+        return self.replace(reward=self.reward + TableReward(bonus))
+
+    # ---- the Pyro program ---------------------------------------------------------------------------------------
+
+    def __call__(self) -> None:
+        """Runs the program once: draws a trajectory and scores it by its optimality."""
+        if not self.is_finite:
+            raise ValueError("a program has finitely many steps; give horizon=N, or ask a backend that iterates")
+        state = pyro.sample("s_1", Categorical(logits=self._initial_logits, validate_args=False))
+        for t in pyro.markov(range(self.steps)):
+            prior = self._prior_logits[state]
+            action = pyro.sample(f"a_{t + 1}", Categorical(logits=prior, validate_args=False))
+            outcome = None
+            if self.has_outcome_sites:
+                logits = self._outcome_logits[state, action]
+                outcome = pyro.sample(f"k_{t + 1}", Categorical(logits=logits, validate_args=False))
+            logits = self._transition_logits(state, action, outcome)
+            following = pyro.sample(f"s_{t + 2}", Categorical(logits=logits, validate_args=False))
+            score = self._step_reward(state, action, outcome, following, t) / self.temperature
+            if self.optimality == "factor":
+                pyro.factor(f"O_{t + 1}", score)
+            else:
+                probability = Optimality(score - self.r_max / self.temperature)
+                pyro.sample(f"O_{t + 1}", probability, obs=torch.ones(()))
+            state = following
+
+    @cached_property
+    def _initial_logits(self) -> Tensor:
+        logits = safe_log(self.mdp.initial)
+        return logits if self.discount == 1 else torch.cat([logits, torch.full((1,), -torch.inf)])
+
+    @cached_property
+    def _prior_logits(self) -> Tensor:
+        logits = self.log_action_prior
+        if self.discount == 1:
+            return logits
+        return torch.cat([logits, torch.full((1, self.mdp.num_actions), -math.log(self.mdp.num_actions))])
+
+    @cached_property
+    def _outcome_logits(self) -> Tensor:
+        logits = safe_log(self.mdp.probabilities)
+        if self.discount == 1:
+            return logits
+        absorbed = torch.full((1, *logits.shape[1:]), -torch.inf)
+        absorbed[..., 0] = 0.0
+        return torch.cat([logits, absorbed])
+
+    def _transition_logits(self, state: Tensor, action: Tensor, outcome: Tensor | None) -> Tensor:
+        """[..., S or S + 1], log p(s_{t+1} | s_t, a_t), or given the outcome too."""
+        if outcome is None and self.dense_bytes <= 8 * TABLE_LIMIT:
+            return self._transition_table[state, action]
+        return safe_log(self._next_state_rows(state, action, outcome))
+
+    @cached_property
+    def _transition_table(self) -> Tensor:
+        states = torch.arange(self.program_states)[:, None]
+        return safe_log(self._next_state_rows(states, torch.arange(self.mdp.num_actions), None))
+
+    def _next_state_rows(self, state: Tensor, action: Tensor, outcome: Tensor | None) -> Tensor:
+        num_states = self.mdp.num_states
+        inside = state.clamp(max=num_states - 1)
+        if outcome is not None:
+            following = self.mdp.successors().expand_as(self.mdp.probabilities)[inside, action, outcome]
+            rows = torch.nn.functional.one_hot(following, num_states).double()
+        elif self.mdp.next_states is None:
+            rows = self.mdp.probabilities[inside, action]
+        else:
+            following, weights = self.mdp.next_states[inside, action], self.mdp.probabilities[inside, action]
+            rows = torch.zeros(*weights.shape[:-1], num_states, dtype=torch.float64).scatter_add(-1, following, weights)
+        if self.discount == 1:
+            return rows
+        inside, state = inside.expand(rows.shape[:-1]), state.expand(rows.shape[:-1])
+        stays = torch.where(state == num_states, torch.zeros((), dtype=torch.float64), self.survival[inside])[..., None]
+        return torch.cat([rows * stays, 1 - stays], -1)
+
+    def _step_reward(self, state: Tensor, action: Tensor, outcome: Tensor | None, following: Tensor, t: int) -> Tensor:
+        num_states = self.mdp.num_states
+        inside = state.clamp(max=num_states - 1)
+        zero = torch.zeros((), dtype=torch.int64)
+        if not self.reward.reads_outcome:
+            step = Step(inside, action, zero, zero, t)
+        elif outcome is not None:
+            next_state = self.mdp.successors().expand_as(self.mdp.probabilities)[inside, action, outcome]
+            step = Step(inside, action, outcome, next_state, t)
+        else:
+            step = Step(inside, action, self._outcome_of(inside, action, following), following, t)
+        values = self.reward.evaluate(self.mdp, step)
+        lives = (state < num_states) & self.live[inside]
+        return torch.where(lives, values, torch.zeros((), dtype=torch.float64))
+
+    def _outcome_of(self, state: Tensor, action: Tensor, following: Tensor) -> Tensor:
+        """The first outcome of (s, a) that leads to s'; 0 where none does."""
+        if self.mdp.next_states is None:
+            return following
+        leads = self.mdp.next_states[state, action] == following[..., None]
+        possible = self.mdp.probabilities[state, action] > 0
+        return (leads & possible).to(torch.uint8).argmax(-1)
+
+    # ---- checks -------------------------------------------------------------------------------------------------
+
+    def _raw_table(self, t: int) -> Tensor:
+        num_states, num_actions, num_outcomes = self.mdp.probabilities.shape
+        states = torch.arange(num_states)[:, None, None]
+        actions = torch.arange(num_actions)[None, :, None]
+        if self.reward.reads_outcome:
+            outcomes = torch.arange(num_outcomes)[None, None, :]
+            step = Step(states, actions, outcomes, self.mdp.successors(), t)
+            shape = (num_states, num_actions, num_outcomes)
+        else:
+            zero = torch.zeros((1, 1, 1), dtype=torch.int64)
+            step = Step(states, actions, zero, zero, t)
+            shape = (num_states, num_actions, 1)
+        values = self.reward.evaluate(self.mdp, step)
+        if not isinstance(values, Tensor) or values.is_complex() or values.dtype == torch.bool:
+            got = values.dtype if isinstance(values, Tensor) else type(values).__name__
+            raise TypeError(f"reward factor {type(self.reward).__name__} returned {got}; expected a tensor of numbers")
+        try:
+            return values.to(torch.float64).expand(shape)
+        except RuntimeError:
+            raise ValueError(
+                f"reward factor {type(self.reward).__name__} returned shape {list(values.shape)} for time index {t}; "
+                f"expected a shape that broadcasts to {list(shape)}"
+            ) from None
+
+    def _check_reward(self, t: int) -> None:
+        table = self._raw_table(t).detach()
+        when = f" at time index {t}" if self.reward.reads_time else ""
+        for bad, what in ((torch.isnan(table), "NaN"), (table == torch.inf, "+inf")):
+            if bad.any():
+                raise ValueError(
+                    f"reward{first_index(bad)}{when} is {what}; rewards are numbers, or -inf for what is forbidden"
+                )
+        real = (self.mdp.probabilities.detach() > 0) & self.mdp.available[..., None]
+        if not self.reward.reads_outcome:
+            real = real.any(-1, keepdim=True)
+        paid = (table != 0) & self.mdp.terminal[:, None, None] & real
+        if paid.any():
+            state = int(torch.nonzero(paid)[0][0])
+            raise ValueError(
+                f"reward{first_index(paid)}{when} is {float(table[paid][0]):g} in terminal "
+                f"state {self.mdp.state_name(state)}; a terminal state earns nothing: pay it on entry with Goal(...) or "
+                "a reward of the next state, or restrict it with reward.at(states=~mdp.terminal)"
+            )
+
+    def _outcomes_disagree(self, t: int) -> bool:
+        """Whether two possible outcomes of one (s, a) share a next state and pay differently."""
+        successors, table = self.mdp.next_states, self.reward_table(t).detach()
+        if successors is None:
+            return False
+        possible = self.mdp.probabilities > 0
+        for k in range(1, successors.shape[-1]):
+            same = (successors[..., :k] == successors[..., k : k + 1]) & possible[..., :k] & possible[..., k : k + 1]
+            if (same & (table[..., :k] != table[..., k : k + 1])).any():
+                return True
+        return False
+
+    def _check_infinite(self) -> None:
+        if self.reward.reads_time:
+            raise ValueError(
+                "the horizon is infinite and the reward reads t; a stationary answer needs a reward without time "
+                "(CallableReward(function, reads_time=False) if it ignores t)"
+            )
+        if self.discount == 1 and not self.mdp.terminal.any():
+            raise ValueError(
+                "an infinite horizon cannot converge with discount 1 and no terminal state; give discount < 1, "
+                "a terminal state, or a finite horizon"
+            )
+
+
+def _horizon(horizon: Any) -> int | float:
+    if isinstance(horizon, numbers.Real) and horizon == math.inf:
+        return math.inf
+    if isinstance(horizon, bool) or not isinstance(horizon, numbers.Integral):
+        raise ValueError(f"horizon is {horizon!r}; expected a whole number of steps >= 1, or math.inf")
+    if horizon < 1:
+        raise ValueError(f"horizon is {horizon}; it must be at least 1")
+    return int(horizon)
+
+
+def _action_prior(prior: Any, mdp: MDP) -> Tensor:
+    shape = (mdp.num_states, mdp.num_actions)
+    if prior is None:
+        return mdp.available.double() / mdp.available.sum(-1, keepdim=True)
+    tensor, source = float_tensor(prior, "action_prior")
+    if tensor.dim() == 1:
+        check_shape(tensor, (mdp.num_actions,), "action_prior", "[A]")
+        tensor = tensor.expand(shape)
+    check_shape(tensor, shape, "action_prior", "[S, A]")
+    allowed = check_distribution(tensor, "action_prior", source) * mdp.available
+    total = allowed.sum(-1, keepdim=True)
+    if (total.detach() == 0).any():
+        state = int(torch.nonzero(total.detach()[..., 0] == 0)[0])
+        raise ValueError(
+            f"action_prior gives no mass to any available action of state {mdp.state_name(state)}; "
+            "give some to at least one of them"
+        )
+    return allowed / total

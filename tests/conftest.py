@@ -1,0 +1,22 @@
+"""Every test: the same seed, an empty parameter store, no open figure left behind."""
+
+import os
+
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+import pyro
+import pytest
+import torch
+
+
+@pytest.fixture(autouse=True)
+def fresh_state():
+    pyro.clear_param_store()
+    pyro.set_rng_seed(0)
+    torch.set_num_threads(1)  # the problems are tiny, and the tests run side by side
+    yield
+    assert not list(pyro.get_param_store().keys()), "the global parameter store was written to"
+    if "matplotlib.pyplot" in __import__("sys").modules:
+        import matplotlib.pyplot as plt
+
+        plt.close("all")
