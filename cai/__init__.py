@@ -7,6 +7,7 @@ from cai.comparison import Comparison, compare
 from cai.evaluation import Outcome, evaluate
 from cai.inference import InferenceError, Posterior, Status, Target, available_backends, infer
 from cai.models import MDP, TrajectoryModel, draw_factor_graph, factor_graph
+from cai.plots import plot_comparison, plot_luck, plot_messages, plot_values
 from cai.policy import Policy, extract_policy
 
 __version__ = "0.1.0"

@@ -14,6 +14,7 @@ import pandas as pd
 from cai.evaluation import Outcome, evaluate
 from cai.inference.backends import infer, make_backend
 from cai.inference.posterior import Posterior
+from cai.inference.progress import progress
 from cai.inference.status import Backend, Status
 from cai.models.trajectory import TrajectoryModel
 from cai.policy import extract_policy
@@ -142,7 +143,8 @@ def compare(
     chosen = [make_backend(backend) for backend in backends]
     if not chosen:
         raise ValueError("backends is empty; name at least one, e.g. 'exact'")
-    return Comparison(model, tuple(_row(model, backend, seed, num_rollouts) for backend in chosen))
+    steps = progress(len(chosen), "comparing backends")
+    return Comparison(model, tuple(_row(model, chosen[i], seed, num_rollouts) for i in steps))
 
 
 def _row(model: Any, backend: Backend, seed: int, num_rollouts: int) -> Row:

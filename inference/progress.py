@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 import sys
-import time
+import threading
 from collections.abc import Iterator
 
 __all__ = ["progress"]
 
 DELAY = 1.0  # seconds
+_showing = threading.Event()  # a bar is up; what runs inside it shows none of its own
 
 
 def progress(total: int, description: str) -> Iterator[int]:
     """Yields 0 .. total - 1; after a second a bar appears on standard error, where somebody can see it."""
-    bar = _notebook_bar(total, description) if _in_notebook() else _terminal_bar(total, description)
-    return bar if bar is not None else iter(range(total))
+    if _showing.is_set():
+        yield from range(total)
+        return
+    _showing.set()
+    try:
+        if _in_notebook():
+            yield from _notebook_bar(total, description)
+        elif sys.stderr.isatty():
+            yield from _terminal_bar(total, description)
+        else:
+            yield from range(total)
+    finally:
+        _showing.clear()
 
 
 def _in_notebook() -> bool:
@@ -28,26 +40,19 @@ def _notebook_bar(total: int, description: str) -> Iterator[int]:
     yield from tqdm(range(total), desc=description, delay=DELAY, leave=False)
 
 
-def _terminal_bar(total: int, description: str) -> Iterator[int] | None:
-    if not sys.stderr.isatty():
-        return None
-    return _rich_bar(total, description)
-
-
-def _rich_bar(total: int, description: str) -> Iterator[int]:
+def _terminal_bar(total: int, description: str) -> Iterator[int]:
     from rich.console import Console
     from rich.progress import Progress
 
     bar = Progress(console=Console(stderr=True), transient=True)
-    begin, task = time.monotonic(), None
+    task = bar.add_task(description, total=total)
+    later = threading.Timer(DELAY, bar.start)  # also while the first piece of work is still running
+    later.daemon = True
+    later.start()
     try:
         for i in range(total):
-            if task is None and time.monotonic() - begin > DELAY:
-                bar.start()
-                task = bar.add_task(description, total=total)
-            if task is not None:
-                bar.update(task, completed=i)
             yield i
+            bar.update(task, completed=i + 1)
     finally:
-        if task is not None:
-            bar.stop()
+        later.cancel()
+        bar.stop()

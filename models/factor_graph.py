@@ -72,7 +72,9 @@ def draw_factor_graph(program: Program | nx.Graph, *, max_steps: int = 4, ax: Ax
     graph = program if isinstance(program, nx.Graph) else factor_graph(program)
     horizon = max((data["time"] for _, data in graph.nodes(data=True) if data["kind"] == "action"), default=1)
     steps = min(max_steps, horizon)
-    shown = graph.subgraph([name for name, data in graph.nodes(data=True) if _is_shown(data, steps)]).copy()
+    shown = graph.subgraph(
+        [name for name, data in graph.nodes(data=True) if _is_shown(graph, name, data, steps)]
+    ).copy()
     places = _places(shown)
     if ax is None:
         _, ax = plt.subplots(figsize=(2.2 * steps + 1.6, 3.8), layout="constrained")
@@ -100,7 +102,12 @@ def draw_factor_graph(program: Program | nx.Graph, *, max_steps: int = 4, ax: Ax
     nx.draw_networkx_nodes(shown, places, nodelist=factors, node_size=70, node_color="0.2", node_shape="s", ax=ax)
     handles.append(Line2D([], [], marker="s", linestyle="", markersize=6, color="0.2", label="factor"))
     ax.legend(
-        handles=handles, loc="upper left", bbox_to_anchor=(0.0, -0.02), ncols=len(handles), frameon=False, fontsize=9
+        handles=handles,
+        loc="upper center",
+        bbox_to_anchor=(0.5, 0.0),
+        ncols=max(2, steps + 1),
+        frameon=False,
+        fontsize=9,
     )
     span = f"the first {steps} of {horizon} steps" if steps < horizon else f"{horizon} step{'s' * (horizon > 1)}"
     ax.set_title(f"Factor graph: {span}, time to the right")
@@ -109,9 +116,10 @@ def draw_factor_graph(program: Program | nx.Graph, *, max_steps: int = 4, ax: Ax
     return figure
 
 
-def _is_shown(data: dict[str, Any], steps: int) -> bool:
+def _is_shown(graph: nx.Graph, name: str, data: dict[str, Any], steps: int) -> bool:
     time = data["time"]
-    return time is None or time <= steps or (time == steps + 1 and data["kind"] == "state")
+    kind = graph.nodes[name[2:-1]]["kind"] if data["kind"] == "factor" else data["kind"]
+    return time is None or time <= steps or (time == steps + 1 and kind == "state")
 
 
 def _label(name: str) -> str:
@@ -128,7 +136,7 @@ def _places(graph: nx.Graph) -> dict[str, tuple[float, float]]:
             continue
         key = (data["kind"], data["time"])
         crowd[key] = crowd.get(key, 0) + 1
-        shift = 0.0 if data["kind"] == "state" else 0.75
+        shift = {"state": 0.0, "action": 0.5, "further": 0.9, "optimality": 1.2}[data["kind"]]
         column = 2.0 * ((data["time"] or 1) - 1) + shift
         places[name] = (column, HEIGHTS[data["kind"]] - 0.9 * (crowd[key] - 1))
     for name in [name for name, data in graph.nodes(data=True) if data["bipartite"] == 1]:

@@ -1,0 +1,5 @@
+"""`python -m cai`."""
+
+from cai.cli import main
+
+main()

@@ -1,0 +1,267 @@
+"""The command line: compare backends, list models and backends, draw pictures."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from typer.exceptions import TyperException
+
+from cai.comparison import DEFAULT_BACKENDS, Comparison, Row, compare
+from cai.inference.backends import available_backends, infer
+from cai.inference.status import InferenceError
+from cai.models.factor_graph import draw_factor_graph
+from cai.models.trajectory import TrajectoryModel
+from cai.models.zoo import available_models, build_model
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    add_completion=False, no_args_is_help=True, rich_markup_mode=None, help="Control as probabilistic inference."
+)
+
+PICTURES = ("factor-graph", "values", "luck", "messages")
+
+Name = Annotated[str, typer.Argument(metavar="MODEL", help="A name from 'cai models', or a Gymnasium id.")]
+Backends = Annotated[list[str] | None, typer.Option("--backend", help="A name from 'cai backends'; may be repeated.")]
+Horizon = Annotated[str | None, typer.Option(help="Number of steps, or 'inf' for a stationary answer.")]
+Temperature = Annotated[float | None, typer.Option(help="Reward units per nat, above 0.")]
+Discount = Annotated[float | None, typer.Option(help="In (0, 1].")]
+Slip = Annotated[float | None, typer.Option(help="Probability of slipping, where the model has one.")]
+Seed = Annotated[int, typer.Option(help="For whatever draws.")]
+
+
+@app.command("compare")
+def compare_command(
+    model: Name,
+    backend: Backends = None,
+    horizon: Horizon = None,
+    temperature: Temperature = None,
+    discount: Discount = None,
+    slip: Slip = None,
+    seed: Seed = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Save pictures and comparison.json here.")] = None,
+) -> None:
+    """Ask several backends about a model, and try their policies in the true world."""
+    problem = _build(model, horizon, temperature, discount, slip)
+    folder = _folder(out)
+    result = compare(problem, backend or DEFAULT_BACKENDS, seed=seed)
+    saved = _save(result, folder) if folder is not None else []
+    if as_json:
+        print(result.to_json())
+        return
+    console = _console()
+    _print_comparison(console, result)
+    for path in saved:
+        console.print(f"saved {path}", highlight=False, soft_wrap=True)
+
+
+@app.command("models")
+def models_command() -> None:
+    """List the models known by name."""
+    table = Table(title="Models", title_justify="left")
+    for column in ("model", "S", "A", "T", "what it is"):
+        table.add_column(column, justify="right" if column in "SAT" else "left")
+    for entry in available_models().values():
+        problem = entry.build()
+        table.add_row(
+            entry.name, str(problem.mdp.num_states), str(problem.mdp.num_actions), str(problem.horizon), entry.summary
+        )
+    _console().print(table)
+
+
+@app.command("backends")
+def backends_command() -> None:
+    """List the inference backends, what they aim at and what they cost."""
+    table = Table(title="Backends", title_justify="left")
+    for column in ("backend", "target", "accepts", "cost"):
+        table.add_column(column)
+    for name, cls in available_backends().items():
+        table.add_row(name, str(cls.target), cls.accepts, cls.cost)
+    _console().print(table)
+
+
+@app.command("draw")
+def draw_command(
+    model: Name,
+    what: Annotated[str, typer.Option(help=f"One of {', '.join(PICTURES)}.")] = "factor-graph",
+    backend: Annotated[str, typer.Option(help="Whose answer to draw.")] = "exact",
+    horizon: Horizon = None,
+    temperature: Temperature = None,
+    discount: Discount = None,
+    slip: Slip = None,
+    seed: Seed = 0,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Where to save; MODEL-PICTURE.png by default.")
+    ] = None,
+) -> None:
+    """Draw a model's factor graph, or a backend's answer about it."""
+    if what not in PICTURES:
+        raise ValueError(f"no picture is called {what!r}; known are {', '.join(PICTURES)}")
+    problem = _build(model, horizon, temperature, discount, slip)
+    path = out or Path(f"{problem.name}-{what}.png")
+    if not path.parent.is_dir():
+        raise ValueError(f"there is no folder {str(path.parent)!r} to save the picture in; make it first")
+    plots = _plots()
+    if what == "factor-graph":
+        figure = draw_factor_graph(problem)
+    else:
+        picture = {"values": plots.plot_values, "luck": plots.plot_luck, "messages": plots.plot_messages}[what]
+        figure = picture(infer(problem, backend, seed=seed))
+    try:
+        figure.savefig(path, dpi=150)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"the picture cannot be saved as {str(path)!r}: {error}") from None
+    _console().print(f"saved {path}", highlight=False, soft_wrap=True)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the command line; a bad argument ends in exit code 2 and one sentence on standard error."""
+    logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stderr)
+    code: Any = 0
+    try:
+        code = app(args=list(sys.argv[1:] if arguments is None else arguments), prog_name="cai", standalone_mode=False)
+    except TyperException as error:
+        _fail(error.format_message() if hasattr(error, "format_message") else str(error))
+    except (ValueError, OSError) as error:
+        _fail(str(error))
+    except (typer.Abort, KeyboardInterrupt):
+        _fail("interrupted", code=130)
+    except typer.Exit as error:
+        code = error.exit_code
+    except InferenceError as error:
+        _fail(str(error), code=1)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _fail(message: str, code: int = 2) -> None:
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(code)
+
+
+def _console() -> Console:
+    """A terminal's own width; a file or a pipe gets lines long enough for every column."""
+    return Console() if sys.stdout.isatty() else Console(width=130)
+
+
+def _build(
+    name: str, horizon: str | None, temperature: float | None, discount: float | None, slip: float | None
+) -> TrajectoryModel:
+    steps: int | float | None = None
+    if horizon is not None:
+        steps = math.inf if horizon == "inf" else _whole(horizon)
+    return build_model(name, horizon=steps, temperature=temperature, discount=discount, slip=slip)
+
+
+def _whole(horizon: str) -> int:
+    with contextlib.suppress(ValueError):
+        return int(horizon)
+    raise ValueError(f"horizon is {horizon!r}; give a whole number of steps, or inf")
+
+
+def _folder(out: Path | None) -> Path | None:
+    if out is None:
+        return None
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"{str(out)!r} is a file; --out takes a folder")
+    out.mkdir(parents=True, exist_ok=True)
+    return out
+
+
+def _plots() -> Any:
+    """The pictures, drawn without a screen."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from cai import plots
+
+    return plots
+
+
+def _save(result: Comparison, folder: Path) -> list[Path]:
+    plots = _plots()
+    figures = {"comparison": result.plot()}
+    if result.model.is_finite:
+        figures["factor-graph"] = draw_factor_graph(result.model)
+    for row in result.rows:
+        posterior = row.posterior
+        if posterior is None or not row.status.ok or posterior.values is None:
+            continue
+        figures[f"values-{row.backend}"] = plots.plot_values(posterior)
+        if posterior.step_luck is not None and float(posterior.luck or 0) > 1e-12:
+            figures[f"luck-{row.backend}"] = plots.plot_luck(posterior)
+        if str(row.target) == "exact" and result.model.is_finite and "messages" not in figures:
+            figures["messages"] = plots.plot_messages(posterior)
+    paths = []
+    for name, figure in figures.items():
+        paths.append(folder / f"{name}.png")
+        figure.savefig(paths[-1], dpi=150)
+    paths.append(folder / "comparison.json")
+    paths[-1].write_text(result.to_json(indent=2) + "\n")
+    return paths
+
+
+def _print_comparison(console: Console, result: Comparison) -> None:
+    model = result.model
+    console.print(
+        f"{model.name}: S = {model.mdp.num_states}, A = {model.mdp.num_actions}, T = {model.horizon}, "
+        f"temperature {model.temperature:g}, discount {model.discount:g}",
+        highlight=False,
+    )
+    believes = Table(title="What each backend believes", title_justify="left")
+    for column in ("backend", "target", "status"):
+        believes.add_column(column)
+    for column in ("log p(O)", "bound", "believed return", "luck", "entropy", "seconds"):
+        believes.add_column(column, justify="right")
+    for row in result.rows:
+        numbers = (row.log_evidence, row.elbo, row.believed_return, row.luck, row.policy_entropy)
+        believes.add_row(
+            row.backend, row.target, row.status.label, *(_number(value) for value in numbers), f"{row.seconds:.2f}"
+        )
+    console.print(believes)
+    world = Table(title="What its policy does in the true world", title_justify="left")
+    regions = list(model.mdp.regions) if model.is_finite else []
+    world.add_column("backend")
+    for column in ("real return", "believed - real", "std", "worst 5%"):
+        world.add_column(column, justify="right")
+    for region in regions:
+        world.add_column(
+            f"visits {region}" if not model.mdp.terminal[model.mdp.regions[region]].all() else f"ends in {region}"
+        )
+    for row in result.rows:
+        world.add_row(row.backend, *_world(row, model, regions))
+    console.print(world)
+    for row in result.rows:
+        if not row.status.ok or row.detail:
+            console.print(f"{row.backend}: {row.detail or row.status}", highlight=False, soft_wrap=True)
+
+
+def _world(row: Row, model: TrajectoryModel, regions: list[str]) -> list[str]:
+    outcome = row.outcome
+    if outcome is None:
+        return ["-"] * (4 + len(regions))
+    numbers = (row.real_return, row.optimism_gap, outcome.std, outcome.cvar)
+    chances = []
+    for region in regions:
+        ends = bool(model.mdp.terminal[model.mdp.regions[region]].all())
+        chances.append((outcome.ends_in if ends else outcome.visits or {})[region])  # type: ignore[index]
+    return [*(_number(value) for value in numbers), *(f"{chance:.1%}" for chance in chances)]
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.4f}" if abs(value) >= 5e-5 else "0.0000"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,318 @@
+"""Pictures of answers. Every function returns its figure and neither shows nor saves it."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from cai.inference.messages import forward_messages
+from cai.inference.posterior import Posterior
+from cai.inference.status import Target
+from cai.models.layout import GridLayout
+from cai.models.trajectory import TrajectoryModel
+
+if TYPE_CHECKING:
+    from cai.comparison import Comparison
+
+__all__ = ["TARGET_COLORS", "plot_comparison", "plot_luck", "plot_messages", "plot_values"]
+
+# Okabe and Ito's palette, which colour-blind readers tell apart; one colour for each target in every picture.
+TARGET_COLORS = {Target.EXACT.value: "#D55E00", Target.FIXED_DYNAMICS.value: "#0072B2", Target.OTHER.value: "#009E73"}
+REAL_COLOR = "0.35"
+VALUE_MAP, LUCK_MAP, MASS_MAP = "cividis", "magma_r", "viridis"
+MESSAGE_FLOOR = -12.0  # nats
+FEW_STATES = 40  # up to which every state gets its name on an axis
+
+
+def plot_values(posterior: Posterior, *, t: int = 0, ax: Axes | None = None) -> Figure:
+    """Soft values as a map, with the policy as arrows; without a layout, values over states and time.
+
+    Args:
+        posterior: an answer that knows its values.
+        t: the time index whose values and policy are shown on a map.
+        ax: where to draw; a new figure, unless given.
+
+    Raises:
+        ValueError: if the backend does not know values.
+    """
+    model = _model(posterior)
+    if posterior.values is None:
+        raise ValueError(f"backend {posterior.backend!r} does not know values; use 'exact' or 'variational'")
+    layout = model.mdp.layout
+    if layout is None:
+        figure, ax = _axes(ax, (7.0, 4.2))
+        _heatmap(ax, posterior.values.detach(), model, "value (reward units)", VALUE_MAP)
+        ax.set_title(f"Soft values over time, {_name(posterior)}")
+        return figure
+    figure, ax = _axes(ax, _grid_size(layout))
+    values = posterior.values[t].detach().clone()
+    values[model.mdp.terminal] = math.nan  # nothing is decided there: the cell stays light
+    _draw_grid(ax, layout, values, f"value at t = {t + 1} (reward units)", VALUE_MAP)
+    _draw_policy(ax, layout, posterior.action_probs[t].detach(), model.live)
+    ax.set_title(f"Soft values and policy at t = {t + 1}\n{_name(posterior)}")
+    return figure
+
+
+def plot_luck(posterior: Posterior, *, ax: Axes | None = None) -> Figure:
+    """Where the plan counts on luck: KL of its dynamics from the true ones, by state, summed along q.
+
+    The cells add up to `posterior.luck` less the luck of the start.
+
+    Args:
+        posterior: an answer of a backend that knows its dynamics step by step.
+        ax: where to draw; a new figure, unless given.
+    """
+    model = _model(posterior)
+    luck = torch.zeros(model.mdp.num_states, dtype=torch.float64)
+    for t in range(posterior.action_probs.shape[0]):
+        bent = (posterior.action_probs[t] * posterior.luck_map(t)).sum(-1)
+        luck += (posterior.state_marginals[t] * bent).detach()
+    layout = model.mdp.layout
+    total = float(posterior.luck) if posterior.luck is not None else float(luck.sum())
+    title = f"Luck assumed in each state, {_name(posterior)}\n{total:.2f} nats in all"
+    if layout is not None:
+        figure, ax = _axes(ax, _grid_size(layout))
+        _draw_grid(ax, layout, luck, "luck (nats)", LUCK_MAP, lowest=0.0)
+    else:
+        figure, ax = _axes(ax, (7.0, 4.0))
+        shown = torch.argsort(luck, descending=True)[:FEW_STATES].sort().values
+        names = [model.mdp.state_name(int(s)) for s in shown]
+        ax.bar(names, luck[shown].numpy(), color=_color(posterior))
+        ax.set_xlabel("state")
+        ax.set_ylabel("luck (nats)")
+        ax.tick_params(axis="x", rotation=90 if len(names) > 8 else 0)
+    ax.set_title(title)
+    return figure
+
+
+def plot_messages(posterior: Posterior) -> Figure:
+    """Forward messages, backward messages and their product, the state marginals, over time.
+
+    Forward and backward messages are shown in nats below the largest of their time step, down to -12; the product is
+    p(s_t | O).
+
+    Args:
+        posterior: an answer of target `exact` over a finite horizon that knows its values.
+
+    Raises:
+        ValueError: for other targets, whose marginals are no product of the two.
+    """
+    model = _model(posterior)
+    if posterior.target is not Target.EXACT or posterior.values is None or not model.is_finite:
+        raise ValueError(
+            "messages multiply to marginals for the exact posterior over a finite horizon only; "
+            f"this answer is of {posterior.backend!r} (target {posterior.target}): use 'exact'"
+        )
+    with torch.no_grad():
+        ahead = forward_messages(model)
+        last = torch.zeros(1, model.mdp.num_states, dtype=torch.float64)
+        back = torch.cat([posterior.values.detach() / model.temperature, last])
+    figure, axes = plt.subplots(1, 3, figsize=(13.0, 4.4), sharey=True, layout="constrained")
+    parts = (
+        (_below_peak(ahead), "forward  p(s_t, O before t)", "nats below the largest"),
+        (_below_peak(back), "backward  p(O from t on | s_t)", "nats below the largest"),
+        (posterior.state_marginals.detach(), "product  p(s_t | O)", "probability"),
+    )
+    for axis, (table, title, label) in zip(axes, parts, strict=True):
+        _heatmap(axis, table, model, label, MASS_MAP)
+        axis.set_title(title)
+    for axis in axes[1:]:
+        axis.set_ylabel("")
+    figure.suptitle(f"Messages over time, {_name(posterior)}")
+    return figure
+
+
+def plot_comparison(comparison: Comparison, *, figsize: tuple[float, float] | None = None) -> Figure:
+    """Believed against real return, luck, and where the policies end, a bar for each backend.
+
+    Args:
+        comparison: from `cai.compare`.
+        figsize: in inches.
+    """
+    rows = comparison.rows
+    endings = [dict(row.outcome.ends_in or {}) for row in rows if row.outcome is not None]
+    regions = sorted({key for chances in endings for key, chance in chances.items() if chance >= 0.005})
+    panels = 2 + bool(regions)
+    figure, axes = plt.subplots(
+        1, panels, figsize=figsize or (4.3 * panels, 1.5 + 0.75 * len(rows)), sharey=True, layout="constrained"
+    )
+    places = np.arange(len(rows))
+    colors = [TARGET_COLORS.get(row.target, REAL_COLOR) for row in rows]
+    names = [_title(row.backend, row.target).replace(" (", "\n(") for row in rows]
+    left, middle = axes[0], axes[1]
+    left.barh(places - 0.2, _bars([r.believed_return for r in rows]), 0.38, color=colors, label="believed")
+    left.barh(places + 0.2, _bars([r.real_return for r in rows]), 0.38, color=REAL_COLOR, label="real")
+    left.set_xlabel("return (reward units)")
+    left.set_title("Believed (coloured) and real (grey) return")
+    left.axvline(0, color="0.2", linewidth=0.8)
+    for place, row in zip(places, rows, strict=True):
+        _mark_missing(left, place - 0.2, row.believed_return, row.status.label if not row.status.ok else "unknown")
+        _mark_missing(left, place + 0.2, row.real_return, "" if not row.status.ok else "unknown")
+        _mark_missing(middle, place, row.luck, "" if not row.status.ok else "unknown")
+    left.set_yticks(places, names)
+    left.invert_yaxis()
+    middle.barh(places, _bars([row.luck for row in rows]), 0.55, color=colors)
+    middle.set_xlabel("luck (nats)")
+    middle.set_xlim(left=0)
+    middle.set_title("Luck that the plan counts on")
+    if regions:
+        _endings(axes[2], places, comparison, regions)
+    name = comparison.model.name if isinstance(comparison.model, TrajectoryModel) else "a program"
+    figure.suptitle(f"Backends on {name}")
+    return figure
+
+
+def _endings(ax: Axes, places: np.ndarray, comparison: Comparison, regions: list[str]) -> None:
+    hatches = ("", "///", "...", "xxx", "\\\\\\")
+    start = np.zeros(len(places))
+    for i, region in enumerate(regions):
+        shares = np.array([(r.outcome.ends_in or {}).get(region, 0.0) if r.outcome else 0.0 for r in comparison.rows])
+        grey = str(0.85 - 0.6 * i / max(1, len(regions) - 1))
+        ax.barh(
+            places, shares, 0.55, left=start, color=grey, edgecolor="0.2", hatch=hatches[i % len(hatches)], label=region
+        )
+        start += shares
+    ax.set_xlim(0, 1)
+    ax.set_xlabel("probability in the true world")
+    ax.set_title("Where the policy ends")
+    ax.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False)
+
+
+def _bars(values: list[float | None]) -> list[float]:
+    return [value if value is not None and math.isfinite(value) else 0.0 for value in values]
+
+
+def _mark_missing(ax: Axes, place: float, value: float | None, text: str) -> None:
+    if value is None or not math.isfinite(value):
+        ax.text(0, place, f" {text if value is None else '-inf'}", va="center", fontsize=8, color="0.3")
+
+
+def _model(posterior: Posterior) -> TrajectoryModel:
+    if not isinstance(posterior.model, TrajectoryModel):
+        raise ValueError("this picture needs the states of a TrajectoryModel; the answer is about a Pyro program")
+    return posterior.model
+
+
+def _name(posterior: Posterior) -> str:
+    return _title(posterior.backend, str(posterior.target))
+
+
+def _title(backend: str, target: str) -> str:
+    return backend if backend == target else f"{backend} ({target})"
+
+
+def _color(posterior: Posterior) -> str:
+    return TARGET_COLORS[posterior.target.value]
+
+
+def _axes(ax: Axes | None, size: tuple[float, float]) -> tuple[Figure, Axes]:
+    if ax is None:
+        _, ax = plt.subplots(figsize=size, layout="constrained")
+    figure: Any = ax.get_figure(root=True)
+    return figure, ax
+
+
+def _grid_size(layout: GridLayout) -> tuple[float, float]:
+    return min(14.0, 0.75 * layout.columns + 1.9), min(10.0, 0.75 * layout.rows + 1.2)
+
+
+def _below_peak(log_messages: Tensor) -> Tensor:
+    """Every time's messages relative to their largest, clipped from below; -inf stays."""
+    largest = log_messages.amax(-1, keepdim=True)
+    relative = log_messages - torch.where(torch.isfinite(largest), largest, torch.zeros_like(largest))
+    return torch.where(torch.isinf(relative), relative, relative.clamp(min=MESSAGE_FLOOR))
+
+
+def _heatmap(ax: Axes, table: Tensor, model: TrajectoryModel, label: str, colors: str) -> None:
+    """A table [time, state] with time to the right; -inf is left white."""
+    shown = np.ma.masked_invalid(table.numpy().T)
+    picture = ax.imshow(shown, aspect="auto", cmap=colors, interpolation="nearest", origin="upper")
+    picture.set_extent((0.5, table.shape[0] + 0.5, table.shape[1] - 0.5, -0.5))
+    ax.set_xlabel("time t")
+    ax.set_ylabel("state")
+    if model.mdp.num_states <= FEW_STATES:
+        names = [model.mdp.state_name(state) for state in range(model.mdp.num_states)]
+        ax.set_yticks(range(len(names)), names, fontsize=8 if len(names) <= 12 else 6)
+    figure: Any = ax.get_figure(root=True)
+    figure.colorbar(picture, ax=ax, label=label)
+
+
+def _draw_grid(
+    ax: Axes, layout: GridLayout, values: Tensor, label: str, colors: str, lowest: float | None = None
+) -> None:
+    """One number for each state in its cell: walls dark, what has no number light, -inf hatched."""
+    grid = np.full((layout.rows, layout.columns), np.nan)
+    present = np.zeros_like(grid, dtype=bool)
+    for state, cell in enumerate(layout.cells):
+        if cell is not None:
+            grid[cell], present[cell] = float(values[state]), True
+    finite = grid[np.isfinite(grid)]
+    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
+    low = low if lowest is None else lowest
+    picture = ax.imshow(
+        np.ma.masked_invalid(grid), cmap=colors, norm=Normalize(low, high if high > low else low + 1), zorder=1
+    )
+    for i in range(layout.rows):
+        for j in range(layout.columns):
+            if present[i, j] and np.isnan(grid[i, j]):
+                ax.add_patch(plt.Rectangle((j - 0.5, i - 0.5), 1, 1, color="0.9", zorder=1.5))
+            elif not present[i, j]:
+                ax.add_patch(plt.Rectangle((j - 0.5, i - 0.5), 1, 1, color="0.25", zorder=2))
+            elif np.isneginf(grid[i, j]):
+                ax.add_patch(
+                    plt.Rectangle((j - 0.5, i - 0.5), 1, 1, fill=False, hatch="xxx", edgecolor="0.5", zorder=2)
+                )
+    for state, text in enumerate(layout.labels):
+        cell = layout.cells[state]
+        if text and cell is not None:
+            style = {"boxstyle": "round,pad=0.12", "facecolor": "white", "edgecolor": "none", "alpha": 0.75}
+            ax.text(cell[1] - 0.33, cell[0] - 0.3, text, fontsize=8, ha="center", va="center", bbox=style, zorder=4)
+    ax.set_xticks(np.arange(-0.5, layout.columns), minor=True)
+    ax.set_yticks(np.arange(-0.5, layout.rows), minor=True)
+    ax.grid(which="minor", color="white", linewidth=1.0, zorder=2.5)
+    ax.tick_params(which="minor", length=0)
+    ax.set_xticks(range(layout.columns))
+    ax.set_yticks(range(layout.rows))
+    ax.set_xlabel("column")
+    ax.set_ylabel("row")
+    figure: Any = ax.get_figure(root=True)
+    figure.colorbar(picture, ax=ax, label=label, shrink=0.85)
+
+
+def _draw_policy(ax: Axes, layout: GridLayout, policy: Tensor, live: Tensor) -> None:
+    """An arrow for each action, as long as the action is probable."""
+    x, y, u, v = [], [], [], []
+    for state, cell in enumerate(layout.cells):
+        if cell is None or not bool(live[state]):
+            continue
+        for action, arrow in enumerate(layout.arrows):
+            weight = float(policy[state, action])
+            if arrow is not None and weight > 0.03:
+                x.append(cell[1])
+                y.append(cell[0])
+                u.append(0.46 * weight * arrow[1])
+                v.append(0.46 * weight * arrow[0])
+    if x:
+        ax.quiver(
+            x,
+            y,
+            u,
+            v,
+            angles="xy",
+            scale_units="xy",
+            scale=1,
+            width=0.009,
+            color="black",
+            edgecolor="white",
+            linewidth=0.7,
+            minlength=0.1,
+            zorder=3,
+        )
