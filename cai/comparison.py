@@ -83,6 +83,13 @@ class Comparison:
     model: Any
     rows: tuple[Row, ...]
 
+    def __getitem__(self, backend: str) -> Row:
+        """The line of a backend by name; the first, if it was asked twice."""
+        for row in self.rows:
+            if row.backend == backend:
+                return row
+        raise KeyError(f"{backend!r} was not compared; rows are {', '.join(row.backend for row in self.rows)}")
+
     def to_frame(self) -> pd.DataFrame:
         """A table with a row for each backend, and for each region the chances to visit it and to end in it."""
         lines = []
@@ -163,9 +170,9 @@ def _row(model: Any, backend: Backend, seed: int, num_rollouts: int) -> Row:
             detail = str(error)
     believed = _number(posterior, "believed_return")
     real = outcome.expected_return if outcome is not None else None
-    gap = believed - real if believed is not None and real is not None and believed != real else None
-    if believed is not None and believed == real:
-        gap = 0.0 if math.isfinite(believed) else None
+    gap = None
+    if believed is not None and real is not None and not believed == real == -math.inf:
+        gap = 0.0 if math.isclose(believed, real, rel_tol=1e-12, abs_tol=1e-12) else believed - real
     return Row(
         backend=backend.name,
         target=str(backend.target),
@@ -186,7 +193,7 @@ def _row(model: Any, backend: Backend, seed: int, num_rollouts: int) -> Row:
 
 def _number(posterior: Posterior | None, name: str) -> float | None:
     value = getattr(posterior, name) if posterior is not None else None
-    return None if value is None else float(value)
+    return None if value is None else float(value.detach())
 
 
 def _finite(value: float | None) -> float | None:

@@ -1,4 +1,7 @@
-"""Pictures of answers. Every function returns its figure and neither shows nor saves it."""
+"""Pictures of answers. Every function returns its figure and neither shows nor saves it.
+
+In a notebook end the line with a semicolon: the figure is drawn once by the cell, and would be again as its value.
+"""
 
 from __future__ import annotations
 
@@ -71,12 +74,9 @@ def plot_luck(posterior: Posterior, *, ax: Axes | None = None) -> Figure:
         ax: where to draw; a new figure, unless given.
     """
     model = _model(posterior)
-    luck = torch.zeros(model.mdp.num_states, dtype=torch.float64)
-    for t in range(posterior.action_probs.shape[0]):
-        bent = (posterior.action_probs[t] * posterior.luck_map(t)).sum(-1)
-        luck += (posterior.state_marginals[t] * bent).detach()
+    luck = posterior.luck_by_state()
     layout = model.mdp.layout
-    total = float(posterior.luck) if posterior.luck is not None else float(luck.sum())
+    total = float(posterior.luck.detach()) if posterior.luck is not None else float(luck.sum())
     title = f"Luck assumed in each state, {_name(posterior)}\n{total:.2f} nats in all"
     if layout is not None:
         figure, ax = _axes(ax, _grid_size(layout))
@@ -117,8 +117,8 @@ def plot_messages(posterior: Posterior) -> Figure:
         back = torch.cat([posterior.values.detach() / model.temperature, last])
     figure, axes = plt.subplots(1, 3, figsize=(13.0, 4.4), sharey=True, layout="constrained")
     parts = (
-        (_below_peak(ahead), "forward  p(s_t, O before t)", "nats below the largest"),
-        (_below_peak(back), "backward  p(O from t on | s_t)", "nats below the largest"),
+        (_below_peak(ahead), "forward  p(s_t, O before t)", f"nats below the largest (clipped at {MESSAGE_FLOOR:g})"),
+        (_below_peak(back), "backward  p(O from t on | s_t)", f"nats below the largest (clipped at {MESSAGE_FLOOR:g})"),
         (posterior.state_marginals.detach(), "product  p(s_t | O)", "probability"),
     )
     for axis, (table, title, label) in zip(axes, parts, strict=True):
@@ -288,7 +288,7 @@ def _draw_grid(
 
 
 def _draw_policy(ax: Axes, layout: GridLayout, policy: Tensor, live: Tensor) -> None:
-    """An arrow for each action, as long as the action is probable."""
+    """An arrow for each action of more than 3 percent, the longer the more probable."""
     x, y, u, v = [], [], [], []
     for state, cell in enumerate(layout.cells):
         if cell is None or not bool(live[state]):
@@ -298,8 +298,9 @@ def _draw_policy(ax: Axes, layout: GridLayout, policy: Tensor, live: Tensor) -> 
             if arrow is not None and weight > 0.03:
                 x.append(cell[1])
                 y.append(cell[0])
-                u.append(0.46 * weight * arrow[1])
-                v.append(0.46 * weight * arrow[0])
+                length = 0.2 + 0.26 * weight  # a floor, or the head would hide under a longer arrow
+                u.append(length * arrow[1])
+                v.append(length * arrow[0])
     if x:
         ax.quiver(
             x,

@@ -137,16 +137,13 @@ class Policy:
                 if header.get("format") != FORMAT:
                     raise ValueError(f"{str(path)!r} holds no policy of format {FORMAT}; write one with Policy.save")
                 table = file.get_tensor("action_probs")
+            fields = {key: header[key] for key in ("stationary", "state_names", "action_names", "source", "metadata")}
+            source = fields.pop("source")
+            return cls(table, source=source, **{key: json.loads(value) for key, value in fields.items()})
         except SafetensorError as error:
             raise ValueError(f"{str(path)!r} is no safetensors file ({error}); write one with Policy.save") from None
-        return cls(
-            table,
-            stationary=json.loads(header["stationary"]),
-            state_names=json.loads(header["state_names"]),
-            action_names=json.loads(header["action_names"]),
-            source=header["source"],
-            metadata=json.loads(header["metadata"]),
-        )
+        except (KeyError, json.JSONDecodeError) as error:
+            raise ValueError(f"the header of {str(path)!r} is damaged ({error!r}); write it with Policy.save") from None
 
     def _time(self, t: int) -> int:
         if self.stationary:

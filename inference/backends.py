@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from importlib.metadata import entry_points
 from typing import Any
 
@@ -43,7 +44,8 @@ def make_backend(backend: str | Backend, **options: Any) -> Backend:
         try:
             made: Backend = classes[backend](**options)
         except TypeError as error:
-            fields = ", ".join(getattr(classes[backend], "__dataclass_fields__", {})) or "none"
+            made_of = dataclasses.fields(classes[backend]) if dataclasses.is_dataclass(classes[backend]) else ()
+            fields = ", ".join(field.name for field in made_of) or "none"
             raise ValueError(f"backend {backend!r}: {error}; its options are: {fields}") from None
         return made
     if isinstance(backend, type):

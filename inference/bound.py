@@ -17,12 +17,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from cai.inference.guide import Redistribute, StructuredGuide
 from pyro import poutine
 from pyro.infer import config_enumerate
 from pyro.ops import packed
 from pyro.poutine.enum_messenger import EnumMessenger
 from torch import Tensor
+
+from cai.inference.exact_sites import ExactSites
+from cai.inference.guide import Redistribute, StructuredGuide
 
 __all__ = ["EnumeratedProgram", "Term", "eliminate", "enumerate_guide", "enumerate_program", "find_supports"]
 
@@ -105,8 +107,15 @@ class EnumeratedProgram:
         return eliminate(self, finite, reduce, sum).tensor
 
     def bound(self) -> Tensor:
-        """E_q[log factors + log p - log q], the evidence lower bound in nats, 0-dim (Levine 2018, equation 19)."""
-        return self.expect([*self.factors.values(), *self.divergence_terms()])
+        """E_q[log factors + log p - log q], the evidence lower bound in nats, 0-dim (Levine 2018, equation 19).
+
+        It is -inf where q reaches a term of -inf.
+        """
+        terms = [*self.factors.values(), *self.divergence_terms()]
+        blocked = [Term(torch.isinf(term.tensor).double(), term.dims) for term in terms]
+        if any(bool(term.tensor.any()) for term in blocked) and float(self.expect(blocked).detach()) > 0:
+            return torch.full((), -torch.inf, dtype=torch.float64)
+        return self.expect(terms)
 
     def advantages(
         self, contexts: dict[str, tuple[str, ...]], sizes: dict[str, int]
@@ -171,7 +180,7 @@ def enumerate_program(
     """
     try:
         with EnumMessenger(first_available_dim=-1):
-            trace = poutine.trace(config_enumerate(program, default="parallel")).get_trace()
+            trace = poutine.trace(config_enumerate(ExactSites()(program), default="parallel")).get_trace()
         trace.compute_log_prob()
         trace.pack_tensors()
     except (RuntimeError, ValueError, IndexError) as error:
@@ -180,6 +189,12 @@ def enumerate_program(
             raise ValueError(
                 "the program needs more tensor dimensions than torch has; write its loop as "
                 "'for t in pyro.markov(range(T))', so that dimensions of past steps are used again"
+            ) from error
+        if "Invalid tensor shape" in text or "dim conflict" in text:
+            raise ValueError(
+                "a site reads variables that are out of scope where it stands; keep each step's factor inside the "
+                "pyro.markov loop, and give the loop history=2 or more where it looks further back "
+                f"({' '.join(text.split(':')[0].split())})"
             ) from error
         raise
     redistributed = handler()

@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 import torch
+
 from cai.inference.messages import (
     FixedDynamics,
     Messages,
@@ -46,13 +47,13 @@ def closed_form_posterior(
         messages = backward(model, backup)
     else:
         messages, status, details = stationary_messages(model, backup, tolerance, max_steps)
-    if status is Status.DIVERGED:
-        return _without_answer(model, backend, target, status, details)
     start = messages.start
-    if status is Status.SUCCESS and not math.isfinite(float(start)):
+    if status.ok and not math.isfinite(float(start.detach())):
         impossible = exact or not math.isfinite(_log_evidence(model, tolerance, max_steps))
         status = Status.IMPOSSIBLE if impossible else Status.UNAVOIDABLE
     initial = model.mdp.initial
+    if not model.is_finite and not status.ok:
+        return _without_expectations(model, backend, target, status, messages, details)
     dynamics: OutcomeDynamics = FixedDynamics(model)
     if exact and status.ok:
         dynamics = PosteriorDynamics(model, messages)
@@ -83,32 +84,33 @@ def _log_evidence(model: TrajectoryModel, tolerance: float, max_steps: int) -> f
     """Log p(O) under the optimistic backup, to tell what is impossible from what cannot be avoided."""
     with torch.no_grad():
         if model.is_finite:
-            return float(backward(model, optimistic_backup).start)
+            return float(backward(model, optimistic_backup).start.detach())
         messages: Messages = stationary_messages(model, optimistic_backup, tolerance, max_steps)[0]
         return float(messages.start)
 
 
-def _without_answer(
-    model: TrajectoryModel, backend: str, target: Target, status: Status, details: dict[str, Any]
+def _without_expectations(
+    model: TrajectoryModel, backend: str, target: Target, status: Status, messages: Messages, details: dict[str, Any]
 ) -> Posterior:
-    """A posterior that holds the status and the prior, and no number."""
-    steps, num_states = model.steps, model.mdp.num_states
-    fixed = FixedDynamics(model)
+    """What is left where an infinite horizon has no answer: the status, and messages unless they diverged."""
+    fixed, settled = FixedDynamics(model), status is not Status.DIVERGED
+    hopeless = status in (Status.IMPOSSIBLE, Status.UNAVOIDABLE)
+    nothing = messages.start if hopeless else None
     return Posterior(
         backend=backend,
         target=target,
         status=status,
         horizon=model.horizon,
-        log_evidence=None,
-        elbo=None,
-        values=None,
-        q_values=None,
-        action_probs=model.action_prior.expand(steps, -1, -1),
+        log_evidence=nothing if target is Target.EXACT else None,
+        elbo=nothing,
+        values=model.temperature * messages.values[:1] if settled else None,
+        q_values=model.temperature * messages.q_values if settled else None,
+        action_probs=messages.policy if settled else model.action_prior[None],
         action_prior=model.action_prior,
         initial=model.mdp.initial,
-        state_marginals=torch.zeros(steps, num_states, dtype=torch.float64),
-        absorbed=torch.zeros(steps, dtype=torch.float64),
-        believed_return=None,
+        state_marginals=torch.zeros(1, model.mdp.num_states, dtype=torch.float64),
+        absorbed=torch.zeros(1, dtype=torch.float64),
+        believed_return=nothing,
         luck=None,
         policy_divergence=None,
         policy_entropy=None,

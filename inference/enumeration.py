@@ -7,7 +7,14 @@ from typing import Any, ClassVar
 
 import pyro
 import torch
+from pyro import poutine
+from pyro.distributions import Unit
+from pyro.infer import TraceEnum_ELBO, config_enumerate, infer_discrete
+from pyro.poutine.messenger import Messenger
+from torch import Tensor
+
 from cai.inference.bound import EnumeratedProgram, enumerate_program
+from cai.inference.exact_sites import ExactSites
 from cai.inference.guide import JointProbe
 from cai.inference.posterior import Posterior
 from cai.inference.program_posterior import program_posterior
@@ -16,11 +23,6 @@ from cai.inference.status import Status, Target
 from cai.models.numerics import safe_log, weighted
 from cai.models.program import Program, ProgramInfo, inspect_program, site_time
 from cai.models.trajectory import TrajectoryModel
-from pyro import poutine
-from pyro.distributions import Unit
-from pyro.infer import TraceEnum_ELBO, config_enumerate, infer_discrete
-from pyro.poutine.messenger import Messenger
-from torch import Tensor
 
 __all__ = ["Enumeration"]
 
@@ -56,9 +58,9 @@ class Enumeration:
         span = sum(_span(term.tensor) for terms in (run.log_q, run.factors) for term in terms.values())
         if span > SPAN_LIMIT:
             raise ValueError(
-                f"backend {self.name!r} relies on Pyro's contraction, which loses weights further apart than e^{SPAN_LIMIT:g}; "
-                f"trajectories of this model may lie {span:.0f} nats apart: raise the temperature, shorten the horizon, "
-                "or use 'exact' (for a program: 'optimistic')"
+                f"backend {self.name!r} relies on Pyro's contraction, which loses weights more than {SPAN_LIMIT:g} "
+                f"nats apart, and trajectories of this model may lie {span:.0f} apart: raise the temperature, shorten "
+                "the horizon, or use 'exact' (for a program: 'optimistic')"
             )
         return info, run
 
@@ -67,7 +69,7 @@ class Enumeration:
         info, prior_run = self._inspect(model)
         joint, marginals = JointProbe(info), _MarginalProbe()
         with pyro.get_param_store().scope(pyro.get_param_store().get_state()), torch.enable_grad():
-            program = config_enumerate(joint(marginals(model)), default="parallel")
+            program = config_enumerate(joint(marginals(ExactSites()(model))), default="parallel")
             loss = TraceEnum_ELBO(max_plate_nesting=0).differentiable_loss(program, _empty_guide)
             log_evidence = -loss
             possible = bool(torch.isfinite(log_evidence))
@@ -113,6 +115,7 @@ def sample_posterior(program: Program, info: ProgramInfo, num_samples: int, seed
     step_bytes = 8 * info.num_states**2 * info.num_actions
     chunk = max(1, min(num_samples, DENSE_LIMIT // (8 * step_bytes)))
     last = info.horizon + info.has_last_state
+    exactly = ExactSites()(program)
     states, actions = [], []
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed)
@@ -121,7 +124,7 @@ def sample_posterior(program: Program, info: ProgramInfo, num_samples: int, seed
 
             def many(size: int = size) -> None:
                 with pyro.plate("_samples", size, dim=-1):
-                    program()
+                    exactly()
 
             drawn = infer_discrete(config_enumerate(many, default="parallel"), first_available_dim=-2)
             nodes = poutine.trace(drawn).get_trace().nodes
@@ -143,11 +146,10 @@ class _MarginalProbe(Messenger):
     def _pyro_sample(self, msg: Any) -> None:
         if msg["type"] != "sample" or not msg["is_observed"] or msg["name"].startswith("_"):
             return
-        values = msg["fn"].log_prob(msg["value"]).detach()
+        values = msg["fn"].log_factor.detach()  # `ExactSites` has made a factor of every observation
         leaf = values.clone().requires_grad_()
         self.scores[msg["name"]] = (leaf, values)
         msg["fn"] = Unit(leaf, validate_args=False)
-        msg["value"] = torch.empty((*leaf.shape, 0))
 
     def _pyro_post_sample(self, msg: Any) -> None:
         site = site_time(msg["name"]) if msg["type"] == "sample" and not msg["is_observed"] else None

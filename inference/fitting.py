@@ -9,14 +9,15 @@ from typing import Any
 
 import pyro
 import torch
+from pyro.infer import SVI
+from torch import Tensor
+
 from cai.inference.bound import EnumeratedProgram, Term, enumerate_guide, enumerate_program, find_supports
 from cai.inference.guide import JointProbe, StructuredGuide
 from cai.inference.progress import progress
 from cai.inference.status import Status
 from cai.models.numerics import safe_log
 from cai.models.program import Program, ProgramInfo, site_time
-from pyro.infer import SVI
-from torch import Tensor
 
 __all__ = ["Fit", "FitOptions", "fit"]
 

@@ -11,61 +11,14 @@ from typing import Any
 
 import pyro
 import torch
-from cai.models.program import Program, ProgramInfo, inspect_program, site_time
-from pyro.distributions import Categorical, TorchDistribution
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 from torch.distributions import Distribution
 
-__all__ = ["JointProbe", "Redistribute", "Redistributed", "StructuredGuide", "support_logits"]
+from cai.inference.exact_sites import ExactSites, redistribute, support_logits
+from cai.models.program import Program, ProgramInfo, inspect_program, site_time
 
-
-class Redistributed(TorchDistribution):  # type: ignore[misc]
-    """Other probabilities on the support 0..N-1 of a discrete distribution that is no Categorical.
-
-    Args:
-        base: the distribution whose support and value type are kept.
-        logits: [..., N], unnormalised log probabilities.
-    """
-
-    arg_constraints: dict[str, Any] = {}
-    has_enumerate_support = True
-
-    def __init__(self, base: Distribution, logits: Tensor) -> None:
-        self.base = base
-        self.categorical = Categorical(logits=logits, validate_args=False)
-        super().__init__(self.categorical.batch_shape, torch.Size(), validate_args=False)
-
-    @property
-    def support(self) -> Any:
-        """That of the base."""
-        return self.base.support
-
-    def sample(self, sample_shape: Any = torch.Size()) -> Tensor:
-        """Draws in the value type of the base."""
-        return self.categorical.sample(sample_shape).to(self.base.enumerate_support(expand=False).dtype)
-
-    def log_prob(self, value: Tensor) -> Tensor:
-        """Log q(value)."""
-        return self.categorical.log_prob(torch.as_tensor(value).long())
-
-    def enumerate_support(self, expand: bool = True) -> Tensor:
-        """[N, ...], in the value type of the base."""
-        values = self.base.enumerate_support(expand=False).reshape((-1,) + (1,) * len(self.batch_shape))
-        return values.expand((-1, *self.batch_shape)) if expand else values
-
-
-def support_logits(fn: Distribution) -> Tensor:
-    """[..., N], the log probabilities of a discrete distribution over its support."""
-    if isinstance(fn, Categorical):
-        return fn.logits
-    return fn.log_prob(fn.enumerate_support(expand=False)).movedim(0, -1)
-
-
-def _redistribute(fn: Distribution, logits: Tensor) -> Distribution:
-    if isinstance(fn, Categorical):
-        return Categorical(logits=logits, validate_args=False)
-    return Redistributed(fn, logits)
+__all__ = ["JointProbe", "Redistribute", "StructuredGuide"]
 
 
 class Redistribute(Messenger):
@@ -113,7 +66,7 @@ class Redistribute(Messenger):
             allowed = self.supports[name][self._index(context)]
             logits = logits.masked_fill(~allowed, -torch.inf)
         self.originals[name], self.contexts[name] = fn, context
-        msg["fn"] = _redistribute(fn, logits)
+        msg["fn"] = redistribute(fn, logits)
 
     def _index(self, context: tuple[str, ...]) -> Any:
         return tuple(self._values[name].long() for name in context) or ...
@@ -203,7 +156,7 @@ class StructuredGuide:
         self.program = program
         self.info = info or inspect_program(program)
         self.free_dynamics = free_dynamics
-        self.supports = supports or {}
+        self.supports = {} if supports is None else supports
         self.handler: Redistribute | None = None
 
     def __call__(self) -> None:
@@ -212,5 +165,5 @@ class StructuredGuide:
         policy = pyro.param("policy", lambda: torch.zeros(shape, dtype=torch.float64))
         free = FreeTables(info.sizes) if self.free_dynamics else None
         self.handler = Redistribute(policy, self.supports, free)
-        with self.handler:
+        with self.handler, ExactSites():
             self.program()

@@ -16,9 +16,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
+
 from cai.models.numerics import categorical_divergence, expectation, safe_log, safe_logsumexp
 from cai.models.trajectory import TrajectoryModel
-from torch import Tensor
 
 __all__ = [
     "Backup",
@@ -133,7 +134,7 @@ class OutcomeDynamics:
         self.model = model
 
     def outcomes(self, t: int) -> tuple[Tensor, Tensor]:
-        """(alive [S, A, K], fallen [S, A, K]): probabilities that each outcome happens and the chain goes on or falls."""
+        """(alive [S, A, K], fallen [S, A, K]): the chance that an outcome happens and the chain goes on, or falls."""
         raise NotImplementedError
 
     def divergence(self, t: int) -> Tensor:

@@ -29,8 +29,9 @@ class Optimistic:
         tolerance: see there.
         max_backups: see there.
 
-    For a program with further latents the bound closes on the evidence if s_t screens off the past; else it stays
-    below, since a freed site sees only what was drawn since the last state.
+    For a program with further latents the bound closes on the evidence if s_t screens off the past and every further
+    latent of a step is drawn after its action. Else it stays below: the policy sees s_t alone, and a freed site only
+    what was drawn since the last state.
     """
 
     solver: Literal["auto", "closed-form", "svi"] = "auto"

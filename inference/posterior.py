@@ -8,12 +8,13 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
+
 from cai.inference.messages import FixedDynamics, OutcomeDynamics, forward
 from cai.inference.status import Status, Target
 from cai.models.mdp import MDP
 from cai.models.numerics import categorical_divergence, safe_log, weighted
 from cai.models.trajectory import TrajectoryModel
-from torch import Tensor
 
 if TYPE_CHECKING:
     import xarray
@@ -39,7 +40,7 @@ class Posterior:
         values: [T, S], soft values in reward units; -inf where optimality is impossible.
         q_values: [T, S, A], reward units.
         action_probs: [T, S, A], q(a_t | s_t); the action prior where the row cannot matter.
-        action_prior: [S, A], p(a | s).
+        action_prior: [S, A], p(a | s); [T, S, A] for a Pyro program, which may change it over time.
         initial: [S], q(s_1).
         state_marginals: [T + 1, S], q(s_t).
         absorbed: [T + 1], the probability of having fallen into the discount's absorbing state.
@@ -104,6 +105,23 @@ class Posterior:
             raise ValueError(f"backend {self.backend!r} does not know its luck step by step; use 'exact'")
         return self.step_luck(self._time(t))
 
+    def luck_by_state(self) -> Tensor:
+        """[S], the luck assumed in each state, summed over time along q, in nats; with that of the start it is `luck`.
+
+        Raises:
+            ValueError: if the backend does not know it.
+        """
+        total = torch.zeros(self.action_probs.shape[1], dtype=torch.float64)
+        for t in range(self.action_probs.shape[0]):
+            total = total + self.state_marginals[t] * (self.action_probs[t] * self.luck_map(t)).sum(-1)
+        return total.detach()
+
+    def __repr__(self) -> str:
+        known = {name: getattr(self, name) for name in ("log_evidence", "elbo", "believed_return", "luck")}
+        numbers = ", ".join(f"{name}={float(value.detach()):.6g}" for name, value in known.items() if value is not None)
+        head = f"{self.backend!r}, target={self.target}, status={self.status.label}, T={self.horizon}"
+        return f"Posterior({head}, {numbers})"
+
     def sample(self, num_samples: int, *, seed: int = 0) -> tuple[Tensor, Tensor]:
         """Draws trajectories from q.
 
@@ -128,7 +146,7 @@ class Posterior:
         generator = torch.Generator().manual_seed(seed)
         state = _draw(self.initial.detach().expand(num_samples, -1), generator)
         states, actions = [state], []
-        num_states, num_actions = self.action_prior.shape
+        num_states, num_actions = self.action_prior.shape[-2:]
         for t in range(self.action_probs.shape[0]):
             inside = state.clamp(max=num_states - 1)
             absorbed = state == num_states
@@ -161,7 +179,7 @@ class Posterior:
         import xarray
 
         mdp = self.mdp
-        num_states, num_actions = self.action_prior.shape
+        num_states, num_actions = self.action_prior.shape[-2:]
         steps, longer = self.action_probs.shape[0], self.state_marginals.shape[0]
         coordinates = {
             "time": list(range(1, steps + 1)),
@@ -173,7 +191,7 @@ class Posterior:
             "values": ("time", "state"),
             "q_values": ("time", "state", "action"),
             "action_probs": ("time", "state", "action"),
-            "action_prior": ("state", "action"),
+            "action_prior": ("time", "state", "action")[-self.action_prior.dim() :],
             "initial": ("state",),
             "state_marginals": ("time_of_state", "state"),
             "absorbed": ("time_of_state",),
@@ -185,7 +203,7 @@ class Posterior:
         }
         scalars = ("log_evidence", "elbo", "believed_return", "luck", "policy_divergence", "policy_entropy")
         attributes: dict[str, Any] = {"backend": self.backend, "target": str(self.target), "status": self.status.label}
-        attributes |= {name: float(getattr(self, name)) for name in scalars if getattr(self, name) is not None}
+        attributes |= {name: float(getattr(self, name).detach()) for name in scalars if getattr(self, name) is not None}
         return xarray.Dataset(tables, coords=coordinates, attrs=attributes)
 
     def replace(self, **changes: Any) -> Posterior:

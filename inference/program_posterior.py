@@ -7,6 +7,8 @@ from types import MappingProxyType
 from typing import Any
 
 import torch
+from torch import Tensor
+
 from cai.inference.bound import enumerate_program
 from cai.inference.guide import JointProbe
 from cai.inference.posterior import Posterior
@@ -14,7 +16,6 @@ from cai.inference.status import Status, Target
 from cai.models.numerics import safe_log, weighted
 from cai.models.program import Program, ProgramInfo
 from cai.models.trajectory import TrajectoryModel
-from torch import Tensor
 
 __all__ = ["conditional", "prior_joints", "program_posterior"]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 import threading
 from collections.abc import Iterator
@@ -35,6 +36,9 @@ def _in_notebook() -> bool:
 
 
 def _notebook_bar(total: int, description: str) -> Iterator[int]:
+    if importlib.util.find_spec("ipywidgets") is None:  # text bars would stay behind in the saved notebook
+        yield from range(total)
+        return
     from tqdm.auto import tqdm
 
     yield from tqdm(range(total), desc=description, delay=DELAY, leave=False)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 import torch
+from torch import Tensor
+
 from cai.inference.closed_form import closed_form_posterior
 from cai.inference.fitting import Fit, FitOptions, fit
 from cai.inference.guide import JointProbe
@@ -14,7 +16,6 @@ from cai.inference.program_posterior import program_posterior
 from cai.inference.status import Target
 from cai.models.program import Program, ProgramInfo, inspect_program
 from cai.models.trajectory import TrajectoryModel
-from torch import Tensor
 
 __all__ = ["DENSE_LIMIT", "GuideBackend", "check_enumerable", "check_options", "check_support", "solve"]
 
@@ -130,6 +131,7 @@ def _posterior_of_model(backend: GuideBackend, model: TrajectoryModel, info: Pro
         dynamics = TableDynamics(model, [_outcome_tables(model, found, info, t) for t in steps])
         initial = run.table("s_1", (), info.sizes)[:num_states]
     values, q_values = policy_backward(model, policy, dynamics)
+    policy = torch.where(torch.isinf(values)[..., None], model.action_prior, policy)  # rows without hope
     return tabular_posterior(
         model,
         backend=backend.name,

@@ -11,6 +11,8 @@ import math
 from typing import Any
 
 import torch
+from torch import Tensor
+
 from cai.inference.messages import (
     Backup,
     Messages,
@@ -22,7 +24,6 @@ from cai.inference.messages import (
 from cai.inference.status import Status
 from cai.models.numerics import weighted
 from cai.models.trajectory import TrajectoryModel
-from torch import Tensor
 
 __all__ = ["expected_visits", "spectral_radius", "stationary_messages"]
 

@@ -38,8 +38,8 @@ class Status(str, Enum):
         "optimality is possible; replace -inf by a large negative reward, or ask a backend of target 'exact'"
     )
     NOT_CONVERGED = (
-        "not converged: the iteration stopped at its limit before its criterion was met, and the answer is only a bound; "
-        "raise max_steps, or loosen tolerance"
+        "not converged: the iteration stopped at its limit before its criterion was met, so the answer is not final; "
+        "raise max_steps (max_backups over an infinite horizon), or loosen tolerance"
     )
     DIVERGED = (
         "diverged: over an infinite horizon the backups do not settle, so there is no stationary answer; "

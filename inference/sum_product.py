@@ -33,6 +33,12 @@ class SumProduct:
     accepts: ClassVar[str] = "a TrajectoryModel, any horizon"
     cost: ClassVar[str] = "T S A K time, T S A memory"
 
+    def __post_init__(self) -> None:
+        if self.max_steps < 1:
+            raise ValueError(f"max_steps is {self.max_steps}; it must be >= 1")
+        if not self.tolerance > 0:
+            raise ValueError(f"tolerance is {self.tolerance}; it must be > 0")
+
     def supports(self, model: Any) -> None:
         """Raises ValueError unless the model is a `TrajectoryModel`."""
         require_model(model, self.name, "'enumeration'")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import numbers
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -35,24 +36,22 @@ def float_tensor(values: Any, name: str) -> tuple[Tensor, torch.dtype]:
     else:
         try:
             array = np.asarray(values)
-        except ValueError as error:
-            raise ValueError(f"{name} is ragged ({error}); give rows of equal length") from None
+        except ValueError:
+            raise ValueError(f"{name} is ragged; give rows of equal length: pad the short ones") from None
         if array.dtype.kind not in "fiub":
             raise TypeError(f"{name} holds {array.dtype} entries; expected real numbers")
         tensor = torch.as_tensor(array)
     if tensor.is_complex():
         raise TypeError(f"{name} has dtype {tensor.dtype}; expected real numbers: pass its real part")
-    return tensor.to(torch.float64), tensor.dtype
+    return tensor.to(torch.float64).clone(), tensor.dtype  # a copy: what was checked must not change behind our back
 
 
 def index_tensor(values: Any, name: str) -> Tensor:
-    """Converts to an int64 tensor; refuses anything that is not whole numbers."""
-    tensor = values if isinstance(values, Tensor) else torch.as_tensor(np.asarray(values))
-    if tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool:
-        raise TypeError(
-            f"{name} has dtype {tensor.dtype}; expected whole numbers: convert with .astype(int) or .long()"
-        )
-    return tensor.to(torch.int64)
+    """Converts to an int64 tensor of its own; refuses anything that is not whole numbers."""
+    array = values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
+    if array.dtype.kind not in "iu":
+        raise TypeError(f"{name} has dtype {array.dtype}; expected whole numbers: convert with .astype(int) or .long()")
+    return torch.as_tensor(array.astype(np.int64))
 
 
 def check_shape(tensor: Tensor, shape: tuple[int | None, ...], name: str, letters: str) -> None:
@@ -125,8 +124,10 @@ def state_mask(states: Any, num_states: int, names: Sequence[str] | None, what: 
         states = array.reshape(-1).tolist()
     elif isinstance(states, (str, int, np.integer)):
         states = [states]
-    else:
+    elif isinstance(states, Iterable):
         states = list(states)
+    else:
+        raise TypeError(f"{what} is {states!r}; give indices, names or a mask of shape [S]")
     mask = torch.zeros(num_states, dtype=torch.bool)
     if states and all(isinstance(state, (bool, np.bool_)) for state in states):
         check_shape(torch.as_tensor(states), (num_states,), what, "[S]")
@@ -137,9 +138,11 @@ def state_mask(states: Any, num_states: int, names: Sequence[str] | None, what: 
                 known = "the problem has no state names" if names is None else f"names are {', '.join(names[:8])}, ..."
                 raise ValueError(f"{what}: no state is called {state!r}; {known}")
             state = list(names).index(state)
-        elif int(state) != state:
+        elif isinstance(state, bool) or not isinstance(state, numbers.Integral):
             raise TypeError(f"{what}: {state!r} is no state; give indices, names or a mask of shape [S]")
         if not 0 <= state < num_states:
             raise ValueError(f"{what}: state {int(state)} does not exist; states are 0 to {num_states - 1}")
+        if mask[int(state)]:
+            raise ValueError(f"{what}: state {int(state)} is given twice; give each index once, or a mask of bools")
         mask[int(state)] = True
     return mask

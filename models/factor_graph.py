@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import networkx as nx
 import torch
-from cai.models.program import Program, inspect_program
 from pyro import poutine
 from pyro.infer.inspect import get_dependencies
+
+from cai.models.program import Program, inspect_program
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -69,6 +70,8 @@ def draw_factor_graph(program: Program | nx.Graph, *, max_steps: int = 4, ax: Ax
     import matplotlib.pyplot as plt
     from matplotlib.lines import Line2D
 
+    if max_steps < 1:
+        raise ValueError(f"max_steps is {max_steps}; show at least 1")
     graph = program if isinstance(program, nx.Graph) else factor_graph(program)
     horizon = max((data["time"] for _, data in graph.nodes(data=True) if data["kind"] == "action"), default=1)
     steps = min(max_steps, horizon)

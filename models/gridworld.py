@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+
 from cai.models.layout import GridLayout
 from cai.models.mdp import MDP
 from cai.models.rewards import Goal, RewardFactor, StepCost

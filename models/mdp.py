@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
+from torch import Tensor
+
 from cai.models.checks import check_distribution, check_shape, first_index, float_tensor, index_tensor, state_mask
 from cai.models.layout import GridLayout
-from torch import Tensor
 
 __all__ = ["MDP"]
 
@@ -142,6 +144,9 @@ class MDP:
         initial, initial_source = float_tensor(self.initial, "initial")
         check_shape(initial, (num_states,), "initial", "[S]")
         initial = check_distribution(initial, "initial", initial_source)
+        for names, what in ((self.state_names, "state_names"), (self.action_names, "action_names")):
+            if names is not None and (isinstance(names, str) or not isinstance(names, Iterable)):
+                raise TypeError(f"{what} is {names!r}; give a list of names")
         for names, size, what in ((self.state_names, num_states, "state"), (self.action_names, num_actions, "action")):
             if names is not None and (len(names) != size or len(set(names)) != size):
                 raise ValueError(
@@ -176,6 +181,8 @@ class MDP:
             )
         if self.layout is not None and len(self.layout.cells) != num_states:
             raise ValueError(f"layout places {len(self.layout.cells)} states; the process has {num_states}")
+        if self.layout is not None and len(self.layout.arrows) not in (0, num_actions):
+            raise ValueError(f"layout holds {len(self.layout.arrows)} arrows for {num_actions} actions; give one each")
 
     def _leaving_probability(self) -> Tensor:
         """[S], the largest probability of leaving a terminal state; 0 elsewhere."""
@@ -183,10 +190,7 @@ class MDP:
         result = torch.zeros(self.num_states, dtype=torch.float64)
         for state in states.tolist():
             rows = self.probabilities[state].detach()
-            if self.next_states is None:
-                stays = rows[:, state]
-            else:
-                stays = (rows * (self.next_states[state] == state)).sum(-1)
+            stays = (rows * (self.successors().expand_as(self.probabilities)[state] == state)).sum(-1)
             result[state] = (1 - stays)[self.available[state]].clamp(min=0).max()
         return result
 
@@ -209,6 +213,18 @@ class MDP:
     def is_dense(self) -> bool:
         """Whether the process was given as [S, A, S]."""
         return self.next_states is None
+
+    def __repr__(self) -> str:
+        kind = "dense" if self.is_dense else f"K={self.num_outcomes}"
+        return f"MDP(S={self.num_states}, A={self.num_actions}, {kind}, {int(self.terminal.sum())} terminal)"
+
+    def state_index(self, name: str) -> int:
+        """The number of a state, by its name."""
+        return _index(self.state_names, name, "state")
+
+    def action_index(self, name: str) -> int:
+        """The number of an action, by its name."""
+        return _index(self.action_names, name, "action")
 
     def state_name(self, state: int) -> str:
         """The name of a state, or its number."""
@@ -251,10 +267,22 @@ class MDP:
         return self.to_next_states(self.probabilities)
 
 
+def _index(names: Sequence[str] | None, name: str, what: str) -> int:
+    if names is None or name not in names:
+        known = f"the process has no {what} names" if names is None else f"names are {', '.join(names[:12])}"
+        raise ValueError(f"no {what} is called {name!r}; {known}")
+    return list(names).index(name)
+
+
 def _available(available: Any, num_states: int, num_actions: int) -> Tensor:
     if available is None:
         return torch.ones(num_states, num_actions, dtype=torch.bool)
-    mask = torch.as_tensor(available)
+    try:
+        mask = torch.as_tensor(np.asarray(available) if not isinstance(available, Tensor) else available).clone()
+    except ValueError:
+        raise ValueError("available is ragged; expected bool [S, A] with rows of equal length") from None
+    except TypeError:
+        raise TypeError("available holds no bools; expected bool [S, A], true where the action exists") from None
     if mask.dtype != torch.bool:
         raise TypeError(f"available has dtype {mask.dtype}; expected bool [S, A], true where the action exists")
     check_shape(mask, (num_states, num_actions), "available", "[S, A]")
@@ -266,8 +294,11 @@ def _available(available: Any, num_states: int, num_actions: int) -> Tensor:
 
 def _pad(next_states: Any, probabilities: Any) -> tuple[Any, Any]:
     """Makes ragged nested lists rectangular: short rows get the state itself with probability 0."""
-    if hasattr(next_states, "shape"):
+    if hasattr(next_states, "shape") or hasattr(probabilities, "shape"):
         return next_states, probabilities
+    for name, lists in (("next_states", next_states), ("probabilities", probabilities)):
+        if not all(isinstance(rows, Sequence) and all(hasattr(row, "__len__") for row in rows) for rows in lists):
+            raise ValueError(f"{name} must be nested as [S, A, K]: for each state and each action, a list of outcomes")
     lengths = [[len(row) for row in rows] for rows in next_states]
     other = [[len(row) for row in rows] for rows in probabilities]
     if lengths != other:
@@ -277,6 +308,8 @@ def _pad(next_states: Any, probabilities: Any) -> tuple[Any, Any]:
     if len({len(rows) for rows in lengths}) > 1:
         raise ValueError("states have different numbers of action lists; give all A (empty ones need available=...)")
     width = max((n for rows in lengths for n in rows), default=0)
+    if width == 0:
+        raise ValueError("next_states holds no outcome at all; every available action leads somewhere")
     padded_states = [
         [list(row) + [state] * (width - len(row)) for row in rows] for state, rows in enumerate(next_states)
     ]

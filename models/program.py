@@ -7,6 +7,7 @@ optional. A policy for it sees s_t and t alone.
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -61,6 +62,14 @@ def trace_program(program: Program) -> poutine.Trace:
         return poutine.trace(program).get_trace()
 
 
+def _takes_arguments(program: Program) -> bool:
+    try:
+        parameters = inspect.signature(program).parameters.values()
+    except (TypeError, ValueError):
+        return False
+    return any(p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in parameters)
+
+
 def inspect_program(program: Program) -> ProgramInfo:
     """Runs a trajectory program once and reports what it is made of.
 
@@ -71,6 +80,11 @@ def inspect_program(program: Program) -> ProgramInfo:
     if not callable(program):
         raise TypeError(
             f"expected a TrajectoryModel or a Pyro program (a function of no arguments), got {type(program).__name__}"
+        )
+    if _takes_arguments(program):
+        raise TypeError(
+            "a trajectory program takes no arguments; bind them first, e.g. functools.partial(program, horizon) "
+            "or lambda: program(horizon)"
         )
     trace = trace_program(program)
     latents, factors, sizes, continuous = [], [], {}, []

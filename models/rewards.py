@@ -7,14 +7,17 @@ restricted to times or states; tensors, numbers and plain functions take part th
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from torch import Tensor
+
 from cai.models.checks import float_tensor
 from cai.models.mdp import MDP
-from torch import Tensor
 
 __all__ = [
     "CallableReward",
@@ -26,6 +29,7 @@ __all__ = [
     "StepCost",
     "TableReward",
     "as_reward",
+    "evaluate_factor",
 ]
 
 
@@ -51,10 +55,17 @@ class Step:
 class RewardFactor:
     """Base class of rewards. A subclass defines `evaluate`, and may narrow `reads_outcome` and `reads_time`."""
 
+    __array_ufunc__ = None  # an array on the left leaves the operation to us
+
     reads_outcome: bool = True
     """Whether the value depends on how the step ended (on s_{t+1}, or on the outcome)."""
     reads_time: bool = True
     """Whether the value depends on t."""
+
+    @property
+    def label(self) -> str:
+        """How the factor is called in messages."""
+        return f"reward factor {type(self).__name__}"
 
     def evaluate(self, mdp: MDP, step: Step) -> Tensor:
         """The reward of each step, in reward units, in any shape that broadcasts with the step's indices."""
@@ -73,7 +84,7 @@ class RewardFactor:
     def __mul__(self, scale: float | Tensor) -> RewardFactor:
         if isinstance(scale, RewardFactor):
             raise TypeError("rewards are scaled by numbers; to gate one by states use reward.at(states=...)")
-        return _Scaled(self, scale)
+        return _Scaled(self, _one_number(scale, "the scale of a reward"))
 
     __rmul__ = __mul__
 
@@ -83,6 +94,9 @@ class RewardFactor:
     def __sub__(self, other: Any) -> RewardFactor:
         return self + as_reward(other) * -1.0
 
+    def __rsub__(self, other: Any) -> RewardFactor:
+        return self * -1.0 + as_reward(other)
+
     def at(self, *, times: Iterable[int] | None = None, states: Any = None) -> RewardFactor:
         """The same reward where it applies, and 0 elsewhere.
 
@@ -90,6 +104,13 @@ class RewardFactor:
             times: time indices (from 0) at which it is paid; all, unless given.
             states: current states in which it is paid (mask, indices or names); all, unless given.
         """
+        if times is not None:
+            if not isinstance(times, Iterable):
+                raise TypeError(f"times is {times!r}; give several time indices, e.g. [{times!r}] or range(5)")
+            times = list(times)
+            for t in times:
+                if isinstance(t, bool) or not isinstance(t, numbers.Integral) or t < 0:
+                    raise ValueError(f"times holds {t!r}; time indices are whole numbers from 0")
         return _Restricted(self, None if times is None else frozenset(int(t) for t in times), states)
 
 
@@ -107,19 +128,17 @@ class _Sum(RewardFactor):
         self.right.check(mdp)
 
     def evaluate(self, mdp: MDP, step: Step) -> Tensor:
-        return self.left.evaluate(mdp, step) + self.right.evaluate(mdp, step)
+        return evaluate_factor(self.left, mdp, step) + evaluate_factor(self.right, mdp, step)
 
 
 @dataclass(frozen=True, eq=False)
 class _Scaled(RewardFactor):
     factor: RewardFactor
-    scale: float | Tensor
+    scale: Tensor
 
     def __post_init__(self) -> None:
-        if isinstance(self.scale, Tensor) and self.scale.dim():
-            raise ValueError(f"a reward is scaled by one number, not by a tensor of shape {list(self.scale.shape)}")
-        if not torch.isfinite(torch.as_tensor(self.scale)).all():
-            raise ValueError(f"a reward cannot be scaled by {float(self.scale)}; use a finite number")
+        if not torch.isfinite(self.scale.detach()):
+            raise ValueError(f"a reward cannot be scaled by {self.scale.item()}; use a finite number")
         object.__setattr__(self, "reads_outcome", self.factor.reads_outcome)
         object.__setattr__(self, "reads_time", self.factor.reads_time)
 
@@ -127,8 +146,8 @@ class _Scaled(RewardFactor):
         self.factor.check(mdp)
 
     def evaluate(self, mdp: MDP, step: Step) -> Tensor:
-        values = self.factor.evaluate(mdp, step)
-        if torch.as_tensor(self.scale).detach().item() == 0:  # 0 * -inf: a reward that is switched off forbids nothing
+        values = evaluate_factor(self.factor, mdp, step)
+        if self.scale.detach().item() == 0:  # 0 * -inf: a reward that is switched off forbids nothing
             values = torch.where(torch.isinf(values), torch.zeros_like(values), values)
         return values * self.scale
 
@@ -151,7 +170,7 @@ class _Restricted(RewardFactor):
     def evaluate(self, mdp: MDP, step: Step) -> Tensor:
         if self.times is not None and step.t not in self.times:
             return torch.zeros((), dtype=torch.float64)
-        values = self.factor.evaluate(mdp, step)
+        values = evaluate_factor(self.factor, mdp, step)
         if self.states is None:
             return values
         return torch.where(mdp.states(self.states)[step.state], values, torch.zeros_like(values))
@@ -159,9 +178,16 @@ class _Restricted(RewardFactor):
 
 @dataclass(frozen=True, eq=False)
 class TableReward(RewardFactor):
-    """A reward given as a table of s_t [S], of (s_t, a_t) [S, A], or of (s_t, a_t, s_{t+1}) [S, A, S]."""
+    """A reward given as a table of s_t [S], of (s_t, a_t) [S, A], or of (s_t, a_t, s_{t+1}) [S, A, S].
+
+    Args:
+        table: in reward units.
+        explicit: whether a table with three axes is known to mean next states. False lets its shape tell whether it
+            holds one reward per next state or per outcome [S, A, K], and refuses it if K = S.
+    """
 
     table: Any
+    explicit: bool = True
 
     def __post_init__(self) -> None:
         table, _ = float_tensor(self.table, "reward")
@@ -173,9 +199,21 @@ class TableReward(RewardFactor):
 
     def check(self, mdp: MDP) -> None:
         full = (mdp.num_states, mdp.num_actions, mdp.num_states)
-        if tuple(self.table.shape) != full[: self.table.dim()]:
+        shape = list(self.table.shape)
+        if not mdp.is_dense and self.explicit and shape == list(mdp.probabilities.shape) != list(full):
             raise ValueError(
-                f"reward has shape {list(self.table.shape)}; this process has S = {mdp.num_states}, "
+                f"reward has shape {shape}, one reward per outcome [S, A, K]; say so with OutcomeReward(table)"
+            )
+        if not mdp.is_dense and not self.explicit and shape == list(mdp.probabilities.shape) == list(full):
+            raise ValueError(
+                f"reward has shape {shape}, and K = S = {mdp.num_states}: it could be one reward per next state or "
+                "one per outcome; say which with TableReward(...) or OutcomeReward(...)"
+            )
+        if self._per_outcome(mdp):
+            return
+        if tuple(shape) != full[: len(shape)]:
+            raise ValueError(
+                f"reward has shape {shape}; this process has S = {mdp.num_states}, "
                 f"A = {mdp.num_actions}, K = {mdp.num_outcomes}: expected [S], [S, A], [S, A, S]"
                 + ("" if mdp.is_dense else " or [S, A, K]")
             )
@@ -185,7 +223,12 @@ class TableReward(RewardFactor):
             return self.table[step.state]
         if self.table.dim() == 2:
             return self.table[step.state, step.action]
-        return self.table[step.state, step.action, step.next_state]
+        last = step.outcome if self._per_outcome(mdp) else step.next_state
+        return self.table[step.state, step.action, last]
+
+    def _per_outcome(self, mdp: MDP) -> bool:
+        fits = self.table.shape == mdp.probabilities.shape and mdp.num_outcomes != mdp.num_states
+        return not mdp.is_dense and not self.explicit and fits
 
 
 @dataclass(frozen=True, eq=False)
@@ -228,35 +271,32 @@ class CallableReward(RewardFactor):
 
     @property
     def name(self) -> str:
-        """How the function is called in messages."""
+        """The name of the function."""
         return getattr(self.function, "__name__", type(self.function).__name__)
+
+    @property
+    def label(self) -> str:
+        return f"reward function {self.name}"
 
     def evaluate(self, mdp: MDP, step: Step) -> Tensor:
         try:
             values = self.function(step.state, step.action, step.next_state, step.t)
-        except RuntimeError as error:
-            if "Boolean value of Tensor" not in str(error):
-                raise
+        except Exception as error:
+            if "Boolean value of Tensor" in str(error):
+                raise ValueError(
+                    f"reward function {self.name} branches on a tensor ('if', 'and', 'or' or 'not'); it is called once "
+                    "for many states: use torch.where(condition, yes, no), and &, |, ~ between conditions"
+                ) from error
             raise ValueError(
-                f"reward function {self.name} branches on a tensor ('if', 'and', 'or' or 'not'); it is called once for "
-                "many states: use torch.where(condition, yes, no), and &, |, ~ between conditions"
+                f"reward function {self.name} failed with {type(error).__name__}: {error}; it is called as "
+                f"{self.name}(state, action, next_state, t) with whole index tensors and the time index t: use torch "
+                "operations on them (torch.where, arithmetic, tables as tensors)"
             ) from error
         if not isinstance(values, (Tensor, int, float)):
             raise TypeError(
                 f"reward function {self.name} returned {type(values).__name__}; expected a tensor or number"
             )
         tensor, _ = float_tensor(values, f"the result of reward function {self.name}")
-        shape = torch.broadcast_shapes(step.state.shape, step.action.shape, step.next_state.shape)
-        try:
-            fits = torch.broadcast_shapes(tensor.shape, shape) == shape
-        except RuntimeError:
-            fits = False
-        if not fits:
-            raise ValueError(
-                f"reward function {self.name} returned shape {list(tensor.shape)} for state {list(step.state.shape)}, "
-                f"action {list(step.action.shape)} and next_state {list(step.next_state.shape)}; "
-                f"expected a shape that broadcasts to {list(shape)}"
-            )
         return tensor
 
 
@@ -273,13 +313,16 @@ class Goal(RewardFactor):
     value: float | Tensor = 1.0
     reads_time = False
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "value", _one_number(self.value, "the value of Goal"))
+
     def check(self, mdp: MDP) -> None:
         mdp.states(self.states)
 
     def evaluate(self, mdp: MDP, step: Step) -> Tensor:
         goal = mdp.states(self.states)
         enters = goal[step.next_state] & ~goal[step.state]
-        value = torch.as_tensor(self.value, dtype=torch.float64)
+        value = torch.as_tensor(self.value)
         return torch.where(enters, value, torch.zeros_like(value))
 
 
@@ -291,8 +334,11 @@ class StepCost(RewardFactor):
     reads_outcome = False
     reads_time = False
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "cost", _one_number(self.cost, "the cost of StepCost"))
+
     def evaluate(self, mdp: MDP, step: Step) -> Tensor:
-        charge = -torch.as_tensor(self.cost, dtype=torch.float64)
+        charge = -torch.as_tensor(self.cost)
         return torch.where(mdp.terminal[step.state], torch.zeros_like(charge), charge)
 
 
@@ -339,33 +385,55 @@ class LinearReward(RewardFactor):
         return self._table().evaluate(mdp, step)
 
 
-def as_reward(reward: Any, mdp: MDP | None = None) -> RewardFactor:
+def as_reward(reward: Any) -> RewardFactor:
     """Makes a factor of a factor, a table, a function or a number (the same reward on every live step).
 
     Args:
         reward: what to convert.
-        mdp: the process, which tells [S, A, K] (one reward per outcome) from [S, A, S].
 
     Raises:
         TypeError: if it is none of these.
-        ValueError: if [S, A, S] and [S, A, K] cannot be told apart.
     """
     if isinstance(reward, RewardFactor):
         return reward
-    if isinstance(reward, (int, float)) and not isinstance(reward, bool):
-        return StepCost(-float(reward))
+    if isinstance(reward, (numbers.Real, Tensor, np.ndarray)) and not isinstance(reward, bool) and np.ndim(reward) == 0:
+        return StepCost(-_one_number(reward, "the constant reward"))
     if callable(reward) and not isinstance(reward, Tensor):
         return CallableReward(reward)
     if isinstance(reward, (str, bytes)) or reward is None:
         raise TypeError(f"a reward of type {type(reward).__name__} is not understood; give a table, function or factor")
-    table = TableReward(reward)
-    if mdp is None or mdp.is_dense or table.table.dim() != 3:
-        return table
-    if table.table.shape[2] != mdp.num_outcomes:
-        return table
-    if mdp.num_outcomes == mdp.num_states:
+    return TableReward(reward, explicit=False)
+
+
+def evaluate_factor(factor: RewardFactor, mdp: MDP, step: Step) -> Tensor:
+    """`factor.evaluate`, with its result held against the shape of the step.
+
+    Raises:
+        TypeError, ValueError: naming the factor, if the result is no tensor of numbers or has the wrong shape.
+    """
+    values = factor.evaluate(mdp, step)
+    name = factor.label
+    if not isinstance(values, Tensor) or values.is_complex() or values.dtype == torch.bool:
+        got = values.dtype if isinstance(values, Tensor) else type(values).__name__
+        raise TypeError(f"{name} returned {got}; expected a tensor of numbers")
+    shape = torch.broadcast_shapes(step.state.shape, step.action.shape, step.outcome.shape, step.next_state.shape)
+    try:
+        fits = torch.broadcast_shapes(values.shape, shape) == shape
+    except RuntimeError:
+        fits = False
+    if not fits:
         raise ValueError(
-            f"reward has shape {list(table.table.shape)}, and K = S = {mdp.num_states}: it could be one reward per "
-            "next state or one per outcome; say which with TableReward(...) or OutcomeReward(...)"
+            f"{name} returned shape {list(values.shape)} at time index {step.t}; "
+            f"expected a shape that broadcasts to {list(shape)}"
         )
-    return OutcomeReward(table.table)
+    return values.to(torch.float64)
+
+
+def _one_number(value: Any, what: str) -> Tensor:
+    """A 0-dim float64 tensor that keeps its autograd history."""
+    if isinstance(value, (str, bytes)) or value is None:
+        raise TypeError(f"{what} is {value!r}; expected one number")
+    tensor, _ = float_tensor(value, what)
+    if tensor.dim():
+        raise ValueError(f"{what} has shape {list(tensor.shape)}; expected one number")
+    return tensor

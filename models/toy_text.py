@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+
 from cai.models.layout import GridLayout
 from cai.models.mdp import MDP
 from cai.models.rewards import OutcomeReward, TableReward

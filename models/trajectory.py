@@ -16,13 +16,14 @@ from typing import Any, Literal
 
 import pyro
 import torch
+from pyro.distributions import Categorical
+from torch import Tensor
+
 from cai.models.checks import check_distribution, check_shape, first_index, float_tensor
 from cai.models.distributions import Optimality
 from cai.models.mdp import MDP
 from cai.models.numerics import safe_log
-from cai.models.rewards import Step, TableReward, as_reward
-from pyro.distributions import Categorical
-from torch import Tensor
+from cai.models.rewards import Step, TableReward, as_reward, evaluate_factor
 
 __all__ = ["TrajectoryModel"]
 
@@ -88,7 +89,7 @@ class TrajectoryModel:
         object.__setattr__(self, "temperature", float(self.temperature))
         object.__setattr__(self, "discount", float(self.discount))
         object.__setattr__(self, "action_prior", _action_prior(self.action_prior, self.mdp))
-        factor = as_reward(self.reward, self.mdp)
+        factor = as_reward(self.reward)
         factor.check(self.mdp)
         object.__setattr__(self, "reward", factor)
         if not self.is_finite:
@@ -139,10 +140,12 @@ class TrajectoryModel:
         """The rewards of step t: [S, A, 1] where outcomes do not matter, else [S, A, K]. Zero in terminal states."""
         key = t if self.reward.reads_time else 0
         if key not in self._tables:
-            table = self._raw_table(key)
-            table = torch.where(self.live[:, None, None], table, torch.zeros_like(table))
+            with torch.enable_grad():  # to see whether there is a gradient to keep, wherever we are called from
+                table = self._raw_table(key)
+                table = torch.where(self.live[:, None, None], table, torch.zeros_like(table))
             if table.requires_grad or len(self._tables) * table.numel() > TABLE_LIMIT:
-                return table  # a graph must be new for every backward pass, and many tables would fill the memory
+                # A graph must be new for every backward pass, and many tables would fill the memory.
+                return table if torch.is_grad_enabled() else table.detach()
             self._tables[key] = table
         return self._tables[key]
 
@@ -181,6 +184,12 @@ class TrajectoryModel:
         """Bytes of one dense table over (s_t, a_t, outcome, s_{t+1}), which enumeration needs several of."""
         outcomes = self.mdp.num_outcomes if self.has_outcome_sites else 1
         return 8 * self.program_states**2 * self.mdp.num_actions * outcomes
+
+    def __repr__(self) -> str:
+        return (
+            f"TrajectoryModel({self.name!r}, {self.mdp!r}, horizon={self.horizon}, temperature={self.temperature:g}, "
+            f"discount={self.discount:g}, optimality={self.optimality!r})"
+        )
 
     def replace(self, **changes: Any) -> TrajectoryModel:
         """A copy with some arguments changed, validated anew."""
@@ -285,7 +294,7 @@ class TrajectoryModel:
             step = Step(inside, action, outcome, next_state, t)
         else:
             step = Step(inside, action, self._outcome_of(inside, action, following), following, t)
-        values = self.reward.evaluate(self.mdp, step)
+        values = evaluate_factor(self.reward, self.mdp, step)
         lives = (state < num_states) & self.live[inside]
         return torch.where(lives, values, torch.zeros((), dtype=torch.float64))
 
@@ -311,17 +320,7 @@ class TrajectoryModel:
             zero = torch.zeros((1, 1, 1), dtype=torch.int64)
             step = Step(states, actions, zero, zero, t)
             shape = (num_states, num_actions, 1)
-        values = self.reward.evaluate(self.mdp, step)
-        if not isinstance(values, Tensor) or values.is_complex() or values.dtype == torch.bool:
-            got = values.dtype if isinstance(values, Tensor) else type(values).__name__
-            raise TypeError(f"reward factor {type(self.reward).__name__} returned {got}; expected a tensor of numbers")
-        try:
-            return values.to(torch.float64).expand(shape)
-        except RuntimeError:
-            raise ValueError(
-                f"reward factor {type(self.reward).__name__} returned shape {list(values.shape)} for time index {t}; "
-                f"expected a shape that broadcasts to {list(shape)}"
-            ) from None
+        return evaluate_factor(self.reward, self.mdp, step).expand(shape)
 
     def _check_reward(self, t: int) -> None:
         table = self._raw_table(t).detach()
@@ -339,8 +338,8 @@ class TrajectoryModel:
             state = int(torch.nonzero(paid)[0][0])
             raise ValueError(
                 f"reward{first_index(paid)}{when} is {float(table[paid][0]):g} in terminal "
-                f"state {self.mdp.state_name(state)}; a terminal state earns nothing: pay it on entry with Goal(...) or "
-                "a reward of the next state, or restrict it with reward.at(states=~mdp.terminal)"
+                f"state {self.mdp.state_name(state)}; a terminal state earns nothing: pay it on entry with "
+                "Goal(...) or a reward of the next state, or restrict it with reward.at(states=~mdp.terminal)"
             )
 
     def _outcomes_disagree(self, t: int) -> bool:
