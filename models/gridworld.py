@@ -22,7 +22,6 @@ BRIDGE_MAP = """
 #.~~~.#
 S.===.G
 #.~~~.#
-#######
 """
 
 
@@ -129,7 +128,9 @@ def bridge(
     """A short slippery bridge over a chasm against a long safe way round: the optimism problem as a map.
 
     Only the bridge is slippery. Exact inference believes that the moves on it will go well (Levine 2018,
-    section 2.3) and crosses; with the dynamics fixed (section 3.1) the way round is worth its length.
+    section 2.3) and crosses; with the dynamics fixed (section 3.1) the way round is worth its length. With a uniform
+    action prior its belief does not even change with the slip: slipping sideways is as good as having chosen so, and a
+    move towards the chasm may "slip" ahead.
 
     Args:
         slip: probability of slipping off sideways on a cell of the bridge.

@@ -204,7 +204,8 @@ class TableReward(RewardFactor):
             raise ValueError(
                 f"reward has shape {shape}, one reward per outcome [S, A, K]; say so with OutcomeReward(table)"
             )
-        if not mdp.is_dense and not self.explicit and shape == list(mdp.probabilities.shape) == list(full):
+        ambiguous = shape == list(mdp.probabilities.shape) == list(full) and mdp.num_states > 1
+        if not mdp.is_dense and not self.explicit and ambiguous:
             raise ValueError(
                 f"reward has shape {shape}, and K = S = {mdp.num_states}: it could be one reward per next state or "
                 "one per outcome; say which with TableReward(...) or OutcomeReward(...)"

@@ -1,0 +1,53 @@
+# `make demo` and `make test` set up .venv by themselves; a second call does not install again.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+PIP := $(BIN)/pip install --quiet --constraint constraints.txt
+
+.PHONY: demo test lint format types notebooks wheel clean
+
+demo: $(READY)  ## compare the backends on the bridge, and save the pictures
+	$(BIN)/cai compare bridge --out out/bridge
+
+test: $(READY)  ## every test but the notebooks
+	$(BIN)/python -m pytest -n auto
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# mypy does not see that cai.models lies in models/, so it reads an installed copy.
+types: $(READY)
+	rm -rf build/types && mkdir -p build/types
+	$(BIN)/pip install --quiet --no-deps --no-build-isolation --target build/types .
+	cp setup.cfg build/types/
+	cd build/types && MYPYPATH=. ../../$(BIN)/mypy -p cai
+
+notebooks: $(READY)  ## run every notebook of tutorials/ from top to bottom
+	$(BIN)/python -m pytest -m notebooks
+
+# A clean build, installed into an empty environment outside the tree, where the command line must run.
+wheel: $(READY)
+	rm -rf build dist *.egg-info/SOURCES.txt
+	$(BIN)/python -m build --wheel --no-isolation > /dev/null
+	rm -rf "$${TMPDIR:-/tmp}/cai-wheel" && $(PYTHON) -m venv "$${TMPDIR:-/tmp}/cai-wheel"
+	"$${TMPDIR:-/tmp}/cai-wheel/bin/pip" install --quiet --constraint constraints.txt dist/*.whl
+	cd "$${TMPDIR:-/tmp}/cai-wheel" && ./bin/cai compare lottery --json
+	rm -rf "$${TMPDIR:-/tmp}/cai-wheel"
+
+clean:
+	rm -rf $(VENV) build dist out *.egg-info .pytest_cache .mypy_cache .ruff_cache
+
+# Torch first and pinned: unpinned it may bring gigabytes that a CPU has no use for.
+$(READY): setup.cfg pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) torch
+	$(PIP) setuptools wheel
+	$(PIP) --no-build-isolation --editable '.[notebooks,dev]'
+	touch $(READY)
