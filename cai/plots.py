@@ -14,6 +14,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from torch import Tensor
 
 from cai.inference.messages import forward_messages
@@ -153,7 +154,7 @@ def plot_comparison(comparison: Comparison, *, figsize: tuple[float, float] | No
     left.set_xlabel("return (reward units)")
     left.set_title("Believed (coloured) and real (grey) return")
     left.axvline(0, color="0.2", linewidth=0.8)
-    for place, row in zip(places, rows, strict=True):
+    for place, row in enumerate(rows):
         _mark_missing(left, place - 0.2, row.believed_return, row.status.label if not row.status.ok else "unknown")
         _mark_missing(left, place + 0.2, row.real_return, "" if not row.status.ok else "unknown")
         _mark_missing(middle, place, row.luck, "" if not row.status.ok else "unknown")
@@ -263,13 +264,11 @@ def _draw_grid(
     for i in range(layout.rows):
         for j in range(layout.columns):
             if present[i, j] and np.isnan(grid[i, j]):
-                ax.add_patch(plt.Rectangle((j - 0.5, i - 0.5), 1, 1, color="0.9", zorder=1.5))
+                ax.add_patch(Rectangle((j - 0.5, i - 0.5), 1, 1, color="0.9", zorder=1.5))
             elif not present[i, j]:
-                ax.add_patch(plt.Rectangle((j - 0.5, i - 0.5), 1, 1, color="0.25", zorder=2))
+                ax.add_patch(Rectangle((j - 0.5, i - 0.5), 1, 1, color="0.25", zorder=2))
             elif np.isneginf(grid[i, j]):
-                ax.add_patch(
-                    plt.Rectangle((j - 0.5, i - 0.5), 1, 1, fill=False, hatch="xxx", edgecolor="0.5", zorder=2)
-                )
+                ax.add_patch(Rectangle((j - 0.5, i - 0.5), 1, 1, fill=False, hatch="xxx", edgecolor="0.5", zorder=2))
     for state, text in enumerate(layout.labels):
         cell = layout.cells[state]
         if text and cell is not None:

@@ -186,8 +186,8 @@ def extract_policy(posterior: Posterior, kind: Literal["stochastic", "greedy"] =
     return Policy(
         table,
         stationary=posterior.horizon == math.inf,
-        state_names=mdp.state_names if mdp else None,
-        action_names=mdp.action_names if mdp else None,
+        state_names=tuple(mdp.state_names) if mdp and mdp.state_names else None,
+        action_names=tuple(mdp.action_names) if mdp and mdp.action_names else None,
         source=posterior.backend,
         metadata={"kind": kind, "target": str(posterior.target), "horizon": str(posterior.horizon)},
     )

@@ -104,7 +104,7 @@ class EnumeratedProgram:
                 log_weights = log_weights + tilts[name].aligned(dims)
             return (log_weights.exp() * total).sum(axis)
 
-        return eliminate(self, finite, reduce, sum).tensor
+        return eliminate(self, finite, reduce, _add).tensor
 
     def bound(self) -> Tensor:
         """E_q[log factors + log p - log q], the evidence lower bound in nats, 0-dim (Levine 2018, equation 19).
@@ -162,6 +162,13 @@ class EnumeratedProgram:
         return self.log_q[name].aligned(dims).exp().expand(shape)
 
 
+def _add(parts: list[Tensor]) -> Tensor:
+    result = parts[0]
+    for part in parts[1:]:
+        result = result + part
+    return result
+
+
 def _union(terms: Iterable[Term]) -> str:
     return "".join(sorted(set().union(*(term.dims for term in terms))))
 
@@ -199,7 +206,12 @@ def enumerate_program(
         raise
     redistributed = handler()
     originals = {} if redistributed is None else redistributed.originals
-    order, symbols, log_q, log_p, factors, probes = [], {}, {}, {}, {}, {}
+    order: list[str] = []
+    symbols: dict[str, str] = {}
+    log_q: dict[str, Term] = {}
+    log_p: dict[str, Term] = {}
+    factors: dict[str, Term] = {}
+    probes: dict[str, Term] = {}
     for name, node in trace.nodes.items():
         if node["type"] != "sample" or node["infer"].get("_deterministic", False):
             continue

@@ -20,7 +20,7 @@ from cai.models.numerics import safe_log
 __all__ = ["ExactSites", "Redistributed", "redistribute", "support_logits"]
 
 
-class Redistributed(TorchDistribution):  # type: ignore[misc]
+class Redistributed(TorchDistribution):
     """Other probabilities on the support 0..N-1 of a discrete distribution that is no Categorical.
 
     Args:

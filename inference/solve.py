@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -26,8 +26,8 @@ SOLVERS = ("auto", "closed-form", "svi")
 class GuideBackend(Protocol):
     """The hyper-parameters that `solve` reads."""
 
-    name: str
-    target: Target
+    name: ClassVar[str]
+    target: ClassVar[Target]
 
     @property
     def solver(self) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from cai.inference.posterior import Posterior
@@ -82,10 +82,10 @@ class Backend(Protocol):
         cost: time and memory in T, S, A and K.
     """
 
-    name: str
-    target: Target
-    accepts: str
-    cost: str
+    name: ClassVar[str]
+    target: ClassVar[Target]
+    accepts: ClassVar[str]
+    cost: ClassVar[str]
 
     def supports(self, model: Any) -> None:
         """Raises ValueError with the reason, and a backend that fits, if `run` cannot answer the model."""

@@ -12,7 +12,7 @@ from torch.distributions import constraints
 __all__ = ["Optimality"]
 
 
-class Optimality(TorchDistribution):  # type: ignore[misc]
+class Optimality(TorchDistribution):
     """A Bernoulli over {0, 1} given by log p(O = 1), which may be 0 or -inf.
 
     `Bernoulli(probs=...)` clamps probabilities away from 0 and 1, and its logits lose log p near 0; here

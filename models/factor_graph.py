@@ -23,7 +23,7 @@ HEIGHTS = {"state": 0.0, "action": 1.1, "optimality": 2.2, "further": -1.0}
 NAMES = {"state": "state", "action": "action", "optimality": "optimality (observed)", "further": "further latent"}
 
 
-def factor_graph(program: Program) -> nx.Graph:
+def factor_graph(program: Program) -> nx.Graph[str]:
     """The bipartite graph of variables and factors of a trajectory program.
 
     Every site is a variable node with `bipartite=0`, `kind` ("state", "action", "optimality" or "further"), `time`
@@ -40,7 +40,7 @@ def factor_graph(program: Program) -> nx.Graph:
     info = inspect_program(program)
     with torch.random.fork_rng(devices=[]), poutine.block():
         parents = get_dependencies(program)["prior_dependencies"]
-    graph = nx.Graph()
+    graph: nx.Graph[str] = nx.Graph()
     for name in parents:
         match = _TIME.match(name)
         kind = "optimality" if name in info.factors else "further"
@@ -56,7 +56,7 @@ def factor_graph(program: Program) -> nx.Graph:
     return graph
 
 
-def draw_factor_graph(program: Program | nx.Graph, *, max_steps: int = 4, ax: Axes | None = None) -> Figure:
+def draw_factor_graph(program: Program | nx.Graph[str], *, max_steps: int = 4, ax: Axes | None = None) -> Figure:
     """Draws a factor graph: variables as circles, factors as squares, optimality shaded, time to the right.
 
     Args:
@@ -81,7 +81,7 @@ def draw_factor_graph(program: Program | nx.Graph, *, max_steps: int = 4, ax: Ax
     places = _places(shown)
     if ax is None:
         _, ax = plt.subplots(figsize=(2.2 * steps + 1.6, 3.8), layout="constrained")
-    figure: Figure = ax.get_figure(root=True)  # type: ignore[assignment, call-arg]
+    figure: Figure = ax.get_figure(root=True)  # type: ignore[assignment]
     nx.draw_networkx_edges(shown, places, ax=ax, edge_color="0.55")
     styles: dict[str, dict[str, Any]] = {
         "state": {"color": "white"},
@@ -119,7 +119,7 @@ def draw_factor_graph(program: Program | nx.Graph, *, max_steps: int = 4, ax: Ax
     return figure
 
 
-def _is_shown(graph: nx.Graph, name: str, data: dict[str, Any], steps: int) -> bool:
+def _is_shown(graph: nx.Graph[str], name: str, data: dict[str, Any], steps: int) -> bool:
     time = data["time"]
     kind = graph.nodes[name[2:-1]]["kind"] if data["kind"] == "factor" else data["kind"]
     return time is None or time <= steps or (time == steps + 1 and kind == "state")
@@ -130,7 +130,7 @@ def _label(name: str) -> str:
     return rf"${match.group(1)}_{{{match.group(2)}}}$" if match and len(match.group(1)) == 1 else name
 
 
-def _places(graph: nx.Graph) -> dict[str, tuple[float, float]]:
+def _places(graph: nx.Graph[str]) -> dict[str, tuple[float, float]]:
     """Variables on a row for each kind, a factor between the variables it joins; s_1's own factor to its left."""
     places: dict[str, tuple[float, float]] = {}
     crowd: dict[tuple[str, int | None], int] = {}

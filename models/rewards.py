@@ -397,7 +397,8 @@ def as_reward(reward: Any) -> RewardFactor:
     """
     if isinstance(reward, RewardFactor):
         return reward
-    if isinstance(reward, (numbers.Real, Tensor, np.ndarray)) and not isinstance(reward, bool) and np.ndim(reward) == 0:
+    is_number = isinstance(reward, numbers.Real) and not isinstance(reward, bool)
+    if is_number or (isinstance(reward, (Tensor, np.ndarray)) and reward.ndim == 0):
         return StepCost(-_one_number(reward, "the constant reward"))
     if callable(reward) and not isinstance(reward, Tensor):
         return CallableReward(reward)
