@@ -36,7 +36,7 @@ Horizon = Annotated[str | None, typer.Option(help="Number of steps, or 'inf' for
 Temperature = Annotated[float | None, typer.Option(help="Reward units per nat, above 0.")]
 Discount = Annotated[float | None, typer.Option(help="In (0, 1].")]
 Slip = Annotated[float | None, typer.Option(help="Probability of slipping, where the model has one.")]
-Seed = Annotated[int, typer.Option(help="For whatever draws.")]
+Seed = Annotated[int, typer.Option(help="For whatever draws.", min=0, max=2**63 - 1)]
 
 
 @app.command("compare")
@@ -109,6 +109,7 @@ def draw_command(
         raise ValueError(f"no picture is called {what!r}; known are {', '.join(PICTURES)}")
     problem = _build(model, horizon, temperature, discount, slip)
     path = out or Path(f"{problem.name}-{what}.png")
+    path = path if path.suffix else path.with_suffix(".png")
     if not path.parent.is_dir():
         raise ValueError(f"there is no folder {str(path.parent)!r} to save the picture in; make it first")
     plots = _plots()

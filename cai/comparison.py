@@ -161,13 +161,13 @@ def _row(model: Any, backend: Backend, seed: int, num_rollouts: int) -> Row:
         posterior = infer(model, backend, seed=seed, throw=False)
         status = posterior.status
     except Exception as error:  # a row that fails, also in a plug-in, must not take the others with it
-        detail = f"{error}" if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+        detail = _reason(error)
     seconds = time.perf_counter() - begin
     if posterior is not None and isinstance(model, TrajectoryModel):
         try:
             outcome = evaluate(extract_policy(posterior), model, seed=seed, num_rollouts=num_rollouts)
-        except ValueError as error:
-            detail = str(error)
+        except Exception as error:
+            detail = _reason(error)
     believed = _number(posterior, "believed_return")
     real = outcome.expected_return if outcome is not None else None
     gap = None
@@ -189,6 +189,11 @@ def _row(model: Any, backend: Backend, seed: int, num_rollouts: int) -> Row:
         posterior=posterior,
         outcome=outcome,
     )
+
+
+def _reason(error: Exception) -> str:
+    """What a row says of an error: a refusal is its own text, anything else is named."""
+    return str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
 
 
 def _number(posterior: Posterior | None, name: str) -> float | None:

@@ -93,13 +93,12 @@ def evaluate(
         if model.is_finite:
             ends = {key: float(found.state_marginals[-1][mask].sum()) for key, mask in named.items()}
             visited = {key: _chance_of_visit(model, table, mask) for key, mask in named.items()}
-    worst = returns.sort().values[: max(1, math.ceil(tail * num_rollouts))]
-    spread = float(returns.std()) if torch.isfinite(returns).all() else math.inf
+        spread = float(returns.std()) if torch.isfinite(returns).all() else math.inf
     return Outcome(
         expected_return=float(found.believed_return),
         standard_error=spread / math.sqrt(num_rollouts),
         std=spread,
-        cvar=float(worst.mean()),
+        cvar=_mean_of_worst(returns, tail),
         tail=tail,
         entropy=float(found.policy_entropy),
         occupancy=found.state_marginals,
@@ -107,6 +106,13 @@ def evaluate(
         visits=visited,
         returns=returns,
     )
+
+
+def _mean_of_worst(returns: Tensor, tail: float) -> float:
+    """The mean of the worst `tail` share of the samples; the last one counts for the part that it stands for."""
+    ordered, share = returns.sort().values, tail * len(returns)
+    weights = (share - torch.arange(len(returns), dtype=torch.float64)).clamp(0, 1)
+    return float(weighted(weights, ordered).sum() / weights.sum())
 
 
 def _fitting_table(policy: Policy, model: TrajectoryModel) -> Tensor:

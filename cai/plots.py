@@ -15,6 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from cai.inference.messages import forward_messages
@@ -56,6 +57,10 @@ def plot_values(posterior: Posterior, *, t: int = 0, ax: Axes | None = None) -> 
         _heatmap(ax, posterior.values.detach(), model, "value (reward units)", VALUE_MAP)
         ax.set_title(f"Soft values over time, {_name(posterior)}")
         return figure
+    steps = posterior.values.shape[0]
+    if not -steps <= t < steps:
+        raise IndexError(f"time index {t} is outside the answer; it has indices 0 to {steps - 1}")
+    t %= steps
     figure, ax = _axes(ax, _grid_size(layout))
     values = posterior.values[t].detach().clone()
     values[model.mdp.terminal] = math.nan  # nothing is decided there: the cell stays light
@@ -238,6 +243,7 @@ def _heatmap(ax: Axes, table: Tensor, model: TrajectoryModel, label: str, colors
     picture = ax.imshow(shown, aspect="auto", cmap=colors, interpolation="nearest", origin="upper")
     picture.set_extent((0.5, table.shape[0] + 0.5, table.shape[1] - 0.5, -0.5))
     ax.set_xlabel("time t")
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     ax.set_ylabel("state")
     if model.mdp.num_states <= FEW_STATES:
         names = [model.mdp.state_name(state) for state in range(model.mdp.num_states)]

@@ -83,6 +83,10 @@ def infer(
     chosen = make_backend(backend, **options)
     chosen.supports(model)
     posterior = chosen.run(model, seed=seed)
+    if not isinstance(posterior, Posterior):
+        raise TypeError(
+            f"backend {chosen.name!r} returned a {type(posterior).__name__}; its run must return a Posterior"
+        )
     if throw and not posterior.status.ok:
         raise InferenceError(chosen.name, posterior.status, posterior)
     return posterior

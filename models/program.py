@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from pyro import poutine
 
+from cai.models.trajectory import TrajectoryModel
+
 __all__ = ["Program", "ProgramInfo", "inspect_program", "site_time", "trace_program"]
 
 Program = Callable[[], Any]
@@ -81,6 +83,8 @@ def inspect_program(program: Program) -> ProgramInfo:
         raise TypeError(
             f"expected a TrajectoryModel or a Pyro program (a function of no arguments), got {type(program).__name__}"
         )
+    if isinstance(program, TrajectoryModel) and not program.is_finite:
+        raise ValueError("a program has finitely many steps, and this model's horizon is infinite; give horizon=N")
     if _takes_arguments(program):
         raise TypeError(
             "a trajectory program takes no arguments; bind them first, e.g. functools.partial(program, horizon) "

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import warnings
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,8 @@ from cai.models.rewards import OutcomeReward, TableReward
 from cai.models.trajectory import TrajectoryModel
 
 __all__ = ["from_gymnasium", "gymnasium_model"]
+
+logger = logging.getLogger("cai.models")
 
 ACTION_NAMES = {
     "FrozenLakeEnv": ("left", "down", "right", "up"),
@@ -131,11 +135,15 @@ def _make(environment: Any, options: dict[str, Any]) -> Any:
             raise ValueError(f"options {sorted(options)} are for an environment's id; this environment is made already")
         return environment
     try:
-        return gymnasium.make(environment, **options)
-    except gymnasium.error.Error as error:
+        with warnings.catch_warnings(record=True) as caught:
+            made = gymnasium.make(environment, **options)
+    except (gymnasium.error.Error, ImportError) as error:
         raise ValueError(f"Gymnasium cannot make {environment!r}: {error}") from None
     except TypeError as error:
         raise ValueError(f"Gymnasium environment {environment!r} does not take these options: {error}") from None
+    for warning in caught:
+        logger.warning("%s", warning.message)
+    return made
 
 
 def _merge(outcomes: Any) -> dict[tuple[int, float, bool], float]:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from cai.evaluation import evaluate
 from cai.models import (
     MDP,
     TrajectoryModel,
