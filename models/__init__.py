@@ -11,10 +11,9 @@ from cai.models.gridworld import bridge, gridworld
 from cai.models.layout import GridLayout
 from cai.models.mdp import MDP
 from cai.models.program import ProgramInfo, inspect_program
+from cai.models.reward_factors import Goal, LinearReward
 from cai.models.rewards import (
     CallableReward,
-    Goal,
-    LinearReward,
     OutcomeReward,
     RewardFactor,
     StepCost,

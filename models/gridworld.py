@@ -10,7 +10,8 @@ import torch
 
 from cai.models.layout import GridLayout
 from cai.models.mdp import MDP
-from cai.models.rewards import Goal, RewardFactor, StepCost
+from cai.models.reward_factors import Goal
+from cai.models.rewards import RewardFactor, StepCost
 from cai.models.trajectory import TrajectoryModel
 
 __all__ = ["BRIDGE_MAP", "GRID_MAP", "bridge", "gridworld"]

@@ -21,8 +21,6 @@ from cai.models.mdp import MDP
 
 __all__ = [
     "CallableReward",
-    "Goal",
-    "LinearReward",
     "OutcomeReward",
     "RewardFactor",
     "Step",
@@ -30,6 +28,7 @@ __all__ = [
     "TableReward",
     "as_reward",
     "evaluate_factor",
+    "one_number",
 ]
 
 
@@ -84,7 +83,7 @@ class RewardFactor:
     def __mul__(self, scale: float | Tensor) -> RewardFactor:
         if isinstance(scale, RewardFactor):
             raise TypeError("rewards are scaled by numbers; to gate one by states use reward.at(states=...)")
-        return _Scaled(self, _one_number(scale, "the scale of a reward"))
+        return _Scaled(self, one_number(scale, "the scale of a reward"))
 
     __rmul__ = __mul__
 
@@ -302,32 +301,6 @@ class CallableReward(RewardFactor):
 
 
 @dataclass(frozen=True, eq=False)
-class Goal(RewardFactor):
-    """Pays `value` on entering a set of states from outside it (so it may be terminal).
-
-    Args:
-        states: mask, indices or names.
-        value: paid once for each entry, in reward units.
-    """
-
-    states: Any
-    value: float | Tensor = 1.0
-    reads_time = False
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "value", _one_number(self.value, "the value of Goal"))
-
-    def check(self, mdp: MDP) -> None:
-        mdp.states(self.states)
-
-    def evaluate(self, mdp: MDP, step: Step) -> Tensor:
-        goal = mdp.states(self.states)
-        enters = goal[step.next_state] & ~goal[step.state]
-        value = torch.as_tensor(self.value)
-        return torch.where(enters, value, torch.zeros_like(value))
-
-
-@dataclass(frozen=True, eq=False)
 class StepCost(RewardFactor):
     """Charges `cost` (usually positive) for every live step: reward -cost outside terminal states, 0 inside them."""
 
@@ -336,54 +309,11 @@ class StepCost(RewardFactor):
     reads_time = False
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "cost", _one_number(self.cost, "the cost of StepCost"))
+        object.__setattr__(self, "cost", one_number(self.cost, "the cost of StepCost"))
 
     def evaluate(self, mdp: MDP, step: Step) -> Tensor:
         charge = -torch.as_tensor(self.cost)
         return torch.where(mdp.terminal[step.state], torch.zeros_like(charge), charge)
-
-
-@dataclass(frozen=True, eq=False)
-class LinearReward(RewardFactor):
-    """features . weights; the weights may require grad, and `log_evidence` then differentiates to them.
-
-    Args:
-        features: [S, F], [S, A, F] or [S, A, S, F].
-        weights: [F], in reward units per unit of feature.
-    """
-
-    features: Any
-    weights: Any
-
-    def __post_init__(self) -> None:
-        features, _ = float_tensor(self.features, "features")
-        weights, _ = float_tensor(self.weights, "weights")
-        if features.dim() not in (2, 3, 4):
-            raise ValueError(f"features has shape {list(features.shape)}; expected [S, F], [S, A, F] or [S, A, S, F]")
-        if weights.dim() != 1 or weights.shape[0] != features.shape[-1]:
-            raise ValueError(
-                f"weights has shape {list(weights.shape)}; features ends in F = {features.shape[-1]}: expected [F]"
-            )
-        if not torch.isfinite(features.detach()).all():
-            raise ValueError("features holds NaN or infinite entries; forbid outcomes with a reward of -inf instead")
-        object.__setattr__(self, "features", features)
-        object.__setattr__(self, "weights", weights)
-        object.__setattr__(self, "reads_outcome", features.dim() == 4)
-        object.__setattr__(self, "reads_time", False)
-
-    def _table(self) -> TableReward:
-        return TableReward(self.features @ self.weights)
-
-    def check(self, mdp: MDP) -> None:
-        full = (mdp.num_states, mdp.num_actions, mdp.num_states)
-        if tuple(self.features.shape[:-1]) != full[: self.features.dim() - 1]:
-            raise ValueError(
-                f"features has shape {list(self.features.shape)}; this process has S = {mdp.num_states}, "
-                f"A = {mdp.num_actions}: expected [S, F], [S, A, F] or [S, A, S, F]"
-            )
-
-    def evaluate(self, mdp: MDP, step: Step) -> Tensor:
-        return self._table().evaluate(mdp, step)
 
 
 def as_reward(reward: Any) -> RewardFactor:
@@ -399,7 +329,7 @@ def as_reward(reward: Any) -> RewardFactor:
         return reward
     is_number = isinstance(reward, numbers.Real) and not isinstance(reward, bool)
     if is_number or (isinstance(reward, (Tensor, np.ndarray)) and reward.ndim == 0):
-        return StepCost(-_one_number(reward, "the constant reward"))
+        return StepCost(-one_number(reward, "the constant reward"))
     if callable(reward) and not isinstance(reward, Tensor):
         return CallableReward(reward)
     if isinstance(reward, (str, bytes)) or reward is None:
@@ -431,7 +361,7 @@ def evaluate_factor(factor: RewardFactor, mdp: MDP, step: Step) -> Tensor:
     return values.to(torch.float64)
 
 
-def _one_number(value: Any, what: str) -> Tensor:
+def one_number(value: Any, what: str) -> Tensor:
     """A 0-dim float64 tensor that keeps its autograd history."""
     if isinstance(value, (str, bytes)) or value is None:
         raise TypeError(f"{what} is {value!r}; expected one number")

@@ -10,7 +10,7 @@ from typing import Any
 
 from cai.models.gridworld import bridge, gridworld
 from cai.models.mdp import MDP
-from cai.models.rewards import Goal
+from cai.models.reward_factors import Goal
 from cai.models.toy_text import gymnasium_model
 from cai.models.trajectory import TrajectoryModel
 
