@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
+import torch
 import typer
 from rich.console import Console
 from rich.table import Table
@@ -24,9 +25,7 @@ from cai.models.zoo import available_models, build_model
 
 __all__ = ["app", "main"]
 
-app = typer.Typer(
-    add_completion=False, no_args_is_help=True, rich_markup_mode=None, help="Control as probabilistic inference."
-)
+app = typer.Typer(add_completion=False, rich_markup_mode=None, help="Control as probabilistic inference.")
 
 PICTURES = ("factor-graph", "values", "luck", "messages")
 
@@ -128,9 +127,11 @@ def draw_command(
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command line; a bad argument ends in exit code 2 and one sentence on standard error."""
     logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stderr)
+    torch.set_num_threads(1)  # the tables are small, and threads that wait for each other cost more than they bring
     code: Any = 0
+    words = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        code = app(args=list(sys.argv[1:] if arguments is None else arguments), prog_name="cai", standalone_mode=False)
+        code = app(args=words or ["--help"], prog_name="cai", standalone_mode=False)
     except TyperException as error:
         _fail(error.format_message() if hasattr(error, "format_message") else str(error))
     except (ValueError, OSError) as error:
@@ -193,18 +194,20 @@ def _save(result: Comparison, folder: Path) -> list[Path]:
     figures = {"comparison": result.plot()}
     if result.model.is_finite:
         figures["factor-graph"] = draw_factor_graph(result.model)
-    for row in result.rows:
+    for place, row in enumerate(result.rows):
         posterior = row.posterior
+        twice = sum(other.backend == row.backend for other in result.rows) > 1
+        name = f"{row.backend}-{place + 1}" if twice else row.backend
         if posterior is None or not row.status.ok or posterior.values is None:
             continue
-        figures[f"values-{row.backend}"] = plots.plot_values(posterior)
-        if posterior.step_luck is not None and float(posterior.luck or 0) > 1e-12:
-            figures[f"luck-{row.backend}"] = plots.plot_luck(posterior)
+        figures[f"values-{name}"] = plots.plot_values(posterior)
+        if posterior.step_luck is not None and float(posterior.luck_by_state().sum()) > 1e-12:
+            figures[f"luck-{name}"] = plots.plot_luck(posterior)
         if str(row.target) == "exact" and result.model.is_finite and "messages" not in figures:
             figures["messages"] = plots.plot_messages(posterior)
     paths = []
-    for name, figure in figures.items():
-        paths.append(folder / f"{name}.png")
+    for title, figure in figures.items():
+        paths.append(folder / f"{title}.png")
         figure.savefig(paths[-1], dpi=150)
     paths.append(folder / "comparison.json")
     paths[-1].write_text(result.to_json(indent=2) + "\n")

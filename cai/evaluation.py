@@ -30,7 +30,7 @@ class Outcome:
     Attributes:
         expected_return: exact; -inf if something forbidden can happen.
         standard_error: of the mean of the sampled returns, to hold `expected_return` against.
-        std: standard deviation of the return, from rollouts.
+        std: standard deviation of the return, from rollouts; inf if something forbidden can happen.
         cvar: mean of the worst `tail` share of the returns, from rollouts.
         tail: that share.
         entropy: expected sum over live steps of the policy's entropy, nats, exact.
@@ -93,7 +93,8 @@ def evaluate(
         if model.is_finite:
             ends = {key: float(found.state_marginals[-1][mask].sum()) for key, mask in named.items()}
             visited = {key: _chance_of_visit(model, table, mask) for key, mask in named.items()}
-        spread = float(returns.std()) if torch.isfinite(returns).all() else math.inf
+        possible = math.isfinite(float(found.believed_return))  # what is forbidden may be too rare for the rollouts
+    spread = float(returns.std()) if possible and bool(torch.isfinite(returns).all()) else math.inf
     return Outcome(
         expected_return=float(found.believed_return),
         standard_error=spread / math.sqrt(num_rollouts),

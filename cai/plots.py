@@ -64,9 +64,10 @@ def plot_values(posterior: Posterior, *, t: int = 0, ax: Axes | None = None) -> 
     figure, ax = _axes(ax, _grid_size(layout))
     values = posterior.values[t].detach().clone()
     values[model.mdp.terminal] = math.nan  # nothing is decided there: the cell stays light
-    _draw_grid(ax, layout, values, f"value at t = {t + 1} (reward units)", VALUE_MAP)
+    when = f"t = {t + 1}" if model.is_finite else "every t"
+    _draw_grid(ax, layout, values, f"value at {when} (reward units)", VALUE_MAP)
     _draw_policy(ax, layout, posterior.action_probs[t].detach(), model.live)
-    ax.set_title(f"Soft values and policy at t = {t + 1}\n{_name(posterior)}")
+    ax.set_title(f"Soft values and policy at {when}\n{_name(posterior)}")
     return figure
 
 
@@ -83,13 +84,18 @@ def plot_luck(posterior: Posterior, *, ax: Axes | None = None) -> Figure:
     luck = posterior.luck_by_state()
     layout = model.mdp.layout
     total = float(posterior.luck.detach()) if posterior.luck is not None else float(luck.sum())
+    start = total - float(luck.sum())
     title = f"Luck assumed in each state, {_name(posterior)}\n{total:.2f} nats in all"
+    title += f", {start:.2f} of them in the choice of the start" if start > 0.005 else ""
     if layout is not None:
         figure, ax = _axes(ax, _grid_size(layout))
         _draw_grid(ax, layout, luck, "luck (nats)", LUCK_MAP, lowest=0.0)
     else:
         figure, ax = _axes(ax, (7.0, 4.0))
-        shown = torch.argsort(luck, descending=True)[:FEW_STATES].sort().values
+        shown = torch.argsort(luck, descending=True)[:FEW_STATES]
+        shown = shown[luck[shown] > 1e-12].sort().values
+        if not len(shown):
+            ax.text(0.5, 0.5, "no luck is assumed in any state", ha="center", transform=ax.transAxes)
         names = [model.mdp.state_name(int(s)) for s in shown]
         ax.bar(names, luck[shown].numpy(), color=_color(posterior))
         ax.set_xlabel("state")
@@ -122,16 +128,22 @@ def plot_messages(posterior: Posterior) -> Figure:
         last = torch.zeros(1, model.mdp.num_states, dtype=torch.float64)
         back = torch.cat([posterior.values.detach() / model.temperature, last])
     figure, axes = plt.subplots(1, 3, figsize=(13.0, 4.4), sharey=True, layout="constrained")
+    below = f"nats below the largest (clipped at {MESSAGE_FLOOR:g})"
     parts = (
-        (_below_peak(ahead), "forward  p(s_t, O before t)", f"nats below the largest (clipped at {MESSAGE_FLOOR:g})"),
-        (_below_peak(back), "backward  p(O from t on | s_t)", f"nats below the largest (clipped at {MESSAGE_FLOOR:g})"),
-        (posterior.state_marginals.detach(), "product  p(s_t | O)", "probability"),
+        (_below_peak(ahead), r"forward  $p(s_t, O_{1:t-1})$", below),
+        (
+            _below_peak(back),
+            r"backward  $p(O_{t:T} \mid s_t)$",
+            f"nats below the largest (clipped at {MESSAGE_FLOOR:g})",
+        ),
+        (posterior.state_marginals.detach(), r"product  $p(s_t \mid O_{1:T})$", "probability"),
     )
     for axis, (table, title, label) in zip(axes, parts, strict=True):
         _heatmap(axis, table, model, label, MASS_MAP)
         axis.set_title(title)
     for axis in axes[1:]:
         axis.set_ylabel("")
+    _spread_out(figure)
     figure.suptitle(f"Messages over time, {_name(posterior)}")
     return figure
 
@@ -172,8 +184,15 @@ def plot_comparison(comparison: Comparison, *, figsize: tuple[float, float] | No
     if regions:
         _endings(axes[2], places, comparison, regions)
     name = comparison.model.name if isinstance(comparison.model, TrajectoryModel) else "a program"
+    _spread_out(figure)
     figure.suptitle(f"Backends on {name}")
     return figure
+
+
+def _spread_out(figure: Figure) -> None:
+    """Room between panels, so that the labels of one are not read as the next one's."""
+    engine: Any = figure.get_layout_engine()
+    engine.set(w_pad=0.12)
 
 
 def _endings(ax: Axes, places: np.ndarray, comparison: Comparison, regions: list[str]) -> None:
@@ -315,7 +334,11 @@ def _draw_policy(ax: Axes, layout: GridLayout, policy: Tensor, live: Tensor) -> 
             angles="xy",
             scale_units="xy",
             scale=1,
-            width=0.009,
+            units="xy",
+            width=0.065,
+            headwidth=3.0,
+            headlength=3.2,
+            headaxislength=3.0,
             color="black",
             edgecolor="white",
             linewidth=0.7,

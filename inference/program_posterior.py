@@ -76,28 +76,11 @@ def program_posterior(
         prior[:, :num_states] = model.action_prior
     policy = torch.stack([conditional(joint.sum(-1), prior[t]) for t, joint in enumerate(joints)])
     marginals = [joint.sum((1, 2)) for joint in joints]
-    marginals.append(joints[-1].sum((0, 1)) if info.has_last_state else torch.zeros_like(marginals[0]))
+    if info.has_last_state:
+        marginals.append(joints[-1].sum((0, 1)))
     full = torch.stack(marginals).clamp(min=0)
-    decides = model.live if model is not None else torch.ones(num_states, dtype=torch.bool)
-    here = torch.where(decides, full[:-1, :num_states], torch.zeros((), dtype=torch.float64))
-    entropy = -weighted(here[..., None] * policy[:, :num_states], safe_log(policy[:, :num_states])).sum()
     divergence = policy_divergence(policy) if callable(policy_divergence) else policy_divergence
     bound = log_evidence if log_evidence is not None else elbo
-    luck = None
-    if bound is not None and bool(torch.isfinite(bound)):
-        temperature = model.temperature if model is not None else 1.0
-        offset = model.evidence_offset if model is not None else 0.0
-        luck = (believed_return / temperature - divergence - (bound - offset)).clamp(min=0)
-
-    def step_dynamics(t: int) -> Tensor:
-        known = conditional(before[t], torch.full_like(before[t], 1.0 / before[t].shape[-1]))
-        if model is not None:
-            known = known.clone()
-            known[:num_states, :, :num_states] = model.mdp.dense() * model.survival[:, None, None]
-        rows = conditional(joints[t], known)
-        return rows[:num_states, :, :num_states]
-
-    keeps_last = info.has_last_state
     return Posterior(
         backend=backend,
         target=target,
@@ -110,14 +93,39 @@ def program_posterior(
         action_probs=policy[:, :num_states],
         action_prior=prior[0, :num_states] if model is not None else prior,
         initial=full[0, :num_states],
-        state_marginals=full[: None if keeps_last else -1, :num_states],
-        absorbed=full[: None if keeps_last else -1, num_states:].sum(-1),
+        state_marginals=full[:, :num_states],
+        absorbed=full[:, num_states:].sum(-1),
         believed_return=believed_return,
-        luck=luck,
+        luck=_luck(model, bound, believed_return, divergence),
         policy_divergence=divergence,
-        policy_entropy=entropy,
+        policy_entropy=_entropy(model, full[: info.horizon, :num_states], policy[:, :num_states]),
         model=program,
-        step_dynamics=step_dynamics,
+        step_dynamics=lambda t: _dynamics(model, before[t], joints[t])[:num_states, :, :num_states],
         sampler=sampler,
         details=MappingProxyType(dict(details or {})),
     )
+
+
+def _luck(model: TrajectoryModel | None, bound: Tensor | None, believed: Tensor, divergence: Tensor) -> Tensor | None:
+    """What the bound leaves over once reward and policy are paid: KL of dynamics and start."""
+    if bound is None or not bool(torch.isfinite(bound)):
+        return None
+    temperature, offset = (model.temperature, model.evidence_offset) if model is not None else (1.0, 0.0)
+    return (believed / temperature - divergence - (bound - offset)).clamp(min=0)
+
+
+def _entropy(model: TrajectoryModel | None, marginals: Tensor, policy: Tensor) -> Tensor:
+    """Expected sum over live steps of the policy's entropy; every state of a program is live."""
+    if model is not None:
+        marginals = torch.where(model.live, marginals, torch.zeros((), dtype=torch.float64))
+    return -weighted(marginals[..., None] * policy, safe_log(policy)).sum()
+
+
+def _dynamics(model: TrajectoryModel | None, before: Tensor, joint: Tensor) -> Tensor:
+    """q(s' | s, a) of a step; rows that q never visits from the true dynamics where they are known."""
+    known = conditional(before, torch.full_like(before, 1.0 / before.shape[-1]))
+    if model is not None:
+        num_states = model.mdp.num_states
+        known = known.clone()
+        known[:num_states, :, :num_states] = model.mdp.dense() * model.survival[:, None, None]
+    return conditional(joint, known)

@@ -217,6 +217,13 @@ def test_forbidden_outcome_leaves_no_nan(dense, discount):
     assert not torch.isnan(outcome.occupancy).any()
 
 
+def test_forbidden_outcome_too_rare_for_the_rollouts_still_counts():
+    outcome = evaluate(gamble(), lottery(1 - 1e-9, lose_reward=-math.inf), num_rollouts=100)
+    assert torch.isfinite(outcome.returns).all()  # the premise: no rollout meets it
+    assert outcome.expected_return == -math.inf
+    assert (outcome.std, outcome.standard_error) == (math.inf, math.inf)
+
+
 def test_forbidden_outcome_that_is_avoided_does_not_count():
     outcome = evaluate(Policy([[1.0, 0.0]] * 4), lottery(lose_reward=-math.inf))
     assert (outcome.expected_return, outcome.std) == (-1.0, 0.0)

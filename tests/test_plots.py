@@ -234,6 +234,14 @@ def test_luck_as_bars_adds_up():
     assert {to_hex(bar.get_facecolor()).upper() for bar in bars} == {TARGET_COLORS["exact"]}
 
 
+def test_luck_of_the_start_is_named_where_the_states_do_not_add_up():
+    posterior = answer("Taxi")  # deterministic: the only luck is that of s_1
+    ax = panels(plot_luck(posterior))[0]
+    assert sum(bar.get_height() for bar in ax.patches) == pytest.approx(0.0, abs=1e-9)
+    assert float(posterior.luck) > 1
+    assert "start" in ax.get_title()
+
+
 def test_luck_of_fixed_dynamics_is_nothing():
     (image,) = panels(plot_luck(answer("bridge", "variational")))[0].get_images()
     assert float(np.abs(image.get_array()).max()) == 0.0
