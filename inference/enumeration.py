@@ -21,7 +21,7 @@ from cai.inference.program_posterior import program_posterior
 from cai.inference.solve import DENSE_LIMIT, check_enumerable, check_program
 from cai.inference.status import Status, Target
 from cai.models.numerics import safe_log, weighted
-from cai.models.program import Program, ProgramInfo, inspect_program, site_time
+from cai.models.program import Program, ProgramInfo, inspect_program, private_store, site_time
 from cai.models.trajectory import TrajectoryModel
 
 __all__ = ["Enumeration"]
@@ -48,6 +48,7 @@ class Enumeration:
         """Raises ValueError if the model is too large, has continuous sites, or weights too far apart for Pyro."""
         self._inspect(model)
 
+    @private_store()
     def _inspect(self, model: Any) -> tuple[ProgramInfo, EnumeratedProgram]:
         if isinstance(model, TrajectoryModel):
             check_enumerable(model, self.name, "'exact'")
@@ -68,7 +69,7 @@ class Enumeration:
         """Answers the model; nothing here is random, but the samples drawn from the answer."""
         info, prior_run = self._inspect(model)
         joint, marginals = JointProbe(info), _MarginalProbe()
-        with pyro.get_param_store().scope(pyro.get_param_store().get_state()), torch.enable_grad():
+        with private_store(), torch.enable_grad():
             program = config_enumerate(joint(marginals(ExactSites()(model))), default="parallel")
             loss = TraceEnum_ELBO(max_plate_nesting=0).differentiable_loss(program, _empty_guide)
             log_evidence = -loss
@@ -117,7 +118,7 @@ def sample_posterior(program: Program, info: ProgramInfo, num_samples: int, seed
     last = info.horizon + info.has_last_state
     exactly = ExactSites()(program)
     states, actions = [], []
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
+    with private_store(), torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed)
         for begin in range(0, num_samples, chunk):
             size = min(chunk, num_samples - begin)
@@ -169,6 +170,7 @@ def _span(log_weights: Tensor) -> float:
     return float(finite.max() - finite.min()) if finite.numel() else 0.0
 
 
+@private_store()
 def _impossible(backend: Enumeration, model: Any, info: ProgramInfo, run: EnumeratedProgram) -> Posterior:
     """The answer when p(O) = 0: the program's own prior, and the status."""
     probe = JointProbe(info)

@@ -13,11 +13,11 @@ from pyro.infer import SVI
 from torch import Tensor
 
 from cai.inference.bound import EnumeratedProgram, Term, enumerate_guide, enumerate_program, find_supports
-from cai.inference.guide import JointProbe, StructuredGuide
+from cai.inference.guide import POLICY, PREFIX, JointProbe, StructuredGuide, free_name
 from cai.inference.progress import progress
 from cai.inference.status import Status
 from cai.models.numerics import safe_log
-from cai.models.program import Program, ProgramInfo, site_time
+from cai.models.program import Program, ProgramInfo, private_store, site_time
 
 __all__ = ["Fit", "FitOptions", "fit"]
 
@@ -62,7 +62,7 @@ class Fit:
 
     def probed(self, probe: JointProbe) -> EnumeratedProgram:
         """The enumerated run with probes."""
-        with pyro.get_param_store().scope(), torch.enable_grad():
+        with private_store(), torch.enable_grad():
             for key, value in self.parameters.items():
                 pyro.param(key, value)
             return enumerate_program(probe(self.guide), lambda: self.guide.handler)
@@ -76,13 +76,13 @@ def fit(program: Program, info: ProgramInfo, *, free_dynamics: bool, options: Fi
     supports: dict[str, Tensor] = {}
     guide = StructuredGuide(program, free_dynamics=free_dynamics, supports=supports, info=info)
     status = Status.NOT_CONVERGED
-    with pyro.get_param_store().scope(), torch.random.fork_rng(devices=[]), torch.enable_grad():
+    with private_store(), torch.random.fork_rng(devices=[]), torch.enable_grad():
         torch.manual_seed(seed)
         first = enumerate_guide(guide)
         assert guide.handler is not None
         found, clear = find_supports(first, guide.handler.contexts)
         supports.update(found)
-        _start_at_prior(first, pyro.param("policy"))
+        _start_at_prior(first, pyro.param(POLICY))
         if not clear:
             with torch.no_grad():
                 run = enumerate_guide(guide)
@@ -110,7 +110,7 @@ def fit(program: Program, info: ProgramInfo, *, free_dynamics: bool, options: Fi
 
 def _why_blocked(program: Program, info: ProgramInfo) -> Status:
     """IMPOSSIBLE if even free dynamics cannot keep clear of -inf, else UNAVOIDABLE."""
-    with pyro.get_param_store().scope():
+    with private_store():
         guide = StructuredGuide(program, free_dynamics=True, info=info)
         run = enumerate_guide(guide)
         assert guide.handler is not None
@@ -119,7 +119,9 @@ def _why_blocked(program: Program, info: ProgramInfo) -> Status:
 
 
 def _parameters() -> dict[str, Tensor]:
-    return {key: value.detach().clone() for key, value in pyro.get_param_store().items()}
+    """A copy of the guide's own; a program may have parameters too, which are not ours to move."""
+    store = pyro.get_param_store()
+    return {key: value.detach().clone() for key, value in store.items() if key.startswith(PREFIX)}
 
 
 def _start_at_prior(run: EnumeratedProgram, policy: Tensor) -> None:
@@ -182,9 +184,9 @@ class _NaturalGradient:
         for name, table in advantages.items():
             site = site_time(name)
             if site and site[0] == "a":
-                slopes["policy"][site[1] - 1] = table
+                slopes[POLICY][site[1] - 1] = table
             else:
-                slopes[f"free_{name}"] = table
+                slopes[free_name(name)] = table
         return slopes
 
     def restore_best(self) -> None:

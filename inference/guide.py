@@ -18,7 +18,16 @@ from torch.distributions import Distribution
 from cai.inference.exact_sites import ExactSites, redistribute, support_logits
 from cai.models.program import Program, ProgramInfo, inspect_program, site_time
 
-__all__ = ["JointProbe", "Redistribute", "StructuredGuide"]
+__all__ = ["POLICY", "PREFIX", "JointProbe", "Redistribute", "StructuredGuide", "free_name"]
+
+
+PREFIX = "cai.guide."
+POLICY = f"{PREFIX}policy"
+
+
+def free_name(site: str) -> str:
+    """The name of a freed site's parameter."""
+    return f"{PREFIX}free.{site}"
 
 
 class Redistribute(Messenger):
@@ -88,7 +97,7 @@ class FreeTables:
 
     def table(self, name: str, shape: tuple[int, ...]) -> Tensor:
         """Logits [*context, N], zero (the program's own conditionals) to begin with."""
-        return pyro.param(f"free_{name}", lambda: torch.zeros(shape, dtype=torch.float64))
+        return pyro.param(free_name(name), lambda: torch.zeros(shape, dtype=torch.float64))
 
 
 class JointProbe(Messenger):
@@ -142,7 +151,8 @@ class StructuredGuide:
         supports: see `Redistribute`.
         info: of the program, if it is known already.
 
-    The parameters live in Pyro's parameter store, under `policy` ([T, S, A] logits) and `free_*`.
+    The parameters live in Pyro's parameter store, under names that begin with PREFIX: the policy's logits [T, S, A],
+    and a table for each freed site.
     """
 
     def __init__(
@@ -162,7 +172,7 @@ class StructuredGuide:
     def __call__(self) -> None:
         info = self.info
         shape = (info.horizon, info.num_states, info.num_actions)
-        policy = pyro.param("policy", lambda: torch.zeros(shape, dtype=torch.float64))
+        policy = pyro.param(POLICY, lambda: torch.zeros(shape, dtype=torch.float64))
         free = FreeTables(info.sizes) if self.free_dynamics else None
         self.handler = Redistribute(policy, self.supports, free)
         with self.handler, ExactSites():

@@ -14,7 +14,7 @@ from cai.inference.guide import JointProbe
 from cai.inference.posterior import Posterior
 from cai.inference.status import Status, Target
 from cai.models.numerics import safe_log, weighted
-from cai.models.program import Program, ProgramInfo
+from cai.models.program import Program, ProgramInfo, private_store
 from cai.models.trajectory import TrajectoryModel
 
 __all__ = ["conditional", "prior_joints", "program_posterior"]
@@ -27,6 +27,7 @@ def conditional(joint: Tensor, otherwise: Tensor) -> Tensor:
     return torch.where(total > 0, joint / torch.where(total > 0, total, torch.ones_like(total)), otherwise)
 
 
+@private_store()
 def prior_joints(program: Program, info: ProgramInfo) -> list[Tensor]:
     """T tables [S, A, S] of p(s_t, a_t, s_{t+1}) in the program itself, optimality ignored."""
     probe = JointProbe(info)

@@ -10,7 +10,7 @@ import torch
 from pyro import poutine
 from pyro.infer.inspect import get_dependencies
 
-from cai.models.program import Program, inspect_program
+from cai.models.program import Program, inspect_program, private_store
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -38,7 +38,7 @@ def factor_graph(program: Program) -> nx.Graph[str]:
         ValueError: if the program does not follow the naming of sites.
     """
     info = inspect_program(program)
-    with torch.random.fork_rng(devices=[]), poutine.block():
+    with private_store(), torch.random.fork_rng(devices=[]), poutine.block():
         parents = get_dependencies(program)["prior_dependencies"]
     graph: nx.Graph[str] = nx.Graph()
     for name in parents:

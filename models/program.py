@@ -7,18 +7,20 @@ optional. A policy for it sees s_t and t alone.
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import pyro
 import torch
 from pyro import poutine
 
 from cai.models.trajectory import TrajectoryModel
 
-__all__ = ["Program", "ProgramInfo", "inspect_program", "site_time", "trace_program"]
+__all__ = ["Program", "ProgramInfo", "inspect_program", "private_store", "site_time", "trace_program"]
 
 Program = Callable[[], Any]
 
@@ -58,9 +60,17 @@ def site_time(name: str) -> tuple[str, int] | None:
     return (match.group(1), int(match.group(2))) if match else None
 
 
+@contextlib.contextmanager
+def private_store() -> Iterator[None]:
+    """A parameter store that starts as the global one and leaves no trace in it."""
+    store = pyro.get_param_store()
+    with store.scope(store.get_state()):
+        yield
+
+
 def trace_program(program: Program) -> poutine.Trace:
     """One run of the program, drawn from its prior without touching the global random state."""
-    with torch.random.fork_rng(devices=[]), poutine.block():
+    with private_store(), torch.random.fork_rng(devices=[]), poutine.block():
         return poutine.trace(program).get_trace()
 
 

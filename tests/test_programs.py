@@ -326,3 +326,22 @@ def test_a_program_without_markov_is_told_what_to_do():
 
     with pytest.raises(ValueError, match=r"pyro\.markov"):
         cai.infer(program, "enumeration")
+
+
+@pytest.mark.parametrize("name", ["enumeration", "variational", "optimistic"])
+def test_parameters_of_a_program_are_read_and_left_alone(name):
+    """A program may hold parameters, of its own making or trained before; inference neither moves nor forgets them."""
+
+    def program():
+        bonus = pyro.param("bonus", torch.tensor(0.0, dtype=torch.float64))
+        state = pyro.sample("s_1", dist.Categorical(START))
+        action = pyro.sample("a_1", dist.Categorical(PRIOR[state]))
+        pyro.factor("O_1", bonus + 0.0 * action)
+
+    assert float(cai.infer(program, name).elbo) == pytest.approx(0.0, abs=1e-9)
+    assert "bonus" not in pyro.get_param_store()
+    pyro.param("bonus", torch.tensor(1.5, dtype=torch.float64))
+    assert float(cai.infer(program, name).elbo) == pytest.approx(1.5, abs=1e-9)
+    assert pyro.param("bonus").item() == 1.5
+    assert list(pyro.get_param_store().keys()) == ["bonus"]
+    pyro.clear_param_store()

@@ -12,7 +12,7 @@ from scipy.stats import binom
 
 import cai
 from cai.inference import Optimistic, Status, StructuredVariational, SumProduct
-from cai.inference.guide import StructuredGuide
+from cai.inference.guide import POLICY, StructuredGuide
 from cai.models import MDP, TableReward, TrajectoryModel, bridge, gymnasium_model, lottery
 
 LOTTERY = math.log((math.exp(-1) + (1 + math.exp(-10)) / 2) / 2)
@@ -79,7 +79,7 @@ def test_the_natural_gradient_is_the_gradient_over_the_fisher_information():
             generator = torch.Generator().manual_seed(1)
             for value in pyro.get_param_store().values():
                 value.data.copy_(torch.randn(value.shape, generator=generator, dtype=torch.float64))
-            policy = pyro.param("policy")
+            policy = pyro.param(POLICY)
             run = enumerate_guide(guide)
             (slope,) = torch.autograd.grad(run.bound(), policy)
             _, advantages = run.detach().advantages(guide.handler.contexts, guide.info.sizes)
