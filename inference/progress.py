@@ -41,7 +41,8 @@ def _notebook_bar(total: int, description: str) -> Iterator[int]:
         return
     from tqdm.auto import tqdm
 
-    yield from tqdm(range(total), desc=description, delay=DELAY, leave=False)
+    yield 0  # the first piece may import half the world; it says nothing of how long the rest will take
+    yield from tqdm(range(1, total), desc=description, initial=1, total=total, delay=DELAY, leave=False)
 
 
 def _terminal_bar(total: int, description: str) -> Iterator[int]:
