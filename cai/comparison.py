@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from cai.evaluation import Outcome, evaluate
-from cai.inference.backends import infer, make_backend
+from cai.inference.backends import check_question, infer, make_backend
 from cai.inference.posterior import Posterior
 from cai.inference.progress import progress
 from cai.inference.status import Backend, Status
@@ -83,6 +83,9 @@ class Comparison:
     model: Any
     rows: tuple[Row, ...]
 
+    def __repr__(self) -> str:
+        return f"Comparison of {', '.join(f'{row.backend} ({row.status.label})' for row in self.rows)}; see to_frame()"
+
     def __getitem__(self, backend: str) -> Row:
         """The line of a backend by name; the first, if it was asked twice."""
         for row in self.rows:
@@ -98,7 +101,7 @@ class Comparison:
             line |= {key: getattr(row, key) for key in NUMBERS}
             line["seconds"] = row.seconds
             if row.outcome is not None:
-                line |= {"std": row.outcome.std, "cvar": row.outcome.cvar}
+                line |= {"std": row.outcome.std, "cvar": row.outcome.cvar, "absorbed": row.outcome.absorbed}
                 line |= {f"visits_{key}": value for key, value in (row.outcome.visits or {}).items()}
                 line |= {f"ends_in_{key}": value for key, value in (row.outcome.ends_in or {}).items()}
             lines.append(line)
@@ -122,7 +125,7 @@ class Comparison:
         return json.dumps(self.to_dict(), indent=indent, allow_nan=False)
 
     def plot(self, **options: Any) -> Figure:
-        """Believed against real return, the luck and the entropy of each backend; see `cai.plot_comparison`."""
+        """Believed against real return, the luck, and where each policy ends; see `cai.plot_comparison`."""
         from cai.plots import plot_comparison
 
         return plot_comparison(self, **options)
@@ -147,6 +150,7 @@ def compare(
     """
     if isinstance(backends, str) or not isinstance(backends, Iterable):
         raise TypeError(f"backends is {backends!r}; give a list of names or instances, e.g. ['exact', 'variational']")
+    check_question(model)
     chosen = [make_backend(backend) for backend in backends]
     if not chosen:
         raise ValueError("backends is empty; name at least one, e.g. 'exact'")
@@ -162,6 +166,7 @@ def _row(model: Any, backend: Backend, seed: int, num_rollouts: int) -> Row:
         status = posterior.status
     except Exception as error:  # a row that fails, also in a plug-in, must not take the others with it
         detail = _reason(error)
+        status = Status.UNSUPPORTED if isinstance(error, ValueError) else Status.FAILED
     seconds = time.perf_counter() - begin
     if posterior is not None and isinstance(model, TrajectoryModel):
         try:

@@ -35,6 +35,7 @@ class Outcome:
         tail: that share.
         entropy: expected sum over live steps of the policy's entropy, nats, exact.
         occupancy: [T + 1, S], the probability of each state at each time, exact ([1, S] expected visits if stationary).
+        absorbed: the probability that the discount has ended the chain by the horizon, exact.
         ends_in: for each region, the probability that s_{T+1} lies in it, exact (None over an infinite horizon).
         visits: for each region, the probability of entering it at all, exact (None over an infinite horizon).
         returns: [N], the sampled returns.
@@ -47,6 +48,7 @@ class Outcome:
     tail: float
     entropy: float
     occupancy: Tensor = field(repr=False)
+    absorbed: float
     ends_in: Mapping[str, float] | None
     visits: Mapping[str, float] | None
     returns: Tensor = field(repr=False)
@@ -90,6 +92,7 @@ def evaluate(
         found = measure(model, mdp.initial, table, dynamics, visits)
         returns = _rollouts(model, table, num_rollouts, seed)
         ends = visited = None
+        absorbed = float(found.absorbed[-1])
         if model.is_finite:
             ends = {key: float(found.state_marginals[-1][mask].sum()) for key, mask in named.items()}
             visited = {key: _chance_of_visit(model, table, mask) for key, mask in named.items()}
@@ -103,6 +106,7 @@ def evaluate(
         tail=tail,
         entropy=float(found.policy_entropy),
         occupancy=found.state_marginals,
+        absorbed=absorbed,
         ends_in=ends,
         visits=visited,
         returns=returns,
@@ -128,6 +132,14 @@ def _fitting_table(policy: Policy, model: TrajectoryModel) -> Tensor:
             f"the policy is for {table.shape[1]} states and {table.shape[2]} actions; "
             f"the model has {mdp.num_states} and {mdp.num_actions}"
         )
+    for what in ("state_names", "action_names"):
+        own, other = getattr(policy, what), getattr(mdp, what)
+        if own is not None and other is not None and tuple(own) != tuple(other):
+            place = next(i for i, pair in enumerate(zip(own, other, strict=True)) if pair[0] != pair[1])
+            raise ValueError(
+                f"the policy's {what} differ from the model's: number {place} is {own[place]!r} there and "
+                f"{other[place]!r} here; it was made for another model"
+            )
     forbidden = (table > 0) & ~mdp.available
     if forbidden.any():
         t, state, action = torch.nonzero(forbidden)[0].tolist()

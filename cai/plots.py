@@ -55,7 +55,8 @@ def plot_values(posterior: Posterior, *, t: int = 0, ax: Axes | None = None) -> 
     if layout is None:
         figure, ax = _axes(ax, (7.0, 4.2))
         _heatmap(ax, posterior.values.detach(), model, "value (reward units)", VALUE_MAP)
-        ax.set_title(f"Soft values over time, {_name(posterior)}")
+        over = "over time" if model.is_finite else "at every t"
+        ax.set_title(f"Soft values {over}, {_name(posterior)}")
         return figure
     steps = posterior.values.shape[0]
     if not -steps <= t < steps:
@@ -168,18 +169,22 @@ def plot_comparison(comparison: Comparison, *, figsize: tuple[float, float] | No
     left, middle = axes[0], axes[1]
     left.barh(places - 0.2, _bars([r.believed_return for r in rows]), 0.38, color=colors, label="believed")
     left.barh(places + 0.2, _bars([r.real_return for r in rows]), 0.38, color=REAL_COLOR, label="real")
-    left.set_xlabel("return (reward units)")
+    unit = "reward units" if isinstance(comparison.model, TrajectoryModel) else "nats"
+    left.set_xlabel(f"return ({unit})")
     left.set_title("Believed (coloured) and real (grey) return")
     left.axvline(0, color="0.2", linewidth=0.8)
     for place, row in enumerate(rows):
         _mark_missing(left, place - 0.2, row.believed_return, row.status.label if not row.status.ok else "unknown")
         _mark_missing(left, place + 0.2, row.real_return, "" if not row.status.ok else "unknown")
         _mark_missing(middle, place, row.luck, "" if not row.status.ok else "unknown")
+        if row.luck is not None and math.isfinite(row.luck):
+            middle.annotate(f" {row.luck:.3g}" if row.luck > 1e-9 else " 0", (row.luck, place), va="center", fontsize=9)
     left.set_yticks(places, names)
     left.invert_yaxis()
     middle.barh(places, _bars([row.luck for row in rows]), 0.55, color=colors)
     middle.set_xlabel("luck (nats)")
     middle.set_xlim(left=0)
+    middle.margins(x=0.15)
     middle.set_title("Luck that the plan counts on")
     if regions:
         _endings(axes[2], places, comparison, regions)
@@ -198,9 +203,11 @@ def _spread_out(figure: Figure) -> None:
 def _endings(ax: Axes, places: np.ndarray, comparison: Comparison, regions: list[str]) -> None:
     hatches = ("", "///", "...", "xxx", "\\\\\\")
     start = np.zeros(len(places))
-    for i, region in enumerate(regions):
+    every = sorted({key for row in comparison.rows if row.outcome for key in row.outcome.ends_in or {}})
+    for region in regions:
+        i = every.index(region)  # a region keeps its shade whatever else is shown
         shares = np.array([(r.outcome.ends_in or {}).get(region, 0.0) if r.outcome else 0.0 for r in comparison.rows])
-        grey = str(0.85 - 0.6 * i / max(1, len(regions) - 1))
+        grey = str(0.85 - 0.6 * i / max(1, len(every) - 1))
         ax.barh(
             places, shares, 0.55, left=start, color=grey, edgecolor="0.2", hatch=hatches[i % len(hatches)], label=region
         )
@@ -221,6 +228,8 @@ def _mark_missing(ax: Axes, place: float, value: float | None, text: str) -> Non
 
 
 def _model(posterior: Posterior) -> TrajectoryModel:
+    if not isinstance(posterior, Posterior):
+        raise TypeError(f"expected the posterior that cai.infer returns, got {type(posterior).__name__}")
     if not isinstance(posterior.model, TrajectoryModel):
         raise ValueError("this picture needs the states of a TrajectoryModel; the answer is about a Pyro program")
     return posterior.model

@@ -67,15 +67,15 @@ class Policy:
         """T, the number of steps that it knows; math.inf if stationary."""
         return math.inf if self.stationary else int(self.action_probs.shape[0])
 
-    def probs(self, state: int, t: int = 0) -> Tensor:
+    def probs(self, state: int | str, t: int = 0) -> Tensor:
         """[A], pi(. | s) at time index t (from 0)."""
         return self.action_probs[self._time(t), self._state(state)]
 
-    def sample(self, state: int, t: int = 0, *, generator: torch.Generator | None = None) -> int:
+    def sample(self, state: int | str, t: int = 0, *, generator: torch.Generator | None = None) -> int:
         """Draws an action."""
         return int(torch.multinomial(self.probs(state, t), 1, generator=generator))
 
-    def greedy(self, state: int, t: int = 0) -> int:
+    def greedy(self, state: int | str, t: int = 0) -> int:
         """The most probable action; the first of equals."""
         return int(self.probs(state, t).argmax())
 
@@ -92,6 +92,12 @@ class Policy:
         Returns:
             The sum of rewards, the number of steps, and whether the episode terminated.
         """
+        if not hasattr(environment, "reset") or not hasattr(environment, "step"):
+            raise TypeError(f"expected a Gymnasium environment, got {environment!r}; make it with gymnasium.make(...)")
+        if not hasattr(environment.observation_space, "n"):
+            raise ValueError(
+                f"the environment observes {environment.observation_space}; a policy on numbered states needs Discrete"
+            )
         generator = torch.Generator()
         if seed is None:
             generator.seed()
@@ -118,6 +124,10 @@ class Policy:
             "source": self.source,
             "metadata": json.dumps(self.metadata),
         }
+        if not Path(path).parent.is_dir():
+            raise FileNotFoundError(
+                f"there is no folder {str(Path(path).parent)!r} to save the policy in; make it first"
+            )
         save_file({"action_probs": self.action_probs.contiguous()}, str(path), metadata=header)
         return Path(path)
 
@@ -155,7 +165,15 @@ class Policy:
             )
         return t
 
-    def _state(self, state: int) -> int:
+    def __repr__(self) -> str:
+        _, num_states, num_actions = self.action_probs.shape
+        return f"Policy(T={self.horizon}, S={num_states}, A={num_actions}, source={self.source!r})"
+
+    def _state(self, state: int | str) -> int:
+        if isinstance(state, str):
+            if self.state_names is None or state not in self.state_names:
+                raise ValueError(f"no state is called {state!r} in this policy; give its number")
+            return self.state_names.index(state)
         if not 0 <= state < self.action_probs.shape[1]:
             raise ValueError(
                 f"state {state} does not exist; the policy knows states 0 to {self.action_probs.shape[1] - 1}"
@@ -174,6 +192,8 @@ def extract_policy(posterior: Posterior, kind: Literal["stochastic", "greedy"] =
     Raises:
         ValueError: if there is no such kind, or the posterior holds no answer.
     """
+    if not isinstance(posterior, Posterior):
+        raise TypeError(f"expected the posterior that cai.infer returns, got {type(posterior).__name__}")
     if kind not in ("stochastic", "greedy"):
         raise ValueError(f"kind is {kind!r}; expected 'stochastic' or 'greedy'")
     if posterior.status in (Status.DIVERGED, Status.IMPOSSIBLE):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from importlib.metadata import entry_points
 from typing import Any
 
@@ -12,8 +13,11 @@ from cai.inference.posterior import Posterior
 from cai.inference.status import Backend, InferenceError
 from cai.inference.sum_product import SumProduct
 from cai.inference.variational import StructuredVariational
+from cai.models.mdp import MDP
 
-__all__ = ["available_backends", "infer", "make_backend"]
+logger = logging.getLogger("cai.inference")
+
+__all__ = ["available_backends", "check_question", "infer", "make_backend"]
 
 _BUILT_IN: tuple[Any, ...] = (SumProduct, StructuredVariational, Optimistic, Enumeration)
 
@@ -25,8 +29,12 @@ def available_backends() -> dict[str, Any]:
     """
     classes = {cls.name: cls for cls in _BUILT_IN}
     for point in entry_points(group="cai.backends"):
-        if point.name not in classes:
+        if point.name in classes:
+            continue
+        try:
             classes[point.name] = point.load()
+        except Exception as error:  # one broken plug-in must not take the others with it
+            logger.warning("backend plug-in %s (%s) cannot be loaded: %r", point.name, point.value, error)
     return classes
 
 
@@ -61,6 +69,22 @@ def make_backend(backend: str | Backend, **options: Any) -> Backend:
     return backend
 
 
+def check_question(model: Any) -> None:
+    """Refuses what is neither a model nor a program, and says how it becomes one.
+
+    Raises:
+        TypeError: if it is neither.
+    """
+    if isinstance(model, MDP):
+        raise TypeError(
+            "an MDP has no reward and no horizon yet; ask about TrajectoryModel(mdp, reward=..., horizon=...)"
+        )
+    if isinstance(model, str):
+        raise TypeError(f"{model!r} is a name; build it first with cai.models.build_model({model!r})")
+    if not callable(model):
+        raise TypeError(f"expected a TrajectoryModel or a Pyro program, got {type(model).__name__}")
+
+
 def infer(
     model: Any, backend: str | Backend = "exact", *, seed: int = 0, throw: bool = True, **options: Any
 ) -> Posterior:
@@ -80,6 +104,7 @@ def infer(
         ValueError: if the backend is unknown or does not accept the model.
         InferenceError: if inference failed and `throw` is True; it holds the posterior.
     """
+    check_question(model)
     chosen = make_backend(backend, **options)
     chosen.supports(model)
     posterior = chosen.run(model, seed=seed)

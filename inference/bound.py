@@ -25,6 +25,7 @@ from torch import Tensor
 
 from cai.inference.exact_sites import ExactSites
 from cai.inference.guide import Redistribute, StructuredGuide
+from cai.models.program import explain
 
 __all__ = ["EnumeratedProgram", "Term", "eliminate", "enumerate_guide", "enumerate_program", "find_supports"]
 
@@ -93,7 +94,7 @@ class EnumeratedProgram:
 
         Args:
             terms: terms of -inf must have been ruled out (`find_supports`); they count as never reached.
-            tilts: added to log q of a site, for derivatives.
+            tilts: added to the logits of a site, for derivatives.
         """
         finite = [Term(torch.where(torch.isinf(t.tensor), torch.zeros_like(t.tensor), t.tensor), t.dims) for t in terms]
         tilts = tilts or {}
@@ -101,7 +102,7 @@ class EnumeratedProgram:
         def reduce(name: str, total: Tensor, dims: str, axis: int) -> Tensor:
             log_weights = self.log_q[name].aligned(dims)
             if name in tilts:
-                log_weights = log_weights + tilts[name].aligned(dims)
+                log_weights = (log_weights + tilts[name].aligned(dims)).log_softmax(axis)
             return (log_weights.exp() * total).sum(axis)
 
         return eliminate(self, finite, reduce, _add).tensor
@@ -147,12 +148,8 @@ class EnumeratedProgram:
         result = {}
         for name, slope, joint in zip(contexts, gradients[: len(tilts)], gradients[len(tilts) :], strict=True):
             visited = joint > 0
-            gains = torch.where(visited, slope, torch.zeros_like(slope)) / torch.where(
-                visited, joint, torch.ones_like(joint)
-            )
-            total = joint.sum(-1, keepdim=True)
-            mean = slope.sum(-1, keepdim=True) / torch.where(total > 0, total, torch.ones_like(total))
-            result[name] = torch.where(visited, gains - mean, torch.zeros_like(gains))
+            gains = slope / torch.where(visited, joint, torch.ones_like(joint))
+            result[name] = torch.where(visited, gains, torch.zeros_like(gains))
         return bound.detach(), result
 
     def table(self, name: str, context: tuple[str, ...], sizes: dict[str, int]) -> Tensor:
@@ -203,7 +200,7 @@ def enumerate_program(
                 "pyro.markov loop, and give the loop history=2 or more where it looks further back "
                 f"({' '.join(text.split(':')[0].split())})"
             ) from error
-        raise
+        raise ValueError(f"the program failed when every latent was enumerated: {explain(error)}") from error
     redistributed = handler()
     originals = {} if redistributed is None else redistributed.originals
     order: list[str] = []

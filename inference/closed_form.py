@@ -17,7 +17,7 @@ from cai.inference.messages import (
     optimistic_backup,
 )
 from cai.inference.posterior import Posterior, tabular_posterior
-from cai.inference.stationary import expected_visits, stationary_messages
+from cai.inference.stationary import expected_visits, has_trap, stationary_messages
 from cai.inference.status import Status, Target
 from cai.models.numerics import safe_log
 from cai.models.trajectory import TrajectoryModel
@@ -49,6 +49,8 @@ def closed_form_posterior(
         messages, status, details = stationary_messages(model, backup, tolerance, max_steps)
     start = messages.start
     if status.ok and not math.isfinite(float(start.detach())):
+        if not model.is_finite and has_trap(model):
+            return _without_expectations(model, backend, target, Status.DIVERGED, messages, details)
         impossible = exact or not math.isfinite(_log_evidence(model, tolerance, max_steps))
         status = Status.IMPOSSIBLE if impossible else Status.UNAVOIDABLE
     initial = model.mdp.initial

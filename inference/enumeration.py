@@ -77,9 +77,10 @@ class Enumeration:
             scores, priors = list(marginals.scores.values()), list(marginals.priors.values())
             if possible:
                 leaves = [leaf for leaf, _ in (*scores, *priors)]
-                gradients = torch.autograd.grad(log_evidence, [*joint.epsilons, *leaves])
+                gradients = torch.autograd.grad(log_evidence, [*joint.epsilons, *leaves], retain_graph=marginals.learns)
         if not possible:
             return _impossible(self, model, info, prior_run)
+        log_evidence = log_evidence if marginals.learns else log_evidence.detach()
         joints = list(gradients[: info.horizon])
         weights = gradients[info.horizon :]
         returns = sum(weighted(w, values).sum() for w, (_, values) in zip(weights, scores, strict=False))
@@ -99,8 +100,8 @@ class Enumeration:
             backend=self.name,
             target=self.target,
             status=Status.SUCCESS,
-            log_evidence=log_evidence.detach(),
-            elbo=log_evidence.detach(),
+            log_evidence=log_evidence,
+            elbo=log_evidence,
             believed_return=believed,
             policy_divergence=policy_divergence,
             sampler=lambda num_samples, seed: sample_posterior(model, info, num_samples, seed),
@@ -143,17 +144,23 @@ class _MarginalProbe(Messenger):
         super().__init__()
         self.scores: dict[str, tuple[Tensor, Tensor]] = {}
         self.priors: dict[str, tuple[Tensor, Tensor]] = {}
+        self.learns = False  # whether the program has parameters of its own that require grad
 
     def _pyro_sample(self, msg: Any) -> None:
         if msg["type"] != "sample" or not msg["is_observed"] or msg["name"].startswith("_"):
             return
-        values = msg["fn"].log_factor.detach()  # `ExactSites` has made a factor of every observation
-        leaf = values.clone().requires_grad_()
-        self.scores[msg["name"]] = (leaf, values)
-        msg["fn"] = Unit(leaf, validate_args=False)
+        values = msg["fn"].log_factor  # `ExactSites` has made a factor of every observation
+        leaf = torch.zeros_like(values).requires_grad_()
+        self.learns = self.learns or values.requires_grad
+        self.scores[msg["name"]] = (leaf, values.detach())
+        msg["fn"] = Unit(values + leaf, validate_args=False)
 
     def _pyro_post_sample(self, msg: Any) -> None:
-        site = site_time(msg["name"]) if msg["type"] == "sample" and not msg["is_observed"] else None
+        if msg["type"] != "sample" or msg["is_observed"]:
+            return
+        logits = getattr(msg["fn"], "logits", None)
+        self.learns = self.learns or (isinstance(logits, Tensor) and logits.requires_grad)
+        site = site_time(msg["name"])
         if site and site[0] == "a":
             values = msg["fn"].log_prob(msg["value"]).detach()
             leaf = torch.zeros_like(values).requires_grad_()

@@ -32,7 +32,8 @@ class FitOptions:
         max_steps: the most gradient steps.
         learning_rate: of Pyro's SGD along the natural gradient; 1 is a full soft greedy step. Halved whenever a step
             would lower the bound.
-        tolerance: stop when no entry of the natural gradient exceeds this, in nats.
+        tolerance: in nats; stop when no entry of the natural gradient exceeds it, or when the bound has grown by less
+            over (10 + 2 T) / learning_rate steps.
     """
 
     max_steps: int
@@ -89,11 +90,13 @@ def fit(program: Program, info: ProgramInfo, *, free_dynamics: bool, options: Fi
             nothing = torch.full((), -math.inf, dtype=torch.float64)
             return Fit(guide, run, nothing, _why_blocked(program, info), {}, _parameters())
         objective = _NaturalGradient(options)
+        # News travels one step of the program for each step of the fit, so a shorter wait would prove nothing.
+        patience = math.ceil((10 + 2 * info.horizon) / options.learning_rate)
         svi = SVI(program, guide, pyro.optim.SGD({"lr": 1.0}), objective, loss_and_grads=objective.loss_and_grads)
         try:
             for _ in progress(options.max_steps, "fitting the guide"):
                 svi.step()
-                if objective.largest <= options.tolerance:
+                if objective.largest <= options.tolerance or objective.stands_still(patience):
                     status = Status.SUCCESS
                     break
         except KeyboardInterrupt:
@@ -152,6 +155,7 @@ class _NaturalGradient:
 
     def __init__(self, options: FitOptions) -> None:
         self.rate = options.learning_rate
+        self.tolerance = options.tolerance
         self.history: list[float] = []
         self.largest = math.inf
         self._best = -math.inf
@@ -178,6 +182,12 @@ class _NaturalGradient:
         for key, slope in self._best_slopes.items():
             pyro.param(key).grad = -self.rate * slope
         return -float(bound)
+
+    def stands_still(self, patience: int) -> bool:
+        """Whether the best bound has grown by less than the tolerance over the last `patience` steps."""
+        if len(self.history) <= patience:
+            return False
+        return self._best - max(self.history[:-patience]) <= self.tolerance * max(1.0, abs(self._best))
 
     def _slopes(self, advantages: dict[str, Tensor]) -> dict[str, Tensor]:
         slopes = {key: torch.zeros_like(value) for key, value in self.best_parameters.items()}

@@ -82,6 +82,7 @@ def program_posterior(
     full = torch.stack(marginals).clamp(min=0)
     divergence = policy_divergence(policy) if callable(policy_divergence) else policy_divergence
     bound = log_evidence if log_evidence is not None else elbo
+    bound = None if bound is None else bound.detach()
     return Posterior(
         backend=backend,
         target=target,

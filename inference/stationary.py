@@ -25,7 +25,7 @@ from cai.inference.status import Status
 from cai.models.numerics import weighted
 from cai.models.trajectory import TrajectoryModel
 
-__all__ = ["expected_visits", "spectral_radius", "stationary_messages"]
+__all__ = ["expected_visits", "has_trap", "spectral_radius", "stationary_messages"]
 
 EIGENVALUE_LIMIT = 1000  # live states up to which rho(M) is computed; beyond, growth is watched instead
 
@@ -143,14 +143,34 @@ def _live_rewards_negative(model: TrajectoryModel) -> bool:
     return bool((paid < 0).all())
 
 
+def has_trap(model: TrajectoryModel) -> bool:
+    """Whether, without a discount, the start can lead to a live state from which no terminal state is within reach."""
+    if model.discount < 1:
+        return False
+    mdp = model.mdp
+    possible = (model.action_prior[..., None] * mdp.probabilities).detach() > 0
+    met = mdp.initial.detach() > 0
+    while True:
+        more = met | (mdp.scatter((possible & met[:, None, None]).double()) > 0)
+        if bool((more == met).all()):
+            break
+        met = more
+    return bool((met & model.live & ~_leads_to(model, possible)).any())
+
+
 def _reaches_terminal(model: TrajectoryModel) -> Tensor:
     """Bool [S]: states from which some actions lead to a terminal state with positive probability, without -inf."""
     mdp = model.mdp
     weights = model.action_prior[..., None] * mdp.probabilities
     possible = (weights > 0) & ~torch.isinf(model.reward_table(0).detach())
-    reached = mdp.terminal.clone()
+    return _leads_to(model, possible)
+
+
+def _leads_to(model: TrajectoryModel, possible: Tensor) -> Tensor:
+    """Bool [S]: states with a path to a terminal state along possible outcomes [S, A, K]."""
+    reached = model.mdp.terminal.clone()
     while True:
-        more = reached | (possible & mdp.gather(reached)).any(-1).any(-1)
+        more = reached | (possible & model.mdp.gather(reached)).any(-1).any(-1)
         if bool((more == reached).all()):
             return reached
         reached = more

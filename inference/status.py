@@ -42,9 +42,11 @@ class Status(str, Enum):
         "raise max_steps (max_backups over an infinite horizon), or loosen tolerance"
     )
     DIVERGED = (
-        "diverged: over an infinite horizon the backups do not settle, so there is no stationary answer; "
-        "lower the discount, make live rewards negative, or give a finite horizon"
+        "diverged: over an infinite horizon no stationary answer is assured; fixed dynamics need a discount below 1, "
+        "or strictly negative rewards in every live state and a terminal state within reach from each, the exact "
+        "target discount * rho(M) < 1; lower the discount, change the rewards, or give a finite horizon"
     )
+    FAILED = "failed: the backend broke with an error of its own; see the message"
     UNSUPPORTED = "unsupported: the backend does not accept this model; see the message for one that does"
 
     def __str__(self) -> str:

@@ -26,8 +26,9 @@ class StructuredVariational:
             tables and else the second.
         max_steps: the most gradient steps of SVI.
         learning_rate: of SVI along its natural gradient, in (0, 1]; 1 solves a chain of T steps in about T.
-        tolerance: SVI stops when no entry of the natural gradient exceeds it, in nats; over an infinite horizon the
-            backups stop when the values are known to this, relative to their size once it exceeds 1 nat.
+        tolerance: SVI stops when no entry of the natural gradient exceeds it, in nats, or when the bound has grown by
+            less than it, relative to its size once that exceeds 1 nat, over (10 + 2 T) / learning_rate steps; over an
+            infinite horizon the backups stop when the values are known to this, relative in the same way.
         max_backups: over an infinite horizon, the most backups.
     """
 

@@ -97,7 +97,9 @@ def draw_factor_graph(program: Program | nx.Graph[str], *, max_steps: int = 4, a
         nx.draw_networkx_nodes(
             shown, places, nodelist=nodes, node_size=780, node_color=style["color"], edgecolors="0.2", ax=ax
         )
-        nx.draw_networkx_labels(shown, places, labels={name: _label(name) for name in nodes}, font_size=11, ax=ax)
+        for size, long in ((11, False), (7, True)):
+            labels = {name: _label(name) for name in nodes if (len(name.split("_")[0]) > 1) is long}
+            nx.draw_networkx_labels(shown, places, labels=labels, font_size=size, ax=ax)
         handles.append(
             Line2D([], [], marker="o", linestyle="", markersize=10, mec="0.2", mfc=style["color"], label=NAMES[kind])
         )
@@ -147,6 +149,8 @@ def _places(graph: nx.Graph[str]) -> dict[str, tuple[float, float]]:
         own = places.get(name[2:-1])
         if own is None or not joined:
             graph.remove_node(name)
+        elif graph.nodes[name[2:-1]]["kind"] == "optimality":
+            places[name] = (own[0], own[1] - 0.75)  # beside the action, whose circle no edge should cross
         elif len(joined) == 1:
             places[name] = (own[0] - 0.55, own[1])
         else:

@@ -154,6 +154,8 @@ class MDP:
                     f"expected {size}, one for each {what}"
                 )
         terminal = self.terminal if self.terminal is not None else []
+        if not isinstance(self.regions, Mapping):
+            raise TypeError(f"regions is {self.regions!r}; give a dict from names to states, e.g. {{'exit': [3]}}")
         dense = None if next_states is not None else probabilities
         regions = {
             str(key): state_mask(states, num_states, self.state_names, f"region {key!r}")
@@ -235,7 +237,9 @@ class MDP:
         return str(action) if self.action_names is None else self.action_names[action]
 
     def states(self, states: Any) -> Tensor:
-        """Bool [S]: states given as a mask, indices or names, as a mask."""
+        """A mask, bool [S], of states given as a mask, indices or names, or as the name of a region."""
+        if isinstance(states, str) and states in self.regions and states not in (self.state_names or ()):
+            return self.regions[states]
         return state_mask(states, self.num_states, self.state_names, "states")
 
     def successors(self) -> Tensor:

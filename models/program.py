@@ -20,7 +20,7 @@ from pyro import poutine
 
 from cai.models.trajectory import TrajectoryModel
 
-__all__ = ["Program", "ProgramInfo", "inspect_program", "private_store", "site_time", "trace_program"]
+__all__ = ["Program", "ProgramInfo", "explain", "inspect_program", "private_store", "site_time", "trace_program"]
 
 Program = Callable[[], Any]
 
@@ -71,7 +71,22 @@ def private_store() -> Iterator[None]:
 def trace_program(program: Program) -> poutine.Trace:
     """One run of the program, drawn from its prior without touching the global random state."""
     with private_store(), torch.random.fork_rng(devices=[]), poutine.block():
-        return poutine.trace(program).get_trace()
+        try:
+            return poutine.trace(program).get_trace()
+        except (RuntimeError, ValueError) as error:
+            raise ValueError(f"the program failed when it was run: {explain(error)}") from error
+
+
+def explain(error: Exception) -> str:
+    """What went wrong in a program, in one sentence: Pyro's own text without its table of shapes, and what to do."""
+    text = " ".join(str(error).split("Trace Shapes")[0].split())
+    hints = {
+        "Boolean value of Tensor": "it branches on a tensor, and every value is tried at once: use torch.where",
+        "Multiple sample sites": "every site needs a name of its own, e.g. f'O_{t}'",
+        "Interval(": "a probability lies outside 0 to 1: for rewards above 0 use pyro.factor(f'O_{t}', reward)",
+    }
+    hint = next((advice for sign, advice in hints.items() if sign in text), "")
+    return f"{hint} ({text})" if hint else text
 
 
 def _takes_arguments(program: Program) -> bool:
@@ -120,6 +135,9 @@ def inspect_program(program: Program) -> ProgramInfo:
             sizes[name] = int(node["fn"].enumerate_support(expand=False).shape[0])
         else:
             continuous.append(name)
+    counted = [name for name in latents if re.match(r"^[sa]_0\d*$", name)]
+    if counted:
+        raise ValueError(f"site {counted[0]!r} counts from 0; number the sites from 1: s_1, a_1, O_1, s_2, ...")
     timed = {site: name for name in latents if (site := site_time(name))}
     horizon = max((t for kind, t in timed if kind == "a"), default=0)
     if horizon == 0:
@@ -130,7 +148,10 @@ def inspect_program(program: Program) -> ProgramInfo:
     needed = [(kind, t) for t in range(1, horizon + 1) for kind in "sa"]
     missing = [f"{kind}_{t}" for kind, t in needed if (kind, t) not in timed]
     if missing:
-        raise ValueError(f"the program has a_{horizon} but no site called {missing[0]}; every step needs s_t and a_t")
+        raise ValueError(
+            f"the program has a_{horizon} but no site called {missing[0]}; every step needs s_t and a_t "
+            f"(its latents are: {', '.join(latents)})"
+        )
     extra = [name for (_, t), name in timed.items() if t > horizon + 1]
     if extra:
         raise ValueError(

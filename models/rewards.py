@@ -87,6 +87,9 @@ class RewardFactor:
 
     __rmul__ = __mul__
 
+    def __truediv__(self, scale: float | Tensor) -> RewardFactor:
+        return self * (1.0 / one_number(scale, "the scale of a reward"))
+
     def __neg__(self) -> RewardFactor:
         return self * -1.0
 
@@ -280,7 +283,13 @@ class CallableReward(RewardFactor):
 
     def evaluate(self, mdp: MDP, step: Step) -> Tensor:
         try:
-            values = self.function(step.state, step.action, step.next_state, step.t)
+            # What the function is said not to read, it is not given, so that a wrong word is found out.
+            values = self.function(
+                step.state,
+                step.action,
+                step.next_state if self.reads_outcome else None,  # type: ignore[arg-type]
+                step.t if self.reads_time else None,  # type: ignore[arg-type]
+            )
         except Exception as error:
             if "Boolean value of Tensor" in str(error):
                 raise ValueError(
@@ -292,7 +301,7 @@ class CallableReward(RewardFactor):
                 f"{self.name}(state, action, next_state, t) with whole index tensors and the time index t: use torch "
                 "operations on them (torch.where, arithmetic, tables as tensors)"
             ) from error
-        if not isinstance(values, (Tensor, int, float)):
+        if not isinstance(values, (Tensor, np.ndarray, numbers.Real)):
             raise TypeError(
                 f"reward function {self.name} returned {type(values).__name__}; expected a tensor or number"
             )

@@ -71,7 +71,9 @@ class TrajectoryModel:
 
     def __post_init__(self) -> None:
         if not isinstance(self.mdp, MDP):
-            raise TypeError(f"the process is a {type(self.mdp).__name__}; expected an MDP: wrap the array in MDP(...)")
+            pair = isinstance(self.mdp, tuple)
+            advice = "unpack the pair: mdp, reward = from_gymnasium(...)" if pair else "wrap the array in MDP(...)"
+            raise TypeError(f"the process is a {type(self.mdp).__name__}; expected an MDP: {advice}")
         object.__setattr__(self, "_tables", {})
         object.__setattr__(self, "horizon", _horizon(self.horizon))
         for what, low in (("temperature", 0.0), ("discount", 0.0)):
@@ -193,6 +195,10 @@ class TrajectoryModel:
 
     def replace(self, **changes: Any) -> TrajectoryModel:
         """A copy with some arguments changed, validated anew."""
+        known = [field.name for field in dataclasses.fields(self) if field.init]
+        unknown = [name for name in changes if name not in known]
+        if unknown:
+            raise TypeError(f"a TrajectoryModel has no argument {unknown[0]!r}; it has {', '.join(known)}")
         return dataclasses.replace(self, **changes)
 
     def entropy_form(self) -> TrajectoryModel:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import entry_points
@@ -13,6 +14,8 @@ from cai.models.mdp import MDP
 from cai.models.reward_factors import Goal
 from cai.models.toy_text import gymnasium_model
 from cai.models.trajectory import TrajectoryModel
+
+logger = logging.getLogger("cai.models")
 
 __all__ = ["ModelEntry", "available_models", "build_model", "lottery"]
 
@@ -96,7 +99,11 @@ def available_models() -> dict[str, ModelEntry]:
     """
     entries = {entry.name: entry for entry in _BUILT_IN}
     for point in entry_points(group="cai.models"):
-        build = point.load()
+        try:
+            build = point.load()
+        except Exception as error:  # one broken plug-in must not take the others with it
+            logger.warning("model plug-in %s (%s) cannot be loaded: %r", point.name, point.value, error)
+            continue
         summary = (inspect.getdoc(build) or "a plug-in").splitlines()[0]
         entries.setdefault(point.name, ModelEntry(point.name, summary, build))
     return entries
@@ -126,5 +133,6 @@ def build_model(name: str, **options: Any) -> TrajectoryModel:
     entry = entries[name]
     unknown = [key for key in options if key not in entry.options]
     if unknown:
-        raise ValueError(f"model {name!r} does not take {unknown[0]}; it takes {', '.join(entry.options)}")
+        hint = "; for options of the environment use gymnasium_model(...)" if "-v" in name else ""
+        raise ValueError(f"model {name!r} does not take {unknown[0]}; it takes {', '.join(entry.options)}{hint}")
     return entry.build(**options)

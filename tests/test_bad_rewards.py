@@ -162,11 +162,6 @@ REWARD_TYPES = {
         r"<lambda> returned NoneType.*tensor or number",
     ),
     "function returns text": (lambda: model(lambda s, a, n, t: "1"), TypeError, r"returned str.*tensor or number"),
-    "function returns an array": (
-        lambda: model(lambda s, a, n, t: np.zeros(3)),
-        TypeError,
-        r"returned ndarray.*tensor or number",
-    ),
     "function returns complex": (lambda: model(lambda s, a, n, t: s * 1j), TypeError, r"<lambda>.*complex.*real"),
     "function branches": (lambda: model(branches), r"branches.*'if'.*torch\.where"),
     "function says and": (lambda: model(and_branches), r"and_branches.*'and'.*torch\.where.*&"),

@@ -136,7 +136,14 @@ def test_frame_columns():
     assert frame.index.name == "backend"
     assert list(frame.index) == DEFAULTS
     regions = ("bridge", "chasm", "goal")
-    expected = [*ROW_KEYS[1:], "std", "cvar", *(f"visits_{r}" for r in regions), *(f"ends_in_{r}" for r in regions)]
+    expected = [
+        *ROW_KEYS[1:],
+        "std",
+        "cvar",
+        "absorbed",
+        *(f"visits_{r}" for r in regions),
+        *(f"ends_in_{r}" for r in regions),
+    ]
     assert list(frame.columns) == expected
 
 
@@ -153,7 +160,7 @@ def test_frame_holds_the_rows_numbers():
 def test_frame_without_any_answer():
     frame = compare(impossible(), [Plugin(RuntimeError("no"))]).to_frame()
     assert list(frame.columns) == ROW_KEYS[1:]
-    assert frame.loc["plugin", "status"] == "unsupported"
+    assert frame.loc["plugin", "status"] == "failed"
 
 
 @pytest.mark.parametrize("indent", [None, 2])
@@ -232,28 +239,33 @@ def test_diverged_row():
     assert loaded(comparison)["rows"][0]["status"] == "diverged"
 
 
+def _label(error):
+    """A refusal is not a failure."""
+    return "unsupported" if isinstance(error, ValueError) else "failed"
+
+
 @pytest.mark.parametrize(
     "error", [ValueError("bad"), RuntimeError("bad"), KeyError("bad"), ZeroDivisionError("bad"), TypeError("bad")]
 )
 def test_plugin_that_raises_is_one_failed_row(error):
     comparison = compare(lottery(), ["exact", Plugin(error), "variational"])
-    assert [row.status.label for row in comparison.rows] == ["success", "unsupported", "success"]
+    assert [row.status.label for row in comparison.rows] == ["success", _label(error), "success"]
     failed = comparison.rows[1]
     assert "bad" in failed.detail
     assert (failed.target, failed.posterior, failed.outcome, failed.elbo) == ("other", None, None, None)
-    assert [line["status"] for line in loaded(comparison)["rows"]] == ["success", "unsupported", "success"]
+    assert [line["status"] for line in loaded(comparison)["rows"]] == ["success", _label(error), "success"]
 
 
 def test_plugin_whose_supports_raises_is_one_failed_row():
     refused, fine = compare(lottery(), [Refusing(None), "exact"]).rows
-    assert (refused.status, fine.status) == (Status.UNSUPPORTED, Status.SUCCESS)
+    assert (refused.status, fine.status) == (Status.FAILED, Status.SUCCESS)
 
 
 @pytest.mark.parametrize("answer", [None, "nonsense", 3.0, {}])
 def test_plugin_that_returns_no_posterior_is_one_failed_row(answer):
     failed, fine = compare(lottery(), [Plugin(answer), "exact"]).rows
     assert fine.status is Status.SUCCESS
-    assert failed.status is Status.UNSUPPORTED
+    assert failed.status is Status.FAILED
     assert failed.detail
     assert failed.real_return is None
 
@@ -346,7 +358,8 @@ def test_handwritten_program_can_be_drawn():
     assert figure.axes[0].get_xlabel()
 
 
-def test_no_program_at_all_is_rows_without_answers():
-    rows = compare(3, ["exact", "variational"]).rows
-    assert [row.status for row in rows] == [Status.UNSUPPORTED] * 2
-    assert all(row.detail for row in rows)
+def test_what_is_no_question_is_refused_before_anything_runs():
+    with pytest.raises(TypeError, match=r"TrajectoryModel or a Pyro program.*int"):
+        compare(3, ["exact", "variational"])
+    with pytest.raises(TypeError, match="MDP has no reward"):
+        compare(bridge().mdp)

@@ -120,15 +120,17 @@ def test_function_that_returns_a_number():
     assert (tables(MDP(dense().dense(), START), lambda state, action, next_state, t: 2.5) == 2.5).all()
 
 
-def test_function_without_time_is_asked_about_index_zero_only():
-    times = set()
+def test_a_function_is_not_given_what_it_is_said_not_to_read():
+    given = []
 
     def reward(state, action, next_state, t):
-        times.add(t)
-        return torch.zeros(())
+        given.append((next_state, t))
+        return np.zeros(())
 
-    tables(dense(), CallableReward(reward, reads_time=False))
-    assert times == {0}
+    tables(dense(), CallableReward(reward, reads_outcome=False, reads_time=False))
+    assert set(given) == {(None, None)}
+    with pytest.raises(ValueError, match="NoneType"):
+        TrajectoryModel(dense(), CallableReward(lambda s, a, n, t: 1.0 * n, reads_outcome=False))
 
 
 @both
