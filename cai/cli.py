@@ -7,6 +7,7 @@ import logging
 import math
 import sys
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -36,6 +37,21 @@ Temperature = Annotated[float | None, typer.Option(help="Reward units per nat, a
 Discount = Annotated[float | None, typer.Option(help="In (0, 1].")]
 Slip = Annotated[float | None, typer.Option(help="Probability of slipping, where the model has one.")]
 Seed = Annotated[int, typer.Option(help="For whatever draws.", min=0, max=2**63 - 1)]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"cai {version('control-as-inference')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    show: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Control as probabilistic inference."""
 
 
 @app.command("compare")
@@ -108,6 +124,8 @@ def draw_command(
         raise ValueError(f"no picture is called {what!r}; known are {', '.join(PICTURES)}")
     problem = _build(model, horizon, temperature, discount, slip)
     path = out or Path(f"{problem.name}-{what}.png")
+    if path.is_dir():
+        raise ValueError(f"{str(path)!r} is a folder; --out takes a file here")
     path = path if path.suffix else path.with_suffix(".png")
     if not path.parent.is_dir():
         raise ValueError(f"there is no folder {str(path.parent)!r} to save the picture in; make it first")
@@ -221,50 +239,65 @@ def _print_comparison(console: Console, result: Comparison) -> None:
         f"temperature {model.temperature:g}, discount {model.discount:g}",
         highlight=False,
     )
-    believes = Table(title="What each backend believes", title_justify="left")
-    for column in ("backend", "target", "status"):
-        believes.add_column(column)
-    for column in ("log p(O)", "bound", "believed return", "luck", "entropy", "seconds"):
+    narrow = console.width < 105
+    believes = _table("What each backend believes", [] if narrow else ["target"])
+    for column in ("log p(O)", "bound", "believed return", "luck", "entropy", *([] if narrow else ["seconds"])):
         believes.add_column(column, justify="right")
     for row in result.rows:
         numbers = (row.log_evidence, row.elbo, row.believed_return, row.luck, row.policy_entropy)
-        believes.add_row(
-            row.backend, row.target, row.status.label, *(_number(value) for value in numbers), f"{row.seconds:.2f}"
-        )
+        words = [row.backend, *([] if narrow else [row.target]), row.status.label]
+        believes.add_row(*words, *(_number(value) for value in numbers), *([] if narrow else [f"{row.seconds:.2f}"]))
     console.print(believes)
-    world = Table(title="What its policy does in the true world", title_justify="left")
-    regions = list(model.mdp.regions) if model.is_finite else []
-    world.add_column("backend")
-    for column in ("real return", "believed - real", "std", "worst 5%"):
+    chances = _chances(model)
+    world = _table("What its policy does in the true world", [], status=False)
+    for column in ("real return", "gap" if narrow else "believed - real", *([] if narrow else ["std"]), "worst 5%", *chances):
         world.add_column(column, justify="right")
-    for region in regions:
-        world.add_column(
-            f"visits {region}" if not model.mdp.terminal[model.mdp.regions[region]].all() else f"ends in {region}"
-        )
     for row in result.rows:
-        world.add_row(row.backend, *_world(row, model, regions))
+        world.add_row(row.backend, *_world(row, chances, narrow))
     console.print(world)
     for row in result.rows:
         if not row.status.ok or row.detail:
             console.print(f"{row.backend}: {row.detail or row.status}", highlight=False, soft_wrap=True)
 
 
-def _world(row: Row, model: TrajectoryModel, regions: list[str]) -> list[str]:
+def _table(title: str, words: list[str], status: bool = True) -> Table:
+    table = Table(title=title, title_justify="left")
+    for column in ("backend", *words, *(["status"] if status else [])):
+        table.add_column(column)
+    return table
+
+
+def _chances(model: TrajectoryModel) -> dict[str, tuple[str, str]]:
+    """Column -> (attribute of the outcome, region): endings in terminal regions, visits of the others, the discount."""
+    if not model.is_finite:
+        return {}
+    columns = {}
+    for region, mask in model.mdp.regions.items():
+        ends = bool(model.mdp.terminal[mask].all())
+        columns[f"{'ends in' if ends else 'visits'} {region}"] = ("ends_in" if ends else "visits", region)
+    if model.discount < 1:
+        columns["cut short"] = ("absorbed", "")
+    return columns
+
+
+def _world(row: Row, chances: dict[str, tuple[str, str]], narrow: bool) -> list[str]:
     outcome = row.outcome
     if outcome is None:
-        return ["-"] * (4 + len(regions))
-    numbers = (row.real_return, row.optimism_gap, outcome.std, outcome.cvar)
-    chances = []
-    for region in regions:
-        ends = bool(model.mdp.terminal[model.mdp.regions[region]].all())
-        chances.append((outcome.ends_in if ends else outcome.visits or {})[region])  # type: ignore[index]
-    return [*(_number(value) for value in numbers), *(f"{chance:.1%}" for chance in chances)]
+        return ["-"] * (4 - narrow + len(chances))
+    numbers = (row.real_return, row.optimism_gap, *(() if narrow else (outcome.std,)), outcome.cvar)
+    shares = []
+    for what, region in chances.values():
+        found = getattr(outcome, what)
+        shares.append(found[region] if region else found)
+        value if isinstance(value, float) else value[region] for value, (_, region) in zip(found, chances.values())
+    ]
+    return [*(_number(value, 2 if narrow else 4) for value in numbers), *(f"{share:.1%}" for share in shares)]
 
 
-def _number(value: float | None) -> str:
+def _number(value: float | None, digits: int = 4) -> str:
     if value is None:
         return "-"
-    return f"{value:.4f}" if abs(value) >= 5e-5 else "0.0000"
+    return f"{value if abs(value) >= 0.5 * 10**-digits else 0.0:.{digits}f}"
 
 
 if __name__ == "__main__":
