@@ -250,7 +250,8 @@ def _print_comparison(console: Console, result: Comparison) -> None:
     console.print(believes)
     chances = _chances(model)
     world = _table("What its policy does in the true world", [], status=False)
-    for column in ("real return", "gap" if narrow else "believed - real", *([] if narrow else ["std"]), "worst 5%", *chances):
+    gap, spread = ("gap", []) if narrow else ("believed - real", ["std"])
+    for column in ("real return", gap, *spread, "worst 5%", *chances):
         world.add_column(column, justify="right")
     for row in result.rows:
         world.add_row(row.backend, *_world(row, chances, narrow))
@@ -289,8 +290,6 @@ def _world(row: Row, chances: dict[str, tuple[str, str]], narrow: bool) -> list[
     for what, region in chances.values():
         found = getattr(outcome, what)
         shares.append(found[region] if region else found)
-        value if isinstance(value, float) else value[region] for value, (_, region) in zip(found, chances.values())
-    ]
     return [*(_number(value, 2 if narrow else 4) for value in numbers), *(f"{share:.1%}" for share in shares)]
 
 
