@@ -263,7 +263,8 @@ def _print_comparison(console: Console, result: Comparison) -> None:
 
 def _table(title: str, words: list[str], status: bool = True) -> Table:
     table = Table(title=title, title_justify="left")
-    for column in ("backend", *words, *(["status"] if status else [])):
+    table.add_column("backend", no_wrap=True, min_width=11)
+    for column in (*words, *(["status"] if status else [])):
         table.add_column(column)
     return table
 
