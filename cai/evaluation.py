@@ -20,7 +20,7 @@ from cai.policy import Policy
 __all__ = ["Outcome", "evaluate"]
 
 TAIL = 0.05
-LONGEST = 10**5  # steps after which an infinite horizon is taken not to end
+LONGEST = 10**6  # steps after which a rollout over an infinite horizon is cut
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,7 +88,7 @@ def evaluate(
     named = dict(mdp.regions) | {key: mdp.states(states) for key, states in (regions or {}).items()}
     with torch.no_grad():
         dynamics = FixedDynamics(model)
-        visits = None if model.is_finite else expected_visits(model, mdp.initial, table, dynamics, 1e-9, LONGEST)
+        visits = None if model.is_finite else expected_visits(model, mdp.initial, table, dynamics)
         found = measure(model, mdp.initial, table, dynamics, visits)
         returns = _rollouts(model, table, num_rollouts, seed)
         ends = visited = None

@@ -27,7 +27,15 @@ from cai.inference.exact_sites import ExactSites
 from cai.inference.guide import Redistribute, StructuredGuide
 from cai.models.program import explain
 
-__all__ = ["EnumeratedProgram", "Term", "eliminate", "enumerate_guide", "enumerate_program", "find_supports"]
+__all__ = [
+    "EnumeratedProgram",
+    "Term",
+    "can_succeed",
+    "eliminate",
+    "enumerate_guide",
+    "enumerate_program",
+    "find_supports",
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,12 +97,15 @@ class EnumeratedProgram:
             terms.append(Term(ratio, dims))
         return terms
 
-    def expect(self, terms: Iterable[Term], tilts: dict[str, Term] | None = None) -> Tensor:
+    def expect(
+        self, terms: Iterable[Term], tilts: dict[str, Term] | None = None, watch: Callable[..., None] | None = None
+    ) -> Tensor:
         """E_q of the sum of terms, 0-dim.
 
         Args:
             terms: terms of -inf must have been ruled out (`find_supports`); they count as never reached.
             tilts: added to the logits of a site, for derivatives.
+            watch: called with (site, what is averaged, its dims, the site's axis, its weights) at each elimination.
         """
         finite = [Term(torch.where(torch.isinf(t.tensor), torch.zeros_like(t.tensor), t.tensor), t.dims) for t in terms]
         tilts = tilts or {}
@@ -103,7 +114,10 @@ class EnumeratedProgram:
             log_weights = self.log_q[name].aligned(dims)
             if name in tilts:
                 log_weights = (log_weights + tilts[name].aligned(dims)).log_softmax(axis)
-            return (log_weights.exp() * total).sum(axis)
+            weights = log_weights.exp()
+            if watch is not None:
+                watch(name, total, dims, axis, weights)
+            return (weights * total).sum(axis)
 
         return eliminate(self, finite, reduce, _add).tensor
 
@@ -134,6 +148,38 @@ class EnumeratedProgram:
         Returns:
             The bound, 0-dim, and for every redistributed site the advantages [*context, N], 0 where q does not come.
         """
+        bound, result = self._direct_advantages(contexts, sizes)
+        unseen = [name for name in contexts if name not in result]
+        if unseen:  # what comes later depends on more than the table sees
+            result |= self._averaged_advantages({name: contexts[name] for name in unseen}, sizes)
+        return bound, result
+
+    def _direct_advantages(
+        self, contexts: dict[str, tuple[str, ...]], sizes: dict[str, int]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Advantages read off the backward recursion, for the sites whose future depends on their context alone.
+
+        They need no division by q, so they are right also where q does not come (yet).
+        """
+        result: dict[str, Tensor] = {}
+
+        def watch(name: str, total: Tensor, dims: str, axis: int, weights: Tensor) -> None:
+            if name not in contexts:
+                return
+            order = "".join(self.symbols[site] for site in (*contexts[name], name))
+            if set(dims) <= set(order):
+                gains = total - (weights * total).sum(axis, keepdim=True)
+                allowed = torch.isfinite(self.log_q[name].aligned(dims))  # also where q has underflowed to 0
+                gains = torch.where(allowed, gains, torch.zeros_like(gains))
+                shape = tuple(sizes[site] for site in (*contexts[name], name))
+                result[name] = Term(gains, dims).aligned(order).expand(shape)
+
+        with torch.no_grad():
+            bound = self.expect([*self.factors.values(), *self.divergence_terms()], watch=watch)
+        return bound, result
+
+    def _averaged_advantages(self, contexts: dict[str, tuple[str, ...]], sizes: dict[str, int]) -> dict[str, Tensor]:
+        """Advantages averaged over what a table does not see, as slope over q(c, x); 0 where q does not come."""
         tilts, marginals = {}, {}
         for name, context in contexts.items():
             dims = "".join(self.symbols[site] for site in (*context, name))
@@ -141,8 +187,7 @@ class EnumeratedProgram:
             tilts[name] = Term(torch.zeros(shape, dtype=torch.float64, requires_grad=True), dims)
             marginals[name] = Term(torch.zeros(shape, dtype=torch.float64, requires_grad=True), dims)
         with torch.enable_grad():
-            terms = [*self.factors.values(), *self.divergence_terms(), *marginals.values()]
-            bound = self.expect(terms, tilts)
+            bound = self.expect([*self.factors.values(), *self.divergence_terms(), *marginals.values()], tilts)
             leaves = [term.tensor for term in (*tilts.values(), *marginals.values())]
             gradients = torch.autograd.grad(bound, leaves)
         result = {}
@@ -150,7 +195,15 @@ class EnumeratedProgram:
             visited = joint > 0
             gains = slope / torch.where(visited, joint, torch.ones_like(joint))
             result[name] = torch.where(visited, gains, torch.zeros_like(gains))
-        return bound.detach(), result
+        return result
+
+    def reach(self, dims: str) -> Tensor:
+        """Bool, one axis for each of `dims` (of latents that are alive together): which values q can take at once."""
+        size = {self.symbols[name]: _size(self, name) for name in self.order}
+        leaf = torch.zeros([size[dim] for dim in dims], dtype=torch.float64, requires_grad=True)
+        with torch.enable_grad():
+            (joint,) = torch.autograd.grad(self.expect([Term(leaf, dims)]), leaf)
+        return joint > 0
 
     def table(self, name: str, context: tuple[str, ...], sizes: dict[str, int]) -> Tensor:
         """[*context, N], q's conditional probabilities of a site."""
@@ -283,32 +336,44 @@ def find_supports(run: EnumeratedProgram, contexts: dict[str, tuple[str, ...]]) 
         return {}, True
     supports: dict[str, Tensor] = {}
 
-    def every(parts: list[Tensor]) -> Tensor:
-        result = parts[0]
-        for part in parts[1:]:
-            result = result & part
-        return result
-
     def reduce(name: str, clear: Tensor, dims: str, axis: int) -> Tensor:
         possible = torch.isfinite(run.log_q[name].aligned(dims))
         if name not in contexts:
             return (clear | ~possible).all(axis)
         order = "".join(run.symbols[site] for site in (*contexts[name], name))
+        unseen = [i for i, dim in enumerate(dims) if dim not in order]
         seen = clear
-        for i, dim in enumerate(dims):  # what the table does not see must be clear whatever it is
-            if dim not in order:
-                seen = seen.all(i, keepdim=True)
+        if unseen:  # what the table does not see must be clear whatever it is, as far as it can be
+            others = dims.replace(run.symbols[name], "")
+            met = Term(run.reach(others), others).aligned(dims)
+            seen = (clear | ~met).all(unseen, keepdim=True)
         allowed = seen & possible
         kept = torch.where(allowed.any(axis, keepdim=True), allowed, possible)
         sizes = tuple(_size(run, site) for site in (*contexts[name], name))
-        unseen = [i for i, dim in enumerate(dims) if dim not in order]
         table = kept.any(unseen) if unseen else kept
         left = "".join(dim for dim in dims if dim in order)
         supports[name] = Term(table, left).aligned(order).expand(sizes)
         return allowed.any(axis)
 
-    clear = eliminate(run, terms, reduce, every)
+    clear = eliminate(run, terms, reduce, _every)
     return supports, bool(clear.tensor)
+
+
+def can_succeed(run: EnumeratedProgram) -> bool:
+    """Whether some trajectory of positive probability keeps clear of -inf: p(O) > 0."""
+    terms = [Term(~torch.isinf(term.tensor), term.dims) for term in run.factors.values()]
+
+    def reduce(name: str, clear: Tensor, dims: str, axis: int) -> Tensor:
+        return (clear & torch.isfinite(run.log_q[name].aligned(dims))).any(axis)
+
+    return bool(eliminate(run, terms, reduce, _every).tensor)
+
+
+def _every(parts: list[Tensor]) -> Tensor:
+    result = parts[0]
+    for part in parts[1:]:
+        result = result & part
+    return result
 
 
 def _size(run: EnumeratedProgram, site: str) -> int:

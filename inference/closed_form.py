@@ -61,9 +61,7 @@ def closed_form_posterior(
         dynamics = PosteriorDynamics(model, messages)
         initial = (safe_log(initial) + messages.values[0] - start).exp()
         initial = initial / initial.sum()
-    visits = (
-        None if model.is_finite else expected_visits(model, initial, messages.policy, dynamics, tolerance, max_steps)
-    )
+    visits = None if model.is_finite else expected_visits(model, initial, messages.policy, dynamics)
     bound = start + model.evidence_offset
     return tabular_posterior(
         model,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -10,12 +12,13 @@ import torch
 from pyro import poutine
 from pyro.distributions import Unit
 from pyro.infer import TraceEnum_ELBO, config_enumerate, infer_discrete
+from pyro.ops.einsum import torch_log
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from cai.inference.bound import EnumeratedProgram, enumerate_program
-from cai.inference.exact_sites import ExactSites
-from cai.inference.guide import JointProbe
+from cai.inference.exact_sites import ExactSites, support_logits
+from cai.inference.guide import JointProbe, drawn_sites
 from cai.inference.posterior import Posterior
 from cai.inference.program_posterior import program_posterior
 from cai.inference.solve import DENSE_LIMIT, check_enumerable, check_program
@@ -69,7 +72,7 @@ class Enumeration:
         """Answers the model; nothing here is random, but the samples drawn from the answer."""
         info, prior_run = self._inspect(model)
         joint, marginals = JointProbe(info), _MarginalProbe()
-        with private_store(), torch.enable_grad():
+        with private_store(), torch.enable_grad(), exact_gradients():
             program = config_enumerate(joint(marginals(ExactSites()(model))), default="parallel")
             loss = TraceEnum_ELBO(max_plate_nesting=0).differentiable_loss(program, _empty_guide)
             log_evidence = -loss
@@ -82,6 +85,12 @@ class Enumeration:
             return _impossible(self, model, info, prior_run)
         log_evidence = log_evidence if marginals.learns else log_evidence.detach()
         joints = list(gradients[: info.horizon])
+        mass = [float(joint.sum()) for joint in joints]
+        if any(abs(total - 1) > 1e-9 for total in mass):
+            raise ValueError(
+                f"backend {self.name!r} lost probability in Pyro's contraction (a step sums to {min(mass):.6g}); "
+                "raise the temperature, or use 'exact' (for a program: 'optimistic')"
+            )
         weights = gradients[info.horizon :]
         returns = sum(weighted(w, values).sum() for w, (_, values) in zip(weights, scores, strict=False))
         log_prior = sum(weighted(w, v).sum() for w, (_, v) in zip(weights[len(scores) :], priors, strict=True))
@@ -108,6 +117,21 @@ class Enumeration:
         )
 
 
+@contextlib.contextmanager
+def exact_gradients() -> Iterator[None]:
+    """Pyro's log contraction with the true slope of its logarithm.
+
+    Its own divides by no less than 2e-16, so that gradients, and the marginals that they are, fade away as soon as a
+    message lies 36 nats below its shift; the values are right either way.
+    """
+    theirs = torch_log.safe_log
+    torch_log.safe_log = safe_log
+    try:
+        yield
+    finally:
+        torch_log.safe_log = theirs
+
+
 def sample_posterior(program: Program, info: ProgramInfo, num_samples: int, seed: int) -> tuple[Tensor, Tensor]:
     """Exact trajectories of the posterior, by Pyro's `infer_discrete` under a plate of samples.
 
@@ -130,10 +154,8 @@ def sample_posterior(program: Program, info: ProgramInfo, num_samples: int, seed
 
             drawn = infer_discrete(config_enumerate(many, default="parallel"), first_available_dim=-2)
             nodes = poutine.trace(drawn).get_trace().nodes
-            states.append(torch.stack([nodes[f"s_{t}"]["value"].long().expand(size) for t in range(1, last + 1)], -1))
-            actions.append(
-                torch.stack([nodes[f"a_{t}"]["value"].long().expand(size) for t in range(1, info.horizon + 1)], -1)
-            )
+            states.append(drawn_sites(nodes, "s", last, size))
+            actions.append(drawn_sites(nodes, "a", info.horizon, size))
     return torch.cat(states), torch.cat(actions)
 
 
@@ -158,8 +180,7 @@ class _MarginalProbe(Messenger):
     def _pyro_post_sample(self, msg: Any) -> None:
         if msg["type"] != "sample" or msg["is_observed"]:
             return
-        logits = getattr(msg["fn"], "logits", None)
-        self.learns = self.learns or (isinstance(logits, Tensor) and logits.requires_grad)
+        self.learns = self.learns or support_logits(msg["fn"]).requires_grad
         site = site_time(msg["name"])
         if site and site[0] == "a":
             values = msg["fn"].log_prob(msg["value"]).detach()

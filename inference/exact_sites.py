@@ -90,12 +90,20 @@ class ExactSites(Messenger):
             if isinstance(fn, Unit):
                 score = fn.log_factor
             else:
-                value = torch.as_tensor(msg["value"])
-                score = fn.log_prob(value.double() if value.is_floating_point() else value)
+                score = _score(fn, torch.as_tensor(msg["value"]))
                 msg["value"] = torch.empty((*score.shape, 0))
             msg["fn"] = Unit(score.double(), validate_args=False)
         elif fn.has_enumerate_support and not fn.event_shape and not _is_exact(fn):
             msg["fn"] = redistribute(fn, support_logits(fn))
+
+
+def _score(fn: Distribution, value: Tensor) -> Tensor:
+    """Log p(value) in float64, -inf where the probability is exactly 0."""
+    if isinstance(fn, (Bernoulli, Categorical)):
+        logits = support_logits(fn)
+        index = value.long().expand(torch.broadcast_shapes(value.shape, logits.shape[:-1]))
+        return logits.expand(*index.shape, -1).gather(-1, index[..., None])[..., 0]
+    return fn.log_prob(value.double() if value.is_floating_point() else value)
 
 
 def _is_exact(fn: Distribution) -> bool:

@@ -12,8 +12,8 @@ import torch
 from pyro.infer import SVI
 from torch import Tensor
 
-from cai.inference.bound import EnumeratedProgram, Term, enumerate_guide, enumerate_program, find_supports
-from cai.inference.guide import POLICY, PREFIX, JointProbe, StructuredGuide, free_name
+from cai.inference.bound import EnumeratedProgram, Term, can_succeed, enumerate_guide, enumerate_program, find_supports
+from cai.inference.guide import POLICY, PREFIX, JointProbe, StructuredGuide, drawn_sites, free_name
 from cai.inference.progress import progress
 from cai.inference.status import Status
 from cai.models.numerics import safe_log
@@ -68,6 +68,18 @@ class Fit:
                 pyro.param(key, value)
             return enumerate_program(probe(self.guide), lambda: self.guide.handler)
 
+    def sample(self, num_samples: int, seed: int) -> tuple[Tensor, Tensor]:
+        """Trajectories of q, by running the guide; states [N, T + 1] ([N, T] without s_{T+1}) and actions [N, T]."""
+        info = self.guide.info
+        with private_store(), torch.random.fork_rng(devices=[]), torch.no_grad():
+            torch.manual_seed(seed)
+            for key, value in self.parameters.items():
+                pyro.param(key, value)
+            with pyro.poutine.trace() as tracer, pyro.plate("_samples", num_samples, dim=-1):
+                self.guide()
+        nodes, last = tracer.trace.nodes, info.horizon + info.has_last_state
+        return drawn_sites(nodes, "s", last, num_samples), drawn_sites(nodes, "a", info.horizon, num_samples)
+
 
 def fit(program: Program, info: ProgramInfo, *, free_dynamics: bool, options: FitOptions, seed: int) -> Fit:
     """Maximises the enumerated bound of a program's structured guide with Pyro's SVI.
@@ -88,7 +100,7 @@ def fit(program: Program, info: ProgramInfo, *, free_dynamics: bool, options: Fi
             with torch.no_grad():
                 run = enumerate_guide(guide)
             nothing = torch.full((), -math.inf, dtype=torch.float64)
-            return Fit(guide, run, nothing, _why_blocked(program, info), {}, _parameters())
+            return Fit(guide, run, nothing, _why_blocked(program), {}, _parameters())
         objective = _NaturalGradient(options)
         # News travels one step of the program for each step of the fit, so a shorter wait would prove nothing.
         patience = math.ceil((10 + 2 * info.horizon) / options.learning_rate)
@@ -111,14 +123,10 @@ def fit(program: Program, info: ProgramInfo, *, free_dynamics: bool, options: Fi
     return Fit(guide, run, bound, status, details, objective.best_parameters)
 
 
-def _why_blocked(program: Program, info: ProgramInfo) -> Status:
-    """IMPOSSIBLE if even free dynamics cannot keep clear of -inf, else UNAVOIDABLE."""
+def _why_blocked(program: Program) -> Status:
+    """IMPOSSIBLE if p(O) = 0, else UNAVOIDABLE."""
     with private_store():
-        guide = StructuredGuide(program, free_dynamics=True, info=info)
-        run = enumerate_guide(guide)
-        assert guide.handler is not None
-        clear = find_supports(run, guide.handler.contexts)[1]
-    return Status.UNAVOIDABLE if clear else Status.IMPOSSIBLE
+        return Status.UNAVOIDABLE if can_succeed(enumerate_program(program)) else Status.IMPOSSIBLE
 
 
 def _parameters() -> dict[str, Tensor]:

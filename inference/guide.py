@@ -18,7 +18,7 @@ from torch.distributions import Distribution
 from cai.inference.exact_sites import ExactSites, redistribute, support_logits
 from cai.models.program import Program, ProgramInfo, inspect_program, site_time
 
-__all__ = ["POLICY", "PREFIX", "JointProbe", "Redistribute", "StructuredGuide", "free_name"]
+__all__ = ["POLICY", "PREFIX", "JointProbe", "Redistribute", "StructuredGuide", "drawn_sites", "free_name"]
 
 
 PREFIX = "cai.guide."
@@ -140,6 +140,12 @@ class JointProbe(Messenger):
         state, action = self._values[f"s_{step}"].long(), self._values[f"a_{step}"].long()
         following = msg["value"].long() if kind == "s" else torch.zeros((), dtype=torch.int64)
         pyro.factor(f"{self.prefix}{step}", self.epsilons[step - 1][state, action, following])
+
+
+def drawn_sites(nodes: Any, kind: str, count: int, num_samples: int) -> Tensor:
+    """[N, count], the values of the sites `kind`_1 .. `kind`_count of a run under a plate of N samples."""
+    values = [nodes[f"{kind}_{t}"]["value"].long().reshape(-1).expand(num_samples) for t in range(1, count + 1)]
+    return torch.stack(values, -1)
 
 
 class StructuredGuide:

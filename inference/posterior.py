@@ -130,7 +130,8 @@ class Posterior:
             seed: of the generator; the global random state is left alone.
 
         Returns:
-            States int64 [N, T + 1] (S is the absorbing state of a discount), and actions int64 [N, T].
+            States int64 [N, T + 1] (S is the absorbing state of a discount; [N, T] for a program that draws no
+            s_{T+1}), and actions int64 [N, T].
 
         Raises:
             ValueError: if the horizon is infinite, or q is not a distribution (p(O) = 0).

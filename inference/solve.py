@@ -192,5 +192,6 @@ def _posterior_of_program(backend: GuideBackend, program: Program, info: Program
         elbo=found.bound,
         believed_return=nothing if blocked else run.expect(run.factors.values()).detach(),
         policy_divergence=-run.expect(run.divergence_terms(actions)).detach(),
+        sampler=found.sample,
         details=found.details,
     )

@@ -15,8 +15,10 @@ from torch import Tensor
 
 from cai.inference.messages import (
     Backup,
+    FixedDynamics,
     Messages,
     OutcomeDynamics,
+    PosteriorDynamics,
     optimistic_backup,
     soft_policy,
     start_message,
@@ -33,55 +35,100 @@ EIGENVALUE_LIMIT = 1000  # live states up to which rho(M) is computed; beyond, g
 def stationary_messages(
     model: TrajectoryModel, backup: Backup, tolerance: float, max_steps: int
 ) -> tuple[Messages, Status, dict[str, Any]]:
-    """Iterates a backup until its values stand still.
+    """Iterates a backup until its values stand still, then attaches their gradients.
 
-    Stops when the error left, the last change times c / (1 - c) for a contraction by c a step, is below `tolerance`
-    times the larger of 1 and the largest value, in nats.
+    Discounted fixed dynamics contract by gamma, so the error left is at most the last change times gamma / (1 - gamma).
+    Elsewhere every state's own ratio of successive changes stands for the rate, and no iteration stops before S steps
+    (or 10^4), since exact messages need not shrink before they have been everywhere.
 
     Returns:
-        Messages with one step, the status, and details: "steps", "rate" (c, None where it was only estimated).
+        Messages with one step, the status, and details: "steps", "rate" (gamma, or gamma rho(M); None where it is not
+        known) and "change".
     """
     optimistic = backup is optimistic_backup
     num_states = model.mdp.num_states
-    values = torch.zeros(num_states, dtype=torch.float64)
     rate: float | None = model.discount if model.discount < 1 else None
-    reaches = _reaches_terminal(model) if model.discount == 1 else torch.ones(num_states, dtype=torch.bool)
+    contracts = rate is not None and not optimistic
     diverges = False
     if optimistic:
         rate = spectral_radius(model) if int(model.live.sum()) <= EIGENVALUE_LIMIT else None
         diverges = rate is not None and rate >= 1 - 1e-12
     elif model.discount == 1:
         diverges = not _live_rewards_negative(model)
+    reaches = _reaches_terminal(model) if model.discount == 1 else torch.ones(num_states, dtype=torch.bool)
+    values = torch.zeros(num_states, dtype=torch.float64)
     values = torch.where(reaches, values, torch.full_like(values, -torch.inf))
-    status, step, change, checkpoint = Status.NOT_CONVERGED, 0, math.inf, math.inf
+    least = 1 if contracts else min(num_states, 10_000)
+    status, step, checkpoint = Status.NOT_CONVERGED, 0, math.inf
+    change = torch.full_like(values, math.inf)
     while not diverges and step < max_steps:
-        following = soft_policy(model, backup(model, values, 0))[0]
-        previous, change = change, _largest_change(following, values)
+        with torch.no_grad():
+            following = soft_policy(model, backup(model, values, 0))[0]
+            previous, change = change, _change(following, values)
         values, step = following, step + 1
-        finite = values.detach()[torch.isfinite(values)]
+        finite = values[torch.isfinite(values)]
         size = max(1.0, float(finite.abs().max()) if finite.numel() else 1.0)
-        speed = rate if rate is not None else (change / previous if 0 < previous < math.inf else 1.0)
-        left = change * speed / (1 - speed) if speed < 1 else math.inf
-        if change == 0 or left <= tolerance * size or change <= 8 * torch.finfo(torch.float64).eps * size:
+        speed = torch.full_like(change, rate or 0.0) if contracts else _ratio(change, previous)
+        left = torch.where(speed < 1, change * speed / (1 - speed), torch.full_like(change, math.inf))
+        left = torch.where(change <= 8 * torch.finfo(torch.float64).eps * size, torch.zeros_like(left), left)
+        still = float(change.max()) == 0
+        if still or (step >= least and float(left.nan_to_num(math.inf).max()) <= tolerance * size):
             status = Status.SUCCESS
             break
         if step >= 2 * num_states and step & (step - 1) == 0:  # at powers of two: no progress means growth
-            diverges, checkpoint = change >= checkpoint, change
+            diverges, checkpoint = float(change.max()) >= checkpoint, float(change.max())
     if diverges:
         status = Status.DIVERGED
+    values = _with_gradients(model, backup, values) if status.ok else values
     q_values = backup(model, values, 0)
-    values, policy = soft_policy(model, q_values)
-    messages = Messages(
-        torch.stack([values, values]), q_values[None], policy[None], start_message(model, backup, values)
-    )
-    return messages, status, {"steps": step, "rate": rate, "change": change}
+    policy = soft_policy(model, q_values)[1]
+    start = start_message(model, backup, values)
+    details = {"steps": step, "rate": rate, "change": float(change.max())}
+    return Messages(torch.stack([values, values]), q_values[None], policy[None], start), status, details
 
 
-def _largest_change(left: Tensor, right: Tensor) -> float:
-    change = (left - right).detach().abs()
-    return float(
-        torch.where(left.detach() == right.detach(), torch.zeros_like(change), change).nan_to_num(torch.inf).max()
-    )
+def _with_gradients(model: TrajectoryModel, backup: Backup, values: Tensor) -> Tensor:
+    """The fixed point v = F(v) with the derivative that the implicit function theorem gives it, (1 - F')^-1 dF.
+
+    F'(s, s') is the probability under q of going on from s to s', so one linear solve serves every parameter.
+    """
+    if not torch.is_grad_enabled():
+        return values
+    moved = soft_policy(model, backup(model, values, 0))[0]
+    if not moved.requires_grad:
+        return values
+    with torch.no_grad():
+        q_values = backup(model, values, 0)
+        policy = soft_policy(model, q_values)[1]
+        messages = Messages(torch.stack([values, values]), q_values[None], policy[None], values.new_zeros(()))
+        exact = backup is optimistic_backup
+        dynamics: OutcomeDynamics = PosteriorDynamics(model, messages) if exact else FixedDynamics(model)
+        counts = model.live & torch.isfinite(values)
+        slope = _transition_matrix(model, policy, dynamics)[counts][:, counts]
+    difference = moved[counts] - moved[counts].detach()
+    shift = torch.linalg.solve(torch.eye(int(counts.sum()), dtype=torch.float64) - slope, difference[:, None])[:, 0]
+    return values.index_add(0, torch.nonzero(counts).flatten(), shift)
+
+
+def _transition_matrix(model: TrajectoryModel, policy: Tensor, dynamics: OutcomeDynamics) -> Tensor:
+    """[S, S], the probability under a policy [S, A] and stationary dynamics of going on from s to s'."""
+    weights = policy[..., None] * dynamics.outcomes(0)[0]
+    num_states = model.mdp.num_states
+    following = model.mdp.successors().expand_as(weights)
+    matrix = torch.zeros(num_states, num_states, dtype=torch.float64)
+    return matrix.scatter_add(1, following.reshape(num_states, -1), weights.reshape(num_states, -1))
+
+
+def _change(left: Tensor, right: Tensor) -> Tensor:
+    """[S], |left - right|, 0 where both are the same infinity."""
+    return torch.where(left == right, torch.zeros_like(left), (left - right).abs()).nan_to_num(torch.inf)
+
+
+def _ratio(change: Tensor, previous: Tensor) -> Tensor:
+    """[S], how fast each state settles; infinite where there is nothing to compare with yet."""
+    known = torch.isfinite(previous) & (previous > 0)
+    unknown = torch.where(change > 0, torch.full_like(change, math.inf), torch.zeros_like(change))
+    return torch.where(known, change / torch.where(known, previous, torch.ones_like(previous)), unknown)
 
 
 def spectral_radius(model: TrajectoryModel) -> float:
@@ -105,35 +152,42 @@ def spectral_radius(model: TrajectoryModel) -> float:
 
 
 def expected_visits(
-    model: TrajectoryModel,
-    initial: Tensor,
-    policy: Tensor,
-    dynamics: OutcomeDynamics,
-    tolerance: float,
-    max_steps: int,
+    model: TrajectoryModel, initial: Tensor, policy: Tensor, dynamics: OutcomeDynamics
 ) -> tuple[Tensor, Tensor]:
     """Expected visits of the live states [1, S], and the probability of ending in the absorbing state [1].
 
+    They solve d = p(s_1) + P^T d on the live states, P being where the chain goes on to.
+
     Raises:
-        ValueError: if the chain has not ended after `max_steps`, so that visits do not add up to a number.
+        ValueError: if the chain can get to where it never ends, so that visits do not add up to a number.
     """
-    alive, fallen = dynamics.outcomes(0)
     live = model.live
-    joint = policy[0][..., None]
-    visits = torch.zeros_like(initial)
-    lost = torch.zeros((), dtype=torch.float64)
-    mass = torch.where(live, initial, torch.zeros_like(initial))
-    for _ in range(max_steps):
-        visits = visits + mass
-        lost = lost + (mass[:, None, None] * joint * fallen).sum()
-        mass = model.mdp.scatter(mass[:, None, None] * joint * alive)
-        mass = torch.where(live, mass, torch.zeros_like(mass))
-        if float(mass.detach().sum()) <= 1e-3 * tolerance:
-            return visits[None], lost[None]
-    raise ValueError(
-        f"after {max_steps} steps the chain is still running with probability {float(mass.detach().sum()):.3g}, so "
-        "expectations over an infinite horizon do not exist; give a discount < 1 or a finite horizon"
-    )
+    matrix = _transition_matrix(model, policy[0], dynamics)
+    fallen = (policy[0][..., None] * dynamics.outcomes(0)[1]).sum((1, 2))
+    moves = (matrix.detach() > 0) & live[:, None]
+    met = _closure(initial.detach() > 0, moves)
+    ends = _closure(~live | (fallen.detach() > 0), moves.T)
+    if bool((met & ~ends).any()):
+        state = int(torch.nonzero(met & ~ends)[0])
+        raise ValueError(
+            f"the policy can get to state {model.mdp.state_name(state)} and never end from there, so expectations over "
+            "an infinite horizon do not exist; give a discount < 1 or a finite horizon"
+        )
+    counts = live & met
+    inside = matrix[counts][:, counts]
+    solved = torch.linalg.solve(torch.eye(int(counts.sum()), dtype=torch.float64) - inside.T, initial[counts][:, None])
+    visits = torch.zeros_like(initial).index_add(0, torch.nonzero(counts).flatten(), solved[:, 0].clamp(min=0))
+    return visits[None], (visits * fallen).sum()[None]
+
+
+def _closure(seed: Tensor, moves: Tensor) -> Tensor:
+    """Bool [S]: what can be got to from the seed [S] along moves [S, S]."""
+    found = seed
+    while True:
+        more = found | (moves & found[:, None]).any(0)
+        if bool((more == found).all()):
+            return found
+        found = more
 
 
 def _live_rewards_negative(model: TrajectoryModel) -> bool:

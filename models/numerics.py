@@ -23,11 +23,11 @@ def safe_logsumexp(values: Tensor, dim: int = -1) -> Tensor:
 
 
 def weighted(weights: Tensor, values: Tensor) -> Tensor:
-    """Weights * values with 0 * (+-inf) = 0: what has no probability does not count."""
+    """Weights * values with 0 * (+-inf) = 0: what has no probability does not count, and gradients hold no NaN."""
     counts = weights > 0
-    return torch.where(
-        counts, weights * torch.where(counts, values, torch.zeros_like(values)), torch.zeros_like(values)
-    )
+    infinite = torch.isinf(values)
+    product = weights * torch.where(counts & ~infinite, values, torch.zeros_like(values))
+    return torch.where(counts & infinite, values.detach().expand_as(product), product)
 
 
 def expectation(weights: Tensor, values: Tensor, dim: int | tuple[int, ...] = -1) -> Tensor:

@@ -276,7 +276,7 @@ def test_rollouts_of_an_infinite_horizon_end(options):
 def test_chain_that_never_ends_is_refused():
     mdp = MDP.from_successors([[[0], [1]], [[1], [1]]], [[[1.0], [1.0]], [[1.0], [1.0]]], [1.0, 0.0], terminal=[1])
     model = TrajectoryModel(mdp, -1.0, horizon=math.inf)
-    with pytest.raises(ValueError, match="still running"):
+    with pytest.raises(ValueError, match="never end"):
         evaluate(Policy([[1.0, 0.0]] * 2), model)
 
 
