@@ -152,7 +152,9 @@ def sample_posterior(program: Program, info: ProgramInfo, num_samples: int, seed
                 with pyro.plate("_samples", size, dim=-1):
                     exactly()
 
-            drawn = infer_discrete(config_enumerate(many, default="parallel"), first_available_dim=-2)
+            drawn = infer_discrete(
+                config_enumerate(many, default="parallel"), first_available_dim=-2, strict_enumeration_warning=False
+            )
             nodes = poutine.trace(drawn).get_trace().nodes
             states.append(drawn_sites(nodes, "s", last, size))
             actions.append(drawn_sites(nodes, "a", info.horizon, size))

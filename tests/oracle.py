@@ -107,6 +107,8 @@ def exact(problem):
     returns = 0.0
     for start, steps, score, reward in every:
         weight = math.exp(score - evidence)
+        if weight == 0:
+            continue
         returns += weight * reward
         starts[start] += weight
         marginals[0, start] += weight
