@@ -29,6 +29,9 @@ from cai.models.trajectory import TrajectoryModel
 
 __all__ = ["expected_visits", "has_trap", "spectral_radius", "stationary_messages"]
 
+ROUNDING = 1e-13  # changes below this, relative to the largest value, are those of rounding
+SOLVE_LIMIT = 3000  # states up to which [S, S] systems are formed and solved; beyond, sums are run to their end
+SOLVE_STEPS = 10**6
 EIGENVALUE_LIMIT = 1000  # live states up to which rho(M) is computed; beyond, growth is watched instead
 
 
@@ -38,8 +41,9 @@ def stationary_messages(
     """Iterates a backup until its values stand still, then attaches their gradients.
 
     Discounted fixed dynamics contract by gamma, so the error left is at most the last change times gamma / (1 - gamma).
-    Elsewhere every state's own ratio of successive changes stands for the rate, and no iteration stops before S steps
-    (or 10^4), since exact messages need not shrink before they have been everywhere.
+    Elsewhere every state's own ratio of successive changes stands for the rate: a state that has only begun to change
+    has none yet, so nothing stops before news has been everywhere. (A backup never enlarges the largest change, so what
+    has once become negligible stays so.)
 
     Returns:
         Messages with one step, the status, and details: "steps", "rate" (gamma, or gamma rho(M); None where it is not
@@ -58,7 +62,6 @@ def stationary_messages(
     reaches = _reaches_terminal(model) if model.discount == 1 else torch.ones(num_states, dtype=torch.bool)
     values = torch.zeros(num_states, dtype=torch.float64)
     values = torch.where(reaches, values, torch.full_like(values, -torch.inf))
-    least = 1 if contracts else min(num_states, 10_000)
     status, step, checkpoint = Status.NOT_CONVERGED, 0, math.inf
     change = torch.full_like(values, math.inf)
     while not diverges and step < max_steps:
@@ -70,13 +73,13 @@ def stationary_messages(
         size = max(1.0, float(finite.abs().max()) if finite.numel() else 1.0)
         speed = torch.full_like(change, rate or 0.0) if contracts else _ratio(change, previous)
         left = torch.where(speed < 1, change * speed / (1 - speed), torch.full_like(change, math.inf))
-        left = torch.where(change <= 8 * torch.finfo(torch.float64).eps * size, torch.zeros_like(left), left)
-        still = float(change.max()) == 0
-        if still or (step >= least and float(left.nan_to_num(math.inf).max()) <= tolerance * size):
+        left = torch.where(change <= ROUNDING * size, torch.zeros_like(left), left)
+        largest = float(change.max())
+        if float(left.nan_to_num(math.inf).max()) <= tolerance * size:
             status = Status.SUCCESS
             break
         if step >= 2 * num_states and step & (step - 1) == 0:  # at powers of two: no progress means growth
-            diverges, checkpoint = float(change.max()) >= checkpoint, float(change.max())
+            diverges, checkpoint = largest >= checkpoint, largest
     if diverges:
         status = Status.DIVERGED
     values = _with_gradients(model, backup, values) if status.ok else values
@@ -97,6 +100,11 @@ def _with_gradients(model: TrajectoryModel, backup: Backup, values: Tensor) -> T
     moved = soft_policy(model, backup(model, values, 0))[0]
     if not moved.requires_grad:
         return values
+    if model.mdp.num_states > SOLVE_LIMIT:
+        raise ValueError(
+            f"gradients over an infinite horizon solve a system of [S, S], and S = {model.mdp.num_states} is above "
+            f"{SOLVE_LIMIT}; give a finite horizon, or ask under torch.no_grad()"
+        )
     with torch.no_grad():
         q_values = backup(model, values, 0)
         policy = soft_policy(model, q_values)[1]
@@ -161,33 +169,43 @@ def expected_visits(
     Raises:
         ValueError: if the chain can get to where it never ends, so that visits do not add up to a number.
     """
-    live = model.live
-    matrix = _transition_matrix(model, policy[0], dynamics)
-    fallen = (policy[0][..., None] * dynamics.outcomes(0)[1]).sum((1, 2))
-    moves = (matrix.detach() > 0) & live[:, None]
-    met = _closure(initial.detach() > 0, moves)
-    ends = _closure(~live | (fallen.detach() > 0), moves.T)
+    mdp, live = model.mdp, model.live
+    alive, fallen = dynamics.outcomes(0)
+    moves = policy[0][..., None] * alive * live[:, None, None]
+    falls = (policy[0][..., None] * fallen).sum((1, 2))
+    met = _met(model, moves.detach() > 0)
+    ends = _leads_to(model, moves.detach() > 0, ~live | (falls.detach() > 0))
     if bool((met & ~ends).any()):
         state = int(torch.nonzero(met & ~ends)[0])
         raise ValueError(
-            f"the policy can get to state {model.mdp.state_name(state)} and never end from there, so expectations over "
+            f"the policy can get to state {mdp.state_name(state)} and never end from there, so expectations over "
             "an infinite horizon do not exist; give a discount < 1 or a finite horizon"
         )
     counts = live & met
-    inside = matrix[counts][:, counts]
-    solved = torch.linalg.solve(torch.eye(int(counts.sum()), dtype=torch.float64) - inside.T, initial[counts][:, None])
-    visits = torch.zeros_like(initial).index_add(0, torch.nonzero(counts).flatten(), solved[:, 0].clamp(min=0))
-    return visits[None], (visits * fallen).sum()[None]
+    here = torch.where(counts, initial, torch.zeros_like(initial))
+    if mdp.num_states <= SOLVE_LIMIT:
+        inside = _transition_matrix(model, policy[0], dynamics)[counts][:, counts]
+        eye = torch.eye(int(counts.sum()), dtype=torch.float64)
+        solved = torch.linalg.solve(eye - inside.T, here[counts][:, None])[:, 0]
+        visits = torch.zeros_like(initial).index_add(0, torch.nonzero(counts).flatten(), solved.clamp(min=0))
+    else:
+        visits = here
+        for _ in range(SOLVE_STEPS):
+            here = torch.where(counts, mdp.scatter(here[:, None, None] * moves), torch.zeros_like(here))
+            visits = visits + here
+            if float(here.detach().sum()) <= 1e-14 * float(visits.detach().sum()):
+                break
+    return visits[None], (visits * falls).sum()[None]
 
 
-def _closure(seed: Tensor, moves: Tensor) -> Tensor:
-    """Bool [S]: what can be got to from the seed [S] along moves [S, S]."""
-    found = seed
+def _met(model: TrajectoryModel, possible: Tensor) -> Tensor:
+    """Bool [S]: states that the start can get to along possible outcomes [S, A, K]."""
+    met = model.mdp.initial.detach() > 0
     while True:
-        more = found | (moves & found[:, None]).any(0)
-        if bool((more == found).all()):
-            return found
-        found = more
+        more = met | (model.mdp.scatter((possible & met[:, None, None]).double()) > 0)
+        if bool((more == met).all()):
+            return met
+        met = more
 
 
 def _live_rewards_negative(model: TrajectoryModel) -> bool:
@@ -201,15 +219,8 @@ def has_trap(model: TrajectoryModel) -> bool:
     """Whether, without a discount, the start can lead to a live state from which no terminal state is within reach."""
     if model.discount < 1:
         return False
-    mdp = model.mdp
-    possible = (model.action_prior[..., None] * mdp.probabilities).detach() > 0
-    met = mdp.initial.detach() > 0
-    while True:
-        more = met | (mdp.scatter((possible & met[:, None, None]).double()) > 0)
-        if bool((more == met).all()):
-            break
-        met = more
-    return bool((met & model.live & ~_leads_to(model, possible)).any())
+    possible = (model.action_prior[..., None] * model.mdp.probabilities).detach() > 0
+    return bool((_met(model, possible) & model.live & ~_leads_to(model, possible, model.mdp.terminal)).any())
 
 
 def _reaches_terminal(model: TrajectoryModel) -> Tensor:
@@ -217,12 +228,12 @@ def _reaches_terminal(model: TrajectoryModel) -> Tensor:
     mdp = model.mdp
     weights = model.action_prior[..., None] * mdp.probabilities
     possible = (weights > 0) & ~torch.isinf(model.reward_table(0).detach())
-    return _leads_to(model, possible)
+    return _leads_to(model, possible, mdp.terminal)
 
 
-def _leads_to(model: TrajectoryModel, possible: Tensor) -> Tensor:
-    """Bool [S]: states with a path to a terminal state along possible outcomes [S, A, K]."""
-    reached = model.mdp.terminal.clone()
+def _leads_to(model: TrajectoryModel, possible: Tensor, goal: Tensor) -> Tensor:
+    """Bool [S]: states with a path to the goal, bool [S], along possible outcomes [S, A, K]."""
+    reached = goal
     while True:
         more = reached | (possible & model.mdp.gather(reached)).any(-1).any(-1)
         if bool((more == reached).all()):

@@ -235,3 +235,24 @@ def test_a_patient_discount_over_an_infinite_horizon():
     )
     outcome = cai.evaluate(cai.Policy([[1.0], [1.0]]), model, num_rollouts=2)
     assert outcome.expected_return == pytest.approx(-1 - 0.5 * 0.9999 / 0.0001, rel=1e-9)
+
+
+def test_a_large_sparse_world_over_an_infinite_horizon_stays_sparse():
+    """A ring of 4,000 states, above the size up to which [S, S] systems are solved."""
+    size = 4_000
+    here = np.arange(size)
+    following = np.stack([(here + 1) % size, (here - 1) % size], 1)[..., None]
+    start = np.zeros(size)
+    start[0] = 1.0
+    mdp = MDP.from_successors(following, np.ones((size, 2, 1)), start)
+    reward = torch.zeros(size, dtype=torch.float64)
+    reward[[1, 2, 3]] = 0.3
+    model = TrajectoryModel(mdp, reward, horizon=math.inf, discount=0.5)
+    for name in ("exact", "variational"):
+        posterior = cai.infer(model, name)
+        finite = cai.infer(model.replace(horizon=60), name)
+        assert float(posterior.elbo) == pytest.approx(float(finite.elbo), abs=1e-9)
+        assert float(posterior.believed_return) == pytest.approx(float(finite.believed_return), abs=1e-9)
+    reward.requires_grad_()
+    with pytest.raises(ValueError, match=r"4000 is above.*finite horizon"):
+        cai.infer(model.replace(reward=reward), "exact")
