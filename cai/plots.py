@@ -183,8 +183,8 @@ def plot_comparison(comparison: Comparison, *, figsize: tuple[float, float] | No
     left.invert_yaxis()
     middle.barh(places, _bars([row.luck for row in rows]), 0.55, color=colors)
     middle.set_xlabel("luck (nats)")
-    middle.set_xlim(left=0)
-    middle.margins(x=0.15)
+    most = max([row.luck for row in rows if row.luck is not None and math.isfinite(row.luck)], default=0.0)
+    middle.set_xlim(0, 1.2 * most if most > 1e-9 else 1.0)
     middle.set_title("Luck that the plan counts on")
     if regions:
         _endings(axes[2], places, comparison, regions)
