@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import numbers
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -10,7 +11,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["check_distribution", "check_shape", "first_index", "float_tensor", "index_tensor", "state_mask"]
+__all__ = [
+    "check_distribution",
+    "check_shape",
+    "first_index",
+    "float_tensor",
+    "index_tensor",
+    "state_mask",
+    "whole_horizon",
+]
 
 # A row of probabilities may miss 1 by this much before it is refused; it is then divided by its sum. Rounding in
 # float64 sums of 1e5 terms stays far below the first, and probabilities that were float32 once below the second.
@@ -148,3 +157,14 @@ def state_mask(states: Any, num_states: int, names: Sequence[str] | None, what: 
             raise ValueError(f"{what}: state {int(state)} is given twice; give each index once, or a mask of bools")
         mask[int(state)] = True
     return mask
+
+
+def whole_horizon(horizon: Any) -> int | float:
+    """A number of steps >= 1, or math.inf; refuses anything else."""
+    if isinstance(horizon, numbers.Real) and horizon == math.inf:
+        return math.inf
+    if isinstance(horizon, bool) or not isinstance(horizon, numbers.Integral):
+        raise ValueError(f"horizon is {horizon!r}; expected a whole number of steps >= 1, or math.inf")
+    if horizon < 1:
+        raise ValueError(f"horizon is {horizon}; it must be at least 1")
+    return int(horizon)

@@ -19,7 +19,7 @@ import torch
 from pyro.distributions import Categorical
 from torch import Tensor
 
-from cai.models.checks import check_distribution, check_shape, first_index, float_tensor
+from cai.models.checks import check_distribution, check_shape, first_index, float_tensor, whole_horizon
 from cai.models.distributions import Optimality
 from cai.models.mdp import MDP
 from cai.models.numerics import safe_log
@@ -75,7 +75,7 @@ class TrajectoryModel:
             advice = "unpack the pair: mdp, reward = from_gymnasium(...)" if pair else "wrap the array in MDP(...)"
             raise TypeError(f"the process is a {type(self.mdp).__name__}; expected an MDP: {advice}")
         object.__setattr__(self, "_tables", {})
-        object.__setattr__(self, "horizon", _horizon(self.horizon))
+        object.__setattr__(self, "horizon", whole_horizon(self.horizon))
         for what, low in (("temperature", 0.0), ("discount", 0.0)):
             value = getattr(self, what)
             if not isinstance(value, numbers.Real) or isinstance(value, bool) or not math.isfinite(value):
@@ -371,16 +371,6 @@ class TrajectoryModel:
                 "an infinite horizon cannot converge with discount 1 and no terminal state; give discount < 1, "
                 "a terminal state, or a finite horizon"
             )
-
-
-def _horizon(horizon: Any) -> int | float:
-    if isinstance(horizon, numbers.Real) and horizon == math.inf:
-        return math.inf
-    if isinstance(horizon, bool) or not isinstance(horizon, numbers.Integral):
-        raise ValueError(f"horizon is {horizon!r}; expected a whole number of steps >= 1, or math.inf")
-    if horizon < 1:
-        raise ValueError(f"horizon is {horizon}; it must be at least 1")
-    return int(horizon)
 
 
 def _action_prior(prior: Any, mdp: MDP) -> Tensor:
