@@ -146,7 +146,7 @@ class EnumeratedProgram:
             sizes: the number of values of each site.
 
         Returns:
-            The bound, 0-dim, and for every redistributed site the advantages [*context, N], 0 where q does not come.
+            The bound, 0-dim, and for every redistributed site the advantages [*context, N], 0 for values ruled out.
         """
         bound, result = self._direct_advantages(contexts, sizes)
         unseen = [name for name in contexts if name not in result]
@@ -320,7 +320,8 @@ def find_supports(run: EnumeratedProgram, contexts: dict[str, tuple[str, ...]]) 
     """Which values keep q clear of factors of -inf, by eliminating yes-or-no messages.
 
     A redistributed site may choose: it keeps the values from which -inf can be avoided for sure. Every other site is
-    chance: all its possible values must be clear. What a site's table does not see counts as chance too.
+    chance: all its possible values must be clear. What a site's table does not see counts as chance too, as far as it
+    can be met under the program's own support; this may rule out more than the best q would.
 
     Args:
         run: the enumerated program under q.

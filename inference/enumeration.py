@@ -16,11 +16,11 @@ from pyro.ops.einsum import torch_log
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
-from cai.inference.bound import EnumeratedProgram, enumerate_program
+from cai.inference.bound import enumerate_program
 from cai.inference.exact_sites import ExactSites, support_logits
 from cai.inference.guide import JointProbe, drawn_sites
 from cai.inference.posterior import Posterior
-from cai.inference.program_posterior import program_posterior
+from cai.inference.program_posterior import prior_joints, program_posterior
 from cai.inference.solve import DENSE_LIMIT, check_enumerable, check_program
 from cai.inference.status import Status, Target
 from cai.models.numerics import safe_log, weighted
@@ -52,7 +52,7 @@ class Enumeration:
         self._inspect(model)
 
     @private_store()
-    def _inspect(self, model: Any) -> tuple[ProgramInfo, EnumeratedProgram]:
+    def _inspect(self, model: Any) -> ProgramInfo:
         if isinstance(model, TrajectoryModel):
             check_enumerable(model, self.name, "'exact'")
         info = inspect_program(model)
@@ -66,11 +66,11 @@ class Enumeration:
                 f"nats apart, and trajectories of this model may lie {span:.0f} apart: raise the temperature, shorten "
                 "the horizon, or use 'exact' (for a program: 'optimistic')"
             )
-        return info, run
+        return info
 
     def run(self, model: Any, *, seed: int = 0) -> Posterior:
         """Answers the model; nothing here is random, but the samples drawn from the answer."""
-        info, prior_run = self._inspect(model)
+        info = self._inspect(model)
         joint, marginals = JointProbe(info), _MarginalProbe()
         with private_store(), torch.enable_grad(), exact_gradients():
             program = config_enumerate(joint(marginals(ExactSites()(model))), default="parallel")
@@ -82,7 +82,7 @@ class Enumeration:
                 leaves = [leaf for leaf, _ in (*scores, *priors)]
                 gradients = torch.autograd.grad(log_evidence, [*joint.epsilons, *leaves], retain_graph=marginals.learns)
         if not possible:
-            return _impossible(self, model, info, prior_run)
+            return _impossible(self, model, info)
         log_evidence = log_evidence if marginals.learns else log_evidence.detach()
         joints = list(gradients[: info.horizon])
         mass = [float(joint.sum()) for joint in joints]
@@ -200,18 +200,13 @@ def _span(log_weights: Tensor) -> float:
     return float(finite.max() - finite.min()) if finite.numel() else 0.0
 
 
-@private_store()
-def _impossible(backend: Enumeration, model: Any, info: ProgramInfo, run: EnumeratedProgram) -> Posterior:
+def _impossible(backend: Enumeration, model: Any, info: ProgramInfo) -> Posterior:
     """The answer when p(O) = 0: the program's own prior, and the status."""
-    probe = JointProbe(info)
-    with torch.enable_grad():
-        prior = enumerate_program(probe(model))
-        joints = list(torch.autograd.grad(prior.expect(prior.probes.values()), probe.epsilons))
     nothing = torch.full((), -torch.inf, dtype=torch.float64)
     return program_posterior(
         model,
         info,
-        joints,
+        prior_joints(model, info),
         backend=backend.name,
         target=backend.target,
         status=Status.IMPOSSIBLE,

@@ -339,3 +339,13 @@ def test_probability_is_conserved_by_scatter():
         torch.testing.assert_close(
             process.scatter(joint), (table() * process.initial[:, None, None]).sum((0, 1)) / A, rtol=0, atol=1e-15
         )
+
+
+def test_names_lead_to_numbers():
+    process = MDP([[[0.0, 1.0]], [[1.0, 0.0]]], [1.0, 0.0], state_names=["here", "there"], action_names=["go"])
+    assert process.state_index("there") == 1
+    assert process.action_index("go") == 0
+    with pytest.raises(ValueError, match=r"no state is called 'nowhere'.*here, there"):
+        process.state_index("nowhere")
+    with pytest.raises(ValueError, match="no action names"):
+        MDP([[[1.0]]], [1.0]).action_index("go")

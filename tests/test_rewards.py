@@ -499,3 +499,14 @@ def test_scale_zero_receives_a_finite_gradient():
     model = TrajectoryModel(dense(), scale * TableReward([1.0, -INF, 0.5, 0.0]), horizon=2)
     infer(model, "exact").log_evidence.backward()
     assert torch.isfinite(scale.grad)
+
+
+@pytest.mark.parametrize("backend", ["exact", "optimistic", "enumeration"])
+def test_weights_receive_the_same_gradient_from_every_exact_backend(backend):
+    features = torch.arange(12, dtype=torch.float64).reshape(4, 3) / 10
+    weights = torch.tensor([0.3, -0.2, 0.1], dtype=torch.float64, requires_grad=True)
+    process = MDP(np.full((4, 2, 4), 0.25), np.full(4, 0.25))
+    posterior = infer(TrajectoryModel(process, LinearReward(features, weights), horizon=3), backend)
+    (slope,) = torch.autograd.grad(posterior.log_evidence, weights)
+    want = (posterior.state_marginals[:-1].sum(0) @ features).detach()
+    assert torch.allclose(slope, want, atol=1e-9)

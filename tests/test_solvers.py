@@ -70,7 +70,8 @@ def test_the_natural_gradient_is_the_gradient_over_the_fisher_information():
     """advantage(c, x) q(c, x) = d bound / d logit(c, x), by autograd through the enumerated bound."""
     from cai.inference.bound import enumerate_guide
 
-    model = random_problem(7, reward="sas", forbidden=False, horizon=3).model
+    model = random_problem(5, reward="sas", forbidden=False, terminals=0.0, discount=1.0, horizon=3).model
+    assert model.mdp.num_actions > 1
     with pyro.get_param_store().scope():
         for free in (False, True):
             pyro.clear_param_store()
@@ -83,7 +84,7 @@ def test_the_natural_gradient_is_the_gradient_over_the_fisher_information():
             run = enumerate_guide(guide)
             (slope,) = torch.autograd.grad(run.bound(), policy)
             _, advantages = run.detach().advantages(guide.handler.contexts, guide.info.sizes)
-            marginal = torch.ones(())
+            checked = 0
             for t in range(model.steps):
                 probs = policy[t].softmax(-1).detach()
                 natural = advantages[f"a_{t + 1}"]
@@ -91,6 +92,8 @@ def test_the_natural_gradient_is_the_gradient_over_the_fisher_information():
                 marginal = (slope[t] / (probs * natural))[visits & (natural.abs() > 1e-9).all(-1)]
                 # what is left after division is q(s_t), the same for every action
                 assert torch.allclose(marginal, marginal[:, :1].expand_as(marginal), atol=1e-9)
+                checked += marginal.numel()
+            assert checked >= 2 * model.mdp.num_actions
 
 
 def test_the_guide_is_a_pyro_program_that_draws_from_q():
