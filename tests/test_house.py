@@ -4,12 +4,20 @@ import ast
 import configparser
 import subprocess
 import sys
+import textwrap
 import zipfile
+from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
 import cai
+from cai.inference.closed_form import require_model
+from cai.inference.messages import FixedDynamics, policy_backward
+from cai.inference.posterior import tabular_posterior
+from cai.models import bridge
+from cai.models.numerics import expectation
 
 ROOT = Path(__file__).parents[1]
 FLOORS = {"models": ("cai.models",), "inference": ("cai.models", "cai.inference"), "cai": ("cai",)}
@@ -94,3 +102,16 @@ def test_readme_code_prints_what_the_readme_says(capsys, monkeypatch):
     monkeypatch.chdir(ROOT)
     exec(compile(code, "README.md", "exec"), {})
     assert capsys.readouterr().out.split() == said.split()
+
+
+def test_the_backend_of_the_contributing_notes_runs():
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    code = textwrap.dedent(text.split("```py\n")[1].split("```")[0])
+    names = {"dataclass": dataclass, "ClassVar": ClassVar, "Status": cai.Status, "Target": cai.Target}
+    names |= {"require_model": require_model, "FixedDynamics": FixedDynamics, "policy_backward": policy_backward}
+    names |= {"tabular_posterior": tabular_posterior, "expectation": expectation}
+    exec(compile(code, "CONTRIBUTING.md", "exec"), names)
+    prior, best = cai.compare(bridge(discount=0.9), [names["FollowThePrior"](), "variational"]).rows
+    assert prior.status.ok
+    assert prior.elbo == pytest.approx(prior.real_return, abs=1e-9)
+    assert prior.elbo < best.elbo
