@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cai.inference.messages import FixedDynamics
+from cai.inference.chain import expected_visits
+from cai.inference.dynamics import FixedDynamics
 from cai.inference.posterior import measure
-from cai.inference.stationary import expected_visits
 from cai.models.numerics import weighted
 from cai.models.trajectory import TrajectoryModel
 from cai.policy import Policy

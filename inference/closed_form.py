@@ -1,4 +1,4 @@
-"""The two closed forms, read off the messages: the exact posterior, and the best policy under fixed dynamics."""
+"""Answers read off backward messages: one function for every backend that is a recursion on tables."""
 
 from __future__ import annotations
 
@@ -6,23 +6,17 @@ import math
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from cai.inference.messages import (
-    FixedDynamics,
-    Messages,
-    OutcomeDynamics,
-    PosteriorDynamics,
-    backward,
-    fixed_backup,
-    optimistic_backup,
-)
+from cai.inference.chain import expected_visits, has_trap
+from cai.inference.dynamics import FixedDynamics, OutcomeDynamics
+from cai.inference.messages import EXACT, Choice, Messages, Recursion, backward
 from cai.inference.posterior import Posterior, tabular_posterior
-from cai.inference.stationary import expected_visits, has_trap, stationary_messages
+from cai.inference.stationary import Settling, stationary_messages
 from cai.inference.status import Status, Target
-from cai.models.numerics import safe_log
 from cai.models.trajectory import TrajectoryModel
 
-__all__ = ["closed_form_posterior", "require_model"]
+__all__ = ["check_settling", "closed_form_posterior", "require_model"]
 
 
 def require_model(model: Any, backend: str, instead: str) -> None:
@@ -35,62 +29,93 @@ def require_model(model: Any, backend: str, instead: str) -> None:
         )
 
 
+def check_settling(tolerance: float, max_steps: int, name: str = "max_steps") -> None:
+    """Refuses a tolerance or a number of backups that make no sense."""
+    if max_steps < 1:
+        raise ValueError(f"{name} is {max_steps}; it must be >= 1")
+    if not tolerance > 0:
+        raise ValueError(f"tolerance is {tolerance}; it must be > 0")
+
+
 def closed_form_posterior(
-    model: TrajectoryModel, *, backend: str, target: Target, tolerance: float, max_steps: int
+    model: TrajectoryModel,
+    recursion: Recursion,
+    *,
+    backend: str,
+    target: Target,
+    settling: Settling,
+    acts: Choice | None = None,
+    details: dict[str, Any] | None = None,
 ) -> Posterior:
-    """Answers a model by dynamic programming, for target `exact` or `fixed-dynamics`."""
-    exact = target is Target.EXACT
-    backup = optimistic_backup if exact else fixed_backup
-    details: dict[str, Any] = {}
-    status = Status.SUCCESS
+    """Answers a model by dynamic programming.
+
+    Args:
+        model: the trajectory model.
+        recursion: how to back up and choose.
+        backend: the name of the backend.
+        target: for `exact` and `fixed-dynamics` the last message is the bound; for others the bound is what q attains.
+        settling: when an infinite horizon stops.
+        acts: how q chooses actions on the recursion's q-values, where that is not the recursion's own choice.
+        details: further numbers of the backend.
+    """
+    found, status = dict(details or {}), Status.SUCCESS
     if model.is_finite:
-        messages = backward(model, backup)
+        messages = backward(model, recursion)
     else:
-        messages, status, details = stationary_messages(model, backup, tolerance, max_steps)
+        messages, status, iteration = stationary_messages(model, recursion, settling)
+        found |= iteration
+    policy = messages.policy
+    if acts is not None:
+        policy = torch.stack([acts(model, q_values, model.log_action_prior)[1] for q_values in messages.q_values])
     start = messages.start
     if status.ok and not math.isfinite(float(start.detach())):
         if not model.is_finite and has_trap(model):
-            return _without_expectations(model, backend, target, Status.DIVERGED, messages, details)
-        impossible = exact or not math.isfinite(_log_evidence(model, tolerance, max_steps))
-        status = Status.IMPOSSIBLE if impossible else Status.UNAVOIDABLE
-    initial = model.mdp.initial
+            status = Status.DIVERGED
+        else:
+            impossible = recursion.eta > 0 or not math.isfinite(_log_evidence(model, settling))
+            status = Status.IMPOSSIBLE if impossible else Status.UNAVOIDABLE
     if not model.is_finite and not status.ok:
-        return _without_expectations(model, backend, target, status, messages, details)
+        return _without_expectations(model, backend, target, status, messages, policy, found)
+    initial = model.mdp.initial
     dynamics: OutcomeDynamics = FixedDynamics(model)
-    if exact and status.ok:
-        dynamics = PosteriorDynamics(model, messages)
-        initial = (safe_log(initial) + messages.values[0] - start).exp()
-        initial = initial / initial.sum()
-    visits = None if model.is_finite else expected_visits(model, initial, messages.policy, dynamics)
+    if status.ok:
+        initial, dynamics = recursion.beliefs(model, messages.values, messages.q_values)
+    visits = None if model.is_finite else expected_visits(model, initial, policy, dynamics)
     bound = start + model.evidence_offset
+    found["start"] = start.detach()
     return tabular_posterior(
         model,
         backend=backend,
         target=target,
         status=status,
-        log_evidence=bound if exact else None,
-        elbo=bound,
+        log_evidence=bound if target is Target.EXACT else None,
+        elbo=None if target is Target.OTHER and status.ok else bound,
         values=messages.values[: model.steps],
         q_values=messages.q_values,
-        policy=messages.policy,
+        policy=policy,
         initial=initial,
         dynamics=dynamics,
         visits=visits,
-        details=details,
+        details=found,
     )
 
 
-def _log_evidence(model: TrajectoryModel, tolerance: float, max_steps: int) -> float:
+def _log_evidence(model: TrajectoryModel, settling: Settling) -> float:
     """Log p(O) under the optimistic backup, to tell what is impossible from what cannot be avoided."""
     with torch.no_grad():
         if model.is_finite:
-            return float(backward(model, optimistic_backup).start.detach())
-        messages: Messages = stationary_messages(model, optimistic_backup, tolerance, max_steps)[0]
-        return float(messages.start)
+            return float(backward(model, EXACT).start.detach())
+        return float(stationary_messages(model, EXACT, settling)[0].start)
 
 
 def _without_expectations(
-    model: TrajectoryModel, backend: str, target: Target, status: Status, messages: Messages, details: dict[str, Any]
+    model: TrajectoryModel,
+    backend: str,
+    target: Target,
+    status: Status,
+    messages: Messages,
+    policy: Tensor,
+    details: dict[str, Any],
 ) -> Posterior:
     """What is left where an infinite horizon has no answer: the status, and messages unless they diverged."""
     fixed, settled = FixedDynamics(model), status is not Status.DIVERGED
@@ -105,7 +130,7 @@ def _without_expectations(
         elbo=nothing,
         values=model.temperature * messages.values[:1] if settled else None,
         q_values=model.temperature * messages.q_values if settled else None,
-        action_probs=messages.policy if settled else model.action_prior[None],
+        action_probs=policy if settled else model.action_prior[None],
         action_prior=model.action_prior,
         initial=model.mdp.initial,
         state_marginals=torch.zeros(1, model.mdp.num_states, dtype=torch.float64),

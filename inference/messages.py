@@ -4,9 +4,12 @@ Messages are in nats, v = V / alpha and q = Q / alpha, with rho = r / alpha. Ove
 
     optimistic       q = log sum_k p_k e^{rho_k} (gamma e^{v(s'_k)} + 1 - gamma)      Levine 2018, equation (7)
     fixed dynamics   q = sum_k p_k (rho_k + gamma v(s'_k))                            Levine 2018, equation (15)
-    both             v = log sum_a p(a|s) e^q,   pi(a|s) = p(a|s) e^{q - v}           Levine 2018, equation (16)
+    tilted by eta    q = (1 / eta) log sum_k p_k e^{eta rho_k} (gamma e^{eta v(s'_k)} + 1 - gamma)
+    soft choice      v = log sum_a p(a|s) e^q,   pi(a|s) = p(a|s) e^{q - v}           Levine 2018, equation (16)
+    hard choice      v = max_a q over the actions of positive prior
 
-The discount enters as in section 2.5 there: the chain falls into an absorbing state of value 0.
+The first two are the third at eta = 1 and in the limit eta -> 0. The discount enters as in section 2.5 there: the chain
+falls into an absorbing state of value 0. A `Recursion` is one backup with one choice; every tabular backend is one.
 """
 
 from __future__ import annotations
@@ -14,31 +17,42 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from cai.models.numerics import categorical_divergence, expectation, safe_log, safe_logsumexp
+from cai.inference.dynamics import FixedDynamics, OutcomeDynamics, TiltedDynamics, tilted_start
+from cai.models.numerics import (
+    categorical_divergence,
+    certainty_equivalent,
+    expectation,
+    safe_log,
+    safe_logsumexp,
+)
 from cai.models.trajectory import TrajectoryModel
 
 __all__ = [
     "Backup",
-    "FixedDynamics",
+    "Choice",
+    "EXACT",
+    "FIXED",
     "Messages",
-    "OutcomeDynamics",
-    "PosteriorDynamics",
-    "TableDynamics",
+    "Recursion",
     "backward",
     "fixed_backup",
     "forward",
     "forward_messages",
+    "hard_choice",
     "optimistic_backup",
     "policy_backward",
     "soft_policy",
-    "start_message",
+    "tilted_backup",
+    "tilted_recursion",
 ]
 
 Backup = Callable[[TrajectoryModel, Tensor, int], Tensor]
+Choice = Callable[[TrajectoryModel, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +63,7 @@ class Messages:
         values: [T + 1, S], log beta_t(s); the last row is 0. (Stationary: [2, S], both rows the same.)
         q_values: [T, S, A], log beta_t(s, a).
         policy: [T, S, A], pi(a | s); the action prior where v = -inf.
-        start: log sum_s p(s_1) e^v under the optimistic backup, the expectation of v under the fixed one; 0-dim.
+        start: the certainty equivalent of v(s_1) at the recursion's eta; 0-dim.
     """
 
     values: Tensor
@@ -58,13 +72,18 @@ class Messages:
     start: Tensor
 
 
-def continuation(model: TrajectoryModel, values: Tensor) -> Tensor:
-    """log(gamma e^v + 1 - gamma) on live states, v elsewhere: what it is worth to arrive, [S], optimistically."""
+def continuation(model: TrajectoryModel, values: Tensor, eta: float = 1.0) -> Tensor:
+    """(1 / eta) log(gamma e^{eta v} + 1 - gamma) on live states, v elsewhere: what it is worth to arrive, [S]."""
     if model.discount == 1:
         return values
-    alive, fallen = math.log(model.discount), math.log1p(-model.discount)
-    arrived = torch.stack([values + alive, torch.full_like(values, fallen)], -1)
-    return torch.where(model.live, safe_logsumexp(arrived), values)
+    arrived = torch.stack([values, torch.zeros_like(values)], -1)
+    if eta == 1:  # half the price of the general case
+        logs = torch.tensor([math.log(model.discount), math.log1p(-model.discount)], dtype=torch.float64)
+        worth = safe_logsumexp(arrived + logs)
+    else:
+        chances = torch.tensor([model.discount, 1 - model.discount], dtype=torch.float64)
+        worth = certainty_equivalent(chances, arrived, eta)
+    return torch.where(model.live, worth, values)
 
 
 def optimistic_backup(model: TrajectoryModel, values: Tensor, t: int) -> Tensor:
@@ -96,120 +115,106 @@ def _expected_dense(transitions: Tensor, values: Tensor) -> Tensor:
     return result
 
 
-def soft_policy(model: TrajectoryModel, q_values: Tensor) -> tuple[Tensor, Tensor]:
-    """(v [S], pi [S, A]) from q [S, A]; rows without hope keep the action prior, terminal ones have v = 0."""
-    scores = model.log_action_prior + q_values
+def tilted_backup(model: TrajectoryModel, values: Tensor, t: int, eta: float) -> Tensor:
+    """Q [S, A] as the certainty equivalent at eta of reward and value, the fall of a discount included.
+
+    The sup (eta > 0) or inf (eta < 0) over dynamics q of E_q[rho + v] - KL(q || p) / eta is reached by
+    `TiltedDynamics`; eta = +-inf takes the best or worst outcome. Exact to rounding for every eta, see
+    `certainty_equivalent`.
+    """
+    mdp = model.mdp
+    scores = model.reward_table(t) / model.temperature + mdp.gather(continuation(model, values, eta))
+    q_values = certainty_equivalent(mdp.probabilities, scores, eta)
+    return torch.where(model.live[:, None], q_values, torch.zeros_like(q_values))
+
+
+def soft_policy(model: TrajectoryModel, q_values: Tensor, log_prior: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """(v [S], pi [S, A]) from q [S, A]; rows without hope keep the action prior, terminal ones have v = 0.
+
+    Args:
+        model: the trajectory model.
+        q_values: [S, A], nats.
+        log_prior: [S, A], in place of the model's own.
+    """
+    prior = model.action_prior if log_prior is None else log_prior.exp()
+    scores = (model.log_action_prior if log_prior is None else log_prior) + q_values
     values = safe_logsumexp(scores)
     values = torch.where(model.live, values, torch.zeros_like(values))
     hopeless = torch.isinf(values) | ~model.live
     shift = torch.where(hopeless, torch.zeros_like(values), values)
-    policy = torch.where(hopeless[:, None], model.action_prior, (scores - shift[:, None]).exp())
+    policy = torch.where(hopeless[:, None], prior, (scores - shift[:, None]).exp())
     return values, policy / policy.sum(-1, keepdim=True)
 
 
-def backward(model: TrajectoryModel, backup: Backup) -> Messages:
-    """All backward messages of a finite horizon, O(T S A K) time."""
-    values = torch.zeros(model.mdp.num_states, dtype=torch.float64)
-    rows: list[tuple[Tensor, Tensor, Tensor]] = []
-    for t in reversed(range(model.steps)):
-        q_values = backup(model, values, t)
-        following, (values, policy) = values, soft_policy(model, q_values)
-        rows.append((following, q_values, policy))
-    stacked = [torch.stack(part) for part in zip(*reversed(rows), strict=True)]
-    start = start_message(model, backup, values)
-    return Messages(torch.cat([values[None], stacked[0]]), stacked[1], stacked[2], start)
+def hard_choice(model: TrajectoryModel, q_values: Tensor, log_prior: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """(max_a q [S], pi [S, A]): all on the best action; equals, up to rounding, share by their prior."""
+    prior = model.action_prior if log_prior is None else log_prior.exp()
+    offered = torch.where(prior > 0, q_values, torch.full_like(q_values, -torch.inf))
+    values = torch.where(model.live, offered.amax(-1), torch.zeros_like(q_values[:, 0]))
+    hopeless = torch.isinf(values) | ~model.live
+    slack = 1e-12 * values.detach().abs().clamp(min=1.0)
+    best = torch.where(offered >= (values - slack)[:, None], prior, torch.zeros_like(prior))
+    policy = torch.where(hopeless[:, None], prior, best)
+    return values, policy / policy.sum(-1, keepdim=True)
 
 
-def start_message(model: TrajectoryModel, backup: Backup, values: Tensor) -> Tensor:
-    """The last message, over s_1: the log evidence, or the bound with the dynamics fixed, in nats."""
-    if backup is optimistic_backup:
-        return safe_logsumexp(safe_log(model.mdp.initial) + values)
-    return expectation(model.mdp.initial, values)
+@dataclass(frozen=True, eq=False)
+class Recursion:
+    """One way to plan backward: a backup of values over outcomes, and a choice of actions.
 
-
-class OutcomeDynamics:
-    """q(s_{t+1} | s_t, a_t) over the listed outcomes, the rest being the fall into the absorbing state."""
-
-    def __init__(self, model: TrajectoryModel) -> None:
-        self.model = model
-
-    def outcomes(self, t: int) -> tuple[Tensor, Tensor]:
-        """(alive [S, A, K], fallen [S, A, K]): the chance that an outcome happens and the chain goes on, or falls."""
-        raise NotImplementedError
-
-    def divergence(self, t: int) -> Tensor:
-        """[S, A], KL of the step's dynamics from the true ones, in nats."""
-        raise NotImplementedError
-
-
-class FixedDynamics(OutcomeDynamics):
-    """The true dynamics, discount included."""
-
-    def outcomes(self, t: int) -> tuple[Tensor, Tensor]:
-        model = self.model
-        stays = model.survival[:, None, None]
-        return model.mdp.probabilities * stays, model.mdp.probabilities * (1 - stays)
-
-    def divergence(self, t: int) -> Tensor:
-        return torch.zeros(self.model.mdp.num_states, self.model.mdp.num_actions, dtype=torch.float64)
-
-
-class PosteriorDynamics(OutcomeDynamics):
-    """The dynamics given optimality: q_k proportional to p_k e^{rho_k} (gamma e^{v(s'_k)} + 1 - gamma).
-
-    Levine 2018, section 2.4: p(s_{t+1} | s_t, a_t, O_{1:T}). Where optimality is impossible the true ones stand.
+    Attributes:
+        backup: (model, v [S], t) -> q [S, A], nats.
+        choice: (model, q [S, A], log prior [S, A]) -> (v [S], pi [S, A]).
+        eta: how the backup weighs outcomes, and so which dynamics it believes in; see `TiltedDynamics`.
+        nonexpansive: whether a change of values never grows under the recursion.
     """
 
-    def __init__(self, model: TrajectoryModel, messages: Messages) -> None:
-        super().__init__(model)
-        self.messages = messages
+    backup: Backup
+    choice: Choice = soft_policy
+    eta: float = 1.0
+    nonexpansive: bool = True
 
-    def _tilt(self, t: int) -> tuple[Tensor, Tensor, Tensor]:
-        """(log ratio alive [S, A, K], log ratio fallen [S, A, K], [S, A] where they apply) of posterior to prior."""
-        model = self.model
-        q_values = self.messages.q_values[t]
-        applies = model.live[:, None] & torch.isfinite(q_values)
-        shift = torch.where(applies, q_values, torch.zeros_like(q_values))[..., None]
-        fallen = model.reward_table(t) / model.temperature - shift
-        alive = fallen + model.mdp.gather(self.messages.values[t + 1])
-        shape = model.mdp.probabilities.shape
-        return alive.expand(shape), fallen.expand(shape), applies
+    def start(self, model: TrajectoryModel, values: Tensor) -> Tensor:
+        """What the start is worth, nats: the log evidence at eta = 1, the mean of v at eta = 0; 0-dim."""
+        if self.eta == 1:
+            return safe_logsumexp(safe_log(model.mdp.initial) + values)
+        return certainty_equivalent(model.mdp.initial, values, self.eta)
 
-    def outcomes(self, t: int) -> tuple[Tensor, Tensor]:
-        true_alive, true_fallen = FixedDynamics(self.model).outcomes(t)
-        alive, fallen, applies = self._tilt(t)
-        where = applies[..., None]
-        alive = torch.where(where, (safe_log(true_alive) + alive).exp(), true_alive)
-        fallen = torch.where(where, (safe_log(true_fallen) + fallen).exp(), true_fallen)
-        total = (alive + fallen).sum(-1, keepdim=True)
-        return alive / total, fallen / total
-
-    def divergence(self, t: int) -> Tensor:
-        return _outcome_divergence(self, t)
+    def beliefs(self, model: TrajectoryModel, values: Tensor, q_values: Tensor) -> tuple[Tensor, OutcomeDynamics]:
+        """q(s_1) [S] and the dynamics that the recursion believes in, from v [T + 1, S] and q [T, S, A]."""
+        if self.eta == 0:
+            return model.mdp.initial, FixedDynamics(model)
+        return tilted_start(model, values[0], self.eta), TiltedDynamics(model, values, q_values, self.eta)
 
 
-class TableDynamics(OutcomeDynamics):
-    """Dynamics given as tables for each step.
+EXACT = Recursion(optimistic_backup, eta=1.0)
+FIXED = Recursion(fixed_backup, eta=0.0)
+
+
+def tilted_recursion(eta: float, choice: Choice = soft_policy, nonexpansive: bool = True) -> Recursion:
+    """The recursion with outcomes tilted by eta."""
+    return Recursion(partial(tilted_backup, eta=eta), choice, eta, nonexpansive)
+
+
+def backward(model: TrajectoryModel, recursion: Recursion, prior: Tensor | None = None) -> Messages:
+    """All backward messages of a finite horizon, O(T S A K) time.
 
     Args:
         model: the trajectory model.
-        tables: T pairs (alive [S, A, K], fallen [S, A, K]) as `outcomes` returns them.
+        recursion: how to back up and choose.
+        prior: [T, S, A], in place of the model's action prior.
     """
-
-    def __init__(self, model: TrajectoryModel, tables: list[tuple[Tensor, Tensor]]) -> None:
-        super().__init__(model)
-        self.tables = tables
-
-    def outcomes(self, t: int) -> tuple[Tensor, Tensor]:
-        return self.tables[t]
-
-    def divergence(self, t: int) -> Tensor:
-        return _outcome_divergence(self, t)
-
-
-def _outcome_divergence(dynamics: OutcomeDynamics, t: int) -> Tensor:
-    prior = torch.cat(FixedDynamics(dynamics.model).outcomes(t), -1)
-    return categorical_divergence(torch.cat(dynamics.outcomes(t), -1), prior)
+    values = torch.zeros(model.mdp.num_states, dtype=torch.float64)
+    log_prior = model.log_action_prior if prior is None else safe_log(prior)
+    rows: list[tuple[Tensor, Tensor, Tensor]] = []
+    for t in reversed(range(model.steps)):
+        q_values = recursion.backup(model, values, t)
+        following = values
+        values, policy = recursion.choice(model, q_values, log_prior if prior is None else log_prior[t])
+        rows.append((following, q_values, policy))
+    stacked = [torch.stack(part) for part in zip(*reversed(rows), strict=True)]
+    start = recursion.start(model, values)
+    return Messages(torch.cat([values[None], stacked[0]]), stacked[1], stacked[2], start)
 
 
 def policy_backward(model: TrajectoryModel, policy: Tensor, dynamics: OutcomeDynamics) -> tuple[Tensor, Tensor]:

@@ -28,6 +28,7 @@ class Optimistic:
         learning_rate: see there.
         tolerance: see there.
         max_backups: see there.
+        accelerate: see there.
 
     For a program with further latents the bound closes on the evidence if s_t screens off the past and every further
     latent of a step is drawn after its action. Else it stays below: the policy sees s_t alone, and a freed site only
@@ -39,6 +40,7 @@ class Optimistic:
     learning_rate: float = 1.0
     tolerance: float = 1e-9
     max_backups: int = 1_000_000
+    accelerate: bool = True
 
     name: ClassVar[str] = "optimistic"
     target: ClassVar[Target] = Target.EXACT

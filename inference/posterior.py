@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from cai.inference.messages import FixedDynamics, OutcomeDynamics, forward
+from cai.inference.dynamics import FixedDynamics, OutcomeDynamics
+from cai.inference.messages import forward
 from cai.inference.status import Status, Target
 from cai.models.mdp import MDP
 from cai.models.numerics import categorical_divergence, safe_log, weighted
@@ -267,7 +268,7 @@ def tabular_posterior(
     target: Target,
     status: Status,
     log_evidence: Tensor | None,
-    elbo: Tensor,
+    elbo: Tensor | None,
     values: Tensor,
     q_values: Tensor,
     policy: Tensor,
@@ -276,9 +277,14 @@ def tabular_posterior(
     visits: tuple[Tensor, Tensor] | None = None,
     details: Mapping[str, Any] | None = None,
 ) -> Posterior:
-    """Builds the posterior of a tabular backend; `values` [T, S] and `q_values` [T, S, A] in nats."""
+    """Builds the posterior of a tabular backend; `values` [T, S] and `q_values` [T, S, A] in nats.
+
+    Where `elbo` is None it is measured: what q earns, less what its policy and its luck cost.
+    """
     dynamics = dynamics or FixedDynamics(model)
     found = measure(model, initial, policy, dynamics, visits)
+    if elbo is None:
+        elbo = found.believed_return / model.temperature - found.policy_divergence - found.luck + model.evidence_offset
     return Posterior(
         backend=backend,
         target=target,

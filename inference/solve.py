@@ -8,11 +8,13 @@ import torch
 from torch import Tensor
 
 from cai.inference.closed_form import closed_form_posterior
+from cai.inference.dynamics import FixedDynamics, OutcomeDynamics, TableDynamics
 from cai.inference.fitting import Fit, FitOptions, fit
 from cai.inference.guide import JointProbe
-from cai.inference.messages import FixedDynamics, OutcomeDynamics, TableDynamics, policy_backward
+from cai.inference.messages import EXACT, FIXED, policy_backward
 from cai.inference.posterior import Posterior, tabular_posterior
 from cai.inference.program_posterior import program_posterior
+from cai.inference.stationary import Settling
 from cai.inference.status import Target
 from cai.models.program import Program, ProgramInfo, inspect_program
 from cai.models.trajectory import TrajectoryModel
@@ -47,6 +49,10 @@ class GuideBackend(Protocol):
 
     @property
     def max_backups(self) -> int:
+        """Over an infinite horizon."""
+
+    @property
+    def accelerate(self) -> bool:
         """Over an infinite horizon."""
 
 
@@ -108,10 +114,10 @@ def solve(backend: GuideBackend, model: Any, *, seed: int, free_dynamics: bool) 
     if isinstance(model, TrajectoryModel) and backend.solver != "svi":
         return closed_form_posterior(
             model,
+            EXACT if free_dynamics else FIXED,
             backend=backend.name,
             target=backend.target,
-            tolerance=backend.tolerance,
-            max_steps=backend.max_backups,
+            settling=Settling(backend.tolerance, backend.max_backups, backend.accelerate),
         )
     info = inspect_program(model)
     options = FitOptions(backend.max_steps, backend.learning_rate, backend.tolerance)

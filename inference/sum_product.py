@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from cai.inference.closed_form import closed_form_posterior, require_model
+from cai.inference.closed_form import check_settling, closed_form_posterior, require_model
+from cai.inference.messages import EXACT
 from cai.inference.posterior import Posterior
+from cai.inference.stationary import Settling
 from cai.inference.status import Target
 
 __all__ = ["SumProduct"]
@@ -23,10 +25,13 @@ class SumProduct:
         tolerance: over an infinite horizon, the largest change of a value (in nats, relative to its size once that
             exceeds 1) at which the iteration stops.
         max_steps: over an infinite horizon, the most backups.
+        accelerate: over an infinite horizon, whether Newton steps (soft policy iteration) may shorten what has not
+            settled after 200 backups; the criterion stays that of plain backups.
     """
 
     tolerance: float = 1e-10
     max_steps: int = 1_000_000
+    accelerate: bool = True
 
     name: ClassVar[str] = "exact"
     target: ClassVar[Target] = Target.EXACT
@@ -34,10 +39,7 @@ class SumProduct:
     cost: ClassVar[str] = "T S A K time, T S A memory"
 
     def __post_init__(self) -> None:
-        if self.max_steps < 1:
-            raise ValueError(f"max_steps is {self.max_steps}; it must be >= 1")
-        if not self.tolerance > 0:
-            raise ValueError(f"tolerance is {self.tolerance}; it must be > 0")
+        check_settling(self.tolerance, self.max_steps)
 
     def supports(self, model: Any) -> None:
         """Raises ValueError unless the model is a `TrajectoryModel`."""
@@ -46,6 +48,5 @@ class SumProduct:
     def run(self, model: Any, *, seed: int = 0) -> Posterior:
         """Answers the model; nothing here is random."""
         self.supports(model)
-        return closed_form_posterior(
-            model, backend=self.name, target=self.target, tolerance=self.tolerance, max_steps=self.max_steps
-        )
+        settling = Settling(self.tolerance, self.max_steps, self.accelerate)
+        return closed_form_posterior(model, EXACT, backend=self.name, target=self.target, settling=settling)

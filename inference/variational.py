@@ -30,6 +30,8 @@ class StructuredVariational:
             less than it, relative to its size once that exceeds 1 nat, over (10 + 2 T) / learning_rate steps; over an
             infinite horizon the backups stop when the values are known to this, relative in the same way.
         max_backups: over an infinite horizon, the most backups.
+        accelerate: over an infinite horizon, whether Newton steps (soft policy iteration) may shorten what has not
+            settled after 200 backups; the criterion stays that of plain backups.
     """
 
     solver: Literal["auto", "closed-form", "svi"] = "auto"
@@ -37,6 +39,7 @@ class StructuredVariational:
     learning_rate: float = 1.0
     tolerance: float = 1e-9
     max_backups: int = 1_000_000
+    accelerate: bool = True
 
     name: ClassVar[str] = "variational"
     target: ClassVar[Target] = Target.FIXED_DYNAMICS

@@ -14,7 +14,8 @@ import pytest
 
 import cai
 from cai.inference.closed_form import require_model
-from cai.inference.messages import FixedDynamics, policy_backward
+from cai.inference.dynamics import FixedDynamics
+from cai.inference.messages import policy_backward
 from cai.inference.posterior import tabular_posterior
 from cai.models import bridge
 from cai.models.numerics import expectation
