@@ -16,7 +16,7 @@ from cai.inference.stationary import Settling, stationary_messages
 from cai.inference.status import Status, Target
 from cai.models.trajectory import TrajectoryModel
 
-__all__ = ["check_settling", "closed_form_posterior", "require_model"]
+__all__ = ["check_settling", "closed_form_posterior", "require_finite", "require_model"]
 
 
 def require_model(model: Any, backend: str, instead: str) -> None:
@@ -26,6 +26,16 @@ def require_model(model: Any, backend: str, instead: str) -> None:
         raise ValueError(
             f"backend {backend!r} works on the tables of a TrajectoryModel, and this is {kind}; "
             f"for a program use {instead}"
+        )
+
+
+def require_finite(model: Any, backend: str, instead: str) -> None:
+    """Raises ValueError unless `model` is a `TrajectoryModel` with a finite horizon."""
+    require_model(model, backend, "'enumeration'")
+    if not model.is_finite:
+        raise ValueError(
+            f"backend {backend!r} needs a finite horizon, and this model's is infinite; give horizon=N, "
+            f"or use {instead}"
         )
 
 

@@ -166,13 +166,11 @@ class Recursion:
         backup: (model, v [S], t) -> q [S, A], nats.
         choice: (model, q [S, A], log prior [S, A]) -> (v [S], pi [S, A]).
         eta: how the backup weighs outcomes, and so which dynamics it believes in; see `TiltedDynamics`.
-        nonexpansive: whether a change of values never grows under the recursion.
     """
 
     backup: Backup
     choice: Choice = soft_policy
     eta: float = 1.0
-    nonexpansive: bool = True
 
     def start(self, model: TrajectoryModel, values: Tensor) -> Tensor:
         """What the start is worth, nats: the log evidence at eta = 1, the mean of v at eta = 0; 0-dim."""
@@ -191,9 +189,9 @@ EXACT = Recursion(optimistic_backup, eta=1.0)
 FIXED = Recursion(fixed_backup, eta=0.0)
 
 
-def tilted_recursion(eta: float, choice: Choice = soft_policy, nonexpansive: bool = True) -> Recursion:
+def tilted_recursion(eta: float, choice: Choice = soft_policy) -> Recursion:
     """The recursion with outcomes tilted by eta."""
-    return Recursion(partial(tilted_backup, eta=eta), choice, eta, nonexpansive)
+    return Recursion(partial(tilted_backup, eta=eta), choice, eta)
 
 
 def backward(model: TrajectoryModel, recursion: Recursion, prior: Tensor | None = None) -> Messages:

@@ -66,7 +66,6 @@ def stationary_messages(
     """
     rate, contracts, diverges = _conditions(model, recursion)
     num_states = model.mdp.num_states
-    watched = rate is None and recursion.nonexpansive
     reaches = reaches_terminal(model) if model.discount == 1 else torch.ones(num_states, dtype=torch.bool)
     values = torch.zeros(num_states, dtype=torch.float64)
     values = torch.where(reaches, values, torch.full_like(values, -torch.inf))
@@ -97,7 +96,7 @@ def stationary_messages(
         if float(left.nan_to_num(math.inf).max()) <= settling.tolerance * size:
             status = Status.SUCCESS
             break
-        if watched and step >= 2 * num_states and step & (step - 1) == 0:
+        if rate is None and step >= 2 * num_states and step & (step - 1) == 0:
             # At powers of two, from one to the next: no progress means growth.
             diverges, checkpoint = largest >= STEADY * checkpoint, largest
         if accelerate and not diverges and step >= PATIENCE and step % 2 == 0:
@@ -131,7 +130,7 @@ def _conditions(model: TrajectoryModel, recursion: Recursion) -> tuple[float | N
         return rate, False, rate is not None and rate >= 1 - 1e-12
     if recursion.eta <= 0 and model.discount == 1:
         return None, False, not _live_rewards_negative(model)
-    if recursion.eta == 0 and recursion.nonexpansive:
+    if recursion.eta == 0:
         return model.discount, True, False
     return None, False, False
 
