@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
+import re
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -31,7 +32,12 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None, help="Control as 
 PICTURES = ("factor-graph", "values", "luck", "messages")
 
 Name = Annotated[str, typer.Argument(metavar="MODEL", help="A name from 'cai models', or a Gymnasium id.")]
-Backends = Annotated[list[str] | None, typer.Option("--backend", help="A name from 'cai backends'; may be repeated.")]
+Backends = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--backend", help="A name from 'cai backends', with options if wanted (risk:eta=-2); may be repeated."
+    ),
+]
 Horizon = Annotated[str | None, typer.Option(help="Number of steps, or 'inf' for a stationary answer.")]
 Temperature = Annotated[float | None, typer.Option(help="Reward units per nat, above 0.")]
 Discount = Annotated[float | None, typer.Option(help="In (0, 1].")]
@@ -215,7 +221,8 @@ def _save(result: Comparison, folder: Path) -> list[Path]:
     for place, row in enumerate(result.rows):
         posterior = row.posterior
         twice = sum(other.backend == row.backend for other in result.rows) > 1
-        name = f"{row.backend}-{place + 1}" if twice else row.backend
+        name = re.sub(r"[^\w.+-]+", "-", row.backend).strip("-")  # what any file system takes
+        name = f"{name}-{place + 1}" if twice else name
         if posterior is None or not row.status.ok or posterior.values is None:
             continue
         figures[f"values-{name}"] = plots.plot_values(posterior)

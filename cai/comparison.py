@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from cai.evaluation import Outcome, evaluate
-from cai.inference.backends import check_question, infer, make_backend
+from cai.inference.backends import backend_label, check_question, infer, make_backend
 from cai.inference.posterior import Posterior
 from cai.inference.progress import progress
 from cai.inference.status import Backend, Status
@@ -33,7 +33,7 @@ class Row:
     """One backend's line. Numbers are None where they are not known; -inf is kept here and null in JSON.
 
     Attributes:
-        backend: its name.
+        backend: its name, with the options that differ from its defaults.
         target: what it approximates.
         status: how it ended.
         detail: why, where it was not run or its policy could not be evaluated.
@@ -87,10 +87,10 @@ class Comparison:
         return f"Comparison of {', '.join(f'{row.backend} ({row.status.label})' for row in self.rows)}; see to_frame()"
 
     def __getitem__(self, backend: str) -> Row:
-        """The line of a backend by name; the first, if it was asked twice."""
-        for row in self.rows:
-            if row.backend == backend:
-                return row
+        """The line of a backend by what stands in its row, or by its name; the first, if it was asked twice."""
+        for names in ([row.backend for row in self.rows], [row.backend.split("(")[0] for row in self.rows]):
+            if backend in names:
+                return self.rows[names.index(backend)]
         raise KeyError(f"{backend!r} was not compared; rows are {', '.join(row.backend for row in self.rows)}")
 
     def to_frame(self) -> pd.DataFrame:
@@ -144,7 +144,7 @@ def compare(
 
     Args:
         model: a `TrajectoryModel`, or a trajectory program (whose real return is not known here).
-        backends: names or instances.
+        backends: names, with options if wanted ("risk:eta=-2"), or instances.
         seed: for backends and rollouts.
         num_rollouts: see `evaluate`.
     """
@@ -179,7 +179,7 @@ def _row(model: Any, backend: Backend, seed: int, num_rollouts: int) -> Row:
     if believed is not None and real is not None and not believed == real == -math.inf:
         gap = 0.0 if math.isclose(believed, real, rel_tol=1e-12, abs_tol=1e-12) else believed - real
     return Row(
-        backend=backend.name,
+        backend=backend_label(backend),
         target=str(backend.target),
         status=status,
         detail=detail,

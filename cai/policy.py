@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from cai.inference.max_product import most_probable_trajectory
 from cai.inference.posterior import Posterior
 from cai.inference.status import Status
 from cai.models.checks import check_distribution, float_tensor
@@ -20,6 +21,7 @@ from cai.models.checks import check_distribution, float_tensor
 __all__ = ["Policy", "extract_policy"]
 
 FORMAT = "cai-policy-1"
+KINDS = ("stochastic", "greedy", "plan")
 
 
 @dataclass(frozen=True, eq=False)
@@ -181,28 +183,32 @@ class Policy:
         return int(state)
 
 
-def extract_policy(posterior: Posterior, kind: Literal["stochastic", "greedy"] = "stochastic") -> Policy:
+def extract_policy(posterior: Posterior, kind: Literal["stochastic", "greedy", "plan"] = "stochastic") -> Policy:
     """The policy of a posterior.
 
     Args:
         posterior: from `cai.infer`.
         kind: "stochastic", q(a_t | s_t) itself (Levine 2018, equation 16 for fixed dynamics); "greedy", its most
-            probable action with certainty, the first of equals.
+            probable action with certainty, the first of equals; "plan", the actions of q's most probable trajectory
+            in their order, whatever happens (open loop). Where a planned action is not available, and after the
+            planned trajectory has ended, a plan acts greedily.
 
     Raises:
-        ValueError: if there is no such kind, or the posterior holds no answer.
+        ValueError: if there is no such kind, or the posterior holds no answer (for a plan: none over a finite horizon).
     """
     if not isinstance(posterior, Posterior):
         raise TypeError(f"expected the posterior that cai.infer returns, got {type(posterior).__name__}")
-    if kind not in ("stochastic", "greedy"):
-        raise ValueError(f"kind is {kind!r}; expected 'stochastic' or 'greedy'")
+    if kind not in KINDS:
+        raise ValueError(f"kind is {kind!r}; expected one of {', '.join(map(repr, KINDS))}")
     if posterior.status in (Status.DIVERGED, Status.IMPOSSIBLE):
         raise ValueError(f"the posterior of {posterior.backend!r} holds no policy: {posterior.status}")
     table = posterior.action_probs.detach()
-    if kind == "greedy":
+    mdp = posterior.mdp
+    if kind != "stochastic":
         best = (table - 1e-12 * torch.arange(table.shape[-1])).argmax(-1)  # equals up to rounding: the first
         table = torch.nn.functional.one_hot(best, table.shape[-1]).double()
-    mdp = posterior.mdp
+    if kind == "plan":
+        table = _planned(posterior, table)
     return Policy(
         table,
         stationary=posterior.horizon == math.inf,
@@ -211,3 +217,15 @@ def extract_policy(posterior: Posterior, kind: Literal["stochastic", "greedy"] =
         source=posterior.backend,
         metadata={"kind": kind, "target": str(posterior.target), "horizon": str(posterior.horizon)},
     )
+
+
+def _planned(posterior: Posterior, greedy: Tensor) -> Tensor:
+    """[T, S, A], the actions of the most probable trajectory in every state, and greedy ones where it says nothing."""
+    states, actions, _ = most_probable_trajectory(posterior)
+    mdp, table = posterior.mdp, greedy.clone()
+    for t, (state, action) in enumerate(zip(states.tolist(), actions.tolist(), strict=False)):
+        if state == greedy.shape[1] or (mdp is not None and bool(mdp.terminal[state])):
+            break
+        played = torch.ones(greedy.shape[1], dtype=torch.bool) if mdp is None else mdp.available[:, action]
+        table[t, played] = torch.nn.functional.one_hot(torch.tensor(action), greedy.shape[-1]).double()
+    return table

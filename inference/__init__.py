@@ -7,23 +7,40 @@ if __name__ != "cai.inference":
     )
 
 from cai.inference.backends import available_backends, infer
+from cai.inference.boltzmann import BoltzmannExploration, OneStepEntropy
 from cai.inference.enumeration import Enumeration
+from cai.inference.max_product import MaxProduct, most_probable_trajectory
 from cai.inference.optimistic import Optimistic
+from cai.inference.policy_search import EMPolicySearch, GaussianActions, RewardWeightedRegression
 from cai.inference.posterior import Posterior
+from cai.inference.risk import RiskSensitive
+from cai.inference.soft_sequence import KLPolicyIteration, PosteriorPolicyIteration
 from cai.inference.status import Backend, InferenceError, Status, Target
 from cai.inference.sum_product import SumProduct
+from cai.inference.value_iteration import ValueIteration
 from cai.inference.variational import StructuredVariational
 
 __all__ = [
     "Backend",
+    "BoltzmannExploration",
+    "EMPolicySearch",
     "Enumeration",
+    "GaussianActions",
     "InferenceError",
+    "KLPolicyIteration",
+    "MaxProduct",
+    "OneStepEntropy",
     "Optimistic",
+    "PosteriorPolicyIteration",
     "Posterior",
+    "RewardWeightedRegression",
+    "RiskSensitive",
     "Status",
     "StructuredVariational",
     "SumProduct",
     "Target",
+    "ValueIteration",
     "available_backends",
     "infer",
+    "most_probable_trajectory",
 ]

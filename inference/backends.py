@@ -2,24 +2,45 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 from importlib.metadata import entry_points
 from typing import Any
 
+from cai.inference.boltzmann import BoltzmannExploration, OneStepEntropy
 from cai.inference.enumeration import Enumeration
+from cai.inference.max_product import MaxProduct
 from cai.inference.optimistic import Optimistic
+from cai.inference.policy_search import EMPolicySearch, RewardWeightedRegression
 from cai.inference.posterior import Posterior
+from cai.inference.risk import RiskSensitive
+from cai.inference.soft_sequence import KLPolicyIteration, PosteriorPolicyIteration
 from cai.inference.status import Backend, InferenceError
 from cai.inference.sum_product import SumProduct
+from cai.inference.value_iteration import ValueIteration
 from cai.inference.variational import StructuredVariational
 from cai.models.mdp import MDP
 
 logger = logging.getLogger("cai.inference")
 
-__all__ = ["available_backends", "check_question", "infer", "make_backend"]
+__all__ = ["available_backends", "backend_label", "check_question", "infer", "make_backend"]
 
-_BUILT_IN: tuple[Any, ...] = (SumProduct, StructuredVariational, Optimistic, Enumeration)
+_BUILT_IN: tuple[Any, ...] = (
+    SumProduct,
+    StructuredVariational,
+    Optimistic,
+    Enumeration,
+    MaxProduct,
+    RiskSensitive,
+    ValueIteration,
+    BoltzmannExploration,
+    OneStepEntropy,
+    RewardWeightedRegression,
+    EMPolicySearch,
+    PosteriorPolicyIteration,
+    KLPolicyIteration,
+)
 
 
 def available_backends() -> dict[str, Any]:
@@ -41,12 +62,19 @@ def available_backends() -> dict[str, Any]:
 def make_backend(backend: str | Backend, **options: Any) -> Backend:
     """A backend by name with options, or the instance itself.
 
+    Args:
+        backend: an instance, or a name; options may follow it, as in "risk:eta=-2" or "variational:solver=svi",
+            where numbers, inf, true, false and none are read as such and other values as words.
+        **options: hyper-parameters of a backend given by name.
+
     Raises:
         ValueError: if the name or an option is unknown.
         TypeError: if it is neither a name nor a backend.
     """
     if isinstance(backend, str):
         classes = available_backends()
+        backend, written = _split(backend)
+        options = written | options
         if backend not in classes:
             raise ValueError(f"no backend is called {backend!r}; known are {', '.join(classes)}")
         try:
@@ -67,6 +95,45 @@ def make_backend(backend: str | Backend, **options: Any) -> Backend:
             f"options {', '.join(options)} go into the instance of {type(backend).__name__}, not into infer"
         )
     return backend
+
+
+def _split(text: str) -> tuple[str, dict[str, Any]]:
+    """("risk", {"eta": -2}) from "risk:eta=-2"."""
+    name, _, rest = text.partition(":")
+    options: dict[str, Any] = {}
+    for part in rest.split(",") if rest else ():
+        key, given, value = part.partition("=")
+        if not given or not key.strip():
+            raise ValueError(f"{part!r} in backend {text!r} is no option; write NAME:option=value,option=value")
+        options[key.strip()] = _literal(value.strip())
+    return name.strip(), options
+
+
+def _literal(text: str) -> Any:
+    with contextlib.suppress(ValueError):
+        return int(text)
+    with contextlib.suppress(ValueError):
+        return float(text)
+    return {"true": True, "false": False, "none": None}.get(text.lower(), text)
+
+
+def backend_label(backend: Backend) -> str:
+    """The backend's name, and what of its options differs from the defaults: "risk(eta=-2)"."""
+    if not dataclasses.is_dataclass(backend):
+        return backend.name
+    changed = []
+    for field in dataclasses.fields(backend):
+        value, default = getattr(backend, field.name), field.default
+        if field.default_factory is not dataclasses.MISSING:
+            default = field.default_factory()
+        try:
+            same = bool(value == default)
+        except (RuntimeError, TypeError, ValueError):
+            same = False
+        if not same:
+            plain = isinstance(value, (bool, int, float, str)) or value is None
+            changed.append(f"{field.name}={value if plain else type(value).__name__}")
+    return f"{backend.name}({', '.join(changed)})" if changed else backend.name
 
 
 def check_question(model: Any) -> None:

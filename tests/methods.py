@@ -1,8 +1,25 @@
 """Every backend that the laws run over: a new backend enters by one row."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from cai.inference import Backend, Enumeration, Optimistic, StructuredVariational, SumProduct
+from oracle import random_problem
+
+from cai.inference import (
+    Backend,
+    BoltzmannExploration,
+    EMPolicySearch,
+    Enumeration,
+    KLPolicyIteration,
+    MaxProduct,
+    OneStepEntropy,
+    Optimistic,
+    PosteriorPolicyIteration,
+    RewardWeightedRegression,
+    RiskSensitive,
+    StructuredVariational,
+    SumProduct,
+    ValueIteration,
+)
 
 # One failure rate for every statistical test: chance alone fails one run of the suite in about ten thousand.
 FAILURE_RATE = 1e-6
@@ -15,19 +32,27 @@ class Method:
     Attributes:
         backend: the instance.
         tolerance: absolute, on numbers of size 1; deterministic methods differ from brute force by rounding alone,
-            and SVI by the square of its tolerance on the gradient (1e-9 nats).
+            SVI by the square of its tolerance on the gradient (1e-9 nats), and iterations by their criterion.
         has_values: whether it knows values, and rows that its answer never visits.
         has_evidence: whether it reports the log evidence itself.
+        sees_prior: whether the action prior is the same to it as a reward of alpha log p(a|s).
+        only: the problems that it accepts, as keywords of `random_problem`.
     """
 
     backend: Backend
     tolerance: float = 1e-9
     has_values: bool = True
     has_evidence: bool = True
+    sees_prior: bool = True
+    only: dict = field(default_factory=dict)
+
+    def problem(self, seed, **keywords):
+        """A random problem that this backend accepts."""
+        return random_problem(seed, **(keywords | self.only))
 
     def __str__(self):
-        solver = getattr(self.backend, "solver", "")
-        return f"{self.backend.name}-{solver}".rstrip("-")
+        parts = [self.backend.name, *(str(getattr(self.backend, key, "")) for key in ("solver", "eta", "successors"))]
+        return "-".join(part for part in parts if part)
 
 
 EXACT = (
@@ -40,4 +65,16 @@ FIXED = (
     Method(StructuredVariational(solver="closed-form"), has_evidence=False),
     Method(StructuredVariational(solver="svi"), tolerance=1e-8, has_values=False, has_evidence=False),
 )
-ALL = EXACT + FIXED
+# What these aim at is stated in their docstrings, and held in the tests that bear their names.
+OTHER = (
+    *(Method(RiskSensitive(eta), has_evidence=False) for eta in (-20.0, -1.0, 1e-9, 0.5, 3.0)),
+    *(Method(ValueIteration(way), has_evidence=False, sees_prior=False) for way in ("expected", "best", "worst")),
+    Method(MaxProduct(), has_evidence=False),
+    Method(BoltzmannExploration(), has_evidence=False, sees_prior=False),
+    Method(OneStepEntropy(), has_evidence=False, sees_prior=False),
+    Method(RewardWeightedRegression(), has_evidence=False),
+    Method(EMPolicySearch(tolerance=1e-12), tolerance=1e-6, has_evidence=False, sees_prior=False),
+    Method(PosteriorPolicyIteration(tolerance=1e-12), tolerance=1e-8, has_evidence=False, sees_prior=False),
+    Method(KLPolicyIteration(), has_evidence=False, sees_prior=False),
+)
+ALL = EXACT + FIXED + OTHER

@@ -93,7 +93,7 @@ def test_extracted_policy_keeps_names_and_where_it_came_from():
 
 
 def test_unknown_kind_is_refused():
-    with pytest.raises(ValueError, match="'stochastic' or 'greedy'"):
+    with pytest.raises(ValueError, match="'stochastic', 'greedy', 'plan'"):
         extract_policy(infer(lottery()), "random")
 
 
