@@ -161,7 +161,7 @@ def plot_comparison(comparison: Comparison, *, figsize: tuple[float, float] | No
     regions = sorted({key for chances in endings for key, chance in chances.items() if chance >= 0.005})
     panels = 2 + bool(regions)
     figure, axes = plt.subplots(
-        1, panels, figsize=figsize or (4.3 * panels, 1.5 + 0.75 * len(rows)), sharey=True, layout="constrained"
+        1, panels, figsize=figsize or (4.3 * panels, 1.5 + (0.75 if len(rows) <= 6 else 0.55) * len(rows)), sharey=True, layout="constrained"
     )
     places = np.arange(len(rows))
     colors = [TARGET_COLORS.get(row.target, REAL_COLOR) for row in rows]
@@ -176,11 +176,12 @@ def plot_comparison(comparison: Comparison, *, figsize: tuple[float, float] | No
     for place, row in enumerate(rows):
         _mark_missing(left, place - 0.2, row.believed_return, row.status.label if not row.status.ok else "unknown")
         _mark_missing(left, place + 0.2, row.real_return, "" if not row.status.ok else "unknown")
-        _mark_missing(middle, place, row.luck, "" if not row.status.ok else "unknown")
+        if row.luck is None or not math.isfinite(row.luck):
+            _mark_missing(middle, place, row.luck, "" if not row.status.ok else "unknown")
         if row.luck is not None and math.isfinite(row.luck):
             middle.annotate(f" {row.luck:.3g}" if row.luck > 1e-9 else " 0", (row.luck, place), va="center", fontsize=9)
     left.set_yticks(places, names)
-    left.invert_yaxis()
+    left.set_ylim(len(rows) - 0.4, -0.6)
     middle.barh(places, _bars([row.luck for row in rows]), 0.55, color=colors)
     middle.set_xlabel("luck (nats)")
     most = max([row.luck for row in rows if row.luck is not None and math.isfinite(row.luck)], default=0.0)
@@ -225,6 +226,8 @@ def _bars(values: list[float | None]) -> list[float]:
 def _mark_missing(ax: Axes, place: float, value: float | None, text: str) -> None:
     if value is None or not math.isfinite(value):
         ax.text(0, place, f" {text if value is None else '-inf'}", va="center", fontsize=8, color="0.3")
+    elif abs(value) < 5e-3:  # a bar that nobody sees
+        ax.text(0, place, " 0", va="center", fontsize=8, color="0.3")
 
 
 def _model(posterior: Posterior) -> TrajectoryModel:

@@ -61,8 +61,9 @@ def stationary_messages(
 
     Returns:
         Messages with one step, the status, and details: "steps" (backups), "newton_steps", "rate" (the bound on the
-        linear rate: gamma, or gamma rho(M); None where it is not known), "change" (the largest of the last backup) and
-        "changes" (those of all backups, up to 10,000).
+        linear rate: gamma, or gamma rho(M); None where it is not known), "contracts" (whether the rate bounds every
+        backup, and not just the end), "change" (the largest of the last backup) and "changes" (those of all backups,
+        up to 10,000).
     """
     rate, contracts, diverges = _conditions(model, recursion)
     num_states = model.mdp.num_states
@@ -116,6 +117,7 @@ def stationary_messages(
         "steps": step,
         "newton_steps": newton,
         "rate": rate,
+        "contracts": contracts,
         "change": float(change.max()),
         "changes": tuple(changes[:HISTORY]),
     }
