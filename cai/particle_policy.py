@@ -60,9 +60,10 @@ class ParticlePolicy:
         points = states.double().flatten(2) if states.dim() > 2 else states.double()[..., None]  # [N, T, d]
         size = points.shape[-1]
         if self.bandwidth is None:
-            weights = self.particles.weights[:, None, None]
-            center = (weights * points).sum(0)
-            spread = (weights * (points - center).square()).sum(0).sqrt()
+            weights = self.particles.weights
+            counting, weights = points[weights > 0], weights[weights > 0][:, None, None]
+            spread = (weights * (counting - (weights * counting).sum(0)).square()).sum(0).sqrt()
+            spread = torch.where(counting.amax(0) > counting.amin(0), spread, torch.zeros_like(spread))  # no rounding
             widths = spread * (4 / ((size + 2) * max(self.particles.ess, 1.0))) ** (1 / (size + 4))
         else:
             widths = _checked_bandwidth(self.bandwidth, size).expand(points.shape[1:])

@@ -161,7 +161,11 @@ def plot_comparison(comparison: Comparison, *, figsize: tuple[float, float] | No
     regions = sorted({key for chances in endings for key, chance in chances.items() if chance >= 0.005})
     panels = 2 + bool(regions)
     figure, axes = plt.subplots(
-        1, panels, figsize=figsize or (4.3 * panels, 1.5 + (0.75 if len(rows) <= 6 else 0.55) * len(rows)), sharey=True, layout="constrained"
+        1,
+        panels,
+        figsize=figsize or (4.3 * panels, 1.5 + (0.75 if len(rows) <= 6 else 0.55) * len(rows)),
+        sharey=True,
+        layout="constrained",
     )
     places = np.arange(len(rows))
     colors = [TARGET_COLORS.get(row.target, REAL_COLOR) for row in rows]

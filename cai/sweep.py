@@ -66,7 +66,7 @@ def sweep(model: Any, backend: str, *, seed: int = 0, num_rollouts: int = 2000, 
         got = f"got {', '.join(lists)}" if lists else "got none"
         raise ValueError(f"exactly one option must be a list of values, e.g. eta=[-1, 0, 1]; {got}")
     option, given = next(iter(lists.items()))
-    values = tuple(given)
+    values = tuple(given.tolist() if hasattr(given, "tolist") else given)
     if not values:
         raise ValueError(f"{option} is an empty list; give at least one value")
     backends = [make_backend(backend, **(options | {option: value})) for value in values]

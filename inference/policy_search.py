@@ -202,6 +202,8 @@ class GaussianActions(nn.Module):
         std: of the Gaussian, in the unit of the positions; learned, unless given.
     """
 
+    positions: Tensor
+
     def __init__(self, positions: Any, std: float | None = None) -> None:
         super().__init__()
         line = float_tensor(positions, "positions")[0].detach()
