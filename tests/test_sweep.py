@@ -39,7 +39,7 @@ def test_any_list_of_numbers_will_do(values):
 
 
 @pytest.mark.parametrize(
-    "options, error, pattern",
+    ("options", "error", "pattern"),
     [
         ({}, ValueError, "exactly one option must be a list.*got none"),
         ({"eta": 1.0}, ValueError, "got none"),
@@ -83,7 +83,7 @@ def test_values_without_an_answer_are_counted_in_the_title():
 
 def test_a_sweep_over_words_is_not_drawn_as_a_curve():
     found = sweep(lottery(), "value-iteration", successors=["expected", "best"])
-    with pytest.raises(ValueError, match="not numbers; use sweep.comparison.plot"):
+    with pytest.raises(ValueError, match=r"not numbers; use sweep\.comparison\.plot"):
         plot_sweep(found)
     assert found.comparison.plot().axes
 
@@ -101,14 +101,14 @@ def test_the_picture_of_convergence_holds_the_history_and_its_rate():
 
 
 def test_convergence_needs_a_history():
-    with pytest.raises(ValueError, match="has no history of backups; infer with horizon=math.inf"):
+    with pytest.raises(ValueError, match=r"has no history of backups; infer with horizon=math\.inf"):
         plot_convergence(cai.infer(lottery(), "exact"))
     with pytest.raises(ValueError, match="nothing to draw"):
         plot_convergence([])
 
 
 @pytest.mark.parametrize(
-    "text, label",
+    ("text", "label"),
     [
         ("exact", "exact"),
         ("risk:eta=-2", "risk(eta=-2)"),
@@ -127,7 +127,7 @@ def test_keywords_win_over_what_is_written():
 
 
 @pytest.mark.parametrize(
-    "text, pattern",
+    ("text", "pattern"),
     [
         ("risk:eta", "'eta' in backend 'risk:eta' is no option; write NAME:option=value"),
         ("risk:=3", "is no option"),
