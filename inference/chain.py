@@ -8,7 +8,7 @@ from torch import Tensor
 from cai.inference.dynamics import OutcomeDynamics
 from cai.models.trajectory import TrajectoryModel
 
-__all__ = ["SOLVE_LIMIT", "expected_visits", "has_trap", "reaches_terminal", "transition_matrix"]
+__all__ = ["SOLVE_LIMIT", "always_ends", "expected_visits", "has_trap", "reaches_terminal", "transition_matrix"]
 
 SOLVE_LIMIT = 3000  # states up to which [S, S] systems are formed and solved; beyond, sums are run to their end
 SOLVE_STEPS = 10**6
@@ -78,6 +78,25 @@ def has_trap(model: TrajectoryModel) -> bool:
         return False
     possible = (model.action_prior[..., None] * model.mdp.probabilities).detach() > 0
     return bool((_met(model, possible) & model.live & ~_leads_to(model, possible, model.mdp.terminal)).any())
+
+
+def always_ends(model: TrajectoryModel) -> bool:
+    """Whether every policy ends: the discount is below 1, or no live states can be stayed in for ever by any choice.
+
+    Backups then contract in a weighted maximum norm whatever the rewards (Bertsekas and Tsitsiklis 1991).
+    """
+    if model.discount < 1:
+        return True
+    leads = model.mdp.probabilities.detach() > 0
+    offered = model.action_prior.detach() > 0
+    stays = model.live
+    while bool(stays.any()):
+        keeps = (~leads | model.mdp.gather(stays)).all(-1) & offered
+        fewer = stays & keeps.any(-1)
+        if bool((fewer == stays).all()):
+            return False
+        stays = fewer
+    return True
 
 
 def reaches_terminal(model: TrajectoryModel) -> Tensor:

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cai.inference.chain import SOLVE_LIMIT, reaches_terminal, transition_matrix
+from cai.inference.chain import SOLVE_LIMIT, always_ends, reaches_terminal, transition_matrix
 from cai.inference.messages import Messages, Recursion, soft_policy
 from cai.inference.status import Status
 from cai.models.numerics import weighted
@@ -131,7 +131,7 @@ def _conditions(model: TrajectoryModel, recursion: Recursion) -> tuple[float | N
         rate = spectral_radius(model) if int(model.live.sum()) <= EIGENVALUE_LIMIT else None
         return rate, False, rate is not None and rate >= 1 - 1e-12
     if recursion.eta <= 0 and model.discount == 1:
-        return None, False, not _live_rewards_negative(model)
+        return None, False, not (_live_rewards_negative(model) or always_ends(model))
     if recursion.eta == 0:
         return model.discount, True, False
     return None, False, False

@@ -43,8 +43,14 @@ class Status(str, Enum):
     )
     DIVERGED = (
         "diverged: over an infinite horizon no stationary answer is assured; fixed dynamics need a discount below 1, "
-        "or strictly negative rewards in every live state and a terminal state within reach from each, the exact "
-        "target discount * rho(M) < 1; lower the discount, change the rewards, or give a finite horizon"
+        "or strictly negative rewards in every live state and a terminal state within reach from each, or terminal "
+        "states that every policy ends in; the exact target needs discount * rho(M) < 1, and 'risk' may need more; "
+        "lower the discount, change the rewards, or give a finite horizon"
+    )
+    DEGENERATE = (
+        "degenerate: at some step every particle had met a reward of -inf (or a lookahead of zero), and none is left "
+        "to answer with; raise num_particles, guide 'smc' with lookahead='soft-value' (a program with a function), and "
+        "look at the factors of -inf: p(O) may be 0"
     )
     FAILED = "failed: the backend broke with an error of its own; see the message"
     UNSUPPORTED = "unsupported: the backend does not accept this model; see the message for one that does"

@@ -84,7 +84,8 @@ def test_impossible_start_does_not_spoil_other_states(backend, solver):
     posterior = infer(impossible(), backend, throw=False, **solver)
     if posterior.values is not None:
         assert (posterior.values[:, 2] == 0).all()
-        assert float(posterior.values[-1, 1]) == pytest.approx(-1.0, abs=1e-12)
+        chance = 0.75 * 0.7 if backend == "max-product" else 1.0  # a mode counts what its own steps have against them
+        assert float(posterior.values[-1, 1]) == pytest.approx(-1.0 + math.log(chance), abs=1e-12)
 
 
 @pytest.mark.parametrize("backend", ["exact", "variational", "optimistic"])

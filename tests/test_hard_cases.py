@@ -13,7 +13,15 @@ from oracle import exact, random_problem
 from scipy.stats import binom
 
 import cai
-from cai.inference import Enumeration, Optimistic, Status, StructuredVariational, SumProduct
+from cai.inference import (
+    Enumeration,
+    Optimistic,
+    RiskSensitive,
+    Status,
+    StructuredVariational,
+    SumProduct,
+    ValueIteration,
+)
 from cai.models import MDP, TableReward, TrajectoryModel, bridge
 
 HALF = torch.ones(2, dtype=torch.float64) / 2
@@ -256,3 +264,22 @@ def test_a_large_sparse_world_over_an_infinite_horizon_stays_sparse():
     reward.requires_grad_()
     with pytest.raises(ValueError, match=r"4000 is above.*finite horizon"):
         cai.infer(model.replace(reward=reward), "exact")
+
+
+def test_positive_rewards_without_a_discount_settle_where_every_policy_ends():
+    """A walk that stops at each step with probability 0.2, whatever is done, is the discounted walk that pays 1."""
+    chances = torch.zeros(3, 2, 3).double()
+    chances[0, :, 1] = chances[1, :, 0] = 0.8
+    chances[:2, :, 2] = 0.2
+    chances[2, :, 2] = 1.0
+    ending = TrajectoryModel(MDP(chances, [1.0, 0.0, 0.0], terminal=[2]), torch.tensor([1.0, 1.0, 0.0]), math.inf)
+    walk = MDP([[[0.0, 1.0]] * 2, [[1.0, 0.0]] * 2], [1.0, 0.0])
+    discounted = TrajectoryModel(walk, torch.ones(2), math.inf, discount=0.8)
+    for backend in (StructuredVariational(), RiskSensitive(0.0), ValueIteration(), RiskSensitive(-0.1)):
+        found, want = backend.run(ending), backend.run(discounted)
+        assert found.status is Status.SUCCESS
+        assert float(found.elbo) == pytest.approx(float(want.elbo), abs=1e-8)
+    # One action that may stay for ever is enough to leave the answer open.
+    chances[0, 1] = torch.tensor([1.0, 0.0, 0.0]).double()
+    endless = TrajectoryModel(MDP(chances, [1.0, 0.0, 0.0], terminal=[2]), torch.tensor([1.0, 1.0, 0.0]), math.inf)
+    assert StructuredVariational().run(endless).status is Status.DIVERGED
