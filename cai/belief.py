@@ -267,7 +267,8 @@ def evaluate_belief_policy(
     if isinstance(num_rollouts, bool) or not isinstance(num_rollouts, int) or num_rollouts < 2:
         raise ValueError(f"num_rollouts is {num_rollouts!r}; a standard error needs a whole number of at least 2")
     generator = torch.Generator().manual_seed(seed)
-    size = max(1, CHUNK // (model.mdp.num_states * model.mdp.num_outcomes))
+    mdp = belief_policy.states.mdp
+    size = max(1, CHUNK // (mdp.num_states * (1 if mdp.is_dense else mdp.num_outcomes)))
     with torch.no_grad():
         parts = [
             _returns(belief_policy, model, min(size, num_rollouts - begin), generator)

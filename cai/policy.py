@@ -200,9 +200,14 @@ def extract_policy(posterior: Posterior, kind: Literal["stochastic", "greedy", "
         raise TypeError(f"expected the posterior that cai.infer returns, got {type(posterior).__name__}")
     if kind not in KINDS:
         raise ValueError(f"kind is {kind!r}; expected one of {', '.join(map(repr, KINDS))}")
-    if posterior.status in (Status.DIVERGED, Status.IMPOSSIBLE):
+    if posterior.status in (Status.DIVERGED, Status.IMPOSSIBLE, Status.DEGENERATE):
         raise ValueError(f"the posterior of {posterior.backend!r} holds no policy: {posterior.status}")
     table = posterior.action_probs.detach()
+    if 0 in table.shape:
+        raise ValueError(
+            f"the posterior of {posterior.backend!r} has no tables ({posterior.details.get('tables', 'unknown why')}); "
+            "its particles act by cai.particle_policy.particle_policy(posterior)"
+        )
     mdp = posterior.mdp
     if kind != "stochastic":
         best = (table - 1e-12 * torch.arange(table.shape[-1])).argmax(-1)  # equals up to rounding: the first

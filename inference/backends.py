@@ -15,11 +15,13 @@ from cai.inference.optimistic import Optimistic
 from cai.inference.policy_search import EMPolicySearch, RewardWeightedRegression
 from cai.inference.posterior import Posterior
 from cai.inference.risk import RiskSensitive
+from cai.inference.smc import ImportanceSampling, SequentialMonteCarlo
 from cai.inference.soft_sequence import KLPolicyIteration, PosteriorPolicyIteration
 from cai.inference.status import Backend, InferenceError
 from cai.inference.sum_product import SumProduct
 from cai.inference.value_iteration import ValueIteration
 from cai.inference.variational import StructuredVariational
+from cai.inference.z_iteration import ZIteration
 from cai.models.mdp import MDP
 
 logger = logging.getLogger("cai.inference")
@@ -31,9 +33,12 @@ _BUILT_IN: tuple[Any, ...] = (
     StructuredVariational,
     Optimistic,
     Enumeration,
+    SequentialMonteCarlo,
+    ImportanceSampling,
     MaxProduct,
     RiskSensitive,
     ValueIteration,
+    ZIteration,
     BoltzmannExploration,
     OneStepEntropy,
     RewardWeightedRegression,

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from cai.inference.chain import expected_visits, has_trap
 from cai.inference.dynamics import FixedDynamics, OutcomeDynamics
+from cai.inference.ffbs import sample_backward
 from cai.inference.messages import EXACT, Choice, Messages, Recursion, backward
 from cai.inference.posterior import Posterior, tabular_posterior
 from cai.inference.stationary import Settling, stationary_messages
@@ -92,6 +93,8 @@ def closed_form_posterior(
         initial, dynamics = recursion.beliefs(model, messages.values, messages.q_values)
     visits = None if model.is_finite else expected_visits(model, initial, policy, dynamics)
     bound = start + model.evidence_offset
+    exactly = target is Target.EXACT and status.ok and model.is_finite
+    sampler = (lambda num_samples, seed: sample_backward(model, num_samples, seed)) if exactly else None
     found["start"] = start.detach()
     return tabular_posterior(
         model,
@@ -107,6 +110,7 @@ def closed_form_posterior(
         dynamics=dynamics,
         visits=visits,
         details=found,
+        sampler=sampler,
     )
 
 

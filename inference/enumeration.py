@@ -144,7 +144,7 @@ def sample_posterior(program: Program, info: ProgramInfo, num_samples: int, seed
     exactly = ExactSites()(program)
     states, actions = [], []
     with private_store(), torch.random.fork_rng(devices=[]), torch.no_grad():
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
         for begin in range(0, num_samples, chunk):
             size = min(chunk, num_samples - begin)
 

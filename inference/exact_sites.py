@@ -86,6 +86,8 @@ class ExactSites(Messenger):
         fn = msg["fn"]
         if msg["type"] != "sample" or msg["done"] or not isinstance(fn, TorchDistributionMixin):
             return
+        if msg["infer"].get("_deterministic", False):  # a record of pyro.deterministic, which scores nothing
+            return
         if msg["is_observed"]:
             if isinstance(fn, Unit):
                 score = fn.log_factor

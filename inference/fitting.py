@@ -15,6 +15,7 @@ from torch import Tensor
 from cai.inference.bound import EnumeratedProgram, Term, can_succeed, enumerate_guide, enumerate_program, find_supports
 from cai.inference.guide import POLICY, PREFIX, JointProbe, StructuredGuide, drawn_sites, free_name
 from cai.inference.progress import progress
+from cai.inference.scoring import score_program
 from cai.inference.status import Status
 from cai.models.numerics import safe_log
 from cai.models.program import Program, ProgramInfo, private_store, site_time
@@ -72,13 +73,20 @@ class Fit:
         """Trajectories of q, by running the guide; states [N, T + 1] ([N, T] without s_{T+1}) and actions [N, T]."""
         info = self.guide.info
         with private_store(), torch.random.fork_rng(devices=[]), torch.no_grad():
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)
             for key, value in self.parameters.items():
                 pyro.param(key, value)
             with pyro.poutine.trace() as tracer, pyro.plate("_samples", num_samples, dim=-1):
                 self.guide()
         nodes, last = tracer.trace.nodes, info.horizon + info.has_last_state
         return drawn_sites(nodes, "s", last, num_samples), drawn_sites(nodes, "a", info.horizon, num_samples)
+
+    def log_prob(self, states: Tensor, actions: Tensor) -> Tensor:
+        """[N], log q of trajectories as `sample` returns them, by running the guide; further latents are summed out."""
+        with private_store(), torch.no_grad():
+            for key, value in self.parameters.items():
+                pyro.param(key, value)
+            return score_program(self.guide, states, actions, factors=False)
 
 
 def fit(program: Program, info: ProgramInfo, *, free_dynamics: bool, options: FitOptions, seed: int) -> Fit:
@@ -90,7 +98,7 @@ def fit(program: Program, info: ProgramInfo, *, free_dynamics: bool, options: Fi
     guide = StructuredGuide(program, free_dynamics=free_dynamics, supports=supports, info=info)
     status = Status.NOT_CONVERGED
     with private_store(), torch.random.fork_rng(devices=[]), torch.enable_grad():
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
         first = enumerate_guide(guide)
         assert guide.handler is not None
         found, clear = find_supports(first, guide.handler.contexts)

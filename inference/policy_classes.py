@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,8 +24,10 @@ __all__ = ["ModulePolicy", "ObservationPolicy", "PolicyClass", "StationaryPolicy
 class PolicyClass:
     """A set of policies q(a_t | s_t)."""
 
-    stationary: bool
-    """Whether a policy of the class is the same at all times, as an infinite horizon needs."""
+    @property
+    def stationary(self) -> bool:
+        """Whether a policy of the class is the same at all times, as an infinite horizon needs."""
+        raise NotImplementedError
 
     def check(self, shape: Shape, infinite: bool) -> None:
         """Raises ValueError if the class does not fit a problem of this shape."""
@@ -54,7 +56,9 @@ def _own_row(shape: Shape, stationary: bool, log_prior: Tensor) -> TiedParameter
 class TabularPolicy(PolicyClass):
     """pi_t(a | s), free at each time and state: no restriction, so the optimum is the dynamic program's."""
 
-    stationary: ClassVar[bool] = False
+    @property
+    def stationary(self) -> bool:
+        return False
 
     def start(self, shape: Shape, log_prior: Tensor) -> TiedParameters:
         return _own_row(shape, False, log_prior)
@@ -64,7 +68,9 @@ class TabularPolicy(PolicyClass):
 class StationaryPolicy(PolicyClass):
     """pi(a | s), one table for all times."""
 
-    stationary: ClassVar[bool] = True
+    @property
+    def stationary(self) -> bool:
+        return True
 
     def start(self, shape: Shape, log_prior: Tensor) -> TiedParameters:
         return _own_row(shape, True, log_prior)
@@ -158,7 +164,7 @@ class ModulePolicy(PolicyClass):
         object.__setattr__(self, "features", features)
 
     @property
-    def stationary(self) -> bool:  # type: ignore[override]
+    def stationary(self) -> bool:
         """Whether the features are those of a state; a function is asked at time 0 over an infinite horizon."""
         return not isinstance(self.features, Tensor) or self.features.dim() == 2
 

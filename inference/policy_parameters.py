@@ -84,11 +84,11 @@ class TiedParameters(PolicyParameters):
         self.chances = chances
         self.num_rows = num_rows
         self.num_tables = 1 if stationary else shape.steps
-        self.allowed = torch.ones(self.num_tables, num_rows, shape.num_actions, dtype=torch.bool)
         prior = log_prior.exp().expand(shape)[:, :, None] * chances[..., None]
         shown = self.collect(chances[None, :, :, None].expand(shape.steps, -1, -1, 1))
         mean = self.collect(prior) / torch.where(shown > 0, shown, torch.ones_like(shown))
         self.logits = torch.where(mean > 0, safe_log(mean), torch.zeros_like(mean)).requires_grad_()
+        self.allowed = (mean > 0) | ~(mean > 0).any(-1, keepdim=True)
 
     def parameters(self) -> list[Tensor]:
         return [self.logits]
@@ -136,15 +136,22 @@ class TiedParameters(PolicyParameters):
         empty = ~(allowed[:, self.slots] & possible[..., None, :]).any(-1)
         return self.collect((empty & (self.chances > 0) & met[..., None])[..., None])[..., 0] > 0
 
+    def mixed(self, possible: Tensor) -> Tensor:
+        """Bool [T or 1, Z], rows whose cells differ in what is possible, bool [T, S, A] or [1, S, A]."""
+        shown = (self.chances > 0)[..., None].double()
+        cells = self.collect((possible.double()[:, :, None] * shown).expand(self.shape.steps, -1, -1, -1))
+        return ((cells > 0) & (cells < cells.amax(-1, keepdim=True))).any(-1)
+
     def natural_gradient(
         self, log_prior: Tensor, visits: Tensor, scores: Tensor, usable: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """The gradient of the bound in the logits, and the direction that preconditions it, both [T or 1, Z, A].
+        """The gradient of the bound in the logits, and the natural gradient, both [T or 1, Z, A].
 
-        The derivative in the logit of action a of row z is the sum over its cells of d_t(s) c(s, z) mu(a) (f(s, a) -
-        E_mu f), with f = Q - log(q / p); it is divided by the sum of d_t(s) c(s, z) mu(a), which also holds where mu
-        has underflowed. Where every cell of a row may do the same this is the advantage averaged over visits, and a
-        step of length 1 the soft greedy policy of the row. A row that q never visits averages over `usable` cells.
+        For rows that are shown for sure and whose cells may do the same. The derivative in the logit of action a of row
+        z is the sum over its cells of d_t(s) mu(a) (f(s, a) - E_mu f), with f = Q - log(q / p). Over the Fisher
+        information it is the advantage f - E_mu f averaged over visits, which also holds where mu has underflowed, and
+        a step of length 1 along it is the soft greedy policy of the row. A row that q never visits averages over
+        `usable` cells.
 
         Args:
             log_prior: as in `table`.
@@ -152,34 +159,15 @@ class TiedParameters(PolicyParameters):
             scores: [T, S, A], f; any number where q is 0.
             usable: bool [T, S], cells in which there is something to gain.
         """
-        log_rows, total = self._rows(self.slots, log_prior)
-        kept = torch.isfinite(log_rows)
-        rows = log_rows.exp()
-        gains = scores[:, :, None] - (rows * scores[:, :, None]).sum(-1, keepdim=True)
-        gains = torch.where(kept, gains, torch.zeros_like(gains))
-        shown = self.chances.expand(*visits.shape, -1)
-        weights = torch.where(usable, visits, torch.zeros_like(visits))[..., None] * shown
-        gradient = self.collect(weights[..., None] * rows * gains)
-        visited = self.collect(weights[..., None]) > 0
-        uniform = usable[..., None].double() * shown
-        weights = torch.where(self._at_cells(visited[..., 0]), weights, uniform)
-        # mu(a) = e^{logit - total}: cells that may do different things normalise differently.
-        lowest = self._at_cells(self._row_minimum(torch.where(weights > 0, total, math.inf)))
-        weights = weights * torch.where(weights > 0, lowest - total, torch.zeros_like(weights)).exp()
-        mass = self.collect(weights[..., None] * kept)
-        summed = self.collect(weights[..., None] * gains)
-        return gradient, torch.where(mass > 0, summed / torch.where(mass > 0, mass, 1.0), 0.0)
-
-    def _at_cells(self, rows: Tensor) -> Tensor:
-        """Reads numbers of rows [T or 1, Z] at the cells: [T or 1, S, J]."""
-        return rows[:, self.slots]
-
-    def _row_minimum(self, cells: Tensor) -> Tensor:
-        """The least of numbers of cells [T, S, J] over each row: [T or 1, Z]."""
-        cells = cells.amin(0, keepdim=True) if self.num_tables == 1 else cells
-        index = self.slots.reshape(1, -1).expand(self.num_tables, -1)
-        largest = torch.full((self.num_tables, self.num_rows), math.inf, dtype=torch.float64)
-        return largest.scatter_reduce(1, index, cells.reshape(self.num_tables, -1), "amin")
+        log_rows = self.table(log_prior)
+        rows, kept = log_rows.exp(), torch.isfinite(log_rows)
+        gains = torch.where(kept, scores - (rows * scores).sum(-1, keepdim=True), torch.zeros_like(scores))[:, :, None]
+        weights = torch.where(usable, visits, torch.zeros_like(visits))[..., None, None]
+        gradient = self.collect(weights * rows[:, :, None] * gains)
+        visited = self.collect(weights) > 0
+        weights = torch.where(visited[:, self.slots], weights, usable[..., None, None].double())
+        mass = self.collect(weights)
+        return gradient, self.collect(weights * gains) / torch.where(mass > 0, mass, torch.ones_like(mass))
 
     def perturb(self, generator: torch.Generator) -> None:
         noise = torch.randn(self.logits.shape, generator=generator, dtype=torch.float64)
@@ -256,8 +244,9 @@ class ModuleParameters(PolicyParameters):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             for part in self.module.modules():
-                if hasattr(part, "reset_parameters"):
-                    part.reset_parameters()
+                reset = getattr(part, "reset_parameters", None)
+                if callable(reset):
+                    reset()
 
     def details(self) -> dict[str, Any]:
         return {"module": self.module}

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from cai.inference.dynamics import FixedDynamics, OutcomeDynamics
 from cai.inference.messages import forward
+from cai.inference.scoring import score_trajectories
 from cai.inference.status import Status, Target
 from cai.models.mdp import MDP
 from cai.models.numerics import categorical_divergence, safe_log, weighted
@@ -50,6 +51,9 @@ class Posterior:
         policy_divergence: KL of q's policy from the action prior along q, nats.
         policy_entropy: expected sum over live steps of H(q(. | s_t)), nats.
         model: the trajectory model or the Pyro program that was asked about.
+        sampler: how `sample` draws, where start, policy and dynamics are not all of q.
+        scorer: how `log_prob` scores, likewise.
+        step_outcomes: q(s_{t+1} | s_t, a_t) over the listed outcomes, as `OutcomeDynamics.outcomes` returns it.
         details: further numbers of the backend, e.g. the history of an iteration.
     """
 
@@ -74,6 +78,8 @@ class Posterior:
     step_dynamics: Callable[[int], Tensor] = field(repr=False)
     step_luck: Callable[[int], Tensor] | None = field(repr=False, default=None)
     sampler: Callable[[int, int], tuple[Tensor, Tensor]] | None = field(repr=False, default=None)
+    scorer: Callable[[Tensor, Tensor], Tensor] | None = field(repr=False, default=None)
+    step_outcomes: Callable[[int], tuple[Tensor, Tensor]] | None = field(repr=False, default=None)
     details: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
 
     @property
@@ -135,9 +141,9 @@ class Posterior:
             s_{T+1}), and actions int64 [N, T].
 
         Raises:
-            ValueError: if the horizon is infinite, or q is not a distribution (p(O) = 0).
+            ValueError: if the horizon is infinite, or there is no q (p(O) = 0, or no particle left).
         """
-        if self.status is Status.IMPOSSIBLE:
+        if self.status in (Status.IMPOSSIBLE, Status.DEGENERATE):
             raise ValueError(f"there is no posterior to sample: {self.status}")
         if num_samples < 1:
             raise ValueError(f"num_samples is {num_samples}; ask for at least 1")
@@ -155,13 +161,42 @@ class Posterior:
             uniform = torch.full((num_samples, num_actions), 1.0 / num_actions, dtype=torch.float64)
             rows = torch.where(absorbed[:, None], uniform, self.action_probs[t].detach()[inside])
             action = _draw(rows, generator)
-            rows = self.dynamics(t).detach()[inside, action]
-            missing = (1 - rows.sum(-1, keepdim=True)).clamp(min=0) if self._falls else rows.new_zeros(num_samples, 1)
-            following = _draw(torch.cat([rows, missing], -1), generator)
+            following = self._draw_next(t, inside, action, generator)
             state = torch.where(absorbed, state, following)
             actions.append(action)
             states.append(state)
         return torch.stack(states, -1), torch.stack(actions, -1)
+
+    def _draw_next(self, t: int, state: Tensor, action: Tensor, generator: torch.Generator) -> Tensor:
+        """Next states [N] out of states 0..S-1, S for a fall; never dense where the outcomes are listed."""
+        num_states = self.action_prior.shape[-2]
+        if self.step_outcomes is not None and self.mdp is not None:
+            alive, fallen = (part.detach()[state, action] for part in self.step_outcomes(t))
+            outcome = _draw(torch.cat([alive, fallen.sum(-1, keepdim=True)], -1), generator)
+            following = self.mdp.successors().expand_as(self.mdp.probabilities)[state, action]
+            following = torch.cat([following, torch.full_like(following[:, :1], num_states)], -1)
+            return following.gather(-1, outcome[:, None])[:, 0]
+        rows = self.dynamics(t).detach()[state, action]
+        missing = (1 - rows.sum(-1, keepdim=True)).clamp(min=0) if self._falls else torch.zeros_like(rows[:, :1])
+        return _draw(torch.cat([rows, missing], -1), generator)
+
+    def log_prob(self, states: Any, actions: Any) -> Tensor:
+        """The log probability of whole trajectories under q, as `sample` returns them.
+
+        Args:
+            states: int [N, T + 1], S being the absorbing state of a discount ([N, T] for a program that draws no
+                s_{T+1}).
+            actions: int [N, T]; in the absorbing state they are uniform, as `sample` draws them.
+
+        Returns:
+            [N], log q(tau) in nats; -inf where q cannot go. For a program with further latents they are summed out.
+
+        Raises:
+            ValueError: if shapes or indices do not fit, the horizon is infinite, there is no q (p(O) = 0, or no
+                particle left), or q has no probabilities of whole trajectories.
+            TypeError: if states or actions are no whole numbers.
+        """
+        return score_trajectories(self, states, actions)
 
     @property
     def _falls(self) -> bool:
@@ -275,6 +310,7 @@ def tabular_posterior(
     initial: Tensor,
     dynamics: OutcomeDynamics | None = None,
     visits: tuple[Tensor, Tensor] | None = None,
+    sampler: Callable[[int, int], tuple[Tensor, Tensor]] | None = None,
     details: Mapping[str, Any] | None = None,
 ) -> Posterior:
     """Builds the posterior of a tabular backend; `values` [T, S] and `q_values` [T, S, A] in nats.
@@ -306,5 +342,7 @@ def tabular_posterior(
         model=model,
         step_dynamics=lambda t: model.mdp.to_next_states(dynamics.outcomes(t)[0]),
         step_luck=dynamics.divergence,
+        sampler=sampler,
+        step_outcomes=dynamics.outcomes,
         details=MappingProxyType(dict(details or {})),
     )

@@ -200,4 +200,4 @@ def _posterior_of_program(backend: GuideBackend, program: Program, info: Program
         policy_divergence=-run.expect(run.divergence_terms(actions)).detach(),
         sampler=found.sample,
         details=found.details,
-    )
+    ).replace(scorer=found.log_prob)

@@ -18,7 +18,7 @@ from torch import Tensor
 from cai.inference.chain import SOLVE_LIMIT, always_ends, reaches_terminal, transition_matrix
 from cai.inference.messages import Messages, Recursion, soft_policy
 from cai.inference.status import Status
-from cai.models.numerics import weighted
+from cai.models.numerics import safe_log, safe_logsumexp
 from cai.models.trajectory import TrajectoryModel
 
 __all__ = ["Settling", "spectral_radius", "stationary_messages"]
@@ -27,6 +27,7 @@ ROUNDING = 1e-13  # changes below this, relative to the largest value, are those
 PATIENCE = 200  # plain backups before Newton steps are tried
 EIGENVALUE_LIMIT = 1000  # live states up to which rho(M) is computed; beyond, growth is watched instead
 HISTORY = 10_000  # changes that are kept
+NARROW = 30.0  # nats between the entries of M, up to which its eigenvalues need no scaling
 STEADY = 1 - 1e-9  # a change that shrinks by less than this while the number of backups doubles does not shrink
 
 
@@ -198,23 +199,63 @@ def _ratio(change: Tensor, previous: Tensor) -> Tensor:
 
 
 def spectral_radius(model: TrajectoryModel) -> float:
-    """Gamma rho(M) on the live states, the rate at which exact messages settle over an infinite horizon."""
+    """Gamma rho(M) on the live states, the rate at which exact messages settle over an infinite horizon.
+
+    M's entries may lie further apart than floats do, so M is scaled to a similar matrix e^{h(s') - h(s) - c} M(s, s')
+    of entries up to 1 that are 1 along a cycle: what vanishes in it does not count.
+    """
     with torch.no_grad():
-        live = model.live
-        if not live.any():
+        log_matrix = _log_matrix(model)
+        finite = log_matrix[torch.isfinite(log_matrix)]
+        if not finite.numel():
             return 0.0
-        mdp = model.mdp
-        weights = model.action_prior[..., None] * mdp.probabilities
-        scores = (model.reward_table(0) / model.temperature).expand_as(weights)
-        possible = (weights > 0) & live[:, None, None]
-        if not possible.any():
-            return 0.0
-        shift = float(scores[possible].max())
-        if shift == -math.inf:
-            return 0.0
-        matrix = mdp.to_next_states(weighted(weights, (scores - shift).exp())).sum(1)[live][:, live]
+        shift, height = float(finite.max()), torch.zeros(len(log_matrix), dtype=torch.float64)
+        if float(finite.max() - finite.min()) > NARROW:
+            shift = _largest_cycle_mean(log_matrix)
+            if shift == -math.inf:
+                return 0.0
+            height = _longest_paths(log_matrix - shift)
+        matrix = (log_matrix + height - height[:, None] - shift).exp()
         radius = float(torch.linalg.eigvals(matrix).abs().max())
         return model.discount * radius * math.exp(min(shift, 700.0))
+
+
+def _largest_cycle_mean(log_matrix: Tensor) -> float:
+    """The largest mean log weight of a cycle (Karp 1978), -inf where there is no cycle."""
+    number = len(log_matrix)
+    walks = [torch.zeros(number, dtype=torch.float64)]
+    for _ in range(number):
+        walks.append((log_matrix + walks[-1]).amax(-1))
+    table = torch.stack(walks[:-1])
+    means = (walks[-1] - table) / torch.arange(number, 0, -1)[:, None]
+    means = torch.where(torch.isfinite(table), means, torch.full_like(means, math.inf))
+    return float(torch.where(torch.isfinite(walks[-1]), means.amin(0), torch.full_like(walks[-1], -math.inf)).max())
+
+
+def _longest_paths(log_matrix: Tensor) -> Tensor:
+    """[S], the largest log weight of a path from each state, where no cycle has more than 0 up to rounding."""
+    height = torch.zeros(len(log_matrix), dtype=torch.float64)
+    for _ in range(len(log_matrix)):
+        longer = torch.maximum((log_matrix + height).amax(-1), torch.zeros(()))
+        if bool((longer <= height + 1e-9 * height.clamp(min=1.0)).all()):
+            break
+        height = longer
+    return height
+
+
+def _log_matrix(model: TrajectoryModel) -> Tensor:
+    """[L, L], log M(s, s') on the L live states."""
+    mdp, live, size = model.mdp, model.live, model.mdp.num_states
+    weights = model.action_prior[..., None] * mdp.probabilities
+    scores = safe_log(weights) + model.reward_table(0) / model.temperature
+    if mdp.next_states is None:
+        return safe_logsumexp(scores, 1)[live][:, live]
+    cells = (torch.arange(size)[:, None, None] * size + mdp.next_states).reshape(-1)
+    flat = scores.reshape(-1)
+    largest = torch.full((size * size,), -torch.inf, dtype=torch.float64).scatter_reduce(0, cells, flat, "amax")
+    largest = torch.where(torch.isfinite(largest), largest, torch.zeros_like(largest))
+    sums = torch.zeros_like(largest).scatter_add(0, cells, (flat - largest[cells]).exp())
+    return (safe_log(sums) + largest).reshape(size, size)[live][:, live]
 
 
 def _live_rewards_negative(model: TrajectoryModel) -> bool:

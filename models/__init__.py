@@ -8,8 +8,11 @@ if __name__ != "cai.models":
 
 from cai.models.factor_graph import draw_factor_graph, factor_graph
 from cai.models.gridworld import bridge, gridworld
+from cai.models.interventions import condition, do
 from cai.models.layout import GridLayout
+from cai.models.lmdp import LMDP, compose_lmdps
 from cai.models.mdp import MDP
+from cai.models.observation import ObservationModel
 from cai.models.program import ProgramInfo, inspect_program
 from cai.models.reward_factors import Goal, LinearReward
 from cai.models.rewards import (
@@ -25,11 +28,13 @@ from cai.models.trajectory import TrajectoryModel
 from cai.models.zoo import available_models, build_model, lottery
 
 __all__ = [
+    "LMDP",
     "MDP",
     "CallableReward",
     "Goal",
     "GridLayout",
     "LinearReward",
+    "ObservationModel",
     "OutcomeReward",
     "ProgramInfo",
     "RewardFactor",
@@ -40,6 +45,9 @@ __all__ = [
     "available_models",
     "bridge",
     "build_model",
+    "compose_lmdps",
+    "condition",
+    "do",
     "draw_factor_graph",
     "factor_graph",
     "from_gymnasium",

@@ -11,13 +11,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from cai.models.checks import check_distribution, check_shape, float_tensor, index_tensor
 from cai.models.mdp import MDP
 
-__all__ = ["ObservationModel"]
+__all__ = ["ObservationModel", "whole_number"]
+
+
+def whole_number(value: Any) -> int | None:
+    """An int of anything that is a whole number (not a bool), also a 0-dim array or tensor; else None."""
+    if isinstance(value, (bool, np.bool_)) or (isinstance(value, Tensor) and value.dtype == torch.bool):
+        return None
+    try:
+        return operator.index(value)
+    except TypeError:
+        return None
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,16 +140,11 @@ class ObservationModel:
                 known = "observations have no names here" if names is None else f"names are {', '.join(names[:12])}"
                 raise ValueError(f"no observation is called {observation!r}; {known}")
             return self.observation_names.index(observation)
-        try:
-            number = operator.index(observation)
-        except TypeError:
-            number = None
-        if number is None or isinstance(observation, bool):
-            raise TypeError(f"observation {observation!r} is no observation; give its number or its name")
+        number = whole_number(observation)
+        if number is None:
+            raise TypeError(f"{observation!r} is no observation; give its number or its name")
         if not 0 <= number < self.num_observations:
-            raise ValueError(
-                f"observation {number} does not exist; observations are 0 to {self.num_observations - 1}"
-            )
+            raise ValueError(f"observation {number} does not exist; observations are 0 to {self.num_observations - 1}")
         return number
 
     def name(self, observation: int) -> str:

@@ -9,6 +9,7 @@ from cai.inference import (
     BoltzmannExploration,
     EMPolicySearch,
     Enumeration,
+    ImportanceSampling,
     KLPolicyIteration,
     MaxProduct,
     OneStepEntropy,
@@ -16,9 +17,11 @@ from cai.inference import (
     PosteriorPolicyIteration,
     RewardWeightedRegression,
     RiskSensitive,
+    SequentialMonteCarlo,
     StructuredVariational,
     SumProduct,
     ValueIteration,
+    ZIteration,
 )
 
 # One failure rate for every statistical test: chance alone fails one run of the suite in about ten thousand.
@@ -51,8 +54,11 @@ class Method:
         return random_problem(seed, **(keywords | self.only))
 
     def __str__(self):
-        parts = [self.backend.name, *(str(getattr(self.backend, key, "")) for key in ("solver", "eta", "successors"))]
-        return "-".join(part for part in parts if part)
+        parts = [
+            self.backend.name,
+            *(str(getattr(self.backend, key, "")) for key in ("solver", "eta", "successors", "lookahead")),
+        ]
+        return "-".join(part for part in parts if part not in ("", "None"))
 
 
 EXACT = (
@@ -64,6 +70,7 @@ EXACT = (
 FIXED = (
     Method(StructuredVariational(solver="closed-form"), has_evidence=False),
     Method(StructuredVariational(solver="svi"), tolerance=1e-8, has_values=False, has_evidence=False),
+    Method(ZIteration(), has_evidence=False, only={"deterministic": True}),
 )
 # What these aim at is stated in their docstrings, and held in the tests that bear their names.
 OTHER = (
@@ -78,3 +85,9 @@ OTHER = (
     Method(KLPolicyIteration(), has_evidence=False, sees_prior=False),
 )
 ALL = EXACT + FIXED + OTHER
+# What is drawn meets the exact answers within FAILURE_RATE, in tests/test_samplers.py; some laws hold draw by draw.
+SAMPLED = (
+    Method(SequentialMonteCarlo(num_particles=50)),
+    Method(SequentialMonteCarlo(num_particles=50, lookahead="soft-value")),
+    Method(ImportanceSampling(num_particles=50)),
+)

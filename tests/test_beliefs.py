@@ -10,7 +10,7 @@ import torch
 from methods import FAILURE_RATE
 from oracle import random_problem
 from refusals import check, refuse
-from scipy.stats import binom
+from scipy.stats import binom, norm
 
 import cai
 from cai.belief import BeliefPolicy, evaluate_belief_policy, simulate
@@ -375,9 +375,25 @@ def test_runs_end_in_terminal_states_and_by_the_discount():
     assert {run.ended for run in runs} == {"terminal", "discount", "horizon"}
     for run in runs:
         fell = run.ended == "discount"
+        assert run.observations == tuple(run.states.tolist())
+        assert run.beliefs.argmax(-1).tolist() == run.states.tolist()
         assert len(run.states) == len(run.observations) == len(run.beliefs) == len(run.actions) + (not fell)
         assert (int(run.states[-1]) == 2) == (run.ended == "terminal")
         assert run.total == -len(run.actions)
+
+
+@pytest.mark.parametrize("horizon", [6, math.inf])
+def test_who_sees_the_state_earns_what_the_policy_earns(horizon):
+    model = rooms(discount=0.9).replace(horizon=horizon)
+    policy = Policy([[0.3, 0.0, 0.7], [0.0, 0.1, 0.9], [1.0, 0.0, 0.0]])
+    exact = cai.evaluate(policy, model).expected_return
+    sees, blind = ObservationModel.deterministic([0, 1, 2]), ObservationModel.deterministic([0, 0, 0])
+    seeing, blinded = (
+        evaluate_belief_policy(BeliefPolicy(policy, model, shown), model, 4000) for shown in (sees, blind)
+    )
+    reach = float(norm.isf(FAILURE_RATE / 2))
+    assert abs(seeing.mean_return - exact) <= reach * seeing.standard_error
+    assert blinded.mean_return < exact - reach * blinded.standard_error  # it knows no door, and rings for ever
 
 
 def returns_by_paths(problem, chance, size, sees_first, table):

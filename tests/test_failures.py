@@ -30,7 +30,8 @@ from cai.policy import Policy, extract_policy
 # ---- p(O) = 0 ----------------------------------------------------------------------------------------------------
 
 PRIOR = [0.25, 0.75]
-EVERY_BACKEND = [(name, {}) for name in available_backends()]
+NARROW = {"z-iteration"}  # accepts a kind of model that the ones here are not; its own tests hold its failures
+EVERY_BACKEND = [(name, {}) for name in available_backends() if name not in NARROW]
 EVERY_SOLVER = [*EVERY_BACKEND, ("variational", {"solver": "svi"}), ("optimistic", {"solver": "svi"})]
 FIXED = [("variational", {}), ("variational", {"solver": "svi"})]
 

@@ -256,6 +256,7 @@ def test_programs_in_single_precision_stay_so():
     program = revised(in_single_precision(2), {"a_1": 1}, {"a_2": 0, "s_2": 2})
     nodes = poutine.trace(program).get_trace().nodes
     assert {node["value"].dtype for name, node in nodes.items() if name[:2] == "a_"} == {torch.float32}
+    assert float(nodes["a_1"]["value"]) == 1.0
     assert {node["fn"].log_prob(node["value"]).dtype for node in nodes.values() if node["type"] == "sample"} == {
         torch.float32
     }
@@ -381,6 +382,8 @@ def test_what_comes_before_says_which_actions_exist():
         do(model, {"a_2": 1})
     with pytest.raises(ValueError, match="a_3 is set to 1"):
         do(model, {"a_2": 1, "s_2": 0, "a_3": 1})
+    with pytest.raises(ValueError, match="a_2 is set to 1"):
+        do(model, {"a_1": 0, "s_2": 1, "a_2": 1})
     assert float(cai.infer(condition(model, {"a_2": 1}), "enumeration").log_evidence) == pytest.approx(math.log(0.25))
 
 

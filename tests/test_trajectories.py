@@ -15,7 +15,7 @@ from scipy.stats import binom
 from test_programs import all_paths, drawn_at_the_end, drawn_first, persistent, windy
 
 import cai
-from cai.inference import Enumeration, Status, StructuredVariational, SumProduct
+from cai.inference import Enumeration, StructuredVariational, SumProduct
 from cai.inference.ffbs import sample_backward
 from cai.inference.fitting import FitOptions, fit
 from cai.inference.scoring import score_program
