@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from cai.evaluation import LONGEST, _fitting_table
+from cai.evaluation import LONGEST, fitting_table
 from cai.inference.filtering import StateFilter
 from cai.models.mdp import MDP
 from cai.models.observation import ObservationModel
@@ -308,7 +308,7 @@ def _check_world(belief_policy: BeliefPolicy, model: TrajectoryModel) -> None:
         raise TypeError(f"expected a BeliefPolicy(policy, mdp, observation_model), got {type(belief_policy).__name__}")
     if not isinstance(model, TrajectoryModel):
         raise TypeError(f"the world is a {type(model).__name__}; expected a TrajectoryModel, whose rewards it pays")
-    _fitting_table(belief_policy.policy, model)
+    fitting_table(belief_policy.policy, model)
 
 
 def _draw(rows: Tensor, generator: torch.Generator) -> Tensor:

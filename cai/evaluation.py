@@ -17,7 +17,7 @@ from cai.models.numerics import weighted
 from cai.models.trajectory import TrajectoryModel
 from cai.policy import Policy
 
-__all__ = ["Outcome", "evaluate"]
+__all__ = ["Outcome", "evaluate", "fitting_table"]
 
 TAIL = 0.05
 LONGEST = 10**6  # steps after which a rollout over an infinite horizon is cut
@@ -84,7 +84,7 @@ def evaluate(
     if not 0 < tail <= 1:
         raise ValueError(f"tail is {tail}; it is a share of the returns: give a number in (0, 1]")
     mdp = model.mdp
-    table = _fitting_table(policy, model)
+    table = fitting_table(policy, model)
     named = dict(mdp.regions) | {key: mdp.states(states) for key, states in (regions or {}).items()}
     with torch.no_grad():
         dynamics = FixedDynamics(model)
@@ -120,7 +120,7 @@ def _mean_of_worst(returns: Tensor, tail: float) -> float:
     return float(weighted(weights, ordered).sum() / weights.sum())
 
 
-def _fitting_table(policy: Policy, model: TrajectoryModel) -> Tensor:
+def fitting_table(policy: Policy, model: TrajectoryModel) -> Tensor:
     """The policy's [T, S, A] for this model."""
     if not isinstance(policy, Policy):
         raise TypeError(

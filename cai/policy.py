@@ -6,7 +6,7 @@ import json
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -17,6 +17,12 @@ from cai.inference.max_product import most_probable_trajectory
 from cai.inference.posterior import Posterior
 from cai.inference.status import Status
 from cai.models.checks import check_distribution, float_tensor
+
+if TYPE_CHECKING:
+    from cai.belief import BeliefPolicy
+    from cai.models.mdp import MDP
+    from cai.models.observation import ObservationModel
+    from cai.models.trajectory import TrajectoryModel
 
 __all__ = ["Policy", "extract_policy"]
 
@@ -115,6 +121,17 @@ class Policy:
             if terminated or truncated:
                 return total, t, bool(terminated)
         return total, t, False
+
+    def filtered(self, process: MDP | TrajectoryModel, observation_model: ObservationModel) -> BeliefPolicy:
+        """This policy where the state is hidden: it keeps a filter, and acts on what it believes.
+
+        Args:
+            process: the world as the agent knows it.
+            observation_model: what it sees of the states.
+        """
+        from cai.belief import BeliefPolicy
+
+        return BeliefPolicy(self, process, observation_model)
 
     def save(self, path: str | Path) -> Path:
         """Writes a safetensors file with the table, the names and the metadata; returns its path."""

@@ -173,6 +173,8 @@ class _MarginalProbe(Messenger):
     def _pyro_sample(self, msg: Any) -> None:
         if msg["type"] != "sample" or not msg["is_observed"] or msg["name"].startswith("_"):
             return
+        if msg["infer"].get("_deterministic", False):
+            return
         values = msg["fn"].log_factor  # `ExactSites` has made a factor of every observation
         leaf = torch.zeros_like(values).requires_grad_()
         self.learns = self.learns or values.requires_grad

@@ -6,7 +6,6 @@ both work on whole tables as well as on any batch of states.
 
 from __future__ import annotations
 
-import math
 from typing import Any, NamedTuple
 
 import torch
