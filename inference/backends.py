@@ -77,8 +77,10 @@ def make_backend(backend: str | Backend, **options: Any) -> Backend:
         TypeError: if it is neither a name nor a backend.
     """
     if isinstance(backend, str):
-        classes = available_backends()
         backend, written = _split(backend)
+        classes = {cls.name: cls for cls in _BUILT_IN}
+        if backend not in classes:  # looking for plug-ins takes a while
+            classes = available_backends()
         options = written | options
         if backend not in classes:
             raise ValueError(f"no backend is called {backend!r}; known are {', '.join(classes)}")
