@@ -8,7 +8,15 @@ from torch import Tensor
 from cai.inference.dynamics import OutcomeDynamics
 from cai.models.trajectory import TrajectoryModel
 
-__all__ = ["SOLVE_LIMIT", "always_ends", "expected_visits", "has_trap", "reaches_terminal", "transition_matrix"]
+__all__ = [
+    "SOLVE_LIMIT",
+    "always_ends",
+    "can_succeed",
+    "expected_visits",
+    "has_trap",
+    "reaches_terminal",
+    "transition_matrix",
+]
 
 SOLVE_LIMIT = 3000  # states up to which [S, S] systems are formed and solved; beyond, sums are run to their end
 SOLVE_STEPS = 10**6
@@ -78,6 +86,16 @@ def has_trap(model: TrajectoryModel) -> bool:
         return False
     possible = (model.action_prior[..., None] * model.mdp.probabilities).detach() > 0
     return bool((_met(model, possible) & model.live & ~_leads_to(model, possible, model.mdp.terminal)).any())
+
+
+def can_succeed(model: TrajectoryModel) -> bool:
+    """Whether some trajectory of an infinite horizon ends, by a terminal state or a discount, and meets no -inf."""
+    weights = (model.action_prior[..., None] * model.mdp.probabilities).detach()
+    possible = (weights > 0) & ~torch.isinf(model.reward_table(0).detach())
+    ends = model.mdp.terminal
+    if model.discount < 1:
+        ends = ends | possible.any(-1).any(-1)
+    return bool(((model.mdp.initial.detach() > 0) & _leads_to(model, possible, ends)).any())
 
 
 def always_ends(model: TrajectoryModel) -> bool:

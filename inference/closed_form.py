@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cai.inference.chain import expected_visits, has_trap
+from cai.inference.chain import can_succeed, expected_visits, has_trap
 from cai.inference.dynamics import FixedDynamics, OutcomeDynamics
 from cai.inference.ffbs import sample_backward
 from cai.inference.messages import EXACT, Choice, Messages, Recursion, backward
@@ -83,15 +83,20 @@ def closed_form_posterior(
         if not model.is_finite and has_trap(model):
             status = Status.DIVERGED
         else:
-            impossible = recursion.eta > 0 or not math.isfinite(_log_evidence(model, settling))
-            status = Status.IMPOSSIBLE if impossible else Status.UNAVOIDABLE
+            possible = recursion.eta <= 0 and _possible(model)
+            status = Status.UNAVOIDABLE if possible else Status.IMPOSSIBLE
     if not model.is_finite and not status.ok:
         return _without_expectations(model, backend, target, status, messages, policy, found)
     initial = model.mdp.initial
     dynamics: OutcomeDynamics = FixedDynamics(model)
     if status.ok:
         initial, dynamics = recursion.beliefs(model, messages.values, messages.q_values)
-    visits = None if model.is_finite else expected_visits(model, initial, policy, dynamics)
+    visits = None
+    if not model.is_finite:
+        try:
+            visits = expected_visits(model, initial, policy, dynamics)
+        except ValueError:  # values settle, but what q believes never ends
+            return _without_expectations(model, backend, target, Status.DIVERGED, messages, policy, found)
     bound = start + model.evidence_offset
     exactly = target is Target.EXACT and status.ok and model.is_finite
     sampler = (lambda num_samples, seed: sample_backward(model, num_samples, seed)) if exactly else None
@@ -114,12 +119,12 @@ def closed_form_posterior(
     )
 
 
-def _log_evidence(model: TrajectoryModel, settling: Settling) -> float:
-    """Log p(O) under the optimistic backup, to tell what is impossible from what cannot be avoided."""
+def _possible(model: TrajectoryModel) -> bool:
+    """Whether p(O) > 0, to tell what is impossible from what cannot be avoided."""
+    if not model.is_finite:
+        return can_succeed(model)
     with torch.no_grad():
-        if model.is_finite:
-            return float(backward(model, EXACT).start.detach())
-        return float(stationary_messages(model, EXACT, settling)[0].start)
+        return math.isfinite(float(backward(model, EXACT).start))
 
 
 def _without_expectations(

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from cai.models.numerics import categorical_divergence, divergence_from_ratio, safe_log
+from cai.models.numerics import categorical_divergence, divergence_from_ratio, safe_log, tilted_log_ratio
 from cai.models.trajectory import TrajectoryModel
 
 __all__ = ["FixedDynamics", "OutcomeDynamics", "TableDynamics", "TiltedDynamics", "tilted_start"]
@@ -64,31 +64,22 @@ class TiltedDynamics(OutcomeDynamics):
         """(true alive, true fallen, log of q over each of the two), all [S, A, K]."""
         model = self.model
         alive, fallen = FixedDynamics(model).outcomes(t)
-        q_values = self.q_values[t]
-        applies = (model.live[:, None] & torch.isfinite(q_values))[..., None]
-        shift = torch.where(applies[..., 0], q_values, torch.zeros_like(q_values))[..., None]
-        lost = model.reward_table(t) / model.temperature - shift
-        kept = lost + model.mdp.gather(self.values[t + 1])
-        kept, lost = kept.expand(alive.shape), lost.expand(alive.shape)
-        if math.isinf(self.eta):
-            ratios = self._extremes(alive, fallen, kept, lost)
-        else:
-            ratios = _scaled(kept, self.eta), _scaled(lost, self.eta)
-        zero = torch.zeros((), dtype=torch.float64)
-        ratio_alive, ratio_fallen = (torch.where(applies, ratio, zero) for ratio in ratios)
+        lost = model.reward_table(t) / model.temperature
+        kept = (lost + model.mdp.gather(self.values[t + 1])).expand(alive.shape)
+        worth, weights = torch.cat([kept, lost.expand(alive.shape)], -1), torch.cat([alive, fallen], -1)
+        ratios = self._extremes(worth, weights) if math.isinf(self.eta) else tilted_log_ratio(weights, worth, self.eta)
+        applies = (model.live[:, None] & torch.isfinite(self.q_values[t]))[..., None]
+        ratio_alive, ratio_fallen = torch.where(applies, ratios, torch.zeros_like(ratios)).split(alive.shape[-1], -1)
         return alive, fallen, ratio_alive, ratio_fallen
 
-    def _extremes(self, alive: Tensor, fallen: Tensor, kept: Tensor, lost: Tensor) -> tuple[Tensor, Tensor]:
+    def _extremes(self, worth: Tensor, weights: Tensor) -> Tensor:
         """Log ratios that leave the outcomes alone whose worth is the largest (eta = inf) or the smallest."""
-        worth, weights = torch.cat([kept, lost], -1), torch.cat([alive, fallen], -1)
         sign = 1.0 if self.eta > 0 else -1.0
         off = torch.where(weights > 0, sign * worth, torch.full_like(worth, -torch.inf))
         best = off.amax(-1, keepdim=True)
         slack = 1e-12 * best.abs().clamp(min=1.0)
         mass = torch.where(off >= best - slack, weights, torch.zeros_like(weights))
-        ratio = torch.where(mass > 0, -safe_log(mass.sum(-1, keepdim=True)), torch.full_like(worth, -torch.inf))
-        first, second = ratio.split(alive.shape[-1], -1)
-        return first, second
+        return torch.where(mass > 0, -safe_log(mass.sum(-1, keepdim=True)), torch.full_like(worth, -torch.inf))
 
     def outcomes(self, t: int) -> tuple[Tensor, Tensor]:
         alive, fallen, ratio_alive, ratio_fallen = self._log_ratios(t)
@@ -103,28 +94,19 @@ class TiltedDynamics(OutcomeDynamics):
         return divergence_from_ratio(true, torch.where(true > 0, ratio, torch.zeros_like(ratio)))
 
 
-def _scaled(worth: Tensor, eta: float) -> Tensor:
-    """Eta times worth; -inf stays for eta > 0, and counts as 0 where eta <= 0 has made the row hopeless anyway."""
-    lost = torch.isinf(worth)
-    scaled = eta * torch.where(lost, torch.zeros_like(worth), worth)
-    return torch.where(lost, torch.full_like(worth, -torch.inf), scaled) if eta > 0 else scaled
-
-
 def tilted_start(model: TrajectoryModel, values: Tensor, eta: float) -> Tensor:
     """[S], q(s_1) proportional to p(s_1) e^{eta v(s_1)}, as `TiltedDynamics`; p(s_1) where nothing can be hoped for."""
     initial = model.mdp.initial
     possible = (initial > 0) & torch.isfinite(values)
-    if not bool(possible.any()) or eta == 0:
+    if not bool(possible.any()):
         return initial
-    nothing = torch.full_like(values, -torch.inf)
-    sign = 1.0 if eta >= 0 else -1.0
-    off = torch.where(possible, sign * values, nothing)
-    off = off - off.detach().max()
     if math.isinf(eta):
-        slack = 1e-12 * float(values[possible].detach().abs().max().clamp(min=1.0))
-        weights = torch.where(off >= -slack, initial, torch.zeros_like(initial))
+        sign = 1.0 if eta > 0 else -1.0
+        off = torch.where(possible, sign * values.detach(), torch.full_like(values, -torch.inf))
+        slack = 1e-12 * float(off.max().abs().clamp(min=1.0))
+        weights = torch.where(off >= off.max() - slack, initial, torch.zeros_like(initial))
     else:
-        weights = (safe_log(initial) + torch.where(possible, abs(eta) * off, nothing)).exp()
+        weights = (safe_log(initial) + tilted_log_ratio(initial, values, eta)).exp()
     return weights / weights.sum()
 
 

@@ -117,9 +117,11 @@ def log_successors(model: TrajectoryModel, groups: Tensor | None, values: Tensor
     mdp = model.mdp
     scores = safe_log(mdp.probabilities) + model.reward_table(t) / model.temperature
     every = safe_logsumexp(scores)
-    if groups is not None:
-        shift = torch.where(torch.isfinite(every), every, torch.zeros_like(every))[..., None]
-        sums = torch.zeros_like(scores).scatter_add(-1, groups, (scores - shift).exp())
+    if groups is not None:  # each group is shifted by its own largest: a row may hold weights e^1000 apart
+        nothing = torch.full_like(scores, -torch.inf)
+        shift = nothing.scatter_reduce(-1, groups, scores.detach(), "amax")
+        shift = torch.where(torch.isfinite(shift), shift, torch.zeros_like(shift))
+        sums = torch.zeros_like(scores).scatter_add(-1, groups, (scores - shift.gather(-1, groups)).exp())
         scores = safe_log(sums) + shift
     alive = scores + math.log(model.discount) + mdp.gather(values)
     fall = math.log1p(-model.discount) if model.discount < 1 else -math.inf
@@ -138,6 +140,15 @@ def _groups(model: TrajectoryModel) -> Tensor | None:
         return None
     heads = torch.where(fresh, torch.arange(ordered.shape[-1]), torch.zeros_like(ordered)).cummax(-1).values
     return torch.zeros_like(successors).scatter(-1, places, places.gather(-1, heads))
+
+
+def _fall(posterior: Posterior, moves: Tensor, t: int, falls: bool) -> Tensor:
+    """[S, A, 1], q's probability of falling into a discount's absorbing state."""
+    if not falls:
+        return torch.zeros_like(moves[..., :1])
+    if posterior.step_outcomes is not None:
+        return posterior.step_outcomes(t)[1].detach().sum(-1, keepdim=True)
+    return (1 - moves.sum(-1, keepdim=True)).clamp(min=0)
 
 
 def _shares(scores: Tensor) -> Tensor:
@@ -187,8 +198,9 @@ def most_probable_trajectory(posterior: Posterior) -> tuple[Tensor, Tensor, floa
     with torch.no_grad():
         for t in reversed(range(steps)):
             moves = posterior.dynamics(t)
-            rest = (1 - moves.sum(-1, keepdim=True)).clamp(min=0) if falls else torch.zeros_like(moves[..., :1])
-            scores = safe_log(torch.cat([moves, rest], -1)) + value
+            if moves.shape[-1] == 1 and num_states > 1:  # a program that draws no s_{T+1}
+                moves = torch.nn.functional.pad(moves, (0, num_states - 1))
+            scores = safe_log(torch.cat([moves, _fall(posterior, moves, t, falls)], -1)) + value
             following = first_largest(scores)
             scores = safe_log(posterior.action_probs[t]) + scores.amax(-1)
             action = torch.where(ended, torch.zeros_like(scores[:, 0], dtype=torch.int64), first_largest(scores))

@@ -138,8 +138,9 @@ class TiedParameters(PolicyParameters):
     def mixed(self, possible: Tensor) -> Tensor:
         """Bool [T or 1, Z], rows whose cells differ in what is possible, bool [T, S, A] or [1, S, A]."""
         shown = (self.chances > 0)[..., None].double()
-        cells = self.collect((possible.double()[:, :, None] * shown).expand(self.shape.steps, -1, -1, -1))
-        return ((cells > 0) & (cells < cells.amax(-1, keepdim=True))).any(-1)
+        shown = shown.expand(self.shape.steps, -1, -1, -1)
+        cells = self.collect(possible.double()[:, :, None] * shown)
+        return ((cells > 0) & (cells < self.collect(shown))).any(-1)
 
     def natural_gradient(
         self, log_prior: Tensor, visits: Tensor, scores: Tensor, usable: Tensor

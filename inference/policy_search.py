@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 from dataclasses import dataclass, field
@@ -65,7 +66,7 @@ class RewardWeightedRegression:
     def run(self, model: Any, *, seed: int = 0) -> Posterior:
         """Answers the model; nothing here is random."""
         self.supports(model)
-        return _search(self, model, most=1, tolerance=0.0)
+        return _search(self, model, most=1, tolerance=0.0, once=True)
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,7 @@ class EMPolicySearch:
     def run(self, model: Any, *, seed: int = 0) -> Posterior:
         """Answers the model; nothing here is random."""
         self.supports(model)
-        return _search(self, model, most=self.max_iterations, tolerance=self.tolerance)
+        return _search(self, model, most=self.max_iterations, tolerance=self.tolerance, once=False)
 
 
 def _check(backend: Any, model: Any) -> None:
@@ -128,20 +129,20 @@ def _shape(model: TrajectoryModel) -> Shape:
     return Shape(model.steps, model.mdp.num_states, model.mdp.num_actions)
 
 
-def _search(backend: Any, model: TrajectoryModel, *, most: int, tolerance: float) -> Posterior:
+def _search(backend: Any, model: TrajectoryModel, *, most: int, tolerance: float, once: bool) -> Posterior:
     """E- and M-steps from the action prior."""
     free = isinstance(backend.policy, TabularPolicy)
     prior = model.action_prior.expand(model.steps, -1, -1)
     log_prior = model.log_action_prior[None]
     parameters = None if free else backend.policy.start(_shape(model), log_prior)
-    status = Status.SUCCESS if most == 1 else Status.NOT_CONVERGED
+    status = Status.SUCCESS if once else Status.NOT_CONVERGED
     details: dict[str, Any] = {}
     with torch.no_grad():
         messages = backward(model, EXACT)
         if not math.isfinite(float(messages.start)):
             return policy_posterior(backend, model, prior, Status.IMPOSSIBLE, {})
         policy = prior
-        if parameters is not None and most > 1:  # EM starts inside its class
+        if parameters is not None and not once:  # EM starts inside its class
             policy = _table(parameters, log_prior, prior)
             messages = backward(model, EXACT, policy)
         if free:
@@ -155,7 +156,7 @@ def _search(backend: Any, model: TrajectoryModel, *, most: int, tolerance: float
                 messages = backward(model, EXACT, policy)
                 objective.append(float(messages.start))
                 left = details["optimum"] - objective[-1] if free else objective[-1] - objective[-2]
-                if most > 1 and left <= tolerance * max(1.0, abs(objective[-1])):
+                if not once and left <= tolerance * max(1.0, abs(objective[-1])):
                     status = Status.SUCCESS
                     break
         except KeyboardInterrupt:
@@ -183,14 +184,24 @@ def _regress(
         leaves, max_iter=REGRESSION_STEPS, tolerance_grad=1e-10, tolerance_change=1e-14, line_search_fn="strong_wolfe"
     )
 
+    best, kept = math.inf, [leaf.detach().clone() for leaf in leaves]
+
     def loss() -> Tensor:
+        nonlocal best, kept
         optimizer.zero_grad()
         with torch.enable_grad():
             value = -weighted(weights, parameters.table(log_prior).expand_as(weights)).sum()
         value.backward()
+        reached = float(value.detach())
+        if reached < best and all(bool(torch.isfinite(leaf.detach()).all()) for leaf in leaves):
+            best, kept = reached, [leaf.detach().clone() for leaf in leaves]
         return value.detach()
 
-    optimizer.step(loss)
+    # A likelihood whose best is at infinity sends the search there: the best place that it saw is kept.
+    with contextlib.suppress(ValueError):
+        optimizer.step(loss)
+    for leaf, value in zip(leaves, kept, strict=True):
+        leaf.copy_(value)
     return _table(parameters, log_prior, prior)
 
 
@@ -207,12 +218,16 @@ class GaussianActions(nn.Module):
     def __init__(self, positions: Any, std: float | None = None) -> None:
         super().__init__()
         line = float_tensor(positions, "positions")[0].detach()
-        if line.dim() != 1 or not bool(torch.isfinite(line).all()):
+        if line.dim() != 1 or not len(line) or not bool(torch.isfinite(line).all()):
             raise ValueError(
                 f"positions has shape {list(line.shape)}; expected finite numbers [A], one for each action"
             )
         if std is not None and not (std > 0 and math.isfinite(std)):
             raise ValueError(f"std is {std}; expected a finite number above 0, or None to learn it")
+        if std is None and len(line) > 1 and float(line.max() - line.min()) == 0:
+            raise ValueError(
+                f"all {len(line)} positions are {float(line[0]):g}, so no std can be learned; spread them, or give std"
+            )
         self.register_buffer("positions", line)
         self.mean = nn.Parameter(line.mean())
         spread = float(line.std()) if len(line) > 1 else 1.0

@@ -56,7 +56,12 @@ class RiskSensitive:
     cost: ClassVar[str] = "T S A K time, T S A memory"
 
     def __post_init__(self) -> None:
-        if not isinstance(self.eta, numbers.Real) or isinstance(self.eta, bool) or math.isnan(self.eta):
+        fits = isinstance(self.eta, numbers.Real) and not isinstance(self.eta, bool)
+        try:
+            fits = fits and not math.isnan(float(self.eta))
+        except OverflowError:
+            fits = False
+        if not fits:
             raise ValueError(
                 f"eta is {self.eta!r}; give a number: 1 is the exact posterior, 0 the true dynamics, below 0 caution"
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from cai.inference.status import Status, Target
 from cai.inference.value_iteration import HARD
 from cai.models.numerics import categorical_divergence, expectation, weighted
 from cai.models.trajectory import TrajectoryModel
+
+logger = logging.getLogger("cai.inference")
 
 __all__ = ["KLPolicyIteration", "PosteriorPolicyIteration", "path_divergence", "policy_posterior"]
 
@@ -204,14 +207,17 @@ def _iterate(backend: Any, model: TrajectoryModel, step: Step, start: Tensor | N
         history: dict[str, list[float]] = {}
         status = Status.NOT_CONVERGED
         slack = backend.tolerance * max(1.0, abs(optimum))
-        for _ in progress(backend.max_iterations, backend.name):
-            policy, numbers = step(policy)
-            for key, value in numbers.items():
-                history.setdefault(key, []).append(value)
-            returns.append(expected_return(model, policy))
-            if optimum - returns[-1] <= slack:
-                status = Status.SUCCESS
-                break
+        try:
+            for _ in progress(backend.max_iterations, backend.name):
+                policy, numbers = step(policy)
+                for key, value in numbers.items():
+                    history.setdefault(key, []).append(value)
+                returns.append(expected_return(model, policy))
+                if optimum - returns[-1] <= slack:
+                    status = Status.SUCCESS
+                    break
+        except KeyboardInterrupt:
+            logger.warning("%s was interrupted after %d steps; the last policy is kept", backend.name, len(returns) - 1)
     details = {"returns": tuple(returns), "optimum": optimum, "gap": max(0.0, optimum - returns[-1])}
     return policy_posterior(
         backend, model, policy, status, details | {key: tuple(values) for key, values in history.items()}

@@ -28,7 +28,9 @@ PATIENCE = 200  # plain backups before Newton steps are tried
 EIGENVALUE_LIMIT = 1000  # live states up to which rho(M) is computed; beyond, growth is watched instead
 HISTORY = 10_000  # changes that are kept
 NARROW = 30.0  # nats between the entries of M, up to which its eigenvalues need no scaling
-STEADY = 1 - 1e-9  # a change that shrinks by less than this while the number of backups doubles does not shrink
+ULPS = 8 * torch.finfo(torch.float64).eps  # a change of so little, relative to the largest value, is rounding alone
+FAR = 1e12  # changes ahead at which growth is looked for
+NEWTON_STEPS = 50
 
 
 @dataclass(frozen=True)
@@ -53,12 +55,14 @@ def stationary_messages(
 
     Discounted fixed dynamics contract by gamma, so the error left is at most the last change times gamma / (1 - gamma).
     Elsewhere every state's own ratio of successive changes stands for the rate: a state that has only begun to change
-    has none yet, so nothing stops before news has been everywhere. (A backup never enlarges the largest change, so what
-    has once become negligible stays so.)
+    has none yet, so nothing stops before news has been everywhere. (A backup never enlarges the largest change.)
 
     Newton steps solve the linear system that the backup is at the current policy and dynamics (soft policy iteration).
-    They decide nothing: the same criterion is met by plain backups afterwards, and a step that does not shrink the
-    largest change is taken back.
+    Near the answer the length of such a step is the error that is left, so the iteration also ends when that is within
+    the tolerance. A step that does not shrink the largest change is taken back.
+
+    Where nothing assures an end, growth is looked for: values that still move as they do, however far they are pushed
+    along, have no limit.
 
     Returns:
         Messages with one step, the status, and details: "steps" (backups), "newton_steps", "rate" (the bound on the
@@ -66,76 +70,153 @@ def stationary_messages(
         backup, and not just the end), "change" (the largest of the last backup) and "changes" (those of all backups,
         up to 10,000).
     """
-    rate, contracts, diverges = _conditions(model, recursion)
-    num_states = model.mdp.num_states
-    reaches = reaches_terminal(model) if model.discount == 1 else torch.ones(num_states, dtype=torch.bool)
-    values = torch.zeros(num_states, dtype=torch.float64)
-    values = torch.where(reaches, values, torch.full_like(values, -torch.inf))
-    status, step, checkpoint, newton = Status.NOT_CONVERGED, 0, math.inf, 0
-    accelerate, before_jump = settling.accelerate and num_states <= SOLVE_LIMIT, (values, math.inf)
-    change = torch.full_like(values, math.inf)
-    changes: list[float] = []
-    while not diverges and step < settling.max_steps:
-        with torch.no_grad():
-            following = _advance(model, recursion, values)
-            previous, change = change, _change(following, values)
-        largest, step = float(change.max()), step + 1
-        if largest > before_jump[1]:  # the Newton step made it worse
-            values, change, accelerate, before_jump = (
-                before_jump[0],
-                torch.full_like(values, math.inf),
-                False,
-                (values, math.inf),
-            )
-            continue
-        values, before_jump = following, (values, math.inf)
-        changes.append(largest)
-        finite = values[torch.isfinite(values)]
-        size = max(1.0, float(finite.abs().max()) if finite.numel() else 1.0)
-        speed = torch.full_like(change, rate or 0.0) if contracts else _ratio(change, previous)
-        left = torch.where(speed < 1, change * speed / (1 - speed), torch.full_like(change, math.inf))
-        left = torch.where(change <= ROUNDING * size, torch.zeros_like(left), left)
-        if float(left.nan_to_num(math.inf).max()) <= settling.tolerance * size:
-            status = Status.SUCCESS
-            break
-        if rate is None and step >= 2 * num_states and step & (step - 1) == 0:
-            # At powers of two, from one to the next: no progress means growth.
-            diverges, checkpoint = largest >= STEADY * checkpoint, largest
-        if accelerate and not diverges and step >= PATIENCE and step % 2 == 0:
-            jump = _newton_step(model, recursion, values)
-            if jump is None:
-                accelerate = False
-            else:
-                before_jump, values, newton = (values, largest), jump, newton + 1
-                change = torch.full_like(values, math.inf)  # a jump says nothing of the rate
-    if diverges:
-        status = Status.DIVERGED
-    values = _with_gradients(model, recursion, values) if status.ok else values
+    conditions = _conditions(model, recursion)
+    iteration = _Iteration(model, recursion, settling, conditions)
+    status = Status.DIVERGED if conditions.diverges else iteration.run()
+    values = _with_gradients(model, recursion, iteration.values) if status.ok else iteration.values
     q_values = recursion.backup(model, values, 0)
     policy = recursion.choice(model, q_values, model.log_action_prior)[1]
     start = recursion.start(model, values)
     details = {
-        "steps": step,
-        "newton_steps": newton,
-        "rate": rate,
-        "contracts": contracts,
-        "change": float(change.max()),
-        "changes": tuple(changes[:HISTORY]),
+        "steps": iteration.step,
+        "newton_steps": iteration.jumps,
+        "rate": conditions.rate,
+        "contracts": conditions.contracts,
+        "change": float(iteration.change.max()),
+        "changes": tuple(iteration.changes[:HISTORY]),
     }
     return Messages(torch.stack([values, values]), q_values[None], policy[None], start), status, details
 
 
-def _conditions(model: TrajectoryModel, recursion: Recursion) -> tuple[float | None, bool, bool]:
-    """(bound on the rate or None, whether the sup norm contracts by it, whether no stationary answer is assured)."""
+class _Iteration:
+    """Backups of one model, and the Newton steps between them."""
+
+    def __init__(
+        self, model: TrajectoryModel, recursion: Recursion, settling: Settling, conditions: _Conditions
+    ) -> None:
+        self.model, self.recursion, self.settling, self.conditions = model, recursion, settling, conditions
+        num_states = model.mdp.num_states
+        reaches = reaches_terminal(model) if model.discount == 1 else torch.ones(num_states, dtype=torch.bool)
+        zeros = torch.zeros(num_states, dtype=torch.float64)
+        self.values = torch.where(reaches, zeros, torch.full_like(zeros, -torch.inf))
+        self.change = torch.full_like(zeros, math.inf)
+        self.speed = zeros  # of each state: the last ratio of its changes that stood above rounding
+        self.step = self.jumps = 0
+        self.changes: list[float] = []
+
+    def run(self) -> Status:
+        """Backs up until the error left is within the tolerance."""
+        accelerates = self.settling.accelerate and self.model.mdp.num_states <= SOLVE_LIMIT
+        while self.step < self.settling.max_steps:
+            self._backup()
+            if self._error_left() <= self.settling.tolerance * self._size():
+                return Status.SUCCESS
+            power_of_two = self.step & (self.step - 1) == 0
+            if not self.conditions.assured and power_of_two and self.step >= 8 and self._grows():
+                return Status.DIVERGED
+            if accelerates and self.step >= PATIENCE and power_of_two | (self.step == PATIENCE):
+                status = self._jump()
+                if status is not None:
+                    return status
+        return Status.NOT_CONVERGED
+
+    def _backup(self) -> None:
+        with torch.no_grad():
+            following = _advance(self.model, self.recursion, self.values)
+        previous, self.change = self.change, _change(following, self.values)
+        told = torch.isfinite(previous) & (previous > ROUNDING * self._size())
+        fresh = torch.where(self.change > 0, torch.full_like(self.change, math.inf), self.speed)
+        begun = torch.isinf(previous) | (previous == 0)
+        ratio = self.change / torch.where(told, previous, torch.ones_like(previous))
+        self.speed = torch.where(told, ratio, torch.where(begun, fresh, self.speed))
+        self.values, self.step = following, self.step + 1
+        self.changes.append(float(self.change.max()))
+
+    def _size(self) -> float:
+        finite = self.values[torch.isfinite(self.values)]
+        return max(1.0, float(finite.abs().max()) if finite.numel() else 1.0)
+
+    def _error_left(self) -> float:
+        """What the values may still move by, in nats; rounding counts as long as its effect is not known to fade."""
+        speed = self.speed
+        if self.conditions.contracts:
+            speed = torch.full_like(speed, self.conditions.rate or 0.0)
+        moves = torch.maximum(
+            self.change, torch.where(self.change > 0, torch.full_like(speed, ULPS * self._size()), speed * 0)
+        )
+        left = torch.where(speed < 1, moves * speed / (1 - speed), torch.full_like(moves, math.inf))
+        left = torch.where(self.change == 0, torch.zeros_like(left), left)
+        return float(left.nan_to_num(math.inf).max())
+
+    def _grows(self) -> bool:
+        """Whether the states that move most would move on as they do, however far along they are."""
+        with torch.no_grad():
+            moved = _advance(self.model, self.recursion, self.values) - self.values
+            counts = torch.isfinite(moved) & torch.isfinite(self.values)
+            largest = float(torch.where(counts, moved.abs(), torch.zeros_like(moved)).max())
+            if largest <= ROUNDING * self._size():
+                return False
+            far = self.values + FAR * torch.where(counts, moved, torch.zeros_like(moved))
+            beyond = _advance(self.model, self.recursion, far) - far
+            leading = counts & (moved.abs() >= (1 - 1e-6) * largest)
+            return bool((beyond * moved.sign() >= 0.5 * moved.abs())[leading].all())
+
+    def _jump(self) -> Status | None:
+        """Newton steps from here, for as long as they help; a status if they settle the matter."""
+        start, length = self.values, math.inf
+        for _ in range(NEWTON_STEPS):
+            if not self.conditions.assured and self._grows():
+                return Status.DIVERGED
+            leap = _newton_step(self.model, self.recursion, self.values)
+            if leap is None:
+                break
+            self.jumps += 1
+            values, before = self.values, float(self.change.max())
+            self.values = self.values + leap
+            self.change = torch.full_like(self.change, math.inf)  # a jump says nothing of the rate
+            self._backup()
+            earlier, length, size = length, float(leap.abs().max()), self._size()
+            closes = earlier <= 1e-3 * size or math.isinf(earlier)  # where values grow like log n, steps stay about 1
+            if length <= self.settling.tolerance * size and closes:
+                return Status.SUCCESS
+            if float(self.change.max()) >= before:
+                self.values = values
+                if closes and length <= 1e-6 * size and before <= ULPS * size:
+                    return Status.SUCCESS  # as close as rounding allows
+                break
+        self.values = start  # the steps led nowhere
+        self.change = torch.full_like(self.change, math.inf)
+        return None
+
+
+@dataclass(frozen=True)
+class _Conditions:
+    """What is known of an iteration beforehand.
+
+    Attributes:
+        rate: bound on its linear rate, or None.
+        contracts: whether every backup contracts by it in the sup norm.
+        assured: whether it is known to settle.
+        diverges: whether no stationary answer is assured.
+    """
+
+    rate: float | None
+    contracts: bool
+    assured: bool
+    diverges: bool
+
+
+def _conditions(model: TrajectoryModel, recursion: Recursion) -> _Conditions:
     soft = recursion.choice is soft_policy
-    if recursion.eta == 1 and soft:
-        rate = spectral_radius(model) if int(model.live.sum()) <= EIGENVALUE_LIMIT else None
-        return rate, False, rate is not None and rate >= 1 - 1e-12
+    if recursion.eta == 1 and soft and int(model.live.sum()) <= EIGENVALUE_LIMIT:
+        rate = spectral_radius(model)
+        return _Conditions(rate, False, rate < 1 - 1e-12, rate >= 1 - 1e-12)
     if recursion.eta <= 0 and model.discount == 1:
-        return None, False, not (_live_rewards_negative(model) or always_ends(model))
+        negative, ends = _live_rewards_negative(model), always_ends(model)
+        return _Conditions(None, False, recursion.eta == 0 and (negative or ends), not (negative or ends))
     if recursion.eta == 0:
-        return model.discount, True, False
-    return None, False, False
+        return _Conditions(model.discount, True, True, False)
+    return _Conditions(None, False, False, False)
 
 
 def _advance(model: TrajectoryModel, recursion: Recursion, values: Tensor) -> Tensor:
@@ -156,7 +237,7 @@ def _slope(model: TrajectoryModel, recursion: Recursion, values: Tensor) -> tupl
 
 
 def _newton_step(model: TrajectoryModel, recursion: Recursion, values: Tensor) -> Tensor | None:
-    """The values v + (1 - F'(v))^-1 (F(v) - v), or None where that is no step."""
+    """[S], (1 - F'(v))^-1 (F(v) - v), or None where that is no step."""
     with torch.no_grad():
         slope, counts = _slope(model, recursion, values)
         difference = (_advance(model, recursion, values) - values)[counts]
@@ -164,7 +245,7 @@ def _newton_step(model: TrajectoryModel, recursion: Recursion, values: Tensor) -
         solved, info = torch.linalg.solve_ex(system, difference[:, None])
         if int(info) != 0 or not bool(torch.isfinite(solved).all()):
             return None
-        return values.index_add(0, torch.nonzero(counts).flatten(), solved[:, 0])
+        return torch.zeros_like(values).index_add(0, torch.nonzero(counts).flatten(), solved[:, 0])
 
 
 def _with_gradients(model: TrajectoryModel, recursion: Recursion, values: Tensor) -> Tensor:
@@ -189,13 +270,6 @@ def _with_gradients(model: TrajectoryModel, recursion: Recursion, values: Tensor
 def _change(left: Tensor, right: Tensor) -> Tensor:
     """[S], |left - right|, 0 where both are the same infinity."""
     return torch.where(left == right, torch.zeros_like(left), (left - right).abs()).nan_to_num(torch.inf)
-
-
-def _ratio(change: Tensor, previous: Tensor) -> Tensor:
-    """[S], how fast each state settles; infinite where there is nothing to compare with yet."""
-    known = torch.isfinite(previous) & (previous > 0)
-    unknown = torch.where(change > 0, torch.full_like(change, math.inf), torch.zeros_like(change))
-    return torch.where(known, change / torch.where(known, previous, torch.ones_like(previous)), unknown)
 
 
 def spectral_radius(model: TrajectoryModel) -> float:

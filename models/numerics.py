@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,10 +15,9 @@ __all__ = [
     "expectation",
     "safe_log",
     "safe_logsumexp",
+    "tilted_log_ratio",
     "weighted",
 ]
-
-TINY_ETA = 1e-100  # below it even a spread of 1e90 moves no digit
 
 
 def safe_log(values: Tensor) -> Tensor:
@@ -51,9 +51,8 @@ def expectation(weights: Tensor, values: Tensor, dim: int | tuple[int, ...] = -1
 def certainty_equivalent(weights: Tensor, values: Tensor, eta: float) -> Tensor:
     """(1 / eta) log sum_k w_k e^{eta x_k} along the last axis, the mean as eta -> 0, the extremes as eta -> +-inf.
 
-    Exact to rounding for every eta: for eta times spread below 1 it is the mean plus log1p of a sum of expm1 of the
-    deviations, which cannot cancel; beyond, it is shifted by the extreme. A value of -inf with positive weight makes
-    the result -inf for eta <= 0; for eta > 0 its weight is lost.
+    Exact to rounding for every eta, see `_tilt`. A value of -inf with positive weight makes the result -inf for
+    eta <= 0; for eta > 0 its weight is lost.
 
     Args:
         weights: [..., K], probabilities; rows sum to 1.
@@ -64,38 +63,100 @@ def certainty_equivalent(weights: Tensor, values: Tensor, eta: float) -> Tensor:
         [...], in the unit of the values.
     """
     weights, values = torch.broadcast_tensors(weights, values)
+    nothing = torch.full((), -torch.inf, dtype=values.dtype)
+    if math.isinf(eta):
+        possible = weights > 0
+        sign = 1.0 if eta > 0 else -1.0
+        result = sign * torch.where(possible & torch.isfinite(values), sign * values, nothing).amax(-1)
+        hopeless = torch.isinf(result) | ((possible & torch.isinf(values)).any(-1) & (eta < 0))
+        return torch.where(hopeless, nothing, result)
+    tilt = _tilt(weights, values, eta)
+    result = tilt.reference
+    if eta != 0:
+        result = result + (tilt.log_norm + tilt.log_kept) / eta
+    return torch.where(tilt.hopeless, nothing, result)
+
+
+def tilted_log_ratio(weights: Tensor, values: Tensor, eta: float) -> Tensor:
+    """Log of q_k / w_k along the last axis, where q_k is proportional to w_k e^{eta x_k}, for finite eta.
+
+    Args:
+        weights: [..., K], probabilities; rows sum to 1.
+        values: [..., K], finite or -inf (which for eta > 0 leaves no probability).
+        eta: any finite number.
+
+    Returns:
+        [..., K], nats; 0 where the weight is 0, and in rows whose certainty equivalent is -inf.
+    """
+    weights, values = torch.broadcast_tensors(weights, values)
+    tilt = _tilt(weights, values, eta)
+    ratio = tilt.exponents - (tilt.log_norm + tilt.log_kept)[..., None]
+    ratio = torch.where(tilt.counts, ratio, torch.full_like(ratio, -torch.inf))
+    return torch.where((weights > 0) & ~tilt.hopeless[..., None], ratio, torch.zeros_like(ratio))
+
+
+class _Tilt(NamedTuple):
+    """Log sum_k w_k e^{eta x_k} = eta reference + log_norm + log_kept, and its terms.
+
+    Attributes:
+        reference: [...], a value that the exponents are taken from: the mean where eta times the spread is at most 1,
+            where everything is a sum over deviations in which nothing cancels, else the extreme.
+        exponents: [..., K], eta (x - reference), 0 where x does not count.
+        log_norm: [...], log of sum of shares times e^exponents.
+        log_kept: [...], log of the weight that is not lost to -inf.
+        counts: bool [..., K], where the weight is positive and x finite.
+        hopeless: bool [...], where the sum is 0, or eta <= 0 and something is lost.
+    """
+
+    reference: Tensor
+    exponents: Tensor
+    log_norm: Tensor
+    log_kept: Tensor
+    counts: Tensor
+    hopeless: Tensor
+
+
+def _tilt(weights: Tensor, values: Tensor, eta: float) -> _Tilt:
     possible = weights > 0
     counts = possible & torch.isfinite(values)
     zero = torch.zeros((), dtype=values.dtype)
-    nothing = torch.full((), -torch.inf, dtype=values.dtype)
     shares = torch.where(counts, weights, zero)
     lost = torch.where(possible & ~counts, weights, zero).sum(-1)
     kept = shares.sum(-1)
-    sign = 1.0 if eta >= 0 else -1.0
-    extreme = sign * torch.where(counts, sign * values.detach(), nothing).amax(-1, keepdim=True)
-    extreme = torch.where(torch.isfinite(extreme), extreme, zero)
-    offsets = torch.where(counts, values - extreme, zero)
     hopeless = (kept == 0) | ((lost > 0) if eta <= 0 else torch.zeros_like(kept, dtype=torch.bool))
-    if math.isinf(eta):
-        at_extreme = counts & (offsets.detach() == 0)
-        result = extreme[..., 0] + torch.where(at_extreme, offsets, zero).sum(-1) / at_extreme.sum(-1).clamp(min=1)
-        return torch.where(hopeless, nothing, result)
+    sign = 1.0 if eta >= 0 else -1.0
+    extreme = sign * torch.where(counts, sign * values.detach(), torch.full_like(values, -torch.inf)).amax(-1)
+    extreme = torch.where(torch.isfinite(extreme), extreme, zero)
+    offsets = torch.where(counts, values - extreme[..., None], zero)
     shares = shares / torch.where(kept > 0, kept, torch.ones_like(kept))[..., None]
-    mean = (shares * offsets).sum(-1, keepdim=True)
-    result = (extreme + mean)[..., 0]
-    if abs(eta) > TINY_ETA:
-        deviations = torch.where(counts, offsets - mean, zero)
-        near = abs(eta) * deviations.detach().abs().amax(-1, keepdim=True) <= 1
-        small = torch.expm1(eta * torch.where(near, deviations, zero))
-        close = torch.log1p((shares * small).sum(-1))
-        far = safe_log((shares * (eta * torch.where(counts, offsets, zero)).exp()).sum(-1)) - eta * mean[..., 0]
-        result = result + torch.where(near[..., 0], close, far) / eta
-    if eta > 0 and bool((lost > 0).any()):
-        # Little lost is counted exactly from what was lost, much from what was kept.
-        little = lost < 0.5
-        remains = torch.where(little, torch.log1p(-torch.where(little, lost, zero)), safe_log(kept))
-        result = result + torch.where((lost > 0) & ~hopeless, remains, zero) / eta
-    return torch.where(hopeless, nothing, result)
+    mean = (shares * offsets).sum(-1)
+    deviations = torch.where(counts, offsets - mean[..., None], zero)
+    near = (abs(eta) * deviations.detach().abs().amax(-1) <= 1) | (eta == 0)
+    small = torch.where(near[..., None], deviations, zero)
+    # Sum of w (e^y - 1): its first order is what rounding has left of the mean, and the rest has no sign to cancel.
+    first = (shares * small).sum(-1)
+    close = torch.log1p(eta * first + (shares * _expm1_beyond_first(eta * small)).sum(-1))
+    large = torch.where(near[..., None], zero, offsets)
+    far = safe_log((shares * (eta * large).exp()).sum(-1))
+    # Little lost is counted exactly from what was lost, much from what was kept.
+    little = lost < 0.5
+    log_kept = torch.where(little, torch.log1p(-torch.where(little, lost, zero)), safe_log(kept))
+    return _Tilt(
+        reference=extreme + torch.where(near, mean + (first if eta == 0 else 0.0), zero),
+        exponents=eta * torch.where(near[..., None], small, large),
+        log_norm=torch.where(near, close, far),
+        log_kept=torch.where((lost > 0) & ~hopeless, log_kept, zero),
+        counts=counts,
+        hopeless=hopeless,
+    )
+
+
+def _expm1_beyond_first(y: Tensor) -> Tensor:
+    """e^y - 1 - y for |y| up to about 1."""
+    tiny = y.abs() < 0.01
+    x = torch.where(tiny, y, torch.zeros_like(y))
+    series = x * x * (1 / 2 + x * (1 / 6 + x * (1 / 24 + x * (1 / 120 + x * (1 / 720 + x / 5040)))))
+    return torch.where(tiny, series, torch.expm1(y) - y)
 
 
 def divergence_from_ratio(weights: Tensor, log_ratio: Tensor) -> Tensor:
@@ -123,8 +184,12 @@ def categorical_divergence(posterior: Tensor, prior: Tensor) -> Tensor:
     """KL(posterior || prior) along the last axis in nats, with 0 log 0 = 0; inf where the prior rules q out."""
     posterior, prior = torch.broadcast_tensors(posterior, prior)
     both = (posterior > 0) & (prior > 0)
-    ratio = safe_log(torch.where(both, posterior, torch.ones_like(posterior)))
-    ratio = ratio - safe_log(torch.where(both, prior, torch.ones_like(prior)))
+    ones = torch.ones_like(prior)
+    q, p = torch.where(both, posterior, ones), torch.where(both, prior, ones)
+    close = (q - p).abs() < 0.5 * p  # there the difference is exact, and that of logarithms is not
+    ratio = torch.where(
+        close, torch.log1p(torch.where(close, q - p, torch.zeros_like(p)) / p), torch.log(q) - torch.log(p)
+    )
     ratio = torch.where((prior > 0) & ~both, torch.full_like(ratio, -torch.inf), ratio)
     divergence = divergence_from_ratio(prior, ratio)
     outside = ((posterior > 0) & (prior == 0)).any(-1)
