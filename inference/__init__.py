@@ -14,8 +14,10 @@ from cai.inference.filtering import filter_states, observation_log_likelihood, s
 from cai.inference.max_product import MaxProduct, most_probable_trajectory
 from cai.inference.optimistic import Optimistic
 from cai.inference.particles import Particles
+from cai.inference.policy_classes import ModulePolicy, ObservationPolicy, StationaryPolicy, TabularPolicy
 from cai.inference.policy_search import EMPolicySearch, GaussianActions, RewardWeightedRegression
 from cai.inference.posterior import Posterior
+from cai.inference.restricted import RestrictedVariational
 from cai.inference.risk import RiskSensitive
 from cai.inference.smc import ImportanceSampling, SequentialMonteCarlo
 from cai.inference.soft_sequence import KLPolicyIteration, PosteriorPolicyIteration
@@ -26,6 +28,11 @@ from cai.inference.variational import StructuredVariational
 from cai.inference.z_iteration import ZIteration
 
 __all__ = [
+    "TabularPolicy",
+    "StationaryPolicy",
+    "RestrictedVariational",
+    "ObservationPolicy",
+    "ModulePolicy",
     "Backend",
     "BoltzmannExploration",
     "EMPolicySearch",

@@ -14,6 +14,7 @@ from cai.inference.max_product import MaxProduct
 from cai.inference.optimistic import Optimistic
 from cai.inference.policy_search import EMPolicySearch, RewardWeightedRegression
 from cai.inference.posterior import Posterior
+from cai.inference.restricted import RestrictedVariational
 from cai.inference.risk import RiskSensitive
 from cai.inference.smc import ImportanceSampling, SequentialMonteCarlo
 from cai.inference.soft_sequence import KLPolicyIteration, PosteriorPolicyIteration
@@ -35,6 +36,7 @@ _BUILT_IN: tuple[Any, ...] = (
     Enumeration,
     SequentialMonteCarlo,
     ImportanceSampling,
+    RestrictedVariational,
     MaxProduct,
     RiskSensitive,
     ValueIteration,

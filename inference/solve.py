@@ -19,7 +19,16 @@ from cai.inference.status import Target
 from cai.models.program import Program, ProgramInfo, inspect_program
 from cai.models.trajectory import TrajectoryModel
 
-__all__ = ["DENSE_LIMIT", "GuideBackend", "check_enumerable", "check_options", "check_support", "solve"]
+__all__ = [
+    "DENSE_LIMIT",
+    "GuideBackend",
+    "check_enumerable",
+    "check_options",
+    "check_program",
+    "check_support",
+    "posterior_of_program",
+    "solve",
+]
 
 DENSE_LIMIT = 2**30  # bytes of one enumerated table up to which programs are enumerated
 SOLVERS = ("auto", "closed-form", "svi")
@@ -124,7 +133,7 @@ def solve(backend: GuideBackend, model: Any, *, seed: int, free_dynamics: bool) 
     found = fit(model, info, free_dynamics=free_dynamics, options=options, seed=seed)
     if isinstance(model, TrajectoryModel):
         return _posterior_of_model(backend, model, info, found)
-    return _posterior_of_program(backend, model, info, found)
+    return posterior_of_program(backend, model, info, found)
 
 
 def _posterior_of_model(backend: GuideBackend, model: TrajectoryModel, info: ProgramInfo, found: Fit) -> Posterior:
@@ -178,7 +187,7 @@ def _outcome_tables(model: TrajectoryModel, found: Fit, info: ProgramInfo, t: in
     return alive, fallen
 
 
-def _posterior_of_program(backend: GuideBackend, program: Program, info: ProgramInfo, found: Fit) -> Posterior:
+def posterior_of_program(backend: GuideBackend, program: Program, info: ProgramInfo, found: Fit) -> Posterior:
     """Measures q on its enumerated run, its steps' joints by probes."""
     probe = JointProbe(info)
     run = found.probed(probe)

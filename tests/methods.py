@@ -15,11 +15,13 @@ from cai.inference import (
     OneStepEntropy,
     Optimistic,
     PosteriorPolicyIteration,
+    RestrictedVariational,
     RewardWeightedRegression,
     RiskSensitive,
     SequentialMonteCarlo,
     StructuredVariational,
     SumProduct,
+    TabularPolicy,
     ValueIteration,
     ZIteration,
 )
@@ -70,6 +72,7 @@ EXACT = (
 FIXED = (
     Method(StructuredVariational(solver="closed-form"), has_evidence=False),
     Method(StructuredVariational(solver="svi"), tolerance=1e-8, has_values=False, has_evidence=False),
+    Method(RestrictedVariational(TabularPolicy()), tolerance=1e-8, has_evidence=False),
     Method(ZIteration(), has_evidence=False, only={"deterministic": True}),
 )
 # What these aim at is stated in their docstrings, and held in the tests that bear their names.

@@ -375,7 +375,7 @@ def test_a_constant_fall_is_not_the_end_of_the_world(name):
 @pytest.mark.parametrize("eta", [-1.0, -3.0])
 def test_a_way_out_of_what_would_diverge(eta):
     """Waiting for ever is worth -inf to this caution, and leaving -100: finite horizons show what it settles at."""
-    
+
     model = waiting_room(fee=100.0, wait=1.0, discount=0.9)
     want, later = (float(RiskSensitive(eta).run(model.replace(horizon=n)).values[0, 0]) for n in (250, 300))
     assert want == pytest.approx(later, rel=1e-12)
@@ -504,7 +504,7 @@ def test_caution_over_a_geometric_time(eta, factor):
 @pytest.mark.parametrize("eta", [-2.0, 0.0, 1.0, 2.0])
 def test_a_sweep_is_monotone_until_it_diverges(eta):
     """-inf < ... < diverged: what has an answer lies between what has one too."""
-    
+
     model = alone(0.2 if eta >= 0 else -0.2, 0.8)
     ladder = [eta + x for x in (-0.2, -0.1, 0.0, 0.1)]
     found = [RiskSensitive(x).run(model) for x in ladder]

@@ -446,7 +446,7 @@ def test_a_large_eta_tends_to_the_extremes(eta, sign):
 @pytest.mark.parametrize("sign", [1, -1])
 def test_luck_is_known_to_its_digits_at_a_large_eta(eta, sign):
     """Outcomes 1 / eta apart: their tilt is one of size 1 at any eta, and so is the luck."""
-    
+
     gap = 2.0 ** -round(math.log2(eta))
     model = one_way([[0.25, 0.75], [0.0, 1.0]], [[1 + gap, 1.0], [0.0, 0.0]], 1)
     got = RiskSensitive(sign * eta).run(model)
@@ -461,7 +461,6 @@ def test_luck_is_known_to_its_digits_at_a_large_eta(eta, sign):
 @pytest.mark.parametrize("size", [1e4, 1e9])
 def test_large_rewards_cost_no_digits(eta, size):
     """A penalty that is sure to be dodged by what eta believes: the rest of the answer is as exact as without it."""
-    # Once, as in test_numerics: 
     worst = -size if eta > 0 else size
     model = one_way([[0.5, 0.25, 0.25], [0, 1, 0], [0, 0, 1]], [[0.5, 0.25, worst], [0.0] * 3, [0.0] * 3], 1)
     got = float(RiskSensitive(eta).run(model).details["start"])
