@@ -433,7 +433,9 @@ def test_statuses_say_what_is_wrong(name):
     assert got.status is Status.UNAVOIDABLE
     assert float(got.elbo) == -INF
     holds_no_nan(got)
-    with pytest.raises(InferenceError, match=r"under the true dynamics no policy can rule out.*large negative reward"):
+    with pytest.raises(
+        InferenceError, match=r"under the true dynamics no policy.* can rule out.*large negative reward"
+    ):
         cai.infer(cracked, name)
     got = cai.infer(cracked.replace(reward=[-INF, 0.0]), name, throw=False)
     assert got.status is Status.IMPOSSIBLE

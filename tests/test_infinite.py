@@ -202,7 +202,7 @@ def slow_world(name):
         moves[state, 0, state] = 0.2
         moves[state, 1, (state - 1) % size] = 1.0
     reward = sign_for(eta) * 1e-3 * rng.gamma(1.0, 1.0, size=(size, 2))
-    return TrajectoryModel(MDP(moves, np.ones(size) / size), TableReward(reward), horizon=INF, discount=0.985)
+    return TrajectoryModel(MDP(moves, np.ones(size) / size), TableReward(reward), horizon=INF, discount=0.97)
 
 
 @pytest.mark.parametrize("name", SLOW)
@@ -213,9 +213,9 @@ def test_acceleration_changes_nothing_but_the_way(name):
     assert plain.details["newton_steps"] == 0
     assert fast.details["steps"] <= plain.details["steps"]
     if name not in ("best", "worst"):  # which fall at once, and settle in a step
-        assert plain.details["steps"] > 600
+        assert plain.details["steps"] > 350
         assert fast.details["newton_steps"] > 0
-        assert fast.details["steps"] < 300
+        assert fast.details["steps"] < 250
     size = max(1.0, float(plain.values.abs().max()))
     for field in ("values", "q_values"):
         assert torch.allclose(getattr(fast, field), getattr(plain, field), rtol=0, atol=2.2e-10 * size), field
@@ -310,8 +310,10 @@ def test_no_backup_enlarges_the_largest_change(eta):
 @pytest.mark.parametrize("accelerate", [True, False])
 def test_gradients_are_those_of_differences(name, accelerate):
     """Through elbo (and log_evidence and start where there is one), in every reward; acceleration plays no part."""
-    backend, model = slower(PLANNERS[name][0], accelerate=accelerate, tolerance=1e-13), slow_world(name)
-    model = model.replace(discount=0.95)
+    backend = slower(PLANNERS[name][0], accelerate=accelerate, tolerance=1e-13)
+    model = slow_world(name).replace(
+        discount=0.95 if accelerate else 0.8
+    )  # more backups than Newton waits for, or less
     table = model.reward.table
 
     def bound(values):
@@ -323,7 +325,7 @@ def test_gradients_are_those_of_differences(name, accelerate):
     leaf = table.clone().requires_grad_()
     (slope,) = torch.autograd.grad(bound(leaf), leaf)
     assert torch.isfinite(slope).all()
-    for index in [(0, 0), (2, 1), (4, 0)] if accelerate else [(3, 1)]:
+    for index in [(0, 0), (2, 1)]:
         step = torch.zeros_like(table)
         step[index] = 1e-4
         with torch.no_grad():
@@ -377,7 +379,7 @@ def test_a_way_out_of_what_would_diverge(eta):
     """Waiting for ever is worth -inf to this caution, and leaving -100: finite horizons show what it settles at."""
 
     model = waiting_room(fee=100.0, wait=1.0, discount=0.9)
-    want, later = (float(RiskSensitive(eta).run(model.replace(horizon=n)).values[0, 0]) for n in (250, 300))
+    want, later = (float(RiskSensitive(eta).run(model.replace(horizon=n)).values[0, 0]) for n in (150, 160))
     assert want == pytest.approx(later, rel=1e-12)
     got = RiskSensitive(eta).run(model)
     assert got.status is Status.SUCCESS
@@ -444,6 +446,21 @@ def test_growth_without_end_is_a_status_and_soon(eta, accelerate):
     assert time.perf_counter() - began < 10  # a hundredth of it, if no other work gets in the way
 
 
+@pytest.mark.parametrize("eta", [-1.0, 3.0, INF])
+@pytest.mark.parametrize("cycle", [[3.0, -1.0], [5.0, -1.0, -1.0]], ids=str)
+def test_growth_in_a_circle_diverges_too(eta, cycle):
+    """One way round: no state ever changes by the same twice in a row, and all of them grow."""
+    # BUG 20: growth is looked for in the last change alone; this runs to max_steps, a million backups by default.
+    sign, size = (1.0 if eta > 0 else -1.0), len(cycle)
+    moves = np.roll(np.eye(size), 1, axis=1)[:, None, :]
+    model = TrajectoryModel(MDP(moves, np.eye(size)[0]), [sign * r for r in cycle], horizon=INF, discount=0.9)
+    for backend in (
+        RiskSensitive(eta, max_steps=1000),
+        *([ValueIteration("best", max_steps=1000)] if eta == INF else []),
+    ):
+        says_diverged(backend.run(model))
+
+
 @pytest.mark.parametrize("eta", [-3.0, -0.3, 1.0, 3.0])
 @pytest.mark.parametrize(("distance", "accelerate"), [(-0.1, True), (-0.1, False), (-1e-2, True)])
 def test_growth_next_to_the_edge_diverges(eta, distance, accelerate):
@@ -461,13 +478,15 @@ def test_what_settles_next_to_the_edge_is_not_called_diverged(eta, distance):
     assert float(got.values[0, 0]) == pytest.approx(want, abs=slack)
 
 
-@pytest.mark.parametrize("discount", [0.8, 0.99])
-@pytest.mark.parametrize("distance", [0.0, -1e-12, -1e-10, -1e-9, -1e-5, -0.1466, -0.15])
+@pytest.mark.parametrize(
+    ("distance", "discount"),
+    [(0.0, 0.5), (0.0, 0.9), (-1e-12, 0.8), (-1e-10, 0.99), (-1e-9, 0.8), (-1e-5, 0.5), (-0.1466, 0.9), (-0.15, 0.8)],
+)
 def test_no_number_comes_out_of_what_has_none(distance, discount):
     """On the edge and beyond values grow like log n and faster: anything but success, and in finite time."""
     began = time.perf_counter()
     for eta in (-1.0, 1.8):
-        got = RiskSensitive(eta, max_steps=800).run(edge(distance, eta, discount)[0])
+        got = RiskSensitive(eta, max_steps=500).run(edge(distance, eta, discount)[0])
         assert got.status in (Status.DIVERGED, Status.NOT_CONVERGED), eta
         holds_no_nan(got)
     assert time.perf_counter() - began < 20
@@ -484,13 +503,11 @@ def test_exact_messages_next_to_the_edge(backend, distance):
 
 
 @pytest.mark.parametrize("eta", [-3.0, -1.0])
-@pytest.mark.parametrize("factor", [0.5, 0.99, 1.01, 2.0])
+@pytest.mark.parametrize("factor", [0.7, 0.99, 1.01, 2.0])
 def test_caution_over_a_geometric_time(eta, factor):
     """Without a discount: each step costs c and the end comes with 1 - p, e^{-eta c} p = factor decides."""
     p = 0.6
     cost = math.log(factor / p) / -eta
-    if cost <= 0:
-        pytest.skip("costs only")
     mdp = MDP([[[p, 1 - p]], [[0.0, 1.0]]], [1.0, 0.0], terminal=[1])
     got = RiskSensitive(eta).run(TrajectoryModel(mdp, [-cost, 0.0], horizon=INF))
     if factor > 1:

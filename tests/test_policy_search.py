@@ -607,7 +607,7 @@ def test_what_is_forbidden_is_avoided_where_it_can_be(name):
     assert got.status is Status.UNAVOIDABLE
     assert float(got.elbo) == -INF
     holds_no_nan(got)
-    with pytest.raises(InferenceError, match=r"no policy can rule out a reward of -inf.*target 'exact'"):
+    with pytest.raises(InferenceError, match=r"no policy.* can rule out a reward of -inf.*target 'exact'"):
         cai.infer(ledge(falls=True), name)
 
 

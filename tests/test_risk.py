@@ -404,7 +404,7 @@ def test_without_optimism_what_is_forbidden_is_unavoidable(eta):
         model = TrajectoryModel(mdp, TableReward(reward), horizon=horizon, discount=discount)
         got = RiskSensitive(eta).run(model)
         assert got.status is Status.UNAVOIDABLE
-        assert "no policy can rule out a reward of -inf" in str(got.status)
+        assert "no policy.* can rule out a reward of -inf" in str(got.status)
         assert float(got.elbo) == -INF
         holds_no_nan(got)
 
