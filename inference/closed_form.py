@@ -17,7 +17,7 @@ from cai.inference.stationary import Settling, stationary_messages
 from cai.inference.status import Status, Target
 from cai.models.trajectory import TrajectoryModel
 
-__all__ = ["check_settling", "closed_form_posterior", "require_finite", "require_model"]
+__all__ = ["check_settling", "closed_form_posterior", "messages_posterior", "require_finite", "require_model"]
 
 
 def require_model(model: Any, backend: str, instead: str) -> None:
@@ -85,6 +85,36 @@ def closed_form_posterior(
         else:
             possible = recursion.eta <= 0 and _possible(model)
             status = Status.UNAVOIDABLE if possible else Status.IMPOSSIBLE
+    return messages_posterior(
+        model, recursion, messages, status, backend=backend, target=target, policy=policy, details=found
+    )
+
+
+def messages_posterior(
+    model: TrajectoryModel,
+    recursion: Recursion,
+    messages: Messages,
+    status: Status,
+    *,
+    backend: str,
+    target: Target,
+    policy: Tensor | None = None,
+    details: dict[str, Any] | None = None,
+) -> Posterior:
+    """The answer that backward messages stand for; over an infinite horizon that failed, what is left of it.
+
+    Args:
+        model: the trajectory model.
+        recursion: which dynamics the messages believe in.
+        messages: over the whole horizon.
+        status: how their computation ended.
+        backend: the name of the backend.
+        target: see `closed_form_posterior`.
+        policy: [T, S, A], of q; that of the messages unless given.
+        details: further numbers of the backend.
+    """
+    policy = messages.policy if policy is None else policy
+    found, start = dict(details or {}), messages.start
     if not model.is_finite and not status.ok:
         return _without_expectations(model, backend, target, status, messages, policy, found)
     initial = model.mdp.initial

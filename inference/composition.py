@@ -20,10 +20,11 @@ import torch
 from torch import Tensor
 
 from cai.inference.chain import has_trap
-from cai.inference.messages import Messages, soft_policy
+from cai.inference.closed_form import messages_posterior
+from cai.inference.messages import FIXED, Messages, soft_policy
 from cai.inference.posterior import Posterior
 from cai.inference.status import Status, Target
-from cai.inference.z_iteration import SureSuccessors, check_sure, fixed_posterior
+from cai.inference.z_iteration import SureSuccessors, check_sure
 from cai.models.lmdp import composition_weights, process_difference
 from cai.models.mdp import MDP
 from cai.models.numerics import expectation, safe_log, safe_logsumexp
@@ -138,7 +139,9 @@ def compose_posteriors(posteriors: Sequence[Posterior], weights: Any) -> Posteri
     after = torch.zeros_like(values[:1]) if model.is_finite else values
     details = {"mixture": mixture.detach(), "log_desirability": values[0].detach()}
     messages = Messages(torch.cat([values, after]), q_values, policy, start)
-    return fixed_posterior(model, messages, backend="composition", status=status, details=details)
+    return messages_posterior(
+        model, FIXED, messages, status, backend="composition", target=Target.FIXED_DYNAMICS, details=details
+    )
 
 
 def _composed_rewards(

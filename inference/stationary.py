@@ -112,7 +112,12 @@ class _Iteration:
             if self._error_left() <= self.settling.tolerance * self._size():
                 return Status.SUCCESS
             power_of_two = self.step & (self.step - 1) == 0
-            if not self.conditions.assured and power_of_two and self.step >= 8 and self._grows():
+            if (
+                not self.conditions.assured
+                and power_of_two
+                and self.step >= 8
+                and self._grows(min(self.step // 2, 128))
+            ):
                 return Status.DIVERGED
             if accelerates and self.step >= PATIENCE and power_of_two | (self.step == PATIENCE):
                 status = self._jump()
@@ -148,24 +153,32 @@ class _Iteration:
         left = torch.where(self.change == 0, torch.zeros_like(left), left)
         return float(left.nan_to_num(math.inf).max())
 
-    def _grows(self) -> bool:
-        """Whether the states that move most would move on as they do, however far along they are."""
+    def _grows(self, count: int) -> bool:
+        """Whether the states that move most in so many backups would move on as they do, however far along they are."""
         with torch.no_grad():
-            moved = _advance(self.model, self.recursion, self.values) - self.values
-            counts = torch.isfinite(moved) & torch.isfinite(self.values)
-            largest = float(torch.where(counts, moved.abs(), torch.zeros_like(moved)).max())
+            moved = self._moved(self.values, count)
+            counts = torch.isfinite(moved)
+            size = torch.where(counts, moved.abs(), torch.zeros_like(moved))
+            largest = float(size.max())
             if largest <= ROUNDING * self._size():
                 return False
-            far = self.values + FAR * torch.where(counts, moved, torch.zeros_like(moved))
-            beyond = _advance(self.model, self.recursion, far) - far
-            leading = counts & (moved.abs() >= (1 - 1e-6) * largest)
-            return bool((beyond * moved.sign() >= 0.5 * moved.abs())[leading].all())
+            sign = float(moved[int(size.argmax())].sign())
+            leading = counts & (sign * moved >= 0.5 * largest)
+            far = self.values + torch.where(leading, sign * FAR * largest, 0.0)
+            return bool((sign * self._moved(far, count) >= 0.5 * sign * moved)[leading].all())
+
+    def _moved(self, values: Tensor, count: int) -> Tensor:
+        """What so many backups change, [S]; NaN where a value is infinite."""
+        following = values
+        for _ in range(count):
+            following = _advance(self.model, self.recursion, following)
+        return following - values
 
     def _jump(self) -> Status | None:
         """Newton steps from here, for as long as they help; a status if they settle the matter."""
         start, length = self.values, math.inf
         for _ in range(NEWTON_STEPS):
-            if not self.conditions.assured and self._grows():
+            if not self.conditions.assured and self._grows(1):
                 return Status.DIVERGED
             leap = _newton_step(self.model, self.recursion, self.values)
             if leap is None:

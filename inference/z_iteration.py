@@ -21,18 +21,17 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from cai.inference.chain import SOLVE_LIMIT, expected_visits, has_trap, reaches_terminal
-from cai.inference.closed_form import check_settling, closed_form_posterior, require_model
-from cai.inference.dynamics import FixedDynamics
-from cai.inference.messages import Messages, Recursion, fixed_backup, soft_policy
+from cai.inference.chain import SOLVE_LIMIT, has_trap, reaches_terminal
+from cai.inference.closed_form import check_settling, closed_form_posterior, messages_posterior, require_model
+from cai.inference.messages import FIXED, Messages, Recursion, fixed_backup, soft_policy
 from cai.inference.path_sums import PathSums
-from cai.inference.posterior import Posterior, tabular_posterior
+from cai.inference.posterior import Posterior
 from cai.inference.stationary import Settling
 from cai.inference.status import Status, Target
 from cai.models.numerics import expectation, safe_logsumexp
 from cai.models.trajectory import TrajectoryModel
 
-__all__ = ["SureSuccessors", "ZIteration", "check_sure", "fixed_posterior"]
+__all__ = ["SureSuccessors", "ZIteration", "check_sure"]
 
 SOLVERS = ("auto", "iteration", "linear")
 RATE_LIMIT = 500  # live states up to which rho(G) is computed for the record
@@ -125,44 +124,9 @@ class ZIteration:
         q_values = worlds.backup(model, log_z, 0)
         policy = soft_policy(model, q_values)[1]
         messages = Messages(torch.stack([log_z, log_z]), q_values[None], policy[None], start)
-        return fixed_posterior(model, messages, backend=self.name, status=status, details=details)
-
-
-def fixed_posterior(
-    model: TrajectoryModel, messages: Messages, *, backend: str, status: Status, details: dict[str, Any]
-) -> Posterior:
-    """The posterior with the dynamics fixed that messages stand for; without expectations where there are none."""
-    dynamics = FixedDynamics(model)
-    answered = model.is_finite or status.ok
-    if model.is_finite:
-        visits = None
-    elif status.ok:
-        visits = expected_visits(model, model.mdp.initial, messages.policy, dynamics)
-    else:
-        visits = torch.zeros(1, model.mdp.num_states, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)
-    diverged = status is Status.DIVERGED
-    posterior = tabular_posterior(
-        model,
-        backend=backend,
-        target=Target.FIXED_DYNAMICS,
-        status=status,
-        log_evidence=None,
-        elbo=messages.start + model.evidence_offset,
-        values=messages.values[: model.steps],
-        q_values=messages.q_values,
-        policy=model.action_prior[None] if diverged else messages.policy,
-        initial=model.mdp.initial,
-        dynamics=dynamics,
-        visits=visits,
-        details={**details, "start": messages.start.detach()},
-    )
-    if answered:
-        return posterior
-    nothing = messages.start if status in (Status.IMPOSSIBLE, Status.UNAVOIDABLE) else None
-    unknown = {"luck": None, "policy_divergence": None, "policy_entropy": None, "step_luck": None}
-    if diverged:
-        unknown |= {"values": None, "q_values": None}
-    return posterior.replace(elbo=nothing, believed_return=nothing, **unknown)
+        return messages_posterior(
+            model, FIXED, messages, status, backend=self.name, target=self.target, details=details
+        )
 
 
 class SureSuccessors:
