@@ -234,6 +234,7 @@ def _save(result: Comparison, folder: Path) -> list[Path]:
     for title, figure in figures.items():
         paths.append(folder / f"{title}.png")
         figure.savefig(paths[-1], dpi=150)
+        plots.plt.close(figure)
     paths.append(folder / "comparison.json")
     paths[-1].write_text(result.to_json(indent=2) + "\n")
     return paths

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from cai.evaluation import Outcome, evaluate
-from cai.inference.backends import backend_label, check_question, infer, make_backend
+from cai.inference.backends import backend_label, check_question, check_seed, infer, make_backend
 from cai.inference.posterior import Posterior
 from cai.inference.progress import progress
 from cai.inference.status import Backend, Status
@@ -151,6 +151,7 @@ def compare(
     if isinstance(backends, str) or not isinstance(backends, Iterable):
         raise TypeError(f"backends is {backends!r}; give a list of names or instances, e.g. ['exact', 'variational']")
     check_question(model)
+    check_seed(seed)
     chosen = [make_backend(backend) for backend in backends]
     if not chosen:
         raise ValueError("backends is empty; name at least one, e.g. 'exact'")
@@ -164,6 +165,7 @@ def _row(model: Any, backend: Backend, seed: int, num_rollouts: int) -> Row:
     try:
         posterior = infer(model, backend, seed=seed, throw=False)
         status = posterior.status
+        detail = f"{status} ({posterior.details['why']})" if "why" in posterior.details else ""
     except Exception as error:  # a row that fails, also in a plug-in, must not take the others with it
         detail = _reason(error)
         status = Status.UNSUPPORTED if isinstance(error, ValueError) else Status.FAILED

@@ -122,6 +122,10 @@ def _mean_of_worst(returns: Tensor, tail: float) -> float:
 
 def fitting_table(policy: Policy, model: TrajectoryModel) -> Tensor:
     """The policy's [T, S, A] for this model."""
+    if hasattr(policy, "belief"):
+        raise TypeError(
+            f"a {type(policy).__name__} acts on what it observes; use cai.belief.evaluate_belief_policy(policy, model)"
+        )
     if not isinstance(policy, Policy):
         raise TypeError(
             f"expected a Policy, got {type(policy).__name__}; use extract_policy(posterior) or Policy(table)"

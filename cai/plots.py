@@ -56,7 +56,7 @@ def plot_values(posterior: Posterior, *, t: int = 0, ax: Axes | None = None) -> 
         figure, ax = _axes(ax, (7.0, 4.2))
         _heatmap(ax, posterior.values.detach(), model, "value (reward units)", VALUE_MAP)
         over = "over time" if model.is_finite else "at every t"
-        ax.set_title(f"Soft values {over}, {_name(posterior)}")
+        ax.set_title(f"{_values(posterior)} {over}, {_name(posterior)}")
         return figure
     steps = posterior.values.shape[0]
     if not -steps <= t < steps:
@@ -68,7 +68,7 @@ def plot_values(posterior: Posterior, *, t: int = 0, ax: Axes | None = None) -> 
     when = f"t = {t + 1}" if model.is_finite else "every t"
     _draw_grid(ax, layout, values, f"value at {when} (reward units)", VALUE_MAP)
     _draw_policy(ax, layout, posterior.action_probs[t].detach(), model.live)
-    ax.set_title(f"Soft values and policy at {when}\n{_name(posterior)}")
+    ax.set_title(f"{_values(posterior)} and policy at {when}\n{_name(posterior)}")
     return figure
 
 
@@ -86,7 +86,7 @@ def plot_luck(posterior: Posterior, *, ax: Axes | None = None) -> Figure:
     layout = model.mdp.layout
     total = float(posterior.luck.detach()) if posterior.luck is not None else float(luck.sum())
     start = total - float(luck.sum())
-    title = f"Luck assumed in each state, {_name(posterior)}\n{total:.2f} nats in all"
+    title = f"Luck assumed in each state, {_name(posterior)}\n{_nats(total)} nats in all"
     title += f", {start:.2f} of them in the choice of the start" if start > 0.005 else ""
     if layout is not None:
         figure, ax = _axes(ax, _grid_size(layout))
@@ -243,7 +243,16 @@ def _model(posterior: Posterior) -> TrajectoryModel:
 
 
 def _name(posterior: Posterior) -> str:
-    return _title(posterior.backend, str(posterior.target))
+    eta = posterior.details.get("eta")
+    return _title(posterior.backend if eta is None else f"{posterior.backend}, eta = {eta:g}", str(posterior.target))
+
+
+def _nats(value: float) -> str:
+    return f"{value:.2f}" if value >= 0.005 or value <= 1e-12 else f"{value:.1e}"
+
+
+def _values(posterior: Posterior) -> str:
+    return "Values" if posterior.backend in ("value-iteration", "max-product", "boltzmann") else "Soft values"
 
 
 def _title(backend: str, target: str) -> str:

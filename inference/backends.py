@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
+import numbers
 from importlib.metadata import entry_points
 from typing import Any
 
@@ -27,7 +28,7 @@ from cai.models.mdp import MDP
 
 logger = logging.getLogger("cai.inference")
 
-__all__ = ["available_backends", "backend_label", "check_question", "infer", "make_backend"]
+__all__ = ["available_backends", "backend_label", "check_question", "check_seed", "infer", "make_backend"]
 
 _BUILT_IN: tuple[Any, ...] = (
     SumProduct,
@@ -145,6 +146,16 @@ def backend_label(backend: Backend) -> str:
     return f"{backend.name}({', '.join(changed)})" if changed else backend.name
 
 
+def check_seed(seed: Any) -> None:
+    """Refuses what no generator takes.
+
+    Raises:
+        ValueError: if it is no whole number from 0 to 2^63 - 1.
+    """
+    if isinstance(seed, bool) or not isinstance(seed, numbers.Integral) or not 0 <= seed < 2**63:
+        raise ValueError(f"seed is {seed!r}; give a whole number from 0 to 2^63 - 1")
+
+
 def check_question(model: Any) -> None:
     """Refuses what is neither a model nor a program, and says how it becomes one.
 
@@ -181,6 +192,7 @@ def infer(
         InferenceError: if inference failed and `throw` is True; it holds the posterior.
     """
     check_question(model)
+    check_seed(seed)
     chosen = make_backend(backend, **options)
     chosen.supports(model)
     posterior = chosen.run(model, seed=seed)
@@ -189,5 +201,5 @@ def infer(
             f"backend {chosen.name!r} returned a {type(posterior).__name__}; its run must return a Posterior"
         )
     if throw and not posterior.status.ok:
-        raise InferenceError(chosen.name, posterior.status, posterior)
+        raise InferenceError(chosen.name, posterior.status, posterior, str(posterior.details.get("why", "")))
     return posterior

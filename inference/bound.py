@@ -272,7 +272,7 @@ def enumerate_program(
             continue
         if node["infer"].get("_enumerate_dim") is None:
             raise ValueError(
-                f"latent site {name!r} is not discrete, so it cannot be enumerated; use a sampling backend"
+                f"latent site {name!r} is not discrete, so it cannot be enumerated; use 'smc', which draws"
             )
         order.append(name)
         symbols[name] = node["infer"]["_enumerate_symbol"]

@@ -81,7 +81,7 @@ def closed_form_posterior(
     start = messages.start
     if status.ok and not math.isfinite(float(start.detach())):
         if not model.is_finite and has_trap(model):
-            status = Status.DIVERGED
+            status, found["why"] = Status.DIVERGED, "the start can lead to where nothing ends"
         else:
             possible = recursion.eta <= 0 and _possible(model)
             status = Status.UNAVOIDABLE if possible else Status.IMPOSSIBLE
@@ -125,7 +125,8 @@ def messages_posterior(
     if not model.is_finite:
         try:
             visits = expected_visits(model, initial, policy, dynamics)
-        except ValueError:  # values settle, but what q believes never ends
+        except ValueError as error:  # values settle, but what q believes never ends
+            found["why"] = str(error).split(",")[0]
             return _without_expectations(model, backend, target, Status.DIVERGED, messages, policy, found)
     bound = start + model.evidence_offset
     exactly = target is Target.EXACT and status.ok and model.is_finite

@@ -15,7 +15,7 @@ from cai.inference.dynamics import FixedDynamics, OutcomeDynamics
 from cai.inference.messages import Recursion
 from cai.inference.posterior import Posterior
 from cai.inference.stationary import Settling
-from cai.inference.status import Target
+from cai.inference.status import Status, Target
 from cai.models.numerics import categorical_divergence, safe_log, safe_logsumexp
 from cai.models.trajectory import TrajectoryModel
 
@@ -142,13 +142,19 @@ def _groups(model: TrajectoryModel) -> Tensor | None:
     return torch.zeros_like(successors).scatter(-1, places, places.gather(-1, heads))
 
 
-def _fall(posterior: Posterior, moves: Tensor, t: int, falls: bool) -> Tensor:
-    """[S, A, 1], q's probability of falling into a discount's absorbing state."""
-    if not falls:
-        return torch.zeros_like(moves[..., :1])
-    if posterior.step_outcomes is not None:
-        return posterior.step_outcomes(t)[1].detach().sum(-1, keepdim=True)
-    return (1 - moves.sum(-1, keepdim=True)).clamp(min=0)
+def _moves(posterior: Posterior, model: TrajectoryModel | None, groups: Tensor | None, t: int) -> tuple[Tensor, Tensor]:
+    """(q's probabilities of where each (s, a) leads [S, A, N], which states these are; S where it falls)."""
+    if model is None or posterior.step_outcomes is None:
+        moves = posterior.dynamics(t)
+        if model is not None and model.discount < 1:
+            moves = torch.cat([moves, (1 - moves.sum(-1, keepdim=True)).clamp(min=0)], -1)
+        return moves, torch.arange(moves.shape[-1])[None, None, :]
+    alive, fallen = (part.detach() for part in posterior.step_outcomes(t))
+    if groups is not None:
+        alive = torch.zeros_like(alive).scatter_add(-1, groups, alive)
+    fall = torch.full((*alive.shape[:-1], 1), model.mdp.num_states)
+    leads = torch.cat([model.mdp.successors().expand_as(alive), fall], -1)
+    return torch.cat([alive, fallen.sum(-1, keepdim=True)], -1), leads
 
 
 def _shares(scores: Tensor) -> Tensor:
@@ -188,20 +194,19 @@ def most_probable_trajectory(posterior: Posterior) -> tuple[Tensor, Tensor, floa
     """
     if posterior.horizon == math.inf:
         raise ValueError("a trajectory of an infinite horizon has no end; infer with horizon=N to plan ahead")
+    if posterior.status is Status.IMPOSSIBLE or 0 in posterior.action_probs.shape:
+        raise ValueError(f"the posterior of {posterior.backend!r} holds no tables of a trajectory ({posterior.status})")
     num_states = posterior.action_prior.shape[-2]
     model = posterior.model if isinstance(posterior.model, TrajectoryModel) else None
     ended = torch.zeros(num_states, dtype=torch.bool) if model is None else ~model.live
-    steps = posterior.action_probs.shape[0]
-    falls = model is not None and model.discount < 1
     value = torch.zeros(num_states + 1, dtype=torch.float64)
     best: list[tuple[Tensor, Tensor]] = []
+    groups = None if model is None else _groups(model)
     with torch.no_grad():
-        for t in reversed(range(steps)):
-            moves = posterior.dynamics(t)
-            if moves.shape[-1] == 1 and num_states > 1:  # a program that draws no s_{T+1}
-                moves = torch.nn.functional.pad(moves, (0, num_states - 1))
-            scores = safe_log(torch.cat([moves, _fall(posterior, moves, t, falls)], -1)) + value
-            following = first_largest(scores)
+        for t in reversed(range(posterior.action_probs.shape[0])):
+            chances, leads = _moves(posterior, model, groups, t)
+            scores = safe_log(chances) + value[leads]
+            following = leads.expand_as(scores).gather(-1, first_largest(scores)[..., None])[..., 0]
             scores = safe_log(posterior.action_probs[t]) + scores.amax(-1)
             action = torch.where(ended, torch.zeros_like(scores[:, 0], dtype=torch.int64), first_largest(scores))
             following = following.gather(1, action[:, None])[:, 0]

@@ -104,6 +104,9 @@ def answer_program(system: ReplaySystem, found: Filtered, *, backend: str, targe
     program, info, particles = system.program, system.info, found.particles
     if particles is None:
         return _without_tables(system, found, "no particle is left", backend=backend, target=target)
+    if info.continuous:
+        why = f"its latent {info.continuous[0]!r} is continuous or not a scalar, so there is nothing to count"
+        return _without_tables(system, found, why, backend=backend, target=target)
     try:
         check_program(info, backend)
         weights = particles.weights

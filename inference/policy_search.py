@@ -46,7 +46,7 @@ class RewardWeightedRegression:
 
     Args:
         policy: the class, as in `RestrictedVariational`: `TabularPolicy()`, `StationaryPolicy()`,
-            `ObservationPolicy(...)`, or any torch module such as `GaussianActions(...)`.
+            `ObservationPolicy(...)`, or a torch module such as `GaussianActions(...)`. `TabularPolicy()` unless given.
     """
 
     policy: Any = field(default_factory=TabularPolicy)
@@ -82,7 +82,9 @@ class EMPolicySearch:
 
         max_pi log E_pi[e^{R / alpha}],  by  V(s) = max_a alpha log E_{s'}[e^{(r + V(s')) / alpha}],
 
-    whereas `value-iteration` maximises E[R]. The answer is the last policy under the true dynamics.
+    whereas `value-iteration` maximises E[R]. What can go well is not forbidden by what can go wrong: where the policy
+    may meet a reward of -inf in the true world, its return and bound are -inf. The answer is the last policy under the
+    true dynamics.
 
     Target `other`: that limit with `TabularPolicy` (the gap closes like e^{-margin n}, n the iterations and the margin
     in nats); a local optimum of the objective in other classes.
@@ -218,7 +220,10 @@ class GaussianActions(nn.Module):
     def __init__(self, positions: Any, std: float | None = None) -> None:
         super().__init__()
         line = float_tensor(positions, "positions")[0].detach()
-        if line.dim() != 1 or not len(line) or not bool(torch.isfinite(line).all()):
+        if not bool(torch.isfinite(line).all()):
+            place = int(torch.nonzero(~torch.isfinite(line.flatten()))[0])
+            raise ValueError(f"positions[{place}] is {float(line.flatten()[place])}; give each action a finite place")
+        if line.dim() != 1 or not len(line):
             raise ValueError(
                 f"positions has shape {list(line.shape)}; expected finite numbers [A], one for each action"
             )

@@ -16,7 +16,7 @@ from cai.inference.dynamics import FixedDynamics
 from cai.inference.fitting import Fit
 from cai.inference.guide import POLICY, StructuredGuide
 from cai.inference.policy_bound import PolicyBound, ProgramBound, TableBound, find_tied_supports, policy_values
-from cai.inference.policy_classes import ModulePolicy, StationaryPolicy, as_policy_class
+from cai.inference.policy_classes import ModulePolicy, ObservationPolicy, StationaryPolicy, as_policy_class
 from cai.inference.policy_parameters import PolicyParameters, Shape, TiedParameters
 from cai.inference.posterior import Posterior, tabular_posterior
 from cai.inference.program_posterior import conditional
@@ -52,8 +52,8 @@ class RestrictedVariational:
     q cannot avoid it (at any time, in a stationary class) keep the action prior, as they cannot matter.
 
     Args:
-        policy: `TabularPolicy()`, `StationaryPolicy()`, `ObservationPolicy(...)`, `ModulePolicy(...)` or a torch module
-            from features to logits.
+        policy: `StationaryPolicy()` (the default), `TabularPolicy()`, `ObservationPolicy(...)`, `ModulePolicy(...)` or
+            a torch module from features to logits.
         gradient: "enumerated", natural gradients of the exact bound; "sampled", score-function gradients from
             trajectories, for what is too large to enumerate and for programs with latents that are not discrete.
         max_steps: the most steps (of each start).
@@ -62,7 +62,9 @@ class RestrictedVariational:
         tolerance: enumerated, in nats, relative to the bound once that exceeds 1. Tables stop when no entry of the
             natural gradient exceeds it, or when the bound has grown by less over (10 + 2 T) / learning_rate steps;
             mixtures and modules when five full steps in a row have promised less, or 40 steps have gained less.
-        restarts: enumerated, further starts from random parameters; the best answer counts.
+        restarts: enumerated, further starts from random parameters; the best answer counts. Unless given, 1 where rows
+            are shared or a module is fitted (and can be reset), since the prior may be a symmetric point that no
+            gradient leads away from, and 0 for tables of the state.
         num_samples: sampled, trajectories a step.
         num_eval_samples: sampled, fresh trajectories that measure the answer.
         baseline: sampled, "leave-one-out" or "none"; both are unbiased, and the first has less noise.
@@ -83,7 +85,7 @@ class RestrictedVariational:
     max_steps: int = 1000
     learning_rate: float | None = None
     tolerance: float = 1e-9
-    restarts: int = 0
+    restarts: int | None = None
     num_samples: int = 100
     num_eval_samples: int = 10_000
     baseline: Literal["leave-one-out", "none"] = "leave-one-out"
@@ -100,6 +102,8 @@ class RestrictedVariational:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; expected one of {', '.join(choices)}")
         for name, least in (("max_steps", 1), ("restarts", 0), ("num_samples", 1), ("num_eval_samples", 2)):
             value = getattr(self, name)
+            if name == "restarts" and value is None:
+                continue
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise ValueError(f"{name} is {value!r}; expected a whole number >= {least}")
         rate, sampled = self.learning_rate, self.gradient == "sampled"
@@ -118,6 +122,13 @@ class RestrictedVariational:
                 f"restarts is {self.restarts}, and no part of the module has reset_parameters(), which would draw a "
                 "new start"
             )
+
+    def _restarts(self) -> int:
+        if self.restarts is not None:
+            return self.restarts
+        if isinstance(self.policy, ModulePolicy):
+            return int(any(hasattr(part, "reset_parameters") for part in self.policy.module.modules()))
+        return int(isinstance(self.policy, ObservationPolicy))
 
     def supports(self, model: Any) -> None:
         """Raises ValueError if the model cannot be answered over this class, and says what can."""
@@ -253,7 +264,7 @@ class RestrictedVariational:
         self, bound: PolicyBound, policy: PolicyParameters, log_prior: Tensor, seed: int
     ) -> tuple[Status, dict[str, Any]]:
         rate = NATURAL_RATE if self.learning_rate is None else self.learning_rate
-        options = AscentOptions(self.max_steps, rate, self.tolerance, self.restarts, seed)
+        options = AscentOptions(self.max_steps, rate, self.tolerance, self._restarts(), seed)
         found = ascend(bound, policy, log_prior, options)
         details = {"history": tuple(found.history), "steps": len(found.history)}
         return found.status, details | {"gradient": found.gradient, "starts": found.starts}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import math
 import numbers
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,6 +23,10 @@ from cai.models.program import ProgramInfo, inspect_program
 from cai.models.trajectory import TrajectoryModel
 
 __all__ = ["ImportanceSampling", "SequentialMonteCarlo"]
+
+logger = logging.getLogger("cai.inference")
+
+FEW = 10  # effective particles below which a warning is logged
 
 Lookahead = Literal["soft-value"] | Callable[[Tensor, int], Tensor] | None
 
@@ -148,6 +154,15 @@ def _answer(
         log_psi=_log_psi(model, lookahead),
         seed=seed,
     )
+    least = min(float(ess) for ess in found.ess) if len(found.ess) else math.inf
+    if least < FEW and backend.num_particles >= 2 * FEW:
+        logger.warning(
+            "%s: at some step only %.1f of %d particles counted, so the answer rests on few trajectories; raise "
+            "num_particles, or look ahead: backend 'smc' with lookahead='soft-value' (a program with a function)",
+            backend.name,
+            least,
+            backend.num_particles,
+        )
     if isinstance(system, TableSystem):
         return answer_model(model, found, backend=backend.name, target=backend.target)
     return answer_program(system, found, backend=backend.name, target=backend.target)

@@ -107,7 +107,7 @@ def check_program(info: ProgramInfo, backend: str) -> None:
     if info.continuous:
         raise ValueError(
             f"backend {backend!r} enumerates every latent, and {info.continuous[0]!r} is continuous or not a scalar; "
-            "make it discrete, or use a sampling backend"
+            "make it discrete, or use 'smc', which draws"
         )
     needed = 8 * info.num_states**2 * info.num_actions
     if needed > DENSE_LIMIT:

@@ -18,7 +18,7 @@ from torch import Tensor
 from cai.inference.chain import SOLVE_LIMIT, always_ends, reaches_terminal, transition_matrix
 from cai.inference.messages import Messages, Recursion, soft_policy
 from cai.inference.status import Status
-from cai.models.numerics import safe_log, safe_logsumexp
+from cai.models.numerics import expectation, safe_log, safe_logsumexp
 from cai.models.trajectory import TrajectoryModel
 
 __all__ = ["Settling", "spectral_radius", "stationary_messages"]
@@ -68,11 +68,11 @@ def stationary_messages(
         Messages with one step, the status, and details: "steps" (backups), "newton_steps", "rate" (the bound on the
         linear rate: gamma, or gamma rho(M); None where it is not known), "contracts" (whether the rate bounds every
         backup, and not just the end), "change" (the largest of the last backup) and "changes" (those of all backups,
-        up to 10,000).
+        up to 10,000); "why", where it diverged.
     """
     conditions = _conditions(model, recursion)
     iteration = _Iteration(model, recursion, settling, conditions)
-    status = Status.DIVERGED if conditions.diverges else iteration.run()
+    status = Status.DIVERGED if conditions.why else iteration.run()
     values = _with_gradients(model, recursion, iteration.values) if status.ok else iteration.values
     q_values = recursion.backup(model, values, 0)
     policy = recursion.choice(model, q_values, model.log_action_prior)[1]
@@ -85,6 +85,8 @@ def stationary_messages(
         "change": float(iteration.change.max()),
         "changes": tuple(iteration.changes[:HISTORY]),
     }
+    if status is Status.DIVERGED:
+        details["why"] = conditions.why or f"values still grew after {iteration.step} backups, however far they were"
     return Messages(torch.stack([values, values]), q_values[None], policy[None], start), status, details
 
 
@@ -210,26 +212,28 @@ class _Conditions:
         rate: bound on its linear rate, or None.
         contracts: whether every backup contracts by it in the sup norm.
         assured: whether it is known to settle.
-        diverges: whether no stationary answer is assured.
+        why: why no stationary answer is assured; empty where nothing stands against one.
     """
 
     rate: float | None
     contracts: bool
     assured: bool
-    diverges: bool
+    why: str
 
 
 def _conditions(model: TrajectoryModel, recursion: Recursion) -> _Conditions:
     soft = recursion.choice is soft_policy
     if recursion.eta == 1 and soft and int(model.live.sum()) <= EIGENVALUE_LIMIT:
         rate = spectral_radius(model)
-        return _Conditions(rate, False, rate < 1 - 1e-12, rate >= 1 - 1e-12)
+        why = f"discount * rho(M) is {rate:.6g}" if rate >= 1 - 1e-12 else ""
+        return _Conditions(rate, False, not why, why)
     if recursion.eta <= 0 and model.discount == 1:
-        negative, ends = _live_rewards_negative(model), always_ends(model)
-        return _Conditions(None, False, recursion.eta == 0 and (negative or ends), not (negative or ends))
+        why = "" if always_ends(model) else _reward_not_negative(model)
+        why = f"{why}, and a policy may go on for ever" if why else ""
+        return _Conditions(None, False, recursion.eta == 0 and not why, why)
     if recursion.eta == 0:
-        return _Conditions(model.discount, True, True, False)
-    return _Conditions(None, False, False, False)
+        return _Conditions(model.discount, True, True, "")
+    return _Conditions(None, False, False, "")
 
 
 def _advance(model: TrajectoryModel, recursion: Recursion, values: Tensor) -> Tensor:
@@ -345,8 +349,13 @@ def _log_matrix(model: TrajectoryModel) -> Tensor:
     return (safe_log(sums) + largest).reshape(size, size)[live][:, live]
 
 
-def _live_rewards_negative(model: TrajectoryModel) -> bool:
-    weights = model.action_prior[..., None] * model.mdp.probabilities
-    rewards = model.reward_table(0).expand_as(weights).detach()
-    paid = rewards[(weights > 0) & model.live[:, None, None]]
-    return bool((paid < 0).all())
+def _reward_not_negative(model: TrajectoryModel) -> str:
+    """Names the first action whose expected reward is not below 0 in a live state; empty where there is none."""
+    rewards = expectation(model.mdp.probabilities, model.reward_table(0)).detach()
+    taken = (model.action_prior > 0) & model.live[:, None]
+    wrong = taken & (rewards >= 0)
+    if not bool(wrong.any()):
+        return ""
+    state, action = torch.nonzero(wrong)[0].tolist()
+    mdp, reward = model.mdp, float(rewards[state, action])
+    return f"the expected reward of action {mdp.action_name(action)} in state {mdp.state_name(state)} is {reward:g}"

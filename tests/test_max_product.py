@@ -371,6 +371,28 @@ def test_a_plan_where_its_action_is_missing():
     assert [[plan.greedy(s, t) for s in range(3)] for t in range(2)] == [[1, 1, 0]] * 2
 
 
+@pytest.mark.parametrize("discount", [1.0, 0.9])
+def test_a_plan_in_a_large_sparse_world_stays_sparse(monkeypatch, discount):
+    """A ring of 4,000 states with two ways round: [S, A, S] would be 256 MB a step."""
+    # Once: Viterbi's recursion asks for `posterior.dynamics(t)`; 21 s and 1.9 GB for ten steps. `sample` and
+    # `log_prob` go by the listed outcomes.
+    size, goal = 4_000, 5
+    here = np.arange(size)
+    following = np.stack([(here + 1) % size, (here - 1) % size], 1)[..., None]
+    mdp = MDP.from_successors(following, np.ones((size, 2, 1)), np.eye(1, size)[0])
+    model = TrajectoryModel(mdp, 10.0 * torch.eye(1, size, dtype=torch.float64).roll(goal)[0], 6, discount=discount)
+
+    def dense(*_):
+        pytest.fail("a table [S, A, S] was built")
+
+    monkeypatch.setattr(MDP, "to_next_states", dense)
+    monkeypatch.setattr(MDP, "dense", dense)
+    for name in ("max-product", "exact"):
+        posterior = cai.infer(model, name)
+        assert most_probable_trajectory(posterior)[0].tolist() == [*range(goal + 1), goal + 1]
+        assert cai.extract_policy(posterior, "plan").action_probs[:, 0, 0].tolist()[:goal] == [1.0] * goal
+
+
 # ---- programs ----------------------------------------------------------------------------------------------------
 
 DOORS = torch.tensor([[0.9, 0.1], [0.2, 0.8]], dtype=torch.float64)  # by action, the next state
@@ -444,6 +466,8 @@ def test_impossible_optimality():
     assert got.action_probs[:, 0].tolist() == [[0.2, 0.8]] * 3
     holds_no_nan(got)
     check(lambda: cai.extract_policy(got, "plan"), ValueError, r"'max-product' holds no policy.*p\(O\) = 0")
+    # Once: a trajectory of the prior is returned, with its log probability.
+    check(lambda: most_probable_trajectory(got), ValueError, r"p\(O\) = 0")
 
 
 def test_what_is_unavoidable_is_only_bad_luck():

@@ -147,7 +147,7 @@ def objective(problem, policy):
 
 
 def test_a_free_regression_is_the_policy_of_the_exact_posterior():
-    for seed in range(60):
+    for seed in range(40):
         problem = random_problem(seed)
         got, want = RewardWeightedRegression().run(problem.model), exact(problem)
         if want.log_evidence == -INF:
@@ -194,7 +194,7 @@ def open_problem(seed):
 
 @pytest.mark.parametrize("kind", ["stationary", "observed", "observed over time"])
 def test_the_regression_in_a_class_is_the_weighted_average_of_rows(kind):
-    for seed in range(12):
+    for seed in range(8):
         problem = open_problem(seed + 100)
         slots = (
             list(range(problem.num_states)) if kind == "stationary" else [min(s, 1) for s in range(problem.num_states)]
@@ -280,7 +280,7 @@ def test_em_never_falls_and_tends_to_hard_control_of_kind_dynamics():
 
 @pytest.mark.parametrize("kind", ["stationary", "observed", "gaussian"])
 def test_em_in_a_class_never_falls_and_stops(kind):
-    for seed in range(5):
+    for seed in range(3):
         problem = open_problem(seed + 500)
         policy = {
             "stationary": StationaryPolicy(),
@@ -454,7 +454,7 @@ def nearest_safe(problem):
 @pytest.mark.parametrize("epsilon", [0.05, 0.5, 5.0])
 def test_policy_iteration_bounded_in_kl(epsilon):
     moved = 0
-    for seed in range(25):
+    for seed in range(15):
         problem = random_problem(seed + 800)
         got = KLPolicyIteration(epsilon=epsilon).run(problem.model)
         optimum, best = hard_of(problem)
@@ -482,7 +482,7 @@ def test_policy_iteration_bounded_in_kl(epsilon):
         assert all(high >= low - 1e-9 * size for low, high in itertools.pairwise(returns)), seed
         assert optimum - returns[-1] <= 1e-6 * size
         assert close(got.believed_return, returns[-1])
-    assert moved > (10 if epsilon < 0.1 else 0)
+    assert moved > (5 if epsilon < 0.1 else 0)
 
 
 def test_every_step_is_the_best_within_its_bound():
@@ -638,7 +638,7 @@ def test_impossible_optimality(name):
 @pytest.mark.parametrize("name", ["posterior-policy-iteration", "kl-policy-iteration"])
 def test_unavoidable_rewards_on_random_problems(name):
     seen = set()
-    for seed in range(150):
+    for seed in range(100):
         problem = random_problem(seed + 1000)
         if not any(-INF in r for outcomes in problem.outcomes for row in outcomes for _, _, r in row):
             continue
@@ -670,7 +670,11 @@ REFUSED = {
     "nan": (lambda: PosteriorPolicyIteration(tolerance=math.nan), ValueError, "tolerance is nan; it must be > 0"),
     "a word": (lambda: RewardWeightedRegression("free"), TypeError, r"policy is 'free'; expected TabularPolicy\(\)"),
     "a class": (lambda: EMPolicySearch(StationaryPolicy), TypeError, r"pass an instance: StationaryPolicy\(...\)"),
-    "positions nan": (lambda: GaussianActions([0.0, math.nan]), ValueError, r"positions.*finite numbers \[A\]"),
+    "positions nan": (
+        lambda: GaussianActions([0.0, math.nan]),
+        ValueError,
+        r"positions\[1\] is nan; give each action a finite place",
+    ),
     "positions 2d": (lambda: GaussianActions([[0.0, 1.0]]), ValueError, r"positions has shape \[1, 2\]; expected"),
     # Once: "math domain error"
     "positions equal": (lambda: GaussianActions([1.0, 1.0]), ValueError, "positions"),
