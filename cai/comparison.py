@@ -174,7 +174,7 @@ def _row(model: Any, backend: Backend, seed: int, num_rollouts: int) -> Row:
         try:
             outcome = evaluate(extract_policy(posterior), model, seed=seed, num_rollouts=num_rollouts)
         except Exception as error:
-            detail = _reason(error)
+            detail = detail or _reason(error)
     believed = _number(posterior, "believed_return")
     real = outcome.expected_return if outcome is not None else None
     gap = None

@@ -152,7 +152,8 @@ def check_seed(seed: Any) -> None:
     Raises:
         ValueError: if it is no whole number from 0 to 2^63 - 1.
     """
-    if isinstance(seed, bool) or not isinstance(seed, numbers.Integral) or not 0 <= seed < 2**63:
+    whole = isinstance(seed, numbers.Integral) and not isinstance(seed, bool)
+    if not whole or not 0 <= int(seed) < 2**63:
         raise ValueError(f"seed is {seed!r}; give a whole number from 0 to 2^63 - 1")
 
 

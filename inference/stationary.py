@@ -77,7 +77,7 @@ def stationary_messages(
     q_values = recursion.backup(model, values, 0)
     policy = recursion.choice(model, q_values, model.log_action_prior)[1]
     start = recursion.start(model, values)
-    details = {
+    details: dict[str, Any] = {
         "steps": iteration.step,
         "newton_steps": iteration.jumps,
         "rate": conditions.rate,
