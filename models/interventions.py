@@ -10,13 +10,15 @@ log p(O, a_t = a); the second less log p(O) is the posterior's log p(a_t = a | O
 
 from __future__ import annotations
 
+import math
+import numbers
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import pyro
 import torch
-from pyro.distributions import Categorical, TorchDistribution
+from pyro.distributions import Categorical, Delta, TorchDistribution
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 from torch.distributions import Distribution
@@ -36,8 +38,10 @@ class RevisedProgram:
     """A trajectory program some of whose sites are set or known; made by `do` and `condition`, which check it.
 
     It is a program of its own, with the same sites (a site that is set draws its one value) and a factor
-    `evidence.<site>` of 0 or -inf for each site that is known, so every backend for programs takes it. Its factors are
-    in nats, also where the program is a `TrajectoryModel` (returns then count in units of its temperature).
+    `evidence.<site>` for each site that is known, so every backend for programs takes it. The factor is 0 or -inf where
+    the site is discrete; where it has a density, the site draws the known value and the factor is its log density
+    there. Factors are in nats, also where the program is a `TrajectoryModel` (returns then count in units of its
+    temperature).
 
     Attributes:
         program: the program without any of that.
@@ -46,8 +50,8 @@ class RevisedProgram:
     """
 
     program: Program
-    interventions: Mapping[str, int] = field(default_factory=dict)
-    evidence: Mapping[str, int] = field(default_factory=dict)
+    interventions: Mapping[str, float] = field(default_factory=dict)
+    evidence: Mapping[str, float] = field(default_factory=dict)
 
     def __call__(self) -> None:
         handler = _Revise(self.interventions, self.evidence)
@@ -69,13 +73,13 @@ class RevisedProgram:
         parts += [self._equation(site, value) for site, value in self.evidence.items()]
         return f"{name} | {', '.join(parts)}" if parts else name
 
-    def _equation(self, site: str, value: int) -> str:
+    def _equation(self, site: str, value: float) -> str:
         mdp = self.program.mdp if isinstance(self.program, TrajectoryModel) else None
         kind = (site_time(site) or ("latent",))[0]
         if mdp is not None and kind == "a":
-            return f"{site} = {mdp.action_name(value)}"
+            return f"{site} = {mdp.action_name(int(value))}"
         if mdp is not None and kind == "s" and value < mdp.num_states:
-            return f"{site} = {mdp.state_name(value)}"
+            return f"{site} = {mdp.state_name(int(value))}"
         return f"{site} = {value}"
 
     def __repr__(self) -> str:
@@ -88,7 +92,8 @@ def do(program: Program, actions: Mapping[int | str, Any]) -> RevisedProgram:
     Args:
         program: a `TrajectoryModel` with a finite horizon, any trajectory program, or what `do` and `condition` made.
         actions: what is set: {time index of an action, from 0, or name of a latent site: value}, e.g. {1: 0} or
-            {"a_2": 0}. Values are numbers; for a `TrajectoryModel` also names of actions and states.
+            {"a_2": 0}. Values are whole numbers, or any number where a site is continuous; for a
+            `TrajectoryModel` also names of actions and states.
 
     Returns:
         A program whose evidence is p(O | do(...)). An action may be set that the action prior never takes.
@@ -111,7 +116,7 @@ def do(program: Program, actions: Mapping[int | str, Any]) -> RevisedProgram:
             raise ValueError(f"{site} is set to {interventions[site]} already; leave it out, or start from the program")
         interventions[site] = value
     if isinstance(base.program, TrajectoryModel):
-        _check_model(base.program, info, interventions)
+        _check_model(base.program, info, {site: int(value) for site, value in interventions.items()})
     return RevisedProgram(base.program, interventions, base.evidence)
 
 
@@ -144,28 +149,44 @@ def condition(program: Program, actions: Mapping[int | str, Any]) -> RevisedProg
 class _Revise(Messenger):
     """Cuts sites that are set from their causes, and adds the factors of sites that are known."""
 
-    def __init__(self, interventions: Mapping[str, int], evidence: Mapping[str, int]) -> None:
+    def __init__(self, interventions: Mapping[str, float], evidence: Mapping[str, float]) -> None:
         super().__init__()
         self.interventions = interventions
         self.evidence = evidence
         self.met: set[str] = set()
+        self._densities: dict[str, Tensor] = {}
 
     def _pyro_sample(self, msg: Any) -> None:
-        if msg["type"] == "sample" and not msg["is_observed"] and msg["name"] in self.interventions:
-            self.met.add(msg["name"])
-            msg["fn"] = _point_mass(msg["fn"], self.interventions[msg["name"]])
+        if msg["type"] != "sample" or msg["is_observed"]:
+            return
+        name, fn = msg["name"], msg["fn"]
+        if name in self.interventions:
+            self.met.add(name)
+            msg["fn"] = _point_mass(fn, self.interventions[name])
+        elif name in self.evidence and not fn.has_enumerate_support:  # a density cannot be met by chance
+            msg["fn"] = _point_mass(fn, self.evidence[name])
+            self._densities[name] = fn.log_prob(msg["fn"].v)
 
     def _pyro_post_sample(self, msg: Any) -> None:
         if msg["type"] == "sample" and not msg["is_observed"] and msg["name"] in self.evidence:
             self.met.add(msg["name"])
+            if msg["name"] in self._densities:
+                pyro.factor(f"{EVIDENCE}{msg['name']}", self._densities.pop(msg["name"]))
+                return
             value = msg["value"]
             zero = torch.zeros((), dtype=msg["fn"].log_prob(value).dtype)
             hit = value == self.evidence[msg["name"]]
             pyro.factor(f"{EVIDENCE}{msg['name']}", torch.where(hit, zero, zero - torch.inf))
 
 
-def _point_mass(fn: Distribution, value: int) -> Distribution:
+def _point_mass(fn: Distribution, value: float) -> Distribution:
     """All mass on one value of the support, whatever the parents are."""
+    if not fn.has_enumerate_support:
+        if fn.event_shape:
+            raise ValueError(f"a site draws tensors of shape {list(fn.event_shape)}; only scalars can be set or known")
+        with torch.random.fork_rng(devices=[]):
+            dtype = fn.sample().dtype
+        return Delta(torch.tensor(value, dtype=dtype), validate_args=False)
     support = fn.enumerate_support(expand=False)
     at = torch.arange(support.shape[0]) == value
     zero = torch.zeros((), dtype=fn.logits.dtype if isinstance(fn, Categorical) else fn.log_prob(support).dtype)
@@ -220,7 +241,7 @@ class PointMass(TorchDistribution):
 
 def _read(
     program: Program, actions: Mapping[int | str, Any], how: str
-) -> tuple[RevisedProgram, ProgramInfo, dict[str, int]]:
+) -> tuple[RevisedProgram, ProgramInfo, dict[str, float]]:
     """(the program with what is set and known so far, its outside, {site: value})."""
     base = program if isinstance(program, RevisedProgram) else RevisedProgram(program)
     info = inspect_program(base.program)
@@ -229,7 +250,7 @@ def _read(
             f"what is {how} is given as {actions!r}; give a dict from time index or site name to value, "
             "e.g. {0: 1} or {'a_1': 1}"
         )
-    values: dict[str, int] = {}
+    values: dict[str, float] = {}
     for key, value in actions.items():
         site = _site(key, info, how)
         if site in values:
@@ -257,18 +278,21 @@ def _site(key: int | str, info: ProgramInfo, how: str) -> str:
     if key not in info.latents:
         shown = ", ".join(info.latents[:8]) + (", ..." if len(info.latents) > 8 else "")
         raise ValueError(f"the program draws no site called {key!r}; its latents are {shown}")
-    if key in info.continuous:
-        raise ValueError(f"site {key!r} is continuous or not a scalar; only discrete sites can be {how}")
     return key
 
 
-def _value(site: str, value: Any, info: ProgramInfo, program: Program) -> int:
+def _value(site: str, value: Any, info: ProgramInfo, program: Program) -> float:
     kind = (site_time(site) or ("latent",))[0]
     what = {"a": "actions", "s": "states"}.get(kind, "values")
     if isinstance(value, str):
         if not isinstance(program, TrajectoryModel) or what == "values":
             raise ValueError(f"the value of {site} is {value!r}; the {what} of this site have no names: give a number")
         return program.mdp.action_index(value) if kind == "a" else program.mdp.state_index(value)
+    if site in info.continuous:
+        plain = value.item() if isinstance(value, torch.Tensor) and value.dim() == 0 else value
+        if isinstance(plain, bool) or not isinstance(plain, numbers.Real) or not math.isfinite(plain):
+            raise TypeError(f"the value of {site} is {value!r}; it is drawn from a density: give a finite number")
+        return float(plain)
     number = whole_number(value)
     if number is None:
         names = " or a name" if isinstance(program, TrajectoryModel) and what != "values" else ""

@@ -511,7 +511,11 @@ REFUSED = {
     "an unknown site": (lambda: do(PROGRAM, {"a_9": 1}), "draws no site called 'a_9'; its latents are s_1, a_1, .*s_4"),
     "a factor": (lambda: do(PROGRAM, {"O_2": 1}), "'O_2' is a factor or an observation, .* can be set"),
     "an observation": (lambda: condition(windy(2), {"O_1": 1}), "'O_1' is a factor or .* can be known"),
-    "a continuous site": (lambda: do(continuous, {"wind": 1}), "'wind' is continuous or not a scalar"),
+    "no value of a density": (
+        lambda: do(continuous, {"wind": math.nan}),
+        TypeError,
+        "the value of wind is nan; it is drawn from a density: give a finite number",
+    ),
     "one site twice": (lambda: do(PROGRAM, {1: 0, "a_2": 0}), "a_2 is given twice, .* give it once"),
     "a value too large": (lambda: do(PROGRAM, {"a_2": 2}), "the value of a_2 is 2; its actions are 0 to 1"),
     "a negative value": (lambda: condition(PROGRAM, {"s_2": -1}), "the value of s_2 is -1; its states are 0 to 2"),
@@ -538,3 +542,35 @@ REFUSED = {
 @refuse(REFUSED)
 def test_refusals(build, error, pattern):
     check(build, error, pattern)
+
+
+# ---- continuous sites ---------------------------------------------------------------------------------------------
+
+
+def push():
+    state = pyro.sample("s_1", dist.Normal(torch.zeros(()).double(), 1.0))
+    action = pyro.sample("a_1", dist.Normal(state, 1.0))
+    pyro.sample("s_2", dist.Normal(state + action, 1.0))
+    pyro.factor("O_1", dist.Normal(torch.ones(()).double(), 1.0).log_prob(action))
+
+
+def density(value, mean, variance):
+    return -0.5 * (value - mean) ** 2 / variance - 0.5 * math.log(2 * math.pi * variance)
+
+
+def test_a_density_is_set_and_known_as_in_closed_form():
+    """Setting a_1 leaves the evidence p(O | a_1) and s_1 as it was; knowing it tells about s_1."""
+    reward = density(1.0, 0.5, 1.0)
+    cases = {
+        "do": (do(push, {"a_1": 0.5}), reward, 0.0, 1.0),
+        "condition": (condition(push, {"a_1": torch.tensor(0.5)}), reward + density(0.5, 0.0, 2.0), 0.25, 0.5),
+        "both": (condition(do(push, {0: 0.5}), {"s_2": 2.0}), reward + density(2.0, 0.5, 2.0), 0.75, 0.5),
+    }
+    for name, (program, evidence, mean, variance) in cases.items():
+        posterior = cai.infer(program, "smc", num_particles=20_000)
+        particles = posterior.details["particles"]
+        assert bool((particles.values["a_1"] == 0.5).all()), name
+        found, states = float(posterior.log_evidence), particles.values["s_1"]
+        assert found == pytest.approx(evidence, abs=0.05), name  # more than five standard errors of a weight below 1
+        assert float((particles.weights * states).sum()) == pytest.approx(mean, abs=0.06), name
+        assert float((particles.weights * (states - mean) ** 2).sum()) == pytest.approx(variance, abs=0.1), name
