@@ -79,10 +79,10 @@ class OneStepEntropy:
 
         pi(a|s) proportional to p(a|s) e^{Q^pi(s, a) / alpha},    V^pi(s) = sum_a pi(a|s) Q^pi(s, a)
 
-    The bonus keeps the policy random where it is, but no earlier step is drawn to where randomness will be cheap: the
-    return holds no entropy. That is the naive estimator of Schulman et al. 2017, equation (79), against the proper one
-    of equation (80), whose fixed point is `variational` (see also Levine 2018, section 5.2). The bound, which is what
-    the policy attains, is at most that of `variational`.
+    The bonus keeps the policy random where it is, and earlier steps know what that randomness will cost them in
+    reward, but not what it spares in KL: the return holds no entropy. That is the naive estimator of Schulman et al.
+    2017, equation (79), against the proper one of equation (80), whose fixed point is `variational` (see also Levine
+    2018, section 5.2). The bound, which is what the policy attains, is at most that of `variational`.
 
     Target `other`: the policy of `variational` at the last step; Bellman's greedy policy as alpha -> 0. Over an
     infinite horizon the operator need not have one fixed point (Asadi and Littman 2017), so horizons are finite here.

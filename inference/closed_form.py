@@ -17,7 +17,14 @@ from cai.inference.stationary import Settling, stationary_messages
 from cai.inference.status import Status, Target
 from cai.models.trajectory import TrajectoryModel
 
-__all__ = ["check_settling", "closed_form_posterior", "messages_posterior", "require_finite", "require_model"]
+__all__ = [
+    "check_settling",
+    "closed_form_posterior",
+    "messages_posterior",
+    "optimality_possible",
+    "require_finite",
+    "require_model",
+]
 
 
 def require_model(model: Any, backend: str, instead: str) -> None:
@@ -83,7 +90,7 @@ def closed_form_posterior(
         if not model.is_finite and has_trap(model):
             status, found["why"] = Status.DIVERGED, "the start can lead to where nothing ends"
         else:
-            possible = recursion.eta <= 0 and _possible(model)
+            possible = recursion.eta <= 0 and optimality_possible(model)
             status = Status.UNAVOIDABLE if possible else Status.IMPOSSIBLE
     return messages_posterior(
         model, recursion, messages, status, backend=backend, target=target, policy=policy, details=found
@@ -150,7 +157,7 @@ def messages_posterior(
     )
 
 
-def _possible(model: TrajectoryModel) -> bool:
+def optimality_possible(model: TrajectoryModel) -> bool:
     """Whether p(O) > 0, to tell what is impossible from what cannot be avoided."""
     if not model.is_finite:
         return can_succeed(model)

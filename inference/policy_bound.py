@@ -19,6 +19,7 @@ from torch import Tensor
 
 from cai.inference.bound import EnumeratedProgram, Term, can_succeed, enumerate_program, find_supports
 from cai.inference.chain import expected_visits, transition_matrix
+from cai.inference.closed_form import optimality_possible
 from cai.inference.dynamics import FixedDynamics
 from cai.inference.exact_sites import ExactSites
 from cai.inference.guide import Redistribute
@@ -180,17 +181,7 @@ class TableBound(PolicyBound):
         return torch.stack(rows)
 
     def possible(self) -> bool:
-        model = self.model
-        falls = torch.full((self.shape.num_states,), model.discount < 1)  # after one step a discount may end it all
-        hope = torch.ones_like(falls)
-        weights = model.action_prior[..., None] * model.mdp.probabilities
-        for t in reversed(range(model.steps)):
-            while True:
-                good = (weights > 0) & ~torch.isinf(model.reward_table(t)) & model.mdp.gather(hope | falls)
-                before, hope = hope, good.any(-1).any(-1) | ~model.live
-                if model.is_finite or bool((before == hope).all()):
-                    break
-        return bool((hope & (model.mdp.initial > 0)).any())
+        return optimality_possible(self.model)
 
 
 class ProgramBound(PolicyBound):

@@ -11,9 +11,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from cai.inference.closed_form import check_settling, require_finite
+from cai.inference.closed_form import check_settling, optimality_possible, require_finite
 from cai.inference.dynamics import FixedDynamics
-from cai.inference.messages import EXACT, FIXED, Messages, Recursion, backward, forward, policy_backward
+from cai.inference.messages import FIXED, Messages, Recursion, backward, forward, policy_backward
 from cai.inference.posterior import Posterior, tabular_posterior
 from cai.inference.progress import progress
 from cai.inference.status import Status, Target
@@ -200,8 +200,7 @@ def _iterate(backend: Any, model: TrajectoryModel, step: Step, start: Tensor | N
         optimum = model.temperature * float(hard.start)
         policy = model.action_prior.expand(model.steps, -1, -1) if start is None else start
         if not math.isfinite(optimum):
-            possible = math.isfinite(float(backward(model, EXACT).start))
-            status = Status.UNAVOIDABLE if possible else Status.IMPOSSIBLE
+            status = Status.UNAVOIDABLE if optimality_possible(model) else Status.IMPOSSIBLE
             return policy_posterior(backend, model, policy, status, {"optimum": optimum})
         returns = [expected_return(model, policy)]
         history: dict[str, list[float]] = {}

@@ -2,7 +2,6 @@
 
 import itertools
 import math
-import time
 
 import numpy as np
 import pytest
@@ -438,14 +437,14 @@ def test_growth_without_end_is_a_status_and_soon(eta, accelerate):
     sign = 1.0 if eta > 0 else -1.0
     rng = np.random.default_rng(3)
     moves = rng.dirichlet(np.ones(6), size=(6, 2))
-    began = time.perf_counter()
     for size in (1.0, 10.0, 1e4):
         reward = sign * size * (1 + rng.random((6, 2)))
         model = TrajectoryModel(MDP(moves, np.ones(6) / 6), reward, horizon=INF, discount=0.9)
-        says_diverged(RiskSensitive(eta, accelerate=accelerate).run(model))
+        got = RiskSensitive(eta, accelerate=accelerate).run(model)
+        says_diverged(got)
+        assert got.details["steps"] <= 1024  # of a million that it may take
     if math.isinf(eta):
         says_diverged(ValueIteration("best" if eta > 0 else "worst", accelerate=accelerate).run(model))
-    assert time.perf_counter() - began < 10  # a hundredth of it, if no other work gets in the way
 
 
 @pytest.mark.parametrize("eta", [-1.0, 3.0, INF])
@@ -496,11 +495,9 @@ def test_what_settles_next_to_the_edge_is_not_called_diverged(eta, distance):
 def test_no_number_comes_out_of_what_has_none(distance, discount, eta):
     """On the edge and beyond values grow like log n and faster: anything but success, and in finite time."""
     # Newton steps can throw such values far out, where every change is small beside their size.
-    began = time.perf_counter()
     got = RiskSensitive(eta, max_steps=300).run(edge(distance, eta, discount)[0])
     assert got.status in (Status.DIVERGED, Status.NOT_CONVERGED)
     holds_no_nan(got)
-    assert time.perf_counter() - began < 20
 
 
 @pytest.mark.parametrize("backend", [SumProduct(), RiskSensitive(1.0)], ids=["exact", "risk"])
