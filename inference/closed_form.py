@@ -9,15 +9,18 @@ import torch
 from torch import Tensor
 
 from cai.inference.chain import can_succeed, expected_visits, has_trap
+from cai.inference.deferred import Later, mapped, resolved, stored_fields
 from cai.inference.dynamics import FixedDynamics, OutcomeDynamics
 from cai.inference.ffbs import sample_backward
-from cai.inference.messages import EXACT, Choice, Messages, Recursion, backward
+from cai.inference.kernels import KERNELS
+from cai.inference.messages import EXACT, KEEP, Choice, Messages, Recursion, backward, occupancies
 from cai.inference.posterior import Posterior, tabular_posterior
 from cai.inference.stationary import Settling, stationary_messages
 from cai.inference.status import Status, Target
 from cai.models.trajectory import TrajectoryModel
 
 __all__ = [
+    "check_keep",
     "check_settling",
     "closed_form_posterior",
     "messages_posterior",
@@ -55,6 +58,14 @@ def check_settling(tolerance: float, max_steps: int, name: str = "max_steps") ->
         raise ValueError(f"tolerance is {tolerance}; it must be > 0")
 
 
+def check_keep(keep: str, kernel: str) -> None:
+    """Refuses words that say nothing about what to keep, or how to compute."""
+    if keep not in KEEP:
+        raise ValueError(f"keep is {keep!r}; expected one of {', '.join(KEEP)}")
+    if kernel not in KERNELS:
+        raise ValueError(f"kernel is {kernel!r}; expected one of {', '.join(KERNELS)}")
+
+
 def closed_form_posterior(
     model: TrajectoryModel,
     recursion: Recursion,
@@ -64,6 +75,8 @@ def closed_form_posterior(
     settling: Settling,
     acts: Choice | None = None,
     details: dict[str, Any] | None = None,
+    keep: str = "all",
+    kernel: str = "auto",
 ) -> Posterior:
     """Answers a model by dynamic programming.
 
@@ -75,14 +88,16 @@ def closed_form_posterior(
         settling: when an infinite horizon stops.
         acts: how q chooses actions on the recursion's q-values, where that is not the recursion's own choice.
         details: further numbers of the backend.
+        keep: what of a finite horizon stays in memory, see `backward`.
+        kernel: see `backward`.
     """
     found, status = dict(details or {}), Status.SUCCESS
     if model.is_finite:
-        messages = backward(model, recursion)
+        messages = backward(model, recursion, keep=keep, kernel=kernel)
     else:
         messages, status, iteration = stationary_messages(model, recursion, settling)
         found |= iteration
-    policy = messages.policy
+    policy = None
     if acts is not None:
         policy = torch.stack([acts(model, q_values, model.log_action_prior)[1] for q_values in messages.q_values])
     start = messages.start
@@ -93,7 +108,7 @@ def closed_form_posterior(
             possible = recursion.eta <= 0 and optimality_possible(model)
             status = Status.UNAVOIDABLE if possible else Status.IMPOSSIBLE
     return messages_posterior(
-        model, recursion, messages, status, backend=backend, target=target, policy=policy, details=found
+        model, recursion, messages, status, backend=backend, target=target, policy=policy, details=found, keep=keep
     )
 
 
@@ -107,6 +122,7 @@ def messages_posterior(
     target: Target,
     policy: Tensor | None = None,
     details: dict[str, Any] | None = None,
+    keep: str = "all",
 ) -> Posterior:
     """The answer that backward messages stand for; over an infinite horizon that failed, what is left of it.
 
@@ -119,22 +135,30 @@ def messages_posterior(
         target: see `closed_form_posterior`.
         policy: [T, S, A], of q; that of the messages unless given.
         details: further numbers of the backend.
+        keep: as the messages were made; what they did not keep is computed again whenever it is looked at.
     """
-    policy = messages.policy if policy is None else policy
     found, start = dict(details or {}), messages.start
+    stored = stored_fields(messages)
+    if policy is not None:
+        stored["policy"] = policy
     if not model.is_finite and not status.ok:
-        return _without_expectations(model, backend, target, status, messages, policy, found)
-    initial = model.mdp.initial
-    dynamics: OutcomeDynamics = FixedDynamics(model)
+        return _without_expectations(model, backend, target, status, messages, resolved(stored["policy"]), found)
+    initial: Tensor = model.mdp.initial
+    dynamics: OutcomeDynamics | Later = FixedDynamics(model)
     if status.ok:
-        initial, dynamics = recursion.beliefs(model, messages.values, messages.q_values)
-    visits = None
+        initial = recursion.believed_start(model, messages.first_values)
+        dynamics = Later(lambda: recursion.beliefs(model, messages.values)[1], held=keep != "evidence")
+    visits: tuple[Tensor, Tensor] | Later | None = None
     if not model.is_finite:
         try:
-            visits = expected_visits(model, initial, policy, dynamics)
+            visits = expected_visits(model, initial, resolved(stored["policy"]), resolved(dynamics))
         except ValueError as error:  # values settle, but what q believes never ends
             found["why"] = str(error).split(",")[0]
-            return _without_expectations(model, backend, target, Status.DIVERGED, messages, policy, found)
+            return _without_expectations(
+                model, backend, target, Status.DIVERGED, messages, resolved(stored["policy"]), found
+            )
+    elif status.ok and policy is None and recursion.is_soft and not start.requires_grad:
+        visits = Later(lambda: occupancies(model, recursion, initial, messages.values)[0], held=keep == "all")
     bound = start + model.evidence_offset
     exactly = target is Target.EXACT and status.ok and model.is_finite
     sampler = (lambda num_samples, seed: sample_backward(model, num_samples, seed)) if exactly else None
@@ -146,9 +170,9 @@ def messages_posterior(
         status=status,
         log_evidence=bound if target is Target.EXACT else None,
         elbo=None if target is Target.OTHER and status.ok else bound,
-        values=messages.values[: model.steps],
-        q_values=messages.q_values,
-        policy=policy,
+        values=mapped(stored["values"], lambda values: values[: model.steps]),
+        q_values=stored["q_values"],
+        policy=stored["policy"],
         initial=initial,
         dynamics=dynamics,
         visits=visits,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -10,7 +11,21 @@ from torch import Tensor
 from cai.models.numerics import categorical_divergence, divergence_from_ratio, safe_log, tilted_log_ratio
 from cai.models.trajectory import TrajectoryModel
 
-__all__ = ["FixedDynamics", "OutcomeDynamics", "TableDynamics", "TiltedDynamics", "tilted_start"]
+__all__ = ["FixedDynamics", "OutcomeDynamics", "Step", "TableDynamics", "TiltedDynamics", "tilted_start"]
+
+
+class Step(NamedTuple):
+    """What q believes of one step.
+
+    Attributes:
+        alive: [S, A, K], the chance that an outcome happens and the chain goes on.
+        fallen: [S, A, K], that it happens and the chain then falls into the absorbing state; None where it cannot.
+        divergence: [S, A], KL of the step's dynamics from the true ones, nats; None where they are the true ones.
+    """
+
+    alive: Tensor
+    fallen: Tensor | None
+    divergence: Tensor | None
 
 
 class OutcomeDynamics:
@@ -19,25 +34,36 @@ class OutcomeDynamics:
     def __init__(self, model: TrajectoryModel) -> None:
         self.model = model
 
+    def tables(self, t: int) -> tuple[Tensor, Tensor]:
+        """What `outcomes` returns; a subclass defines this, or `step`."""
+        raise NotImplementedError
+
+    def step(self, t: int) -> Step:
+        """All that is believed of step t."""
+        alive, fallen = self.tables(t)
+        prior = torch.cat(FixedDynamics(self.model).outcomes(t), -1)
+        return Step(alive, fallen, categorical_divergence(torch.cat([alive, fallen], -1), prior))
+
     def outcomes(self, t: int) -> tuple[Tensor, Tensor]:
         """(alive [S, A, K], fallen [S, A, K]): the chance that an outcome happens and the chain goes on, or falls."""
-        raise NotImplementedError
+        alive, fallen, _ = self.step(t)
+        return alive, torch.zeros_like(alive) if fallen is None else fallen
 
     def divergence(self, t: int) -> Tensor:
         """[S, A], KL of the step's dynamics from the true ones, in nats."""
-        raise NotImplementedError
+        divergence = self.step(t).divergence
+        return torch.zeros_like(self.model.action_prior) if divergence is None else divergence
 
 
 class FixedDynamics(OutcomeDynamics):
     """The true dynamics, discount included."""
 
-    def outcomes(self, t: int) -> tuple[Tensor, Tensor]:
+    def step(self, t: int) -> Step:
         model = self.model
+        if model.discount == 1:
+            return Step(model.mdp.probabilities, None, None)
         stays = model.survival[:, None, None]
-        return model.mdp.probabilities * stays, model.mdp.probabilities * (1 - stays)
-
-    def divergence(self, t: int) -> Tensor:
-        return torch.zeros(self.model.mdp.num_states, self.model.mdp.num_actions, dtype=torch.float64)
+        return Step(model.mdp.probabilities * stays, model.mdp.probabilities * (1 - stays), None)
 
 
 class TiltedDynamics(OutcomeDynamics):
@@ -50,27 +76,32 @@ class TiltedDynamics(OutcomeDynamics):
     Args:
         model: the trajectory model.
         values: [T + 1, S], backward messages in nats.
-        q_values: [T, S, A], the certainty equivalents of rho + v under the true dynamics, in nats.
         eta: the tilt.
     """
 
-    def __init__(self, model: TrajectoryModel, values: Tensor, q_values: Tensor, eta: float) -> None:
+    def __init__(self, model: TrajectoryModel, values: Tensor, eta: float) -> None:
         super().__init__(model)
         self.values = values
-        self.q_values = q_values
         self.eta = eta
 
-    def _log_ratios(self, t: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """(true alive, true fallen, log of q over each of the two), all [S, A, K]."""
+    def step(self, t: int) -> Step:
         model = self.model
-        alive, fallen = FixedDynamics(model).outcomes(t)
+        true = FixedDynamics(model).step(t)
         lost = model.reward_table(t) / model.temperature
-        kept = (lost + model.mdp.gather(self.values[t + 1])).expand(alive.shape)
-        worth, weights = torch.cat([kept, lost.expand(alive.shape)], -1), torch.cat([alive, fallen], -1)
+        worth = (lost + model.mdp.gather(self.values[t + 1])).expand(true.alive.shape)
+        weights = true.alive
+        if true.fallen is not None:
+            worth = torch.cat([worth, lost.expand(true.alive.shape)], -1)
+            weights = torch.cat([true.alive, true.fallen], -1)
         ratios = self._extremes(worth, weights) if math.isinf(self.eta) else tilted_log_ratio(weights, worth, self.eta)
-        applies = (model.live[:, None] & torch.isfinite(self.q_values[t]))[..., None]
-        ratio_alive, ratio_fallen = torch.where(applies, ratios, torch.zeros_like(ratios)).split(alive.shape[-1], -1)
-        return alive, fallen, ratio_alive, ratio_fallen
+        ratios = torch.where(model.live[:, None, None], ratios, torch.zeros_like(ratios))
+        moved = (safe_log(weights) + ratios).exp()
+        moved = moved / moved.sum(-1, keepdim=True)
+        divergence = divergence_from_ratio(weights, torch.where(weights > 0, ratios, torch.zeros_like(ratios)))
+        if true.fallen is None:
+            return Step(moved, None, divergence)
+        alive, fallen = moved.split(true.alive.shape[-1], -1)
+        return Step(alive, fallen, divergence)
 
     def _extremes(self, worth: Tensor, weights: Tensor) -> Tensor:
         """Log ratios that leave the outcomes alone whose worth is the largest (eta = inf) or the smallest."""
@@ -79,19 +110,8 @@ class TiltedDynamics(OutcomeDynamics):
         best = off.amax(-1, keepdim=True)
         slack = 1e-12 * best.abs().clamp(min=1.0)
         mass = torch.where(off >= best - slack, weights, torch.zeros_like(weights))
-        return torch.where(mass > 0, -safe_log(mass.sum(-1, keepdim=True)), torch.full_like(worth, -torch.inf))
-
-    def outcomes(self, t: int) -> tuple[Tensor, Tensor]:
-        alive, fallen, ratio_alive, ratio_fallen = self._log_ratios(t)
-        alive = (safe_log(alive) + ratio_alive).exp()
-        fallen = (safe_log(fallen) + ratio_fallen).exp()
-        total = (alive + fallen).sum(-1, keepdim=True)
-        return alive / total, fallen / total
-
-    def divergence(self, t: int) -> Tensor:
-        alive, fallen, ratio_alive, ratio_fallen = self._log_ratios(t)
-        true, ratio = torch.cat([alive, fallen], -1), torch.cat([ratio_alive, ratio_fallen], -1)
-        return divergence_from_ratio(true, torch.where(true > 0, ratio, torch.zeros_like(ratio)))
+        ratios = torch.where(mass > 0, -safe_log(mass.sum(-1, keepdim=True)), torch.full_like(worth, -torch.inf))
+        return torch.where(torch.isfinite(best), ratios, torch.zeros_like(ratios))
 
 
 def tilted_start(model: TrajectoryModel, values: Tensor, eta: float) -> Tensor:
@@ -120,15 +140,7 @@ class TableDynamics(OutcomeDynamics):
 
     def __init__(self, model: TrajectoryModel, tables: list[tuple[Tensor, Tensor]]) -> None:
         super().__init__(model)
-        self.tables = tables
+        self.steps = tables
 
-    def outcomes(self, t: int) -> tuple[Tensor, Tensor]:
-        return self.tables[t]
-
-    def divergence(self, t: int) -> Tensor:
-        return _outcome_divergence(self, t)
-
-
-def _outcome_divergence(dynamics: OutcomeDynamics, t: int) -> Tensor:
-    prior = torch.cat(FixedDynamics(dynamics.model).outcomes(t), -1)
-    return categorical_divergence(torch.cat(dynamics.outcomes(t), -1), prior)
+    def tables(self, t: int) -> tuple[Tensor, Tensor]:
+        return self.steps[t]

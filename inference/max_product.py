@@ -16,7 +16,7 @@ from cai.inference.messages import Recursion
 from cai.inference.posterior import Posterior
 from cai.inference.stationary import Settling
 from cai.inference.status import Status, Target
-from cai.models.numerics import categorical_divergence, safe_log, safe_logsumexp
+from cai.models.numerics import safe_log, safe_logsumexp
 from cai.models.trajectory import TrajectoryModel
 
 __all__ = ["MaxProduct", "most_probable_trajectory"]
@@ -70,10 +70,12 @@ class _MaxProductRecursion(Recursion):
     def start(self, model: TrajectoryModel, values: Tensor) -> Tensor:
         return (safe_log(model.mdp.initial) + values).max()
 
-    def beliefs(self, model: TrajectoryModel, values: Tensor, q_values: Tensor) -> tuple[Tensor, OutcomeDynamics]:
-        scores = safe_log(model.mdp.initial) + values[0]
-        initial = torch.nn.functional.one_hot(first_largest(scores), len(scores)).double()
-        return initial, _CertainDynamics(model, self.groups, values)
+    def believed_start(self, model: TrajectoryModel, values: Tensor) -> Tensor:
+        scores = safe_log(model.mdp.initial) + values
+        return torch.nn.functional.one_hot(first_largest(scores), len(scores)).to(scores.dtype)
+
+    def beliefs(self, model: TrajectoryModel, values: Tensor) -> tuple[Tensor, OutcomeDynamics]:
+        return self.believed_start(model, values[0]), _CertainDynamics(model, self.groups, values)
 
 
 def _max_backup(model: TrajectoryModel, values: Tensor, t: int, groups: Tensor | None) -> Tensor:
@@ -89,7 +91,7 @@ class _CertainDynamics(OutcomeDynamics):
         super().__init__(model)
         self.groups, self.values = groups, values
 
-    def outcomes(self, t: int) -> tuple[Tensor, Tensor]:
+    def tables(self, t: int) -> tuple[Tensor, Tensor]:
         model = self.model
         true = FixedDynamics(model).outcomes(t)
         alive, fallen = log_successors(model, self.groups, self.values[t + 1], t)
@@ -103,10 +105,6 @@ class _CertainDynamics(OutcomeDynamics):
         certain = model.live[:, None] & torch.isfinite(torch.maximum(alive.amax(-1), fallen))
         where = certain[..., None]
         return torch.where(where, goes, true[0]), torch.where(where, ends, true[1])
-
-    def divergence(self, t: int) -> Tensor:
-        prior = torch.cat(FixedDynamics(self.model).outcomes(t), -1)
-        return categorical_divergence(torch.cat(self.outcomes(t), -1), prior)
 
 
 def log_successors(model: TrajectoryModel, groups: Tensor | None, values: Tensor, t: int) -> tuple[Tensor, Tensor]:

@@ -1,35 +1,25 @@
-"""The message core: backward and forward passes in log space, dense or by successor lists, for every tabular backend.
+"""Messages: backward and forward passes over a whole horizon, for every tabular backend.
 
-Messages are in nats, v = V / alpha and q = Q / alpha, with rho = r / alpha. Over the outcomes k of (s, a):
-
-    optimistic       q = log sum_k p_k e^{rho_k} (gamma e^{v(s'_k)} + 1 - gamma)      Levine 2018, equation (7)
-    fixed dynamics   q = sum_k p_k (rho_k + gamma v(s'_k))                            Levine 2018, equation (15)
-    tilted by eta    q = (1 / eta) log sum_k p_k e^{eta rho_k} (gamma e^{eta v(s'_k)} + 1 - gamma)
-    soft choice      v = log sum_a p(a|s) e^q,   pi(a|s) = p(a|s) e^{q - v}           Levine 2018, equation (16)
-    hard choice      v = max_a q over the actions of positive prior
-
-The first two are the third at eta = 1 and in the limit eta -> 0. The discount enters as in section 2.5 there: the chain
-falls into an absorbing state of value 0. A `Recursion` is one backup with one choice; every tabular backend is one.
+A `Recursion` is one backup of values over outcomes with one choice of actions (see `cai.inference.backups`); every
+tabular backend is one. The two soft ones run as `SoftPass`, with gradients by hand; the others step by step.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from cai.inference.adjoint import SoftSweep, asks_for_gradients, soft_values
+from cai.inference.backups import fixed_backup, hard_choice, optimistic_backup, soft_policy, tilted_backup
+from cai.inference.deferred import Later, deferrable
 from cai.inference.dynamics import FixedDynamics, OutcomeDynamics, TiltedDynamics, tilted_start
-from cai.models.numerics import (
-    categorical_divergence,
-    certainty_equivalent,
-    expectation,
-    safe_log,
-    safe_logsumexp,
-)
+from cai.inference.soft_pass import SoftPass
+from cai.models.numerics import categorical_divergence, certainty_equivalent, expectation, safe_log, safe_logsumexp
 from cai.models.trajectory import TrajectoryModel
 
 __all__ = [
@@ -37,6 +27,7 @@ __all__ = [
     "Choice",
     "EXACT",
     "FIXED",
+    "KEEP",
     "Messages",
     "Recursion",
     "backward",
@@ -44,118 +35,46 @@ __all__ = [
     "forward",
     "forward_messages",
     "hard_choice",
+    "occupancies",
     "optimistic_backup",
     "policy_backward",
     "soft_policy",
     "tilted_backup",
     "tilted_recursion",
+    "with_absorbed",
 ]
 
 Backup = Callable[[TrajectoryModel, Tensor, int], Tensor]
 Choice = Callable[[TrajectoryModel, Tensor, Tensor], tuple[Tensor, Tensor]]
+KEEP = ("all", "policy", "values", "evidence")
+_KINDS: dict[Backup, Literal["exact", "fixed"]] = {optimistic_backup: "exact", fixed_backup: "fixed"}
 
 
 @dataclass(frozen=True, eq=False)
 class Messages:
-    """Backward messages in nats.
+    """Backward messages in nats. What was not kept is computed again whenever it is looked at.
 
     Attributes:
         values: [T + 1, S], log beta_t(s); the last row is 0. (Stationary: [2, S], both rows the same.)
         q_values: [T, S, A], log beta_t(s, a).
         policy: [T, S, A], pi(a | s); the action prior where v = -inf.
         start: the certainty equivalent of v(s_1) at the recursion's eta; 0-dim.
+        first: [S], the first row of the values, where they are not kept.
     """
 
     values: Tensor
     q_values: Tensor
     policy: Tensor
     start: Tensor
+    first: Tensor | None = None
+
+    @property
+    def first_values(self) -> Tensor:
+        """[S], the values of the first step."""
+        return self.values[0] if self.first is None else self.first
 
 
-def continuation(model: TrajectoryModel, values: Tensor, eta: float = 1.0) -> Tensor:
-    """(1 / eta) log(gamma e^{eta v} + 1 - gamma) on live states, v elsewhere: what it is worth to arrive, [S]."""
-    if model.discount == 1:
-        return values
-    arrived = torch.stack([values, torch.zeros_like(values)], -1)
-    if eta == 1:  # half the price of the general case
-        logs = torch.tensor([math.log(model.discount), math.log1p(-model.discount)], dtype=torch.float64)
-        worth = safe_logsumexp(arrived + logs)
-    else:
-        chances = torch.tensor([model.discount, 1 - model.discount], dtype=torch.float64)
-        worth = certainty_equivalent(chances, arrived, eta)
-    return torch.where(model.live, worth, values)
-
-
-def optimistic_backup(model: TrajectoryModel, values: Tensor, t: int) -> Tensor:
-    """Q [S, A] when the dynamics are conditioned on optimality too (Levine 2018, equation 7)."""
-    mdp = model.mdp
-    scores = model.reward_table(t) / model.temperature + mdp.gather(continuation(model, values))
-    q_values = safe_logsumexp(safe_log(mdp.probabilities) + scores)
-    return torch.where(model.live[:, None], q_values, torch.zeros_like(q_values))
-
-
-def fixed_backup(model: TrajectoryModel, values: Tensor, t: int) -> Tensor:
-    """Q [S, A] when the dynamics are those of the world (Levine 2018, equation 15)."""
-    mdp = model.mdp
-    rewards = model.reward_table(t) / model.temperature
-    if rewards.shape[-1] == 1 and mdp.transitions is not None:
-        q_values = rewards[..., 0] + model.discount * _expected_dense(mdp.transitions, values)
-    else:
-        q_values = expectation(mdp.probabilities, rewards + model.discount * mdp.gather(values))
-    return torch.where(model.live[:, None], q_values, torch.zeros_like(q_values))
-
-
-def _expected_dense(transitions: Tensor, values: Tensor) -> Tensor:
-    """sum_s' p(s'|s,a) v(s') as a product, -inf where a value of -inf can be reached."""
-    lost = torch.isinf(values)
-    result = transitions @ torch.where(lost, torch.zeros_like(values), values)
-    if lost.any():
-        reaches = (transitions @ lost.double()) > 0
-        result = torch.where(reaches, torch.full_like(result, -torch.inf), result)
-    return result
-
-
-def tilted_backup(model: TrajectoryModel, values: Tensor, t: int, eta: float) -> Tensor:
-    """Q [S, A] as the certainty equivalent at eta of reward and value, the fall of a discount included.
-
-    The sup (eta > 0) or inf (eta < 0) over dynamics q of E_q[rho + v] - KL(q || p) / eta is reached by
-    `TiltedDynamics`; eta = +-inf takes the best or worst outcome. Exact to rounding for every eta, see
-    `certainty_equivalent`.
-    """
-    mdp = model.mdp
-    scores = model.reward_table(t) / model.temperature + mdp.gather(continuation(model, values, eta))
-    q_values = certainty_equivalent(mdp.probabilities, scores, eta)
-    return torch.where(model.live[:, None], q_values, torch.zeros_like(q_values))
-
-
-def soft_policy(model: TrajectoryModel, q_values: Tensor, log_prior: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """(v [S], pi [S, A]) from q [S, A]; rows without hope keep the action prior, terminal ones have v = 0.
-
-    Args:
-        model: the trajectory model.
-        q_values: [S, A], nats.
-        log_prior: [S, A], in place of the model's own.
-    """
-    prior = model.action_prior if log_prior is None else log_prior.exp()
-    scores = (model.log_action_prior if log_prior is None else log_prior) + q_values
-    values = safe_logsumexp(scores)
-    values = torch.where(model.live, values, torch.zeros_like(values))
-    hopeless = torch.isinf(values) | ~model.live
-    shift = torch.where(hopeless, torch.zeros_like(values), values)
-    policy = torch.where(hopeless[:, None], prior, (scores - shift[:, None]).exp())
-    return values, policy / policy.sum(-1, keepdim=True)
-
-
-def hard_choice(model: TrajectoryModel, q_values: Tensor, log_prior: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """(max_a q [S], pi [S, A]): all on the best action; equals, up to rounding, share by their prior."""
-    prior = model.action_prior if log_prior is None else log_prior.exp()
-    offered = torch.where(prior > 0, q_values, torch.full_like(q_values, -torch.inf))
-    values = torch.where(model.live, offered.amax(-1), torch.zeros_like(q_values[:, 0]))
-    hopeless = torch.isinf(values) | ~model.live
-    slack = 1e-12 * values.detach().abs().clamp(min=1.0)
-    best = torch.where(offered >= (values - slack)[:, None], prior, torch.zeros_like(prior))
-    policy = torch.where(hopeless[:, None], prior, best)
-    return values, policy / policy.sum(-1, keepdim=True)
+deferrable(Messages, "values", "q_values", "policy")
 
 
 @dataclass(frozen=True, eq=False)
@@ -172,17 +91,31 @@ class Recursion:
     choice: Choice = soft_policy
     eta: float = 1.0
 
+    @property
+    def is_soft(self) -> bool:
+        """Whether it is one of the two soft recursions of `SoftPass`."""
+        return self.kind is not None and self.choice is soft_policy
+
+    @property
+    def kind(self) -> Literal["exact", "fixed"] | None:
+        """Which `SoftPass` computes the backup, if one does."""
+        return _KINDS.get(self.backup)
+
     def start(self, model: TrajectoryModel, values: Tensor) -> Tensor:
         """What the start is worth, nats: the log evidence at eta = 1, the mean of v at eta = 0; 0-dim."""
         if self.eta == 1:
             return safe_logsumexp(safe_log(model.mdp.initial) + values)
         return certainty_equivalent(model.mdp.initial, values, self.eta)
 
-    def beliefs(self, model: TrajectoryModel, values: Tensor, q_values: Tensor) -> tuple[Tensor, OutcomeDynamics]:
-        """q(s_1) [S] and the dynamics that the recursion believes in, from v [T + 1, S] and q [T, S, A]."""
+    def believed_start(self, model: TrajectoryModel, values: Tensor) -> Tensor:
+        """q(s_1) [S], from v_1 [S]."""
+        return model.mdp.initial if self.eta == 0 else tilted_start(model, values, self.eta)
+
+    def beliefs(self, model: TrajectoryModel, values: Tensor) -> tuple[Tensor, OutcomeDynamics]:
+        """q(s_1) [S] and the dynamics that the recursion believes in, from v [T + 1, S]."""
         if self.eta == 0:
             return model.mdp.initial, FixedDynamics(model)
-        return tilted_start(model, values[0], self.eta), TiltedDynamics(model, values, q_values, self.eta)
+        return self.believed_start(model, values[0]), TiltedDynamics(model, values, self.eta)
 
 
 EXACT = Recursion(optimistic_backup, eta=1.0)
@@ -194,35 +127,152 @@ def tilted_recursion(eta: float, choice: Choice = soft_policy) -> Recursion:
     return Recursion(partial(tilted_backup, eta=eta), choice, eta)
 
 
-def backward(model: TrajectoryModel, recursion: Recursion, prior: Tensor | None = None) -> Messages:
+def backward(
+    model: TrajectoryModel,
+    recursion: Recursion,
+    prior: Tensor | None = None,
+    *,
+    keep: str = "all",
+    kernel: str = "auto",
+) -> Messages:
     """All backward messages of a finite horizon, O(T S A K) time.
+
+    What is kept sets the memory: "all" T S (2 A + 1) numbers, "policy" T S (A + 1), "values" T S, and "evidence" 2 S
+    (2 sqrt(T) S with gradients, which then compute every value twice). The rest is computed again whenever it is
+    looked at, which for one of the soft recursions takes one backward pass.
 
     Args:
         model: the trajectory model.
         recursion: how to back up and choose.
         prior: [T, S, A], in place of the model's action prior.
+        keep: one of KEEP.
+        kernel: for the soft recursions, see `cai.inference.kernels`.
     """
-    values = torch.zeros(model.mdp.num_states, dtype=torch.float64)
-    log_prior = model.log_action_prior if prior is None else safe_log(prior)
-    rows: list[tuple[Tensor, Tensor, Tensor]] = []
+    log_prior = None if prior is None else safe_log(prior)
+    records = asks_for_gradients(model, log_prior)
+    if not recursion.is_soft or (keep in ("all", "policy") and not records):
+        values, q_values, policy = _step_by_step(model, recursion, log_prior, keep, kernel, records)
+        start = recursion.start(model, values[0])
+        if q_values is None:
+            return _messages(values, _later_q_values(model, recursion, lambda: values, kernel, False), policy, start)
+        return Messages(values, q_values, policy, start)
+    assert recursion.kind is not None
+    kept = soft_values(model, recursion.kind, kernel=kernel, log_prior=log_prior, all_steps=keep != "evidence")
+    start = recursion.start(model, kept[0])
+
+    def all_values() -> Tensor:
+        if keep != "evidence":
+            return kept
+        assert recursion.kind is not None
+        return soft_values(model, recursion.kind, kernel=kernel, log_prior=log_prior)
+
+    def policies() -> Tensor:
+        q_values = _q_values(model, recursion, all_values(), kernel, records)
+        return torch.stack(
+            [recursion.choice(model, table, _at(model, log_prior, t))[1] for t, table in enumerate(q_values)]
+        )
+
+    held = keep == "all"
+    values = kept if keep != "evidence" else Later(all_values, held=False)
+    q_values = _later_q_values(model, recursion, all_values, kernel, records, held=held)
+    return _messages(values, q_values, Later(policies, held=held), start, kept[0])
+
+
+def _messages(values: Any, q_values: Any, policy: Any, start: Tensor, first: Tensor | None = None) -> Messages:
+    return Messages(values, q_values, policy, start, first)
+
+
+def _at(model: TrajectoryModel, log_prior: Tensor | None, t: int) -> Tensor:
+    return model.log_action_prior if log_prior is None else log_prior[t]
+
+
+def _later_q_values(
+    model: TrajectoryModel,
+    recursion: Recursion,
+    values: Callable[[], Tensor],
+    kernel: str,
+    records: bool,
+    held: bool = False,
+) -> Later:
+    return Later(lambda: _q_values(model, recursion, values(), kernel, records), held=held)
+
+
+def _q_values(model: TrajectoryModel, recursion: Recursion, values: Tensor, kernel: str, records: bool) -> Tensor:
+    """[T, S, A] from [T + 1, S], recorded by autograd if need be."""
+    backup = _fast_backup(model, recursion, kernel, records)
+    return torch.stack([backup(values[t + 1], t) for t in range(model.steps)])
+
+
+def _fast_backup(
+    model: TrajectoryModel, recursion: Recursion, kernel: str, records: bool
+) -> Callable[[Tensor, int], Tensor]:
+    """(v [S], t) -> q [S, A], the fastest way that records what must be recorded."""
+    if recursion.kind is None or records:
+        return lambda values, t: recursion.backup(model, values, t)
+    kernel = "auto" if kernel == "collapsed" else kernel
+    return SoftPass(model, recursion.kind, kernel=kernel).q_values
+
+
+def _step_by_step(
+    model: TrajectoryModel,
+    recursion: Recursion,
+    log_prior: Tensor | None,
+    keep: str,
+    kernel: str,
+    records: bool,
+) -> tuple[Tensor, Tensor | None, Tensor]:
+    """(values [T + 1, S], q-values [T, S, A] unless `keep` is "policy", policy [T, S, A])."""
+    backup = _fast_backup(model, recursion, kernel, records)
+    own = model.log_action_prior
+    values = model.mdp.probabilities.new_zeros(model.mdp.num_states)
+    rows: list[tuple[Tensor, ...]] = []
     for t in reversed(range(model.steps)):
-        q_values = recursion.backup(model, values, t)
+        q_values = backup(values, t)
         following = values
-        values, policy = recursion.choice(model, q_values, log_prior if prior is None else log_prior[t])
-        rows.append((following, q_values, policy))
-    stacked = [torch.stack(part) for part in zip(*reversed(rows), strict=True)]
-    start = recursion.start(model, values)
-    return Messages(torch.cat([values[None], stacked[0]]), stacked[1], stacked[2], start)
+        values, policy = recursion.choice(model, q_values, own if log_prior is None else log_prior[t])
+        rows.append((following, policy) if keep == "policy" and recursion.kind else (following, policy, q_values))
+    parts = [torch.stack(part) for part in zip(*reversed(rows), strict=True)]
+    return torch.cat([values[None], parts[0]]), parts[2] if len(parts) > 2 else None, parts[1]
+
+
+def occupancies(
+    model: TrajectoryModel, recursion: Recursion, initial: Tensor, values: Tensor, kernel: str = "auto"
+) -> tuple[tuple[Tensor, Tensor], Tensor]:
+    """Where a soft recursion expects to be: (marginals [T + 1, S] and absorbed [T + 1]; visits of (s, a) [S, A]).
+
+    One forward sweep, about as long as the backward pass.
+
+    Args:
+        model: the trajectory model.
+        recursion: EXACT or FIXED.
+        initial: [S], q(s_1).
+        values: [T + 1, S], nats.
+        kernel: see `cai.inference.kernels`.
+    """
+    assert recursion.kind is not None
+    with torch.no_grad():
+        soft = SoftPass(model, recursion.kind, kernel="auto" if kernel == "collapsed" else kernel)
+        marginals = values.new_empty(values.shape)
+        visits = values.new_zeros(model.action_prior.shape)
+        marginals[0] = initial
+        sweep = SoftSweep(soft, values.detach(), list(range(model.steps + 1)))
+        for t, here, following in sweep.pairs():
+            table, passed = sweep.shares(t, here, following, marginals[t])
+            visits += table
+            marginals[t + 1] = torch.where(model.live, passed, passed + marginals[t])
+    return with_absorbed(model, marginals), visits
 
 
 def policy_backward(model: TrajectoryModel, policy: Tensor, dynamics: OutcomeDynamics) -> tuple[Tensor, Tensor]:
     """What q's own tail is worth in nats, KL terms counted: values [T, S] and q_values [T, S, A]."""
-    values = torch.zeros(model.mdp.num_states, dtype=torch.float64)
+    values = torch.zeros_like(model.mdp.initial)
     rows = []
     for t in reversed(range(model.steps)):
-        alive, fallen = dynamics.outcomes(t)
-        rewards = expectation(alive + fallen, model.reward_table(t) / model.temperature)
-        q_values = rewards + expectation(alive, model.mdp.gather(values)) - dynamics.divergence(t)
+        alive, fallen, divergence = dynamics.step(t)
+        chances = alive if fallen is None else alive + fallen
+        rewards = expectation(chances, model.reward_table(t) / model.temperature)
+        q_values = rewards + expectation(alive, model.mdp.gather(values))
+        q_values = q_values if divergence is None else q_values - divergence
         q_values = torch.where(model.live[:, None], q_values, torch.zeros_like(q_values))
         values = expectation(policy[t], q_values) - categorical_divergence(policy[t], model.action_prior)
         values = torch.where(model.live, values, torch.zeros_like(values))
@@ -252,7 +302,7 @@ def _log_scatter(model: TrajectoryModel, scores: Tensor) -> Tensor:
     if mdp.next_states is None:
         return safe_logsumexp(scores.reshape(-1, mdp.num_states), dim=0)
     index, flat = mdp.next_states.reshape(-1), scores.reshape(-1)
-    largest = torch.full((mdp.num_states,), -torch.inf, dtype=torch.float64)
+    largest = scores.new_full((mdp.num_states,), -torch.inf)
     largest = largest.scatter_reduce(0, index, flat.detach(), "amax")
     shift = torch.where(torch.isfinite(largest), largest, torch.zeros_like(largest))
     return safe_log(mdp.scatter((scores - shift[mdp.next_states]).exp())) + shift
@@ -266,6 +316,11 @@ def forward(
     for t in range(model.steps):
         alive, _ = dynamics.outcomes(t)
         rows.append(model.mdp.scatter((rows[-1][:, None] * policy[t])[..., None] * alive))
-    marginals = torch.stack(rows)
-    absorbed = (1 - marginals.sum(-1)).clamp(min=0) if model.discount < 1 else torch.zeros(len(rows)).double()
-    return marginals, absorbed
+    return with_absorbed(model, torch.stack(rows))
+
+
+def with_absorbed(model: TrajectoryModel, marginals: Tensor) -> tuple[Tensor, Tensor]:
+    """(q(s_t) [T + 1, S], the rest of the probability [T + 1], which a discount has taken)."""
+    if model.discount == 1:
+        return marginals, marginals.new_zeros(len(marginals))
+    return marginals, (1 - marginals.sum(-1)).clamp(min=0)

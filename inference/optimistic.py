@@ -33,6 +33,8 @@ class Optimistic:
     For a program with further latents the bound closes on the evidence if s_t screens off the past and every further
     latent of a step is drawn after its action. Else it stays below: the policy sees s_t alone, and a freed site only
     what was drawn since the last state.
+        keep: of the closed form, as in `SumProduct`.
+        kernel: likewise.
     """
 
     solver: Literal["auto", "closed-form", "svi"] = "auto"
@@ -41,6 +43,8 @@ class Optimistic:
     tolerance: float = 1e-9
     max_backups: int = 1_000_000
     accelerate: bool = True
+    keep: Literal["all", "policy", "values", "evidence"] = "all"
+    kernel: Literal["auto", "dense", "csr", "successors", "collapsed", "compiled"] = "auto"
 
     name: ClassVar[str] = "optimistic"
     target: ClassVar[Target] = Target.EXACT

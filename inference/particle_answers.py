@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cai.inference.dynamics import FixedDynamics, OutcomeDynamics, TableDynamics
+from cai.inference.dynamics import FixedDynamics, OutcomeDynamics
 from cai.inference.messages import EXACT, backward, policy_backward
 from cai.inference.particles import Filtered, Particles
 from cai.inference.posterior import Posterior, tabular_posterior
@@ -30,7 +30,7 @@ def _count(size: int, index: Tensor, weights: Tensor) -> Tensor:
     return torch.zeros(size, dtype=torch.float64).index_add(0, index, weights)
 
 
-class CountedDynamics(TableDynamics):
+class CountedDynamics(OutcomeDynamics):
     """The outcomes of weighted particles, counted when asked for; rows never visited keep the true dynamics.
 
     Args:
@@ -39,11 +39,11 @@ class CountedDynamics(TableDynamics):
     """
 
     def __init__(self, model: TrajectoryModel, particles: Particles) -> None:
-        super().__init__(model, [])
+        super().__init__(model)
         self.particles = particles
         self.weights = particles.weights
 
-    def outcomes(self, t: int) -> tuple[Tensor, Tensor]:
+    def tables(self, t: int) -> tuple[Tensor, Tensor]:
         model, values = self.model, self.particles.values
         num_states, num_actions, num_outcomes = model.mdp.probabilities.shape
         state, action, outcome = (values[f"{kind}_{t + 1}"] for kind in "sak")

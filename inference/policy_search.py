@@ -178,7 +178,7 @@ def _regress(
     model: TrajectoryModel, messages: Messages, parameters: PolicyParameters, log_prior: Tensor, prior: Tensor
 ) -> Tensor:
     """The M-step in a class: maximum likelihood of the E-step's actions, weighted by their probability."""
-    initial, dynamics = EXACT.beliefs(model, messages.values, messages.q_values)
+    initial, dynamics = EXACT.beliefs(model, messages.values)
     visits = forward(model, initial, messages.policy, dynamics)[0][: model.steps]
     weights = torch.where(model.live, visits, torch.zeros_like(visits))[..., None] * messages.policy
     leaves = parameters.parameters()

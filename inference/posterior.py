@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from cai.inference.deferred import Later, deferrable, mapped, resolved, stored_fields
 from cai.inference.dynamics import FixedDynamics, OutcomeDynamics
-from cai.inference.messages import forward
+from cai.inference.messages import with_absorbed
 from cai.inference.scoring import score_trajectories
 from cai.inference.status import Status, Target
 from cai.models.mdp import MDP
@@ -83,6 +84,13 @@ class Posterior:
     details: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
 
     @property
+    def steps(self) -> int:
+        """The length of the time axis: T, or 1 over an infinite horizon."""
+        if isinstance(self.model, TrajectoryModel):
+            return self.model.steps
+        return int(self.action_probs.shape[0])
+
+    @property
     def mdp(self) -> MDP | None:
         """The process, where the question was a `TrajectoryModel`."""
         return self.model.mdp if isinstance(self.model, TrajectoryModel) else None
@@ -118,9 +126,10 @@ class Posterior:
         Raises:
             ValueError: if the backend does not know it.
         """
-        total = torch.zeros(self.action_probs.shape[1], dtype=torch.float64)
-        for t in range(self.action_probs.shape[0]):
-            total = total + self.state_marginals[t] * (self.action_probs[t] * self.luck_map(t)).sum(-1)
+        policy, marginals = self.action_probs, self.state_marginals
+        total = torch.zeros_like(policy[0, :, 0])
+        for t in range(self.steps):
+            total = total + marginals[t] * (policy[t] * self.luck_map(t)).sum(-1)
         return total.detach()
 
     def __repr__(self) -> str:
@@ -155,11 +164,12 @@ class Posterior:
         state = _draw(self.initial.detach().expand(num_samples, -1), generator)
         states, actions = [state], []
         num_states, num_actions = self.action_prior.shape[-2:]
-        for t in range(self.action_probs.shape[0]):
+        policy = self.action_probs.detach()
+        for t in range(self.steps):
             inside = state.clamp(max=num_states - 1)
             absorbed = state == num_states
             uniform = torch.full((num_samples, num_actions), 1.0 / num_actions, dtype=torch.float64)
-            rows = torch.where(absorbed[:, None], uniform, self.action_probs[t].detach()[inside])
+            rows = torch.where(absorbed[:, None], uniform, policy[t][inside])
             action = _draw(rows, generator)
             following = self._draw_next(t, inside, action, generator)
             state = torch.where(absorbed, state, following)
@@ -203,7 +213,7 @@ class Posterior:
         return isinstance(self.model, TrajectoryModel) and self.model.discount < 1
 
     def _time(self, t: int) -> int:
-        steps = self.action_probs.shape[0]
+        steps = self.steps
         if not -steps <= t < steps:
             raise IndexError(f"time index {t} is outside the answer; it has indices 0 to {steps - 1}")
         return t % steps
@@ -217,7 +227,7 @@ class Posterior:
 
         mdp = self.mdp
         num_states, num_actions = self.action_prior.shape[-2:]
-        steps, longer = self.action_probs.shape[0], self.state_marginals.shape[0]
+        steps, longer = self.steps, self.state_marginals.shape[0]
         coordinates = {
             "time": list(range(1, steps + 1)),
             "time_of_state": list(range(1, longer + 1)),
@@ -234,9 +244,9 @@ class Posterior:
             "absorbed": ("time_of_state",),
         }
         tables = {
-            name: (dims, getattr(self, name).detach().numpy())
+            name: (dims, table.detach().cpu().numpy())
             for name, dims in axes.items()
-            if getattr(self, name) is not None
+            if (table := getattr(self, name)) is not None
         }
         scalars = ("log_evidence", "elbo", "believed_return", "luck", "policy_divergence", "policy_entropy")
         attributes: dict[str, Any] = {"backend": self.backend, "target": str(self.target), "status": self.status.label}
@@ -245,7 +255,25 @@ class Posterior:
 
     def replace(self, **changes: Any) -> Posterior:
         """A copy with some attributes changed."""
-        return replace(self, **changes)
+        unknown = [name for name in changes if name not in self.__dataclass_fields__]
+        if unknown:
+            raise TypeError(f"a Posterior has no attribute {unknown[0]!r}")
+        return Posterior(**stored_fields(self) | changes)
+
+
+deferrable(
+    Posterior,
+    "elbo",
+    "values",
+    "q_values",
+    "action_probs",
+    "state_marginals",
+    "absorbed",
+    "believed_return",
+    "luck",
+    "policy_divergence",
+    "policy_entropy",
+)
 
 
 def _draw(rows: Tensor, generator: torch.Generator) -> Tensor:
@@ -281,18 +309,28 @@ def measure(
         dynamics: of q.
         visits: marginals [T + 1, S] and absorbed [T + 1] where they are known already.
     """
-    marginals, absorbed = forward(model, initial, policy, dynamics) if visits is None else visits
-    live = model.live
-    returns = luck = divergence = entropy = torch.zeros((), dtype=torch.float64)
+    live, rows = model.live, [initial]
+    returns = luck = divergence = entropy = initial.new_zeros(())
     for t in range(model.steps):
-        here = torch.where(live, marginals[t], torch.zeros_like(marginals[t]))
+        step = dynamics.step(t)
+        here = rows[-1] if visits is None else visits[0][t]
         joint = here[:, None] * policy[t]
-        alive, fallen = dynamics.outcomes(t)
-        returns = returns + weighted(joint[..., None] * (alive + fallen), model.reward_table(t)).sum()
-        luck = luck + weighted(joint, dynamics.divergence(t)).sum()
+        if visits is None:
+            rows.append(model.mdp.scatter(joint[..., None] * step.alive))
+        here = torch.where(live, here, torch.zeros_like(here))
+        joint = torch.where(live[:, None], joint, torch.zeros_like(joint))
+        rewards = model.reward_table(t)
+        if rewards.shape[-1] == 1:
+            returns = returns + weighted(joint, rewards[..., 0]).sum()
+        else:
+            chances = step.alive if step.fallen is None else step.alive + step.fallen
+            returns = returns + weighted(joint[..., None] * chances, rewards).sum()
+        if step.divergence is not None:
+            luck = luck + weighted(joint, step.divergence).sum()
         divergence = divergence + weighted(here, categorical_divergence(policy[t], model.action_prior)).sum()
         entropy = entropy - weighted(joint, safe_log(policy[t])).sum()
     luck = luck + categorical_divergence(initial, model.mdp.initial)
+    marginals, absorbed = with_absorbed(model, torch.stack(rows)) if visits is None else visits
     return QuantitiesOfQ(marginals, absorbed, returns, luck, divergence, entropy)
 
 
@@ -304,45 +342,61 @@ def tabular_posterior(
     status: Status,
     log_evidence: Tensor | None,
     elbo: Tensor | None,
-    values: Tensor,
-    q_values: Tensor,
-    policy: Tensor,
+    values: Tensor | Later,
+    q_values: Tensor | Later,
+    policy: Tensor | Later,
     initial: Tensor,
-    dynamics: OutcomeDynamics | None = None,
-    visits: tuple[Tensor, Tensor] | None = None,
+    dynamics: OutcomeDynamics | Later | None = None,
+    visits: tuple[Tensor, Tensor] | Later | None = None,
     sampler: Callable[[int, int], tuple[Tensor, Tensor]] | None = None,
     details: Mapping[str, Any] | None = None,
 ) -> Posterior:
     """Builds the posterior of a tabular backend; `values` [T, S] and `q_values` [T, S, A] in nats.
 
-    Where `elbo` is None it is measured: what q earns, less what its policy and its luck cost.
+    What is expected along q is worked out when it is first asked for. Where `elbo` is None it is measured: what q
+    earns, less what its policy and its luck cost.
     """
     dynamics = dynamics or FixedDynamics(model)
-    found = measure(model, initial, policy, dynamics, visits)
-    if elbo is None:
-        elbo = found.believed_return / model.temperature - found.policy_divergence - found.luck + model.evidence_offset
+    temperature = model.temperature
+
+    def measured() -> QuantitiesOfQ:
+        return measure(model, initial, resolved(policy), resolved(dynamics), resolved(visits))
+
+    def number(name: str) -> Any:
+        return Later(lambda: getattr(found(), name))
+
+    def bound() -> Tensor:
+        of_q = found()
+        paid = of_q.policy_divergence + of_q.luck
+        return of_q.believed_return / temperature - paid + model.evidence_offset
+
+    found = Later(measured)
+    if isinstance(visits, Later) and not visits.held:  # numbers stay, tables do not
+        found = Later(lambda: replace(measured(), state_marginals=None, absorbed=None))
+    marginals: Any = number("state_marginals") if visits is None else mapped(visits, lambda pair: pair[0])
+    absorbed: Any = number("absorbed") if visits is None else mapped(visits, lambda pair: pair[1])
     return Posterior(
         backend=backend,
         target=target,
         status=status,
         horizon=model.horizon,
         log_evidence=log_evidence,
-        elbo=elbo,
-        values=model.temperature * values,
-        q_values=model.temperature * q_values,
+        elbo=Later(bound) if elbo is None else elbo,
+        values=mapped(values, lambda table: temperature * table),
+        q_values=mapped(q_values, lambda table: temperature * table),
         action_probs=policy,
         action_prior=model.action_prior,
         initial=initial,
-        state_marginals=found.state_marginals,
-        absorbed=found.absorbed,
-        believed_return=found.believed_return,
-        luck=found.luck,
-        policy_divergence=found.policy_divergence,
-        policy_entropy=found.policy_entropy,
+        state_marginals=marginals,
+        absorbed=absorbed,
+        believed_return=number("believed_return"),
+        luck=number("luck"),
+        policy_divergence=number("policy_divergence"),
+        policy_entropy=number("policy_entropy"),
         model=model,
-        step_dynamics=lambda t: model.mdp.to_next_states(dynamics.outcomes(t)[0]),
-        step_luck=dynamics.divergence,
+        step_dynamics=lambda t: model.mdp.to_next_states(resolved(dynamics).outcomes(t)[0]),
+        step_luck=lambda t: resolved(dynamics).divergence(t),
         sampler=sampler,
-        step_outcomes=dynamics.outcomes,
+        step_outcomes=lambda t: resolved(dynamics).outcomes(t),
         details=MappingProxyType(dict(details or {})),
     )

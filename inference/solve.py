@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor
 
-from cai.inference.closed_form import closed_form_posterior
+from cai.inference.closed_form import check_keep, closed_form_posterior
 from cai.inference.dynamics import FixedDynamics, OutcomeDynamics, TableDynamics
 from cai.inference.fitting import Fit, FitOptions, fit
 from cai.inference.guide import JointProbe
@@ -64,6 +64,14 @@ class GuideBackend(Protocol):
     def accelerate(self) -> bool:
         """Over an infinite horizon."""
 
+    @property
+    def keep(self) -> str:
+        """Of the closed form."""
+
+    @property
+    def kernel(self) -> str:
+        """Of the closed form."""
+
 
 def check_options(backend: GuideBackend) -> None:
     """Refuses hyper-parameters that make no sense."""
@@ -75,6 +83,7 @@ def check_options(backend: GuideBackend) -> None:
         raise ValueError(f"learning_rate is {backend.learning_rate}; along the natural gradient it lies in (0, 1]")
     if not backend.tolerance > 0:
         raise ValueError(f"tolerance is {backend.tolerance}; it must be > 0")
+    check_keep(backend.keep, backend.kernel)
 
 
 def check_support(model: Any, backend: str, solver: str) -> None:
@@ -127,6 +136,8 @@ def solve(backend: GuideBackend, model: Any, *, seed: int, free_dynamics: bool) 
             backend=backend.name,
             target=backend.target,
             settling=Settling(backend.tolerance, backend.max_backups, backend.accelerate),
+            keep=backend.keep,
+            kernel=backend.kernel,
         )
     info = inspect_program(model)
     options = FitOptions(backend.max_steps, backend.learning_rate, backend.tolerance)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
-from cai.inference.closed_form import check_settling, closed_form_posterior, require_model
+from cai.inference.closed_form import check_keep, check_settling, closed_form_posterior, require_model
 from cai.inference.messages import EXACT
 from cai.inference.posterior import Posterior
 from cai.inference.stationary import Settling
@@ -27,11 +27,17 @@ class SumProduct:
         max_steps: over an infinite horizon, the most backups.
         accelerate: over an infinite horizon, whether Newton steps (soft policy iteration) may shorten what has not
             settled after 200 backups; the criterion stays that of plain backups.
+        keep: what of a finite horizon stays in memory: "all", T S (2 A + 1) numbers; "policy", T S (A + 1); "values",
+            T S; "evidence", 2 S (2 sqrt(T) S where gradients are asked for, and every value is computed twice). The
+            rest is computed again whenever it is looked at, for about the price of one or two backward passes.
+        kernel: how sums over outcomes are computed, see `cai.inference.kernels`; "auto" chooses.
     """
 
     tolerance: float = 1e-10
     max_steps: int = 1_000_000
     accelerate: bool = True
+    keep: Literal["all", "policy", "values", "evidence"] = "all"
+    kernel: Literal["auto", "dense", "csr", "successors", "collapsed", "compiled"] = "auto"
 
     name: ClassVar[str] = "exact"
     target: ClassVar[Target] = Target.EXACT
@@ -40,6 +46,7 @@ class SumProduct:
 
     def __post_init__(self) -> None:
         check_settling(self.tolerance, self.max_steps)
+        check_keep(self.keep, self.kernel)
 
     def supports(self, model: Any) -> None:
         """Raises ValueError unless the model is a `TrajectoryModel`."""
@@ -49,4 +56,12 @@ class SumProduct:
         """Answers the model; nothing here is random."""
         self.supports(model)
         settling = Settling(self.tolerance, self.max_steps, self.accelerate)
-        return closed_form_posterior(model, EXACT, backend=self.name, target=self.target, settling=settling)
+        return closed_form_posterior(
+            model,
+            EXACT,
+            backend=self.name,
+            target=self.target,
+            settling=settling,
+            keep=self.keep,
+            kernel=self.kernel,
+        )

@@ -32,6 +32,8 @@ class StructuredVariational:
         max_backups: over an infinite horizon, the most backups.
         accelerate: over an infinite horizon, whether Newton steps (soft policy iteration) may shorten what has not
             settled after 200 backups; the criterion stays that of plain backups.
+        keep: of the closed form, as in `SumProduct`.
+        kernel: likewise.
     """
 
     solver: Literal["auto", "closed-form", "svi"] = "auto"
@@ -40,6 +42,8 @@ class StructuredVariational:
     tolerance: float = 1e-9
     max_backups: int = 1_000_000
     accelerate: bool = True
+    keep: Literal["all", "policy", "values", "evidence"] = "all"
+    kernel: Literal["auto", "dense", "csr", "successors", "collapsed", "compiled"] = "auto"
 
     name: ClassVar[str] = "variational"
     target: ClassVar[Target] = Target.FIXED_DYNAMICS

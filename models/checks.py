@@ -27,7 +27,7 @@ ROW_TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-5, torch.float16: 1e-2, 
 
 
 def float_tensor(values: Any, name: str) -> tuple[Tensor, torch.dtype]:
-    """Converts to a float64 tensor that keeps its autograd history.
+    """Converts to a float64 tensor on the CPU, which keeps its autograd history.
 
     Args:
         values: a tensor, an array or nested sequences of real numbers.
@@ -52,7 +52,8 @@ def float_tensor(values: Any, name: str) -> tuple[Tensor, torch.dtype]:
         tensor = torch.as_tensor(array)
     if tensor.is_complex():
         raise TypeError(f"{name} has dtype {tensor.dtype}; expected real numbers: pass its real part")
-    return tensor.to(torch.float64).clone(), tensor.dtype  # a copy: what was checked must not change behind our back
+    # A copy: what was checked must not change behind our back.
+    return tensor.to("cpu", torch.float64, copy=True), tensor.dtype
 
 
 def index_tensor(values: Any, name: str) -> Tensor:
@@ -111,8 +112,9 @@ def check_distribution(probabilities: Tensor, name: str, source: torch.dtype, ro
         )
     # Rows that are as close to 1 as rounding allows stay as they are, so that checking twice changes nothing.
     divides = ((sums - 1).abs() > 8 * torch.finfo(torch.float64).eps) & (sums > 0)
-    total = torch.where(divides[..., None], probabilities.sum(-1, keepdim=True), torch.ones((), dtype=torch.float64))
-    return probabilities / total
+    if not divides.any():
+        return probabilities
+    return probabilities / torch.where(divides[..., None], probabilities.sum(-1, keepdim=True), 1.0)
 
 
 def state_mask(states: Any, num_states: int, names: Sequence[str] | None, what: str) -> Tensor:
@@ -128,7 +130,7 @@ def state_mask(states: Any, num_states: int, names: Sequence[str] | None, what: 
         bool [S].
     """
     if isinstance(states, (np.ndarray, Tensor)):
-        array = torch.as_tensor(states)
+        array = torch.as_tensor(states).cpu()
         if array.dtype == torch.bool:
             check_shape(array, (num_states,), what, "[S]")
             return array.clone()
@@ -139,16 +141,18 @@ def state_mask(states: Any, num_states: int, names: Sequence[str] | None, what: 
         states = list(states)
     else:
         raise TypeError(f"{what} is {states!r}; give indices, names or a mask of shape [S]")
-    mask = torch.zeros(num_states, dtype=torch.bool)
+    mask = np.zeros(num_states, dtype=bool)
     if states and all(isinstance(state, (bool, np.bool_)) for state in states):
         check_shape(torch.as_tensor(states), (num_states,), what, "[S]")
         return torch.as_tensor([bool(state) for state in states])
+    numbered: dict[str, int] = {}
     for state in states:
         if isinstance(state, str):
-            if names is None or state not in names:
+            numbered = numbered or {name: i for i, name in enumerate(names or ())}
+            if state not in numbered:
                 known = "the problem has no state names" if names is None else f"names are {', '.join(names[:8])}, ..."
                 raise ValueError(f"{what}: no state is called {state!r}; {known}")
-            state = list(names).index(state)
+            state = numbered[state]
         elif isinstance(state, bool) or not isinstance(state, numbers.Integral):
             raise TypeError(f"{what}: {state!r} is no state; give indices, names or a mask of shape [S]")
         if not 0 <= state < num_states:
@@ -156,7 +160,7 @@ def state_mask(states: Any, num_states: int, names: Sequence[str] | None, what: 
         if mask[int(state)]:
             raise ValueError(f"{what}: state {int(state)} is given twice; give each index once, or a mask of bools")
         mask[int(state)] = True
-    return mask
+    return torch.from_numpy(mask)
 
 
 def whole_horizon(horizon: Any) -> int | float:

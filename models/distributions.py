@@ -48,6 +48,6 @@ class Optimality(TorchDistribution):
 
     def enumerate_support(self, expand: bool = True) -> Tensor:
         """[2, ...]: 0.0 and 1.0."""
-        values = torch.arange(2, dtype=self.log_probability.dtype)
+        values = torch.arange(2, dtype=self.log_probability.dtype, device=self.log_probability.device)
         values = values.reshape((-1,) + (1,) * len(self.batch_shape))
         return values.expand((-1, *self.batch_shape)) if expand else values

@@ -24,6 +24,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from cai.models.observation import whole_number
+from cai.models.places import fork_random_state
 from cai.models.program import Program, ProgramInfo, inspect_program, site_time
 from cai.models.rewards import Step, evaluate_factor
 from cai.models.trajectory import TrajectoryModel
@@ -116,7 +117,7 @@ def do(program: Program, actions: Mapping[int | str, Any]) -> RevisedProgram:
             raise ValueError(f"{site} is set to {interventions[site]} already; leave it out, or start from the program")
         interventions[site] = value
     if isinstance(base.program, TrajectoryModel):
-        _check_model(base.program, info, {site: int(value) for site, value in interventions.items()})
+        _check_model(base.program.host, info, {site: int(value) for site, value in interventions.items()})
     return RevisedProgram(base.program, interventions, base.evidence)
 
 
@@ -174,7 +175,7 @@ class _Revise(Messenger):
                 pyro.factor(f"{EVIDENCE}{msg['name']}", self._densities.pop(msg["name"]))
                 return
             value = msg["value"]
-            zero = torch.zeros((), dtype=msg["fn"].log_prob(value).dtype)
+            zero = msg["fn"].log_prob(value).new_zeros(())
             hit = value == self.evidence[msg["name"]]
             pyro.factor(f"{EVIDENCE}{msg['name']}", torch.where(hit, zero, zero - torch.inf))
 
@@ -184,12 +185,12 @@ def _point_mass(fn: Distribution, value: float) -> Distribution:
     if not fn.has_enumerate_support:
         if fn.event_shape:
             raise ValueError(f"a site draws tensors of shape {list(fn.event_shape)}; only scalars can be set or known")
-        with torch.random.fork_rng(devices=[]):
-            dtype = fn.sample().dtype
-        return Delta(torch.tensor(value, dtype=dtype), validate_args=False)
+        with fork_random_state():
+            drawn = fn.sample()
+        return Delta(torch.tensor(value, dtype=drawn.dtype, device=drawn.device), validate_args=False)
     support = fn.enumerate_support(expand=False)
-    at = torch.arange(support.shape[0]) == value
-    zero = torch.zeros((), dtype=fn.logits.dtype if isinstance(fn, Categorical) else fn.log_prob(support).dtype)
+    at = torch.arange(support.shape[0], device=support.device) == value
+    zero = (fn.logits if isinstance(fn, Categorical) else fn.log_prob(support)).new_zeros(())
     logits = torch.where(at, zero, zero - torch.inf)
     return Categorical(logits=logits, validate_args=False) if isinstance(fn, Categorical) else PointMass(fn, logits)
 

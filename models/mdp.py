@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from cai.models.checks import check_distribution, check_shape, first_index, float_tensor, index_tensor, state_mask
 from cai.models.layout import GridLayout
+from cai.models.places import place_tensor, resolve_place
 
 __all__ = ["MDP"]
 
@@ -35,8 +37,10 @@ class MDP:
         layout: where the states lie, for pictures.
         regions: named sets of states whose visits and endings are reported by `cai.evaluate`.
 
+    A process is checked in float64 on the CPU, wherever its arguments come from; `to` makes a copy elsewhere.
+
     Attributes:
-        probabilities: [S, A, K], of each outcome, float64.
+        probabilities: [S, A, K], of each outcome.
         next_states: int64 [S, A, K], or None when dense (then outcome k leads to state k).
 
     Raises:
@@ -54,6 +58,7 @@ class MDP:
     regions: Mapping[str, Any] = field(default_factory=dict)
     probabilities: Tensor = field(init=False, repr=False)
     next_states: Tensor | None = field(init=False, repr=False, default=None)
+    _host: MDP | None = field(init=False, repr=False, default=None)
 
     def __post_init__(self) -> None:
         if self.transitions is None:
@@ -189,12 +194,61 @@ class MDP:
     def _leaving_probability(self) -> Tensor:
         """[S], the largest probability of leaving a terminal state; 0 elsewhere."""
         states = torch.nonzero(self.terminal).flatten()
-        result = torch.zeros(self.num_states, dtype=torch.float64)
-        for state in states.tolist():
-            rows = self.probabilities[state].detach()
-            stays = (rows * (self.successors().expand_as(self.probabilities)[state] == state)).sum(-1)
-            result[state] = (1 - stays)[self.available[state]].clamp(min=0).max()
+        rows = self.probabilities.detach()[states]
+        if self.next_states is None:
+            stays = rows[torch.arange(len(states)), :, states]
+        else:
+            stays = torch.where(self.next_states[states] == states[:, None, None], rows, 0.0).sum(-1)
+        leaves = torch.where(self.available[states], (1 - stays).clamp(min=0), 0.0)
+        result = rows.new_zeros(self.num_states)
+        result[states] = leaves.amax(-1)
         return result
+
+    # ---- where it lives -----------------------------------------------------------------------------------------
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of probabilities and of everything computed from them: torch.float64, or torch.float32."""
+        return self.probabilities.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the tensors are."""
+        return self.probabilities.device
+
+    @property
+    def host(self) -> MDP:
+        """The process as it was checked, float64 on the CPU: what rewards are evaluated on. Itself, unless moved."""
+        return self if self._host is None else self._host
+
+    def to(self, device: Any = None, dtype: torch.dtype | None = None) -> MDP:
+        """The same process with its tensors on another device or in another dtype.
+
+        It is converted from the float64 original, which the copy keeps (`host`), so that nothing is lost on the way
+        back. Gradients reach the tensors that the original was made of. A probability below 1e-45 is 0 in float32.
+
+        Args:
+            device: a `torch.device` or its name, e.g. "cuda"; the present one unless given.
+            dtype: torch.float64 or torch.float32; the present one unless given.
+
+        Raises:
+            TypeError, ValueError: if there is no such device here, or the dtype is another one.
+        """
+        place = resolve_place(device, dtype, (self.device, self.dtype))
+        for known in (self, self.host):
+            if place == (known.device, known.dtype):
+                return known
+        moved = copy.copy(self.host)
+        object.__setattr__(moved, "_host", self.host)
+        for name in ("probabilities", "initial", "available", "terminal"):
+            object.__setattr__(moved, name, place_tensor(getattr(self.host, name), *place, name))
+        following = self.host.next_states
+        object.__setattr__(moved, "next_states", None if following is None else following.to(place[0]))
+        object.__setattr__(moved, "transitions", moved.probabilities if following is None else None)
+        object.__setattr__(moved, "regions", {key: mask.to(place[0]) for key, mask in self.regions.items()})
+        return moved
+
+    # ---- what it is ---------------------------------------------------------------------------------------------
 
     @property
     def num_states(self) -> int:
@@ -240,12 +294,12 @@ class MDP:
         """A mask, bool [S], of states given as a mask, indices or names, or as the name of a region."""
         if isinstance(states, str) and states in self.regions and states not in (self.state_names or ()):
             return self.regions[states]
-        return state_mask(states, self.num_states, self.state_names, "states")
+        return state_mask(states, self.num_states, self.state_names, "states").to(self.device)
 
     def successors(self) -> Tensor:
         """int64 [S, A, K], or a broadcasting [1, 1, S] when dense: where each outcome leads."""
         if self.next_states is None:
-            return torch.arange(self.num_states)[None, None, :]
+            return torch.arange(self.num_states, device=self.device)[None, None, :]
         return self.next_states
 
     def gather(self, values: Tensor) -> Tensor:
@@ -256,18 +310,18 @@ class MDP:
         """Adds weights [S, A, K] up at the outcomes' next states: [S]."""
         if self.next_states is None:
             return weights.sum((0, 1))
-        zeros = torch.zeros(self.num_states, dtype=weights.dtype)
+        zeros = weights.new_zeros(self.num_states)
         return zeros.index_add(0, self.next_states.reshape(-1), weights.reshape(-1))
 
     def to_next_states(self, weights: Tensor) -> Tensor:
         """Adds outcome weights [S, A, K] up over equal next states: dense [S, A, S]. Asked for, never implied."""
         if self.next_states is None:
             return weights
-        zeros = torch.zeros(self.num_states, self.num_actions, self.num_states, dtype=weights.dtype)
+        zeros = weights.new_zeros(self.num_states, self.num_actions, self.num_states)
         return zeros.scatter_add(-1, self.next_states, weights)
 
     def dense(self) -> Tensor:
-        """[S, A, S], p(s' | s, a); built anew from successor lists (8 S A S bytes)."""
+        """[S, A, S], p(s' | s, a); built anew from successor lists (8 S A S bytes in float64)."""
         return self.to_next_states(self.probabilities)
 
 
@@ -282,7 +336,7 @@ def _available(available: Any, num_states: int, num_actions: int) -> Tensor:
     if available is None:
         return torch.ones(num_states, num_actions, dtype=torch.bool)
     try:
-        mask = torch.as_tensor(np.asarray(available) if not isinstance(available, Tensor) else available).clone()
+        mask = torch.as_tensor(np.asarray(available) if not isinstance(available, Tensor) else available).cpu().clone()
     except ValueError:
         raise ValueError("available is ragged; expected bool [S, A] with rows of equal length") from None
     except TypeError:

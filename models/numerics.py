@@ -63,7 +63,7 @@ def certainty_equivalent(weights: Tensor, values: Tensor, eta: float) -> Tensor:
         [...], in the unit of the values.
     """
     weights, values = torch.broadcast_tensors(weights, values)
-    nothing = torch.full((), -torch.inf, dtype=values.dtype)
+    nothing = values.new_full((), -torch.inf)
     if math.isinf(eta):
         possible = weights > 0
         sign = 1.0 if eta > 0 else -1.0
@@ -119,7 +119,7 @@ class _Tilt(NamedTuple):
 def _tilt(weights: Tensor, values: Tensor, eta: float) -> _Tilt:
     possible = weights > 0
     counts = possible & torch.isfinite(values)
-    zero = torch.zeros((), dtype=values.dtype)
+    zero = values.new_zeros(())
     shares = torch.where(counts, weights, zero)
     lost = torch.where(possible & ~counts, weights, zero).sum(-1)
     kept = shares.sum(-1)

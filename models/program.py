@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyro
-import torch
 from pyro import poutine
 
+from cai.models.places import fork_random_state
 from cai.models.trajectory import TrajectoryModel
 
 __all__ = ["Program", "ProgramInfo", "explain", "inspect_program", "private_store", "site_time", "trace_program"]
@@ -70,7 +70,7 @@ def private_store() -> Iterator[None]:
 
 def trace_program(program: Program) -> poutine.Trace:
     """One run of the program, drawn from its prior without touching the global random state."""
-    with private_store(), torch.random.fork_rng(devices=[]), poutine.block():
+    with private_store(), fork_random_state(), poutine.block():
         try:
             return poutine.trace(program).get_trace()
         except (RuntimeError, ValueError) as error:

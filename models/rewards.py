@@ -18,6 +18,7 @@ from torch import Tensor
 
 from cai.models.checks import float_tensor
 from cai.models.mdp import MDP
+from cai.models.places import place_tensor
 
 __all__ = [
     "CallableReward",
@@ -50,6 +51,10 @@ class Step:
     next_state: Tensor
     t: int
 
+    def cpu(self) -> Step:
+        """The same indices on the CPU."""
+        return Step(self.state.cpu(), self.action.cpu(), self.outcome.cpu(), self.next_state.cpu(), self.t)
+
 
 class RewardFactor:
     """Base class of rewards. A subclass defines `evaluate`, and may narrow `reads_outcome` and `reads_time`."""
@@ -67,7 +72,10 @@ class RewardFactor:
         return f"reward factor {type(self).__name__}"
 
     def evaluate(self, mdp: MDP, step: Step) -> Tensor:
-        """The reward of each step, in reward units, in any shape that broadcasts with the step's indices."""
+        """The reward of each step, in reward units, in any shape that broadcasts with the step's indices.
+
+        Process and indices are on the CPU and in float64, wherever the model lives: see `evaluate_factor`.
+        """
         raise NotImplementedError(f"{type(self).__name__} must define evaluate(mdp, step)")
 
     def check(self, mdp: MDP) -> None:
@@ -349,9 +357,15 @@ def as_reward(reward: Any) -> RewardFactor:
 def evaluate_factor(factor: RewardFactor, mdp: MDP, step: Step) -> Tensor:
     """`factor.evaluate`, with its result held against the shape of the step.
 
+    It is asked about the process as it was checked, in float64 on the CPU, and what it says is moved to the device and
+    dtype of `mdp`; so factors know nothing of either. The step may be on any device.
+
     Raises:
         TypeError, ValueError: naming the factor, if the result is no tensor of numbers or has the wrong shape.
     """
+    if mdp.host is not mdp:
+        values = evaluate_factor(factor, mdp.host, step.cpu())
+        return place_tensor(values, mdp.device, mdp.dtype, factor.label)
     values = factor.evaluate(mdp, step)
     name = factor.label
     if not isinstance(values, Tensor) or values.is_complex() or values.dtype == torch.bool:
@@ -367,7 +381,7 @@ def evaluate_factor(factor: RewardFactor, mdp: MDP, step: Step) -> Tensor:
             f"{name} returned shape {list(values.shape)} at time index {step.t}; "
             f"expected a shape that broadcasts to {list(shape)}"
         )
-    return values.to(torch.float64)
+    return values.to(mdp.device, mdp.dtype)
 
 
 def one_number(value: Any, what: str) -> Tensor:

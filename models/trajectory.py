@@ -23,6 +23,7 @@ from cai.models.checks import check_distribution, check_shape, first_index, floa
 from cai.models.distributions import Optimality
 from cai.models.mdp import MDP
 from cai.models.numerics import safe_log
+from cai.models.places import place_tensor, resolve_place
 from cai.models.rewards import Step, TableReward, as_reward, evaluate_factor
 
 __all__ = ["TrajectoryModel"]
@@ -41,7 +42,7 @@ class TrajectoryModel:
     next state which the discount then takes away.
 
     Args:
-        mdp: the process.
+        mdp: the process. The model lives where it does (`MDP.to`), and computes in its dtype.
         reward: [S] (of s_t), [S, A], [S, A, S], [S, A, K] (per outcome), a number for each live step, a function of
             (state, action, next_state, t), or a reward factor; in reward units. -inf forbids.
         horizon: T >= 1, or math.inf for a stationary answer.
@@ -68,12 +69,16 @@ class TrajectoryModel:
     optimality: Literal["factor", "bernoulli"] = "factor"
     name: str = "model"
     _tables: dict[int, Tensor] = field(init=False, repr=False, default_factory=dict)
+    _host: TrajectoryModel | None = field(init=False, repr=False, default=None)
 
     def __post_init__(self) -> None:
         if not isinstance(self.mdp, MDP):
             pair = isinstance(self.mdp, tuple)
             advice = "unpack the pair: mdp, reward = from_gymnasium(...)" if pair else "wrap the array in MDP(...)"
             raise TypeError(f"the process is a {type(self.mdp).__name__}; expected an MDP: {advice}")
+        if self.mdp.host is not self.mdp:
+            self._follow(dataclasses.replace(self, mdp=self.mdp.host))
+            return
         object.__setattr__(self, "_tables", {})
         object.__setattr__(self, "horizon", whole_horizon(self.horizon))
         for what, low in (("temperature", 0.0), ("discount", 0.0)):
@@ -103,6 +108,53 @@ class TrajectoryModel:
                 f"optimality='bernoulli' subtracts r_max = {self.r_max:g} at each of infinitely many steps, and the "
                 "evidence vanishes; use optimality='factor'"
             )
+
+    # ---- where it lives -----------------------------------------------------------------------------------------
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of its tables and answers: torch.float64, or torch.float32."""
+        return self.mdp.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where its tensors are."""
+        return self.mdp.device
+
+    @property
+    def host(self) -> TrajectoryModel:
+        """The model as it was checked, float64 on the CPU; itself, unless it was moved."""
+        return self if self._host is None else self._host
+
+    def to(self, device: Any = None, dtype: torch.dtype | None = None) -> TrajectoryModel:
+        """The same model with its tensors on another device or in another dtype, converted from the float64 original.
+
+        Rewards are still evaluated in float64 on the CPU and their tables moved; gradients reach what they reached.
+
+        Args:
+            device: a `torch.device` or its name, e.g. "cuda"; the present one unless given.
+            dtype: torch.float64 or torch.float32; the present one unless given.
+
+        Raises:
+            TypeError, ValueError: if there is no such device here, or the dtype is another one.
+        """
+        place = resolve_place(device, dtype, (self.device, self.dtype))
+        for known in (self, self.host):
+            if place == (known.device, known.dtype):
+                return known
+        moved = object.__new__(type(self))
+        object.__setattr__(moved, "mdp", self.mdp.to(*place))
+        moved._follow(self.host)
+        return moved
+
+    def _follow(self, host: TrajectoryModel) -> None:
+        """Takes everything but the process from a checked model of the process that this one's was moved from."""
+        for entry in dataclasses.fields(self):
+            if entry.init and entry.name != "mdp":
+                object.__setattr__(self, entry.name, getattr(host, entry.name))
+        prior = place_tensor(host.action_prior, self.device, self.dtype, "action_prior")
+        for name, value in (("action_prior", prior), ("_tables", {}), ("_host", host)):
+            object.__setattr__(self, name, value)
 
     # ---- what backends read -------------------------------------------------------------------------------------
 
@@ -134,17 +186,17 @@ class TrajectoryModel:
     @property
     def survival(self) -> Tensor:
         """[S], the probability that the chain goes on after a transition from a state: the discount, 1 if terminal."""
-        return torch.where(
-            self.live, torch.full((), self.discount, dtype=torch.float64), torch.ones((), dtype=torch.float64)
-        )
+        ones = torch.ones_like(self.mdp.initial, requires_grad=False)
+        return torch.where(self.live, self.discount * ones, ones)
 
     def reward_table(self, t: int) -> Tensor:
         """The rewards of step t: [S, A, 1] where outcomes do not matter, else [S, A, K]. Zero in terminal states."""
         key = t if self.reward.reads_time else 0
         if key not in self._tables:
             with torch.enable_grad():  # to see whether there is a gradient to keep, wherever we are called from
-                table = self._raw_table(key)
-                table = torch.where(self.live[:, None, None], table, torch.zeros_like(table))
+                table = self.host._raw_table(key)
+                table = torch.where(self.host.live[:, None, None], table, torch.zeros_like(table))
+                table = place_tensor(table, self.device, self.dtype, "reward")
             if table.requires_grad or len(self._tables) * table.numel() > TABLE_LIMIT:
                 # A graph must be new for every backward pass, and many tables would fill the memory.
                 return table if torch.is_grad_enabled() else table.detach()
@@ -154,11 +206,14 @@ class TrajectoryModel:
     @cached_property
     def r_max(self) -> float:
         """The reward that optimality='bernoulli' counts as certain success, in reward units."""
-        listed = torch.ones((1, 1, 1), dtype=torch.bool)
-        if self.reward.reads_outcome and not self.mdp.is_dense:
-            listed = self.mdp.probabilities > 0  # the rest is padding
-        nothing = torch.full((), -torch.inf, dtype=torch.float64)
-        largest = max(float(torch.where(listed, self._raw_table(t).detach(), nothing).max()) for t in self.reward_times)
+        if self.host is not self:
+            return self.host.r_max
+        largest = -math.inf
+        for t in self.reward_times:
+            table = self._raw_table(t).detach()
+            if self.reward.reads_outcome and not self.mdp.is_dense:
+                table = torch.where(self.mdp.probabilities > 0, table, -torch.inf)  # the rest is padding
+            largest = max(largest, float(table.max()))
         absorbs = bool(self.mdp.terminal.any()) or self.discount < 1
         return max(0.0, largest) if absorbs or largest == -math.inf else largest
 
@@ -174,6 +229,8 @@ class TrajectoryModel:
         """Whether the program needs the further latents `k_t`."""
         if not self.reward.reads_outcome:
             return False
+        if self.host is not self:
+            return self.host.has_outcome_sites
         return self.discount < 1 or any(self._outcomes_disagree(t) for t in self.reward_times)
 
     @property
@@ -185,7 +242,7 @@ class TrajectoryModel:
     def dense_bytes(self) -> int:
         """Bytes of one dense table over (s_t, a_t, outcome, s_{t+1}), which enumeration needs several of."""
         outcomes = self.mdp.num_outcomes if self.has_outcome_sites else 1
-        return 8 * self.program_states**2 * self.mdp.num_actions * outcomes
+        return self.dtype.itemsize * self.program_states**2 * self.mdp.num_actions * outcomes
 
     def __repr__(self) -> str:
         return (
@@ -194,12 +251,12 @@ class TrajectoryModel:
         )
 
     def replace(self, **changes: Any) -> TrajectoryModel:
-        """A copy with some arguments changed, validated anew."""
+        """A copy with some arguments changed, validated anew, on the device and in the dtype of its process."""
         known = [field.name for field in dataclasses.fields(self) if field.init]
         unknown = [name for name in changes if name not in known]
         if unknown:
             raise TypeError(f"a TrajectoryModel has no argument {unknown[0]!r}; it has {', '.join(known)}")
-        return dataclasses.replace(self, **changes)
+        return dataclasses.replace(self, **{"action_prior": self.host.action_prior, **changes})
 
     def entropy_form(self) -> TrajectoryModel:
         """The same problem in the entropy form, with reward r + alpha log|A(s)| on every live step.
@@ -209,11 +266,11 @@ class TrajectoryModel:
         Raises:
             ValueError: if the action prior is not uniform over the available actions.
         """
-        counts = self.mdp.available.sum(-1)
-        uniform = self.mdp.available.double() / counts[:, None]
-        if not torch.allclose(self.action_prior, uniform, atol=1e-12):
+        available = self.mdp.host.available
+        counts = available.sum(-1).double()
+        if not torch.allclose(self.host.action_prior, available / counts[:, None], atol=1e-12):
             raise ValueError("the entropy form needs a uniform action prior; fold the prior into the reward first")
-        bonus = torch.where(self.live, self.temperature * counts.double().log(), torch.zeros(()))
+        bonus = torch.where(self.host.live, self.temperature * counts.log(), 0.0)
         return self.replace(reward=self.reward + TableReward(bonus))
 
     # ---- the Pyro program ---------------------------------------------------------------------------------------
@@ -236,28 +293,29 @@ class TrajectoryModel:
             if self.optimality == "factor":
                 pyro.factor(f"O_{t + 1}", score)
             else:
-                probability = Optimality(score - self.r_max / self.temperature)
-                pyro.sample(f"O_{t + 1}", probability, obs=torch.ones(()))
+                # In float32 the best reward may be rounded to above r_max.
+                log_probability = (score - self.r_max / self.temperature).clamp(max=0)
+                pyro.sample(f"O_{t + 1}", Optimality(log_probability), obs=score.new_ones(()))
             state = following
 
     @cached_property
     def _initial_logits(self) -> Tensor:
         logits = safe_log(self.mdp.initial)
-        return logits if self.discount == 1 else torch.cat([logits, torch.full((1,), -torch.inf)])
+        return logits if self.discount == 1 else torch.cat([logits, logits.new_full((1,), -torch.inf)])
 
     @cached_property
     def _prior_logits(self) -> Tensor:
         logits = self.log_action_prior
         if self.discount == 1:
             return logits
-        return torch.cat([logits, torch.full((1, self.mdp.num_actions), -math.log(self.mdp.num_actions))])
+        return torch.cat([logits, logits.new_full((1, self.mdp.num_actions), -math.log(self.mdp.num_actions))])
 
     @cached_property
     def _outcome_logits(self) -> Tensor:
         logits = safe_log(self.mdp.probabilities)
         if self.discount == 1:
             return logits
-        absorbed = torch.full((1, *logits.shape[1:]), -torch.inf)
+        absorbed = logits.new_full((1, *logits.shape[1:]), -torch.inf)
         absorbed[..., 0] = 0.0
         return torch.cat([logits, absorbed])
 
@@ -269,30 +327,30 @@ class TrajectoryModel:
 
     @cached_property
     def _transition_table(self) -> Tensor:
-        states = torch.arange(self.program_states)[:, None]
-        return safe_log(self._next_state_rows(states, torch.arange(self.mdp.num_actions), None))
+        states = torch.arange(self.program_states, device=self.device)[:, None]
+        return safe_log(self._next_state_rows(states, torch.arange(self.mdp.num_actions, device=self.device), None))
 
     def _next_state_rows(self, state: Tensor, action: Tensor, outcome: Tensor | None) -> Tensor:
         num_states = self.mdp.num_states
         inside = state.clamp(max=num_states - 1)
         if outcome is not None:
             following = self.mdp.successors().expand_as(self.mdp.probabilities)[inside, action, outcome]
-            rows = torch.nn.functional.one_hot(following, num_states).double()
+            rows = torch.nn.functional.one_hot(following, num_states).to(self.dtype)
         elif self.mdp.next_states is None:
             rows = self.mdp.probabilities[inside, action]
         else:
             following, weights = self.mdp.next_states[inside, action], self.mdp.probabilities[inside, action]
-            rows = torch.zeros(*weights.shape[:-1], num_states, dtype=torch.float64).scatter_add(-1, following, weights)
+            rows = weights.new_zeros(*weights.shape[:-1], num_states).scatter_add(-1, following, weights)
         if self.discount == 1:
             return rows
         inside, state = inside.expand(rows.shape[:-1]), state.expand(rows.shape[:-1])
-        stays = torch.where(state == num_states, torch.zeros((), dtype=torch.float64), self.survival[inside])[..., None]
+        stays = torch.where(state == num_states, 0.0, self.survival[inside])[..., None]
         return torch.cat([rows * stays, 1 - stays], -1)
 
     def _step_reward(self, state: Tensor, action: Tensor, outcome: Tensor | None, following: Tensor, t: int) -> Tensor:
         num_states = self.mdp.num_states
         inside = state.clamp(max=num_states - 1)
-        zero = torch.zeros((), dtype=torch.int64)
+        zero = inside.new_zeros(())
         if not self.reward.reads_outcome:
             step = Step(inside, action, zero, zero, t)
         elif outcome is not None:
@@ -302,7 +360,7 @@ class TrajectoryModel:
             step = Step(inside, action, self._outcome_of(inside, action, following), following, t)
         values = evaluate_factor(self.reward, self.mdp, step)
         lives = (state < num_states) & self.live[inside]
-        return torch.where(lives, values, torch.zeros((), dtype=torch.float64))
+        return torch.where(lives, values, torch.zeros_like(values))
 
     def _outcome_of(self, state: Tensor, action: Tensor, following: Tensor) -> Tensor:
         """The first outcome of (s, a) that leads to s'; 0 where none does."""
@@ -336,14 +394,16 @@ class TrajectoryModel:
                 raise ValueError(
                     f"reward{first_index(bad)}{when} is {what}; rewards are numbers, or -inf for what is forbidden"
                 )
-        real = (self.mdp.probabilities.detach() > 0) & self.mdp.available[..., None]
+        final = torch.nonzero(self.mdp.terminal).flatten()
+        real = (self.mdp.probabilities.detach()[final] > 0) & self.mdp.available[final, :, None]
         if not self.reward.reads_outcome:
             real = real.any(-1, keepdim=True)
-        paid = (table != 0) & self.mdp.terminal[:, None, None] & real
+        paid = (table[final] != 0) & real
         if paid.any():
-            state = int(torch.nonzero(paid)[0][0])
+            row, action, outcome = torch.nonzero(paid)[0].tolist()
+            state = int(final[row])
             raise ValueError(
-                f"reward{first_index(paid)}{when} is {float(table[paid][0]):g} in terminal "
+                f"reward[{state}, {action}, {outcome}]{when} is {float(table[state, action, outcome]):g} in terminal "
                 f"state {self.mdp.state_name(state)}; a terminal state earns nothing: pay it on entry with "
                 "Goal(...) or a reward of the next state, or restrict it with reward.at(states=~mdp.terminal)"
             )

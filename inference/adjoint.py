@@ -1,0 +1,274 @@
+"""Gradients of soft values by hand: one forward sweep at about the price of the backward one.
+
+What reaches v_t from above, a_t (the adjoint), flows on as mass does along the posterior (in nats, per state):
+
+    d_t(s, a) = a_t(s) pi_t(a|s)                       the gradient of rho_t(s, a), and of log p(a|s) at step t
+    a_{t+1}(s') += sum_{s, a} d_t(s, a) q(s'|s, a)     q the true dynamics, or those given optimality (exact)
+
+With a_1 = q(s_1) these are the posterior's occupancies: the gradient of the log evidence with respect to rewards.
+Values that were not kept are computed again, segment by segment, from about sqrt(T) of them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from cai.inference.backups import continuation, outcome_q_values
+from cai.inference.soft_pass import BITS, SoftPass
+from cai.models.numerics import safe_log, safe_logsumexp
+from cai.models.trajectory import TrajectoryModel
+
+__all__ = ["SoftSweep", "asks_for_gradients", "soft_values"]
+
+
+class SoftSweep:
+    """A forward sweep along one backward pass.
+
+    Args:
+        soft: the pass.
+        kept: values [T + 1, S] (or [T + 1, S, B]) of all steps; or [C, S], those at `times`.
+        times: the steps of the values that were kept, ascending, ending with T.
+    """
+
+    def __init__(self, soft: SoftPass, kept: Tensor, times: list[int]) -> None:
+        self.soft, self.kept, self.times = soft, kept, times
+
+    def pairs(self) -> Iterator[tuple[int, Tensor, Tensor]]:
+        """(t, v_t, v_{t+1}) for t = 0, 1, ..., T - 1; what was not kept is computed again."""
+        for number, (first, last) in enumerate(zip(self.times, self.times[1:], strict=False)):
+            segment = self.kept[number : number + 2]
+            if last - first > 1:
+                segment = self.kept.new_empty((last - first + 1, *self.kept.shape[1:]))
+                segment[0], segment[-1] = self.kept[number], self.kept[number + 1]
+                for t in range(last - 1, first, -1):
+                    self.soft.step(segment[t + 1 - first], t, segment[t - first])
+            for t in range(first, last):
+                yield t, segment[t - first], segment[t + 1 - first]
+
+    def shares(self, t: int, values: Tensor, following: Tensor, adjoint: Tensor) -> tuple[Tensor, Tensor]:
+        """(d_t [S, A] or [S, A, B], a_{t+1} [S] or [S, B]) from v_t, v_{t+1} and a_t.
+
+        States that are terminal or without hope pass nothing on.
+        """
+        soft, made = self.soft, self.soft.constants(t)
+        counts = torch.isfinite(values).index_fill_(0, soft.terminal, False)
+        adjoint = torch.where(counts, adjoint, torch.zeros_like(adjoint))
+        finite = torch.where(counts, values, torch.zeros_like(values))
+        table = values.new_empty((soft.num_states, soft.num_actions, *values.shape[1:]))
+        flat = table.view(-1, *values.shape[1:])
+        if soft.kind == "fixed":
+            x, shift, lost = soft.fixed_arrivals(following, made)
+            soft.shift_to_scores(x, made)
+            height = (finite - shift - made.largest).mul_(BITS)
+            for start, stop in soft.blocks(values):
+                scores = soft.fixed_scores(x, lost, made, start, stop, table[start:stop])
+                scores.sub_(height[start:stop, None]).exp2_().mul_(adjoint[start:stop, None])
+            return table, made.sums.scatter(flat).mul_(soft.model.discount)
+        assert made.row_largest is not None
+        x, shift = soft.exact_arrivals(following)
+        height = (finite - made.row_largest - shift).mul_(BITS)
+        low = counts & (height < math.log2(soft.smallest))
+        sound = counts & ~low  # elsewhere a power of the height may be infinite
+        rate = torch.where(sound, adjoint, torch.zeros_like(adjoint))
+        rate.mul_((-torch.where(sound, height, torch.zeros_like(height))).exp2_())
+        weighted = torch.empty_like(table)
+        for start, stop in soft.blocks(values):
+            rows = slice(start * soft.num_actions, stop * soft.num_actions)
+            torch.mul(soft.weights(made, start, stop, values), rate[start:stop, None], out=weighted[start:stop])
+            made.sums.gather(x, start, stop, flat[rows])
+        table.mul_(weighted)
+        passed = made.sums.scatter(weighted.view(flat.shape))
+        passed.mul_(soft.discounted(following, shift))
+        if bool(low.any()):
+            self._pass_locally(t, values, following, adjoint, low, table, passed)
+        return table, passed
+
+    def _pass_locally(
+        self, t: int, values: Tensor, following: Tensor, adjoint: Tensor, low: Tensor, table: Tensor, passed: Tensor
+    ) -> None:
+        """Does the states again whose sums underflow, each by a shift of its own."""
+        soft, mdp = self.soft, self.soft.model.mdp
+        for at in soft.pieces(low.nonzero(as_tuple=True)):
+            scores = soft.outcome_scores(following, t, at)
+            prior = soft.prior_of(soft.constants(t), at)
+            scores = scores + (prior[..., None] if isinstance(prior, Tensor) else prior)
+            chances = (scores - values[at][:, None, None]).exp() * adjoint[at][:, None, None]
+            table.movedim(1, -1)[at] = chances.sum(-1)
+            leads = mdp.successors().expand_as(mdp.probabilities)[at[0]]
+            problem = tuple(index[:, None, None].expand_as(leads) for index in at[1:])
+            passed.index_put_(
+                (leads, *problem), chances * self._kept_share(following)[(leads, *problem)], accumulate=True
+            )
+
+    def _kept_share(self, following: Tensor) -> Tensor:
+        """Gamma e^v / (gamma e^v + 1 - gamma): the probability given optimality that a chain which arrives goes on."""
+        model = self.soft.model
+        if model.discount == 1:
+            return torch.ones_like(following)
+        share = (following + math.log(model.discount) - continuation(model, following)).exp()
+        return share
+
+
+def soft_values(
+    model: TrajectoryModel,
+    kind: Literal["fixed", "exact"],
+    *,
+    kernel: str = "auto",
+    log_prior: Tensor | None = None,
+    all_steps: bool = True,
+) -> Tensor:
+    """Log beta_t(s) in nats, with gradients where the model's tensors ask for them.
+
+    Gradients reach rewards, temperature, action prior and dynamics by `SoftSweep`. They can be differentiated again;
+    that records the recursion step by step.
+
+    Args:
+        model: the trajectory model, of a finite horizon.
+        kind: which backup.
+        kernel: see `cai.inference.kernels`.
+        log_prior: [T, S, A] in place of the model's own.
+        all_steps: whether all values are wanted; else v_1 alone, which takes the memory of 2 sqrt(T) rows.
+
+    Returns:
+        [T + 1, S], or [1, S].
+    """
+    prior = model.log_action_prior if log_prior is None else log_prior
+    differentiable = asks_for_gradients(model, log_prior)
+    rewards = [model.reward_table(t) / model.temperature for t in model.reward_times] if differentiable else []
+    return _SoftValues.apply(model, kind, kernel, all_steps, model.mdp.probabilities, prior, *rewards)
+
+
+def asks_for_gradients(model: TrajectoryModel, log_prior: Tensor | None = None) -> bool:
+    """Whether gradients are recorded, and some tensor of the model asks for them."""
+    if not torch.is_grad_enabled():
+        return False
+    given = [model.mdp.probabilities, model.action_prior, model.temperature, log_prior]
+    return any(isinstance(part, Tensor) and part.requires_grad for part in given) or any(
+        model.reward_table(t).requires_grad for t in model.reward_times
+    )
+
+
+class _SoftValues(torch.autograd.Function):
+    """Inputs: probabilities [S, A, K], log prior [S, A] or [T, S, A], and rewards in nats, a table a reward time."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        model: TrajectoryModel,
+        kind: Literal["fixed", "exact"],
+        kernel: str,
+        all_steps: bool,
+        probabilities: Tensor,
+        log_prior: Tensor,
+        *rewards: Tensor,
+    ) -> Tensor:
+        steps, mdp = model.steps, model.mdp
+        own = log_prior.dim() == 2
+        soft = SoftPass(model, kind, kernel=kernel, log_prior=log_prior, values_only=own)
+        ctx.model, ctx.soft, ctx.all_steps = model, soft, all_steps
+        stride = 1 if all_steps else max(1, math.isqrt(steps))
+        times = [*range(0, steps, stride), steps] if rewards or all_steps else [0, steps]
+        kept = probabilities.new_empty((len(times), mdp.num_states))
+        if all_steps:
+            soft.values(kept)
+        else:
+            kept[-1] = 0.0
+            place = len(times) - 2
+            rolling = kept.new_empty((2, mdp.num_states))
+            following = kept[-1]
+            for t in reversed(range(steps)):
+                lands = t == times[place]
+                following = soft.step(following, t, kept[place] if lands else rolling[t % 2])
+                place -= lands
+        ctx.times = times
+        ctx.save_for_backward(kept, probabilities, log_prior, *rewards)
+        return kept if all_steps else kept[:1].clone()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        kept, probabilities, log_prior, *rewards = ctx.saved_tensors
+        needs = ctx.needs_input_grad[4:]
+        inputs = (probabilities, log_prior, *rewards)
+        if torch.is_grad_enabled():  # somebody differentiates twice: record everything
+            values = recorded_values(ctx.model, ctx.soft.kind, *inputs)
+            values = values if ctx.all_steps else values[:1]
+            asked = [part for part, needed in zip(inputs, needs, strict=True) if needed]
+            incoming = torch.where(torch.isfinite(values), gradients[0], torch.zeros_like(values))
+            found = iter(torch.autograd.grad(values, asked, incoming, create_graph=True, allow_unused=True))
+            return (None, None, None, None, *(next(found) if needed else None for needed in needs))
+        sweep = SoftSweep(ctx.soft, kept, ctx.times)
+        return (None, None, None, None, *_swept(ctx.model, sweep, gradients[0], inputs, needs))
+
+
+def _swept(
+    model: TrajectoryModel, sweep: SoftSweep, gradients: Tensor, inputs: tuple[Tensor, ...], needs: tuple[bool, ...]
+) -> list[Tensor | None]:
+    """The gradients of the inputs, from those of the values [T + 1, S] or [1, S]."""
+    probabilities, log_prior, *rewards = inputs
+    totals = [torch.zeros_like(part) if needed else None for part, needed in zip(inputs, needs, strict=True)]
+    by_outcome = needs[0] or any(table.shape[-1] > 1 for table in rewards)
+    adjoint = torch.zeros_like(gradients[0])
+    for t, values, following in sweep.pairs():
+        if t < len(gradients):
+            adjoint = adjoint + gradients[t]
+        table, passed = sweep.shares(t, values, following, adjoint)
+        if totals[1] is not None:
+            (totals[1][t] if log_prior.dim() == 3 else totals[1]).add_(table)
+        place = 2 + (t if len(rewards) > 1 else 0)
+        ratios = _tilts(model, sweep.soft, t, following) if by_outcome else None
+        reward_total = totals[place] if rewards else None
+        if reward_total is not None:
+            if reward_total.shape[-1] == 1:
+                reward_total.add_(table[..., None])
+            else:
+                assert ratios is not None
+                reward_total.add_(table[..., None] * probabilities * ratios)
+        if totals[0] is not None:
+            assert ratios is not None
+            totals[0].add_(table[..., None] * _slopes(model, sweep.soft, t, following, ratios))
+        adjoint = passed
+    return totals
+
+
+def _tilts(model: TrajectoryModel, soft: SoftPass, t: int, following: Tensor) -> Tensor:
+    """q(k|s,a) / p(k|s,a) [S, A, K], 0 where the outcome is not possible."""
+    probabilities = model.mdp.probabilities.detach()
+    if soft.kind == "fixed":
+        return (probabilities > 0).to(probabilities.dtype)
+    scores = model.reward_table(t).detach() / float(model.temperature)
+    scores = scores + model.mdp.gather(continuation(model, following))
+    q_values = safe_logsumexp(safe_log(probabilities) + scores)[..., None]
+    ratios = (scores - torch.where(torch.isfinite(q_values), q_values, torch.zeros_like(q_values))).exp()
+    return torch.where((probabilities > 0) & torch.isfinite(q_values), ratios, torch.zeros_like(ratios))
+
+
+def _slopes(model: TrajectoryModel, soft: SoftPass, t: int, following: Tensor, ratios: Tensor) -> Tensor:
+    """The derivative of q(s, a) with respect to p(k|s,a), on what is possible: [S, A, K]."""
+    if soft.kind == "exact":
+        return ratios
+    worth = model.discount * model.mdp.gather(following)
+    table = model.reward_table(t).detach()
+    if table.shape[-1] > 1:  # else the reward has no probability as its factor
+        worth = worth + table / float(model.temperature)
+    worth = worth.expand_as(ratios)
+    return torch.where((ratios > 0) & torch.isfinite(worth), worth, torch.zeros_like(worth))
+
+
+def recorded_values(
+    model: TrajectoryModel, kind: str, probabilities: Tensor, log_prior: Tensor, *rewards: Tensor
+) -> Tensor:
+    """The same values [T + 1, S], by operations that autograd records."""
+    values = probabilities.new_zeros(model.mdp.num_states)
+    rows = [values]
+    for t in reversed(range(model.steps)):
+        q_values = outcome_q_values(model, kind, probabilities, rewards[t if len(rewards) > 1 else 0], values)
+        scores = (log_prior[t] if log_prior.dim() == 3 else log_prior) + q_values
+        values = safe_logsumexp(scores)
+        values = torch.where(model.live, values, torch.zeros_like(values))
+        rows.append(values)
+    return torch.stack(rows[::-1])

@@ -1,0 +1,361 @@
+"""Backward passes of soft control at the speed of the machine: values from values, with no gradients recorded.
+
+Both backups are sums over outcomes (`OutcomeSums`) between powers and logarithms, in nats with rho = r / alpha:
+
+    fixed dynamics   q = rho + P (gamma v - c) + c                c = max gamma v      Levine 2018, equation (15)
+    exact            q = rho + log(P e^{v - c}) + c               c = max v            Levine 2018, equation (7)
+    both             v = log sum_a p(a|s) e^q
+
+Where rewards see the outcome, e^{rho_k} goes into P. A shift is one number for all states, so a sum may underflow that
+a shift of its own would have saved: states whose sum falls under tiny / eps are done again by logsumexps of their own,
+which keeps every state exact to rounding. No product ever sees an infinity. Powers are those of 2, which
+torch computes about three times as fast as those of e.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from cai.inference.backups import continuation
+from cai.inference.kernels import OutcomeSums, outcome_sums
+from cai.models.numerics import expectation, safe_log, safe_logsumexp
+from cai.models.trajectory import TrajectoryModel
+
+__all__ = ["SoftPass"]
+
+NATS = math.log(2.0)  # in one bit
+BITS = 1.0 / NATS
+BLOCK = 2**18  # numbers of a block of states, 2 MiB of float64: what lies between two operations stays in the cache
+PIECE = 2**24  # numbers of one piece of the states that are done again
+HELD_STEPS = 8  # steps for each action from which a table [S, A] is small beside the values
+COLLAPSED_STEPS = 32  # steps from which it pays to sum over actions once and for all
+
+
+Shift = float | Tensor  # one number, or [B]
+
+
+class _Constants(NamedTuple):
+    """What a step multiplies and adds.
+
+    Attributes:
+        rewards: [S, A] or [S, A, B], the part of the reward that outcomes do not change.
+        scale: nats in a unit of them.
+        prior: log p(a|s) in nats, [S, A] or [S, A, B], or one number.
+        largest: the largest finite rho + log prior, one number or [B].
+        row_largest: [S] or [S, B], that of each state, 0 where there is none; for the exact backup.
+        sums: over outcomes.
+    """
+
+    rewards: Tensor
+    scale: float
+    prior: Tensor | float
+    largest: Shift
+    row_largest: Tensor | None
+    sums: OutcomeSums
+
+
+class SoftPass:
+    """One backward recursion of a model, or of B problems that share its process.
+
+    For a batch values are [S, B] and q-values [S, A, B].
+
+    Args:
+        model: the trajectory model.
+        kind: which backup.
+        kernel: see `cai.inference.kernels`.
+        log_prior: [S, A], [S, A, B] or, with a time axis, [T, S, A]; the model's unless given.
+        rewards: [S, A, B], nats, for a batch; the model's unless given.
+        values_only: whether nothing but values is asked for, so that actions may be summed over first.
+
+    Raises:
+        ValueError: if the kernel does not fit.
+    """
+
+    def __init__(
+        self,
+        model: TrajectoryModel,
+        kind: Literal["fixed", "exact"],
+        *,
+        kernel: str = "auto",
+        log_prior: Tensor | None = None,
+        rewards: Tensor | None = None,
+        values_only: bool = False,
+    ) -> None:
+        self.model, self.kind, self.rewards, self.kernel = model, kind, rewards, kernel
+        table = model.mdp.probabilities
+        self.num_states, self.num_actions = model.mdp.num_states, model.mdp.num_actions
+        self.smallest = torch.finfo(table.dtype).tiny / torch.finfo(table.dtype).eps
+        self.terminal = model.mdp.terminal.nonzero()[:, 0]
+        self.ones = table.new_ones(self.num_actions)
+        self.log_prior = (model.log_action_prior if log_prior is None else log_prior).detach()
+        self.prior_in_time = self.log_prior.dim() == 3 and rewards is None
+        self.reward_in_time = rewards is None and model.reward.reads_time
+        self.sees_outcomes = rewards is None and model.reward.reads_outcome
+        self.sums = outcome_sums(model.mdp, "auto" if kernel == "collapsed" else kernel)
+        self._made: tuple[int, _Constants] | None = None
+        self._lost: tuple[Tensor, Tensor] | None = None
+        self._buffers: dict[str, Tensor] = {}
+        self._held: Tensor | None = None
+        self.collapsed: OutcomeSums | None = None
+        collapses = kind == "exact" and rewards is None and not (self.prior_in_time or self.reward_in_time)
+        if kernel == "collapsed" and not (collapses and values_only):
+            raise ValueError(
+                "kernel 'collapsed' sums over actions once and for all: it needs the exact backup, one problem whose "
+                "reward and action prior do not change over time, and keep='values' or 'evidence'; use kernel='auto'"
+            )
+        if kernel == "collapsed" or (kernel == "auto" and collapses and values_only and model.steps >= COLLAPSED_STEPS):
+            self.collapsed = self.constants(0).sums.over_actions(self._all_weights())
+        elif collapses and values_only and model.steps >= HELD_STEPS * self.num_actions:
+            self._held = self._all_weights()
+
+    # ---- steps --------------------------------------------------------------------------------------------------
+
+    def step(self, following: Tensor, t: int, out: Tensor) -> Tensor:
+        """Writes v_t into `out` from v_{t+1}, both [S] or [S, B], nats."""
+        if self.kind == "fixed":
+            self._fixed_step(following, t, out)
+        else:
+            self._exact_step(following, t, out)
+        return out.index_fill_(0, self.terminal, 0.0) if len(self.terminal) else out
+
+    def q_values(self, following: Tensor, t: int) -> Tensor:
+        """q_t [S, A] or [S, A, B], nats, from v_{t+1}; 0 in terminal states."""
+        made = self.constants(t)
+        result = following.new_empty((self.num_states, self.num_actions, *following.shape[1:]))
+        flat = result.view(-1, *following.shape[1:])
+        if self.kind == "fixed":
+            x, shift, lost = self.fixed_arrivals(following, made)
+        else:
+            x, shift = self.exact_arrivals(following)
+        for start, stop in self.blocks(following):
+            rows = slice(start * self.num_actions, stop * self.num_actions)
+            made.sums.gather(x, start, stop, flat[rows])
+            block = result[start:stop]
+            if self.kind == "fixed":
+                block.add_(made.rewards[start:stop], alpha=made.scale).add_(shift)
+                if lost is not None:
+                    block.masked_fill_(lost[start:stop], -torch.inf)
+                continue
+            low = block < self.smallest
+            block.log2_().mul_(NATS).add_(made.rewards[start:stop], alpha=made.scale).add_(shift)
+            if bool(low.any()):
+                states = low.any(1).nonzero(as_tuple=True)
+                local = self._local_q_values(following, t, (states[0] + start, *states[1:]))
+                block.movedim(1, -1)[states] = local
+        return result.index_fill_(0, self.terminal, 0.0)
+
+    def values(self, out: Tensor) -> Tensor:
+        """Fills `out` [T + 1, S] or [T + 1, S, B] with log beta_t, the last row 0."""
+        out[-1] = 0.0
+        for t in reversed(range(len(out) - 1)):
+            self.step(out[t + 1], t, out[t])
+        return out
+
+    def _fixed_step(self, following: Tensor, t: int, out: Tensor) -> None:
+        made = self.constants(t)
+        x, shift, lost = self.fixed_arrivals(following, made)
+        self.shift_to_scores(x, made)
+        shift = shift + made.largest
+        for start, stop in self.blocks(following):
+            block = self._buffer("scores", start, stop, following)
+            scores = self.fixed_scores(x, lost, made, start, stop, block)
+            powers = torch.exp2(scores, out=self._buffer("powers", start, stop, following).view(scores.shape))
+            sums = self._over_actions(powers)
+            torch.log2(sums, out=out[start:stop])
+            if float(sums.min()) < self.smallest:
+                states = (sums < self.smallest).nonzero(as_tuple=True)
+                out[start:stop][states] = safe_logsumexp(scores.movedim(1, -1)[states] / BITS) * BITS
+        out.mul_(NATS).add_(shift)
+
+    def shift_to_scores(self, x: Tensor, made: _Constants) -> None:
+        """Shifts what arrives so that every score is 0 at most, in bits: rows of P sum to 1."""
+        x.sub_(made.largest if isinstance(made.prior, Tensor) else made.largest - made.prior).mul_(BITS)
+
+    def fixed_scores(
+        self, x: Tensor, lost: Tensor | None, made: _Constants, start: int, stop: int, out: Tensor
+    ) -> Tensor:
+        """Log p(a|s) + q of a block less the step's shifts, in bits, written into `out`: [., A] or [., A, B]."""
+        made.sums.gather(x, start, stop, out.view(-1, *x.shape[1:]))
+        scores = out.view(stop - start, self.num_actions, *x.shape[1:])
+        scores.add_(made.rewards[start:stop], alpha=made.scale * BITS)
+        if isinstance(made.prior, Tensor):
+            scores.add_(made.prior[start:stop], alpha=BITS)
+        return scores if lost is None else scores.masked_fill_(lost[start:stop], -torch.inf)
+
+    def _exact_step(self, following: Tensor, t: int, out: Tensor) -> None:
+        made = self.constants(t)
+        assert made.row_largest is not None
+        x, shift = self.exact_arrivals(following)
+        for start, stop in self.blocks(following):
+            if self.collapsed is not None:
+                sums = self.collapsed.gather(x, start, stop, self._buffer("sums", start, stop, following, rows=1))
+            else:
+                products = made.sums.gather(x, start, stop, self._buffer("scores", start, stop, following))
+                products = products.view(stop - start, self.num_actions, *following.shape[1:])
+                sums = self._over_actions(products.mul_(self.weights(made, start, stop, following)))
+            block = torch.log2(sums, out=out[start:stop]).mul_(NATS).add_(made.row_largest[start:stop]).add_(shift)
+            if float(sums.min()) < self.smallest:
+                states = (sums < self.smallest).nonzero(as_tuple=True)
+                at = (states[0] + start, *states[1:])
+                block[states] = safe_logsumexp(self._local_q_values(following, t, at) + self.prior_of(made, at))
+
+    def fixed_arrivals(self, following: Tensor, made: _Constants) -> tuple[Tensor, Shift, Tensor | None]:
+        """(gamma v - c, 0 where v = -inf; c; bool [S, A] or [S, A, B] where -inf can be reached, or None)."""
+        shift, complete = _extent(following)
+        x = torch.sub(following, shift, out=self._buffer("arrivals", 0, self.num_states, following, rows=1))
+        if self.model.discount < 1:
+            x.mul_(self.model.discount)
+        if complete:
+            return x, shift * self.model.discount, None
+        gone = torch.isinf(following)
+        x.masked_fill_(gone, 0.0)
+        if self._lost is None or not torch.equal(self._lost[0], gone):
+            reached = x.new_empty((self.num_states * self.num_actions, *x.shape[1:]))
+            made.sums.gather(gone.to(x.dtype), 0, self.num_states, reached)
+            self._lost = gone, (reached > 0).view(self.num_states, self.num_actions, *x.shape[1:])
+        return x, shift * self.model.discount, self._lost[1]
+
+    def exact_arrivals(self, following: Tensor) -> tuple[Tensor, Shift]:
+        """(e^{v - c} with the discount's fall, c)."""
+        discount = self.model.discount
+        shift, _ = _extent(following, least=-math.inf if discount == 1 else 0.0)
+        x = torch.sub(following, shift, out=self._buffer("arrivals", 0, self.num_states, following, rows=1))
+        x.mul_(BITS).exp2_()
+        if discount < 1:  # in terminal states v = 0, so that the fall changes nothing
+            fallen = (-shift).exp() if isinstance(shift, Tensor) else math.exp(-shift)
+            x.mul_(discount).add_((1 - discount) * fallen)
+        return x, shift
+
+    def weights(self, made: _Constants, start: int, stop: int, like: Tensor) -> Tensor:
+        """p(a|s) e^rho of a block relative to the largest of each state."""
+        if self._held is not None:
+            return self._held[start:stop]
+        weights = self._buffer("powers", start, stop, like).view(stop - start, self.num_actions, *like.shape[1:])
+        assert made.row_largest is not None
+        shared = 0.0 if isinstance(made.prior, Tensor) else made.prior
+        offset = (shared - made.row_largest[start:stop, None]).mul_(BITS)
+        torch.add(offset, made.rewards[start:stop], alpha=made.scale * BITS, out=weights)
+        if isinstance(made.prior, Tensor):
+            weights.add_(made.prior[start:stop], alpha=BITS)
+        return weights.exp2_()
+
+    def _over_actions(self, table: Tensor) -> Tensor:
+        return torch.mv(table, self.ones) if table.dim() == 2 else table.sum(1)
+
+    def discounted(self, following: Tensor, shift: Shift) -> Tensor:
+        """Gamma e^{v - c}, the part of what arrives that goes on."""
+        return (following - shift).mul_(BITS).exp2_().mul_(self.model.discount)
+
+    # ---- states that are done again -----------------------------------------------------------------------------
+
+    def pieces(self, at: tuple[Tensor, ...]) -> Iterator[tuple[Tensor, ...]]:
+        """Indices of states (and of their problems in the batch) in pieces whose outcomes fit the memory."""
+        size = max(1, PIECE // (self.num_actions * self.model.mdp.num_outcomes))
+        yield from zip(*(part.split(size) for part in at), strict=True)
+
+    def outcome_scores(self, following: Tensor, t: int, at: tuple[Tensor, ...]) -> Tensor:
+        """[N, A, K], log p_k + rho_k + what it is worth to arrive, nats, of the states `at`."""
+        mdp, (states, *problem) = self.model.mdp, at
+        leads = mdp.successors().expand_as(mdp.probabilities)[states]
+        arrived = continuation(self.model, following)[(leads, *(index[:, None, None] for index in problem))]
+        return safe_log(mdp.probabilities.detach()[states]) + arrived + self._rewards_of(t, states, problem)
+
+    def _local_q_values(self, following: Tensor, t: int, at: tuple[Tensor, ...]) -> Tensor:
+        """[N, A], q-values of the states `at`, each by a shift of its own."""
+        return torch.cat([safe_logsumexp(self.outcome_scores(following, t, piece)) for piece in self.pieces(at)])
+
+    def _rewards_of(self, t: int, states: Tensor, problem: list[Tensor]) -> Tensor:
+        """[N, A, 1] or [N, A, K], nats."""
+        if self.rewards is not None:
+            return self.rewards.movedim(1, -1)[(states, *problem)][..., None]
+        return self.model.reward_table(t).detach()[states] / self.model.temperature
+
+    def prior_of(self, made: _Constants, at: tuple[Tensor, ...]) -> Tensor | float:
+        """[N, A], nats."""
+        if not isinstance(made.prior, Tensor):
+            return made.prior
+        return made.prior[at[0]] if made.prior.dim() == 2 else made.prior.movedim(1, -1)[at]
+
+    # ---- constants ----------------------------------------------------------------------------------------------
+
+    def constants(self, t: int) -> _Constants:
+        """Those of step t, made once where they do not change."""
+        key = t if self.reward_in_time or self.prior_in_time else 0
+        if self._made is None or self._made[0] != key:
+            self._made = key, self._constants(key)
+        return self._made[1]
+
+    def _constants(self, t: int) -> _Constants:
+        prior = self._shared(self.log_prior[t] if self.prior_in_time else self.log_prior)
+        rewards, scale, sums = self._rewards_and_sums(t)
+        if self.rewards is not None and isinstance(prior, Tensor) and prior.dim() == 2:
+            prior = prior[..., None].expand_as(rewards)
+        parts = []
+        for start, stop in self.blocks(rewards[:, 0]):
+            scores = rewards[start:stop] * scale + (prior[start:stop] if isinstance(prior, Tensor) else prior)
+            parts.append(scores.amax(1))
+        row_largest = torch.cat(parts)
+        nothing = torch.zeros_like(row_largest[:1])
+        largest, _ = _extent(row_largest)
+        finite = torch.where(torch.isfinite(row_largest), row_largest, nothing) if self.kind == "exact" else None
+        return _Constants(rewards, scale, prior, largest, finite, sums)
+
+    def _rewards_and_sums(self, t: int) -> tuple[Tensor, float, OutcomeSums]:
+        if self.rewards is not None:
+            return self.rewards, 1.0, self.sums
+        mdp, table, scale = self.model.mdp, self.model.reward_table(t).detach(), 1.0 / float(self.model.temperature)
+        if not self.sees_outcomes:
+            return table[..., 0], scale, self.sums
+        chances = mdp.probabilities.detach()
+        if self.kind == "fixed":
+            return expectation(chances, table), scale, self.sums
+        possible = chances > 0
+        offered = torch.where(possible, table, torch.full_like(table, -torch.inf))
+        best = offered.amax(-1)
+        shift = torch.where(torch.isfinite(best), best, torch.zeros_like(best))
+        weights = chances * ((offered - shift[..., None]) * scale).exp()
+        return best, scale, outcome_sums(mdp, "auto" if self.kernel == "collapsed" else self.kernel, weights)
+
+    @staticmethod
+    def _shared(prior: Tensor) -> Tensor | float:
+        """One number, where every action of every state has the same."""
+        first = float(prior.reshape(-1)[0])
+        return first if math.isfinite(first) and bool((prior == first).all()) else prior
+
+    def _all_weights(self) -> Tensor:
+        """[S, A], `_weights` of all states."""
+        like = self.model.mdp.probabilities.detach()[:, 0, 0]
+        made = self.constants(0)
+        return torch.cat([self.weights(made, start, stop, like).clone() for start, stop in self.blocks(like)])
+
+    # ---- blocks -------------------------------------------------------------------------------------------------
+
+    def blocks(self, like: Tensor) -> Iterator[tuple[int, int]]:
+        """Ranges of states whose tables [., A] or [., A, B] stay in the cache; on a GPU all at once."""
+        width = self.num_actions * (like.shape[1] if like.dim() > 1 else 1)
+        size = self.num_states if like.is_cuda else max(1, BLOCK // width)
+        for start in range(0, self.num_states, size):
+            yield start, min(start + size, self.num_states)
+
+    def _buffer(self, name: str, start: int, stop: int, like: Tensor, rows: int | None = None) -> Tensor:
+        """Memory for a block, the same each time: [(stop - start) A] or with B behind."""
+        rows = self.num_actions if rows is None else rows
+        shape = ((stop - start) * rows, *like.shape[1:])
+        if name not in self._buffers or self._buffers[name].numel() < math.prod(shape):
+            self._buffers[name] = like.new_empty(math.prod(shape))
+        return self._buffers[name][: math.prod(shape)].view(shape)
+
+
+def _extent(values: Tensor, least: float = -math.inf) -> tuple[Shift, bool]:
+    """(the largest value, at least `least`, 0 where none is finite; whether no value is infinite)."""
+    low, high = torch.aminmax(values, dim=0)
+    if values.dim() == 1:
+        largest = max(float(high), least)
+        return (largest if math.isfinite(largest) else 0.0), math.isfinite(float(low))
+    high = high.clamp(min=least)
+    return torch.where(torch.isfinite(high), high, torch.zeros_like(high)), bool(torch.isfinite(low).all())
