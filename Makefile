@@ -3,10 +3,11 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+BENCH := .venv-bench
 READY := $(VENV)/.ready
 PIP := $(BIN)/pip install --quiet --constraint constraints.txt
 
-.PHONY: demo test lint format types notebooks wheel clean
+.PHONY: demo test lint format types notebooks wheel bench clean
 
 demo: $(READY)  ## compare the backends on the bridge, and save the pictures
 	$(BIN)/cai compare bridge --out out/bridge
@@ -41,8 +42,12 @@ wheel: $(READY)
 	cd "$${TMPDIR:-/tmp}/cai-wheel" && ./bin/cai compare lottery --json
 	rm -rf "$${TMPDIR:-/tmp}/cai-wheel"
 
+bench: $(BENCH)/.ready  ## speed and memory beside other libraries (20 minutes on an idle machine); see out/benchmarks
+	$(BENCH)/bin/python -m benchmarks --out out/benchmarks
+	$(BENCH)/bin/python -m benchmarks.road --out out/benchmarks/road.json
+
 clean:
-	rm -rf $(VENV) build dist out *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(BENCH) build dist out *.egg-info .pytest_cache .mypy_cache .ruff_cache
 
 # Torch first and pinned: unpinned it may bring gigabytes that a CPU has no use for.
 $(READY): setup.cfg pyproject.toml constraints.txt
@@ -51,3 +56,13 @@ $(READY): setup.cfg pyproject.toml constraints.txt
 	$(PIP) setuptools wheel
 	$(PIP) --no-build-isolation --editable '.[notebooks,dev]'
 	touch $(READY)
+
+# imitation and what it needs go in without their dependencies: it asks for gymnasium 0.29, and its tabular recursion does
+# not use it.
+$(BENCH)/.ready: setup.cfg pyproject.toml constraints.txt constraints-bench.txt
+	$(PYTHON) -m venv $(BENCH)
+	$(BENCH)/bin/pip install --quiet --constraint constraints.txt torch
+	$(BENCH)/bin/pip install --quiet --constraint constraints.txt setuptools wheel
+	$(BENCH)/bin/pip install --quiet --constraint constraints-bench.txt --no-build-isolation --editable '.[bench]'
+	$(BENCH)/bin/pip install --quiet --constraint constraints-bench.txt --no-deps imitation seals stable-baselines3
+	touch $(BENCH)/.ready

@@ -6,7 +6,7 @@ import json
 import math
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -16,6 +16,7 @@ from cai.inference.backends import backend_label, check_question, check_seed, in
 from cai.inference.posterior import Posterior
 from cai.inference.progress import progress
 from cai.inference.status import Backend, Status
+from cai.models.batch import ModelBatch
 from cai.models.trajectory import TrajectoryModel
 from cai.policy import extract_policy
 
@@ -47,6 +48,7 @@ class Row:
         seconds: for inference alone.
         posterior: the answer, or None.
         outcome: of its policy in the true world, or None.
+        member: of a batch, which one; else None.
     """
 
     backend: str
@@ -63,11 +65,14 @@ class Row:
     seconds: float
     posterior: Posterior | None
     outcome: Outcome | None
+    member: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The line as JSON allows it: null for what is not known or not finite."""
         numbers = {key: _finite(getattr(self, key)) for key in NUMBERS}
-        head = {"backend": self.backend, "target": self.target, "status": self.status.label}
+        head: dict[str, Any] = {"backend": self.backend, "target": self.target, "status": self.status.label}
+        if self.member is not None:
+            head["member"] = self.member
         return {**head, **numbers, "seconds": round(self.seconds, 6)}
 
 
@@ -77,7 +82,7 @@ class Comparison:
 
     Attributes:
         model: what was asked.
-        rows: one for each backend.
+        rows: one for each backend; of a batch, one for each backend and member.
     """
 
     model: Any
@@ -86,18 +91,42 @@ class Comparison:
     def __repr__(self) -> str:
         return f"Comparison of {', '.join(f'{row.backend} ({row.status.label})' for row in self.rows)}; see to_frame()"
 
+    def member(self, member: int) -> Comparison:
+        """The comparison of one member of a batch.
+
+        Raises:
+            ValueError: if no batch was compared.
+            IndexError: if the batch has no such member.
+        """
+        if not isinstance(self.model, ModelBatch):
+            raise ValueError("there are no members: one model was compared, not a batch")
+        model, number = self.model[member], range(len(self.model))[member]
+        return Comparison(model, tuple(replace(row, member=None) for row in self.rows if row.member == number))
+
     def __getitem__(self, backend: str) -> Row:
-        """The line of a backend by what stands in its row, or by its name; the first, if it was asked twice."""
+        """The line of a backend by what stands in its row, or by its name; the first, if it was asked twice.
+
+        Of a batch take the lines of a member first: `comparison.member(3)["exact"]`.
+        """
+        if isinstance(self.model, ModelBatch):
+            raise ValueError(
+                f"{backend!r} has a row for each of {len(self.model)} members; take those of one first: "
+                f"comparison.member(0)[{backend!r}]"
+            )
         for names in ([row.backend for row in self.rows], [row.backend.split("(")[0] for row in self.rows]):
             if backend in names:
                 return self.rows[names.index(backend)]
         raise KeyError(f"{backend!r} was not compared; rows are {', '.join(row.backend for row in self.rows)}")
 
     def to_frame(self) -> pd.DataFrame:
-        """A table with a row for each backend, and for each region the chances to visit it and to end in it."""
+        """A table with a row for each backend, and for each region the chances to visit it and to end in it.
+
+        Of a batch there is a row for each backend and member, indexed by both.
+        """
         lines = []
         for row in self.rows:
-            line: dict[str, Any] = {"backend": row.backend, "target": row.target, "status": row.status.label}
+            line: dict[str, Any] = {"backend": row.backend, "member": row.member, "target": row.target}
+            line["status"] = row.status.label
             line |= {key: getattr(row, key) for key in NUMBERS}
             line["seconds"] = row.seconds
             if row.outcome is not None:
@@ -105,10 +134,20 @@ class Comparison:
                 line |= {f"visits_{key}": value for key, value in (row.outcome.visits or {}).items()}
                 line |= {f"ends_in_{key}": value for key, value in (row.outcome.ends_in or {}).items()}
             lines.append(line)
-        return pd.DataFrame(lines).set_index("backend")
+        frame = pd.DataFrame(lines)
+        if isinstance(self.model, ModelBatch):
+            return frame.set_index(["backend", "member"])
+        return frame.drop(columns="member").set_index("backend")
 
     def to_dict(self) -> dict[str, Any]:
         """The comparison as plain values, null where a number is unknown or not finite."""
+        if isinstance(self.model, ModelBatch):
+            members = [
+                {"horizon": _finite(model.horizon), "temperature": float(model.temperature)} for model in self.model
+            ]
+            base = self.model.base
+            rows = [row.to_dict() for row in self.rows]
+            return {"model": base.name, "discount": base.discount, "members": members, "rows": rows}
         model = self.model if isinstance(self.model, TrajectoryModel) else None
         name = model.name if model else getattr(self.model, "__name__", "program")
         horizon: Any = model.horizon if model else next((r.posterior.horizon for r in self.rows if r.posterior), None)
@@ -125,9 +164,15 @@ class Comparison:
         return json.dumps(self.to_dict(), indent=indent, allow_nan=False)
 
     def plot(self, **options: Any) -> Figure:
-        """Believed against real return, the luck, and where each policy ends; see `cai.plot_comparison`."""
+        """Believed against real return, the luck, and where each policy ends; see `cai.plot_comparison`.
+
+        Raises:
+            ValueError: if a batch was compared, whose members have a picture each.
+        """
         from cai.plots import plot_comparison
 
+        if isinstance(self.model, ModelBatch):
+            raise ValueError("a batch was compared; plot one of its members: comparison.member(0).plot()")
         return plot_comparison(self, **options)
 
 
@@ -143,7 +188,8 @@ def compare(
     No row raises: what went wrong stands in its status. Unknown names and wrong types do raise, before anything runs.
 
     Args:
-        model: a `TrajectoryModel`, or a trajectory program (whose real return is not known here).
+        model: a `TrajectoryModel`, a batch of them (a row for each backend and member; the time that a backend took is
+            shared out equally), or a trajectory program (whose real return is not known here).
         backends: names, with options if wanted ("risk:eta=-2"), or instances.
         seed: for backends and rollouts.
         num_rollouts: see `evaluate`.
@@ -156,20 +202,54 @@ def compare(
     if not chosen:
         raise ValueError("backends is empty; name at least one, e.g. 'exact'")
     steps = progress(len(chosen), "comparing backends")
+    if isinstance(model, ModelBatch):
+        return Comparison(
+            model, tuple(row for i in steps for row in _member_rows(model, chosen[i], seed, num_rollouts))
+        )
     return Comparison(model, tuple(_row(model, chosen[i], seed, num_rollouts) for i in steps))
+
+
+def _member_rows(batch: ModelBatch, backend: Backend, seed: int, num_rollouts: int) -> list[Row]:
+    """A row for each member."""
+    begin = time.perf_counter()
+    try:
+        answers = infer(batch, backend, seed=seed, throw=False)
+    except Exception:  # then each member says for itself whether it can be answered
+        return [replace(_row(model, backend, seed, num_rollouts), member=b) for b, model in enumerate(batch)]
+    seconds = (time.perf_counter() - begin) / len(batch)
+    return [
+        replace(_finished(model, backend, answers[b], answers.statuses[b], "", seconds, seed, num_rollouts), member=b)
+        for b, model in enumerate(batch)
+    ]
 
 
 def _row(model: Any, backend: Backend, seed: int, num_rollouts: int) -> Row:
     begin = time.perf_counter()
-    posterior, outcome, detail, status = None, None, "", Status.UNSUPPORTED
+    posterior, detail, status = None, "", Status.UNSUPPORTED
     try:
         posterior = infer(model, backend, seed=seed, throw=False)
         status = posterior.status
-        detail = f"{status} ({posterior.details['why']})" if "why" in posterior.details else ""
     except Exception as error:  # a row that fails, also in a plug-in, must not take the others with it
         detail = _reason(error)
         status = Status.UNSUPPORTED if isinstance(error, ValueError) else Status.FAILED
     seconds = time.perf_counter() - begin
+    return _finished(model, backend, posterior, status, detail, seconds, seed, num_rollouts)
+
+
+def _finished(
+    model: Any,
+    backend: Backend,
+    posterior: Posterior | None,
+    status: Status,
+    detail: str,
+    seconds: float,
+    seed: int,
+    num_rollouts: int,
+) -> Row:
+    """The row of an answer, or of none, with what its policy does in the true world."""
+    outcome = None
+    if posterior is not None and "why" in posterior.details:
+        detail = f"{status} ({posterior.details['why']})"
     if posterior is not None and isinstance(model, TrajectoryModel):
         try:
             outcome = evaluate(extract_policy(posterior), model, seed=seed, num_rollouts=num_rollouts)

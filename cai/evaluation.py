@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, overload
 
 import torch
 from torch import Tensor
 
+from cai.batch_results import OutcomeBatch
 from cai.inference.chain import expected_visits
 from cai.inference.dynamics import FixedDynamics
 from cai.inference.posterior import measure
+from cai.models.batch import ModelBatch
 from cai.models.numerics import weighted
 from cai.models.trajectory import TrajectoryModel
 from cai.policy import Policy
@@ -54,6 +56,19 @@ class Outcome:
     returns: Tensor = field(repr=False)
 
 
+@overload
+def evaluate(
+    policy: Policy | Sequence[Policy],
+    model: ModelBatch,
+    *,
+    regions: Mapping[str, Any] | None = None,
+    num_rollouts: int = 2000,
+    tail: float = TAIL,
+    seed: int = 0,
+) -> OutcomeBatch: ...
+
+
+@overload
 def evaluate(
     policy: Policy,
     model: TrajectoryModel,
@@ -62,21 +77,41 @@ def evaluate(
     num_rollouts: int = 2000,
     tail: float = TAIL,
     seed: int = 0,
-) -> Outcome:
+) -> Outcome: ...
+
+
+def evaluate(
+    policy: Policy | Sequence[Policy],
+    model: TrajectoryModel | ModelBatch,
+    *,
+    regions: Mapping[str, Any] | None = None,
+    num_rollouts: int = 2000,
+    tail: float = TAIL,
+    seed: int = 0,
+) -> Outcome | OutcomeBatch:
     """Runs a policy in the true world: expectations exactly, spread and tail by rollouts.
 
     Args:
-        policy: from `extract_policy`, or any `Policy` over the model's states and actions.
-        model: the trajectory model; its dynamics are the truth here.
+        policy: from `extract_policy`, or any `Policy` over the model's states and actions; for a batch one for all
+            members, or a list of one for each.
+        model: the trajectory model, whose dynamics are the truth here; or a batch, whose members are tried one by one,
+            each as on its own.
         regions: named sets of states (masks, indices or names) whose visits and endings to report, besides those of
             the process.
         num_rollouts: N, simulated at once.
         tail: the share of worst returns that `cvar` averages, in (0, 1].
         seed: of the rollouts; the global random state is left alone.
 
+    Returns:
+        What happens; of a batch, an `OutcomeBatch`.
+
     Raises:
         TypeError, ValueError: if the policy does not fit the model, or takes actions that are not available.
     """
+    if isinstance(model, ModelBatch):
+        options: dict[str, Any] = {"regions": regions, "num_rollouts": num_rollouts, "tail": tail, "seed": seed}
+        pairs = zip(_one_each(policy, len(model)), model, strict=True)
+        return OutcomeBatch([evaluate(own, member, **options) for own, member in pairs])
     if not isinstance(model, TrajectoryModel):
         raise TypeError(f"evaluate needs a TrajectoryModel, whose dynamics it knows; got {type(model).__name__}")
     if num_rollouts < 2:
@@ -84,7 +119,7 @@ def evaluate(
     if not 0 < tail <= 1:
         raise ValueError(f"tail is {tail}; it is a share of the returns: give a number in (0, 1]")
     mdp = model.mdp
-    table = fitting_table(policy, model)
+    table = fitting_table(policy, model)  # type: ignore[arg-type]  # a list is refused there
     named = dict(mdp.regions) | {key: mdp.states(states) for key, states in (regions or {}).items()}
     with torch.no_grad():
         dynamics = FixedDynamics(model)
@@ -111,6 +146,17 @@ def evaluate(
         visits=visited,
         returns=returns,
     )
+
+
+def _one_each(policy: Policy | Sequence[Policy], number: int) -> list[Policy]:
+    """A policy for each member of a batch."""
+    if not isinstance(policy, (list, tuple)):
+        return [policy] * number  # type: ignore[list-item]  # what is no policy is refused member by member
+    if len(policy) != number:
+        raise ValueError(
+            f"there are {len(policy)} policies for {number} members of the batch; give one for each, or one for all"
+        )
+    return list(policy)
 
 
 def _mean_of_worst(returns: Tensor, tail: float) -> float:

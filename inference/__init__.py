@@ -7,6 +7,7 @@ if __name__ != "cai.inference":
     )
 
 from cai.inference.backends import available_backends, infer
+from cai.inference.batches import BatchError
 from cai.inference.boltzmann import BoltzmannExploration, OneStepEntropy
 from cai.inference.composition import compose_models, compose_posteriors
 from cai.inference.enumeration import Enumeration
@@ -17,6 +18,7 @@ from cai.inference.particles import Particles
 from cai.inference.policy_classes import ModulePolicy, ObservationPolicy, StationaryPolicy, TabularPolicy
 from cai.inference.policy_search import EMPolicySearch, GaussianActions, RewardWeightedRegression
 from cai.inference.posterior import Posterior
+from cai.inference.posterior_batch import PosteriorBatch
 from cai.inference.restricted import RestrictedVariational
 from cai.inference.risk import RiskSensitive
 from cai.inference.smc import ImportanceSampling, SequentialMonteCarlo
@@ -34,6 +36,7 @@ __all__ = [
     "ObservationPolicy",
     "ModulePolicy",
     "Backend",
+    "BatchError",
     "BoltzmannExploration",
     "EMPolicySearch",
     "Enumeration",
@@ -47,6 +50,7 @@ __all__ = [
     "Particles",
     "PosteriorPolicyIteration",
     "Posterior",
+    "PosteriorBatch",
     "RewardWeightedRegression",
     "RiskSensitive",
     "SequentialMonteCarlo",

@@ -37,6 +37,21 @@ class SoftSweep:
 
     def __init__(self, soft: SoftPass, kept: Tensor, times: list[int]) -> None:
         self.soft, self.kept, self.times = soft, kept, times
+        shape = (soft.num_states, soft.num_actions, *kept.shape[2:])
+        self._table = kept.new_empty(shape)
+        self._direct = kept.new_zeros(shape)
+        if soft.kind == "exact":  # what sums over actions are made of: e^rho p(a|s) and its products are apart
+            self._products, self._weighted = kept.new_zeros(shape), kept.new_empty(shape)
+
+    @property
+    def total(self) -> Tensor:
+        """The sum of all d_t, [S, A] or [S, A, B]."""
+        soft = self.soft
+        if soft.kind == "fixed" or soft.in_time:
+            return self._direct
+        made, like = soft.constants(0), self.kept[0]
+        blocks = [soft.weights(made, *block, like) * self._products[slice(*block)] for block in soft.blocks(like)]
+        return self._direct + torch.cat(blocks)
 
     def pairs(self) -> Iterator[tuple[int, Tensor, Tensor]]:
         """(t, v_t, v_{t+1}) for t = 0, 1, ..., T - 1; what was not kept is computed again."""
@@ -50,55 +65,105 @@ class SoftSweep:
             for t in range(first, last):
                 yield t, segment[t - first], segment[t + 1 - first]
 
-    def shares(self, t: int, values: Tensor, following: Tensor, adjoint: Tensor) -> tuple[Tensor, Tensor]:
-        """(d_t [S, A] or [S, A, B], a_{t+1} [S] or [S, B]) from v_t, v_{t+1} and a_t.
+    def shares(
+        self, t: int, values: Tensor, following: Tensor, adjoint: Tensor, *, table: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """One step of the sweep; states that are terminal or without hope pass nothing on.
 
-        States that are terminal or without hope pass nothing on.
+        Args:
+            t: the step.
+            values: v_t [S] or [S, B].
+            following: v_{t+1}.
+            adjoint: a_t.
+            table: whether d_t itself is wanted; else it is only added to `total`.
+
+        Returns:
+            d_t [S, A] or [S, A, B] (what was asked for last, if it was not asked for now), and a_{t+1} [S] or [S, B].
         """
-        soft, made = self.soft, self.soft.constants(t)
-        counts = torch.isfinite(values).index_fill_(0, soft.terminal, False)
-        adjoint = torch.where(counts, adjoint, torch.zeros_like(adjoint))
-        finite = torch.where(counts, values, torch.zeros_like(values))
-        table = values.new_empty((soft.num_states, soft.num_actions, *values.shape[1:]))
-        flat = table.view(-1, *values.shape[1:])
-        if soft.kind == "fixed":
-            x, shift, lost = soft.fixed_arrivals(following, made)
-            soft.shift_to_scores(x, made)
-            height = (finite - shift - made.largest).mul_(BITS)
-            for start, stop in soft.blocks(values):
-                scores = soft.fixed_scores(x, lost, made, start, stop, table[start:stop])
-                scores.sub_(height[start:stop, None]).exp2_().mul_(adjoint[start:stop, None])
-            return table, made.sums.scatter(flat).mul_(soft.model.discount)
+        if self.soft.kind == "fixed":
+            passed = self._fixed_shares(t, values, following, adjoint)
+            self._direct.add_(self._table)
+        else:
+            passed = self._exact_shares(t, values, following, adjoint, table or self.soft.in_time)
+        return self._table, passed
+
+    def _fixed_shares(self, t: int, values: Tensor, following: Tensor, adjoint: Tensor) -> Tensor:
+        soft, made, table = self.soft, self.soft.constants(t), self._table
+        x, shift, lost = soft.fixed_arrivals(following, made)
+        soft.shift_to_scores(x, made)
+        height = (values - shift - made.largest).mul_(BITS)
+        adjoint = self._counted(adjoint)
+        gone = torch.isinf(values)
+        if bool(gone.any()):
+            adjoint = adjoint.masked_fill(gone, 0.0)
+            height.masked_fill_(gone, 0.0)
+        for start, stop in soft.blocks(values):
+            scores = soft.fixed_scores(x, lost, made, start, stop, table[start:stop])
+            scores.sub_(height[start:stop, None]).exp2_().mul_(adjoint[start:stop, None])
+        if len(soft.terminal):  # there the heights are none of the scores'
+            table.index_fill_(0, soft.terminal, 0.0)
+        return made.sums.scatter(table.view(-1, *values.shape[1:])).mul_(soft.model.discount)
+
+    def _exact_shares(self, t: int, values: Tensor, following: Tensor, adjoint: Tensor, wants_table: bool) -> Tensor:
+        soft, made, table = self.soft, self.soft.constants(t), self._table
         assert made.row_largest is not None
         x, shift = soft.exact_arrivals(following)
-        height = (finite - made.row_largest - shift).mul_(BITS)
-        low = counts & (height < math.log2(soft.smallest))
-        sound = counts & ~low  # elsewhere a power of the height may be infinite
-        rate = torch.where(sound, adjoint, torch.zeros_like(adjoint))
-        rate.mul_((-torch.where(sound, height, torch.zeros_like(height))).exp2_())
-        weighted = torch.empty_like(table)
+        height = (values - made.row_largest).sub_(shift).mul_(BITS)
+        if len(soft.terminal):
+            height.index_fill_(0, soft.terminal, 0.0)
+        adjoint = self._counted(adjoint)
+        low = None
+        if float(height.min()) < math.log2(soft.smallest):
+            small = height < math.log2(soft.smallest)
+            low = small & torch.isfinite(values)
+            height.masked_fill_(small, 0.0)
+            rate = adjoint.masked_fill(small, 0.0)
+        else:
+            rate = adjoint
+        rate = height.neg_().exp2_().mul_(rate)
+        flat = table.view(-1, *values.shape[1:])
+        merged = soft.collapsed is not None and not wants_table
+        merged = soft.collapsed is not None and not wants_table
         for start, stop in soft.blocks(values):
-            rows = slice(start * soft.num_actions, stop * soft.num_actions)
-            torch.mul(soft.weights(made, start, stop, values), rate[start:stop, None], out=weighted[start:stop])
+            rows, block = slice(start * soft.num_actions, stop * soft.num_actions), slice(start, stop)
             made.sums.gather(x, start, stop, flat[rows])
-        table.mul_(weighted)
-        passed = made.sums.scatter(weighted.view(flat.shape))
-        passed.mul_(soft.discounted(following, shift))
-        if bool(low.any()):
-            self._pass_locally(t, values, following, adjoint, low, table, passed)
-        return table, passed
+            if not merged:
+                weights = soft.weights(made, start, stop, values)
+                torch.mul(weights, rate[block, None], out=self._weighted[block])
+            if wants_table:
+                table[block].mul_(self._weighted[block])
+            else:
+                self._products[block].addcmul_(table[block], rate[block, None])
+        if merged and soft.collapsed is not None:
+            passed = soft.collapsed.scatter(rate)
+        else:
+            passed = made.sums.scatter(self._weighted.view(flat.shape))
+        passed.mul_(x if soft.model.discount == 1 else soft.discounted(following, shift))
+        if low is not None and bool(low.any()):
+            self._pass_locally(t, values, following, adjoint, low, passed, wants_table)
+        if wants_table:
+            self._direct.add_(table)
+        return passed
+
+    def _counted(self, adjoint: Tensor) -> Tensor:
+        """The adjoint where decisions are made."""
+        terminal = self.soft.terminal
+        return adjoint.index_fill(0, terminal, 0.0) if len(terminal) else adjoint
 
     def _pass_locally(
-        self, t: int, values: Tensor, following: Tensor, adjoint: Tensor, low: Tensor, table: Tensor, passed: Tensor
+        self, t: int, values: Tensor, following: Tensor, adjoint: Tensor, low: Tensor, passed: Tensor, wants_table: bool
     ) -> None:
-        """Does the states again whose sums underflow, each by a shift of its own."""
+        """Does the states whose sums underflow, each by a shift of its own."""
         soft, mdp = self.soft, self.soft.model.mdp
         for at in soft.pieces(low.nonzero(as_tuple=True)):
             scores = soft.outcome_scores(following, t, at)
             prior = soft.prior_of(soft.constants(t), at)
             scores = scores + (prior[..., None] if isinstance(prior, Tensor) else prior)
             chances = (scores - values[at][:, None, None]).exp() * adjoint[at][:, None, None]
-            table.movedim(1, -1)[at] = chances.sum(-1)
+            if wants_table:
+                self._table.movedim(1, -1)[at] = chances.sum(-1)
+            else:
+                self._direct.movedim(1, -1)[at] += chances.sum(-1)
             leads = mdp.successors().expand_as(mdp.probabilities)[at[0]]
             problem = tuple(index[:, None, None].expand_as(leads) for index in at[1:])
             passed.index_put_(
@@ -137,10 +202,28 @@ def soft_values(
     Returns:
         [T + 1, S], or [1, S].
     """
+    if not asks_for_gradients(model, log_prior):
+        soft = SoftPass(model, kind, kernel=kernel, log_prior=log_prior, values_only=log_prior is None)
+        return _backward_pass(soft, [*range(model.steps + 1)] if all_steps else [0, model.steps])
     prior = model.log_action_prior if log_prior is None else log_prior
-    differentiable = asks_for_gradients(model, log_prior)
-    rewards = [model.reward_table(t) / model.temperature for t in model.reward_times] if differentiable else []
+    rewards = [model.reward_table(t) / model.temperature for t in model.reward_times]
     return _SoftValues.apply(model, kind, kernel, all_steps, model.mdp.probabilities, prior, *rewards)
+
+
+def _backward_pass(soft: SoftPass, times: list[int]) -> Tensor:
+    """[C, S], values of the steps that are asked for, ascending, the last of which is T."""
+    num_states = soft.num_states
+    kept = soft.ones.new_empty((len(times), num_states))
+    if len(times) == times[-1] + 1:
+        return soft.values(kept)
+    kept[-1] = 0.0
+    place = len(times) - 2
+    following, rolling = kept[-1], soft.ones.new_empty((2, num_states))
+    for t in reversed(range(times[-1])):
+        lands = t == times[place]
+        following = soft.step(following, t, kept[place] if lands else rolling[t % 2])
+        place -= lands
+    return kept
 
 
 def asks_for_gradients(model: TrajectoryModel, log_prior: Tensor | None = None) -> bool:
@@ -167,24 +250,12 @@ class _SoftValues(torch.autograd.Function):
         log_prior: Tensor,
         *rewards: Tensor,
     ) -> Tensor:
-        steps, mdp = model.steps, model.mdp
-        own = log_prior.dim() == 2
-        soft = SoftPass(model, kind, kernel=kernel, log_prior=log_prior, values_only=own)
+        steps, own = model.steps, log_prior.dim() == 2
+        soft = SoftPass(model, kind, kernel=kernel, log_prior=None if own else log_prior, values_only=own)
         ctx.model, ctx.soft, ctx.all_steps = model, soft, all_steps
         stride = 1 if all_steps else max(1, math.isqrt(steps))
-        times = [*range(0, steps, stride), steps] if rewards or all_steps else [0, steps]
-        kept = probabilities.new_empty((len(times), mdp.num_states))
-        if all_steps:
-            soft.values(kept)
-        else:
-            kept[-1] = 0.0
-            place = len(times) - 2
-            rolling = kept.new_empty((2, mdp.num_states))
-            following = kept[-1]
-            for t in reversed(range(steps)):
-                lands = t == times[place]
-                following = soft.step(following, t, kept[place] if lands else rolling[t % 2])
-                place -= lands
+        times = [*range(0, steps, stride), steps]
+        kept = _backward_pass(soft, times)
         ctx.times = times
         ctx.save_for_backward(kept, probabilities, log_prior, *rewards)
         return kept if all_steps else kept[:1].clone()
@@ -212,27 +283,34 @@ def _swept(
     probabilities, log_prior, *rewards = inputs
     totals = [torch.zeros_like(part) if needed else None for part, needed in zip(inputs, needs, strict=True)]
     by_outcome = needs[0] or any(table.shape[-1] > 1 for table in rewards)
+    by_step = by_outcome or sweep.soft.in_time
     adjoint = torch.zeros_like(gradients[0])
     for t, values, following in sweep.pairs():
         if t < len(gradients):
             adjoint = adjoint + gradients[t]
-        table, passed = sweep.shares(t, values, following, adjoint)
-        if totals[1] is not None:
-            (totals[1][t] if log_prior.dim() == 3 else totals[1]).add_(table)
-        place = 2 + (t if len(rewards) > 1 else 0)
+        table, adjoint = sweep.shares(t, values, following, adjoint, table=by_step)
+        if not by_step:
+            continue
         ratios = _tilts(model, sweep.soft, t, following) if by_outcome else None
-        reward_total = totals[place] if rewards else None
-        if reward_total is not None:
-            if reward_total.shape[-1] == 1:
-                reward_total.add_(table[..., None])
-            else:
-                assert ratios is not None
-                reward_total.add_(table[..., None] * probabilities * ratios)
-        if totals[0] is not None:
-            assert ratios is not None
+        if totals[1] is not None and log_prior.dim() == 3:
+            totals[1][t] = table
+        reward_total = totals[2 + (t if len(rewards) > 1 else 0)]
+        if reward_total is not None and (reward_total.shape[-1] > 1 or len(rewards) > 1):
+            reward_total.add_(_by_outcome(table, probabilities, ratios, reward_total))
+        if totals[0] is not None and ratios is not None:
             totals[0].add_(table[..., None] * _slopes(model, sweep.soft, t, following, ratios))
-        adjoint = passed
+    if totals[1] is not None and log_prior.dim() == 2:
+        totals[1].add_(sweep.total)
+    if len(rewards) == 1 and totals[2] is not None and totals[2].shape[-1] == 1:
+        totals[2].add_(sweep.total[..., None])
     return totals
+
+
+def _by_outcome(table: Tensor, probabilities: Tensor, ratios: Tensor | None, like: Tensor) -> Tensor:
+    """d_t, shared among outcomes [S, A, K] where rewards see them."""
+    if like.shape[-1] == 1 or ratios is None:
+        return table[..., None]
+    return table[..., None] * probabilities * ratios
 
 
 def _tilts(model: TrajectoryModel, soft: SoftPass, t: int, following: Tensor) -> Tensor:

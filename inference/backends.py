@@ -7,14 +7,16 @@ import dataclasses
 import logging
 import numbers
 from importlib.metadata import entry_points
-from typing import Any
+from typing import Any, overload
 
+from cai.inference.batches import infer_batch
 from cai.inference.boltzmann import BoltzmannExploration, OneStepEntropy
 from cai.inference.enumeration import Enumeration
 from cai.inference.max_product import MaxProduct
 from cai.inference.optimistic import Optimistic
 from cai.inference.policy_search import EMPolicySearch, RewardWeightedRegression
 from cai.inference.posterior import Posterior
+from cai.inference.posterior_batch import PosteriorBatch
 from cai.inference.restricted import RestrictedVariational
 from cai.inference.risk import RiskSensitive
 from cai.inference.smc import ImportanceSampling, SequentialMonteCarlo
@@ -24,6 +26,7 @@ from cai.inference.sum_product import SumProduct
 from cai.inference.value_iteration import ValueIteration
 from cai.inference.variational import StructuredVariational
 from cai.inference.z_iteration import ZIteration
+from cai.models.batch import ModelBatch
 from cai.models.mdp import MDP
 
 logger = logging.getLogger("cai.inference")
@@ -169,38 +172,63 @@ def check_question(model: Any) -> None:
         )
     if isinstance(model, str):
         raise TypeError(f"{model!r} is a name; build it first with cai.models.build_model({model!r})")
-    if not callable(model):
+    if not callable(model) and not isinstance(model, ModelBatch):
         raise TypeError(f"expected a TrajectoryModel or a Pyro program, got {type(model).__name__}")
+
+
+@overload
+def infer(
+    model: ModelBatch, backend: str | Backend = "exact", *, seed: int = 0, throw: bool = True, **options: Any
+) -> PosteriorBatch: ...
+
+
+@overload
+def infer(
+    model: Any, backend: str | Backend = "exact", *, seed: int = 0, throw: bool = True, **options: Any
+) -> Posterior: ...
 
 
 def infer(
     model: Any, backend: str | Backend = "exact", *, seed: int = 0, throw: bool = True, **options: Any
-) -> Posterior:
+) -> Posterior | PosteriorBatch:
     """Asks a backend for the distribution over trajectories given optimality.
 
+    A batch (`TrajectoryModel.batch`) is answered by a `PosteriorBatch`, each member as on its own: in one backward pass
+    where `infer_batch` says so, else member by member.
+
     Args:
-        model: a `TrajectoryModel`, or any Pyro program with sites `s_1, a_1, O_1, s_2, ...` (factors in nats).
+        model: a `TrajectoryModel`, a batch of them, or any Pyro program with sites `s_1, a_1, O_1, s_2, ...` (factors
+            in nats).
         backend: a name (see `available_backends`), or an instance such as `SumProduct()`.
-        seed: for backends that draw.
-        throw: raise unless the status is success; with False the posterior comes back with its status.
+        seed: for backends that draw; the same for every member of a batch.
+        throw: raise unless the status is success; with False the posterior comes back with its status. A batch is
+            answered to its end before the first failure is raised.
         **options: hyper-parameters of a backend given by name.
 
     Returns:
-        The posterior.
+        The posterior, or those of the members.
 
     Raises:
         ValueError: if the backend is unknown or does not accept the model.
-        InferenceError: if inference failed and `throw` is True; it holds the posterior.
+        InferenceError: if inference failed and `throw` is True; it holds the posterior (of a batch: `BatchError`, which
+            holds all answers).
     """
     check_question(model)
     check_seed(seed)
     chosen = make_backend(backend, **options)
+    if isinstance(model, ModelBatch):
+        return infer_batch(model, chosen, lambda member: _ask(member, chosen, seed), throw=throw)
     chosen.supports(model)
+    posterior = _ask(model, chosen, seed)
+    if throw and not posterior.status.ok:
+        raise InferenceError(chosen.name, posterior.status, posterior, str(posterior.details.get("why", "")))
+    return posterior
+
+
+def _ask(model: Any, chosen: Backend, seed: int) -> Posterior:
     posterior = chosen.run(model, seed=seed)
     if not isinstance(posterior, Posterior):
         raise TypeError(
             f"backend {chosen.name!r} returned a {type(posterior).__name__}; its run must return a Posterior"
         )
-    if throw and not posterior.status.ok:
-        raise InferenceError(chosen.name, posterior.status, posterior, str(posterior.details.get("why", "")))
     return posterior

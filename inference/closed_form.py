@@ -23,6 +23,7 @@ __all__ = [
     "check_keep",
     "check_settling",
     "closed_form_posterior",
+    "failure_status",
     "messages_posterior",
     "optimality_possible",
     "require_finite",
@@ -105,8 +106,7 @@ def closed_form_posterior(
         if not model.is_finite and has_trap(model):
             status, found["why"] = Status.DIVERGED, "the start can lead to where nothing ends"
         else:
-            possible = recursion.eta <= 0 and optimality_possible(model)
-            status = Status.UNAVOIDABLE if possible else Status.IMPOSSIBLE
+            status = failure_status(model, recursion)
     return messages_posterior(
         model, recursion, messages, status, backend=backend, target=target, policy=policy, details=found, keep=keep
     )
@@ -179,6 +179,12 @@ def messages_posterior(
         details=found,
         sampler=sampler,
     )
+
+
+def failure_status(model: TrajectoryModel, recursion: Recursion) -> Status:
+    """Why the start is worth -inf: the dynamics are held fixed, or optimality is impossible."""
+    possible = recursion.eta <= 0 and optimality_possible(model)
+    return Status.UNAVOIDABLE if possible else Status.IMPOSSIBLE
 
 
 def optimality_possible(model: TrajectoryModel) -> bool:

@@ -67,27 +67,31 @@ def conditions_of(model: TrajectoryModel, recursion: Recursion) -> Conditions:
     return Conditions(None, False, False, "")
 
 
-def first_values(model: TrajectoryModel, recursion: Recursion, conditions: Conditions) -> tuple[Tensor, bool]:
+def first_values(
+    model: TrajectoryModel, recursion: Recursion, conditions: Conditions, accelerate: bool
+) -> tuple[Tensor, bool]:
     """Where an iteration begins: values [S] in nats, and whether that is near enough for Newton steps at once.
 
     Without a discount, what reaches no terminal state begins at -inf, and the rest at 0. With more than 1,000 live
     states and an end that is assured (so that there is one fixed point, wherever one begins) the rest begins at log z
-    where the soft values are a linear system in e^v, and otherwise at the log weight of the best path to an end.
+    where the soft values are a linear system in e^v, and otherwise at the log weight of the best path to an end; unless
+    nothing is to be accelerated.
     """
     zeros = model.mdp.initial.detach().new_zeros(model.mdp.num_states)
     if model.discount < 1:
         return zeros, False
     reaches = reaches_terminal(model)
     values = torch.where(reaches, zeros, torch.full_like(zeros, -torch.inf))
-    if not conditions.assured or int(model.live.sum()) <= EIGENVALUE_LIMIT:
+    if not (accelerate and conditions.assured) or int(model.live.sum()) <= EIGENVALUE_LIMIT:
         return values, False
     with torch.no_grad():
         sums, _ = _path_sums(model, model.live & reaches)
         if not sums.best_paths():
             return values, False
         linear = recursion.choice is soft_policy and (recursion.eta == 1 or _is_sure(model))
-        height = sums.solve()[0] if linear and sums.pattern.method != "iterate" else sums.height
-        return torch.where(sums.counts, height, values), True
+        if linear and sums.pattern.method != "iterate" and not sums.leap():
+            sums.climb()
+        return torch.where(sums.counts, sums.height, values), True
 
 
 def _is_sure(model: TrajectoryModel) -> bool:

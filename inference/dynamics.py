@@ -8,7 +8,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from cai.models.numerics import categorical_divergence, divergence_from_ratio, safe_log, tilted_log_ratio
+from cai.models.numerics import (
+    categorical_divergence,
+    divergence_from_ratio,
+    safe_log,
+    safe_logsumexp,
+    tilted_log_ratio,
+)
 from cai.models.trajectory import TrajectoryModel
 
 __all__ = ["FixedDynamics", "OutcomeDynamics", "Step", "TableDynamics", "TiltedDynamics", "tilted_start"]
@@ -85,6 +91,20 @@ class TiltedDynamics(OutcomeDynamics):
         self.eta = eta
 
     def step(self, t: int) -> Step:
+        weights, ratios = self._ratios(t)
+        moved = (safe_log(weights) + ratios).exp()
+        moved = moved / moved.sum(-1, keepdim=True)
+        divergence = self._divergence(weights, ratios)
+        if self.model.discount == 1:
+            return Step(moved, None, divergence)
+        alive, fallen = moved.split(self.model.mdp.num_outcomes, -1)
+        return Step(alive, fallen, divergence)
+
+    def divergence(self, t: int) -> Tensor:
+        return self._divergence(*self._ratios(t))
+
+    def _ratios(self, t: int) -> tuple[Tensor, Tensor]:
+        """The true chances of all outcomes, falls behind them where there are any, and log(q / p) of each."""
         model = self.model
         true = FixedDynamics(model).step(t)
         lost = model.reward_table(t) / model.temperature
@@ -93,15 +113,20 @@ class TiltedDynamics(OutcomeDynamics):
         if true.fallen is not None:
             worth = torch.cat([worth, lost.expand(true.alive.shape)], -1)
             weights = torch.cat([true.alive, true.fallen], -1)
-        ratios = self._extremes(worth, weights) if math.isinf(self.eta) else tilted_log_ratio(weights, worth, self.eta)
-        ratios = torch.where(model.live[:, None, None], ratios, torch.zeros_like(ratios))
-        moved = (safe_log(weights) + ratios).exp()
-        moved = moved / moved.sum(-1, keepdim=True)
-        divergence = divergence_from_ratio(weights, torch.where(weights > 0, ratios, torch.zeros_like(ratios)))
-        if true.fallen is None:
-            return Step(moved, None, divergence)
-        alive, fallen = moved.split(true.alive.shape[-1], -1)
-        return Step(alive, fallen, divergence)
+        if math.isinf(self.eta):
+            ratios = self._extremes(worth, weights)
+        elif self.eta == 1:
+            mean = safe_logsumexp(safe_log(weights) + worth)[..., None]
+            counts = (weights > 0) & torch.isfinite(mean)
+            ratios = torch.where(counts, worth, torch.zeros_like(worth))
+            ratios = torch.where(counts, ratios - torch.where(counts, mean, torch.zeros_like(mean)), ratios)
+        else:
+            ratios = tilted_log_ratio(weights, worth, self.eta)
+        return weights, torch.where(model.live[:, None, None], ratios, torch.zeros_like(ratios))
+
+    @staticmethod
+    def _divergence(weights: Tensor, ratios: Tensor) -> Tensor:
+        return divergence_from_ratio(weights, torch.where(weights > 0, ratios, torch.zeros_like(ratios)))
 
     def _extremes(self, worth: Tensor, weights: Tensor) -> Tensor:
         """Log ratios that leave the outcomes alone whose worth is the largest (eta = inf) or the smallest."""

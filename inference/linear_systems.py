@@ -21,7 +21,7 @@ Everything is computed in float64; the sparse and the iterated way on the CPU, w
 from __future__ import annotations
 
 import math
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -204,10 +204,10 @@ class LinearSystem:
         matrix = self._matrix.T.tocsc() if transposed else self._matrix
         b = sides.cpu().numpy()
         if self.method == "iterate":
-            found = [_iterated(matrix, column) for column in b.T]
-            if any(column is None for column in found):
+            columns = [column for column in map(partial(_iterated, matrix), b.T) if column is not None]
+            if len(columns) < b.shape[1]:
                 return None
-            x = np.stack(found, -1)
+            x = np.stack(columns, -1)
         else:
             trans = "T" if transposed else "N"
             x = factor.solve(b, trans=trans)

@@ -150,13 +150,10 @@ def backward(
     """
     log_prior = None if prior is None else safe_log(prior)
     records = asks_for_gradients(model, log_prior)
-    if not recursion.is_soft or (keep in ("all", "policy") and not records):
-        values, q_values, policy = _step_by_step(model, recursion, log_prior, keep, kernel, records)
-        start = recursion.start(model, values[0])
-        if q_values is None:
-            return _messages(values, _later_q_values(model, recursion, lambda: values, kernel, False), policy, start)
-        return Messages(values, q_values, policy, start)
-    assert recursion.kind is not None
+    if recursion.kind is None or recursion.choice is not soft_policy:
+        return _step_by_step(model, recursion, log_prior, kernel, records)
+    if keep in ("all", "policy") and not records:
+        return _soft_messages(model, recursion, log_prior, keep, kernel)
     kept = soft_values(model, recursion.kind, kernel=kernel, log_prior=log_prior, all_steps=keep != "evidence")
     start = recursion.start(model, kept[0])
 
@@ -214,25 +211,42 @@ def _fast_backup(
 
 
 def _step_by_step(
-    model: TrajectoryModel,
-    recursion: Recursion,
-    log_prior: Tensor | None,
-    keep: str,
-    kernel: str,
-    records: bool,
-) -> tuple[Tensor, Tensor | None, Tensor]:
-    """(values [T + 1, S], q-values [T, S, A] unless `keep` is "policy", policy [T, S, A])."""
+    model: TrajectoryModel, recursion: Recursion, log_prior: Tensor | None, kernel: str, records: bool
+) -> Messages:
+    """Any recursion, all of it kept."""
     backup = _fast_backup(model, recursion, kernel, records)
     own = model.log_action_prior
-    values = model.mdp.probabilities.new_zeros(model.mdp.num_states)
-    rows: list[tuple[Tensor, ...]] = []
+    values = torch.zeros_like(model.mdp.initial)
+    rows: list[tuple[Tensor, Tensor, Tensor]] = []
     for t in reversed(range(model.steps)):
         q_values = backup(values, t)
         following = values
         values, policy = recursion.choice(model, q_values, own if log_prior is None else log_prior[t])
-        rows.append((following, policy) if keep == "policy" and recursion.kind else (following, policy, q_values))
+        rows.append((following, q_values, policy))
     parts = [torch.stack(part) for part in zip(*reversed(rows), strict=True)]
-    return torch.cat([values[None], parts[0]]), parts[2] if len(parts) > 2 else None, parts[1]
+    start = recursion.start(model, values)
+    return Messages(torch.cat([values[None], parts[0]]), parts[1], parts[2], start)
+
+
+def _soft_messages(
+    model: TrajectoryModel, recursion: Recursion, log_prior: Tensor | None, keep: str, kernel: str
+) -> Messages:
+    """The soft recursions without gradients, policies kept, q-values too unless `keep` is "policy"."""
+    assert recursion.kind is not None
+    soft = SoftPass(model, recursion.kind, kernel="auto" if kernel == "collapsed" else kernel, log_prior=log_prior)
+    prior = model.action_prior
+    values = prior.new_empty((model.steps + 1, model.mdp.num_states))
+    policy = prior.new_empty((model.steps, *prior.shape))
+    q_values = torch.empty_like(policy if keep == "all" else policy[:1])
+    values[-1] = 0.0
+    for t in reversed(range(model.steps)):
+        table = q_values[t if keep == "all" else 0]
+        soft.q_values(values[t + 1], t, out=table)
+        soft.choose(table, t, values[t], policy[t])
+    start = recursion.start(model, values[0])
+    if keep == "all":
+        return Messages(values, q_values, policy, start)
+    return _messages(values, _later_q_values(model, recursion, lambda: values, kernel, False), policy, start)
 
 
 def occupancies(
@@ -251,15 +265,14 @@ def occupancies(
     """
     assert recursion.kind is not None
     with torch.no_grad():
-        soft = SoftPass(model, recursion.kind, kernel="auto" if kernel == "collapsed" else kernel)
+        soft = SoftPass(model, recursion.kind, kernel=kernel, values_only=True)
         marginals = values.new_empty(values.shape)
-        visits = values.new_zeros(model.action_prior.shape)
         marginals[0] = initial
         sweep = SoftSweep(soft, values.detach(), list(range(model.steps + 1)))
         for t, here, following in sweep.pairs():
-            table, passed = sweep.shares(t, here, following, marginals[t])
-            visits += table
+            _, passed = sweep.shares(t, here, following, marginals[t])
             marginals[t + 1] = torch.where(model.live, passed, passed + marginals[t])
+        visits = sweep.total
     return with_absorbed(model, marginals), visits
 
 

@@ -120,11 +120,11 @@ class PathSums:
         does elsewhere.
         """
         with torch.no_grad():
-            near = self._leap()
+            near = self.leap()
         while self.number:
             if not near:
                 with torch.no_grad():
-                    status = self._climb()
+                    status = self.climb()
                 if not status.ok:
                     return self.height, status
             moves, ends = self._scaled()
@@ -171,7 +171,7 @@ class PathSums:
         moves = self.log_weights + (self.height[self.following] - self.height[:, None])
         return torch.where(self.inside, moves, nothing), torch.where(self.counts, self.ends - self.height, nothing)
 
-    def _leap(self) -> bool:
+    def leap(self) -> bool:
         """Moves h to h + log x; False where x is no positive float, and h stays. `solve` finds out whether it is z."""
         if not self.number:
             return False
@@ -183,7 +183,7 @@ class PathSums:
         self.height = self.height.index_add(0, self.states, torch.log(x))
         return True
 
-    def _climb(self) -> Status:
+    def climb(self) -> Status:
         """Raises h by Newton steps until it is near log z; DIVERGED if it has no end to rise to."""
         for _ in range(CLIMBS):
             moves, ends = self._scaled()

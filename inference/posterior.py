@@ -312,21 +312,24 @@ def measure(
     live, rows = model.live, [initial]
     returns = luck = divergence = entropy = initial.new_zeros(())
     for t in range(model.steps):
-        step = dynamics.step(t)
+        rewards = model.reward_table(t)
+        step = None
+        if visits is None or rewards.shape[-1] > 1:
+            step = dynamics.step(t)
         here = rows[-1] if visits is None else visits[0][t]
         joint = here[:, None] * policy[t]
-        if visits is None:
+        if visits is None and step is not None:
             rows.append(model.mdp.scatter(joint[..., None] * step.alive))
         here = torch.where(live, here, torch.zeros_like(here))
         joint = torch.where(live[:, None], joint, torch.zeros_like(joint))
-        rewards = model.reward_table(t)
-        if rewards.shape[-1] == 1:
+        if step is None or rewards.shape[-1] == 1:
             returns = returns + weighted(joint, rewards[..., 0]).sum()
         else:
             chances = step.alive if step.fallen is None else step.alive + step.fallen
             returns = returns + weighted(joint[..., None] * chances, rewards).sum()
-        if step.divergence is not None:
-            luck = luck + weighted(joint, step.divergence).sum()
+        if not isinstance(dynamics, FixedDynamics):
+            paid = dynamics.divergence(t) if step is None or step.divergence is None else step.divergence
+            luck = luck + weighted(joint, paid).sum()
         divergence = divergence + weighted(here, categorical_divergence(policy[t], model.action_prior)).sum()
         entropy = entropy - weighted(joint, safe_log(policy[t])).sum()
     luck = luck + categorical_divergence(initial, model.mdp.initial)
@@ -382,8 +385,8 @@ def tabular_posterior(
         horizon=model.horizon,
         log_evidence=log_evidence,
         elbo=Later(bound) if elbo is None else elbo,
-        values=mapped(values, lambda table: temperature * table),
-        q_values=mapped(q_values, lambda table: temperature * table),
+        values=_in_reward_units(values, temperature),
+        q_values=_in_reward_units(q_values, temperature),
         action_probs=policy,
         action_prior=model.action_prior,
         initial=initial,
@@ -400,3 +403,12 @@ def tabular_posterior(
         step_outcomes=lambda t: resolved(dynamics).outcomes(t),
         details=MappingProxyType(dict(details or {})),
     )
+
+
+def _in_reward_units(table: Tensor | Later, temperature: float | Tensor) -> Any:
+    """Alpha times a table in nats, made when it is looked at; the table itself where alpha is 1."""
+    if not isinstance(temperature, Tensor) and temperature == 1:
+        return table
+    if isinstance(table, Later):
+        return mapped(table, lambda found: temperature * found)
+    return Later(lambda: temperature * table)

@@ -22,11 +22,12 @@ import torch
 from torch import Tensor
 
 from cai.inference.backups import continuation
+from cai.inference.compiled import CompiledSteps
 from cai.inference.kernels import OutcomeSums, outcome_sums
 from cai.models.numerics import expectation, safe_log, safe_logsumexp
 from cai.models.trajectory import TrajectoryModel
 
-__all__ = ["SoftPass"]
+__all__ = ["Constants", "SoftPass"]
 
 NATS = math.log(2.0)  # in one bit
 BITS = 1.0 / NATS
@@ -39,7 +40,7 @@ COLLAPSED_STEPS = 32  # steps from which it pays to sum over actions once and fo
 Shift = float | Tensor  # one number, or [B]
 
 
-class _Constants(NamedTuple):
+class Constants(NamedTuple):
     """What a step multiplies and adds.
 
     Attributes:
@@ -92,26 +93,30 @@ class SoftPass:
         self.smallest = torch.finfo(table.dtype).tiny / torch.finfo(table.dtype).eps
         self.terminal = model.mdp.terminal.nonzero()[:, 0]
         self.ones = table.new_ones(self.num_actions)
-        self.log_prior = (model.log_action_prior if log_prior is None else log_prior).detach()
-        self.prior_in_time = self.log_prior.dim() == 3 and rewards is None
+        self.log_prior = _shared_prior(model) if log_prior is None else log_prior.detach()
+        self.prior_in_time = isinstance(self.log_prior, Tensor) and self.log_prior.dim() == 3 and rewards is None
         self.reward_in_time = rewards is None and model.reward.reads_time
+        self.in_time = self.prior_in_time or self.reward_in_time
         self.sees_outcomes = rewards is None and model.reward.reads_outcome
-        self.sums = outcome_sums(model.mdp, "auto" if kernel == "collapsed" else kernel)
-        self._made: tuple[int, _Constants] | None = None
+        # The fused steps gather; what they do not do, such as q-values, is done by the sums that are chosen.
+        self.compiled = CompiledSteps(self) if kernel == "compiled" else None
+        self.sums_kernel = {"collapsed": "auto", "compiled": "successors"}.get(kernel, kernel)
+        self.sums = outcome_sums(model.mdp, self.sums_kernel)
+        self._made: tuple[int, Constants] | None = None
         self._lost: tuple[Tensor, Tensor] | None = None
         self._buffers: dict[str, Tensor] = {}
         self._held: Tensor | None = None
         self.collapsed: OutcomeSums | None = None
-        collapses = kind == "exact" and rewards is None and not (self.prior_in_time or self.reward_in_time)
+        collapses = kind == "exact" and rewards is None and not self.in_time
         if kernel == "collapsed" and not (collapses and values_only):
             raise ValueError(
                 "kernel 'collapsed' sums over actions once and for all: it needs the exact backup, one problem whose "
                 "reward and action prior do not change over time, and keep='values' or 'evidence'; use kernel='auto'"
             )
         if kernel == "collapsed" or (kernel == "auto" and collapses and values_only and model.steps >= COLLAPSED_STEPS):
-            self.collapsed = self.constants(0).sums.over_actions(self._all_weights())
+            self.collapsed = self.constants(0).sums.over_actions(self.all_scores(self.constants(0)))
         elif collapses and values_only and model.steps >= HELD_STEPS * self.num_actions:
-            self._held = self._all_weights()
+            self._held = self.all_scores(self.constants(0))
 
     # ---- steps --------------------------------------------------------------------------------------------------
 
@@ -123,10 +128,11 @@ class SoftPass:
             self._exact_step(following, t, out)
         return out.index_fill_(0, self.terminal, 0.0) if len(self.terminal) else out
 
-    def q_values(self, following: Tensor, t: int) -> Tensor:
+    def q_values(self, following: Tensor, t: int, out: Tensor | None = None) -> Tensor:
         """q_t [S, A] or [S, A, B], nats, from v_{t+1}; 0 in terminal states."""
         made = self.constants(t)
-        result = following.new_empty((self.num_states, self.num_actions, *following.shape[1:]))
+        shape = (self.num_states, self.num_actions, *following.shape[1:])
+        result = following.new_empty(shape) if out is None else out
         flat = result.view(-1, *following.shape[1:])
         if self.kind == "fixed":
             x, shift, lost = self.fixed_arrivals(following, made)
@@ -147,7 +153,38 @@ class SoftPass:
                 states = low.any(1).nonzero(as_tuple=True)
                 local = self._local_q_values(following, t, (states[0] + start, *states[1:]))
                 block.movedim(1, -1)[states] = local
-        return result.index_fill_(0, self.terminal, 0.0)
+        return result.index_fill_(0, self.terminal, 0.0) if len(self.terminal) else result
+
+    def choose(self, q_values: Tensor, t: int, values: Tensor, policy: Tensor) -> None:
+        """Writes v_t [S] and pi_t [S, A] from q_t [S, A]; rows without hope keep the prior, terminal ones too."""
+        prior = self.constants(t).prior
+        largest = float(q_values.amax())
+        shift = largest if math.isfinite(largest) else 0.0  # priors are 1 at most, so no score exceeds it
+        if isinstance(prior, Tensor):
+            torch.sub(q_values, shift, out=policy).add_(prior)
+        else:
+            torch.sub(q_values, shift - prior, out=policy)
+        policy.mul_(BITS).exp2_()
+        sums = self._over_actions(policy)
+        torch.log2(sums, out=values).mul_(NATS).add_(shift)
+        policy.div_(sums[:, None])
+        if float(sums.min()) < self.smallest:
+            states = (sums < self.smallest).nonzero()[:, 0]
+            scores = q_values[states] + (prior[states] if isinstance(prior, Tensor) else prior)
+            found = safe_logsumexp(scores)
+            values[states] = found
+            hopeless = torch.isinf(found)
+            shares = (scores - torch.where(hopeless, torch.zeros_like(found), found)[:, None]).exp()
+            shares = shares / torch.where(hopeless[:, None], torch.ones_like(shares), shares).sum(-1, keepdim=True)
+            policy[states] = torch.where(hopeless[:, None], self._prior(t)[states], shares)
+        if len(self.terminal):
+            values.index_fill_(0, self.terminal, 0.0)
+            policy[self.terminal] = self._prior(t)[self.terminal]
+
+    def _prior(self, t: int) -> Tensor:
+        """[S, A], p(a|s) of step t."""
+        prior = self.constants(t).prior
+        return prior.exp() if self.prior_in_time and isinstance(prior, Tensor) else self.model.action_prior.detach()
 
     def values(self, out: Tensor) -> Tensor:
         """Fills `out` [T + 1, S] or [T + 1, S, B] with log beta_t, the last row 0."""
@@ -158,6 +195,11 @@ class SoftPass:
 
     def _fixed_step(self, following: Tensor, t: int, out: Tensor) -> None:
         made = self.constants(t)
+        if self.compiled is not None:
+            arrived = torch.mul(following, self.model.discount * BITS, out=self._whole("arrivals", following))
+            self.compiled.fixed(arrived, made, out)
+            out.mul_(NATS)
+            return
         x, shift, lost = self.fixed_arrivals(following, made)
         self.shift_to_scores(x, made)
         shift = shift + made.largest
@@ -172,12 +214,12 @@ class SoftPass:
                 out[start:stop][states] = safe_logsumexp(scores.movedim(1, -1)[states] / BITS) * BITS
         out.mul_(NATS).add_(shift)
 
-    def shift_to_scores(self, x: Tensor, made: _Constants) -> None:
+    def shift_to_scores(self, x: Tensor, made: Constants) -> None:
         """Shifts what arrives so that every score is 0 at most, in bits: rows of P sum to 1."""
         x.sub_(made.largest if isinstance(made.prior, Tensor) else made.largest - made.prior).mul_(BITS)
 
     def fixed_scores(
-        self, x: Tensor, lost: Tensor | None, made: _Constants, start: int, stop: int, out: Tensor
+        self, x: Tensor, lost: Tensor | None, made: Constants, start: int, stop: int, out: Tensor
     ) -> Tensor:
         """Log p(a|s) + q of a block less the step's shifts, in bits, written into `out`: [., A] or [., A, B]."""
         made.sums.gather(x, start, stop, out.view(-1, *x.shape[1:]))
@@ -191,8 +233,14 @@ class SoftPass:
         made = self.constants(t)
         assert made.row_largest is not None
         x, shift = self.exact_arrivals(following)
+        whole = None
+        if self.compiled is not None:
+            whole = self._whole("sums", following)
+            self.compiled.exact(x, made, whole)
         for start, stop in self.blocks(following):
-            if self.collapsed is not None:
+            if whole is not None:
+                sums = whole[start:stop]
+            elif self.collapsed is not None:
                 sums = self.collapsed.gather(x, start, stop, self._buffer("sums", start, stop, following, rows=1))
             else:
                 products = made.sums.gather(x, start, stop, self._buffer("scores", start, stop, following))
@@ -204,10 +252,10 @@ class SoftPass:
                 at = (states[0] + start, *states[1:])
                 block[states] = safe_logsumexp(self._local_q_values(following, t, at) + self.prior_of(made, at))
 
-    def fixed_arrivals(self, following: Tensor, made: _Constants) -> tuple[Tensor, Shift, Tensor | None]:
+    def fixed_arrivals(self, following: Tensor, made: Constants) -> tuple[Tensor, Shift, Tensor | None]:
         """(gamma v - c, 0 where v = -inf; c; bool [S, A] or [S, A, B] where -inf can be reached, or None)."""
         shift, complete = _extent(following)
-        x = torch.sub(following, shift, out=self._buffer("arrivals", 0, self.num_states, following, rows=1))
+        x = torch.sub(following, shift, out=self._whole("arrivals", following))
         if self.model.discount < 1:
             x.mul_(self.model.discount)
         if complete:
@@ -224,14 +272,14 @@ class SoftPass:
         """(e^{v - c} with the discount's fall, c)."""
         discount = self.model.discount
         shift, _ = _extent(following, least=-math.inf if discount == 1 else 0.0)
-        x = torch.sub(following, shift, out=self._buffer("arrivals", 0, self.num_states, following, rows=1))
+        x = torch.sub(following, shift, out=self._whole("arrivals", following))
         x.mul_(BITS).exp2_()
         if discount < 1:  # in terminal states v = 0, so that the fall changes nothing
             fallen = (-shift).exp() if isinstance(shift, Tensor) else math.exp(-shift)
             x.mul_(discount).add_((1 - discount) * fallen)
         return x, shift
 
-    def weights(self, made: _Constants, start: int, stop: int, like: Tensor) -> Tensor:
+    def weights(self, made: Constants, start: int, stop: int, like: Tensor) -> Tensor:
         """p(a|s) e^rho of a block relative to the largest of each state."""
         if self._held is not None:
             return self._held[start:stop]
@@ -275,7 +323,7 @@ class SoftPass:
             return self.rewards.movedim(1, -1)[(states, *problem)][..., None]
         return self.model.reward_table(t).detach()[states] / self.model.temperature
 
-    def prior_of(self, made: _Constants, at: tuple[Tensor, ...]) -> Tensor | float:
+    def prior_of(self, made: Constants, at: tuple[Tensor, ...]) -> Tensor | float:
         """[N, A], nats."""
         if not isinstance(made.prior, Tensor):
             return made.prior
@@ -283,15 +331,17 @@ class SoftPass:
 
     # ---- constants ----------------------------------------------------------------------------------------------
 
-    def constants(self, t: int) -> _Constants:
+    def constants(self, t: int) -> Constants:
         """Those of step t, made once where they do not change."""
-        key = t if self.reward_in_time or self.prior_in_time else 0
+        key = t if self.in_time else 0
         if self._made is None or self._made[0] != key:
             self._made = key, self._constants(key)
         return self._made[1]
 
-    def _constants(self, t: int) -> _Constants:
-        prior = self._shared(self.log_prior[t] if self.prior_in_time else self.log_prior)
+    def _constants(self, t: int) -> Constants:
+        prior = self.log_prior
+        if self.prior_in_time and isinstance(prior, Tensor):
+            prior = prior[t]
         rewards, scale, sums = self._rewards_and_sums(t)
         if self.rewards is not None and isinstance(prior, Tensor) and prior.dim() == 2:
             prior = prior[..., None].expand_as(rewards)
@@ -303,7 +353,7 @@ class SoftPass:
         nothing = torch.zeros_like(row_largest[:1])
         largest, _ = _extent(row_largest)
         finite = torch.where(torch.isfinite(row_largest), row_largest, nothing) if self.kind == "exact" else None
-        return _Constants(rewards, scale, prior, largest, finite, sums)
+        return Constants(rewards, scale, prior, largest, finite, sums)
 
     def _rewards_and_sums(self, t: int) -> tuple[Tensor, float, OutcomeSums]:
         if self.rewards is not None:
@@ -319,19 +369,14 @@ class SoftPass:
         best = offered.amax(-1)
         shift = torch.where(torch.isfinite(best), best, torch.zeros_like(best))
         weights = chances * ((offered - shift[..., None]) * scale).exp()
-        return best, scale, outcome_sums(mdp, "auto" if self.kernel == "collapsed" else self.kernel, weights)
+        return best, scale, outcome_sums(mdp, self.sums_kernel, weights)
 
-    @staticmethod
-    def _shared(prior: Tensor) -> Tensor | float:
-        """One number, where every action of every state has the same."""
-        first = float(prior.reshape(-1)[0])
-        return first if math.isfinite(first) and bool((prior == first).all()) else prior
-
-    def _all_weights(self) -> Tensor:
-        """[S, A], `_weights` of all states."""
-        like = self.model.mdp.probabilities.detach()[:, 0, 0]
-        made = self.constants(0)
-        return torch.cat([self.weights(made, start, stop, like).clone() for start, stop in self.blocks(like)])
+    def all_scores(self, made: Constants) -> Tensor:
+        """[S, A] or [S, A, B]: rho + log prior in bits for fixed dynamics, `weights` of all states for the exact."""
+        if self.kind == "exact":
+            like = made.rewards[:, 0]
+            return torch.cat([self.weights(made, *block, like).clone() for block in self.blocks(like)])
+        return made.rewards.mul(made.scale).add_(made.prior).mul_(BITS)
 
     # ---- blocks -------------------------------------------------------------------------------------------------
 
@@ -341,6 +386,10 @@ class SoftPass:
         size = self.num_states if like.is_cuda else max(1, BLOCK // width)
         for start in range(0, self.num_states, size):
             yield start, min(start + size, self.num_states)
+
+    def _whole(self, name: str, like: Tensor) -> Tensor:
+        """Memory of the shape of values, [S] or [S, B]."""
+        return self._buffer(name, 0, self.num_states, like, rows=1)
 
     def _buffer(self, name: str, start: int, stop: int, like: Tensor, rows: int | None = None) -> Tensor:
         """Memory for a block, the same each time: [(stop - start) A] or with B behind."""
@@ -359,3 +408,10 @@ def _extent(values: Tensor, least: float = -math.inf) -> tuple[Shift, bool]:
         return (largest if math.isfinite(largest) else 0.0), math.isfinite(float(low))
     high = high.clamp(min=least)
     return torch.where(torch.isfinite(high), high, torch.zeros_like(high)), bool(torch.isfinite(low).all())
+
+
+def _shared_prior(model: TrajectoryModel) -> Tensor | float:
+    """The log prior [S, A], or one number where every action of every state has the same."""
+    prior = model.action_prior.detach()
+    first = float(prior[0, 0])
+    return math.log(first) if first > 0 and bool((prior == first).all()) else safe_log(prior)

@@ -40,7 +40,8 @@ class Settling:
     Attributes:
         tolerance: in nats, relative to the largest value once that exceeds 1.
         max_steps: the most backups.
-        accelerate: whether Newton steps may shorten what has not settled after 200 backups.
+        accelerate: whether Newton steps may shorten what has not settled after 200 backups, and large worlds begin near
+            their answer.
     """
 
     tolerance: float = 1e-10
@@ -97,8 +98,7 @@ class _Iteration:
         self, model: TrajectoryModel, recursion: Recursion, settling: Settling, conditions: Conditions
     ) -> None:
         self.model, self.recursion, self.settling, self.conditions = model, recursion, settling, conditions
-        self.values, near = first_values(model, recursion, conditions)
-        self.eager = near and settling.accelerate
+        self.values, self.near = first_values(model, recursion, conditions, settling.accelerate)
         self.chains: ChainSystems | None = None
         self.change = torch.full_like(self.values, math.inf)
         self.speed = torch.zeros_like(
@@ -122,7 +122,7 @@ class _Iteration:
             ):
                 return Status.DIVERGED
             patient = self.step >= PATIENCE and power_of_two | (self.step == PATIENCE)
-            if (self.eager and self.step == 1) or (self.settling.accelerate and patient):
+            if (self.near and self.step == 1) or (self.settling.accelerate and patient):
                 status = self._jump()
                 if status is not None:
                     return status

@@ -6,6 +6,7 @@ if __name__ != "cai.models":
         "or every class in it would exist twice"
     )
 
+from cai.models.batch import ModelBatch
 from cai.models.factor_graph import draw_factor_graph, factor_graph
 from cai.models.gridworld import bridge, gridworld
 from cai.models.interventions import condition, do
@@ -23,6 +24,7 @@ from cai.models.rewards import (
     TableReward,
     as_reward,
 )
+from cai.models.road_networks import road_network
 from cai.models.toy_text import from_gymnasium, gymnasium_model
 from cai.models.trajectory import TrajectoryModel
 from cai.models.zoo import available_models, build_model, lottery
@@ -30,6 +32,7 @@ from cai.models.zoo import available_models, build_model, lottery
 __all__ = [
     "LMDP",
     "MDP",
+    "ModelBatch",
     "CallableReward",
     "Goal",
     "GridLayout",
@@ -55,4 +58,5 @@ __all__ = [
     "gymnasium_model",
     "inspect_program",
     "lottery",
+    "road_network",
 ]

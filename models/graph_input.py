@@ -9,7 +9,7 @@ from typing import Any
 import networkx
 import numpy as np
 
-__all__ = ["GraphEdges", "edge_values", "graph_successors", "read_initial", "unique_names"]
+__all__ = ["GraphEdges", "edge_values", "graph_successors", "members", "read_initial", "unique_names"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,17 +53,19 @@ class GraphEdges:
             raise ValueError(f"the graph has {graph.number_of_nodes()} nodes and no edge; there is nothing to decide")
         nodes = list(graph)
         index = {node: i for i, node in enumerate(nodes)}
-        listed = list(graph.edges(keys=True, data=True) if graph.is_multigraph() else graph.edges(data=True))
+        view: Any = graph.edges
+        listed = list(view(keys=True, data=True) if graph.is_multigraph() else view(data=True))
         tails = np.fromiter((index[edge[0]] for edge in listed), dtype=np.int64, count=len(listed))
         heads = np.fromiter((index[edge[1]] for edge in listed), dtype=np.int64, count=len(listed))
+        order = np.argsort(tails, kind="stable")  # no promise of networkx that edges come in the order of nodes
         degrees = np.bincount(tails, minlength=len(nodes))
         return cls(
             nodes=nodes,
             index=index,
-            tails=tails,  # networkx lists edges node by node
-            heads=heads,
-            labels=[edge[:-1] for edge in listed],
-            data=[edge[-1] for edge in listed],
+            tails=tails[order],
+            heads=heads[order],
+            labels=[listed[i][:-1] for i in order],
+            data=[listed[i][-1] for i in order],
             degrees=degrees,
             first=np.cumsum(degrees) - degrees,
         )
@@ -141,7 +143,7 @@ def members(given: Any, index: Mapping[Any, int], what: str) -> list[int]:
         return []
     if _knows(index, given):
         return [index[given]]
-    several = isinstance(given, (list, set, frozenset, tuple, range)) or hasattr(given, "__next__")
+    several = isinstance(given, Iterable) and not isinstance(given, (str, bytes))
     found = []
     for item in given if several else [given]:
         if not _knows(index, item):
@@ -209,9 +211,7 @@ def graph_successors(
     }
 
 
-def _grouped(
-    edges: GraphEdges, probability: str, action: str
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[str]]:
+def _grouped(edges: GraphEdges, probability: str, action: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[str]]:
     """(next_states [S, A, K], probabilities [S, A, K], available [S, A], action names) of edges grouped by action."""
     values = edge_values(edges, probability, "probability")
     numbers: dict[Any, int] = {}

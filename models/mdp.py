@@ -12,8 +12,10 @@ import torch
 from torch import Tensor
 
 from cai.models.checks import check_distribution, check_shape, first_index, float_tensor, index_tensor, state_mask
+from cai.models.graph_input import graph_successors, read_initial
 from cai.models.layout import GridLayout
 from cai.models.places import place_tensor, resolve_place
+from cai.models.sparse_input import successors_from_sparse
 
 __all__ = ["MDP"]
 
@@ -23,8 +25,8 @@ class MDP:
     """A finite Markov decision process without its reward.
 
     Every (state, action) has K outcomes: a next state with a probability. Given as `transitions` the outcomes are the
-    S next states themselves; given by `MDP.from_successors` they are short lists, and nothing of size [S, A, S] is
-    built unless you ask for it (`dense()`).
+    S next states themselves; given by `MDP.from_successors`, `from_sparse` or `from_graph` they are short lists, and
+    nothing of size [S, A, S] is built unless you ask for it (`dense()`).
 
     Args:
         transitions: [S, A, S], p(s' | s, a); tensor, array or nested lists.
@@ -129,6 +131,59 @@ class MDP:
             object.__setattr__(mdp, name, value)
         mdp._finish(weights, successors, source, "probabilities")
         return mdp
+
+    @classmethod
+    def from_sparse(cls, matrices: Any, initial: Any, **options: Any) -> MDP:
+        """Builds a process from sparse matrices; [S, A, S] is never formed.
+
+        Args:
+            matrices: one scipy sparse matrix (or torch sparse tensor, COO or CSR) [S * A, S] with p(s' | s, a) in row
+                s * A + a, or a list of A of them, [S, S] each. Entries given twice add up; K is the largest number of
+                entries in a row that are not 0. Gradients reach torch tensors.
+            initial: [S].
+            **options: `available`, `terminal` and so on, as in `from_successors`. The row of an action that is not
+                available may be empty.
+
+        Raises:
+            ValueError, TypeError: as `MDP`, and if these are no sparse matrices or their shapes do not fit.
+        """
+        return cls.from_successors(*successors_from_sparse(matrices), initial, **options)
+
+    @classmethod
+    def from_graph(
+        cls,
+        graph: Any,
+        initial: Any = None,
+        *,
+        terminal: Any = None,
+        probability: str | None = None,
+        action: str = "action",
+        layout: GridLayout | None = None,
+        regions: Mapping[str, Any] | None = None,
+    ) -> MDP:
+        """Builds a process from a networkx DiGraph or MultiDiGraph: its nodes are the states, named by their str().
+
+        Without `probability`, action i of a node is its i-th edge, and leads where the edge does; A is the largest
+        number of edges out of a node. With it, the edges out of a node that share an action are its outcomes. For
+        routes to a destination, and for edges as states, see `road_network`; `networkx.line_graph` makes edges nodes.
+
+        Args:
+            graph: directed. The order of its nodes is that of the states.
+            initial: a node, {node: probability} or [S]; every node that is not terminal alike, unless given.
+            terminal: a node or several, which absorb: edges out of them are left out. Other nodes need such edges.
+            probability: the edge attribute with the probability of an outcome; every edge is certain unless given.
+            action: the edge attribute with the action that an edge belongs to; read with `probability` only.
+            layout: see `MDP`.
+            regions: see `MDP`.
+
+        Raises:
+            TypeError, ValueError: if the graph is not directed or has no edge, a node that is not terminal has no edge
+                out of it, an attribute is missing or no number, probabilities do not sum to 1, or two nodes are
+                written alike.
+        """
+        edges, arrays = graph_successors(graph, terminal, probability, action)
+        start = read_initial(initial, edges.index, ~arrays["terminal"])
+        return cls.from_successors(**arrays, initial=start, layout=layout, regions=regions)
 
     def _finish(self, probabilities: Tensor, next_states: Tensor | None, source: torch.dtype, name: str) -> None:
         num_states, num_actions, num_outcomes = probabilities.shape

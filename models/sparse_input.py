@@ -59,8 +59,8 @@ def successors_from_sparse(matrices: Any) -> tuple[Tensor, Tensor]:
     next_states = here[:, None].repeat(1, width)
     next_states[rows, places] = columns
     probabilities = values.new_zeros(num_states * num_actions, width).index_put((rows, places), values)
-    shape = (num_states, num_actions, width)
-    return next_states.reshape(shape), probabilities.reshape(shape)
+    sizes = (num_states, num_actions, width)
+    return next_states.reshape(sizes), probabilities.reshape(sizes)
 
 
 def _is_sparse(matrix: Any) -> bool:
@@ -101,9 +101,10 @@ def _entries(matrix: Any, name: str) -> tuple[Tensor, Tensor, Tensor, tuple[int,
         columns = torch.from_numpy(compressed.indices.astype(np.int64))
         data = compressed.data if compressed.data.dtype.kind == "f" else compressed.data.astype(np.float64)
         values = torch.from_numpy(data)
-    # What requires grad may grow from 0, and keeps its place.
-    kept = torch.ones_like(rows, dtype=torch.bool) if values.requires_grad else values != 0
-    return rows[kept], columns[kept], values[kept], (int(matrix.shape[0]), int(matrix.shape[1]))
+    kept = values != 0
+    if not values.requires_grad and not kept.all():  # what requires grad may grow from 0, and keeps its place
+        rows, columns, values = rows[kept], columns[kept], values[kept]
+    return rows, columns, values, (int(matrix.shape[0]), int(matrix.shape[1]))
 
 
 def _check_entries(rows: Tensor, columns: Tensor, values: Tensor, num_actions: int) -> None:

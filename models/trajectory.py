@@ -12,7 +12,7 @@ import math
 import numbers
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import pyro
 import torch
@@ -26,8 +26,12 @@ from cai.models.numerics import safe_log
 from cai.models.places import place_tensor, resolve_place
 from cai.models.rewards import Step, TableReward, as_reward, evaluate_factor
 
+if TYPE_CHECKING:
+    from cai.models.batch import ModelBatch
+
 __all__ = ["TrajectoryModel"]
 
+BATCHED = ("reward", "temperature", "action_prior", "initial", "horizon")  # what members of a batch may differ in
 TABLE_LIMIT = 2_000_000  # entries up to which the program keeps its transition table instead of building rows
 
 
@@ -257,6 +261,23 @@ class TrajectoryModel:
         if unknown:
             raise TypeError(f"a TrajectoryModel has no argument {unknown[0]!r}; it has {', '.join(known)}")
         return dataclasses.replace(self, **{"action_prior": self.host.action_prior, **changes})
+
+    def batch(self, **arguments: Any) -> ModelBatch:
+        """Variants of this model on the same process, to be asked about in one call: see `ModelBatch`.
+
+        Args:
+            **arguments: any of `reward` ([B, S], [B, S, A], ... or a list), `temperature` [B], `action_prior` ([B, A]
+                or [B, S, A]), `initial` [B, S] and `horizon` [B], all with a leading axis of the same length B.
+
+        Raises:
+            TypeError, ValueError: if an argument is unknown, or no member, or not one for each; naming the member.
+        """
+        from cai.models.batch import ModelBatch  # it is made of models
+
+        unknown = [name for name in arguments if name not in BATCHED]
+        if unknown:
+            raise TypeError(f"members of a batch cannot differ in {unknown[0]!r}; they can in {', '.join(BATCHED)}")
+        return ModelBatch(self, **arguments)
 
     def entropy_form(self) -> TrajectoryModel:
         """The same problem in the entropy form, with reward r + alpha log|A(s)| on every live step.

@@ -349,3 +349,62 @@ def test_names_lead_to_numbers():
         process.state_index("nowhere")
     with pytest.raises(ValueError, match="no action names"):
         MDP([[[1.0]]], [1.0]).action_index("go")
+
+
+# ---- large processes ---------------------------------------------------------------------------------------------
+
+
+def leaving(process):
+    """[S], the largest probability of leaving a terminal state, in plain loops."""
+    result = [0.0] * process.num_states
+    table = process.dense()
+    for s in range(process.num_states):
+        if process.terminal[s]:
+            ways = [a for a in range(process.num_actions) if process.available[s, a]]
+            result[s] = max(1.0 - float(table[s, a, s]) for a in ways)
+    return result
+
+
+@pytest.mark.parametrize("build", [dense, listed])
+@pytest.mark.parametrize("state", range(S - 1))  # the last one does stay
+def test_a_terminal_state_that_can_be_left_is_named(build, state):
+    process = build()
+    object.__setattr__(process, "terminal", torch.arange(S) == state)
+    most = leaving(process)[state]
+    assert process._leaving_probability().tolist() == pytest.approx(leaving(process), abs=1e-15)
+    with pytest.raises(ValueError, match=f"terminal state {state} can be left .with probability up to {most:.3g}"):
+        build(terminal=[state])
+
+
+def test_half_of_many_states_may_be_terminal():
+    # Loops in Python over states or rows would show here; [S, A, S] would not fit into memory.
+    size, generator = 200_000, np.random.default_rng(0)
+    following = generator.integers(0, size, (size, 2, 2))
+    following[size // 2 :] = np.arange(size // 2, size)[:, None, None]
+    process = MDP.from_successors(
+        following, np.full(following.shape, 0.5), np.full(size, 1 / size), terminal=np.arange(size // 2, size)
+    )
+    assert int(process.terminal.sum()) == size - size // 2
+    reward = -generator.random((size, 2))
+    with pytest.raises(ValueError, match=f"in terminal state {size // 2};"):
+        TrajectoryModel(process, reward)
+    reward[size // 2 :] = 0
+    model = TrajectoryModel(process, reward)
+    assert torch.equal(model.reward_table(0)[..., 0], torch.from_numpy(reward))
+    assert model.reward_table(0).shape == (size, 2, 1)
+
+
+def test_rows_that_sum_to_one_are_kept_as_they_are():
+    weights = torch.tensor(WEIGHTS, dtype=torch.float64)
+    process = MDP.from_successors(NEXT, weights, START)
+    again = MDP.from_successors(NEXT, process.probabilities, process.initial)
+    assert torch.equal(again.probabilities, process.probabilities)
+    assert torch.equal(again.initial, process.initial)
+
+
+@pytest.mark.parametrize("kind", [list, np.array, torch.tensor])
+def test_states_given_twice_or_outside_are_refused(kind):
+    with pytest.raises(ValueError, match="state 3 is given twice"):
+        dense().states(kind([3, 1, 3]))
+    with pytest.raises(ValueError, match="state 4 does not exist; states are 0 to 3"):
+        dense().states(kind([0, 4]))

@@ -1,0 +1,102 @@
+"""The figure of a run: what each library takes over the floor, and how `cai` grows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from benchmarks.report import JOBS
+
+__all__ = ["draw_report"]
+
+# Okabe and Ito's colours; every library has a shape of its own, too.
+LOOKS = {
+    "cai": ("#0072B2", "o"),
+    "cai, compiled": ("#56B4E9", "D"),
+    "quantecon": ("#D55E00", "s"),
+    "jax": ("#009E73", "^"),
+    "scipy": ("#E69F00", "v"),
+    "imitation": ("#CC79A7", "P"),
+}
+JOB_LOOKS = {"fixed": ("#0072B2", "o", "-"), "exact": ("#D55E00", "s", "--")}
+AXES = {"S": "states S", "T": "horizon T", "K": "successors K"}
+FIXED_SIZES = {"S": "A=4, K=3, T=20", "T": "S=10,000, A=4, K=4", "K": "S=40,000, A=4, T=10"}
+
+
+def draw_report(report: dict[str, Any], path: Path) -> Figure:
+    """Draws both panels and saves them as PNG.
+
+    Args:
+        report: of a run.
+        path: where to.
+    """
+    curves = report["curves"]
+    figure = plt.figure(figsize=(11.5, 7.2 if curves else 6.0), layout="constrained")
+    left, right = figure.subfigures(1, 2, width_ratios=(1.25, 1)) if curves else (figure, None)
+    _draw_ratios(left.subplots(), report["workloads"])
+    if right is not None:
+        for axes, curve in zip(np.atleast_1d(right.subplots(len(curves), 1)), curves, strict=True):
+            _draw_curve(axes, curve, report["machine"]["caches"])
+    figure.savefig(path, dpi=130)
+    return figure
+
+
+def _draw_ratios(axes: Axes, workloads: dict[str, Any]) -> None:
+    labels: list[str] = []
+    for name, result in workloads.items():
+        for job in JOBS:
+            rows = [row for row in result["rows"] if row["job"] == job and row["median_s"] is not None]
+            if not rows:
+                continue
+            labels.append(f"{name}, {JOBS[job]}")
+            for row in rows:
+                color, marker = LOOKS[row["contender"]]
+                low, high = (value / result["floor_s"] for value in row["quartiles_s"])
+                place = len(labels) - 1
+                axes.plot([low, high], [place, place], color=color, linewidth=2, zorder=1)
+                axes.plot(row["floor_ratio"], place, marker, color=color, markersize=8, markeredgecolor="white")
+    axes.axvline(1.0, color="black", linewidth=1)
+    axes.set_xscale("log")
+    axes.set_yticks(range(len(labels)), labels)
+    axes.set_ylim(len(labels) - 0.5, -0.5)
+    axes.grid(axis="x", which="both", alpha=0.25)
+    axes.set_xlabel("median time / memory floor (log scale; bars: quartiles; line: the floor)")
+    axes.set_title("Time over the floor: further left is faster", loc="left")
+    present = {row["contender"] for result in workloads.values() for row in result["rows"] if row["median_s"]}
+    handles = [
+        plt.Line2D([], [], color=c, marker=m, linestyle="", label=n) for n, (c, m) in LOOKS.items() if n in present
+    ]
+    axes.legend(
+        handles=handles, loc="upper center", bbox_to_anchor=(0.5, -0.09), ncols=6, frameon=False, columnspacing=1
+    )
+
+
+def _draw_curve(axes: Axes, curve: dict[str, Any], caches: dict[str, int]) -> None:
+    axis = curve["axis"]
+    sizes, fitted = np.array(curve["sizes"], dtype=float), np.array(curve["fitted"])
+    for job, (color, marker, style) in JOB_LOOKS.items():
+        seconds = np.array(curve["seconds"][job])
+        label = f"{JOBS[job]}: slope {curve['slopes'][job]:.3f}"
+        axes.plot(sizes, seconds * 1e3, marker, color=color, markersize=5, label=label)
+        used = sizes[fitted]
+        middle = np.exp(np.log(seconds[fitted]).mean() - curve["slopes"][job] * np.log(used).mean())
+        axes.plot(used, 1e3 * middle * used ** curve["slopes"][job], style, color=color, linewidth=1.2)
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    if axis != "T":
+        for name, size in caches.items():
+            edge = np.interp(size, curve["step_bytes"], sizes, left=np.nan, right=np.nan)
+            axes.axvline(edge, color="0.5", linewidth=1, linestyle=":")
+            if np.isfinite(edge):
+                axes.annotate(name, (edge, 0.04), xycoords=("data", "axes fraction"), color="0.35", fontsize=8)
+    axes.grid(which="major", alpha=0.25)
+    axes.set_xlabel(f"{AXES[axis]}   ({FIXED_SIZES[axis]})")
+    axes.set_ylabel("time, ms")
+    axes.legend(fontsize=8, frameon=False, loc="upper left")
+    if axis == "S":
+        axes.set_title("Growth; lines are fits, dotted: a step's data fill a cache", loc="left", fontsize=11)

@@ -1,0 +1,240 @@
+"""Values of many problems of one process in one backward pass, with gradients by hand.
+
+The problems are done in groups of `GROUP`, whose working set stays in the cache, and write into one result. A problem
+with a shorter horizon than the longest is the end of the same recursion: the last h + 1 rows of its values.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from cai.inference.adjoint import SoftSweep, recorded_values
+from cai.inference.backups import continuation
+from cai.inference.soft_pass import SoftPass
+from cai.models.numerics import safe_log, safe_logsumexp
+from cai.models.trajectory import TrajectoryModel
+
+__all__ = ["batched_values"]
+
+GROUP = 16  # problems of one pass
+
+
+class _Batch:
+    """What the passes of a batch share.
+
+    Args:
+        model: the process and the discount; its horizon is the longest of the batch.
+        kind: which backup.
+        kernel: see `cai.inference.kernels`.
+        horizons: of the B problems.
+    """
+
+    def __init__(
+        self, model: TrajectoryModel, kind: Literal["fixed", "exact"], kernel: str, horizons: Sequence[int]
+    ) -> None:
+        self.model, self.kind, self.kernel, self.steps = model, kind, kernel, model.steps
+        self.begins = [self.steps - horizon for horizon in horizons]  # the row of each problem's first values
+
+    def groups(self) -> Iterator[slice]:
+        """The problems of each pass."""
+        for start in range(0, len(self.begins), GROUP):
+            yield slice(start, start + GROUP)
+
+    def soft_pass(self, group: slice, rewards: Tensor, log_prior: Tensor | None) -> SoftPass:
+        """The pass of a group, from rewards [B, S, A] and the log prior [B, S, A], [S, A] or the model's own."""
+        if log_prior is not None and log_prior.dim() == 3:
+            log_prior = _last(log_prior[group])
+        table = _last(rewards[group])
+        return SoftPass(self.model, self.kind, kernel=self.kernel, rewards=table, log_prior=log_prior)
+
+    def run(self, rewards: Tensor, log_prior: Tensor | None, times: list[int], kept: Tensor | None) -> Tensor:
+        """Passes over all groups.
+
+        Args:
+            rewards: [B, S, A], nats.
+            log_prior: [B, S, A], [S, A], or None for the model's own.
+            times: the steps whose values are kept, ascending, the last of which is T.
+            kept: [C, S, B], where they are written; None if none are kept.
+
+        Returns:
+            [B, S], the first values of each problem.
+        """
+        num_states = rewards.shape[1]
+        first = rewards.new_zeros((len(self.begins), num_states))
+        for group in self.groups():
+            soft = self.soft_pass(group, rewards, log_prior)
+            begins = self.begins[group]
+            following = rewards.new_zeros((num_states, len(begins)))
+            rolling = rewards.new_empty((2, *following.shape))
+            rows = {} if kept is None else {t: kept[place, :, group] for place, t in enumerate(times)}
+            if self.steps in rows:
+                rows[self.steps].zero_()
+            for t in reversed(range(min([*begins, *rows]), self.steps)):
+                following = soft.step(following, t, rows.get(t, rolling[t % 2]))
+                for problem in _beginning(begins, t):
+                    first[group][problem] = following[:, problem]
+        return first
+
+
+def batched_values(
+    model: TrajectoryModel,
+    kind: Literal["fixed", "exact"],
+    rewards: Tensor,
+    log_prior: Tensor | None,
+    horizons: Sequence[int],
+    *,
+    kernel: str = "auto",
+    all_steps: bool = True,
+) -> tuple[Tensor, Tensor | None]:
+    """Log beta of B problems in nats, with gradients where the tensors ask for them.
+
+    Gradients reach rewards, prior and dynamics by `SoftSweep`, and can be differentiated again, which records the
+    recursion step by step and problem by problem.
+
+    Args:
+        model: whose process and discount are shared; its horizon is the longest of `horizons`.
+        kind: which backup.
+        rewards: [B, S, A], nats.
+        log_prior: [B, S, A], nats; the model's unless given.
+        horizons: of the B problems.
+        kernel: see `cai.inference.kernels`.
+        all_steps: whether all values are wanted; else the first of each problem alone, which takes 2 S B numbers, or
+            2 sqrt(T) S B where gradients are recorded.
+
+    Returns:
+        The first values of each problem [B, S]; and [T + 1, S, B] or None, in which problem b of horizon h is in the
+        last h + 1 rows.
+    """
+    batch = _Batch(model, kind, kernel, horizons)
+    if log_prior is None and model.action_prior.requires_grad:
+        log_prior = model.log_action_prior
+    inputs = [model.mdp.probabilities, rewards, *([] if log_prior is None else [log_prior])]
+    if torch.is_grad_enabled() and any(part.requires_grad for part in inputs):
+        first, *kept = _BatchedValues.apply(batch, all_steps, *inputs)
+        return first, kept[0] if all_steps else None
+    rewards, log_prior = rewards.detach(), None if log_prior is None else log_prior.detach()
+    if not all_steps:
+        return batch.run(rewards, log_prior, [batch.steps], None), None
+    kept = rewards.new_empty((batch.steps + 1, rewards.shape[1], len(rewards)))
+    return batch.run(rewards, log_prior, [*range(batch.steps + 1)], kept), kept
+
+
+class _BatchedValues(torch.autograd.Function):
+    """Inputs: probabilities [S, A, K], rewards [B, S, A] and, where it is given, the log prior [B, S, A] or [S, A]."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, batch: _Batch, all_steps: bool, probabilities: Tensor, rewards: Tensor, *log_prior: Tensor
+    ) -> tuple[Tensor, ...]:
+        stride = 1 if all_steps else max(1, math.isqrt(batch.steps))
+        ctx.batch, ctx.times = batch, [*range(0, batch.steps, stride), batch.steps]
+        kept = rewards.new_empty((len(ctx.times), rewards.shape[1], len(rewards)))
+        first = batch.run(rewards, log_prior[0] if log_prior else None, ctx.times, kept)
+        ctx.save_for_backward(kept, probabilities, rewards, *log_prior)
+        ctx.set_materialize_grads(False)
+        return (first, kept) if all_steps else (first,)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+        kept, *inputs = ctx.saved_tensors
+        needs = ctx.needs_input_grad[2:]
+        first, rows = gradients[0], gradients[1] if len(gradients) > 1 else None
+        if first is None and rows is None:
+            return (None, None, *(None for _ in inputs))
+        find = _recorded if torch.is_grad_enabled() else _swept
+        return (None, None, *find(ctx.batch, kept, ctx.times, first, rows, inputs, needs))
+
+
+def _swept(
+    batch: _Batch,
+    kept: Tensor,
+    times: list[int],
+    first: Tensor | None,
+    rows: Tensor | None,
+    inputs: list[Tensor],
+    needs: tuple[bool, ...],
+) -> list[Tensor | None]:
+    """The gradients of the inputs, from those of the first values [B, S] and of all values [T + 1, S, B]."""
+    totals = [torch.zeros_like(part) if needed else None for part, needed in zip(inputs, needs, strict=True)]
+    for_chances, for_rewards, for_prior = (*totals, None)[:3]
+    rewards, log_prior = inputs[1], inputs[2] if len(inputs) > 2 else None
+    for group in batch.groups():
+        soft, begins = batch.soft_pass(group, rewards, log_prior), batch.begins[group]
+        sweep = SoftSweep(soft, kept[..., group], times)
+        adjoint = torch.zeros_like(kept[0, :, group])
+        for t, values, following in sweep.pairs():
+            if rows is not None:
+                adjoint = adjoint + rows[t][:, group]
+            if first is not None:
+                for problem in _beginning(begins, t):
+                    adjoint[:, problem] += first[group][problem]
+            table, adjoint = sweep.shares(t, values, following, adjoint, table=for_chances is not None)
+            if for_chances is not None:
+                for problem in range(len(begins)):
+                    slopes = _slopes(batch, rewards[group][problem], following[:, problem])
+                    for_chances += table[..., problem, None] * slopes
+        if for_rewards is not None:
+            for_rewards[group] = sweep.total.movedim(-1, 0)
+        if for_prior is not None:
+            if for_prior.dim() == 3:
+                for_prior[group] = sweep.total.movedim(-1, 0)
+            else:
+                for_prior += sweep.total.sum(-1)
+    return totals
+
+
+def _slopes(batch: _Batch, rewards: Tensor, following: Tensor) -> Tensor:
+    """The derivative of q(s, a) of one problem with respect to p(k|s,a), on what is possible: [S, A, K]."""
+    model, chances = batch.model, batch.model.mdp.probabilities.detach()
+    possible = chances > 0
+    if batch.kind == "fixed":
+        worth = (model.discount * model.mdp.gather(following)).expand_as(chances)
+        return torch.where(possible & torch.isfinite(worth), worth, torch.zeros_like(worth))
+    arrived = model.mdp.gather(continuation(model, following))
+    expected = safe_logsumexp(safe_log(chances) + arrived)[..., None]
+    ratios = (arrived - torch.where(torch.isfinite(expected), expected, torch.zeros_like(expected))).exp()
+    counts = possible & torch.isfinite(expected) & torch.isfinite(rewards)[..., None]
+    return torch.where(counts, ratios, torch.zeros_like(ratios))
+
+
+def _recorded(
+    batch: _Batch,
+    kept: Tensor,
+    times: list[int],
+    first: Tensor | None,
+    rows: Tensor | None,
+    inputs: list[Tensor],
+    needs: tuple[bool, ...],
+) -> list[Tensor | None]:
+    """The same gradients, by operations that autograd records."""
+    probabilities, rewards = inputs[:2]
+    log_prior = inputs[2] if len(inputs) > 2 else batch.model.log_action_prior
+    outputs, incoming = [], []
+    for problem, begin in enumerate(batch.begins):
+        prior = log_prior[problem] if log_prior.dim() == 3 else log_prior
+        table = rewards[problem][..., None]
+        values = recorded_values(batch.model, batch.kind, probabilities, prior, table)
+        gradient = torch.zeros_like(values) if rows is None else rows[..., problem]
+        if first is not None:
+            at_begin = (torch.arange(len(values), device=values.device) == begin)[:, None]
+            gradient = gradient + torch.where(at_begin, first[problem], torch.zeros_like(first[problem]))
+        outputs.append(values)
+        incoming.append(torch.where(torch.isfinite(values), gradient, torch.zeros_like(values)))
+    asked = [part for part, needed in zip(inputs, needs, strict=True) if needed]
+    found = iter(torch.autograd.grad(outputs, asked, incoming, create_graph=True, allow_unused=True))
+    return [next(found) if needed else None for needed in needs]
+
+
+def _beginning(begins: list[int], t: int) -> list[int]:
+    """The problems of a group whose first values are those of step t."""
+    return [problem for problem, begin in enumerate(begins) if begin == t]
+
+
+def _last(table: Tensor) -> Tensor:
+    """[S, A, b] from [b, S, A], as a pass reads it."""
+    return table.detach().permute(1, 2, 0).contiguous()

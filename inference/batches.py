@@ -1,0 +1,246 @@
+"""Answers to many problems of one process in one call."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cai.inference.adjoint import soft_values
+from cai.inference.batched_values import batched_values
+from cai.inference.closed_form import failure_status, messages_posterior
+from cai.inference.deferred import Later, mapped
+from cai.inference.messages import EXACT, FIXED, Messages, Recursion, backward
+from cai.inference.optimistic import Optimistic
+from cai.inference.posterior import Posterior
+from cai.inference.posterior_batch import PosteriorBatch
+from cai.inference.progress import progress
+from cai.inference.status import Backend, InferenceError, Status
+from cai.inference.sum_product import SumProduct
+from cai.inference.variational import StructuredVariational
+from cai.models.batch import ModelBatch
+from cai.models.numerics import certainty_equivalent, expectation, safe_log, safe_logsumexp
+from cai.models.trajectory import TrajectoryModel
+
+__all__ = ["BatchError", "infer_batch"]
+
+
+class BatchError(InferenceError):
+    """Raised by `cai.infer` on a batch of which some member did not succeed.
+
+    Attributes:
+        answers: all of them; `posterior` is the first that failed.
+    """
+
+    def __init__(self, answers: PosteriorBatch) -> None:
+        failed = [member for member, status in enumerate(answers.statuses) if not status.ok]
+        posterior = answers[failed[0]]
+        why = str(posterior.details.get("why", ""))
+        others = f"; so did {len(failed) - 1} more" if len(failed) > 1 else ""
+        detail = f"{why}; " if why else ""
+        detail += f"member {failed[0]} of {len(answers)} failed{others}; throw=False returns all answers"
+        super().__init__(answers.backend, posterior.status, posterior, detail)
+        self.answers = answers
+
+
+def infer_batch(
+    batch: ModelBatch, backend: Backend, ask: Callable[[TrajectoryModel], Posterior], *, throw: bool
+) -> PosteriorBatch:
+    """Answers every member, in one backward pass where that can be.
+
+    It can for 'exact', and for 'variational' and 'optimistic' in closed form, over finite horizons, if no reward reads
+    t and, unless the dynamics are fixed, none reads the outcome. Where members differ in their starts alone, rewards
+    may read what they like; where in starts and horizons, anything but t. Everything else is answered member by member:
+    other backends, other rewards, infinite horizons, and kernel='collapsed', which is made for one problem.
+
+    Args:
+        batch: the problems.
+        backend: which backend.
+        ask: asks it about one member.
+        throw: whether to raise, after all members have been answered, if one did not succeed.
+
+    Raises:
+        ValueError: if the backend does not accept a member.
+        BatchError: if a member did not succeed and `throw` is True; it holds all answers.
+    """
+    recursion = _recursion(backend)
+    if recursion is not None and _in_one_pass(batch, recursion, backend):
+        answers = _OnePass(batch, recursion, backend).answers()
+    else:
+        answers = _one_by_one(batch, backend, ask)
+    if throw and not all(status.ok for status in answers.statuses):
+        raise BatchError(answers)
+    return answers
+
+
+def _one_by_one(batch: ModelBatch, backend: Backend, ask: Callable[[TrajectoryModel], Posterior]) -> PosteriorBatch:
+    for member, model in enumerate(batch):
+        try:
+            backend.supports(model)
+        except ValueError as error:
+            raise ValueError(f"member {member} of the batch: {error}") from None
+    found = [ask(batch[member]) for member in progress(len(batch), "answering the batch")]
+    return PosteriorBatch(
+        batch,
+        backend=backend.name,
+        target=backend.target,
+        statuses=[posterior.status for posterior in found],
+        member=found.__getitem__,
+    )
+
+
+def _recursion(backend: Backend) -> Recursion | None:
+    """The soft recursion that a backend is in closed form."""
+    if type(backend) is SumProduct:
+        return EXACT
+    if type(backend) in (StructuredVariational, Optimistic) and backend.solver != "svi":  # type: ignore[attr-defined]
+        return FIXED if type(backend) is StructuredVariational else EXACT
+    return None
+
+
+def _in_one_pass(batch: ModelBatch, recursion: Recursion, backend: Any) -> bool:
+    if backend.kernel == "collapsed" or not all(math.isfinite(horizon) for horizon in batch.horizons):
+        return False
+    if not batch.varies_step:
+        return not batch.base.reward.reads_time or len(set(batch.horizons)) == 1
+    if batch.tables is not None:
+        return True
+    rewards = [model.reward for model in batch] if batch.gives_rewards else [batch.base.reward]
+    reads_outcome = any(reward.reads_outcome for reward in rewards)
+    return not any(reward.reads_time for reward in rewards) and (recursion is FIXED or not reads_outcome)
+
+
+class _OnePass:
+    """The answers of a soft recursion to members that share their process, from one backward pass.
+
+    Values are kept once, as [T + 1, S, B] (or [T + 1, S], where all members have the same); q-values, policies and what
+    is expected along a member are worked out when they are looked at. With keep='evidence' the first values alone stay.
+    """
+
+    def __init__(self, batch: ModelBatch, recursion: Recursion, backend: Any) -> None:
+        self.batch, self.recursion, self.backend = batch, recursion, backend
+        self.keep, self.kernel, self.records = backend.keep, backend.kernel, torch.is_grad_enabled()
+        self.horizons = [int(horizon) for horizon in batch.horizons]
+        self.steps = max(self.horizons)
+        base = batch.base
+        self.model = base if base.horizon == self.steps else base.replace(horizon=self.steps)
+        assert recursion.kind is not None
+        if batch.varies_step:
+            self.first, self.kept = batched_values(
+                self.model,
+                recursion.kind,
+                self._rewards(),
+                None if batch.action_priors is None else safe_log(batch.action_priors),
+                self.horizons,
+                kernel=self.kernel,
+                all_steps=self.keep != "evidence",
+            )
+        else:
+            several = len(set(self.horizons)) > 1
+            all_steps = several or self.keep != "evidence"
+            kept = soft_values(self.model, recursion.kind, kernel=self.kernel, all_steps=all_steps)
+            begins = [self.steps - horizon for horizon in self.horizons]
+            self.first = kept[begins] if several else kept[:1].expand(len(batch), -1)
+            self.kept = None if self.keep == "evidence" else kept
+        recording = self.kept is not None and self.kept.requires_grad
+        self.columns = self.kept.unbind(-1) if self.kept is not None and batch.varies_step and recording else None
+        self.starts = self._starts()
+
+    def _rewards(self) -> Tensor:
+        """[B, S, A], nats; what a reward says of outcomes as its expectation, which fixed dynamics leave."""
+        batch, mdp = self.batch, self.model.mdp
+        if batch.tables is not None:
+            tables = batch.tables
+        elif batch.gives_rewards:
+            tables = torch.stack([expectation(mdp.probabilities, model.reward_table(0)) for model in batch])
+        else:
+            own = self.model.reward_table(0)
+            own = own[..., 0] if own.shape[-1] == 1 else expectation(mdp.probabilities, own)
+            tables = own.expand(len(batch), -1, -1)
+        temperature = self.model.temperature if batch.temperatures is None else batch.temperatures[:, None, None]
+        finite = torch.isfinite(tables)
+        scaled = torch.where(finite, tables, torch.zeros_like(tables)) / temperature  # -inf would make gradients NaN
+        return torch.where(finite, scaled, torch.full_like(scaled, -torch.inf))
+
+    def _starts(self) -> Tensor:
+        """[B], what each start is worth, nats: the log evidence, or the mean value."""
+        initial = self.model.mdp.initial if self.batch.initials is None else self.batch.initials
+        if self.recursion.eta == 1:
+            return safe_logsumexp(safe_log(initial) + self.first)
+        return certainty_equivalent(initial, self.first, self.recursion.eta)
+
+    def answers(self) -> PosteriorBatch:
+        """All of them, of which only numbers and values are known so far."""
+        finite = torch.isfinite(self.starts.detach()).tolist()
+        self.statuses = [
+            Status.SUCCESS if fine else failure_status(self.batch[member], self.recursion)
+            for member, fine in enumerate(finite)
+        ]
+        bounds = self.starts
+        if self.batch.base.optimality != "factor":
+            offsets = [model.evidence_offset for model in self.batch]
+            bounds = torch.stack([start + offset for start, offset in zip(bounds, offsets, strict=True)])
+        return PosteriorBatch(
+            self.batch,
+            backend=self.backend.name,
+            target=self.backend.target,
+            statuses=self.statuses,
+            member=self._member,
+            log_evidence=bounds if self.recursion is EXACT else None,
+            elbo=bounds,
+            values=self._all_values if self.columns is None and self._stacked() else None,
+        )
+
+    def _stacked(self) -> bool:
+        return self.batch.varies_step and self.kept is not None and len(set(self.horizons)) == 1
+
+    def _all_values(self) -> Tensor:
+        """[B, T, S], reward units."""
+        assert self.kept is not None
+        values = self.kept[: self.steps].permute(2, 0, 1)
+        temperatures = self.batch.temperatures
+        scale = self.model.temperature if temperatures is None else temperatures[:, None, None]
+        return values * scale
+
+    def _member(self, member: int) -> Posterior:
+        with torch.set_grad_enabled(self.records):
+            model = self.batch[member]
+            return messages_posterior(
+                model,
+                self.recursion,
+                self._messages(member, model),
+                self.statuses[member],
+                backend=self.backend.name,
+                target=self.backend.target,
+                keep=self.keep,
+            )
+
+    def _messages(self, member: int, model: TrajectoryModel) -> Messages:
+        recursion, kernel, keep = self.recursion, self.kernel, self.keep
+
+        def again(kept: str) -> Messages:
+            return backward(model, recursion, keep=kept, kernel=kernel)
+
+        def tables() -> tuple[Tensor, Tensor]:
+            messages = again("all")
+            return messages.q_values, messages.policy
+
+        q_values: Any = Later(lambda: again("all").q_values, held=False)
+        policy: Any = Later(lambda: again("policy").policy, held=keep == "policy")
+        if keep == "all":
+            both = Later(tables)
+            q_values, policy = mapped(both, lambda pair: pair[0]), mapped(both, lambda pair: pair[1])
+        values: Any = Later(lambda: again("values").values, held=False)
+        if self.kept is not None:
+            values = self._column(member)[self.steps - self.horizons[member] :]
+        return Messages(values, q_values, policy, self.starts[member], self.first[member])
+
+    def _column(self, member: int) -> Tensor:
+        """[T + 1, S], of the longest horizon."""
+        assert self.kept is not None
+        if self.columns is not None:
+            return self.columns[member]
+        return self.kept[..., member] if self.batch.varies_step else self.kept
