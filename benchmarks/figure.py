@@ -8,9 +8,12 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 
 from benchmarks.report import JOBS
+from benchmarks.scaling import AXES
 
 __all__ = ["draw_report"]
 
@@ -24,7 +27,6 @@ LOOKS = {
     "imitation": ("#CC79A7", "P"),
 }
 JOB_LOOKS = {"fixed": ("#0072B2", "o", "-"), "exact": ("#D55E00", "s", "--")}
-AXES = {"S": "states S", "T": "horizon T", "K": "successors K"}
 FIXED_SIZES = {"S": "A=4, K=3, T=20", "T": "S=10,000, A=4, K=4", "K": "S=40,000, A=4, T=10"}
 
 
@@ -49,22 +51,26 @@ def draw_report(report: dict[str, Any], path: Path) -> Figure:
 def _draw_ratios(axes: Axes, workloads: dict[str, Any]) -> None:
     labels: list[str] = []
     for name, result in workloads.items():
-        for job in JOBS:
+        for job, title in JOBS.items():
             rows = [row for row in result["rows"] if row["job"] == job and row["median_s"] is not None]
             if not rows:
                 continue
-            labels.append(f"{name}, {JOBS[job]}")
-            for row in rows:
+            if len(labels) % 2:
+                axes.axhspan(len(labels) - 0.5, len(labels) + 0.5, color="0.95", zorder=0)
+            for number, row in enumerate(rows):
                 color, marker = LOOKS[row["contender"]]
-                low, high = (value / result["floor_s"] for value in row["quartiles_s"])
-                place = len(labels) - 1
+                place = len(labels) + 0.7 * ((number + 0.5) / len(rows) - 0.5)
+                scale = row["floor_ratio"] / row["median_s"]
+                low, high = (value * scale for value in row["quartiles_s"])
                 axes.plot([low, high], [place, place], color=color, linewidth=2, zorder=1)
-                axes.plot(row["floor_ratio"], place, marker, color=color, markersize=8, markeredgecolor="white")
+                axes.plot(row["floor_ratio"], place, marker, color=color, markersize=7, markeredgecolor="white")
+            labels.append(f"{name}, {title}")
     axes.axvline(1.0, color="black", linewidth=1)
     axes.set_xscale("log")
+    _plain_numbers(axes.xaxis)
     axes.set_yticks(range(len(labels)), labels)
     axes.set_ylim(len(labels) - 0.5, -0.5)
-    axes.grid(axis="x", which="both", alpha=0.25)
+    axes.grid(axis="x", which="major", alpha=0.3)
     axes.set_xlabel("median time / memory floor (log scale; bars: quartiles; line: the floor)")
     axes.set_title("Time over the floor: further left is faster", loc="left")
     present = {row["contender"] for result in workloads.values() for row in result["rows"] if row["median_s"]}
@@ -74,6 +80,14 @@ def _draw_ratios(axes: Axes, workloads: dict[str, Any]) -> None:
     axes.legend(
         handles=handles, loc="upper center", bbox_to_anchor=(0.5, -0.09), ncols=6, frameon=False, columnspacing=1
     )
+
+
+def _plain_numbers(axis: Axis) -> None:
+    """1, 2, 5, 10 and so on, not powers; few of them over many decades."""
+    low, high = axis.get_view_interval()
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high < 500 * low else (1.0,)))
+    axis.set_major_formatter(lambda value, _: f"{value:,.10g}")
+    axis.set_minor_formatter("")
 
 
 def _draw_curve(axes: Axes, curve: dict[str, Any], caches: dict[str, int]) -> None:
@@ -88,6 +102,8 @@ def _draw_curve(axes: Axes, curve: dict[str, Any], caches: dict[str, int]) -> No
         axes.plot(used, 1e3 * middle * used ** curve["slopes"][job], style, color=color, linewidth=1.2)
     axes.set_xscale("log")
     axes.set_yscale("log")
+    _plain_numbers(axes.xaxis)
+    _plain_numbers(axes.yaxis)
     if axis != "T":
         for name, size in caches.items():
             edge = np.interp(size, curve["step_bytes"], sizes, left=np.nan, right=np.nan)
@@ -95,7 +111,7 @@ def _draw_curve(axes: Axes, curve: dict[str, Any], caches: dict[str, int]) -> No
             if np.isfinite(edge):
                 axes.annotate(name, (edge, 0.04), xycoords=("data", "axes fraction"), color="0.35", fontsize=8)
     axes.grid(which="major", alpha=0.25)
-    axes.set_xlabel(f"{AXES[axis]}   ({FIXED_SIZES[axis]})")
+    axes.set_xlabel(f"{AXES[axis]} ({FIXED_SIZES[axis]})")
     axes.set_ylabel("time, ms")
     axes.legend(fontsize=8, frameon=False, loc="upper left")
     if axis == "S":

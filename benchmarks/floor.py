@@ -23,7 +23,7 @@ def make_triad() -> Callable[[], object]:
     return lambda: torch.add(y, z, alpha=2.0, out=x)
 
 
-def bytes_moved(workload: Workload) -> int:
+def bytes_moved(workload: Workload, job: str = "fixed") -> int:
     """What must move in one backward pass, were nothing kept from one step to the next.
 
     At each step the indices (int32), the probabilities, the rewards, the values that are read and those that are
@@ -31,9 +31,10 @@ def bytes_moved(workload: Workload) -> int:
 
     Args:
         workload: any of them.
+        job: "gradient" counts two passes; every other job one.
     """
     pairs = workload.num_states * workload.num_actions
     per_outcome = 8 if workload.next_states is None else 12
     outcomes = pairs * workload.num_outcomes * per_outcome
     step = outcomes + workload.batch * 8 * (pairs + 2 * workload.num_states)
-    return workload.horizon * step * (2 if workload.gradient else 1)
+    return workload.horizon * step * (2 if job == "gradient" else 1)

@@ -119,14 +119,13 @@ def run_workload(
         tick=lambda key: tick(f"{name}: timing {key}"),
     )
     bandwidth = TRIAD_BYTES / samples[TRIAD].median
-    floor = bytes_moved(workload) / bandwidth
     for key in calls:
         sample = samples[key]
         rows[key] |= {
             "median_s": sample.median,
             "quartiles_s": sample.quartiles,
             "repeats": len(sample.seconds),
-            "floor_ratio": sample.median / floor,
+            "floor_ratio": sample.median * bandwidth / bytes_moved(workload, rows[key]["job"]),
         }
     return {
         "workload": name,
@@ -134,7 +133,7 @@ def run_workload(
         "bytes": bytes_moved(workload),
         "value_bytes": workload.value_bytes,
         "bandwidth": bandwidth,
-        "floor_s": floor,
+        "floor_s": bytes_moved(workload) / bandwidth,
         "rows": list(rows.values()),
     }
 

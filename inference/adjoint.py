@@ -99,47 +99,42 @@ class SoftSweep:
             height.masked_fill_(gone, 0.0)
         for start, stop in soft.blocks(values):
             scores = soft.fixed_scores(x, lost, made, start, stop, table[start:stop])
-            scores.sub_(height[start:stop, None]).exp2_().mul_(adjoint[start:stop, None])
+            scores.sub_(height[start:stop, None]).exp2_()
+            scores.mul_(_rates(adjoint[start:stop], soft.over_actions(scores), soft.smallest)[:, None])
         if len(soft.terminal):  # there the heights are none of the scores'
             table.index_fill_(0, soft.terminal, 0.0)
         return made.sums.scatter(table.view(-1, *values.shape[1:])).mul_(soft.model.discount)
 
     def _exact_shares(self, t: int, values: Tensor, following: Tensor, adjoint: Tensor, wants_table: bool) -> Tensor:
         soft, made, table = self.soft, self.soft.constants(t), self._table
-        assert made.row_largest is not None
         x, shift = soft.exact_arrivals(following)
-        height = (values - made.row_largest).sub_(shift).mul_(BITS)
-        if len(soft.terminal):
-            height.index_fill_(0, soft.terminal, 0.0)
         adjoint = self._counted(adjoint)
-        low = None
-        if float(height.min()) < math.log2(soft.smallest):
-            small = height < math.log2(soft.smallest)
-            low = small & torch.isfinite(values)
-            height.masked_fill_(small, 0.0)
-            rate = adjoint.masked_fill(small, 0.0)
-        else:
-            rate = adjoint
-        rate = height.neg_().exp2_().mul_(rate)
+        least = soft.smallest * max(1.0, float(adjoint.abs().amax()))  # no rate exceeds 1 / smallest
         flat = table.view(-1, *values.shape[1:])
         merged = soft.collapsed is not None and not wants_table
-        merged = soft.collapsed is not None and not wants_table
+        sums, rate = torch.empty_like(adjoint), torch.empty_like(adjoint)
         for start, stop in soft.blocks(values):
             rows, block = slice(start * soft.num_actions, stop * soft.num_actions), slice(start, stop)
             made.sums.gather(x, start, stop, flat[rows])
-            if not merged:
+            if merged and soft.collapsed is not None:
+                soft.collapsed.gather(x, start, stop, sums[block])
+                rate[block] = _rates(adjoint[block], sums[block], least)
+            else:
                 weights = soft.weights(made, start, stop, values)
+                sums[block] = soft.over_actions(torch.mul(weights, table[block], out=self._weighted[block]))
+                rate[block] = _rates(adjoint[block], sums[block], least)
                 torch.mul(weights, rate[block, None], out=self._weighted[block])
             if wants_table:
                 table[block].mul_(self._weighted[block])
             else:
                 self._products[block].addcmul_(table[block], rate[block, None])
+        low = (sums < least) & torch.isfinite(values) & (adjoint != 0)
         if merged and soft.collapsed is not None:
             passed = soft.collapsed.scatter(rate)
         else:
             passed = made.sums.scatter(self._weighted.view(flat.shape))
         passed.mul_(x if soft.model.discount == 1 else soft.discounted(following, shift))
-        if low is not None and bool(low.any()):
+        if bool(low.any()):
             self._pass_locally(t, values, following, adjoint, low, passed, wants_table)
         if wants_table:
             self._direct.add_(table)
@@ -159,7 +154,8 @@ class SoftSweep:
             scores = soft.outcome_scores(following, t, at)
             prior = soft.prior_of(soft.constants(t), at)
             scores = scores + (prior[..., None] if isinstance(prior, Tensor) else prior)
-            chances = (scores - values[at][:, None, None]).exp() * adjoint[at][:, None, None]
+            chances = (scores - values[at][:, None, None]).exp()
+            chances *= (adjoint[at] / chances.sum((1, 2)))[:, None, None]
             if wants_table:
                 self._table.movedim(1, -1)[at] = chances.sum(-1)
             else:
@@ -177,6 +173,14 @@ class SoftSweep:
             return torch.ones_like(following)
         share = (following + math.log(model.discount) - continuation(model, following)).exp()
         return share
+
+
+def _rates(adjoint: Tensor, sums: Tensor, least: float) -> Tensor:
+    """Adjoint / sums, 0 where a sum is 0 or under `least`: what leaves a state arrives, however values were rounded."""
+    if float(sums.min()) >= least:
+        return adjoint / sums
+    sound = (sums > 0) & (sums >= least)
+    return torch.where(sound, adjoint, torch.zeros_like(adjoint)) / torch.where(sound, sums, torch.ones_like(sums))
 
 
 def soft_values(
@@ -206,7 +210,7 @@ def soft_values(
         soft = SoftPass(model, kind, kernel=kernel, log_prior=log_prior, values_only=log_prior is None)
         return _backward_pass(soft, [*range(model.steps + 1)] if all_steps else [0, model.steps])
     prior = model.log_action_prior if log_prior is None else log_prior
-    rewards = [model.reward_table(t) / model.temperature for t in model.reward_times]
+    rewards = [model.log_potential(t) for t in model.reward_times]
     return _SoftValues.apply(model, kind, kernel, all_steps, model.mdp.probabilities, prior, *rewards)
 
 
@@ -318,7 +322,7 @@ def _tilts(model: TrajectoryModel, soft: SoftPass, t: int, following: Tensor) ->
     probabilities = model.mdp.probabilities.detach()
     if soft.kind == "fixed":
         return (probabilities > 0).to(probabilities.dtype)
-    scores = model.reward_table(t).detach() / float(model.temperature)
+    scores = model.log_potential(t).detach()
     scores = scores + model.mdp.gather(continuation(model, following))
     q_values = safe_logsumexp(safe_log(probabilities) + scores)[..., None]
     ratios = (scores - torch.where(torch.isfinite(q_values), q_values, torch.zeros_like(q_values))).exp()

@@ -79,18 +79,20 @@ def outcome_q_values(
 
 def optimistic_backup(model: TrajectoryModel, values: Tensor, t: int) -> Tensor:
     """Q [S, A] when the dynamics are conditioned on optimality too (Levine 2018, equation 7)."""
-    rewards = model.reward_table(t) / model.temperature
+    rewards = model.log_potential(t)
     return outcome_q_values(model, "exact", model.mdp.probabilities, rewards, values)
 
 
 def fixed_backup(model: TrajectoryModel, values: Tensor, t: int) -> Tensor:
     """Q [S, A] when the dynamics are those of the world (Levine 2018, equation 15)."""
-    rewards = model.reward_table(t) / model.temperature
+    rewards = model.log_potential(t)
     return outcome_q_values(model, "fixed", model.mdp.probabilities, rewards, values)
 
 
 def _expected_dense(transitions: Tensor, values: Tensor) -> Tensor:
     """sum_s' p(s'|s,a) v(s') as a product, -inf where a value of -inf can be reached."""
+    if transitions.requires_grad:  # what is not possible has no slope, as in lists of outcomes
+        transitions = torch.where(transitions > 0, transitions, torch.zeros_like(transitions))
     lost = torch.isinf(values)
     result = transitions @ torch.where(lost, torch.zeros_like(values), values)
     if lost.any():
@@ -107,7 +109,7 @@ def tilted_backup(model: TrajectoryModel, values: Tensor, t: int, eta: float) ->
     `certainty_equivalent`.
     """
     mdp = model.mdp
-    scores = model.reward_table(t) / model.temperature + mdp.gather(continuation(model, values, eta))
+    scores = model.log_potential(t) + mdp.gather(continuation(model, values, eta))
     q_values = certainty_equivalent(mdp.probabilities, scores, eta)
     return torch.where(model.live[:, None], q_values, torch.zeros_like(q_values))
 

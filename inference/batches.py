@@ -106,7 +106,7 @@ def _in_one_pass(batch: ModelBatch, recursion: Recursion, backend: Any) -> bool:
         return False
     if not batch.varies_step:
         return not batch.base.reward.reads_time or len(set(batch.horizons)) == 1
-    if batch.tables is not None:
+    if batch.gives_tables:
         return True
     rewards = [model.reward for model in batch] if batch.gives_rewards else [batch.base.reward]
     reads_outcome = any(reward.reads_outcome for reward in rewards)
@@ -151,19 +151,19 @@ class _OnePass:
 
     def _rewards(self) -> Tensor:
         """[B, S, A], nats; what a reward says of outcomes as its expectation, which fixed dynamics leave."""
-        batch, mdp = self.batch, self.model.mdp
-        if batch.tables is not None:
-            tables = batch.tables
-        elif batch.gives_rewards:
-            tables = torch.stack([expectation(mdp.probabilities, model.reward_table(0)) for model in batch])
-        else:
-            own = self.model.reward_table(0)
-            own = own[..., 0] if own.shape[-1] == 1 else expectation(mdp.probabilities, own)
-            tables = own.expand(len(batch), -1, -1)
+        batch, tables = self.batch, self.batch.tables
+        if tables is None and batch.gives_rewards:
+            tables = torch.stack([self._expected(model.reward_table(0)) for model in batch])
+        elif tables is None:
+            tables = self._expected(self.model.reward_table(0)).expand(len(batch), -1, -1)
         temperature = self.model.temperature if batch.temperatures is None else batch.temperatures[:, None, None]
         finite = torch.isfinite(tables)
         scaled = torch.where(finite, tables, torch.zeros_like(tables)) / temperature  # -inf would make gradients NaN
         return torch.where(finite, scaled, torch.full_like(scaled, -torch.inf))
+
+    def _expected(self, table: Tensor) -> Tensor:
+        """[S, A] from rewards [S, A, 1] or [S, A, K]."""
+        return table[..., 0] if table.shape[-1] == 1 else expectation(self.model.mdp.probabilities, table)
 
     def _starts(self) -> Tensor:
         """[B], what each start is worth, nats: the log evidence, or the mean value."""

@@ -108,7 +108,16 @@ def closed_form_posterior(
         else:
             status = failure_status(model, recursion)
     return messages_posterior(
-        model, recursion, messages, status, backend=backend, target=target, policy=policy, details=found, keep=keep
+        model,
+        recursion,
+        messages,
+        status,
+        backend=backend,
+        target=target,
+        policy=policy,
+        details=found,
+        keep=keep,
+        kernel=kernel,
     )
 
 
@@ -123,6 +132,7 @@ def messages_posterior(
     policy: Tensor | None = None,
     details: dict[str, Any] | None = None,
     keep: str = "all",
+    kernel: str = "auto",
 ) -> Posterior:
     """The answer that backward messages stand for; over an infinite horizon that failed, what is left of it.
 
@@ -136,6 +146,7 @@ def messages_posterior(
         policy: [T, S, A], of q; that of the messages unless given.
         details: further numbers of the backend.
         keep: as the messages were made; what they did not keep is computed again whenever it is looked at.
+        kernel: likewise.
     """
     found, start = dict(details or {}), messages.start
     stored = stored_fields(messages)
@@ -158,7 +169,7 @@ def messages_posterior(
                 model, backend, target, Status.DIVERGED, messages, resolved(stored["policy"]), found
             )
     elif status.ok and policy is None and recursion.is_soft and not start.requires_grad:
-        visits = Later(lambda: occupancies(model, recursion, initial, messages.values)[0], held=keep == "all")
+        visits = Later(lambda: occupancies(model, recursion, initial, messages.values, kernel)[0], held=keep == "all")
     bound = start + model.evidence_offset
     exactly = target is Target.EXACT and status.ok and model.is_finite
     sampler = (lambda num_samples, seed: sample_backward(model, num_samples, seed)) if exactly else None
@@ -220,8 +231,8 @@ def _without_expectations(
         action_probs=policy if settled else model.action_prior[None],
         action_prior=model.action_prior,
         initial=model.mdp.initial,
-        state_marginals=torch.zeros(1, model.mdp.num_states, dtype=torch.float64),
-        absorbed=torch.zeros(1, dtype=torch.float64),
+        state_marginals=torch.zeros_like(model.mdp.initial)[None],
+        absorbed=model.mdp.initial.new_zeros(1),
         believed_return=nothing,
         luck=None,
         policy_divergence=None,

@@ -103,7 +103,7 @@ def _is_sure(model: TrajectoryModel) -> bool:
 def _path_sums(model: TrajectoryModel, inside: Tensor) -> tuple[PathSums, Tensor]:
     """(sums over paths of gamma M among the states `inside`, each outcome as an action; rho [S, A, K] in nats)."""
     mdp, size = model.mdp, model.mdp.num_states
-    rewards = (model.reward_table(0).detach() / model.temperature).expand(mdp.probabilities.shape)
+    rewards = model.log_potential(0).detach().expand(mdp.probabilities.shape)
     chances = safe_log(model.action_prior.detach()[..., None] * mdp.probabilities.detach() * model.discount)
     log_weights = (chances + rewards).reshape(size, -1)
     following = mdp.successors().expand(mdp.probabilities.shape).reshape(size, -1)
@@ -173,7 +173,7 @@ def _log_matrix(model: TrajectoryModel) -> Tensor:
     """[L, L], log M(s, s') on the L live states."""
     mdp, live, size = model.mdp, model.live, model.mdp.num_states
     weights = model.action_prior[..., None] * mdp.probabilities
-    scores = safe_log(weights) + model.reward_table(0) / model.temperature
+    scores = safe_log(weights) + model.log_potential(0)
     if mdp.next_states is None:
         return safe_logsumexp(scores, 1)[live][:, live]
     cells = (torch.arange(size, device=scores.device)[:, None, None] * size + mdp.next_states).reshape(-1)

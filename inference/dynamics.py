@@ -107,7 +107,7 @@ class TiltedDynamics(OutcomeDynamics):
         """The true chances of all outcomes, falls behind them where there are any, and log(q / p) of each."""
         model = self.model
         true = FixedDynamics(model).step(t)
-        lost = model.reward_table(t) / model.temperature
+        lost = model.log_potential(t)
         worth = (lost + model.mdp.gather(self.values[t + 1])).expand(true.alive.shape)
         weights = true.alive
         if true.fallen is not None:

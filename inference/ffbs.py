@@ -111,7 +111,7 @@ class _BackwardSteps:
 
     def _scores(self, t: int) -> Tensor:
         """[S, A, K], log alpha_t(s) p(a|s) p_k e^{rho_k}."""
-        return self.log_prior + self.model.reward_table(t) / self.model.temperature + self.alive[t][:, None, None]
+        return self.log_prior + self.model.log_potential(t) + self.alive[t][:, None, None]
 
     def before(self, t: int, following: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """(s_t [N], a_t [N]) given s_{t+1} [N]."""

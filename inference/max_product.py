@@ -97,7 +97,7 @@ class _CertainDynamics(OutcomeDynamics):
         alive, fallen = log_successors(model, self.groups, self.values[t + 1], t)
         best = first_largest(torch.cat([alive, fallen[..., None]], -1))[..., None]
         outcomes = torch.arange(alive.shape[-1]) if self.groups is None else self.groups
-        scores = safe_log(model.mdp.probabilities) + model.reward_table(t) / model.temperature
+        scores = safe_log(model.mdp.probabilities) + model.log_potential(t)
         nothing = torch.full_like(scores, -torch.inf)
         falls = best == alive.shape[-1]
         goes = _shares(torch.where((outcomes == best) & ~falls, scores, nothing))
@@ -113,7 +113,7 @@ def log_successors(model: TrajectoryModel, groups: Tensor | None, values: Tensor
     Outcomes that share their next state are counted with the first of them; the others hold -inf.
     """
     mdp = model.mdp
-    scores = safe_log(mdp.probabilities) + model.reward_table(t) / model.temperature
+    scores = safe_log(mdp.probabilities) + model.log_potential(t)
     every = safe_logsumexp(scores)
     if groups is not None:  # each group is shifted by its own largest: a row may hold weights e^1000 apart
         nothing = torch.full_like(scores, -torch.inf)

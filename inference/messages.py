@@ -18,7 +18,7 @@ from cai.inference.adjoint import SoftSweep, asks_for_gradients, soft_values
 from cai.inference.backups import fixed_backup, hard_choice, optimistic_backup, soft_policy, tilted_backup
 from cai.inference.deferred import Later, deferrable
 from cai.inference.dynamics import FixedDynamics, OutcomeDynamics, TiltedDynamics, tilted_start
-from cai.inference.soft_pass import SoftPass
+from cai.inference.soft_pass import SoftPass, refuse_collapsed
 from cai.models.numerics import categorical_divergence, certainty_equivalent, expectation, safe_log, safe_logsumexp
 from cai.models.trajectory import TrajectoryModel
 
@@ -152,6 +152,8 @@ def backward(
     records = asks_for_gradients(model, log_prior)
     if recursion.kind is None or recursion.choice is not soft_policy:
         return _step_by_step(model, recursion, log_prior, kernel, records)
+    if kernel == "collapsed" and keep in ("all", "policy"):
+        refuse_collapsed()
     if keep in ("all", "policy") and not records:
         return _soft_messages(model, recursion, log_prior, keep, kernel)
     kept = soft_values(model, recursion.kind, kernel=kernel, log_prior=log_prior, all_steps=keep != "evidence")
@@ -233,7 +235,7 @@ def _soft_messages(
 ) -> Messages:
     """The soft recursions without gradients, policies kept, q-values too unless `keep` is "policy"."""
     assert recursion.kind is not None
-    soft = SoftPass(model, recursion.kind, kernel="auto" if kernel == "collapsed" else kernel, log_prior=log_prior)
+    soft = SoftPass(model, recursion.kind, kernel=kernel, log_prior=log_prior)
     prior = model.action_prior
     values = prior.new_empty((model.steps + 1, model.mdp.num_states))
     policy = prior.new_empty((model.steps, *prior.shape))
@@ -283,7 +285,7 @@ def policy_backward(model: TrajectoryModel, policy: Tensor, dynamics: OutcomeDyn
     for t in reversed(range(model.steps)):
         alive, fallen, divergence = dynamics.step(t)
         chances = alive if fallen is None else alive + fallen
-        rewards = expectation(chances, model.reward_table(t) / model.temperature)
+        rewards = expectation(chances, model.log_potential(t))
         q_values = rewards + expectation(alive, model.mdp.gather(values))
         q_values = q_values if divergence is None else q_values - divergence
         q_values = torch.where(model.live[:, None], q_values, torch.zeros_like(q_values))
@@ -304,7 +306,7 @@ def forward_messages(model: TrajectoryModel) -> Tensor:
     stays = safe_log(model.survival)[:, None, None]
     log_weights = safe_log(mdp.probabilities) + model.log_action_prior[..., None] + stays
     for t in range(model.steps):
-        scores = log_weights + model.reward_table(t) / model.temperature + rows[-1][:, None, None]
+        scores = log_weights + model.log_potential(t) + rows[-1][:, None, None]
         rows.append(_log_scatter(model, scores))
     return torch.stack(rows)
 

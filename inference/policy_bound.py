@@ -99,7 +99,7 @@ def policy_values(model: TrajectoryModel, policy: Tensor) -> tuple[Tensor, Tenso
     if model.is_finite:
         return policy_backward(model, policy, fixed)
     alive, fallen = fixed.outcomes(0)
-    rewards = expectation(alive + fallen, model.reward_table(0) / model.temperature)
+    rewards = expectation(alive + fallen, model.log_potential(0))
     earned = expectation(policy[0], rewards) - categorical_divergence(policy[0], model.action_prior)
     moves = transition_matrix(model, policy[0], fixed)
     lost = model.live & torch.isinf(earned)

@@ -96,7 +96,7 @@ class Posterior:
         return self.model.mdp if isinstance(self.model, TrajectoryModel) else None
 
     @property
-    def temperature(self) -> float:
+    def temperature(self) -> Any:
         """alpha; 1 for a Pyro program, whose factors are in nats."""
         return self.model.temperature if isinstance(self.model, TrajectoryModel) else 1.0
 
@@ -410,5 +410,12 @@ def _in_reward_units(table: Tensor | Later, temperature: float | Tensor) -> Any:
     if not isinstance(temperature, Tensor) and temperature == 1:
         return table
     if isinstance(table, Later):
-        return mapped(table, lambda found: temperature * found)
-    return Later(lambda: temperature * table)
+        return mapped(table, lambda found: _scaled(found, temperature))
+    return Later(lambda: _scaled(table, temperature), held=False)
+
+
+def _scaled(table: Tensor, temperature: float | Tensor) -> Tensor:
+    if not isinstance(temperature, Tensor):
+        return temperature * table
+    hopeless = torch.isinf(table)  # 0 * inf would make its gradient NaN
+    return torch.where(hopeless, table.detach(), temperature * torch.where(hopeless, torch.zeros_like(table), table))

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, NoReturn
 
 import torch
 from torch import Tensor
@@ -27,7 +27,7 @@ from cai.inference.kernels import OutcomeSums, outcome_sums
 from cai.models.numerics import expectation, safe_log, safe_logsumexp
 from cai.models.trajectory import TrajectoryModel
 
-__all__ = ["Constants", "SoftPass"]
+__all__ = ["Constants", "SoftPass", "refuse_collapsed"]
 
 NATS = math.log(2.0)  # in one bit
 BITS = 1.0 / NATS
@@ -109,10 +109,7 @@ class SoftPass:
         self.collapsed: OutcomeSums | None = None
         collapses = kind == "exact" and rewards is None and not self.in_time
         if kernel == "collapsed" and not (collapses and values_only):
-            raise ValueError(
-                "kernel 'collapsed' sums over actions once and for all: it needs the exact backup, one problem whose "
-                "reward and action prior do not change over time, and keep='values' or 'evidence'; use kernel='auto'"
-            )
+            refuse_collapsed()
         if kernel == "collapsed" or (kernel == "auto" and collapses and values_only and model.steps >= COLLAPSED_STEPS):
             self.collapsed = self.constants(0).sums.over_actions(self.all_scores(self.constants(0)))
         elif collapses and values_only and model.steps >= HELD_STEPS * self.num_actions:
@@ -165,7 +162,7 @@ class SoftPass:
         else:
             torch.sub(q_values, shift - prior, out=policy)
         policy.mul_(BITS).exp2_()
-        sums = self._over_actions(policy)
+        sums = self.over_actions(policy)
         torch.log2(sums, out=values).mul_(NATS).add_(shift)
         policy.div_(sums[:, None])
         if float(sums.min()) < self.smallest:
@@ -207,7 +204,7 @@ class SoftPass:
             block = self._buffer("scores", start, stop, following)
             scores = self.fixed_scores(x, lost, made, start, stop, block)
             powers = torch.exp2(scores, out=self._buffer("powers", start, stop, following).view(scores.shape))
-            sums = self._over_actions(powers)
+            sums = self.over_actions(powers)
             torch.log2(sums, out=out[start:stop])
             if float(sums.min()) < self.smallest:
                 states = (sums < self.smallest).nonzero(as_tuple=True)
@@ -245,7 +242,7 @@ class SoftPass:
             else:
                 products = made.sums.gather(x, start, stop, self._buffer("scores", start, stop, following))
                 products = products.view(stop - start, self.num_actions, *following.shape[1:])
-                sums = self._over_actions(products.mul_(self.weights(made, start, stop, following)))
+                sums = self.over_actions(products.mul_(self.weights(made, start, stop, following)))
             block = torch.log2(sums, out=out[start:stop]).mul_(NATS).add_(made.row_largest[start:stop]).add_(shift)
             if float(sums.min()) < self.smallest:
                 states = (sums < self.smallest).nonzero(as_tuple=True)
@@ -292,7 +289,8 @@ class SoftPass:
             weights.add_(made.prior[start:stop], alpha=BITS)
         return weights.exp2_()
 
-    def _over_actions(self, table: Tensor) -> Tensor:
+    def over_actions(self, table: Tensor) -> Tensor:
+        """Sums over the second axis of [., A] or [., A, B]."""
         return torch.mv(table, self.ones) if table.dim() == 2 else table.sum(1)
 
     def discounted(self, following: Tensor, shift: Shift) -> Tensor:
@@ -321,7 +319,7 @@ class SoftPass:
         """[N, A, 1] or [N, A, K], nats."""
         if self.rewards is not None:
             return self.rewards.movedim(1, -1)[(states, *problem)][..., None]
-        return self.model.reward_table(t).detach()[states] / self.model.temperature
+        return self.model.in_nats(self.model.reward_table(t).detach()[states]).detach()
 
     def prior_of(self, made: Constants, at: tuple[Tensor, ...]) -> Tensor | float:
         """[N, A], nats."""
@@ -398,6 +396,14 @@ class SoftPass:
         if name not in self._buffers or self._buffers[name].numel() < math.prod(shape):
             self._buffers[name] = like.new_empty(math.prod(shape))
         return self._buffers[name][: math.prod(shape)].view(shape)
+
+
+def refuse_collapsed() -> NoReturn:
+    """Says what the kernel 'collapsed' needs."""
+    raise ValueError(
+        "kernel 'collapsed' sums over actions once and for all: it needs the exact backup, one problem whose "
+        "reward and action prior do not change over time, and keep='values' or 'evidence'; use kernel='auto'"
+    )
 
 
 def _extent(values: Tensor, least: float = -math.inf) -> tuple[Shift, bool]:

@@ -47,8 +47,8 @@ class ZIteration:
             rule of `cai.inference.linear_systems`; "iteration", z <- G z + b over successor lists (T backups over a
             finite horizon); "auto" takes the first for first-exit problems, unless that rule finds that the factors
             would be too full (as for more than 10,000 states with random successors), and else the second, which Newton
-            steps may then shorten under a discount. On a road network of 300,000 edges "linear" takes seconds, and
-            "iteration" minutes.
+            steps may then shorten under a discount. On a road network of 300,000 edges "linear" is about twice as fast
+            (`benchmarks/road.py`), and its time does not grow with the length of the paths.
         tolerance: the iteration stops when log z is known to this, in nats, relative to the largest log z once that
             exceeds 1.
         max_steps: the most steps of the iteration.
@@ -146,7 +146,7 @@ class SureSuccessors:
 
     def rewards(self, model: TrajectoryModel, t: int) -> Tensor:
         """[S, A], expected reward of step t, nats."""
-        table = model.reward_table(t) / model.temperature
+        table = model.log_potential(t)
         if table.shape[-1] == 1:
             return table[..., 0]
         if model.mdp.is_dense:

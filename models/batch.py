@@ -39,8 +39,6 @@ class ModelBatch(Sequence[TrajectoryModel]):
 
     Attributes:
         base: as given.
-        tables: [B, S, A], the rewards of the members where each is given as a number or as a table of s_t or
-            (s_t, a_t), zero in terminal states; else None.
         temperatures: [B], or None where the base's is shared.
         action_priors: [B, S, A], or None likewise.
         initials: [B, S], or None likewise.
@@ -89,7 +87,7 @@ class ModelBatch(Sequence[TrajectoryModel]):
         self.initials = self._placed(starts, "initial")
         self.temperatures = self._placed(temperatures, "temperature")
         self.action_priors = None if priors is None else self._placed(self._allowed(priors), "action_prior")
-        self.tables = None if rewards is None or rewards.dim() > 3 else self._tables(rewards)
+        self._flat_rewards = None if rewards is None or rewards.dim() > 3 else rewards
 
     # ---- members ------------------------------------------------------------------------------------------------
 
@@ -123,9 +121,26 @@ class ModelBatch(Sequence[TrajectoryModel]):
         return f"ModelBatch({self._length} members of {self.base!r}, each with its own {', '.join(differ)})"
 
     @property
+    def tables(self) -> Tensor | None:
+        """[B, S, A], the rewards of the members, 0 in terminal states; None where they are no tables of (s_t, a_t)."""
+        rewards, host = self._flat_rewards, self.base.host
+        if rewards is None:
+            return None
+        # Made anew each time, as a graph must be for every backward pass.
+        size = (host.mdp.num_states, host.mdp.num_actions)
+        full = rewards.reshape(*rewards.shape, *(1,) * (3 - rewards.dim())).expand(-1, *size)
+        full = torch.where(host.live[:, None], full, torch.zeros_like(full))
+        return self._placed(full, "reward")
+
+    @property
     def varies_step(self) -> bool:
         """Whether the members differ in what a step of planning is made of: reward, temperature or action prior."""
         return any(self._differing[name] for name in ("reward", "temperature", "action_prior"))
+
+    @property
+    def gives_tables(self) -> bool:
+        """Whether each member's own reward is a number or a table of s_t or (s_t, a_t)."""
+        return self._flat_rewards is not None
 
     @property
     def gives_rewards(self) -> bool:
@@ -213,13 +228,6 @@ class ModelBatch(Sequence[TrajectoryModel]):
         """What is left of the mass on actions that are available, normalised, as each member takes its own."""
         allowed = priors * self.base.host.mdp.available
         return allowed / allowed.sum(-1, keepdim=True)
-
-    def _tables(self, rewards: Tensor) -> Tensor:
-        host = self.base.host
-        size = (host.mdp.num_states, host.mdp.num_actions)
-        full = rewards.reshape(*rewards.shape, *(1,) * (3 - rewards.dim())).expand(-1, *size)
-        full = torch.where(host.live[:, None], full, torch.zeros_like(full))
-        return place_tensor(full, self.base.device, self.base.dtype, "reward")
 
 
 def _with_initial(mdp: MDP, initial: Tensor) -> MDP:

@@ -50,7 +50,7 @@ class TrajectoryModel:
         reward: [S] (of s_t), [S, A], [S, A, S], [S, A, K] (per outcome), a number for each live step, a function of
             (state, action, next_state, t), or a reward factor; in reward units. -inf forbids.
         horizon: T >= 1, or math.inf for a stationary answer.
-        temperature: alpha > 0, in reward units per nat.
+        temperature: alpha > 0, in reward units per nat; a 0-dim tensor that requires grad keeps its history.
         discount: in (0, 1]; a change of the dynamics (Levine 2018, section 2.5), never a scale on a factor.
         action_prior: [A] or [S, A], p(a | s); uniform over the available actions unless given. Mass on actions that
             are not available is dropped, and the rest normalised.
@@ -67,7 +67,7 @@ class TrajectoryModel:
     mdp: MDP
     reward: Any
     horizon: int | float = 20
-    temperature: float = 1.0
+    temperature: Any = 1.0
     discount: float = 1.0
     action_prior: Any = None
     optimality: Literal["factor", "bernoulli"] = "factor"
@@ -85,10 +85,13 @@ class TrajectoryModel:
             return
         object.__setattr__(self, "_tables", {})
         object.__setattr__(self, "horizon", whole_horizon(self.horizon))
-        for what, low in (("temperature", 0.0), ("discount", 0.0)):
-            value = getattr(self, what)
+        alpha = self.temperature
+        if isinstance(alpha, Tensor) and not alpha.dim():
+            object.__setattr__(self, "temperature", alpha.double() if alpha.requires_grad else alpha.item())
+            alpha = alpha.item()
+        for what, value in (("temperature", alpha), ("discount", self.discount)):
             if not isinstance(value, numbers.Real) or isinstance(value, bool) or not math.isfinite(value):
-                raise ValueError(f"{what} is {value!r}; expected a finite number above {low:g}")
+                raise ValueError(f"{what} is {value!r}; expected a finite number above 0")
         if self.temperature <= 0:
             raise ValueError(
                 f"temperature is {self.temperature}; it must be > 0 (towards 0 the policy becomes the hard optimum)"
@@ -97,7 +100,8 @@ class TrajectoryModel:
             raise ValueError(f"discount is {self.discount}; it must lie in (0, 1]")
         if self.optimality not in ("factor", "bernoulli"):
             raise ValueError(f"optimality is {self.optimality!r}; expected 'factor' or 'bernoulli'")
-        object.__setattr__(self, "temperature", float(self.temperature))
+        if not isinstance(self.temperature, Tensor):
+            object.__setattr__(self, "temperature", float(self.temperature))
         object.__setattr__(self, "discount", float(self.discount))
         object.__setattr__(self, "action_prior", _action_prior(self.action_prior, self.mdp))
         factor = as_reward(self.reward)
@@ -199,13 +203,26 @@ class TrajectoryModel:
         if key not in self._tables:
             with torch.enable_grad():  # to see whether there is a gradient to keep, wherever we are called from
                 table = self.host._raw_table(key)
-                table = torch.where(self.host.live[:, None, None], table, torch.zeros_like(table))
+                if bool(self.host.mdp.terminal.any()):  # else the user's own numbers serve, uncopied
+                    table = torch.where(self.host.live[:, None, None], table, torch.zeros_like(table))
                 table = place_tensor(table, self.device, self.dtype, "reward")
             if table.requires_grad or len(self._tables) * table.numel() > TABLE_LIMIT:
                 # A graph must be new for every backward pass, and many tables would fill the memory.
                 return table if torch.is_grad_enabled() else table.detach()
             self._tables[key] = table
         return self._tables[key]
+
+    def log_potential(self, t: int) -> Tensor:
+        """Log of the potential of O_t, the rewards of step t in nats: [S, A, 1] or [S, A, K], as `reward_table`."""
+        return self.in_nats(self.reward_table(t))
+
+    def in_nats(self, rewards: Tensor) -> Tensor:
+        """Rewards over the temperature; what is forbidden has no gradient, whatever the temperature."""
+        if not isinstance(self.temperature, Tensor):
+            return rewards / self.temperature
+        forbidden = torch.isinf(rewards)
+        finite = torch.where(forbidden, torch.zeros_like(rewards), rewards)
+        return torch.where(forbidden, rewards.detach(), finite / self.temperature)
 
     @cached_property
     def r_max(self) -> float:

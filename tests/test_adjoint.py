@@ -271,3 +271,19 @@ def test_values_ask_for_no_gradient_where_nothing_does():
     with torch.no_grad():
         assert not cai.infer(build("sa", True, 4, False, 0.9, *inputs), "exact").elbo.requires_grad
     assert math.isfinite(float(cai.infer(build("sa", True, 4, False, 0.9, *inputs), "exact").elbo.detach()))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("keep", KEEPS)
+def test_gradients_with_respect_to_the_temperature(backend, keep):
+    """Of the bound and of values in reward units, which have the temperature as a factor too."""
+    rewards, *_ = leaves(SHAPES["sa"], True)
+    generator = np.random.default_rng(2)
+    mdp = MDP(generator.dirichlet(np.ones(STATES), size=(STATES, ACTIONS)), np.ones(STATES) / STATES)
+    alpha = torch.tensor(0.7, dtype=torch.float64, requires_grad=True)
+
+    def function(rewards, alpha):
+        posterior = cai.infer(TrajectoryModel(mdp, rewards, 3, temperature=alpha, discount=0.9), backend, keep=keep)
+        return posterior.elbo, posterior.values, posterior.believed_return
+
+    assert torch.autograd.gradcheck(function, (rewards, alpha), **CLOSE)
