@@ -1,7 +1,8 @@
 """Values of many problems of one process in one backward pass, with gradients by hand.
 
-The problems are done in groups of `GROUP`, whose working set stays in the cache, and write into one result. A problem
-with a shorter horizon than the longest is the end of the same recursion: the last h + 1 rows of its values.
+The problems are done in groups of `GROUP`, whose working set stays in the cache; each group has its values to itself,
+so that every step writes to one place. A problem with a shorter horizon than the longest is the end of the same
+recursion: the last h + 1 rows of its values.
 """
 
 from __future__ import annotations
@@ -52,33 +53,33 @@ class _Batch:
         table = _last(rewards[group])
         return SoftPass(self.model, self.kind, kernel=self.kernel, rewards=table, log_prior=log_prior)
 
-    def run(self, rewards: Tensor, log_prior: Tensor | None, times: list[int], kept: Tensor | None) -> Tensor:
+    def run(self, rewards: Tensor, log_prior: Tensor | None, times: list[int]) -> tuple[Tensor, list[Tensor]]:
         """Passes over all groups.
 
         Args:
             rewards: [B, S, A], nats.
             log_prior: [B, S, A], [S, A], or None for the model's own.
-            times: the steps whose values are kept, ascending, the last of which is T.
-            kept: [C, S, B], where they are written; None if none are kept.
+            times: the steps whose values are kept, ascending.
 
         Returns:
-            [B, S], the first values of each problem.
+            [B, S], the first values of each problem; and of each group those that are kept, [C, S, b].
         """
         num_states = rewards.shape[1]
-        first = rewards.new_zeros((len(self.begins), num_states))
+        first, kept = rewards.new_zeros((len(self.begins), num_states)), []
         for group in self.groups():
             soft = self.soft_pass(group, rewards, log_prior)
             begins = self.begins[group]
             following = rewards.new_zeros((num_states, len(begins)))
             rolling = rewards.new_empty((2, *following.shape))
-            rows = {} if kept is None else {t: kept[place, :, group] for place, t in enumerate(times)}
+            kept.append(rewards.new_empty((len(times), *following.shape)))
+            rows = dict(zip(times, kept[-1], strict=True))
             if self.steps in rows:
                 rows[self.steps].zero_()
             for t in reversed(range(min([*begins, *rows]), self.steps)):
                 following = soft.step(following, t, rows.get(t, rolling[t % 2]))
                 for problem in _beginning(begins, t):
                     first[group][problem] = following[:, problem]
-        return first
+        return first, kept
 
 
 def batched_values(
@@ -90,7 +91,7 @@ def batched_values(
     *,
     kernel: str = "auto",
     all_steps: bool = True,
-) -> tuple[Tensor, Tensor | None]:
+) -> tuple[Tensor, list[Tensor]]:
     """Log beta of B problems in nats, with gradients where the tensors ask for them.
 
     Gradients reach rewards, prior and dynamics by `SoftSweep`, and can be differentiated again, which records the
@@ -107,8 +108,8 @@ def batched_values(
             2 sqrt(T) S B where gradients are recorded.
 
     Returns:
-        The first values of each problem [B, S]; and [T + 1, S, B] or None, in which problem b of horizon h is in the
-        last h + 1 rows.
+        The first values of each problem [B, S]; and all values of each group [T + 1, S, b] of `GROUP` problems (none,
+        unless they are wanted), in which a problem of horizon h is in the last h + 1 rows.
     """
     batch = _Batch(model, kind, kernel, horizons)
     if log_prior is None and model.action_prior.requires_grad:
@@ -116,12 +117,9 @@ def batched_values(
     inputs = [model.mdp.probabilities, rewards, *([] if log_prior is None else [log_prior])]
     if torch.is_grad_enabled() and any(part.requires_grad for part in inputs):
         first, *kept = _BatchedValues.apply(batch, all_steps, *inputs)
-        return first, kept[0] if all_steps else None
+        return first, kept
     rewards, log_prior = rewards.detach(), None if log_prior is None else log_prior.detach()
-    if not all_steps:
-        return batch.run(rewards, log_prior, [batch.steps], None), None
-    kept = rewards.new_empty((batch.steps + 1, rewards.shape[1], len(rewards)))
-    return batch.run(rewards, log_prior, [*range(batch.steps + 1)], kept), kept
+    return batch.run(rewards, log_prior, [*range(batch.steps + 1)] if all_steps else [])
 
 
 class _BatchedValues(torch.autograd.Function):
@@ -133,43 +131,45 @@ class _BatchedValues(torch.autograd.Function):
     ) -> tuple[Tensor, ...]:
         stride = 1 if all_steps else max(1, math.isqrt(batch.steps))
         ctx.batch, ctx.times = batch, [*range(0, batch.steps, stride), batch.steps]
-        kept = rewards.new_empty((len(ctx.times), rewards.shape[1], len(rewards)))
-        first = batch.run(rewards, log_prior[0] if log_prior else None, ctx.times, kept)
-        ctx.save_for_backward(kept, probabilities, rewards, *log_prior)
+        first, kept = batch.run(rewards, log_prior[0] if log_prior else None, ctx.times)
+        ctx.num_groups = len(kept)
+        ctx.save_for_backward(*kept, probabilities, rewards, *log_prior)
         ctx.set_materialize_grads(False)
-        return (first, kept) if all_steps else (first,)
+        return (first, *kept) if all_steps else (first,)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
-        kept, *inputs = ctx.saved_tensors
+        kept, inputs = ctx.saved_tensors[: ctx.num_groups], ctx.saved_tensors[ctx.num_groups :]
         needs = ctx.needs_input_grad[2:]
-        first, rows = gradients[0], gradients[1] if len(gradients) > 1 else None
-        if first is None and rows is None:
-            return (None, None, *(None for _ in inputs))
-        find = _recorded if torch.is_grad_enabled() else _swept
-        return (None, None, *find(ctx.batch, kept, ctx.times, first, rows, inputs, needs))
+        first, *rows = gradients
+        rows = rows or [None] * ctx.num_groups
+        if torch.is_grad_enabled():
+            return (None, None, *_recorded(ctx.batch, first, rows, inputs, needs))
+        return (None, None, *_swept(ctx.batch, kept, ctx.times, first, rows, inputs, needs))
 
 
 def _swept(
     batch: _Batch,
-    kept: Tensor,
+    kept: Sequence[Tensor],
     times: list[int],
     first: Tensor | None,
-    rows: Tensor | None,
-    inputs: list[Tensor],
+    rows: Sequence[Tensor | None],
+    inputs: Sequence[Tensor],
     needs: tuple[bool, ...],
 ) -> list[Tensor | None]:
-    """The gradients of the inputs, from those of the first values [B, S] and of all values [T + 1, S, B]."""
+    """The gradients of the inputs, from those of the first values [B, S] and of all values of each group."""
     totals = [torch.zeros_like(part) if needed else None for part, needed in zip(inputs, needs, strict=True)]
     for_chances, for_rewards, for_prior = (*totals, None)[:3]
     rewards, log_prior = inputs[1], inputs[2] if len(inputs) > 2 else None
-    for group in batch.groups():
+    for group, stored, incoming in zip(batch.groups(), kept, rows, strict=True):
+        if first is None and incoming is None:
+            continue
         soft, begins = batch.soft_pass(group, rewards, log_prior), batch.begins[group]
-        sweep = SoftSweep(soft, kept[..., group], times)
-        adjoint = torch.zeros_like(kept[0, :, group])
+        sweep = SoftSweep(soft, stored, times)
+        adjoint = torch.zeros_like(stored[0])
         for t, values, following in sweep.pairs():
-            if rows is not None:
-                adjoint = adjoint + rows[t][:, group]
+            if incoming is not None:
+                adjoint = adjoint + incoming[t]
             if first is not None:
                 for problem in _beginning(begins, t):
                     adjoint[:, problem] += first[group][problem]
@@ -204,22 +204,22 @@ def _slopes(batch: _Batch, rewards: Tensor, following: Tensor) -> Tensor:
 
 def _recorded(
     batch: _Batch,
-    kept: Tensor,
-    times: list[int],
     first: Tensor | None,
-    rows: Tensor | None,
-    inputs: list[Tensor],
+    rows: Sequence[Tensor | None],
+    inputs: Sequence[Tensor],
     needs: tuple[bool, ...],
 ) -> list[Tensor | None]:
     """The same gradients, by operations that autograd records."""
     probabilities, rewards = inputs[:2]
     log_prior = inputs[2] if len(inputs) > 2 else batch.model.log_action_prior
-    outputs, incoming = [], []
+    outputs: list[Tensor] = []
+    incoming: list[Tensor] = []
     for problem, begin in enumerate(batch.begins):
         prior = log_prior[problem] if log_prior.dim() == 3 else log_prior
         table = rewards[problem][..., None]
         values = recorded_values(batch.model, batch.kind, probabilities, prior, table)
-        gradient = torch.zeros_like(values) if rows is None else rows[..., problem]
+        row = rows[problem // GROUP]
+        gradient = torch.zeros_like(values) if row is None else row[..., problem % GROUP]
         if first is not None:
             at_begin = (torch.arange(len(values), device=values.device) == begin)[:, None]
             gradient = gradient + torch.where(at_begin, first[problem], torch.zeros_like(first[problem]))

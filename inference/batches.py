@@ -116,8 +116,9 @@ def _in_one_pass(batch: ModelBatch, recursion: Recursion, backend: Any) -> bool:
 class _OnePass:
     """The answers of a soft recursion to members that share their process, from one backward pass.
 
-    Values are kept once, as [T + 1, S, B] (or [T + 1, S], where all members have the same); q-values, policies and what
-    is expected along a member are worked out when they are looked at. With keep='evidence' the first values alone stay.
+    Values are kept once, of each group of members as [T + 1, S, b] (or [T + 1, S], where all have the same); q-values,
+    policies and what is expected along a member are worked out when they are looked at. With keep='evidence' the first
+    values alone stay.
     """
 
     def __init__(self, batch: ModelBatch, recursion: Recursion, backend: Any) -> None:
@@ -129,7 +130,7 @@ class _OnePass:
         self.model = base if base.horizon == self.steps else base.replace(horizon=self.steps)
         assert recursion.kind is not None
         if batch.varies_step:
-            self.first, self.kept = batched_values(
+            self.first, groups = batched_values(
                 self.model,
                 recursion.kind,
                 self._rewards(),
@@ -144,9 +145,10 @@ class _OnePass:
             kept = soft_values(self.model, recursion.kind, kernel=self.kernel, all_steps=all_steps)
             begins = [self.steps - horizon for horizon in self.horizons]
             self.first = kept[begins] if several else kept[:1].expand(len(batch), -1)
-            self.kept = None if self.keep == "evidence" else kept
-        recording = self.kept is not None and self.kept.requires_grad
-        self.columns = self.kept.unbind(-1) if self.kept is not None and batch.varies_step and recording else None
+            groups = [kept[..., None].expand(-1, -1, len(batch))]
+        # Each [T + 1, S]; one unbinding gives one gradient of a group, where each selection would give a whole one.
+        self.columns = [column for group in groups for column in group.unbind(-1)] if self.keep != "evidence" else []
+        self.groups = groups if self.columns else []
         self.starts = self._starts()
 
     def _rewards(self) -> Tensor:
@@ -191,16 +193,12 @@ class _OnePass:
             member=self._member,
             log_evidence=bounds if self.recursion is EXACT else None,
             elbo=bounds,
-            values=self._all_values if self.columns is None and self._stacked() else None,
+            values=self._all_values if self.groups and len(set(self.horizons)) == 1 else None,
         )
 
-    def _stacked(self) -> bool:
-        return self.batch.varies_step and self.kept is not None and len(set(self.horizons)) == 1
-
     def _all_values(self) -> Tensor:
-        """[B, T, S], reward units."""
-        assert self.kept is not None
-        values = self.kept[: self.steps].permute(2, 0, 1)
+        """[B, T, S], reward units; column by column this takes several times as long."""
+        values = torch.cat([group[: self.steps].permute(2, 0, 1) for group in self.groups])
         temperatures = self.batch.temperatures
         scale = self.model.temperature if temperatures is None else temperatures[:, None, None]
         return values * scale
@@ -234,13 +232,6 @@ class _OnePass:
             both = Later(tables)
             q_values, policy = mapped(both, lambda pair: pair[0]), mapped(both, lambda pair: pair[1])
         values: Any = Later(lambda: again("values").values, held=False)
-        if self.kept is not None:
-            values = self._column(member)[self.steps - self.horizons[member] :]
+        if self.columns:
+            values = self.columns[member][self.steps - self.horizons[member] :]
         return Messages(values, q_values, policy, self.starts[member], self.first[member])
-
-    def _column(self, member: int) -> Tensor:
-        """[T + 1, S], of the longest horizon."""
-        assert self.kept is not None
-        if self.columns is not None:
-            return self.columns[member]
-        return self.kept[..., member] if self.batch.varies_step else self.kept

@@ -121,9 +121,11 @@ def compose_posteriors(posteriors: Sequence[Posterior], weights: Any) -> Posteri
     model = compose_models([part.model for part in posteriors], weights)
     live = model.live
     scores = torch.stack([part[0] for part in found]) + log_weights
-    values = torch.where(live, safe_logsumexp(scores, 0), torch.zeros((), dtype=torch.float64))
+    values = safe_logsumexp(scores, 0)
+    values = torch.where(live, values, torch.zeros_like(values))
     q_values = torch.stack([part[1] for part in found]) + log_weights[..., None]
-    q_values = torch.where(live[:, None], safe_logsumexp(q_values, 0), torch.zeros((), dtype=torch.float64))
+    q_values = safe_logsumexp(q_values, 0)
+    q_values = torch.where(live[:, None], q_values, torch.zeros_like(q_values))
     hopeful = torch.isfinite(values) & live
     shift = torch.where(hopeful, values, torch.zeros_like(values))
     mixture = torch.where(hopeful, (scores - shift).exp(), torch.zeros_like(scores))

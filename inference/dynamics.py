@@ -141,10 +141,12 @@ class TiltedDynamics(OutcomeDynamics):
 
 def tilted_start(model: TrajectoryModel, values: Tensor, eta: float) -> Tensor:
     """[S], q(s_1) proportional to p(s_1) e^{eta v(s_1)}, as `TiltedDynamics`; p(s_1) where nothing can be hoped for."""
-    initial = model.mdp.initial
-    possible = (initial > 0) & torch.isfinite(values)
+    whole = model.mdp.initial
+    some = whole.detach() > 0  # often few
+    initial, values = whole[some], values[some]
+    possible = torch.isfinite(values)
     if not bool(possible.any()):
-        return initial
+        return whole
     if math.isinf(eta):
         sign = 1.0 if eta > 0 else -1.0
         off = torch.where(possible, sign * values.detach(), torch.full_like(values, -torch.inf))
@@ -152,7 +154,7 @@ def tilted_start(model: TrajectoryModel, values: Tensor, eta: float) -> Tensor:
         weights = torch.where(off >= off.max() - slack, initial, torch.zeros_like(initial))
     else:
         weights = (safe_log(initial) + tilted_log_ratio(initial, values, eta)).exp()
-    return weights / weights.sum()
+    return torch.zeros_like(whole).masked_scatter(some, weights / weights.sum())
 
 
 class TableDynamics(OutcomeDynamics):

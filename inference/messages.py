@@ -103,9 +103,11 @@ class Recursion:
 
     def start(self, model: TrajectoryModel, values: Tensor) -> Tensor:
         """What the start is worth, nats: the log evidence at eta = 1, the mean of v at eta = 0; 0-dim."""
+        possible = model.mdp.initial.detach() > 0  # often few
+        initial, values = model.mdp.initial[possible], values[possible]
         if self.eta == 1:
-            return safe_logsumexp(safe_log(model.mdp.initial) + values)
-        return certainty_equivalent(model.mdp.initial, values, self.eta)
+            return safe_logsumexp(safe_log(initial) + values)
+        return certainty_equivalent(initial, values, self.eta)
 
     def believed_start(self, model: TrajectoryModel, values: Tensor) -> Tensor:
         """q(s_1) [S], from v_1 [S]."""

@@ -78,6 +78,10 @@ class RewardFactor:
         """
         raise NotImplementedError(f"{type(self).__name__} must define evaluate(mdp, step)")
 
+    def whole_table(self, mdp: MDP) -> Tensor | None:
+        """[S, A] where the factor holds its rewards in just this way, so that nobody has to ask for each of them."""
+        return None
+
     def check(self, mdp: MDP) -> None:
         """Raises ValueError if the factor does not fit the process."""
 
@@ -228,6 +232,11 @@ class TableReward(RewardFactor):
                 f"A = {mdp.num_actions}, K = {mdp.num_outcomes}: expected [S], [S, A], [S, A, S]"
                 + ("" if mdp.is_dense else " or [S, A, K]")
             )
+
+    def whole_table(self, mdp: MDP) -> Tensor | None:
+        if self.table.dim() > 2 or type(self).evaluate is not TableReward.evaluate:
+            return None
+        return self.table if self.table.dim() == 2 else self.table[:, None].expand(-1, mdp.num_actions)
 
     def evaluate(self, mdp: MDP, step: Step) -> Tensor:
         if self.table.dim() == 1:

@@ -411,6 +411,9 @@ class TrajectoryModel:
     # ---- checks -------------------------------------------------------------------------------------------------
 
     def _raw_table(self, t: int) -> Tensor:
+        whole = self.reward.whole_table(self.mdp)
+        if whole is not None:
+            return whole[..., None]
         num_states, num_actions, num_outcomes = self.mdp.probabilities.shape
         states = torch.arange(num_states)[:, None, None]
         actions = torch.arange(num_actions)[None, :, None]

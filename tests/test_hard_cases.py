@@ -262,8 +262,12 @@ def test_a_large_sparse_world_over_an_infinite_horizon_stays_sparse():
         assert float(posterior.elbo) == pytest.approx(float(finite.elbo), abs=1e-9)
         assert float(posterior.believed_return) == pytest.approx(float(finite.believed_return), abs=1e-9)
     reward.requires_grad_()
-    with pytest.raises(ValueError, match=r"4000 is above.*finite horizon"):
-        cai.infer(model.replace(reward=reward), "exact")
+    slopes = [
+        torch.autograd.grad(cai.infer(model.replace(reward=reward, horizon=steps), "exact").log_evidence, reward)[0]
+        for steps in (math.inf, 60)
+    ]
+    assert torch.allclose(*slopes, atol=1e-9)
+    assert float(slopes[0].sum()) > 2  # live steps: 1 / (1 - discount), and more given optimality where rewards are positive
 
 
 def test_positive_rewards_without_a_discount_settle_where_every_policy_ends():
