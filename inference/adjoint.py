@@ -37,6 +37,7 @@ class SoftSweep:
 
     def __init__(self, soft: SoftPass, kept: Tensor, times: list[int]) -> None:
         self.soft, self.kept, self.times = soft, kept, times
+        self.bound = 0.0  # on every entry of every adjoint: what has come in from above
         shape = (soft.num_states, soft.num_actions, *kept.shape[2:])
         self._table = kept.new_empty(shape)
         self._direct = kept.new_zeros(shape)
@@ -64,6 +65,11 @@ class SoftSweep:
                     self.soft.step(segment[t + 1 - first], t, segment[t - first])
             for t in range(first, last):
                 yield t, segment[t - first], segment[t + 1 - first]
+
+    def received(self, adjoint: Tensor | None, gradient: Tensor) -> Tensor:
+        """The adjoint with what comes in from above; `shares` needs to be told of all of it."""
+        self.bound += float(gradient.abs().sum())
+        return gradient if adjoint is None else adjoint + gradient
 
     def shares(
         self, t: int, values: Tensor, following: Tensor, adjoint: Tensor, *, table: bool = False
@@ -109,7 +115,7 @@ class SoftSweep:
         soft, made, table = self.soft, self.soft.constants(t), self._table
         x, shift = soft.exact_arrivals(following)
         adjoint = self._counted(adjoint)
-        least = soft.smallest * max(1.0, float(adjoint.abs().amax()))  # no rate exceeds 1 / smallest
+        least = soft.smallest * max(1.0, self.bound)  # no rate exceeds 1 / smallest
         flat = table.view(-1, *values.shape[1:])
         merged = soft.collapsed is not None and not wants_table
         sums, rate = torch.empty_like(adjoint), torch.empty_like(adjoint)
@@ -128,13 +134,14 @@ class SoftSweep:
                 table[block].mul_(self._weighted[block])
             else:
                 self._products[block].addcmul_(table[block], rate[block, None])
-        low = (sums < least) & torch.isfinite(values) & (adjoint != 0)
+        underflows = float(sums.min()) < least
         if merged and soft.collapsed is not None:
             passed = soft.collapsed.scatter(rate)
         else:
             passed = made.sums.scatter(self._weighted.view(flat.shape))
         passed.mul_(x if soft.model.discount == 1 else soft.discounted(following, shift))
-        if bool(low.any()):
+        if underflows:
+            low = (sums < least) & torch.isfinite(values) & (adjoint != 0)
             self._pass_locally(t, values, following, adjoint, low, passed, wants_table)
         if wants_table:
             self._direct.add_(table)
@@ -291,7 +298,7 @@ def _swept(
     adjoint = torch.zeros_like(gradients[0])
     for t, values, following in sweep.pairs():
         if t < len(gradients):
-            adjoint = adjoint + gradients[t]
+            adjoint = sweep.received(adjoint, gradients[t])
         table, adjoint = sweep.shares(t, values, following, adjoint, table=by_step)
         if not by_step:
             continue

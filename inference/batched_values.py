@@ -169,10 +169,13 @@ def _swept(
         adjoint = torch.zeros_like(stored[0])
         for t, values, following in sweep.pairs():
             if incoming is not None:
-                adjoint = adjoint + incoming[t]
-            if first is not None:
-                for problem in _beginning(begins, t):
-                    adjoint[:, problem] += first[group][problem]
+                adjoint = sweep.received(adjoint, incoming[t])
+            starting = _beginning(begins, t) if first is not None else ()
+            if first is not None and len(starting):
+                arriving = torch.zeros_like(adjoint)
+                for problem in starting:
+                    arriving[:, problem] = first[group][problem]
+                adjoint = sweep.received(adjoint, arriving)
             table, adjoint = sweep.shares(t, values, following, adjoint, table=for_chances is not None)
             if for_chances is not None:
                 for problem in range(len(begins)):

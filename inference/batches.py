@@ -22,7 +22,7 @@ from cai.inference.status import Backend, InferenceError, Status
 from cai.inference.sum_product import SumProduct
 from cai.inference.variational import StructuredVariational
 from cai.models.batch import ModelBatch
-from cai.models.numerics import certainty_equivalent, expectation, safe_log, safe_logsumexp
+from cai.models.numerics import certainty_equivalent, expectation, safe_log, safe_logsumexp, weighted
 from cai.models.trajectory import TrajectoryModel
 
 __all__ = ["BatchError", "infer_batch"]
@@ -201,7 +201,9 @@ class _OnePass:
         values = torch.cat([group[: self.steps].permute(2, 0, 1) for group in self.groups])
         temperatures = self.batch.temperatures
         scale = self.model.temperature if temperatures is None else temperatures[:, None, None]
-        return values * scale
+        if isinstance(scale, Tensor) and scale.requires_grad:
+            return weighted(scale, values)  # -inf would make its gradient NaN
+        return values if isinstance(scale, float) and scale == 1 else values * scale
 
     def _member(self, member: int) -> Posterior:
         with torch.set_grad_enabled(self.records):

@@ -14,12 +14,12 @@ so that what lies between two products stays in the cache. x must be finite: wha
 from __future__ import annotations
 
 import warnings
-from weakref import WeakKeyDictionary
 
 import numpy as np
 import scipy.sparse
 import torch
 from torch import Tensor
+from torch.utils.weak import WeakIdKeyDictionary
 
 from cai.models.mdp import MDP
 
@@ -208,7 +208,8 @@ def _sorted(rows: Tensor, columns: Tensor, weights: Tensor, shape: tuple[int, in
     return pointers, columns, weights
 
 
-_PRODUCTS: WeakKeyDictionary[MDP, dict[str, OutcomeSums]] = WeakKeyDictionary()
+# By the tables themselves, which processes that differ elsewhere may share.
+_MADE: WeakIdKeyDictionary = WeakIdKeyDictionary()
 
 
 def choose_kernel(mdp: MDP, kernel: str = "auto") -> str:
@@ -254,7 +255,9 @@ def outcome_sums(mdp: MDP, kernel: str = "auto", weights: Tensor | None = None) 
     """
     if weights is not None:
         return _make(mdp, choose_kernel(mdp, kernel), weights)
-    made = _PRODUCTS.setdefault(mdp, {})
+    columns, made = _MADE.setdefault(mdp.probabilities, (mdp.next_states, {}))
+    if columns is not mdp.next_states:
+        made = {}
     if kernel not in made:
         name = choose_kernel(mdp, kernel)
         if name not in made:

@@ -271,8 +271,8 @@ def occupancies(
     with torch.no_grad():
         soft = SoftPass(model, recursion.kind, kernel=kernel, values_only=True)
         marginals = values.new_empty(values.shape)
-        marginals[0] = initial
         sweep = SoftSweep(soft, values.detach(), list(range(model.steps + 1)))
+        marginals[0] = sweep.received(None, initial)
         for t, here, following in sweep.pairs():
             _, passed = sweep.shares(t, here, following, marginals[t])
             marginals[t + 1] = torch.where(model.live, passed, passed + marginals[t])

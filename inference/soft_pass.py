@@ -112,7 +112,9 @@ class SoftPass:
             refuse_collapsed()
         if kernel == "collapsed" or (kernel == "auto" and collapses and values_only and model.steps >= COLLAPSED_STEPS):
             self.collapsed = self.constants(0).sums.over_actions(self.all_scores(self.constants(0)))
-        elif collapses and values_only and model.steps >= HELD_STEPS * self.num_actions:
+        elif (kind == "exact" and rewards is not None) or (
+            collapses and values_only and model.steps >= HELD_STEPS * self.num_actions
+        ):
             self._held = self.all_scores(self.constants(0))
 
     # ---- steps --------------------------------------------------------------------------------------------------
@@ -291,7 +293,12 @@ class SoftPass:
 
     def over_actions(self, table: Tensor) -> Tensor:
         """Sums over the second axis of [., A] or [., A, B]."""
-        return torch.mv(table, self.ones) if table.dim() == 2 else table.sum(1)
+        if table.dim() == 2:
+            return torch.mv(table, self.ones)
+        total = table[:, 0].clone()  # column by column: torch's own sum over an inner axis is not vectorised
+        for action in range(1, table.shape[1]):
+            total.add_(table[:, action])
+        return total
 
     def discounted(self, following: Tensor, shift: Shift) -> Tensor:
         """Gamma e^{v - c}, the part of what arrives that goes on."""
@@ -408,12 +415,13 @@ def refuse_collapsed() -> NoReturn:
 
 def _extent(values: Tensor, least: float = -math.inf) -> tuple[Shift, bool]:
     """(the largest value, at least `least`, 0 where none is finite; whether no value is infinite)."""
-    low, high = torch.aminmax(values, dim=0)
     if values.dim() == 1:
+        low, high = torch.aminmax(values)
         largest = max(float(high), least)
         return (largest if math.isfinite(largest) else 0.0), math.isfinite(float(low))
-    high = high.clamp(min=least)
-    return torch.where(torch.isfinite(high), high, torch.zeros_like(high)), bool(torch.isfinite(low).all())
+    high = values.amax(0).clamp(min=least)  # aminmax is slow along columns
+    low = values.amin()
+    return torch.where(torch.isfinite(high), high, torch.zeros_like(high)), bool(torch.isfinite(low))
 
 
 def _shared_prior(model: TrajectoryModel) -> Tensor | float:

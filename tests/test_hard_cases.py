@@ -267,7 +267,7 @@ def test_a_large_sparse_world_over_an_infinite_horizon_stays_sparse():
         for steps in (math.inf, 60)
     ]
     assert torch.allclose(*slopes, atol=1e-9)
-    assert float(slopes[0].sum()) > 2  # live steps: 1 / (1 - discount), and more given optimality where rewards are positive
+    assert float(slopes[0].sum()) > 2  # live steps: more than 1 / (1 - discount) where luck is good
 
 
 def test_positive_rewards_without_a_discount_settle_where_every_policy_ends():
