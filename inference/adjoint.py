@@ -349,7 +349,11 @@ def _slopes(model: TrajectoryModel, soft: SoftPass, t: int, following: Tensor, r
 
 
 def recorded_values(
-    model: TrajectoryModel, kind: str, probabilities: Tensor, log_prior: Tensor, *rewards: Tensor
+    model: TrajectoryModel,
+    kind: Literal["fixed", "exact"],
+    probabilities: Tensor,
+    log_prior: Tensor,
+    *rewards: Tensor,
 ) -> Tensor:
     """The same values [T + 1, S], by operations that autograd records."""
     values = probabilities.new_zeros(model.mdp.num_states)

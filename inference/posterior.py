@@ -375,7 +375,10 @@ def tabular_posterior(
 
     found = Later(measured)
     if isinstance(visits, Later) and not visits.held:  # numbers stay, tables do not
-        found = Later(lambda: replace(measured(), state_marginals=None, absorbed=None))
+        gone: Any = None
+        found = Later(lambda: replace(measured(), state_marginals=gone, absorbed=gone))
+    attained: Any = Later(bound) if elbo is None else elbo
+    chosen: Any = policy
     marginals: Any = number("state_marginals") if visits is None else mapped(visits, lambda pair: pair[0])
     absorbed: Any = number("absorbed") if visits is None else mapped(visits, lambda pair: pair[1])
     return Posterior(
@@ -384,10 +387,10 @@ def tabular_posterior(
         status=status,
         horizon=model.horizon,
         log_evidence=log_evidence,
-        elbo=Later(bound) if elbo is None else elbo,
+        elbo=attained,
         values=_in_reward_units(values, temperature),
         q_values=_in_reward_units(q_values, temperature),
-        action_probs=policy,
+        action_probs=chosen,
         action_prior=model.action_prior,
         initial=initial,
         state_marginals=marginals,

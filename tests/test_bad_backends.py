@@ -15,7 +15,7 @@ BACKENDS = {
     "unknown": (lambda: infer(model(), "magic"), r"'magic'.*known are exact, variational"),
     "unknown option": (
         lambda: infer(model(), "exact", steps=3),
-        r"'exact'.*'steps'.*options are: tolerance, max_steps, accelerate$",
+        r"'exact'.*'steps'.*options are: tolerance, max_steps, accelerate, keep, kernel$",
     ),
     "option of none": (lambda: infer(model(), "enumeration", steps=3), r"'enumeration'.*'steps'.*options are: none$"),
     "class": (lambda: infer(model(), SumProduct), TypeError, r"SumProduct is a class.*SumProduct\(\.\.\.\)"),
