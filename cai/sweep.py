@@ -10,6 +10,7 @@ import pandas as pd
 
 from cai.comparison import Comparison, compare
 from cai.inference.backends import make_backend
+from cai.models.batch import ModelBatch
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -58,9 +59,12 @@ def sweep(model: Any, backend: str, *, seed: int = 0, num_rollouts: int = 2000, 
 
     Raises:
         ValueError: if no option, or more than one, is a list; or the backend does not know it.
+        TypeError: if the backend is not a name, or the model a batch.
     """
     if not isinstance(backend, str):
         raise TypeError(f"backend is {backend!r}; sweep takes its name, and its options as keywords")
+    if isinstance(model, ModelBatch):
+        raise TypeError("sweep moves an option of one model's backend; for a batch use cai.compare(batch, [...])")
     lists = {key: value for key, value in options.items() if _is_list(value)}
     if len(lists) != 1:
         got = f"got {', '.join(lists)}" if lists else "got none"

@@ -106,7 +106,7 @@ class SoftSweep:
         for start, stop in soft.blocks(values):
             scores = soft.fixed_scores(x, lost, made, start, stop, table[start:stop])
             scores.sub_(height[start:stop, None]).exp2_()
-            scores.mul_(_rates(adjoint[start:stop], soft.over_actions(scores), soft.smallest)[:, None])
+            scores.mul_(_rates(adjoint[start:stop], soft.over_actions(scores), 0.0)[:, None])
         if len(soft.terminal):  # there the heights are none of the scores'
             table.index_fill_(0, soft.terminal, 0.0)
         return made.sums.scatter(table.view(-1, *values.shape[1:])).mul_(soft.model.discount)
@@ -184,7 +184,8 @@ class SoftSweep:
 
 def _rates(adjoint: Tensor, sums: Tensor, least: float) -> Tensor:
     """Adjoint / sums, 0 where a sum is 0 or under `least`: what leaves a state arrives, however values were rounded."""
-    if float(sums.min()) >= least:
+    smallest = float(sums.min())
+    if smallest > 0 and smallest >= least:
         return adjoint / sums
     sound = (sums > 0) & (sums >= least)
     return torch.where(sound, adjoint, torch.zeros_like(adjoint)) / torch.where(sound, sums, torch.ones_like(sums))

@@ -147,3 +147,9 @@ def test_rows_are_found_by_label_and_by_name():
     assert table["variational"].status.ok
     with pytest.raises(KeyError, match=r"'smc' was not compared; rows are exact, risk\(eta=2\)"):
         table["smc"]
+
+
+def test_a_batch_is_compared_not_swept():
+    batch = lottery().batch(temperature=[0.5, 1.0])
+    with pytest.raises(TypeError, match=r"cai.compare\(batch"):
+        cai.sweep(batch, "risk", eta=[0, 1])
