@@ -154,22 +154,24 @@ def messages_posterior(
         stored["policy"] = policy
     if not model.is_finite and not status.ok:
         return _without_expectations(model, backend, target, status, messages, resolved(stored["policy"]), found)
-    initial: Tensor = model.mdp.initial
+    initial: Tensor | Later = model.mdp.initial
     dynamics: OutcomeDynamics | Later = FixedDynamics(model)
     if status.ok:
-        initial = recursion.believed_start(model, messages.first_values)
+        initial = Later(lambda: recursion.believed_start(model, messages.first_values))
         dynamics = Later(lambda: recursion.beliefs(model, messages.values)[1], held=keep != "evidence")
     visits: tuple[Tensor, Tensor] | Later | None = None
     if not model.is_finite:
         try:
-            visits = expected_visits(model, initial, resolved(stored["policy"]), resolved(dynamics))
+            visits = expected_visits(model, resolved(initial), resolved(stored["policy"]), resolved(dynamics))
         except ValueError as error:  # values settle, but what q believes never ends
             found["why"] = str(error).split(",")[0]
             return _without_expectations(
                 model, backend, target, Status.DIVERGED, messages, resolved(stored["policy"]), found
             )
     elif status.ok and policy is None and recursion.is_soft and not start.requires_grad:
-        visits = Later(lambda: occupancies(model, recursion, initial, messages.values, kernel)[0], held=keep == "all")
+        visits = Later(
+            lambda: occupancies(model, recursion, resolved(initial), messages.values, kernel)[0], held=keep == "all"
+        )
     bound = start + model.evidence_offset
     exactly = target is Target.EXACT and status.ok and model.is_finite
     sampler = (lambda num_samples, seed: sample_backward(model, num_samples, seed)) if exactly else None

@@ -47,6 +47,7 @@ __all__ = [
 Backup = Callable[[TrajectoryModel, Tensor, int], Tensor]
 Choice = Callable[[TrajectoryModel, Tensor, Tensor], tuple[Tensor, Tensor]]
 KEEP = ("all", "policy", "values", "evidence")
+PIECE = 2**16  # states of a start that are weighed at a time
 _KINDS: dict[Backup, Literal["exact", "fixed"]] = {optimistic_backup: "exact", fixed_backup: "fixed"}
 
 
@@ -105,9 +106,17 @@ class Recursion:
         """What the start is worth, nats: the log evidence at eta = 1, the mean of v at eta = 0; 0-dim."""
         possible = model.mdp.initial.detach() > 0  # often few
         initial, values = model.mdp.initial[possible], values[possible]
+        if len(values) <= PIECE:
+            return self._equivalent(initial, values)
+        # The certainty equivalent of certainty equivalents: the temporaries of a piece are all the memory it takes.
+        shares = torch.stack([piece.sum() for piece in initial.split(PIECE)])
+        pieces = zip(initial.split(PIECE), values.split(PIECE), shares, strict=True)
+        return self._equivalent(shares, torch.stack([self._equivalent(*piece) for piece in pieces]))
+
+    def _equivalent(self, weights: Tensor, values: Tensor, total: Tensor | float = 1.0) -> Tensor:
         if self.eta == 1:
-            return safe_logsumexp(safe_log(initial) + values)
-        return certainty_equivalent(initial, values, self.eta)
+            return safe_logsumexp(safe_log(weights / total) + values)
+        return certainty_equivalent(weights / total, values, self.eta)
 
     def believed_start(self, model: TrajectoryModel, values: Tensor) -> Tensor:
         """q(s_1) [S], from v_1 [S]."""

@@ -263,6 +263,7 @@ class Posterior:
 
 deferrable(
     Posterior,
+    "initial",
     "elbo",
     "values",
     "q_values",
@@ -348,7 +349,7 @@ def tabular_posterior(
     values: Tensor | Later,
     q_values: Tensor | Later,
     policy: Tensor | Later,
-    initial: Tensor,
+    initial: Tensor | Later,
     dynamics: OutcomeDynamics | Later | None = None,
     visits: tuple[Tensor, Tensor] | Later | None = None,
     sampler: Callable[[int, int], tuple[Tensor, Tensor]] | None = None,
@@ -363,7 +364,7 @@ def tabular_posterior(
     temperature = model.temperature
 
     def measured() -> QuantitiesOfQ:
-        return measure(model, initial, resolved(policy), resolved(dynamics), resolved(visits))
+        return measure(model, resolved(initial), resolved(policy), resolved(dynamics), resolved(visits))
 
     def number(name: str) -> Any:
         return Later(lambda: getattr(found(), name))
@@ -379,6 +380,7 @@ def tabular_posterior(
         found = Later(lambda: replace(measured(), state_marginals=gone, absorbed=gone))
     attained: Any = Later(bound) if elbo is None else elbo
     chosen: Any = policy
+    start: Any = initial
     marginals: Any = number("state_marginals") if visits is None else mapped(visits, lambda pair: pair[0])
     absorbed: Any = number("absorbed") if visits is None else mapped(visits, lambda pair: pair[1])
     return Posterior(
@@ -392,7 +394,7 @@ def tabular_posterior(
         q_values=_in_reward_units(q_values, temperature),
         action_probs=chosen,
         action_prior=model.action_prior,
-        initial=initial,
+        initial=start,
         state_marginals=marginals,
         absorbed=absorbed,
         believed_return=number("believed_return"),
