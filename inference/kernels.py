@@ -84,13 +84,7 @@ class DenseSums(OutcomeSums):
 
     def gather(self, x: Tensor, start: int, stop: int, out: Tensor) -> Tensor:
         rows = self.matrix[start * self.rows_per_state : stop * self.rows_per_state]
-        if x.dim() > 1:
-            return torch.mm(rows, x, out=out)
-        if x.device.type != "cpu":
-            return torch.mv(rows, x, out=out)
-        # NumPy's BLAS uses every core here, and torch's does not: 0.6 ms against 1.6 ms for [4000, 1000].
-        np.dot(rows.numpy(), x.numpy(), out=out.numpy())
-        return out
+        return torch.mv(rows, x, out=out) if x.dim() == 1 else torch.mm(rows, x, out=out)
 
     def scatter(self, y: Tensor) -> Tensor:
         return self.matrix.t() @ y
