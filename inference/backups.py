@@ -29,6 +29,8 @@ __all__ = [
     "hard_choice",
     "optimistic_backup",
     "outcome_q_values",
+    "outcome_ratios",
+    "outcome_slopes",
     "soft_policy",
     "tilted_backup",
 ]
@@ -75,6 +77,47 @@ def outcome_q_values(
     else:
         q_values = rewards[..., 0] + model.discount * expectation(probabilities, mdp.gather(values))
     return torch.where(model.live[:, None], q_values, torch.zeros_like(q_values))
+
+
+def outcome_ratios(
+    model: TrajectoryModel, kind: Literal["fixed", "exact"], rewards: Tensor, following: Tensor
+) -> Tensor:
+    """q(k|s,a) / p(k|s,a) [S, A, K] of the dynamics that a target believes in, 0 where it is not possible.
+
+    Args:
+        model: the trajectory model, for its process and discount.
+        kind: which backup.
+        rewards: [S, A, 1] or [S, A, K], nats.
+        following: v_{t+1} [S], nats.
+    """
+    probabilities = model.mdp.probabilities.detach()
+    if kind == "fixed":
+        return (probabilities > 0).to(probabilities.dtype)
+    scores = rewards + model.mdp.gather(continuation(model, following))
+    q_values = safe_logsumexp(safe_log(probabilities) + scores)[..., None]
+    ratios = (scores - torch.where(torch.isfinite(q_values), q_values, torch.zeros_like(q_values))).exp()
+    return torch.where((probabilities > 0) & torch.isfinite(q_values), ratios, torch.zeros_like(ratios))
+
+
+def outcome_slopes(
+    model: TrajectoryModel, kind: Literal["fixed", "exact"], rewards: Tensor, following: Tensor, ratios: Tensor
+) -> Tensor:
+    """The derivative of q(s, a) with respect to p(k|s,a), on what is possible: [S, A, K].
+
+    Args:
+        model: the trajectory model, for its process and discount.
+        kind: which backup.
+        rewards: [S, A, 1] or [S, A, K], nats.
+        following: v_{t+1} [S], nats.
+        ratios: those of `outcome_ratios`.
+    """
+    if kind == "exact":
+        return ratios
+    worth = model.discount * model.mdp.gather(following)
+    if rewards.shape[-1] > 1:  # else the reward has no probability as its factor
+        worth = worth + rewards
+    worth = worth.expand_as(ratios)
+    return torch.where((ratios > 0) & torch.isfinite(worth), worth, torch.zeros_like(worth))
 
 
 def optimistic_backup(model: TrajectoryModel, values: Tensor, t: int) -> Tensor:

@@ -14,10 +14,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from cai.inference.adjoint import SoftSweep, recorded_values
-from cai.inference.backups import continuation
+from cai.inference.adjoint import recorded_values
+from cai.inference.backups import outcome_ratios, outcome_slopes
+from cai.inference.passes import make_pass, make_sweep
 from cai.inference.soft_pass import SoftPass
-from cai.models.numerics import safe_log, safe_logsumexp
 from cai.models.trajectory import TrajectoryModel
 
 __all__ = ["batched_values"]
@@ -51,7 +51,7 @@ class _Batch:
         if log_prior is not None and log_prior.dim() == 3:
             log_prior = _last(log_prior[group])
         table = _last(rewards[group])
-        return SoftPass(self.model, self.kind, kernel=self.kernel, rewards=table, log_prior=log_prior)
+        return make_pass(self.model, self.kind, kernel=self.kernel, rewards=table, log_prior=log_prior)
 
     def run(self, rewards: Tensor, log_prior: Tensor | None, times: list[int]) -> tuple[Tensor, list[Tensor]]:
         """Passes over all groups.
@@ -165,7 +165,7 @@ def _swept(
         if first is None and incoming is None:
             continue
         soft, begins = batch.soft_pass(group, rewards, log_prior), batch.begins[group]
-        sweep = SoftSweep(soft, stored, times)
+        sweep = make_sweep(soft, stored, times)
         adjoint = torch.zeros_like(stored[0])
         for t, values, following in sweep.pairs():
             if incoming is not None:
@@ -179,7 +179,9 @@ def _swept(
             table, adjoint = sweep.shares(t, values, following, adjoint, table=for_chances is not None)
             if for_chances is not None:
                 for problem in range(len(begins)):
-                    slopes = _slopes(batch, rewards[group][problem], following[:, problem])
+                    nats, arrived = rewards[group][problem].detach()[..., None], following[:, problem]
+                    ratios = outcome_ratios(batch.model, batch.kind, nats, arrived)
+                    slopes = outcome_slopes(batch.model, batch.kind, nats, arrived, ratios)
                     for_chances += table[..., problem, None] * slopes
         if for_rewards is not None:
             for_rewards[group] = sweep.total.movedim(-1, 0)
@@ -189,20 +191,6 @@ def _swept(
             else:
                 for_prior += sweep.total.sum(-1)
     return totals
-
-
-def _slopes(batch: _Batch, rewards: Tensor, following: Tensor) -> Tensor:
-    """The derivative of q(s, a) of one problem with respect to p(k|s,a), on what is possible: [S, A, K]."""
-    model, chances = batch.model, batch.model.mdp.probabilities.detach()
-    possible = chances > 0
-    if batch.kind == "fixed":
-        worth = (model.discount * model.mdp.gather(following)).expand_as(chances)
-        return torch.where(possible & torch.isfinite(worth), worth, torch.zeros_like(worth))
-    arrived = model.mdp.gather(continuation(model, following))
-    expected = safe_logsumexp(safe_log(chances) + arrived)[..., None]
-    ratios = (arrived - torch.where(torch.isfinite(expected), expected, torch.zeros_like(expected))).exp()
-    counts = possible & torch.isfinite(expected) & torch.isfinite(rewards)[..., None]
-    return torch.where(counts, ratios, torch.zeros_like(ratios))
 
 
 def _recorded(

@@ -22,7 +22,7 @@ from cai.inference.status import Backend, InferenceError, Status
 from cai.inference.sum_product import SumProduct
 from cai.inference.variational import StructuredVariational
 from cai.models.batch import ModelBatch
-from cai.models.numerics import certainty_equivalent, expectation, safe_log, safe_logsumexp, weighted
+from cai.models.numerics import expectation, safe_log, weighted
 from cai.models.trajectory import TrajectoryModel
 
 __all__ = ["BatchError", "infer_batch"]
@@ -142,14 +142,15 @@ class _OnePass:
         else:
             several = len(set(self.horizons)) > 1
             all_steps = several or self.keep != "evidence"
-            kept = soft_values(self.model, recursion.kind, kernel=self.kernel, all_steps=all_steps)
+            first, kept = soft_values(self.model, recursion.kind, kernel=self.kernel, all_steps=all_steps)
             begins = [self.steps - horizon for horizon in self.horizons]
-            self.first = kept[begins] if several else kept[:1].expand(len(batch), -1)
-            groups = [kept[..., None].expand(-1, -1, len(batch))]
+            self.first = kept[begins] if several and kept is not None else first.expand(len(batch), -1)
+            groups = [] if kept is None else [kept[..., None].expand(-1, -1, len(batch))]
         # Each [T + 1, S]; one unbinding gives one gradient of a group, where each selection would give a whole one.
         self.columns = [column for group in groups for column in group.unbind(-1)] if self.keep != "evidence" else []
         self.groups = groups if self.columns else []
-        self.starts = self._starts()
+        initial = self.model.mdp.initial if batch.initials is None else batch.initials
+        self.starts = recursion.equivalent(initial, self.first)
 
     def _rewards(self) -> Tensor:
         """[B, S, A], nats; what a reward says of outcomes as its expectation, which fixed dynamics leave."""
@@ -166,13 +167,6 @@ class _OnePass:
     def _expected(self, table: Tensor) -> Tensor:
         """[S, A] from rewards [S, A, 1] or [S, A, K]."""
         return table[..., 0] if table.shape[-1] == 1 else expectation(self.model.mdp.probabilities, table)
-
-    def _starts(self) -> Tensor:
-        """[B], what each start is worth, nats: the log evidence, or the mean value."""
-        initial = self.model.mdp.initial if self.batch.initials is None else self.batch.initials
-        if self.recursion.eta == 1:
-            return safe_logsumexp(safe_log(initial) + self.first)
-        return certainty_equivalent(initial, self.first, self.recursion.eta)
 
     def answers(self) -> PosteriorBatch:
         """All of them, of which only numbers and values are known so far."""
@@ -216,6 +210,7 @@ class _OnePass:
                 backend=self.backend.name,
                 target=self.backend.target,
                 keep=self.keep,
+                kernel=self.kernel,
             )
 
     def _messages(self, member: int, model: TrajectoryModel) -> Messages:

@@ -8,17 +8,15 @@ C++ compiler.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from cai.inference.kernels import ListSums, outcome_sums
+from cai.inference.outcome_sums import ListSums, OutcomeSums
+from cai.inference.soft_pass import BITS, NATS, Constants, SoftPass
 
-if TYPE_CHECKING:
-    from cai.inference.soft_pass import Constants, SoftPass
-
-__all__ = ["CompiledSteps"]
+__all__ = ["CompiledPass"]
 
 WIDEST = 16  # outcomes of one (s, a) that are written out one by one in the loop
 
@@ -57,48 +55,46 @@ def _exact(arrived: Tensor, columns: list[Tensor], weights: list[Tensor], shares
 _compiled: dict[Callable[..., None], Any] = {}
 
 
-class CompiledSteps:
-    """The fused steps of one pass.
-
-    Args:
-        soft: the pass.
+class CompiledPass(SoftPass):
+    """A `SoftPass` whose steps are fused. What they do not do, such as q-values, is done by gathers.
 
     Raises:
         ValueError: if some (s, a) has more outcomes than can be written out.
     """
 
-    def __init__(self, soft: SoftPass) -> None:
-        self.soft = soft
-        lists = outcome_sums(soft.model.mdp, "successors")
-        assert isinstance(lists, ListSums)
-        if len(lists.columns) > WIDEST:
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        width = len(_lists(self.sums).columns)
+        if width > WIDEST:
             raise ValueError(
-                f"kernel 'compiled' writes out every outcome, and this process has up to {len(lists.columns)} for one "
+                f"kernel 'compiled' writes out every outcome, and this process has up to {width} for one "
                 f"(s, a), more than {WIDEST}; use kernel='auto'"
             )
-        self._made: tuple[Constants, list[Tensor], list[Tensor], Tensor] | None = None
+        self._tables_made: tuple[Constants, list[Tensor], list[Tensor], Tensor] | None = None
 
-    def fixed(self, following: Tensor, made: Constants, out: Tensor) -> None:
-        """Writes v_t in bits from gamma v_{t+1} in bits, -inf included."""
-        columns, weights, offsets = self._tables(made)
-        _call(_fixed, following, columns, weights, offsets, out)
+    def _fixed_step(self, following: Tensor, t: int, out: Tensor) -> None:
+        arrived = torch.mul(following, self.model.discount * BITS, out=self.whole("arrivals", following))
+        _call(_fixed, arrived, *self._tables(self.constants(t)), out)
+        out.mul_(NATS)
 
-    def exact(self, arrived: Tensor, made: Constants, out: Tensor) -> None:
-        """Writes the sums over actions and outcomes, as `SoftPass` has them before the logarithm."""
-        columns, weights, shares = self._tables(made)
-        _call(_exact, arrived, columns, weights, shares, out)
+    def fused_sums(self, x: Tensor, made: Constants) -> Tensor:
+        sums = self.whole("sums", x)
+        _call(_exact, x, *self._tables(made), sums)
+        return sums
 
     def _tables(self, made: Constants) -> tuple[list[Tensor], list[Tensor], Tensor]:
         """Columns and weights of each outcome [A, S], and what actions add or share, actions first."""
-        if self._made is None or self._made[0] is not made:
-            soft = self.soft
-            lists = made.sums if isinstance(made.sums, ListSums) else outcome_sums(soft.model.mdp, "successors")
-            assert isinstance(lists, ListSums)
-            shape = (soft.num_states, soft.num_actions)
+        if self._tables_made is None or self._tables_made[0] is not made:
+            lists, shape = _lists(made.sums), (self.num_states, self.num_actions)
             columns = [column.view(shape).t().contiguous() for column in lists.columns]
             weights = [weight.view(shape).t().contiguous() for weight in lists.weights]
-            self._made = made, columns, weights, soft.all_scores(made).movedim(1, 0).contiguous()
-        return self._made[1:]
+            self._tables_made = made, columns, weights, self.all_scores(made).movedim(1, 0).contiguous()
+        return self._tables_made[1:]
+
+
+def _lists(sums: OutcomeSums) -> ListSums:
+    assert isinstance(sums, ListSums)  # the kernel of a compiled pass is that of 'successors'
+    return sums
 
 
 def _call(function: Callable[..., None], *arguments: Any) -> None:

@@ -1,222 +1,41 @@
-"""Weighted sums over outcomes, y(s, a) = sum_k w_k x(s'_k), and their transposes: the one hot loop of every backup.
-
-Four ways to compute the same sums, on any device and in any floating dtype:
+"""The hot loop of every backup, weighted sums over outcomes, and the rule by which one of several ways is chosen.
 
     dense        a product with [S A, S]: where most next states are possible
     csr          a sparse product with [S A, S], rows of K entries: lists of outcomes, and dense tables with many zeros
     successors   K gathers of [S A] in turn: where there is no sparse product (no MKL on a CPU)
     collapsed    a sparse product with M = sum_a prior e^{r / alpha} P_a, [S, S]: see `SoftPass`
+    compiled     gathers, fused into whole steps by torch.compile: see `cai.inference.compiled`
+    native       loops in C++ that are built on request, on the CPU: see `cai.inference.native`
 
-Nothing is copied that the process holds already, but for the indices as int32. Sums are made for blocks of states,
-so that what lies between two products stays in the cache. x must be finite: what is -inf is masked before.
+"auto" chooses among the first four by `choose_kernel`; all but the last run on any device. A dense table is used where
+it is; of lists the indices are copied as int32, and `successors` copies weights, too.
 """
 
 from __future__ import annotations
 
-import warnings
-
-import numpy as np
-import scipy.sparse
 import torch
 from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
+from cai.inference.native import NativeSums
+from cai.inference.outcome_sums import CsrSums, DenseSums, ListSums, OutcomeSums
 from cai.models.mdp import MDP
 
-__all__ = ["KERNELS", "CsrSums", "DenseSums", "ListSums", "OutcomeSums", "choose_kernel", "outcome_sums"]
+__all__ = ["KERNELS", "choose_kernel", "outcome_sums"]
 
-KERNELS = ("auto", "dense", "csr", "successors", "collapsed", "compiled")
+KERNELS = ("auto", "dense", "csr", "successors", "collapsed", "compiled", "native")
 SPARSE_BELOW = 1 / 8  # share of entries of a dense table that are not zero, below which the sparse product is faster
-
-
-class OutcomeSums:
-    """Sums over the outcomes of every (s, a).
-
-    Attributes:
-        num_states: S, the length of x.
-        rows_per_state: A, or 1 where actions have been summed over.
-    """
-
-    num_states: int
-    rows_per_state: int
-
-    def gather(self, x: Tensor, start: int, stop: int, out: Tensor) -> Tensor:
-        """sum_k w_k x(s'_k) for the states from `start` to `stop`.
-
-        Args:
-            x: [S] or [S, B], finite.
-            start: the first state.
-            stop: the state after the last.
-            out: [(stop - start) A] or with B behind, written and returned.
-        """
-        raise NotImplementedError
-
-    def scatter(self, y: Tensor) -> Tensor:
-        """The transpose: w_k y(s, a) summed up at the next states.
-
-        Args:
-            y: [S A] or [S A, B], finite.
-
-        Returns:
-            [S] or [S, B].
-        """
-        raise NotImplementedError
-
-    def over_actions(self, weights: Tensor) -> OutcomeSums:
-        """The sums sum_a weights(s, a) y(s, a) as one: rows_per_state is 1.
-
-        Args:
-            weights: [S, A].
-        """
-        raise NotImplementedError
-
-
-class DenseSums(OutcomeSums):
-    """Products with a full table.
-
-    Args:
-        weights: [S, A, S].
-    """
-
-    def __init__(self, weights: Tensor) -> None:
-        self.num_states, self.rows_per_state = weights.shape[0], weights.shape[1]
-        self.matrix = weights.reshape(-1, self.num_states)
-
-    def gather(self, x: Tensor, start: int, stop: int, out: Tensor) -> Tensor:
-        rows = self.matrix[start * self.rows_per_state : stop * self.rows_per_state]
-        return torch.mv(rows, x, out=out) if x.dim() == 1 else torch.mm(rows, x, out=out)
-
-    def scatter(self, y: Tensor) -> Tensor:
-        return self.matrix.t() @ y
-
-    def over_actions(self, weights: Tensor) -> OutcomeSums:
-        return DenseSums(weights[:, None, :] @ self.matrix.view(*weights.shape, -1))
-
-
-class CsrSums(OutcomeSums):
-    """Products with a sparse table.
-
-    Args:
-        pointers: int [S A + 1], where each row begins; or one number, the length of every row.
-        columns: int32 [N], next states.
-        weights: [N].
-        num_states: S.
-    """
-
-    def __init__(self, pointers: Tensor | int, columns: Tensor, weights: Tensor, num_states: int) -> None:
-        rows = len(weights) // pointers if isinstance(pointers, int) else len(pointers) - 1
-        self.num_states, self.rows_per_state = num_states, rows // num_states
-        self.pointers, self.columns, self.weights = pointers, columns, weights
-        self.blocks: dict[tuple[int, int], Tensor] = {}
-        self.even: dict[int, Tensor] = {}
-        self.transpose: Tensor | None = None
-
-    def gather(self, x: Tensor, start: int, stop: int, out: Tensor) -> Tensor:
-        key = (start * self.rows_per_state, stop * self.rows_per_state)
-        if key not in self.blocks:
-            pointers, first, last = self._pointers(*key)
-            self.blocks[key] = _csr(pointers, self.columns[first:last], self.weights[first:last], self.num_states)
-        matrix = self.blocks[key]
-        return torch.mv(matrix, x, out=out) if x.dim() == 1 else torch.mm(matrix, x, out=out)
-
-    def scatter(self, y: Tensor) -> Tensor:
-        if self.transpose is None:
-            self.transpose = self._transposed()
-        return self.transpose @ y
-
-    def _pointers(self, first: int, last: int) -> tuple[Tensor, int, int]:
-        """(int32, where the rows from `first` to `last` begin, counted from the first entry; that entry; the last)."""
-        if isinstance(self.pointers, int):
-            width, number = self.pointers, last - first
-            if number not in self.even:  # blocks of one size share them
-                self.even[number] = torch.arange(number + 1, dtype=torch.int32, device=self.columns.device) * width
-            return self.even[number], first * width, last * width
-        pointers = self.pointers[first : last + 1]
-        begin, end = int(pointers[0]), int(pointers[-1])
-        return (pointers if begin == 0 else pointers - begin).int(), begin, end
-
-    def over_actions(self, weights: Tensor) -> OutcomeSums:
-        rows = self._rows()
-        shares = self.weights * weights.reshape(-1)[rows]
-        shape = (self.num_states, self.num_states)
-        return CsrSums(*_sorted(rows // self.rows_per_state, self.columns, shares, shape), self.num_states)
-
-    def _rows(self) -> Tensor:
-        """int32 [N], the row of each entry."""
-        number = self.num_states * self.rows_per_state
-        counts: Tensor | int = self.pointers if isinstance(self.pointers, int) else self.pointers.diff()
-        return torch.arange(number, device=self.columns.device, dtype=torch.int32).repeat_interleave(counts)
-
-    def _transposed(self) -> Tensor:
-        shape = (self.num_states * self.rows_per_state, self.num_states)
-        made = _sorted(self.columns, self._rows(), self.weights, (shape[1], shape[0]))
-        return _csr(*made, shape[0])
-
-
-class ListSums(OutcomeSums):
-    """Gathers, one outcome after the other.
-
-    Args:
-        next_states: int [S, A, K].
-        weights: [S, A, K].
-    """
-
-    def __init__(self, next_states: Tensor, weights: Tensor) -> None:
-        self.num_states, self.rows_per_state, num_outcomes = weights.shape
-        self.columns = next_states.reshape(-1, num_outcomes).t().to(torch.int32).contiguous()
-        self.weights = weights.reshape(-1, num_outcomes).t().contiguous()
-
-    def gather(self, x: Tensor, start: int, stop: int, out: Tensor) -> Tensor:
-        rows = slice(start * self.rows_per_state, stop * self.rows_per_state)
-        values = torch.empty_like(out)
-        out.zero_()
-        for columns, weights in zip(self.columns, self.weights, strict=True):
-            torch.index_select(x, 0, columns[rows], out=values)
-            out.addcmul_(weights[rows] if x.dim() == 1 else weights[rows][:, None], values)
-        return out
-
-    def scatter(self, y: Tensor) -> Tensor:
-        total = y.new_zeros((self.num_states, *y.shape[1:]))
-        for columns, weights in zip(self.columns, self.weights, strict=True):
-            total.index_add_(0, columns, y * (weights if y.dim() == 1 else weights[:, None]))
-        return total
-
-    def over_actions(self, weights: Tensor) -> OutcomeSums:
-        shape = (self.num_states, 1, -1)
-        return ListSums(self.columns.t().reshape(shape), (self.weights.t() * weights.reshape(-1, 1)).reshape(shape))
-
-
-def _csr(pointers: Tensor, columns: Tensor, weights: Tensor, width: int) -> Tensor:
-    with warnings.catch_warnings():  # torch calls its sparse layouts a beta
-        warnings.simplefilter("ignore", UserWarning)
-        return torch.sparse_csr_tensor(pointers, columns, weights, (len(pointers) - 1, width), check_invariants=False)
-
-
-def _sorted(rows: Tensor, columns: Tensor, weights: Tensor, shape: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
-    """(int32 pointers, int32 columns, weights) of entries in any order; those of one place are added up."""
-    if rows.is_cuda:
-        table = torch.sparse_coo_tensor(torch.stack([rows, columns]), weights, shape, check_invariants=False).coalesce()
-        rows, columns = table.indices()
-        counts = torch.bincount(rows, minlength=shape[0])
-        pointers = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
-        return pointers.int(), columns.int(), table.values()
-    # Buckets in linear time, where torch sorts.
-    entries = (weights.numpy(), (rows.numpy(), columns.numpy()))
-    matrix = scipy.sparse.coo_array(entries, shape=shape).tocsr()
-    parts = (matrix.indptr.astype(np.int32), matrix.indices.astype(np.int32), matrix.data)
-    pointers, columns, weights = (torch.from_numpy(part) for part in parts)
-    return pointers, columns, weights
-
 
 # By the tables themselves, which processes that differ elsewhere may share.
 _MADE: WeakIdKeyDictionary = WeakIdKeyDictionary()
 
 
 def choose_kernel(mdp: MDP, kernel: str = "auto") -> str:
-    """Which of dense, csr and successors serves a process.
+    """Which of dense, csr, successors and native serves a process.
 
     A dense table of which fewer than one entry in eight is not zero, and every list of outcomes, goes into a sparse
-    product where the machine has one (MKL on a CPU, or a GPU); elsewhere outcomes are gathered.
+    product where the machine has one (MKL on a CPU, or a GPU); elsewhere outcomes are gathered. What is asked for by
+    name is taken at its word: "csr" on a CPU without MKL is for torch to accept.
 
     Args:
         mdp: the process.
@@ -232,17 +51,20 @@ def choose_kernel(mdp: MDP, kernel: str = "auto") -> str:
             "kernel 'dense' needs a process given as [S, A, S]; this one is lists of outcomes: use 'csr', or "
             "MDP(mdp.dense(), mdp.initial) if it fits the memory"
         )
-    if kernel in ("dense", "csr", "successors"):
+    if kernel in ("dense", "csr", "successors", "native"):
         return kernel
     if mdp.is_dense:
-        weights = mdp.probabilities.detach()
-        share = int(torch.count_nonzero(weights)) / weights.numel()
-        return "csr" if share < SPARSE_BELOW and _has_sparse_products(mdp) else "dense"
+        return "csr" if _is_sparse(mdp.probabilities) and _has_sparse_products(mdp) else "dense"
     return "csr" if _has_sparse_products(mdp) else "successors"
 
 
 def _has_sparse_products(mdp: MDP) -> bool:
     return mdp.probabilities.is_cuda or torch.backends.mkl.is_available()
+
+
+def _is_sparse(table: Tensor) -> bool:
+    """Whether a dense table is full of zeros."""
+    return int(torch.count_nonzero(table.detach())) < SPARSE_BELOW * table.numel()
 
 
 def outcome_sums(mdp: MDP, kernel: str = "auto", weights: Tensor | None = None) -> OutcomeSums:
@@ -270,6 +92,8 @@ def _make(mdp: MDP, kernel: str, weights: Tensor) -> OutcomeSums:
     num_states, num_actions, num_outcomes = weights.shape
     if kernel == "dense":
         return DenseSums(weights)
+    if kernel == "native" and mdp.is_dense and not _is_sparse(weights):
+        return NativeSums(weights, num_states)
     if mdp.next_states is None:
         matrix = weights.reshape(-1, num_states)
         rows, columns = matrix.nonzero(as_tuple=True)
@@ -284,7 +108,13 @@ def _make(mdp: MDP, kernel: str, weights: Tensor) -> OutcomeSums:
             shape = (num_states, num_actions, width)
             return ListSums(lists.reshape(shape), chances.reshape(shape))
         pointers = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
-        return CsrSums(pointers, columns.to(torch.int32), matrix[rows, columns], num_states)
+        columns, chances = columns.to(torch.int32), matrix[rows, columns]
+        if kernel == "native":
+            return NativeSums(chances, num_states, columns, pointers.to(torch.int32))
+        return CsrSums(pointers, columns, chances, num_states)
     if kernel == "successors":
         return ListSums(mdp.next_states, weights)
-    return CsrSums(num_outcomes, mdp.next_states.reshape(-1).to(torch.int32), weights.reshape(-1), num_states)
+    columns = mdp.next_states.reshape(-1).to(torch.int32)
+    if kernel == "native":
+        return NativeSums(weights.reshape(-1), num_states, columns, num_outcomes)
+    return CsrSums(num_outcomes, columns, weights.reshape(-1), num_states)

@@ -14,11 +14,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from cai.inference.adjoint import SoftSweep, asks_for_gradients, soft_values
+from cai.inference.adjoint import asks_for_gradients, soft_values
 from cai.inference.backups import fixed_backup, hard_choice, optimistic_backup, soft_policy, tilted_backup
 from cai.inference.deferred import Later, deferrable
 from cai.inference.dynamics import FixedDynamics, OutcomeDynamics, TiltedDynamics, tilted_start
-from cai.inference.soft_pass import SoftPass, refuse_collapsed
+from cai.inference.passes import make_pass, make_sweep
+from cai.inference.soft_pass import refuse_collapsed
 from cai.models.numerics import categorical_divergence, certainty_equivalent, expectation, safe_log, safe_logsumexp
 from cai.models.trajectory import TrajectoryModel
 
@@ -107,16 +108,18 @@ class Recursion:
         possible = model.mdp.initial.detach() > 0  # often few
         initial, values = model.mdp.initial[possible], values[possible]
         if len(values) <= PIECE:
-            return self._equivalent(initial, values)
+            return self.equivalent(initial, values)
         # The certainty equivalent of certainty equivalents: the temporaries of a piece are all the memory it takes.
         shares = torch.stack([piece.sum() for piece in initial.split(PIECE)])
         pieces = zip(initial.split(PIECE), values.split(PIECE), shares, strict=True)
-        return self._equivalent(shares, torch.stack([self._equivalent(*piece) for piece in pieces]))
+        worth = torch.stack([self.equivalent(piece / share, part) for piece, part, share in pieces])
+        return self.equivalent(shares, worth)
 
-    def _equivalent(self, weights: Tensor, values: Tensor, total: Tensor | float = 1.0) -> Tensor:
+    def equivalent(self, weights: Tensor, values: Tensor) -> Tensor:
+        """What values [..., S] are worth that come with probabilities `weights` [..., S], nats."""
         if self.eta == 1:
-            return safe_logsumexp(safe_log(weights / total) + values)
-        return certainty_equivalent(weights / total, values, self.eta)
+            return safe_logsumexp(safe_log(weights) + values)
+        return certainty_equivalent(weights, values, self.eta)
 
     def believed_start(self, model: TrajectoryModel, values: Tensor) -> Tensor:
         """q(s_1) [S], from v_1 [S]."""
@@ -149,8 +152,8 @@ def backward(
     """All backward messages of a finite horizon, O(T S A K) time.
 
     What is kept sets the memory: "all" T S (2 A + 1) numbers, "policy" T S (A + 1), "values" T S, and "evidence" 2 S
-    (2 sqrt(T) S with gradients, which then compute every value twice). The rest is computed again whenever it is
-    looked at, which for one of the soft recursions takes one backward pass.
+    (2 sqrt(T) S with gradients, which then compute every value twice). Messages that were not kept are computed again
+    whenever they are looked at, by one backward pass.
 
     Args:
         model: the trajectory model.
@@ -161,20 +164,19 @@ def backward(
     """
     log_prior = None if prior is None else safe_log(prior)
     records = asks_for_gradients(model, log_prior)
-    if recursion.kind is None or recursion.choice is not soft_policy:
+    if not recursion.is_soft or recursion.kind is None:
         return _step_by_step(model, recursion, log_prior, kernel, records)
     if kernel == "collapsed" and keep in ("all", "policy"):
         refuse_collapsed()
     if keep in ("all", "policy") and not records:
         return _soft_messages(model, recursion, log_prior, keep, kernel)
-    kept = soft_values(model, recursion.kind, kernel=kernel, log_prior=log_prior, all_steps=keep != "evidence")
-    start = recursion.start(model, kept[0])
+    kind = recursion.kind
+    first, kept = soft_values(model, kind, kernel=kernel, log_prior=log_prior, all_steps=keep != "evidence")
 
     def all_values() -> Tensor:
-        if keep != "evidence":
-            return kept
-        assert recursion.kind is not None
-        return soft_values(model, recursion.kind, kernel=kernel, log_prior=log_prior)
+        found = kept if kept is not None else soft_values(model, kind, kernel=kernel, log_prior=log_prior)[1]
+        assert found is not None
+        return found
 
     def policies() -> Tensor:
         q_values = _q_values(model, recursion, all_values(), kernel, records)
@@ -183,13 +185,10 @@ def backward(
         )
 
     held = keep == "all"
-    values = kept if keep != "evidence" else Later(all_values, held=False)
-    q_values = _later_q_values(model, recursion, all_values, kernel, records, held=held)
-    return _messages(values, q_values, Later(policies, held=held), start, kept[0])
-
-
-def _messages(values: Any, q_values: Any, policy: Any, start: Tensor, first: Tensor | None = None) -> Messages:
-    return Messages(values, q_values, policy, start, first)
+    values: Any = kept if kept is not None else Later(all_values, held=False)
+    q_values: Any = _later_q_values(model, recursion, all_values, kernel, records, held=held)
+    policy: Any = Later(policies, held=held)
+    return Messages(values, q_values, policy, recursion.start(model, first), first)
 
 
 def _at(model: TrajectoryModel, log_prior: Tensor | None, t: int) -> Tensor:
@@ -220,7 +219,7 @@ def _fast_backup(
     if recursion.kind is None or records:
         return lambda values, t: recursion.backup(model, values, t)
     kernel = "auto" if kernel == "collapsed" else kernel
-    return SoftPass(model, recursion.kind, kernel=kernel).q_values
+    return make_pass(model, recursion.kind, kernel=kernel).q_values
 
 
 def _step_by_step(
@@ -246,7 +245,7 @@ def _soft_messages(
 ) -> Messages:
     """The soft recursions without gradients, policies kept, q-values too unless `keep` is "policy"."""
     assert recursion.kind is not None
-    soft = SoftPass(model, recursion.kind, kernel=kernel, log_prior=log_prior)
+    soft = make_pass(model, recursion.kind, kernel=kernel, log_prior=log_prior)
     prior = model.action_prior
     values = prior.new_empty((model.steps + 1, model.mdp.num_states))
     policy = prior.new_empty((model.steps, *prior.shape))
@@ -259,7 +258,8 @@ def _soft_messages(
     start = recursion.start(model, values[0])
     if keep == "all":
         return Messages(values, q_values, policy, start)
-    return _messages(values, _later_q_values(model, recursion, lambda: values, kernel, False), policy, start)
+    later: Any = _later_q_values(model, recursion, lambda: values, kernel, False)
+    return Messages(values, later, policy, start)
 
 
 def occupancies(
@@ -278,9 +278,9 @@ def occupancies(
     """
     assert recursion.kind is not None
     with torch.no_grad():
-        soft = SoftPass(model, recursion.kind, kernel=kernel, values_only=True)
+        soft = make_pass(model, recursion.kind, kernel=kernel, values_only=True)
         marginals = values.new_empty(values.shape)
-        sweep = SoftSweep(soft, values.detach(), list(range(model.steps + 1)))
+        sweep = make_sweep(soft, values.detach(), list(range(model.steps + 1)))
         marginals[0] = sweep.received(None, initial)
         for t, here, following in sweep.pairs():
             _, passed = sweep.shares(t, here, following, marginals[t])

@@ -22,8 +22,8 @@ import torch
 from torch import Tensor
 
 from cai.inference.backups import continuation
-from cai.inference.compiled import CompiledSteps
-from cai.inference.kernels import OutcomeSums, outcome_sums
+from cai.inference.kernels import outcome_sums
+from cai.inference.outcome_sums import OutcomeSums
 from cai.models.numerics import expectation, safe_log, safe_logsumexp
 from cai.models.trajectory import TrajectoryModel
 
@@ -98,24 +98,23 @@ class SoftPass:
         self.reward_in_time = rewards is None and model.reward.reads_time
         self.in_time = self.prior_in_time or self.reward_in_time
         self.sees_outcomes = rewards is None and model.reward.reads_outcome
-        # The fused steps gather; what they do not do, such as q-values, is done by the sums that are chosen.
-        self.compiled = CompiledSteps(self) if kernel == "compiled" else None
         self.sums_kernel = {"collapsed": "auto", "compiled": "successors"}.get(kernel, kernel)
         self.sums = outcome_sums(model.mdp, self.sums_kernel)
         self._made: tuple[int, Constants] | None = None
         self._lost: tuple[Tensor, Tensor] | None = None
         self._buffers: dict[str, Tensor] = {}
-        self._held: Tensor | None = None
+        self.held: Tensor | None = None
         self.collapsed: OutcomeSums | None = None
         collapses = kind == "exact" and rewards is None and not self.in_time
         if kernel == "collapsed" and not (collapses and values_only):
             refuse_collapsed()
-        if kernel == "collapsed" or (kernel == "auto" and collapses and values_only and model.steps >= COLLAPSED_STEPS):
+        pays = collapses and values_only and kernel in ("auto", "native") and model.steps >= COLLAPSED_STEPS
+        if kernel == "collapsed" or pays:
             self.collapsed = self.constants(0).sums.over_actions(self.all_scores(self.constants(0)))
         elif (kind == "exact" and rewards is not None) or (
             collapses and values_only and model.steps >= HELD_STEPS * self.num_actions
         ):
-            self._held = self.all_scores(self.constants(0))
+            self.held = self.all_scores(self.constants(0))
 
     # ---- steps --------------------------------------------------------------------------------------------------
 
@@ -194,11 +193,6 @@ class SoftPass:
 
     def _fixed_step(self, following: Tensor, t: int, out: Tensor) -> None:
         made = self.constants(t)
-        if self.compiled is not None:
-            arrived = torch.mul(following, self.model.discount * BITS, out=self._whole("arrivals", following))
-            self.compiled.fixed(arrived, made, out)
-            out.mul_(NATS)
-            return
         x, shift, lost = self.fixed_arrivals(following, made)
         self.shift_to_scores(x, made)
         shift = shift + made.largest
@@ -232,10 +226,7 @@ class SoftPass:
         made = self.constants(t)
         assert made.row_largest is not None
         x, shift = self.exact_arrivals(following)
-        whole = None
-        if self.compiled is not None:
-            whole = self._whole("sums", following)
-            self.compiled.exact(x, made, whole)
+        whole = self.fused_sums(x, made)
         for start, stop in self.blocks(following):
             if whole is not None:
                 sums = whole[start:stop]
@@ -248,13 +239,16 @@ class SoftPass:
             block = torch.log2(sums, out=out[start:stop]).mul_(NATS).add_(made.row_largest[start:stop]).add_(shift)
             if float(sums.min()) < self.smallest:
                 states = (sums < self.smallest).nonzero(as_tuple=True)
-                at = (states[0] + start, *states[1:])
-                block[states] = safe_logsumexp(self._local_q_values(following, t, at) + self.prior_of(made, at))
+                block[states] = self.local_values(following, t, (states[0] + start, *states[1:]))
+
+    def fused_sums(self, x: Tensor, made: Constants) -> Tensor | None:
+        """The sums over actions and outcomes of the exact backup, [S] or [S, B], where one loop makes them all."""
+        return None
 
     def fixed_arrivals(self, following: Tensor, made: Constants) -> tuple[Tensor, Shift, Tensor | None]:
         """(gamma v - c, 0 where v = -inf; c; bool [S, A] or [S, A, B] where -inf can be reached, or None)."""
         shift, complete = _extent(following)
-        x = torch.sub(following, shift, out=self._whole("arrivals", following))
+        x = torch.sub(following, shift, out=self.whole("arrivals", following))
         if self.model.discount < 1:
             x.mul_(self.model.discount)
         if complete:
@@ -271,7 +265,7 @@ class SoftPass:
         """(e^{v - c} with the discount's fall, c)."""
         discount = self.model.discount
         shift, _ = _extent(following, least=-math.inf if discount == 1 else 0.0)
-        x = torch.sub(following, shift, out=self._whole("arrivals", following))
+        x = torch.sub(following, shift, out=self.whole("arrivals", following))
         x.mul_(BITS).exp2_()
         if discount < 1:  # in terminal states v = 0, so that the fall changes nothing
             fallen = (-shift).exp() if isinstance(shift, Tensor) else math.exp(-shift)
@@ -280,8 +274,8 @@ class SoftPass:
 
     def weights(self, made: Constants, start: int, stop: int, like: Tensor) -> Tensor:
         """p(a|s) e^rho of a block relative to the largest of each state."""
-        if self._held is not None:
-            return self._held[start:stop]
+        if self.held is not None:
+            return self.held[start:stop]
         weights = self._buffer("powers", start, stop, like).view(stop - start, self.num_actions, *like.shape[1:])
         assert made.row_largest is not None
         shared = 0.0 if isinstance(made.prior, Tensor) else made.prior
@@ -317,6 +311,10 @@ class SoftPass:
         leads = mdp.successors().expand_as(mdp.probabilities)[states]
         arrived = continuation(self.model, following)[(leads, *(index[:, None, None] for index in problem))]
         return safe_log(mdp.probabilities.detach()[states]) + arrived + self._rewards_of(t, states, problem)
+
+    def local_values(self, following: Tensor, t: int, at: tuple[Tensor, ...]) -> Tensor:
+        """[N], values of the states `at`, each by a shift of its own."""
+        return safe_logsumexp(self._local_q_values(following, t, at) + self.prior_of(self.constants(t), at))
 
     def _local_q_values(self, following: Tensor, t: int, at: tuple[Tensor, ...]) -> Tensor:
         """[N, A], q-values of the states `at`, each by a shift of its own."""
@@ -392,7 +390,7 @@ class SoftPass:
         for start in range(0, self.num_states, size):
             yield start, min(start + size, self.num_states)
 
-    def _whole(self, name: str, like: Tensor) -> Tensor:
+    def whole(self, name: str, like: Tensor) -> Tensor:
         """Memory of the shape of values, [S] or [S, B]."""
         return self._buffer(name, 0, self.num_states, like, rows=1)
 

@@ -37,7 +37,7 @@ class SumProduct:
     max_steps: int = 1_000_000
     accelerate: bool = True
     keep: Literal["all", "policy", "values", "evidence"] = "all"
-    kernel: Literal["auto", "dense", "csr", "successors", "collapsed", "compiled"] = "auto"
+    kernel: Literal["auto", "dense", "csr", "successors", "collapsed", "compiled", "native"] = "auto"
 
     name: ClassVar[str] = "exact"
     target: ClassVar[Target] = Target.EXACT

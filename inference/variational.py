@@ -43,7 +43,7 @@ class StructuredVariational:
     max_backups: int = 1_000_000
     accelerate: bool = True
     keep: Literal["all", "policy", "values", "evidence"] = "all"
-    kernel: Literal["auto", "dense", "csr", "successors", "collapsed", "compiled"] = "auto"
+    kernel: Literal["auto", "dense", "csr", "successors", "collapsed", "compiled", "native"] = "auto"
 
     name: ClassVar[str] = "variational"
     target: ClassVar[Target] = Target.FIXED_DYNAMICS

@@ -90,7 +90,7 @@ def test_the_wheel_holds_the_tree(tmp_path):
     want = set()
     for folder in ("cai", "models", "inference"):
         for path in (ROOT / folder).rglob("*"):
-            if path.suffix == ".py" or path.name == "py.typed":
+            if path.suffix in (".py", ".cpp", ".h") or path.name == "py.typed":
                 inside = path.relative_to(ROOT).as_posix()
                 want.add(inside if folder == "cai" else f"cai/{inside}")
     assert held == want

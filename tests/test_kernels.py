@@ -12,6 +12,7 @@ import cai
 from cai.inference import soft_pass
 from cai.inference.kernels import KERNELS, choose_kernel, outcome_sums
 from cai.inference.messages import EXACT, FIXED, backward, forward_messages, occupancies
+from cai.inference.passes import make_pass
 from cai.inference.soft_pass import SoftPass
 from cai.models import MDP, TrajectoryModel
 
@@ -32,13 +33,13 @@ def error(found, expected, scale=1.0):
 
 
 def kernels_for(case, kind):
-    names = {"csr", "successors", "auto"}
+    names = {"csr", "successors", "auto", "native"}
     names |= {"dense"} if case.model.mdp.is_dense else set()
     return sorted(names | ({"collapsed"} if kind == "exact" and not case.model.reward.reads_time else set()))
 
 
 def all_values(case, kind, kernel, values_only=True):
-    soft = SoftPass(case.model, kind, kernel=kernel, values_only=values_only)
+    soft = make_pass(case.model, kind, kernel=kernel, values_only=values_only)
     return soft, soft.values(case.model.mdp.probabilities.new_empty(case.horizon + 1, case.model.mdp.num_states))
 
 

@@ -7,7 +7,7 @@ from dense_reference import DIGITS, case_of, random_case, solve
 from test_kernels import RECURSIONS, TOLERANCE, all_values, check, error, kernels_for
 
 from cai.inference.messages import backward, occupancies
-from cai.inference.soft_pass import SoftPass
+from cai.inference.passes import make_pass
 from cai.models import MDP
 
 
@@ -125,7 +125,7 @@ def test_float32_models_agree_to_their_rounding(kind):
         single = case.model.to(dtype=torch.float32)
         for kernel in kernels_for(case, kind):
             values = torch.empty(case.horizon + 1, single.mdp.num_states)
-            values = SoftPass(single, kind, kernel=kernel, values_only=True).values(values)
+            values = make_pass(single, kind, kernel=kernel, values_only=True).values(values)
             assert error(values, answer.values, size) < 1e-5
         messages = backward(single, RECURSIONS[kind])
         assert {part.dtype for part in (messages.values, messages.q_values, messages.policy)} == {torch.float32}
@@ -145,8 +145,8 @@ def test_a_batch_is_its_problems_one_by_one(kind):
         tables[1, 2] = -np.inf
         cases = [case_of(mdp, table, 6, discount=0.95) for table in tables]
         rewards = torch.as_tensor(tables).movedim(0, -1).contiguous()
-        for kernel in ("csr", "successors", *(() if listed else ("dense",))):
-            soft = SoftPass(cases[0].model, kind, kernel=kernel, rewards=rewards)
+        for kernel in ("csr", "successors", "native", *(() if listed else ("dense",))):
+            soft = make_pass(cases[0].model, kind, kernel=kernel, rewards=rewards)
             values = soft.values(torch.empty(7, 5, 4, dtype=torch.float64))
             q_values = soft.q_values(values[1], 0)
             for number, case in enumerate(cases):

@@ -1,0 +1,73 @@
+// Powers and logarithms that a compiler can run along a vector; written out, since those of the C library are calls.
+
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+namespace cai {
+
+const double INFTY = INFINITY;
+inline double from_bits(uint64_t bits) {
+  double value;
+  std::memcpy(&value, &bits, sizeof value);
+  return value;
+}
+
+inline uint64_t to_bits(double value) {
+  uint64_t bits;
+  std::memcpy(&bits, &value, sizeof bits);
+  return bits;
+}
+
+// e^x for x up to 700, within 2 units of the last place; 0 where the result would be under the smallest normal number.
+inline double power(double x) {
+  const double shifter = 6755399441055744.0;  // 1.5 * 2^52: adding it leaves the nearest integer in the low bits
+  const double low = x < -707.0 ? -707.0 : x;
+  const double shifted = low * 1.4426950408889634 + shifter;
+  const double whole = shifted - shifter;
+  const double rest = (low - whole * 0x1.62e42fefa3800p-1) - whole * 0x1.ef35793c76730p-45;  // log 2 in two parts
+  double sum = 1.0 / 6227020800.0;  // the series of e^rest, |rest| <= log(2) / 2: the next term is below 5e-18
+  sum = sum * rest + 1.0 / 479001600.0;
+  sum = sum * rest + 1.0 / 39916800.0;
+  sum = sum * rest + 1.0 / 3628800.0;
+  sum = sum * rest + 1.0 / 362880.0;
+  sum = sum * rest + 1.0 / 40320.0;
+  sum = sum * rest + 1.0 / 5040.0;
+  sum = sum * rest + 1.0 / 720.0;
+  sum = sum * rest + 1.0 / 120.0;
+  sum = sum * rest + 1.0 / 24.0;
+  sum = sum * rest + 1.0 / 6.0;
+  sum = sum * rest + 0.5;
+  sum = sum * rest + 1.0;
+  sum = sum * rest + 1.0;
+  const double scaled = sum * from_bits((to_bits(shifted) << 52) + (uint64_t(1023) << 52));
+  return x < -707.0 ? 0.0 : scaled;
+}
+
+// log x of a normal number, by 2 atanh((m - 1) / (m + 1)) of its mantissa m; -inf where x is 0.
+inline double logarithm(double x) {
+  const uint64_t bits = to_bits(x);
+  const double mantissa = from_bits((bits & 0x000fffffffffffffull) | 0x3ff0000000000000ull);
+  const double exponent = from_bits((bits >> 52) | 0x4330000000000000ull) - 4503599627370496.0 - 1023.0;
+  const bool large = mantissa > 1.4142135623730951;
+  const double m = large ? 0.5 * mantissa : mantissa;
+  const double e = large ? exponent + 1.0 : exponent;
+  const double ratio = (m - 1.0) / (m + 1.0), square = ratio * ratio;  // square <= 0.0295
+  double sum = 1.0 / 21.0;
+  sum = sum * square + 1.0 / 19.0;
+  sum = sum * square + 1.0 / 17.0;
+  sum = sum * square + 1.0 / 15.0;
+  sum = sum * square + 1.0 / 13.0;
+  sum = sum * square + 1.0 / 11.0;
+  sum = sum * square + 1.0 / 9.0;
+  sum = sum * square + 1.0 / 7.0;
+  sum = sum * square + 1.0 / 5.0;
+  sum = sum * square + 1.0 / 3.0;
+  const double rest = 2.0 * ratio * square * sum + 2.0 * ratio;
+  const double found = e * 0x1.62e42fefa3800p-1 + (e * 0x1.ef35793c76730p-45 + rest);
+  return x > 0.0 ? found : -INFTY;
+}
+
+}  // namespace cai

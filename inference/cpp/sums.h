@@ -1,0 +1,150 @@
+// Weighted sums over outcomes, out(s, a) = sum_k w_k x(s'_k), for one or for several problems side by side.
+
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <vector>
+
+namespace cai {
+
+// Rows of weighted sums: dense (outcomes is -1), of `outcomes` entries each (no pointers), or between pointers.
+struct Sums {
+  int64_t rows, outcomes;
+  const int32_t* pointers;
+  const int32_t* columns;
+  const void* weights;
+};
+
+template <class F, bool GUARDED>
+inline double term(const F* weights, int64_t entry, double x) {
+  const double weight = weights[entry];
+  if (GUARDED) return weight != 0.0 ? weight * x : 0.0;  // what is not possible may be worth -inf
+  return weight * x;
+}
+
+template <class F, bool GUARDED>
+inline double listed_dot(const F* weights, const int32_t* columns, int64_t count, const double* x) {
+  double total = 0.0;
+  if (count < 16) {
+    for (int64_t k = 0; k < count; ++k) total += term<F, GUARDED>(weights, k, x[columns[k]]);
+    return total;
+  }
+  double parts[4] = {0.0, 0.0, 0.0, 0.0};
+  int64_t k = 0;
+  for (; k + 4 <= count; k += 4)
+    for (int lane = 0; lane < 4; ++lane) parts[lane] += term<F, GUARDED>(weights, k + lane, x[columns[k + lane]]);
+  for (; k < count; ++k) total += term<F, GUARDED>(weights, k, x[columns[k]]);
+  return total + ((parts[0] + parts[1]) + (parts[2] + parts[3]));
+}
+
+template <class F, bool GUARDED>
+inline double dense_dot(const F* weights, int64_t count, const double* x) {
+  const int LANES = 32;
+  double parts[LANES] = {};
+  int64_t k = 0;
+  for (; k + LANES <= count; k += LANES)
+    for (int lane = 0; lane < LANES; ++lane) parts[lane] += term<F, GUARDED>(weights, k + lane, x[k + lane]);
+  for (; k < count; ++k) parts[0] += term<F, GUARDED>(weights, k, x[k]);
+  double total = 0.0;
+  for (int lane = 0; lane < LANES; ++lane) total += parts[lane];
+  return total;
+}
+
+// out[b] = sum_k w_k x[s'_k, b] of LANES neighbouring problems.
+template <class F, bool GUARDED, int LANES>
+inline void lanes_dot(const F* weights, const int32_t* columns, int64_t count, const double* x, int64_t problems,
+                      double* out) {
+  double parts[LANES] = {};
+  for (int64_t k = 0; k < count; ++k) {
+    const double weight = weights[k];
+    if (GUARDED && weight == 0.0) continue;
+    const double* arrived = x + (columns == nullptr ? k : int64_t(columns[k])) * problems;
+    for (int lane = 0; lane < LANES; ++lane) parts[lane] += weight * arrived[lane];
+  }
+  for (int lane = 0; lane < LANES; ++lane) out[lane] = parts[lane];
+}
+
+// Rows of K entries each, one problem.
+template <class F, bool GUARDED, int K>
+void even_rows(const F* weights, const int32_t* columns, int64_t number, const double* x, double* out) {
+  for (int64_t row = 0; row < number; ++row) {
+    double total = 0.0;
+    for (int k = 0; k < K; ++k) total += term<F, GUARDED>(weights, row * K + k, x[columns[row * K + k]]);
+    out[row] = total;
+  }
+}
+
+// out[row, b] = sum_k w_k x[s'_k, b] of `number` rows from `first` on.
+template <class F, bool GUARDED>
+void products(const Sums& sums, int64_t first, int64_t number, int64_t width, const double* x, int64_t problems,
+              double* out) {
+  const bool dense = sums.outcomes < 0, listed = !dense && sums.pointers != nullptr;
+  const int64_t even = dense ? width : sums.outcomes, skipped = listed ? 0 : first * even;
+  const F* weights = static_cast<const F*>(sums.weights) + skipped;
+  const int32_t* columns = dense ? nullptr : sums.columns + skipped;
+  if (problems == 1 && !dense && !listed) {
+    switch (even) {
+      case 1: return even_rows<F, GUARDED, 1>(weights, columns, number, x, out);
+      case 2: return even_rows<F, GUARDED, 2>(weights, columns, number, x, out);
+      case 3: return even_rows<F, GUARDED, 3>(weights, columns, number, x, out);
+      case 4: return even_rows<F, GUARDED, 4>(weights, columns, number, x, out);
+    }
+  }
+  for (int64_t row = 0; row < number; ++row) {
+    const int64_t begin = listed ? sums.pointers[first + row] : row * even;
+    const int64_t count = listed ? sums.pointers[first + row + 1] - begin : even;
+    const F* weight = weights + begin;
+    const int32_t* column = dense ? nullptr : columns + begin;
+    double* place = out + row * problems;
+    if (problems == 1) {
+      *place = dense ? dense_dot<F, GUARDED>(weight, count, x) : listed_dot<F, GUARDED>(weight, column, count, x);
+      continue;
+    }
+    int64_t b = 0;
+    for (; b + 16 <= problems; b += 16) lanes_dot<F, GUARDED, 16>(weight, column, count, x + b, problems, place + b);
+    for (; b + 4 <= problems; b += 4) lanes_dot<F, GUARDED, 4>(weight, column, count, x + b, problems, place + b);
+    for (; b < problems; ++b) lanes_dot<F, GUARDED, 1>(weight, column, count, x + b, problems, place + b);
+  }
+}
+
+const int64_t WORTH_THREADS = 1 << 16;  // multiplications from which threads pay: about 60 microseconds of them
+
+inline int64_t entries(const Sums& sums, int64_t width) {
+  if (sums.outcomes < 0) return sums.rows * width;
+  return sums.pointers != nullptr ? sums.pointers[sums.rows] - sums.pointers[0] : sums.rows * sums.outcomes;
+}
+
+inline int threads_for(int64_t work, int64_t threads) { return work < WORTH_THREADS ? 1 : int(threads); }
+
+// A copy in double where F is another type.
+template <class F>
+const double* as_double(const F* values, int64_t count, std::vector<double>& copy) {
+  copy.assign(values, values + count);
+  return copy.data();
+}
+template <>
+inline const double* as_double(const double* values, int64_t, std::vector<double>&) {
+  return values;
+}
+
+// out[row, b] = sum_k w_k x[s'_k, b] of all rows.
+template <class F>
+void gather(const Sums& sums, int64_t width, int64_t problems, int64_t threads, const F* x, F* out) {
+  const int64_t SIZE = 512;
+  const int used = threads_for(entries(sums, width) * problems, threads);
+  std::vector<double> copy;
+  const double* from = as_double(x, width * problems, copy);
+#pragma omp parallel num_threads(used)
+  {
+    std::vector<double> found(SIZE * problems);
+#pragma omp for schedule(static)
+    for (int64_t start = 0; start < sums.rows; start += SIZE) {
+      const int64_t number = std::min(SIZE, sums.rows - start);
+      products<F, false>(sums, start, number, width, from, problems, found.data());
+      for (int64_t i = 0; i < number * problems; ++i) out[start * problems + i] = F(found[i]);
+    }
+  }
+}
+
+}  // namespace cai

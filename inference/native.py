@@ -1,0 +1,232 @@
+"""The native kernel: sums over outcomes and whole steps as C++ loops, built on request by torch's extension mechanism.
+
+What the other kernels do in several sweeps over [S, A] is one loop here: scores, powers and logarithms of a block of
+states stay in the cache, and every loop uses the threads that torch was given. It is never chosen by itself and never
+required: the first use of kernel="native" on a machine compiles `cpp/` in a few seconds, with GCC or Clang and ninja,
+into torch's folder of extensions, named after the source and the instructions of the processor.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import scipy.sparse
+import torch
+from torch import Tensor
+
+from cai.inference.outcome_sums import OutcomeSums
+
+__all__ = ["NativeStep", "NativeSums", "call", "library"]
+
+FILLED = 1.25  # times the entries of a sparse table up to which its rows are filled up to one length
+SOURCES = Path(__file__).parent / "cpp"
+FLAGS = ("-O3", "-std=c++17", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", "-fvisibility=default")
+# By torch's own name for what the processor can do, so that a library is never run where its instructions are unknown.
+INSTRUCTIONS = {
+    "AVX2": ("-mavx2", "-mfma"),
+    "AVX512": ("-mavx2", "-mfma", "-mavx512f", "-mavx512dq", "-mavx512bw", "-mavx512vl", "-mprefer-vector-width=512"),
+}
+
+
+class NativeTable(ctypes.Structure):
+    """`Sums` of cpp/sums.h."""
+
+    _fields_ = [
+        ("rows", ctypes.c_int64),
+        ("outcomes", ctypes.c_int64),
+        ("pointers", ctypes.c_void_p),
+        ("columns", ctypes.c_void_p),
+        ("weights", ctypes.c_void_p),
+    ]
+
+
+class NativeStep(ctypes.Structure):
+    """`Step` of cpp/step.h."""
+
+    _fields_ = [
+        ("states", ctypes.c_int64),
+        ("actions", ctypes.c_int64),
+        ("problems", ctypes.c_int64),
+        ("threads", ctypes.c_int64),
+        ("discount", ctypes.c_double),
+        ("scale", ctypes.c_double),
+        ("shared_prior", ctypes.c_double),
+        ("smallest", ctypes.c_double),
+        ("rewards", ctypes.c_void_p),
+        ("prior", ctypes.c_void_p),
+        ("prior_problems", ctypes.c_int64),
+        ("weights", ctypes.c_void_p),
+        ("row_largest", ctypes.c_void_p),
+        ("terminal", ctypes.c_void_p),
+    ]
+
+
+@functools.cache
+def library() -> ctypes.CDLL:
+    """The loops, compiled if this machine has not done so before.
+
+    Raises:
+        RuntimeError: if they cannot be compiled, saying what is missing.
+    """
+    capability = torch.backends.cpu.get_cpu_capability()
+    sources = sorted(SOURCES.iterdir())
+    parallel = ("-fopenmp",) if sys.platform == "linux" else ()  # Apple's clang has none
+    flags = [*FLAGS, *INSTRUCTIONS.get(capability, ()), *parallel]
+    text = b"".join(source.read_bytes() for source in sources) + " ".join(flags).encode()
+    name = f"cai_native_{capability.lower().replace(' ', '_')}_{hashlib.sha256(text).hexdigest()[:12]}"
+    try:
+        from torch.utils import cpp_extension  # it imports setuptools
+
+        folder = Path(os.environ.get("TORCH_EXTENSIONS_DIR") or cpp_extension.get_default_build_root()) / name
+        folder.mkdir(parents=True, exist_ok=True)
+        cpp_extension.load(
+            name,
+            [str(SOURCES / "native.cpp")],
+            extra_cflags=flags,
+            extra_ldflags=[*parallel],
+            build_directory=str(folder),
+            is_python_module=False,
+        )
+        return ctypes.CDLL(str(folder / f"{name}{cpp_extension.LIB_EXT}"))
+    except (ImportError, OSError, RuntimeError) as error:
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise RuntimeError(
+            f"kernel 'native' could not be built ({first}); it needs GCC or Clang and the packages ninja and "
+            "setuptools (pip install 'control-as-inference[native]'), or use kernel='auto'"
+        ) from error
+
+
+def call(name: str, dtype: torch.dtype, *arguments: Any) -> int:
+    """Runs one of the loops on the CPU.
+
+    Args:
+        name: of the function in cpp/native.cpp, without its type.
+        dtype: torch.float64 or torch.float32, that of all tables.
+        *arguments: structures, tensors (contiguous; None for a null pointer), whole numbers and floats.
+    """
+    return _function(name, dtype)(*(_pointer(argument) for argument in arguments))
+
+
+@functools.cache
+def _function(name: str, dtype: torch.dtype) -> Any:
+    function = getattr(library(), f"{name}_{'f64' if dtype == torch.float64 else 'f32'}")
+    function.restype = ctypes.c_int64
+    return function
+
+
+def _pointer(argument: Any) -> Any:
+    if isinstance(argument, Tensor):
+        assert argument.is_contiguous()
+        return ctypes.c_void_p(argument.data_ptr())
+    if isinstance(argument, ctypes.Structure):
+        return ctypes.byref(argument)
+    if isinstance(argument, int):
+        return ctypes.c_int64(argument)
+    return ctypes.c_double(argument) if isinstance(argument, float) else argument
+
+
+class NativeSums(OutcomeSums):
+    """Sums by the native loops.
+
+    Args:
+        weights: [S, A, S] where there are no columns; else [N].
+        num_states: S.
+        columns: int32 [N], next states.
+        pointers: int32 [S A + 1], where each row begins; or one number, the length of every row.
+
+    Raises:
+        ValueError: if the weights are not on the CPU.
+    """
+
+    def __init__(
+        self, weights: Tensor, num_states: int, columns: Tensor | None = None, pointers: Tensor | int | None = None
+    ) -> None:
+        if weights.device.type != "cpu":
+            raise ValueError(f"kernel 'native' runs on the CPU; this process is on {weights.device}: use kernel='auto'")
+        self.weights, self.columns, self.pointers = weights.contiguous(), columns, pointers
+        if isinstance(pointers, Tensor):
+            rows = len(pointers) - 1
+        else:
+            rows = weights.numel() // (num_states if pointers is None else max(pointers, 1))
+        self.num_states, self.rows_per_state = num_states, rows // num_states
+        self.table = self._table(0, rows)
+        self._transpose: NativeSums | None = None
+        library()
+
+    def _table(self, first: int, last: int) -> NativeTable:
+        """The rows from `first` to `last`."""
+        skipped = first * (self.num_states if self.columns is None else 0)
+        even = self.pointers if isinstance(self.pointers, int) else 0
+        skipped += first * even
+        pointers = None
+        if isinstance(self.pointers, Tensor):
+            pointers = self.pointers.data_ptr() + first * self.pointers.itemsize
+        columns = None if self.columns is None else self.columns.data_ptr() + skipped * self.columns.itemsize
+        weights = self.weights.data_ptr() + skipped * self.weights.itemsize
+        return NativeTable(last - first, -1 if self.columns is None else even, pointers, columns, weights)
+
+    def gather(self, x: Tensor, start: int, stop: int, out: Tensor) -> Tensor:
+        whole = start == 0 and stop == self.num_states
+        table = self.table if whole else self._table(start * self.rows_per_state, stop * self.rows_per_state)
+        self._run(table, x, self.num_states, out)
+        return out
+
+    def _run(self, table: NativeTable, x: Tensor, width: int, out: Tensor) -> None:
+        problems = x.shape[1] if x.dim() > 1 else 1
+        call("gather", self.weights.dtype, table, width, problems, torch.get_num_threads(), x.contiguous(), out)
+
+    def scatter(self, y: Tensor) -> Tensor:
+        if self.columns is None:
+            return self.weights.view(-1, self.num_states).t() @ y
+        assert self.transpose is not None
+        out = y.new_empty((self.num_states, *y.shape[1:]))
+        self._run(self.transpose.table, y, len(y), out)
+        return out
+
+    def over_actions(self, weights: Tensor) -> NativeSums:
+        if self.columns is None:
+            rows = self.weights.view(self.num_states, self.rows_per_state, self.num_states)
+            return NativeSums(weights[:, None, :] @ rows, self.num_states)
+        pointers = self.columns.new_empty(self.num_states + 1)
+        columns, merged = torch.empty_like(self.columns), torch.empty_like(self.weights)
+        shares = weights.contiguous()
+        number = call("merge", merged.dtype, self.table, self.num_states, shares, pointers, columns, merged)
+        return _evened(merged[:number], self.num_states, columns[:number], pointers)
+
+    def _transposed(self) -> NativeSums:
+        assert self.columns is not None
+        rows = self.num_states * self.rows_per_state
+        pointers = self.pointers
+        if not isinstance(pointers, Tensor):
+            pointers = torch.arange(rows + 1, dtype=torch.int64) * self.table.outcomes
+        parts = (self.weights.numpy(), self.columns.numpy(), pointers.numpy())
+        matrix = scipy.sparse.csr_array(parts, shape=(rows, self.num_states)).tocsc()
+        columns, begins = (torch.from_numpy(part.astype(np.int32)) for part in (matrix.indices, matrix.indptr))
+        return _evened(torch.from_numpy(matrix.data), self.num_states, columns, begins)
+
+    @property
+    def transpose(self) -> NativeSums | None:
+        """The sums of the transposed table [S, S A], made once; None of a dense one."""
+        if self._transpose is None and self.columns is not None:
+            self._transpose = self._transposed()
+        return self._transpose
+
+
+def _evened(weights: Tensor, num_states: int, columns: Tensor, pointers: Tensor) -> NativeSums:
+    """Sums of rows between pointers, filled up with zeros to one length where that adds little: twice as fast."""
+    counts = pointers.diff()
+    width = int(counts.max())
+    if not 0 < width * len(counts) <= FILLED * len(columns):
+        return NativeSums(weights.clone(), num_states, columns.clone(), pointers)
+    rows = torch.arange(len(counts)).repeat_interleave(counts)
+    places = torch.arange(len(columns)) - pointers[rows] + rows * width
+    even_columns, even_weights = columns.new_zeros(len(counts) * width), weights.new_zeros(len(counts) * width)
+    even_columns[places], even_weights[places] = columns, weights
+    return NativeSums(even_weights, num_states, even_columns, width)
