@@ -14,7 +14,7 @@ from cai.models.road_networks import road_network
 from cai.models.tabulated import Outcomes, tabulate
 from cai.models.trajectory import TrajectoryModel
 
-__all__ = ["ROAD_FEATURES", "small_roads", "three_paths", "town", "turn_angle"]
+__all__ = ["ROAD_FEATURES", "small_roads", "street_places", "three_paths", "town", "turn_angle"]
 
 ROAD_FEATURES = ("minutes", "left turns", "U-turns", "streets")
 SIDE_STREET, MAIN_STREET = 2.0, 1.0  # minutes for a kilometre, at 30 and at 60 km/h
@@ -129,6 +129,21 @@ def town() -> networkx.DiGraph[Any]:
     for edge in graph.edges:
         graph.edges[edge]["minutes"] = MAIN_STREET if _is_main(*edge) else SIDE_STREET
     return graph
+
+
+def street_places(model: TrajectoryModel) -> list[tuple[float, float]] | None:
+    """Where the streets of `small_roads` lie, in kilometres: a little to the right of their middle, as one drives.
+
+    Returns:
+        (x, y) of each state; None if the states of the model are not these streets.
+    """
+    graph = town()
+    places = {}
+    for tail, head in graph.edges:
+        (x, y), (u, v) = graph.nodes[tail]["place"], graph.nodes[head]["place"]
+        places[f"{tail} -> {head}"] = ((x + u) / 2 + 0.17 * (v - y), (y + v) / 2 - 0.17 * (u - x))
+    names = model.mdp.state_names or ()
+    return [places[name] for name in names] if set(names) == set(places) else None
 
 
 def turn_angle(graph: networkx.DiGraph[Any], edge: tuple[Any, Any], onto: tuple[Any, Any]) -> float:

@@ -17,23 +17,32 @@ from cai.models.observation import ObservationModel
 from cai.models.operations_problems import inventory, machine
 from cai.models.random_problems import random_mdp
 from cai.models.risk_problems import ladder, lottery
-from cai.models.road_problems import small_roads, three_paths
+from cai.models.road_problems import small_roads, street_places, three_paths
 from cai.models.toy_text import gymnasium_model
 from cai.models.trajectory import TrajectoryModel
 
 logger = logging.getLogger("cai.models")
 
-__all__ = ["ModelEntry", "available_models", "build_model"]
+__all__ = ["ModelEntry", "available_models", "build_model", "state_places"]
 
 
 @dataclass(frozen=True)
 class ModelEntry:
-    """A line of the zoo: a name, what it shows, how it is built, and what is seen where its state is hidden."""
+    """A line of the zoo: a name, what it shows, and how it is built.
+
+    Attributes:
+        name: how `build_model` knows it.
+        summary: one line.
+        build: makes the model; its docstring holds the source.
+        observations: where the state is hidden, makes what is seen of it.
+        places: where a graph has places of its own, (x, y) of each state; None for a process that is not of this kind.
+    """
 
     name: str
     summary: str
     build: Callable[..., TrajectoryModel]
     observations: Callable[..., ObservationModel] | None = None
+    places: Callable[[TrajectoryModel], list[tuple[float, float]] | None] | None = None
 
     @property
     def options(self) -> tuple[str, ...]:
@@ -68,7 +77,12 @@ _BUILT_IN = (
     ModelEntry("chain", "go on to the end for 10 a step, or back to the start for 2 (Dearden; Strens)", chain),
     ModelEntry("double-chain", "two ways from one start, and the worse one pays at once", double_chain),
     ModelEntry("three-paths", "three equal paths, two of which share a street: label bias (Ziebart)", three_paths),
-    ModelEntry("small-roads", "a town whose streets are states; minutes and turns are features", small_roads),
+    ModelEntry(
+        "small-roads",
+        "a town whose streets are states; minutes and turns are features",
+        small_roads,
+        places=street_places,
+    ),
     ModelEntry("inventory", "how much to order before the demand is known (Puterman)", inventory),
     ModelEntry("machine", "run a machine that wears, or replace it", machine),
     ModelEntry("tiger", "listen, or open one of two doors; the state is hidden", tiger, tiger_observations),
@@ -105,6 +119,14 @@ def available_models() -> dict[str, ModelEntry]:
         summary = (inspect.getdoc(build) or "a plug-in").splitlines()[0]
         entries.setdefault(point.name, ModelEntry(point.name, summary, build))
     return entries
+
+
+def state_places(model: TrajectoryModel) -> list[tuple[float, float]] | None:
+    """(x, y) of each state of a model of the zoo whose states have places in the plane, for pictures; else None."""
+    for entry in _BUILT_IN:
+        if entry.name == model.name and entry.places is not None:
+            return entry.places(model)
+    return None
 
 
 def build_model(name: str, **options: Any) -> TrajectoryModel:
