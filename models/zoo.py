@@ -91,7 +91,7 @@ _BUILT_IN = (
     _gymnasium_entry(
         "FrozenLake-v1",
         "Gymnasium: a slippery lake with holes",
-        "Gymnasium's toy text environments; moves go to either side with probability 1/3 each",
+        "Of Gymnasium's toy text (Towers et al. 2024); a move goes to each of its sides with probability 1/3",
     ),
     _gymnasium_entry(
         "CliffWalking-v1",
