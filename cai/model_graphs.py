@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import networkx
+import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
@@ -91,7 +92,7 @@ def draw_state_graph(
             width = 1.6
         else:
             likely = max(group, key=lambda arrow: arrow.probability)
-            color = shade.to_rgba(max(likely.reward, min(rewards)))
+            color = shade.to_rgba(np.array(max(likely.reward, min(rewards))))
             width = 0.5 + 1.5 * likely.probability
         bend = _bend(places, state, following, (following, state) in pairs, radius) if spelled else 0.2
         share = 0.35 if converging[following] > CONVERGES and (following, state) not in pairs else 0.5
@@ -102,7 +103,7 @@ def draw_state_graph(
     for state, place in enumerate(places):
         _draw_state(ax, model, state, place, radius, spelled)
     room = 0.6 if spelled else near
-    xs, ys = zip(*places, *words, strict=True)
+    xs, ys = [x for x, _ in (*places, *words)], [y for _, y in (*places, *words)]
     ax.set_xlim(min(xs) - room, max(xs) + room)
     ax.set_ylim(min(ys) - room, max(ys) + room)
     ax.set_aspect("equal")
@@ -162,7 +163,7 @@ def _bend(places: Sequence[Place], state: int, following: int, both: bool, radiu
         return min(math.dist(place, _on_curve(start, end, bend, k / 20)) for k in range(1, 20) for place in others)
 
     ways = (0.34, 0.5) if both else (0.0, 0.3, -0.3, 0.45, -0.45, 0.15, -0.15, 0.6, -0.6)
-    return next((way for way in ways if clearance(way) > 1.4 * radius), max(ways, key=clearance))
+    return next((way for way in ways if clearance(way) > 1.15 * radius), max(ways, key=clearance))
 
 
 def _on_curve(start: Place, end: Place, bend: float, share: float) -> Place:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from typing import Literal
+from typing import Any, Literal
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -158,9 +158,10 @@ def _draw_map(ax: Axes, model: TrajectoryModel, layout: GridLayout, arrows: list
     lines += [f"from {label or 'floor'} every action leads to {there}" for label, there in places]
     lines += _rules(model, layout, arrows, drift)
     ax.set_xlabel("column\n" + "\n".join(lines), fontsize=9)
-    if len(ax.figure.axes) <= 2:  # ours and its colour bar: make room for the lines
-        width, height = ax.figure.get_size_inches()
-        ax.figure.set_size_inches(max(width, 7.0), height + 0.2 * len(lines) + 0.4)
+    figure: Any = ax.get_figure(root=True)
+    if len(figure.axes) <= 2:  # ours and its colour bar: make room for the lines
+        width, height = figure.get_size_inches()
+        figure.set_size_inches(max(width, 7.0), height + 0.2 * len(lines) + 0.4)
 
 
 def _visited(model: TrajectoryModel, entering: torch.Tensor, state: int) -> bool:
@@ -284,7 +285,7 @@ def _plot_tables(model: TrajectoryModel, arrows: list[Arrow]) -> Figure:
             chances = np.array([arrow.probability for arrow in shown])
             paid = [max(arrow.reward, norm.vmin or 0.0) for arrow in shown]  # -inf counts as the least
             x, y = [arrow.following for arrow in shown], [arrow.state for arrow in shown]
-            ax.scatter(x, y, c=paid, cmap=shades, norm=norm, s=chances * max(3.0, (200 / size) ** 2), marker="s")
+            ax.scatter(x, y, c=paid, cmap=shades, norm=norm, s=chances * max(6.0, (200 / size) ** 2), marker="s")
             ax.set_xlim(-0.5, size - 0.5)
             ax.set_ylim(size - 0.5, -0.5)
         ax.set_aspect("equal")

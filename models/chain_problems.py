@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cai.models.checks import as_probability
+from cai.models.checks import as_count, as_probability
 from cai.models.tabulated import Outcomes, tabulate
 from cai.models.trajectory import TrajectoryModel
 
@@ -34,8 +34,7 @@ def river_swim(
         temperature: alpha; rewards are large here.
         discount: in (0, 1].
     """
-    if num_states < 3:
-        raise ValueError(f"num_states is {num_states}; the river has at least 3: two ends, and something between")
+    as_count(num_states, "num_states", 3)
     names = [f"s{i}" for i in range(1, num_states + 1)]
     table: dict[str, dict[str, Outcomes]] = {}
     for i, name in enumerate(names):
@@ -77,8 +76,7 @@ def chain(
         discount: in (0, 1].
     """
     as_probability(slip, "slip")
-    if num_states < 2:
-        raise ValueError(f"num_states is {num_states}; a chain has at least 2")
+    as_count(num_states, "num_states", 2)
     names = [f"s{i}" for i in range(1, num_states + 1)]
     table: dict[str, dict[str, Outcomes]] = {}
     for i, name in enumerate(names):
@@ -117,8 +115,7 @@ def double_chain(
         discount: in (0, 1].
     """
     as_probability(slip, "slip")
-    if length < 2:
-        raise ValueError(f"length is {length}; a chain has at least 2 states")
+    as_count(length, "length", 2)
     table: dict[str, dict[str, Outcomes]] = {"start": _with_slip(slip, ("up 1", 0.0), ("low 1", back_reward))}
     for side, pays in (("up", long_reward), ("low", short_reward)):
         for i in range(1, length):

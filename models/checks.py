@@ -195,3 +195,14 @@ def as_distribution(values: Any, what: str) -> list[float]:
     if tensor.dim() != 1 or not len(tensor):
         raise ValueError(f"{what} has shape {list(tensor.shape)}; expected a row of probabilities")
     return check_distribution(tensor, what, source).tolist()
+
+
+def as_count(value: int, what: str, least: int = 1) -> int:
+    """The number, if it is a whole one and large enough.
+
+    Raises:
+        ValueError: naming it, if it is not.
+    """
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < least:
+        raise ValueError(f"{what} is {value!r}; give a whole number of at least {least}")
+    return int(value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Sequence
 from typing import Literal
 
@@ -9,7 +10,7 @@ from cai.models.checks import as_probability
 from cai.models.grid_process import KING_MOVES, MOVES, Cell, Moves, grid_process, read_map, sideways
 from cai.models.gridworld import gridworld
 from cai.models.reward_factors import Goal
-from cai.models.rewards import StepCost
+from cai.models.rewards import RewardFactor, StepCost
 from cai.models.trajectory import TrajectoryModel
 
 __all__ = ["cliff", "four_rooms", "maze", "windy"]
@@ -91,6 +92,8 @@ def windy(
         raise ValueError(f"moves is {moves!r}; expected 'four' or 'king'")
     if len(wind) != len(rows[0]):
         raise ValueError(f"wind has {len(wind)} numbers, and the map {len(rows[0])} columns; give one for each")
+    if any(isinstance(blows, bool) or not isinstance(blows, numbers.Integral) for blows in wind):
+        raise ValueError(f"wind is {list(wind)}; give whole numbers of cells, negative where it blows downwards")
     height = len(rows)
 
     def step(cell: Cell, move: Cell, kind: str) -> Moves:
@@ -148,7 +151,7 @@ def cliff(
         jumps={"~": starts[0]},
         regions={"cliff": "~", "goal": "G"},
     )
-    reward = StepCost(step_cost)
+    reward: RewardFactor = StepCost(step_cost)
     for region, value in (("goal", goal_reward), ("cliff", fall_reward)):
         reward = reward + Goal(region, value) if region in mdp.regions else reward
     return TrajectoryModel(mdp, reward, horizon, temperature, discount, name="cliff")

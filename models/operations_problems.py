@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from cai.models.checks import as_distribution
+from cai.models.checks import as_count, as_distribution
 from cai.models.tabulated import Outcomes, tabulate
 from cai.models.trajectory import TrajectoryModel
 
@@ -45,10 +45,10 @@ def inventory(
         discount: in (0, 1].
     """
     chances = as_distribution(demand, "demand")
-    if capacity < 1 or not 0 <= initial_stock <= capacity:
+    as_count(capacity, "capacity")
+    if as_count(initial_stock, "initial_stock", 0) > capacity:
         raise ValueError(
-            f"capacity is {capacity} and initial_stock {initial_stock}; give a capacity of at least 1, and a stock "
-            "from 0 to it"
+            f"initial_stock is {initial_stock}, and the store holds {capacity}; give a number from 0 to that"
         )
     table: dict[str, dict[str, Outcomes]] = {}
     for stock in range(capacity + 1):
@@ -93,8 +93,7 @@ def machine(
         discount: in (0, 1].
     """
     chances = as_distribution(wear, "wear")
-    if num_states < 2:
-        raise ValueError(f"num_states is {num_states}; give at least 2 conditions")
+    as_count(num_states, "num_states", 2)
     names = ["new", *(f"worn {i}" for i in range(1, num_states))]
 
     def run(condition: int, pays: float) -> Outcomes:

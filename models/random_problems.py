@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
+from cai.models.checks import as_count
 from cai.models.mdp import MDP
 from cai.models.rewards import OutcomeReward, TableReward
 from cai.models.trajectory import TrajectoryModel
@@ -48,13 +51,17 @@ def random_mdp(
     Raises:
         ValueError: if a number does not fit the others.
     """
-    if num_states < 1 or num_actions < 1 or not 1 <= branching <= num_states:
+    as_count(seed, "seed", 0)
+    for value, what in ((num_states, "num_states"), (num_actions, "num_actions"), (branching, "branching")):
+        as_count(value, what)
+    if branching > num_states:
         raise ValueError(
-            f"num_states is {num_states}, num_actions {num_actions} and branching {branching}; give at least 1 of "
-            "each, and no more branches than states"
+            f"branching is {branching}, and there are {num_states} states; give no more branches than states"
         )
-    if not 0 <= num_terminal < num_states:
+    if as_count(num_terminal, "num_terminal", 0) >= num_states:
         raise ValueError(f"num_terminal is {num_terminal} of {num_states} states; leave at least one to decide in")
+    if not 0 <= reward_scale < math.inf:
+        raise ValueError(f"reward_scale is {reward_scale}; it is a standard deviation: give a finite number >= 0")
     rng = np.random.default_rng(seed)
     shape = (num_states, num_actions, branching)
     next_states = rng.permuted(np.broadcast_to(np.arange(num_states), (*shape[:2], num_states)), axis=-1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cai.models.checks import as_probability
+from cai.models.checks import as_count, as_probability
 from cai.models.mdp import MDP
 from cai.models.reward_factors import Goal
 from cai.models.tabulated import Outcomes, tabulate
@@ -81,8 +81,7 @@ def ladder(
         A model with states "ground", "rung 1", ..., "stopped" and "fallen"; the last two are regions.
     """
     as_probability(slip, "slip")
-    if rungs < 1:
-        raise ValueError(f"rungs is {rungs}; give at least 1")
+    as_count(rungs, "rungs")
     names = ["ground", *(f"rung {i}" for i in range(1, rungs + 1))]
     table: dict[str, dict[str, Outcomes]] = {}
     for i, name in enumerate(names):

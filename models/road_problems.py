@@ -45,7 +45,8 @@ def three_paths(
         discount: in (0, 1].
 
     Returns:
-        A model with states A, C (where paths 1 and 2 part) and B.
+        A model with states A, C (where paths 1 and 2 part) and B. In the entropy form its rewards, also in pictures,
+        are minus the costs plus alpha times the log of the number of ways on.
     """
     half: float = -path_cost / 2
     there: dict[str, dict[str, Outcomes]] = {

@@ -1,6 +1,7 @@
 """What is known about the problems of the zoo, from their sources or by hand."""
 
 import math
+import re
 
 import numpy as np
 import pytest
@@ -69,6 +70,8 @@ def test_wind():
     assert moves(windy(2 / 3), "(4,1)", "right") == {"(4,2)": 1.0}  # no gusts where there is no wind
     with pytest.raises(ValueError, match="wind has 2 numbers, and the map 10 columns"):
         windy(wind=(0, 1))
+    with pytest.raises(ValueError, match="give whole numbers of cells"):
+        windy(wind=[0.5] * 10)
     with pytest.raises(ValueError, match="moves is 'queen'"):
         windy(moves="queen")
 
@@ -326,6 +329,10 @@ def test_exact_inference_believes_in_customers():
         inventory([0.25, 0.25])
     with pytest.raises(ValueError, match="capacity is 0"):
         inventory(capacity=0)
+    with pytest.raises(ValueError, match="initial_stock is 4, and the store holds 3"):
+        inventory(initial_stock=4)
+    with pytest.raises(ValueError, match="demand has shape"):
+        inventory([[0.5, 0.5]])
 
 
 @pytest.mark.parametrize("replace_cost", [1.0, 8.0, 20.0, 1000.0])
@@ -450,8 +457,18 @@ def test_garnets_of_one():
 
 
 @pytest.mark.parametrize(
-    "options", [{"num_states": 0}, {"num_actions": 0}, {"branching": 9}, {"branching": 0}, {"num_terminal": 8}]
+    ("options", "says"),
+    [
+        ({"num_states": 0}, "num_states is 0; give a whole number of at least 1"),
+        ({"num_actions": 0}, "num_actions is 0"),
+        ({"num_states": 2.5}, "num_states is 2.5; give a whole number"),
+        ({"branching": 9}, "branching is 9, and there are 8 states"),
+        ({"branching": 0}, "branching is 0"),
+        ({"num_terminal": 8}, "leave at least one to decide in"),
+        ({"reward_scale": -1.0}, "reward_scale is -1.0"),
+        ({"seed": -1}, "seed is -1"),
+    ],
 )
-def test_garnets_that_do_not_exist(options):
-    with pytest.raises(ValueError, match=r"give at least 1|leave at least one"):
+def test_garnets_that_do_not_exist(options, says):
+    with pytest.raises(ValueError, match=re.escape(says)):
         random_mdp(**options)
