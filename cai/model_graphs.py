@@ -206,7 +206,7 @@ def _describe(ax: Axes, model: TrajectoryModel, group: Sequence[Arrow], here: Pl
     packed = VPacker(children=lines, pad=0, sep=1, align="center")
     corner = (0.5, 0.0 if above else 0.5)
     box = AnnotationBbox(packed, here, frameon=True, pad=0.1, zorder=4, box_alignment=corner)
-    box.patch.set(facecolor="white", edgecolor="none", alpha=0.85)
+    box.patch.set(facecolor="white", edgecolor="none")
     ax.add_artist(box)
 
 
