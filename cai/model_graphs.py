@@ -107,10 +107,11 @@ def draw_state_graph(
     ax.set_xlim(min(xs) - room, max(xs) + room)
     ax.set_ylim(min(ys) - room, max(ys) + room)
     ax.set_aspect("equal")
-    ax.set_axis_off()
+    ax.set_xticks([])
+    ax.set_yticks([])
+    ax.spines[:].set_visible(False)
     note = "arrows: action, probability, reward (reward units)" if spelled else "arrows: actions; width: probability"
-    text = f"{note}\nbold circle: start, double circle: terminal"
-    ax.text(0.5, -0.02, text, transform=ax.transAxes, ha="center", va="top", fontsize=9)
+    ax.set_xlabel(f"{note}\nbold circle: start, double circle: terminal", fontsize=9)
     if not spelled:
         figure: Any = ax.get_figure(root=True)
         figure.colorbar(shade, ax=ax, label="reward of an arrow (reward units)", shrink=0.8)

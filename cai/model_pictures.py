@@ -75,15 +75,21 @@ def plot_model(
     else:
         places = graph_places(model, arrows) if places is None else places
         spelled = len(arrows) <= FEW_ARROWS
-        figure, ax = _axes(ax, _graph_size(places, 1.15 if spelled else 1.8))
+        own = ax is None
+        figure, ax = _axes(ax, (9.0, 6.0))
         draw_state_graph(ax, model, arrows, places, spelled=spelled)
+        if own:
+            figure.set_size_inches(_graph_size(ax, spelled))
     ax.set_title(_title(model))
     return figure
 
 
-def _graph_size(places: list[tuple[float, float]], inches: float) -> tuple[float, float]:
-    xs, ys = zip(*places, strict=True)
-    return min(13.0, inches * (max(xs) - min(xs)) + 3.5), min(10.0, inches * (max(ys) - min(ys)) + 3.0)
+def _graph_size(ax: Axes, spelled: bool) -> tuple[float, float]:
+    """In inches, with room for the title and the lines below; words need a scale that stays the same."""
+    (left, right), (low, high) = ax.get_xlim(), ax.get_ylim()
+    bar = 0.0 if spelled else 1.3
+    scale = min(1.35 if spelled else 1.9, (15.0 - bar) / (right - left))
+    return max(5.5, scale * (right - left) + bar), scale * (high - low) + 1.2
 
 
 def _title(model: TrajectoryModel) -> str:

@@ -62,6 +62,11 @@ def test_every_entry_has_a_picture(name):
     assert "reward units" in said
     circles = len(figure.findobj(Circle))
     assert {"map": not circles, "graph": circles > 0, "tables": not circles}[KIND[name]]
+    for ax in figure.axes:  # nothing that is to be read lies outside
+        for text in (ax.title, ax.xaxis.label, ax.yaxis.label):
+            box = text.get_window_extent()
+            assert not text.get_text() or figure.bbox.padded(1).contains(box.x0, box.y0), text
+            assert not text.get_text() or figure.bbox.padded(1).contains(box.x1, box.y1), text
 
 
 def test_a_graph_names_states_actions_probabilities_and_rewards():
