@@ -29,7 +29,7 @@ __all__ = ["app", "main"]
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, help="Control as probabilistic inference.")
 
-PICTURES = ("factor-graph", "values", "luck", "messages")
+PICTURES = ("model", "factor-graph", "values", "luck", "messages")
 
 Name = Annotated[str, typer.Argument(metavar="MODEL", help="A name from 'cai models', or a Gymnasium id.")]
 Backends = Annotated[
@@ -114,7 +114,7 @@ def backends_command() -> None:
 @app.command("draw")
 def draw_command(
     model: Name,
-    what: Annotated[str, typer.Option(help=f"One of {', '.join(PICTURES)}.")] = "factor-graph",
+    what: Annotated[str, typer.Option(help=f"One of {', '.join(PICTURES)}.")] = "model",
     backend: Annotated[str, typer.Option(help="Whose answer to draw.")] = "exact",
     horizon: Horizon = None,
     temperature: Temperature = None,
@@ -125,7 +125,7 @@ def draw_command(
         Path | None, typer.Option(metavar="FILE", help="Where to save; MODEL-PICTURE.png by default.")
     ] = None,
 ) -> None:
-    """Draw a model's factor graph, or a backend's answer about it."""
+    """Draw a model, its factor graph, or a backend's answer about it."""
     if what not in PICTURES:
         raise ValueError(f"no picture is called {what!r}; known are {', '.join(PICTURES)}")
     problem = _build(model, horizon, temperature, discount, slip)
@@ -136,7 +136,11 @@ def draw_command(
     if not path.parent.is_dir():
         raise ValueError(f"there is no folder {str(path.parent)!r} to save the picture in; make it first")
     plots = _plots()
-    if what == "factor-graph":
+    if what == "model":
+        from cai.model_pictures import plot_model
+
+        figure = plot_model(problem)
+    elif what == "factor-graph":
         figure = draw_factor_graph(problem)
     else:
         picture = {"values": plots.plot_values, "luck": plots.plot_luck, "messages": plots.plot_messages}[what]

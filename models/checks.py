@@ -172,3 +172,37 @@ def whole_horizon(horizon: Any) -> int | float:
     if horizon < 1:
         raise ValueError(f"horizon is {horizon}; it must be at least 1")
     return int(horizon)
+
+
+def as_probability(value: float, what: str) -> float:
+    """The number, if it is a probability.
+
+    Raises:
+        ValueError: naming it, if it is none.
+    """
+    if isinstance(value, bool) or not 0 <= value <= 1:
+        raise ValueError(f"{what} is {value}; it is a probability: give a number from 0 to 1")
+    return value
+
+
+def as_distribution(values: Any, what: str) -> list[float]:
+    """The numbers, if they are probabilities that sum to 1.
+
+    Raises:
+        ValueError, TypeError: naming them, if they are not, or not in a row.
+    """
+    tensor, source = float_tensor(values, what)
+    if tensor.dim() != 1 or not len(tensor):
+        raise ValueError(f"{what} has shape {list(tensor.shape)}; expected a row of probabilities")
+    return check_distribution(tensor, what, source).tolist()
+
+
+def as_count(value: int, what: str, least: int = 1) -> int:
+    """The number, if it is a whole one and large enough.
+
+    Raises:
+        ValueError: naming it, if it is not.
+    """
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < least:
+        raise ValueError(f"{what} is {value!r}; give a whole number of at least {least}")
+    return int(value)

@@ -185,7 +185,7 @@ def test_help_of_a_command(cai, command):
 # ---- draw --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("what", ["factor-graph", "values", "luck", "messages"])
+@pytest.mark.parametrize("what", ["model", "factor-graph", "values", "luck", "messages"])
 @pytest.mark.parametrize("model", ["lottery", "bridge"])
 def test_draw(cai, tmp_path, model, what):
     path = tmp_path / "picture.png"
@@ -195,9 +195,14 @@ def test_draw(cai, tmp_path, model, what):
 
 def test_draw_names_the_file_itself(cai, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert cai("draw", "lottery") == (0, "saved lottery-factor-graph.png\n", "")
+    assert cai("draw", "lottery") == (0, "saved lottery-model.png\n", "")
+    assert cai("draw", "lottery", "--what", "factor-graph") == (0, "saved lottery-factor-graph.png\n", "")
     assert cai("draw", "bridge", "--what", "values", "--backend", "variational")[0] == 0
-    assert {path.name for path in tmp_path.iterdir()} == {"lottery-factor-graph.png", "bridge-values.png"}
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "lottery-model.png",
+        "lottery-factor-graph.png",
+        "bridge-values.png",
+    }
 
 
 def test_draw_an_answer_that_failed_is_an_error(cai, tmp_path):
@@ -248,7 +253,7 @@ BAD = {
     "draw unknown backend": ("draw", "lottery", "--what", "values", "--backend", "nope"),
     "messages of another target": ("draw", "lottery", "--what", "messages", "--backend", "variational"),
     "values of a backend without": ("draw", "lottery", "--what", "values", "--backend", "enumeration"),
-    "factor graph without end": ("draw", "bridge", "--horizon", "inf"),
+    "factor graph without end": ("draw", "bridge", "--what", "factor-graph", "--horizon", "inf"),
     "argument of models": ("models", "x"),
     "argument of backends": ("backends", "x"),
 }
@@ -273,7 +278,7 @@ def test_bad_arguments_print_no_half_an_answer(cai, option):
 
 
 def test_factor_graph_without_end_says_so_in_plain_words(cai):
-    _, _, err = cai("draw", "bridge", "--horizon", "inf")
+    _, _, err = cai("draw", "bridge", "--what", "factor-graph", "--horizon", "inf")
     assert "horizon" in err
     assert "Trace Shapes" not in err
 
