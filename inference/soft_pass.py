@@ -348,11 +348,10 @@ class SoftPass:
         rewards, scale, sums = self._rewards_and_sums(t)
         if self.rewards is not None and isinstance(prior, Tensor) and prior.dim() == 2:
             prior = prior[..., None].expand_as(rewards)
-        parts = []
-        for start, stop in self.blocks(rewards[:, 0]):
+        row_largest = rewards.new_empty(rewards[:, 0].shape)
+        for start, stop in self.blocks(row_largest):
             scores = rewards[start:stop] * scale + (prior[start:stop] if isinstance(prior, Tensor) else prior)
-            parts.append(scores.amax(1))
-        row_largest = torch.cat(parts)
+            torch.amax(scores, 1, out=row_largest[start:stop])
         nothing = torch.zeros_like(row_largest[:1])
         largest, _ = _extent(row_largest)
         finite = torch.where(torch.isfinite(row_largest), row_largest, nothing) if self.kind == "exact" else None
