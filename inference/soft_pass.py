@@ -352,9 +352,8 @@ class SoftPass:
         for start, stop in self.blocks(row_largest):
             scores = rewards[start:stop] * scale + (prior[start:stop] if isinstance(prior, Tensor) else prior)
             torch.amax(scores, 1, out=row_largest[start:stop])
-        nothing = torch.zeros_like(row_largest[:1])
         largest, _ = _extent(row_largest)
-        finite = torch.where(torch.isfinite(row_largest), row_largest, nothing) if self.kind == "exact" else None
+        finite = row_largest.masked_fill_(torch.isinf(row_largest), 0.0) if self.kind == "exact" else None
         return Constants(rewards, scale, prior, largest, finite, sums)
 
     def _rewards_and_sums(self, t: int) -> tuple[Tensor, float, OutcomeSums]:
