@@ -27,7 +27,7 @@ __all__ = ["Wrapper", "add", "name", "negative", "restrict", "scale", "schedule"
 
 
 def add(left: RewardFactor, right: Any) -> RewardFactor:
-    """left + right, whatever can be a reward."""
+    """The sum of two rewards, whatever can be a reward."""
     if isinstance(right, (int, float)) and right == 0:  # lets sum() work
         return left
     return _Sum(left, as_reward(right))

@@ -55,8 +55,8 @@ class Step:
 class RewardFactor:
     """Base class of rewards. A subclass defines `evaluate`, and may narrow `reads_outcome` and `reads_time`.
 
-    Factors add, subtract and scale (`cai.models.reward_algebra`); tables, numbers, functions and torch modules take part
-    through `as_reward`.
+    Factors add, subtract and scale (`cai.models.reward_algebra`); tables, numbers, functions and torch modules take
+    part through `as_reward`.
     """
 
     __array_ufunc__ = None  # an array on the left leaves the operation to us

@@ -59,8 +59,8 @@ def check_values(factor: RewardFactor, mdp: MDP, table: Tensor, t: int) -> None:
         raise ValueError(
             f"reward[{state}, {action}, {outcome}]{when} is {float(table[state, action, outcome]):g} in terminal "
             f"state {mdp.state_name(state)}{_source(factor, mdp, (state, action, outcome), t, lambda x: x != 0)}; a "
-            "terminal state earns nothing: pay it on entry with Goal(...) or a reward of the next state, or restrict it "
-            "with reward.at(states=~mdp.terminal)"
+            "terminal state earns nothing: pay it on entry with Goal(...) or a reward of the next state, or restrict "
+            "it with reward.at(states=~mdp.terminal)"
         )
 
 
@@ -91,8 +91,8 @@ def check_elementwise(factor: RewardFactor, mdp: MDP, table: Tensor, t: int) -> 
             i = int(torch.nonzero(differs)[0])
             place = (int(state[i]), int(action[i]), int(outcome[i]))
             raise ValueError(
-                f"{term.label} says {float(together[i]):g} in a table of all steps and {float(alone[i]):g} for the same "
-                f"step among {len(flat)} others {_where(term, mdp, place)}; each reward must depend on its own step "
+                f"{term.label} says {float(together[i]):g} in a table of all steps and {float(alone[i]):g} for the "
+                f"same step among {len(flat)} others {_where(term, mdp, place)}; each reward must depend on its own step "
                 "alone: index with the tensors as they are given, without flatten, sum, max or sorting"
             )
 
@@ -158,7 +158,7 @@ def _roots(factor: RewardFactor) -> Iterator[RewardFactor]:
 
 
 def _where(factor: RewardFactor, mdp: MDP, place: tuple[int, ...]) -> str:
-    state, action, outcome = place
+    state, action = place[:2]
     words = f"(state {mdp.state_name(state)}, action {mdp.action_name(action)}"
     if factor.reads_outcome:
         following = mdp.successors().expand_as(mdp.probabilities)[place]

@@ -1,4 +1,4 @@
-"""Rewards given as functions of (state, action, next_state, t) or as torch modules, and what is said of their mistakes."""
+"""Rewards given as functions of (state, action, next_state, t) or as torch modules, and what is said of mistakes."""
 
 from __future__ import annotations
 
@@ -108,14 +108,14 @@ class CallableReward(RewardFactor):
             )
         if "numpy() on Tensor that requires grad" in text:
             return (
-                "hands a tensor that requires grad to NumPy, where its gradient would be lost; do not detach it: use the "
-                "torch function of the same name (torch.exp for np.exp, torch.dot for np.dot)"
+                "hands a tensor that requires grad to NumPy, where its gradient would be lost; do not detach it: use "
+                "the torch function of the same name (torch.exp for np.exp, torch.dot for np.dot)"
             )
         head = f"failed with {type(error).__name__}: {error}; "
         if isinstance(error, (IndexError, KeyError)) or "out of bounds" in text or "out of range" in text:
             return head + (
-                f"at t = {step.t}, states are 0 to {mdp.num_states - 1}, actions 0 to {mdp.num_actions - 1}, and t runs "
-                "from 0 to T - 1 (the state that a discount falls into is never asked about): give its tensor or table "
+                f"at t = {step.t}, states are 0 to {mdp.num_states - 1}, actions 0 to {mdp.num_actions - 1}, and t "
+                "runs from 0 to T - 1 (the state that a discount falls into is never asked about): give its tensor or table "
                 "an entry for each of them"
             )
         if "converted" in text or "one-element" in text or "item()" in text:
