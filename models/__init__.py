@@ -15,16 +15,21 @@ from cai.models.lmdp import LMDP, compose_lmdps
 from cai.models.mdp import MDP
 from cai.models.observation import ObservationModel
 from cai.models.program import ProgramInfo, inspect_program
-from cai.models.reward_factors import Goal, LinearReward
+from cai.models.reward_factors import Goal, LinearReward, Waypoint
+from cai.models.reward_functions import ModuleReward, reward_factor
+from cai.models.reward_penalties import DistancePenalty, LogBarrier, VisitationPenalty
+from cai.models.reward_plugins import available_rewards, build_reward
 from cai.models.rewards import (
     CallableReward,
     OutcomeReward,
     RewardFactor,
     StepCost,
     TableReward,
+    TimeTableReward,
     as_reward,
 )
 from cai.models.road_networks import road_network
+from cai.models.shaping import PotentialShaping, shaped
 from cai.models.toy_text import from_gymnasium, gymnasium_model
 from cai.models.trajectory import TrajectoryModel
 from cai.models.zoo import available_models, build_model, lottery
@@ -34,20 +39,29 @@ __all__ = [
     "MDP",
     "ModelBatch",
     "CallableReward",
+    "DistancePenalty",
     "Goal",
     "GridLayout",
     "LinearReward",
+    "LogBarrier",
+    "ModuleReward",
     "ObservationModel",
     "OutcomeReward",
+    "PotentialShaping",
     "ProgramInfo",
     "RewardFactor",
     "StepCost",
     "TableReward",
+    "TimeTableReward",
     "TrajectoryModel",
+    "VisitationPenalty",
+    "Waypoint",
     "as_reward",
     "available_models",
+    "available_rewards",
     "bridge",
     "build_model",
+    "build_reward",
     "compose_lmdps",
     "condition",
     "do",
@@ -58,5 +72,7 @@ __all__ = [
     "gymnasium_model",
     "inspect_program",
     "lottery",
+    "reward_factor",
     "road_network",
+    "shaped",
 ]

@@ -92,8 +92,8 @@ def check_elementwise(factor: RewardFactor, mdp: MDP, table: Tensor, t: int) -> 
             place = (int(state[i]), int(action[i]), int(outcome[i]))
             raise ValueError(
                 f"{term.label} says {float(together[i]):g} in a table of all steps and {float(alone[i]):g} for the "
-                f"same step among {len(flat)} others {_where(term, mdp, place)}; each reward must depend on its own step "
-                "alone: index with the tensors as they are given, without flatten, sum, max or sorting"
+                f"same step among {len(flat)} others {_where(term, mdp, place)}; each reward must depend on its own "
+                "step alone: index with the tensors as they are given, without flatten, sum, max or sorting"
             )
 
 

@@ -115,8 +115,8 @@ class CallableReward(RewardFactor):
         if isinstance(error, (IndexError, KeyError)) or "out of bounds" in text or "out of range" in text:
             return head + (
                 f"at t = {step.t}, states are 0 to {mdp.num_states - 1}, actions 0 to {mdp.num_actions - 1}, and t "
-                "runs from 0 to T - 1 (the state that a discount falls into is never asked about): give its tensor or table "
-                "an entry for each of them"
+                "runs from 0 to T - 1 (the state that a discount falls into is never asked about): give its tensor or "
+                "table an entry for each of them"
             )
         if "converted" in text or "one-element" in text or "item()" in text:
             return head + (
