@@ -130,6 +130,9 @@ class Wrapper(RewardFactor):
     def check_model(self, model: TrajectoryModel) -> None:
         self.factor.check_model(model)
 
+    def describe(self, mdp: MDP) -> str:
+        return self.factor.describe(mdp)
+
     def terms(self) -> tuple[RewardFactor, ...]:
         """The terms of what is inside, each of them changed as the whole is."""
         inside = self.factor.terms()
@@ -148,6 +151,9 @@ class _Scaled(Wrapper):
     @property
     def label(self) -> str:
         return f"{self.factor.label} * {self.number.detach().item():g}"
+
+    def describe(self, mdp: MDP) -> str:
+        return f"{self.number.detach().item():g} {self.factor.describe(mdp)}"
 
     def evaluate(self, mdp: MDP, step: Step) -> Tensor:
         return _times(evaluate_factor(self.factor, mdp, step), self.number)
@@ -170,6 +176,9 @@ class _Scheduled(Wrapper):
     @property
     def label(self) -> str:
         return f"{self.factor.label} (scheduled)"
+
+    def describe(self, mdp: MDP) -> str:
+        return f"{self.factor.describe(mdp)} (scheduled)"
 
     def check_model(self, model: TrajectoryModel) -> None:
         super().check_model(model)
@@ -215,6 +224,9 @@ class _Restricted(Wrapper):
     @property
     def label(self) -> str:
         return f"{self.factor.label} (restricted)"
+
+    def describe(self, mdp: MDP) -> str:
+        return f"{self.factor.describe(mdp)} (restricted)"
 
     def check(self, mdp: MDP) -> None:
         self.factor.check(mdp)
@@ -289,6 +301,9 @@ class _Named(Wrapper):
     @property
     def label(self) -> str:
         return f"reward factor {self.given}"
+
+    def describe(self, mdp: MDP) -> str:
+        return self.given
 
     def whole_table(self, mdp: MDP) -> Tensor | None:
         return self.factor.whole_table(mdp)

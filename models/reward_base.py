@@ -78,6 +78,10 @@ class RewardFactor:
         """
         raise NotImplementedError(f"{type(self).__name__} must define evaluate(mdp, step)")
 
+    def describe(self, mdp: MDP) -> str:
+        """How the factor is called where the process is known, in tables and pictures."""
+        return short_name(self)
+
     def whole_table(self, mdp: MDP) -> Tensor | None:
         """[S, A] where the factor holds its rewards in just this way, so that nobody has to ask for each of them."""
         return None

@@ -38,7 +38,10 @@ class Goal(RewardFactor):
 
     @property
     def label(self) -> str:
-        return f"reward factor Goal({_named(self.states)})"
+        return f"reward factor Goal({_written(self.states)})"
+
+    def describe(self, mdp: MDP) -> str:
+        return f"Goal({_found(mdp, self.states)})"
 
     def check(self, mdp: MDP) -> None:
         mdp.states(self.states)
@@ -75,7 +78,10 @@ class Waypoint(RewardFactor):
 
     @property
     def label(self) -> str:
-        return f"reward factor Waypoint({_named(self.states)}, {self.time})"
+        return f"reward factor Waypoint({_written(self.states)}, {self.time})"
+
+    def describe(self, mdp: MDP) -> str:
+        return f"Waypoint({_found(mdp, self.states)}, {self.time})"
 
     def check(self, mdp: MDP) -> None:
         mdp.states(self.states)
@@ -96,10 +102,20 @@ class Waypoint(RewardFactor):
         return torch.where(pays, value, torch.zeros_like(value))
 
 
-def _named(states: Any) -> str:
+def _written(states: Any) -> str:
     """States as they were written, where that is short."""
     text = str(states) if isinstance(states, str) else repr(states)
     return text if len(text) <= 24 else "..."
+
+
+def _found(mdp: MDP, states: Any) -> str:
+    """States by the name of their region, or by their own where these are few."""
+    mask = mdp.states(states)
+    for name, region in mdp.regions.items():
+        if torch.equal(mask, region):
+            return name
+    members = torch.nonzero(mask).flatten().tolist()
+    return ", ".join(mdp.state_name(s) for s in members) if len(members) <= 3 else f"{len(members)} states"
 
 
 @dataclass(frozen=True, eq=False)
