@@ -197,10 +197,10 @@ def explain_reward(
             terms=_names(terms, model.mdp),
             rewards=rewards,
             costs=costs,
-            total=float(bound),
+            total=float(bound.detach()),
             evidence_gradient=slope.detach(),
             visit_gradient=None if visit_slope is None else visit_slope.detach(),
-            visits=None if counted is None else float(counted),
+            visits=None if counted is None else float(counted.detach()),
             chosen=chosen,
         )
 

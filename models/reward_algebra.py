@@ -202,8 +202,8 @@ class _Scheduled(Wrapper):
             raise ValueError(
                 f"{what} failed with {type(error).__name__}: {error}; it is asked for every time index from 0 to T - 1"
             ) from error
-        if not math.isfinite(number.item()):
-            raise ValueError(f"{what} is {number.item()}; use a finite number, 0 to switch the reward off")
+        if not math.isfinite(number.detach().item()):
+            raise ValueError(f"{what} is {number.detach().item()}; use a finite number, 0 to switch the reward off")
         return number
 
 
