@@ -186,6 +186,7 @@ def explain_reward(
             (visit_slope,) = torch.autograd.grad(counted, nudge, allow_unused=True)
             visit_slope = torch.zeros_like(nudge) if visit_slope is None else visit_slope
     with torch.no_grad():
+        posterior = infer(model, backend, seed=seed)  # without the zeros, and without their graph
         terms = model.reward.terms()
         rewards, costs, sure = _along(model, posterior, terms)
         return RewardExplanation(

@@ -84,17 +84,20 @@ def check_elementwise(factor: RewardFactor, mdp: MDP, table: Tensor, t: int) -> 
         following = torch.zeros_like(outcome)
         if term.reads_outcome:
             following = mdp.successors().expand_as(mdp.probabilities)[state, action, outcome]
-        alone = evaluate_factor(term, mdp, Step(state, action, outcome, following, t)).detach().expand(state.shape)
         together = whole[state, action, outcome]
-        differs = ~torch.isclose(alone, together, rtol=1e-4, atol=1e-5, equal_nan=True)
-        if differs.any():
-            i = int(torch.nonzero(differs)[0])
-            place = (int(state[i]), int(action[i]), int(outcome[i]))
-            raise ValueError(
-                f"{term.label} says {float(together[i]):g} in a table of all steps and {float(alone[i]):g} for the "
-                f"same step among {len(flat)} others {_where(term, mdp, place)}; each reward must depend on its own "
-                "step alone: index with the tensors as they are given, without flatten, sum, max or sorting"
-            )
+        everyone = slice(None)
+        for asked in (everyone, *(slice(i, i + 1) for i in {0, len(flat) // 2, len(flat) - 1})):
+            step = Step(*(part[asked] for part in (state, action, outcome, following)), t)
+            alone = evaluate_factor(term, mdp, step).detach().expand(step.state.shape)
+            differs = ~torch.isclose(alone, together[asked], rtol=1e-4, atol=1e-5, equal_nan=True)
+            if differs.any():
+                i = int(torch.nonzero(differs)[0])
+                place = tuple(int(part[asked][i]) for part in (state, action, outcome))
+                raise ValueError(
+                    f"{term.label} says {float(together[asked][i]):g} in a table of all steps and {float(alone[i]):g} "
+                    f"for the same step among {len(alone)} {_where(term, mdp, place)}; each reward must depend on its "
+                    "own step alone: index with the tensors as they are given, without flatten, sum, max or sorting"
+                )
 
 
 def warn_of_habits(factor: RewardFactor, mdp: MDP, t: int) -> None:
