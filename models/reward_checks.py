@@ -80,7 +80,7 @@ def check_elementwise(factor: RewardFactor, mdp: MDP, table: Tensor, t: int) -> 
     for term in factor.terms():
         if not any(_is_users(root) for root in _roots(term)):
             continue
-        whole = raw_table(term, mdp, t).detach().expand(table.shape)
+        whole = (table if term is factor else raw_table(term, mdp, t)).detach().expand(table.shape)
         following = torch.zeros_like(outcome)
         if term.reads_outcome:
             following = mdp.successors().expand_as(mdp.probabilities)[state, action, outcome]
@@ -115,9 +115,8 @@ def warn_of_habits(factor: RewardFactor, mdp: MDP, t: int) -> None:
                     "Use torch operations on them, without .detach(), .data, .item() or NumPy",
                     root.label,
                 )
-            source = root.seen.get("dtype")
-            example = ""
-            if source is not None and "digits" not in told and not root.seen.get("gradient"):
+            source, example = root.seen.get("dtype"), ""
+            if source in (torch.float32, torch.float16) and "digits" not in told and not root.seen.get("gradient"):
                 example = digits_lost(raw_table(root, mdp, t), source)
             if example:
                 told.add("digits")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import logging
 from collections.abc import Callable
@@ -54,7 +55,7 @@ def available_rewards() -> dict[str, RewardEntry]:
             continue
         try:
             made = point.load()
-            build = (lambda made=made: made) if isinstance(made, RewardFactor) else made
+            build = functools.partial(_itself, made) if isinstance(made, RewardFactor) else made
             if not callable(build):
                 raise TypeError(f"it is a {type(made).__name__}; expected a factor, or what makes one")
             entries[point.name] = RewardEntry(point.name, _summary(made), build)
@@ -82,12 +83,18 @@ def build_reward(name: str, **options: Any) -> RewardFactor:
     if name not in entries:
         raise ValueError(f"no reward is called {name!r}; known are {', '.join(entries)}")
     entry = entries[name]
+    takes = ", ".join(entry.options) or "no options"
     try:
         inspect.signature(entry.build).bind(**options)
     except TypeError as error:
-        takes = ", ".join(entry.options) or "no options"
-        raise ValueError(f"reward {name!r}: {error}; it takes {takes}") from None
+        unknown = [key for key in options if key not in entry.options]
+        what = f"does not take {unknown[0]}" if unknown else f"lacks an option ({error})"
+        raise ValueError(f"reward {name!r} {what}; it takes {takes}") from None
     return as_reward(entry.build(**options))
+
+
+def _itself(made: RewardFactor) -> RewardFactor:
+    return made
 
 
 def _summary(made: Any) -> str:
