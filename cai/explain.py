@@ -176,8 +176,7 @@ def explain_reward(
     nudge.requires_grad_()
     with torch.enable_grad():
         posterior = infer(model.replace(reward=model.reward + _Nudge(nudge)), backend, seed=seed)
-        _check_answer(posterior)
-        bound = posterior.log_evidence if posterior.log_evidence is not None else posterior.elbo
+        bound = _bound(posterior)
         (slope,) = torch.autograd.grad(bound, nudge, retain_graph=True)
         counted = chosen = visit_slope = None
         if visits is not None:
@@ -206,7 +205,8 @@ def explain_reward(
         )
 
 
-def _check_answer(posterior: Posterior) -> None:
+def _bound(posterior: Posterior) -> Tensor:
+    """The log evidence, or the bound of fixed dynamics, with its gradient; refuses answers of another kind."""
     if posterior.target not in (Target.EXACT, Target.FIXED_DYNAMICS):
         raise ValueError(
             f"backend {posterior.backend!r} has target {posterior.target}, whose bound is not made of these shares; "
@@ -217,6 +217,7 @@ def _check_answer(posterior: Posterior) -> None:
             f"the answer of {posterior.backend!r} knows no outcomes or no gradients; use a closed form: 'exact' or "
             "'variational'"
         )
+    return posterior.elbo if posterior.log_evidence is None else posterior.log_evidence
 
 
 def _visits(model: TrajectoryModel, posterior: Posterior, chosen: Tensor, time: int | None) -> Tensor:

@@ -6,8 +6,9 @@ exp(r / alpha) on the optimality variable O_t (Levine 2018, section 2.2, equatio
 
 from __future__ import annotations
 
+import contextlib
 import inspect
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,7 @@ from cai.models.places import place_tensor
 if TYPE_CHECKING:
     from cai.models.trajectory import TrajectoryModel
 
-__all__ = ["RewardFactor", "Step", "evaluate_factor", "one_number", "raw_table", "short_name"]
+__all__ = ["RewardFactor", "Step", "evaluate_factor", "numbers_of", "one_number", "raw_table", "short_name"]
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,8 @@ class RewardFactor:
     def evaluate(self, mdp: MDP, step: Step) -> Tensor:
         """The reward of each step, in reward units, in any shape that broadcasts with the step's indices.
 
-        Process and indices are on the CPU and in float64, wherever the model lives: see `evaluate_factor`.
+        Process and indices are on the CPU and in float64, wherever the model lives: see `evaluate_factor`. Numbers made
+        of Python's are float64, too.
         """
         raise NotImplementedError(f"{type(self).__name__} must define evaluate(mdp, step)")
 
@@ -184,7 +186,8 @@ def evaluate_factor(factor: RewardFactor, mdp: MDP, step: Step) -> Tensor:
         return place_tensor(values, mdp.device, mdp.dtype, factor.label)
     name = factor.label
     try:
-        values = factor.evaluate(mdp, step)
+        with numbers_of(torch.float64):
+            values = factor.evaluate(mdp, step)
     except TypeError as error:
         if _takes_two(factor.evaluate):
             raise
@@ -207,6 +210,17 @@ def evaluate_factor(factor: RewardFactor, mdp: MDP, step: Step) -> Tensor:
             "(table[state, action]), without flatten, squeeze or a loop, and reduce no axis"
         )
     return values.to(mdp.device, mdp.dtype)
+
+
+@contextlib.contextmanager
+def numbers_of(dtype: torch.dtype) -> Iterator[None]:
+    """Python numbers that meet whole indices become numbers of this dtype: 0.1 * state is no float32."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 def _advice_on_type(values: Any) -> str:

@@ -87,7 +87,7 @@ def check_elementwise(factor: RewardFactor, mdp: MDP, table: Tensor, t: int) -> 
         together = whole[state, action, outcome]
         everyone = slice(None)
         for asked in (everyone, *(slice(i, i + 1) for i in {0, len(flat) // 2, len(flat) - 1})):
-            step = Step(*(part[asked] for part in (state, action, outcome, following)), t)
+            step = Step(state[asked], action[asked], outcome[asked], following[asked], t)
             alone = evaluate_factor(term, mdp, step).detach().expand(step.state.shape)
             differs = ~torch.isclose(alone, together[asked], rtol=1e-4, atol=1e-5, equal_nan=True)
             if differs.any():

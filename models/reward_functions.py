@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from cai.models.checks import float_tensor
 from cai.models.mdp import MDP
-from cai.models.reward_base import RewardFactor, Step
+from cai.models.reward_base import RewardFactor, Step, numbers_of
 
 __all__ = ["CallableReward", "ModuleReward", "check_arguments", "digits_lost", "reward_factor"]
 
@@ -74,8 +74,8 @@ class CallableReward(RewardFactor):
             step.next_state.clone() if self.reads_outcome else None,
         ]
         try:
-            with _numbers_of(self.function):
-                values = self.function(*given, step.t if self.reads_time else None)  # type: ignore[arg-type]
+            with numbers_of(_dtype_of(self.function)):
+                values = self.function(*given, step.t if self.reads_time else None)  # type: ignore[call-arg, arg-type]
         except Exception as error:
             raise ValueError(f"reward function {self.name} {self._reason(error, mdp, step)}") from error
         for index, what in zip(given, ("state", "action", "next_state"), strict=True):
@@ -193,13 +193,11 @@ class ModuleReward(RewardFactor):
 
     def table(self, mdp: MDP) -> Tensor:
         """The rewards, [S], [S, A] or [S, A, S]."""
-        parameter = next(self.module.parameters(), None)
-        dtype = torch.float64 if parameter is None else parameter.dtype
-        features = self.features.to(dtype)
-        if parameter is not None:
-            features = features.to(parameter.device)
+        dtype, parameter = _dtype_of(self.module), next(self.module.parameters(), None)
+        features = self.features.to("cpu" if parameter is None else parameter.device, dtype)
         try:
-            result = self.module(features)
+            with numbers_of(dtype):
+                result = self.module(features)
         except (RuntimeError, TypeError) as error:
             raise ValueError(
                 f"{self.label} cannot be called with features of shape {list(features.shape)}: "
@@ -305,16 +303,10 @@ def _name(function: Any) -> str:
     return getattr(function, "__name__", type(function).__name__)
 
 
-@contextlib.contextmanager
-def _numbers_of(function: Any) -> Iterator[None]:
-    """Python numbers that meet index tensors become float64, or what the module computes in."""
+def _dtype_of(function: Any) -> torch.dtype:
+    """What a module computes in; float64 for anything else."""
     parameter = next(function.parameters(), None) if isinstance(function, nn.Module) else None
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64 if parameter is None else parameter.dtype)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)
+    return torch.float64 if parameter is None else parameter.dtype
 
 
 def _surroundings(function: Any) -> Iterator[Any]:

@@ -31,7 +31,7 @@ class Tide(RewardFactor):
     def evaluate(self, mdp, step):
         water = (1 + math.sin(2 * math.pi * step.t / self.period)) / 2
         wades = mdp.states(self.states) & ~mdp.terminal
-        return torch.where(wades[step.state], -self.price * water, 0.0).double()
+        return torch.where(wades[step.state], -self.price * water, 0.0)
 
 
 @reward_factor(reads_outcome=False)
