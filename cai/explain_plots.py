@@ -33,9 +33,15 @@ def plot_explanation(explanation: RewardExplanation, *, figsize: tuple[float, fl
     _waterfall(axes[1], explanation)
     exact = str(explanation.posterior.target) == "exact"
     of_what = "log evidence" if exact else "bound"
-    _map(axes[2], explanation, explanation.evidence_gradient, f"Gradient of the {of_what}", "nats per reward unit")
+    _map(
+        axes[2],
+        explanation,
+        explanation.evidence_gradient,
+        f"Gradient of the {of_what},\nby where one reward unit is added",
+        "nats per reward unit",
+    )
     if explanation.visit_gradient is not None and explanation.visits is not None:
-        title = f"Gradient of visits to the chosen states ({explanation.visits:.3g})"
+        title = f"Gradient of visits to the chosen states\n(they get {explanation.visits:.3g})"
         _map(axes[3], explanation, explanation.visit_gradient, title, "visits per reward unit", signed=True)
     engine: Any = figure.get_layout_engine()
     engine.set(w_pad=0.12)
@@ -77,14 +83,15 @@ def _waterfall(ax: Axes, explanation: RewardExplanation) -> None:
         value = nats[i] if math.isfinite(nats[i]) else 0.0
         shade = color if i < len(explanation.terms) else "0.6"
         ax.barh(place, value, 0.6, left=start, color=shade)
-        ax.annotate(f" {nats[i]:.2f}", (max(start, start + value), place), va="center", fontsize=9)
+        ax.annotate(f" {round(nats[i], 2) + 0.0:.2f}", (max(start, start + value), place), va="center", fontsize=9)
         start += value
     total = "log p(O)" if str(explanation.posterior.target) == "exact" else "bound"
     ax.barh(places[-1], start, 0.6, color="0.2")
     ax.annotate(f" {explanation.total:.2f}", (max(start, 0.0), places[-1]), va="center", fontsize=9)
     ax.set_yticks(places, [*(names[i] if len(names[i]) < 30 else f"{names[i][:28]}.." for i in kept), total])
     ax.invert_yaxis()
-    ax.margins(x=0.18)
+    ax.use_sticky_edges = False
+    ax.margins(x=0.2)
     ax.axvline(0, color="0.2", linewidth=0.8)
     ax.set_xlabel("nats")
     ax.set_title("Where the evidence comes from\n(colour: factors / temperature; grey: what they cost)")
@@ -101,13 +108,19 @@ def _map(
         if signed:
             reach = max(float(shown.nan_to_num().abs().max()), 1e-12)
             ax.images[0].set_clim(-reach, reach)
-        ax.set_title(f"{title}\nin the rewards of each state")
+        ax.set_title(title)
         return
-    order = torch.argsort(shown.abs(), descending=True)[:FEW_STATES].sort().values
-    names = [model.mdp.state_name(int(s)) for s in order]
-    ax.bar(names, shown[order].numpy(), color=TARGET_COLORS[explanation.posterior.target.value])
-    ax.axhline(0, color="0.2", linewidth=0.8)
-    ax.tick_params(axis="x", rotation=90 if len(names) > 8 else 0)
-    ax.set_xlabel("state")
-    ax.set_ylabel(label)
-    ax.set_title(f"{title}\nin the rewards of each state")
+    table = gradient.sum((0, 3))
+    order = torch.argsort(table.abs().amax(-1), descending=True)[:FEW_STATES].sort().values
+    reach = max(float(table.abs().max()), 1e-12)
+    colors, low = ("PuOr", -reach) if signed else (VALUE_MAP, 0.0)
+    picture = ax.imshow(table[order].numpy(), aspect="auto", cmap=colors, vmin=low, vmax=reach, interpolation="nearest")
+    ax.set_yticks(range(len(order)), [model.mdp.state_name(int(s)) for s in order])
+    actions = range(model.mdp.num_actions)
+    ax.set_xticks(actions, [model.mdp.action_name(action) for action in actions])
+    ax.tick_params(axis="x", rotation=90 if len(actions) > 8 else 0)
+    ax.set_xlabel("action")
+    ax.set_ylabel("state")
+    figure: Any = ax.get_figure(root=True)
+    figure.colorbar(picture, ax=ax, label=label)
+    ax.set_title(title)
