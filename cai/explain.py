@@ -201,7 +201,7 @@ def explain_reward(
             evidence_gradient=slope.detach(),
             visit_gradient=None if visit_slope is None else visit_slope.detach(),
             visits=None if counted is None else float(counted.detach()),
-            chosen=chosen,
+            chosen=None if chosen is None else chosen.cpu(),
         )
 
 
@@ -212,12 +212,15 @@ def _bound(posterior: Posterior) -> Tensor:
             f"backend {posterior.backend!r} has target {posterior.target}, whose bound is not made of these shares; "
             "use 'exact' or 'variational'"
         )
-    if posterior.step_outcomes is None or posterior.elbo is None or not posterior.elbo.requires_grad:
+    # A policy that was searched for does not say how it would change with the reward.
+    follows = posterior.elbo is not None and posterior.elbo.requires_grad and posterior.action_probs.requires_grad
+    if posterior.step_outcomes is None or not follows:
         raise ValueError(
-            f"the answer of {posterior.backend!r} knows no outcomes or no gradients; use a closed form: 'exact' or "
-            "'variational'"
+            f"the answer of {posterior.backend!r} knows no outcomes, or not how its policy follows the reward; use a "
+            "closed form: 'exact' or 'variational'"
         )
-    return posterior.elbo if posterior.log_evidence is None else posterior.log_evidence
+    bound: Any = posterior.elbo if posterior.log_evidence is None else posterior.log_evidence
+    return bound
 
 
 def _visits(model: TrajectoryModel, posterior: Posterior, chosen: Tensor, time: int | None) -> Tensor:
@@ -244,7 +247,6 @@ def _along(model: TrajectoryModel, posterior: Posterior, terms: tuple[RewardFact
     """(expected rewards [T, N], costs [T, 4], expected optimality [T]) along q."""
     assert posterior.step_outcomes is not None
     mdp, live = model.mdp, model.live
-    host = mdp.host
     rewards = torch.zeros(model.steps, len(terms), dtype=torch.float64)
     costs = torch.zeros(model.steps, len(COSTS), dtype=torch.float64)
     sure = torch.zeros(model.steps, dtype=torch.float64)
@@ -255,7 +257,7 @@ def _along(model: TrajectoryModel, posterior: Posterior, terms: tuple[RewardFact
         alive, fallen = posterior.step_outcomes(t)
         joint = pairs[..., None] * (alive + fallen)
         for i, term in enumerate(terms):
-            table = raw_table(term, host, t).to(joint)
+            table = raw_table(term, mdp.host, t).to(joint)
             rewards[t, i] = weighted(joint, table.expand_as(joint)).sum()
         costs[t, 0] = -weighted(here, categorical_divergence(posterior.action_probs[t], model.action_prior)).sum()
         costs[t, 1] = -weighted(pairs, posterior.luck_map(t)).sum()
@@ -276,14 +278,14 @@ def _prior_optimality(model: TrajectoryModel) -> Tensor:
         absorbed = (1 - here.sum()).clamp(min=0)
         rows.append((joint * chance).sum() + absorbed * torch.as_tensor(-shift, dtype=torch.float64).exp())
         here = mdp.scatter(joint * model.survival[:, None, None])
-    return torch.stack(rows).double()
+    return torch.stack(rows).double().cpu()
 
 
 def _sequential_optimality(model: TrajectoryModel) -> Tensor:
     """[T], p(O_t = 1 | O_{1:t-1} = 1): ratios of p(O_{1:t}), whose part in the absorbing state is carried along."""
-    alive = safe_logsumexp(forward_messages(model))
-    absorbed, reached = alive.new_full((), -torch.inf), [alive[0]]
     ahead = forward_messages(model)
+    alive = safe_logsumexp(ahead)
+    absorbed, reached = alive.new_full((), -torch.inf), [alive[0]]
     falls = safe_log(1 - model.survival)
     weights = safe_log(model.mdp.probabilities) + model.log_action_prior[..., None]
     for t in range(model.steps):
@@ -294,4 +296,4 @@ def _sequential_optimality(model: TrajectoryModel) -> Tensor:
     logs = torch.stack(reached)
     known = torch.isfinite(logs[1:]) & torch.isfinite(logs[:-1])
     steps = torch.where(known, logs[1:], 0.0) - torch.where(known, logs[:-1], 0.0)
-    return torch.where(known, (steps - model.r_max / model.temperature).exp(), torch.zeros_like(steps)).double()
+    return torch.where(known, (steps - model.r_max / model.temperature).exp(), torch.zeros_like(steps)).double().cpu()

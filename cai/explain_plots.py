@@ -103,7 +103,7 @@ def _map(
     model = explanation.model
     shown = explanation.state_map(gradient).clone()
     if model.mdp.layout is not None:
-        shown[model.mdp.terminal] = math.nan  # nothing is paid there: the cell stays light
+        shown[model.mdp.host.terminal] = math.nan  # nothing is paid there: the cell stays light
         _draw_grid(ax, model.mdp.layout, shown, label, "PuOr" if signed else VALUE_MAP)
         if signed:
             reach = max(float(shown.nan_to_num().abs().max()), 1e-12)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.figure import Figure
+from methods import ALL
 from oracle import exact, fixed, moves, paths, random_problem
 
 import cai
@@ -183,6 +184,35 @@ def test_gradients_against_differences(backend, discount, states, time):
         above, below = asked(step), asked(-step)
         for found, i in ((explained.evidence_gradient, 0), (explained.visit_gradient, 1)):
             assert float(found[place]) == pytest.approx((above[i] - below[i]) / 2e-5, abs=1e-8)
+
+
+FOLLOWED = ("exact", "optimistic-closed-form", "variational-closed-form", "z-iteration-auto")
+
+
+@pytest.mark.parametrize("method", [method for method in ALL if str(method) not in FOLLOWED], ids=str)
+def test_what_a_backend_cannot_differentiate_is_refused(method):
+    """Never shown as no influence."""
+    with pytest.raises(ValueError, match=r"use .*'exact' or 'variational'|closed form: 'exact' or"):
+        explain_reward(small(), method.backend, visits="end")
+
+
+@pytest.mark.parametrize("method", [method for method in ALL if str(method) in FOLLOWED], ids=str)
+def test_the_others_are_right(method):
+    model = small()
+    if method.only:
+        sure = torch.nn.functional.one_hot(model.mdp.probabilities.argmax(-1), 3).double()
+        model = model.replace(mdp=MDP(sure, model.mdp.initial, terminal=[2], regions={"end": [2]}))
+    explained = explain_reward(model, method.backend, visits="end")
+    zero = torch.zeros(explained.evidence_gradient.shape, dtype=torch.float64)
+    for place in [(0, 0, 0, 1), (0, 0, 1, 2), (2, 0, 1, 2), (3, 0, 1, 2)]:
+        found = []
+        for change in (1e-4, -1e-4):
+            step = zero.clone()
+            step[place] = change
+            posterior = cai.infer(model.replace(reward=model.reward + Fixed(step)), method.backend)
+            found.append((float(posterior.elbo.detach()), float(posterior.state_marginals[-1, 2].detach())))
+        for gradient, i in ((explained.evidence_gradient, 0), (explained.visit_gradient, 1)):
+            assert float(gradient[place]) == pytest.approx((found[0][i] - found[1][i]) / 2e-4, abs=1e-6)
 
 
 @pytest.mark.parametrize("seed", range(8))
