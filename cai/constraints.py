@@ -19,6 +19,7 @@ import torch
 from cai.inference.backends import infer, make_backend
 from cai.inference.posterior import Posterior
 from cai.inference.status import Backend, Target
+from cai.models.numerics import plain_number
 from cai.models.reward_factors import Goal
 from cai.models.trajectory import TrajectoryModel
 
@@ -87,10 +88,11 @@ def limit_entries(
     found = _priced(model, states, probability, chosen, 0.0)
     if found.entries <= probability:
         return found
-    low, high = 0.0, float(model.temperature)
+    alpha = plain_number(model.temperature)
+    low, high = 0.0, alpha
     while (found := _priced(model, states, probability, chosen, high)).entries > probability:
         low, high = high, 4 * high
-        if high > HIGHEST * float(model.temperature):
+        if high > HIGHEST * alpha:
             raise ValueError(
                 f"at a price of {low:g} for each entry the answer still enters with an expectation of "
                 f"{found.entries:.6g}, and {probability:g} is allowed: as far as can be told no policy does better; "
@@ -117,7 +119,7 @@ def _priced(model: TrajectoryModel, states: Any, limit: float, backend: Backend,
         if bound is None or not bound.requires_grad:
             raise ValueError(f"backend {backend.name!r} gives no gradients; use 'variational' or 'exact'")
         (slope,) = torch.autograd.grad(bound, value)
-    entries = max(0.0, float(slope) * float(model.temperature))
+    entries = max(0.0, float(slope) * plain_number(model.temperature))
     if not math.isfinite(entries):
         raise ValueError(f"the expected number of entries at price {price:g} is not finite")
     final = model.replace(reward=model.reward + Goal(states, -price)) if price else model

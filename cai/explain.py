@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ from cai.inference.messages import forward_messages
 from cai.inference.posterior import Posterior
 from cai.inference.status import Backend, Target
 from cai.models.mdp import MDP
-from cai.models.numerics import categorical_divergence, safe_log, safe_logsumexp, weighted
+from cai.models.numerics import categorical_divergence, plain_number, safe_log, safe_logsumexp, weighted
 from cai.models.reward_base import RewardFactor, Step, raw_table
 from cai.models.trajectory import TrajectoryModel
 
@@ -72,7 +73,7 @@ class RewardExplanation:
     @property
     def shares(self) -> Tensor:
         """[T, N + 4], what each term and each cost adds to `total` at each step, in nats."""
-        return torch.cat([self.rewards / float(self.model.temperature), self.costs], -1)
+        return torch.cat([self.rewards / plain_number(self.model.temperature), self.costs], -1)
 
     def to_frame(self) -> pd.DataFrame:
         """A row for each term and each cost, and their total: nats, reward units, and the part of all rewards."""
@@ -250,7 +251,7 @@ def _along(model: TrajectoryModel, posterior: Posterior, terms: tuple[RewardFact
     rewards = torch.zeros(model.steps, len(terms), dtype=torch.float64)
     costs = torch.zeros(model.steps, len(COSTS), dtype=torch.float64)
     sure = torch.zeros(model.steps, dtype=torch.float64)
-    ended = torch.tensor(-model.r_max / float(model.temperature), dtype=torch.float64).exp()
+    ended = math.exp(-model.r_max / plain_number(model.temperature))
     for t in range(model.steps):
         here = torch.where(live, posterior.state_marginals[t], 0.0)
         pairs = here[:, None] * posterior.action_probs[t]
@@ -261,7 +262,7 @@ def _along(model: TrajectoryModel, posterior: Posterior, terms: tuple[RewardFact
             rewards[t, i] = weighted(joint, table.expand_as(joint)).sum()
         costs[t, 0] = -weighted(here, categorical_divergence(posterior.action_probs[t], model.action_prior)).sum()
         costs[t, 1] = -weighted(pairs, posterior.luck_map(t)).sum()
-        chance = (model.log_potential(t) - model.r_max / model.temperature).exp().expand_as(joint)
+        chance = (model.log_potential(t) - model.r_max / plain_number(model.temperature)).exp().expand_as(joint)
         sure[t] = (joint * chance).sum() + (1 - here.sum()) * ended
     costs[0, 2] = -categorical_divergence(posterior.initial, mdp.initial)
     costs[:, 3] = model.evidence_offset / model.steps
@@ -271,12 +272,12 @@ def _along(model: TrajectoryModel, posterior: Posterior, terms: tuple[RewardFact
 def _prior_optimality(model: TrajectoryModel) -> Tensor:
     """[T], E[exp((r_t - r_max) / alpha)] for trajectories of the action prior under the true dynamics."""
     mdp, here, rows = model.mdp, model.mdp.initial, []
-    shift = model.r_max / model.temperature
+    shift = model.r_max / plain_number(model.temperature)
     for t in range(model.steps):
         joint = (here[:, None] * model.action_prior)[..., None] * mdp.probabilities
         chance = (model.log_potential(t) - shift).exp().expand_as(joint)
         absorbed = (1 - here.sum()).clamp(min=0)
-        rows.append((joint * chance).sum() + absorbed * torch.as_tensor(-shift, dtype=torch.float64).exp())
+        rows.append((joint * chance).sum() + absorbed * math.exp(-shift))
         here = mdp.scatter(joint * model.survival[:, None, None])
     return torch.stack(rows).double().cpu()
 
@@ -296,4 +297,8 @@ def _sequential_optimality(model: TrajectoryModel) -> Tensor:
     logs = torch.stack(reached)
     known = torch.isfinite(logs[1:]) & torch.isfinite(logs[:-1])
     steps = torch.where(known, logs[1:], 0.0) - torch.where(known, logs[:-1], 0.0)
-    return torch.where(known, (steps - model.r_max / model.temperature).exp(), torch.zeros_like(steps)).double().cpu()
+    return (
+        torch.where(known, (steps - model.r_max / plain_number(model.temperature)).exp(), torch.zeros_like(steps))
+        .double()
+        .cpu()
+    )

@@ -279,6 +279,14 @@ def test_temperature_one_state_one_action_one_step_and_float32():
     torch.testing.assert_close(single.visit_gradient.double(), double.visit_gradient, rtol=0, atol=1e-5)
 
 
+def test_a_temperature_that_learns():
+    alpha = torch.tensor(1.3, dtype=torch.float64, requires_grad=True)
+    model = small().replace(temperature=alpha, optimality="bernoulli")
+    explained = explain_reward(model, visits="end")
+    assert explained.total == pytest.approx(explain_reward(small().replace(optimality="bernoulli")).total, abs=1e-12)
+    assert float(explained.shares.sum()) == pytest.approx(explained.total, abs=1e-9)
+
+
 def test_a_long_horizon_and_large_rewards():
     model = small().replace(horizon=500, reward=Goal([2], 1e4) + StepCost(30.0))
     for backend in ("exact", "variational"):

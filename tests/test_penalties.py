@@ -208,6 +208,12 @@ def test_entries_bound_the_probability_where_one_may_come_back():
         limit_entries(TrajectoryModel(process, 0.0, 10), [1], 0.25)
 
 
+def test_a_limit_at_a_temperature_that_learns():
+    alpha = torch.tensor(0.5, dtype=torch.float64, requires_grad=True)
+    found = limit_entries(crossing().replace(temperature=alpha), [1], 0.1)
+    assert found.multiplier == pytest.approx(limit_entries(crossing(), [1], 0.1).multiplier, abs=1e-12)
+
+
 def test_a_limit_with_a_discount():
     found = limit_entries(crossing().replace(discount=0.9, horizon=math.inf), [1], 0.1)
     assert found.entries == pytest.approx(0.1, rel=1e-5)
