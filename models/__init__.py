@@ -16,7 +16,8 @@ from cai.models.mdp import MDP
 from cai.models.observation import ObservationModel
 from cai.models.program import ProgramInfo, inspect_program
 from cai.models.reward_factors import Goal, LinearReward, Waypoint
-from cai.models.reward_functions import ModuleReward, reward_factor
+from cai.models.reward_functions import reward_factor
+from cai.models.reward_modules import ModuleReward
 from cai.models.reward_penalties import DistancePenalty, LogBarrier, VisitationPenalty
 from cai.models.reward_plugins import available_rewards, build_reward
 from cai.models.rewards import (

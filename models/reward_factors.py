@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from cai.models.checks import float_tensor
+from cai.models.features import check_features, read_features
 from cai.models.mdp import MDP
 from cai.models.reward_base import RewardFactor, Step, one_number
 from cai.models.rewards import TableReward
@@ -131,16 +132,12 @@ class LinearReward(RewardFactor):
     weights: Any
 
     def __post_init__(self) -> None:
-        features, _ = float_tensor(self.features, "features")
+        features = read_features(self.features)
         weights, _ = float_tensor(self.weights, "weights")
-        if features.dim() not in (2, 3, 4):
-            raise ValueError(f"features has shape {list(features.shape)}; expected [S, F], [S, A, F] or [S, A, S, F]")
         if weights.dim() != 1 or weights.shape[0] != features.shape[-1]:
             raise ValueError(
                 f"weights has shape {list(weights.shape)}; features ends in F = {features.shape[-1]}: expected [F]"
             )
-        if not torch.isfinite(features.detach()).all():
-            raise ValueError("features holds NaN or infinite entries; forbid outcomes with a reward of -inf instead")
         object.__setattr__(self, "features", features)
         object.__setattr__(self, "weights", weights)
         object.__setattr__(self, "reads_outcome", features.dim() == 4)
@@ -150,12 +147,7 @@ class LinearReward(RewardFactor):
         return TableReward(self.features @ self.weights)
 
     def check(self, mdp: MDP) -> None:
-        full = (mdp.num_states, mdp.num_actions, mdp.num_states)
-        if tuple(self.features.shape[:-1]) != full[: self.features.dim() - 1]:
-            raise ValueError(
-                f"features has shape {list(self.features.shape)}; this process has S = {mdp.num_states}, "
-                f"A = {mdp.num_actions}: expected [S, F], [S, A, F] or [S, A, S, F]"
-            )
+        check_features(self.features, mdp)
 
     def evaluate(self, mdp: MDP, step: Step) -> Tensor:
         return self._table().evaluate(mdp, step)

@@ -1,4 +1,4 @@
-"""Rewards given as functions of (state, action, next_state, t) or as torch modules, and what is said of mistakes."""
+"""Rewards given as functions of (state, action, next_state, t), and what is said of their mistakes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from cai.models.checks import float_tensor
 from cai.models.mdp import MDP
 from cai.models.reward_base import RewardFactor, Step, numbers_of
 
-__all__ = ["CallableReward", "ModuleReward", "check_arguments", "digits_lost", "reward_factor"]
+__all__ = ["CALL", "CallableReward", "check_arguments", "digits_lost", "dtype_of", "reward_factor"]
 
 CALL = "(state, action, next_state, t)"
 PLACES = {"state": 0, "states": 0, "s": 0, "action": 1, "actions": 1, "a": 1, "next_state": 2, "next_states": 2, "t": 3}
@@ -74,7 +74,7 @@ class CallableReward(RewardFactor):
             step.next_state.clone() if self.reads_outcome else None,
         ]
         try:
-            with numbers_of(_dtype_of(self.function)):
+            with numbers_of(dtype_of(self.function)):
                 values = self.function(*given, step.t if self.reads_time else None)  # type: ignore[call-arg, arg-type]
         except Exception as error:
             raise ValueError(f"reward function {self.name} {self._reason(error, mdp, step)}") from error
@@ -123,6 +123,16 @@ class CallableReward(RewardFactor):
                 "float(...), int(...), .item() and lists take one number, and it is called once for many states: keep "
                 "the whole tensors, with torch functions for those of math and torch.where for choices"
             )
+        if "NoneType" in text and not (self.reads_outcome and self.reads_time):
+            unread = [
+                f"{argument} (reads_{what}=False)"
+                for argument, what, reads in (
+                    ("next_state", "outcome", self.reads_outcome),
+                    ("t", "time", self.reads_time),
+                )
+                if not reads
+            ]
+            return head + f"it was said not to read {' and '.join(unread)}, which is None then: leave that word out"
         if "dtype" in text:
             return head + "numbers made in a reward function are float64: convert what they meet with .double()"
         return head + (
@@ -134,98 +144,6 @@ class CallableReward(RewardFactor):
     def learns(self) -> bool:
         """Whether it holds tensors that require grad: parameters, or what it sees of the places around it."""
         return any(_requires_grad(value) for value in _surroundings(self.function))
-
-
-@dataclass(frozen=True, eq=False)
-class ModuleReward(RewardFactor):
-    """A torch module of features, the reward of a learned model; gradients reach its parameters.
-
-    The features are given to the module in the dtype of its parameters, all at once, whenever rewards are asked for.
-
-    Args:
-        module: maps [..., F] to [..., 1] or [...]; or [S, F] to [S, A], a reward for each action.
-        features: [S, F], [S, A, F] or [S, A, S, F].
-
-    Raises:
-        TypeError, ValueError: if it is no module, features have another shape or hold NaN, or results do not fit, do
-            not depend on the parameters any more, or differ when asked for twice.
-    """
-
-    module: nn.Module
-    features: Any
-    reads_time = False
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.module, nn.Module):
-            raise TypeError(
-                f"the module is a {type(self.module).__name__}; expected an instance of torch.nn.Module (a plain "
-                f"function of {CALL} is a reward by itself)"
-            )
-        features, _ = float_tensor(self.features, "features")
-        if features.dim() not in (2, 3, 4):
-            raise ValueError(f"features has shape {list(features.shape)}; expected [S, F], [S, A, F] or [S, A, S, F]")
-        if not torch.isfinite(features.detach()).all():
-            raise ValueError("features holds NaN or infinite entries; forbid outcomes with a reward of -inf instead")
-        object.__setattr__(self, "features", features)
-        object.__setattr__(self, "reads_outcome", features.dim() == 4)
-
-    @property
-    def label(self) -> str:
-        return f"reward module {type(self.module).__name__}"
-
-    def check(self, mdp: MDP) -> None:
-        full = (mdp.num_states, mdp.num_actions, mdp.num_states)
-        if tuple(self.features.shape[:-1]) != full[: self.features.dim() - 1]:
-            raise ValueError(
-                f"features has shape {list(self.features.shape)}; this process has S = {mdp.num_states}, "
-                f"A = {mdp.num_actions}: expected [S, F], [S, A, F] or [S, A, S, F]"
-            )
-        with torch.enable_grad():
-            table = self.table(mdp)
-            again = self.table(mdp)
-        if not torch.equal(table.detach().nan_to_num(), again.detach().nan_to_num()):
-            raise ValueError(f"{self.label} gives other rewards when it is asked twice; call module.eval() first")
-        if not table.requires_grad and any(p.requires_grad for p in self.module.parameters()):
-            raise ValueError(
-                f"{self.label} has parameters that require grad, and its result has lost them (NumPy, .detach(), "
-                ".data or no_grad inside forward); keep to torch operations, or freeze it: module.requires_grad_(False)"
-            )
-
-    def table(self, mdp: MDP) -> Tensor:
-        """The rewards, [S], [S, A] or [S, A, S]."""
-        dtype, parameter = _dtype_of(self.module), next(self.module.parameters(), None)
-        features = self.features.to("cpu" if parameter is None else parameter.device, dtype)
-        try:
-            with numbers_of(dtype):
-                result = self.module(features)
-        except (RuntimeError, TypeError) as error:
-            raise ValueError(
-                f"{self.label} cannot be called with features of shape {list(features.shape)}: "
-                f"{type(error).__name__}: {error}; its forward takes one tensor [..., F] of {dtype}"
-            ) from error
-        if not isinstance(result, Tensor) or not result.is_floating_point():
-            got = result.dtype if isinstance(result, Tensor) else type(result).__name__
-            raise TypeError(f"{self.label} returned {got}; expected a tensor of floats")
-        want = tuple(self.features.shape[:-1])
-        if tuple(result.shape) == (*want, 1):
-            result = result.squeeze(-1)
-        elif tuple(result.shape) not in (want, (mdp.num_states, mdp.num_actions))[: 2 if len(want) == 1 else 1]:
-            each = f", or [S, A] = {[mdp.num_states, mdp.num_actions]}" if len(want) == 1 else ""
-            raise ValueError(
-                f"{self.label} returned shape {list(result.shape)} for features of shape {list(self.features.shape)}; "
-                f"expected {[*want, 1]} or {list(want)}{each}"
-            )
-        return result.to("cpu", torch.float64)
-
-    def whole_table(self, mdp: MDP) -> Tensor | None:
-        if self.reads_outcome:
-            return None
-        table = self.table(mdp)
-        return table if table.dim() == 2 else table[:, None].expand(-1, mdp.num_actions)
-
-    def evaluate(self, mdp: MDP, step: Step) -> Tensor:
-        table = self.table(mdp)
-        return table[(step.state, step.action, step.next_state)[: table.dim()]]
 
 
 @overload
@@ -303,7 +221,7 @@ def _name(function: Any) -> str:
     return getattr(function, "__name__", type(function).__name__)
 
 
-def _dtype_of(function: Any) -> torch.dtype:
+def dtype_of(function: Any) -> torch.dtype:
     """What a module computes in; float64 for anything else."""
     parameter = next(function.parameters(), None) if isinstance(function, nn.Module) else None
     return torch.float64 if parameter is None else parameter.dtype

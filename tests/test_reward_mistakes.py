@@ -200,6 +200,11 @@ MISTAKES = {
         r"too_short failed with IndexError.*states are 0 to 2.*an entry for each",
     ),
     "actions too short": (by_action, ValueError, r"by_action failed with IndexError.*actions 0 to 1"),
+    "said not to read": (
+        lambda: CallableReward(lambda s, a, n, t: -1.0 * n, reads_outcome=False),
+        ValueError,
+        r"NoneType.*said not to read next_state \(reads_outcome=False\).*leave that word out",
+    ),
     "time from one": (counts_from_one, ValueError, r"counts_from_one failed with KeyError: 0.*t = 0.*t runs from 0"),
     "time too short": (one_step_short, ValueError, r"failed with IndexError.*at t = 3.*from 0 to T - 1"),
     "in place": (in_place, ValueError, r"in_place changes its argument state in place.*state = state \+ 1"),
