@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from elsewhere import elsewhere
 from matplotlib.figure import Figure
 from methods import ALL
 from oracle import exact, fixed, moves, paths, random_problem
@@ -285,6 +286,19 @@ def test_a_temperature_that_learns():
     explained = explain_reward(model, visits="end")
     assert explained.total == pytest.approx(explain_reward(small().replace(optimality="bernoulli")).total, abs=1e-12)
     assert float(explained.shares.sum()) == pytest.approx(explained.total, abs=1e-9)
+
+
+@pytest.mark.parametrize("backend", ["exact", "variational"])
+def test_on_another_device(backend):
+    here = explain_reward(small(0.9), backend, visits="end")
+    with elsewhere() as device:
+        there = explain_reward(small(0.9).to(device), backend, visits="end")
+    for name in ("prior_optimality", "sequential_optimality", "posterior_optimality", "rewards", "costs"):
+        torch.testing.assert_close(getattr(there, name), getattr(here, name), rtol=0, atol=1e-12)
+    torch.testing.assert_close(there.evidence_gradient, here.evidence_gradient, rtol=0, atol=1e-12)
+    torch.testing.assert_close(there.visit_gradient, here.visit_gradient, rtol=0, atol=1e-12)
+    there.plot()
+    there.to_xarray()
 
 
 def test_a_long_horizon_and_large_rewards():
