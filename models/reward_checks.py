@@ -56,11 +56,11 @@ def check_values(factor: RewardFactor, mdp: MDP, table: Tensor, t: int) -> None:
     if paid.any():
         row, action, outcome = torch.nonzero(paid)[0].tolist()
         state = int(final[row])
+        source = _source(factor, mdp, (state, action, outcome), t, lambda x: x != 0)
         raise ValueError(
             f"reward[{state}, {action}, {outcome}]{when} is {float(table[state, action, outcome]):g} in terminal "
-            f"state {mdp.state_name(state)}{_source(factor, mdp, (state, action, outcome), t, lambda x: x != 0)}; a "
-            "terminal state earns nothing: pay it on entry with Goal(...) or a reward of the next state, or restrict "
-            "it with reward.at(states=~mdp.terminal)"
+            f"state {mdp.state_name(state)}; a terminal state earns nothing: pay it on entry with Goal(...) or a "
+            f"reward of the next state, or restrict it with reward.at(states=~mdp.terminal){source}"
         )
 
 
@@ -174,5 +174,5 @@ def _source(factor: RewardFactor, mdp: MDP, place: tuple[int, ...], t: int, wron
     for term in terms:
         table = raw_table(term, mdp, t).detach()
         if wrong(table.expand(*table.shape[:2], max(table.shape[-1], place[2] + 1))[place]):
-            return f", from {term.label}"
+            return f" (it comes from {term.label})"
     return ""

@@ -217,7 +217,7 @@ MISTAKES = {
     "NaN in a sum": (
         lambda: TableReward([-1.0, 0.0, 0.0]) + TableReward([0.0, math.nan, 0.0]).named("the draught"),
         ValueError,
-        r"\[1, 0, 0\] is NaN \(state stairs, action stay\), from reward factor the draught",
+        r"\[1, 0, 0\] is NaN \(state stairs, action stay\) \(it comes from reward factor the draught\)",
     ),
     "+inf": (TableReward([0.0, math.inf, 0.0]), ValueError, r"\+inf \(state stairs.*-inf for what is forbidden"),
     "numpy on weights": (
@@ -228,7 +228,7 @@ MISTAKES = {
     "reward where all is over": (
         lambda: StepCost(0.1) + TableReward([0.0, 0.0, 5.0]),
         ValueError,
-        r"is 5 in terminal state roof, from reward factor TableReward; .*on entry with Goal",
+        r"is 5 in terminal state roof; .*on entry with Goal.*it comes from reward factor TableReward",
     ),
     "None": (lambda: None, TypeError, r"NoneType.*'return' missing"),
     "a name": ("goal", TypeError, r"build_reward\('goal', \.\.\.\)"),
