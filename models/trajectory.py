@@ -19,12 +19,14 @@ import torch
 from pyro.distributions import Categorical
 from torch import Tensor
 
-from cai.models.checks import check_distribution, check_shape, first_index, float_tensor, whole_horizon
+from cai.models.checks import check_distribution, check_shape, float_tensor, whole_horizon
 from cai.models.distributions import Optimality
 from cai.models.mdp import MDP
 from cai.models.numerics import safe_log
 from cai.models.places import place_tensor, resolve_place
-from cai.models.rewards import Step, TableReward, as_reward, evaluate_factor
+from cai.models.reward_base import Step, evaluate_factor, raw_table
+from cai.models.reward_checks import check_elementwise, check_values, warn_of_habits
+from cai.models.rewards import TableReward, as_reward
 
 if TYPE_CHECKING:
     from cai.models.batch import ModelBatch
@@ -411,43 +413,17 @@ class TrajectoryModel:
     # ---- checks -------------------------------------------------------------------------------------------------
 
     def _raw_table(self, t: int) -> Tensor:
-        whole = self.reward.whole_table(self.mdp)
-        if whole is not None:
-            return whole[..., None]
-        num_states, num_actions, num_outcomes = self.mdp.probabilities.shape
-        states = torch.arange(num_states)[:, None, None]
-        actions = torch.arange(num_actions)[None, :, None]
-        if self.reward.reads_outcome:
-            outcomes = torch.arange(num_outcomes)[None, None, :]
-            step = Step(states, actions, outcomes, self.mdp.successors(), t)
-            shape = (num_states, num_actions, num_outcomes)
-        else:
-            zero = torch.zeros((1, 1, 1), dtype=torch.int64)
-            step = Step(states, actions, zero, zero, t)
-            shape = (num_states, num_actions, 1)
-        return evaluate_factor(self.reward, self.mdp, step).expand(shape)
+        return raw_table(self.reward, self.mdp, t)
 
     def _check_reward(self, t: int) -> None:
-        table = self._raw_table(t).detach()
-        when = f" at time index {t}" if self.reward.reads_time else ""
-        for bad, what in ((torch.isnan(table), "NaN"), (table == torch.inf, "+inf")):
-            if bad.any():
-                raise ValueError(
-                    f"reward{first_index(bad)}{when} is {what}; rewards are numbers, or -inf for what is forbidden"
-                )
-        final = torch.nonzero(self.mdp.terminal).flatten()
-        real = (self.mdp.probabilities.detach()[final] > 0) & self.mdp.available[final, :, None]
-        if not self.reward.reads_outcome:
-            real = real.any(-1, keepdim=True)
-        paid = (table[final] != 0) & real
-        if paid.any():
-            row, action, outcome = torch.nonzero(paid)[0].tolist()
-            state = int(final[row])
-            raise ValueError(
-                f"reward[{state}, {action}, {outcome}]{when} is {float(table[state, action, outcome]):g} in terminal "
-                f"state {self.mdp.state_name(state)}; a terminal state earns nothing: pay it on entry with "
-                "Goal(...) or a reward of the next state, or restrict it with reward.at(states=~mdp.terminal)"
-            )
+        if t == self.reward_times[0]:
+            self.reward.check_model(self)
+        table = self._raw_table(t)
+        check_values(self.reward, self.mdp, table, t)
+        if t == self.reward_times[0]:
+            check_elementwise(self.reward, self.mdp, table, t)
+        if t == self.reward_times[-1]:
+            warn_of_habits(self.reward, self.mdp, t)
 
     def _outcomes_disagree(self, t: int) -> bool:
         """Whether two possible outcomes of one (s, a) share a next state and pay differently."""
