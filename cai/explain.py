@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from cai.inference.backends import infer
-from cai.inference.messages import forward_messages
+from cai.inference.forward_messages import forward_messages
 from cai.inference.posterior import Posterior
 from cai.inference.status import Backend, Target
 from cai.models.mdp import MDP

@@ -35,7 +35,6 @@ __all__ = [
     "backward",
     "fixed_backup",
     "forward",
-    "forward_messages",
     "hard_choice",
     "occupancies",
     "optimistic_backup",
@@ -306,33 +305,6 @@ def policy_backward(model: TrajectoryModel, policy: Tensor, dynamics: OutcomeDyn
         rows.append((values, q_values))
     stacked = [torch.stack(part) for part in zip(*reversed(rows), strict=True)]
     return stacked[0], stacked[1]
-
-
-def forward_messages(model: TrajectoryModel) -> Tensor:
-    """[T + 1, S], log p(s_t, O_{1:t-1} = 1) in nats, of a finite horizon.
-
-    Times the backward message it is the posterior marginal: p(s_t | O) p(O) (slides "Forward messages", after CS285).
-    """
-    mdp = model.mdp
-    rows = [safe_log(mdp.initial)]
-    stays = safe_log(model.survival)[:, None, None]
-    log_weights = safe_log(mdp.probabilities) + model.log_action_prior[..., None] + stays
-    for t in range(model.steps):
-        scores = log_weights + model.log_potential(t) + rows[-1][:, None, None]
-        rows.append(_log_scatter(model, scores))
-    return torch.stack(rows)
-
-
-def _log_scatter(model: TrajectoryModel, scores: Tensor) -> Tensor:
-    """Log sum exp of scores [S, A, K] at the outcomes' next states: [S], each next state shifted by its own largest."""
-    mdp = model.mdp
-    if mdp.next_states is None:
-        return safe_logsumexp(scores.reshape(-1, mdp.num_states), dim=0)
-    index, flat = mdp.next_states.reshape(-1), scores.reshape(-1)
-    largest = scores.new_full((mdp.num_states,), -torch.inf)
-    largest = largest.scatter_reduce(0, index, flat.detach(), "amax")
-    shift = torch.where(torch.isfinite(largest), largest, torch.zeros_like(largest))
-    return safe_log(mdp.scatter((scores - shift[mdp.next_states]).exp())) + shift
 
 
 def forward(

@@ -212,7 +212,9 @@ def test_tables_over_time(build):
 
 @both
 @pytest.mark.parametrize(
-    "numbers", [[1.0, 0.0, -2.0], torch.tensor([1.0, 0.0, -2.0]), lambda t: [1, 0, -2][t]], ids=repr
+    "numbers",
+    [[1.0, 0.0, -2.0], torch.tensor([1.0, 0.0, -2.0]), lambda t: [1, 0, -2][t]],
+    ids=["list", "tensor", "function"],
 )
 def test_schedules(build, numbers):
     agree(build(), TableReward(OF_NEXT).scheduled(numbers), lambda s, a, k, n, t: OF_NEXT[s, a, n] * [1, 0, -2][t])
