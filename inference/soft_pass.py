@@ -349,9 +349,13 @@ class SoftPass:
         if self.rewards is not None and isinstance(prior, Tensor) and prior.dim() == 2:
             prior = prior[..., None].expand_as(rewards)
         row_largest = rewards.new_empty(rewards[:, 0].shape)
-        for start, stop in self.blocks(row_largest):
-            scores = rewards[start:stop] * scale + (prior[start:stop] if isinstance(prior, Tensor) else prior)
-            torch.amax(scores, 1, out=row_largest[start:stop])
+        if isinstance(prior, Tensor):
+            for start, stop in self.blocks(row_largest):
+                scores = rewards[start:stop] * scale + prior[start:stop]
+                torch.amax(scores, 1, out=row_largest[start:stop])
+        else:
+            torch.amax(rewards, 1, out=row_largest)
+            row_largest.mul_(scale).add_(prior)
         largest, _ = _extent(row_largest)
         finite = row_largest.masked_fill_(torch.isinf(row_largest), 0.0) if self.kind == "exact" else None
         return Constants(rewards, scale, prior, largest, finite, sums)
