@@ -85,33 +85,41 @@ def limit_entries(
     chosen = make_backend(backend)
     if chosen.target not in (Target.EXACT, Target.FIXED_DYNAMICS):
         raise ValueError(f"backend {chosen.name!r} has target {chosen.target}; use 'variational' or 'exact'")
-    found = _priced(model, states, probability, chosen, 0.0)
-    if found.entries <= probability:
-        return found
+
+    def entries_at(price: float) -> float:
+        return _entries(model, states, chosen, price)
+
+    def answer(price: float, entries: float) -> Limited:
+        final = model.replace(reward=model.reward + Goal(states, -price)) if price else model
+        return Limited(price, entries, probability, final, infer(final, chosen))
+
+    entries = entries_at(0.0)
+    if entries <= probability:
+        return answer(0.0, entries)
     alpha = plain_number(model.temperature)
     low, high = 0.0, alpha
-    while (found := _priced(model, states, probability, chosen, high)).entries > probability:
+    while (entries := entries_at(high)) > probability:
         low, high = high, 4 * high
         if high > HIGHEST * alpha:
             raise ValueError(
                 f"at a price of {low:g} for each entry the answer still enters with an expectation of "
-                f"{found.entries:.6g}, and {probability:g} is allowed: as far as can be told no policy does better; "
+                f"{entries:.6g}, and {probability:g} is allowed: as far as can be told no policy does better; "
                 "allow more, or check that there is another way"
             )
     for _ in range(TRIALS):
-        if found.entries >= (1 - tolerance) * probability or high - low <= 1e-14 * high:
+        if entries >= (1 - tolerance) * probability or high - low <= 1e-14 * high:
             break
         middle = (low + high) / 2
-        trial = _priced(model, states, probability, chosen, middle)
-        if trial.entries > probability:
+        trial = entries_at(middle)
+        if trial > probability:
             low = middle
         else:
-            high, found = middle, trial
-    return found
+            high, entries = middle, trial
+    return answer(high, entries)
 
 
-def _priced(model: TrajectoryModel, states: Any, limit: float, backend: Backend, price: float) -> Limited:
-    """The answer at a price, and its expected entries: minus alpha times the slope of the bound in the price."""
+def _entries(model: TrajectoryModel, states: Any, backend: Backend, price: float) -> float:
+    """Expected entries of the answer at a price: minus alpha times the slope of the bound in the price."""
     with torch.enable_grad():
         value = torch.tensor(-price, dtype=torch.float64, requires_grad=True)
         posterior = infer(model.replace(reward=model.reward + Goal(states, value)), backend)
@@ -122,5 +130,4 @@ def _priced(model: TrajectoryModel, states: Any, limit: float, backend: Backend,
     entries = max(0.0, float(slope) * plain_number(model.temperature))
     if not math.isfinite(entries):
         raise ValueError(f"the expected number of entries at price {price:g} is not finite")
-    final = model.replace(reward=model.reward + Goal(states, -price)) if price else model
-    return Limited(price, entries, limit, final, infer(final, backend))
+    return entries

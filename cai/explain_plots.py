@@ -27,8 +27,10 @@ def plot_explanation(explanation: RewardExplanation, *, figsize: tuple[float, fl
         figsize: in inches.
     """
     maps = 1 + (explanation.visit_gradient is not None)
-    size = figsize or (5.2 * (2 + maps), 4.6)
-    figure, axes = plt.subplots(1, 2 + maps, figsize=size, layout="constrained")
+    rows = 1 + (maps == 2)  # one row of four would be too wide for a page
+    size = figsize or (5.2 * (2 + maps) / rows, 4.6 * rows)
+    figure, grid = plt.subplots(rows, (2 + maps) // rows, figsize=size, layout="constrained", squeeze=False)
+    axes = grid.flatten()
     _optimality(axes[0], explanation)
     _waterfall(axes[1], explanation)
     exact = str(explanation.posterior.target) == "exact"

@@ -10,6 +10,7 @@ import contextlib
 import inspect
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -43,7 +44,7 @@ class Step:
     next_state: Tensor
     t: int
 
-    @property
+    @cached_property
     def shape(self) -> torch.Size:
         """The shape that the indices broadcast to."""
         return torch.broadcast_shapes(self.state.shape, self.action.shape, self.outcome.shape, self.next_state.shape)

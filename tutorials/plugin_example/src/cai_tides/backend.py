@@ -6,8 +6,9 @@ from typing import ClassVar
 from cai.inference.closed_form import require_finite
 from cai.inference.dynamics import FixedDynamics
 from cai.inference.messages import policy_backward
-from cai.inference.posterior import Posterior, tabular_posterior
+from cai.inference.posterior import Posterior
 from cai.inference.status import Status, Target
+from cai.inference.tabular import tabular_posterior
 from cai.models.numerics import expectation
 
 
