@@ -1,4 +1,4 @@
-"""The command line: compare backends, list models and backends, draw pictures."""
+"""The command line: compare backends, list models and backends, draw pictures, serve a page to explore a model."""
 
 from __future__ import annotations
 
@@ -150,6 +150,20 @@ def draw_command(
     except (OSError, ValueError) as error:
         raise ValueError(f"the picture cannot be saved as {str(path)!r}: {error}") from None
     _console().print(f"saved {path}", highlight=False, soft_wrap=True)
+
+
+@app.command("explore")
+def explore_command(
+    model: Name,
+    port: Annotated[int, typer.Option(help="Where to serve the page; 0 takes a free port.")] = 0,
+    browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the page in a browser.")] = True,
+) -> None:
+    """Serve a page with sliders for a model, and live maps of what the backends answer."""
+    try:
+        from cai.explorer.page import serve
+    except ImportError as error:
+        raise ValueError(str(error)) from None
+    serve(model, port=port, browser=browser, announce=lambda line: print(line, flush=True))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
