@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 from typer.exceptions import TyperException
 
-from cai.comparison import DEFAULT_BACKENDS, Comparison, Row, compare
+from cai.comparison import DEFAULT_BACKENDS, Comparison, Row, chance_columns, compare
 from cai.inference.backends import available_backends, infer
 from cai.inference.status import InferenceError
 from cai.models.factor_graph import draw_factor_graph
@@ -274,7 +274,7 @@ def _print_comparison(console: Console, result: Comparison) -> None:
         words = [row.backend, *([] if narrow else [row.target]), row.status.label]
         believes.add_row(*words, *(_number(value) for value in numbers), *([] if narrow else [f"{row.seconds:.2f}"]))
     console.print(believes)
-    chances = _chances(model)
+    chances = chance_columns(model)
     world = _table("What its policy does in the true world", [], status=False)
     gap, spread = ("gap", []) if narrow else ("believed - real", ["std"])
     for column in ("real return", gap, *spread, "worst 5%", *chances):
@@ -295,28 +295,12 @@ def _table(title: str, words: list[str], status: bool = True) -> Table:
     return table
 
 
-def _chances(model: TrajectoryModel) -> dict[str, tuple[str, str]]:
-    """Column -> (attribute of the outcome, region): endings in terminal regions, visits of the others, the discount."""
-    if not model.is_finite:
-        return {}
-    columns = {}
-    for region, mask in model.mdp.regions.items():
-        ends = bool(model.mdp.terminal[mask].all())
-        columns[f"{'ends in' if ends else 'visits'} {region}"] = ("ends_in" if ends else "visits", region)
-    if model.discount < 1:
-        columns["cut short"] = ("absorbed", "")
-    return columns
-
-
 def _world(row: Row, chances: dict[str, tuple[str, str]], narrow: bool) -> list[str]:
     outcome = row.outcome
     if outcome is None:
         return ["-"] * (4 - narrow + len(chances))
     numbers = (row.real_return, row.optimism_gap, *(() if narrow else (outcome.std,)), outcome.cvar)
-    shares = []
-    for what, region in chances.values():
-        found = getattr(outcome, what)
-        shares.append(found[region] if region else found)
+    shares = [outcome.chance(*place) for place in chances.values()]
     return [*(_number(value, 2 if narrow else 4) for value in numbers), *(f"{share:.1%}" for share in shares)]
 
 

@@ -13,9 +13,10 @@ from typing import Any
 import matplotlib
 from matplotlib.figure import Figure
 
-from cai.comparison import Comparison, Row, compare
+from cai.comparison import NUMBERS, Comparison, Row, chance_columns, compare
 from cai.explorer.controls import Control, make_controls, open_source
 from cai.inference.risk import RiskSensitive
+from cai.inference.status import Backend
 from cai.models.trajectory import TrajectoryModel
 
 __all__ = ["Exploration", "View"]
@@ -72,7 +73,7 @@ class Exploration:
         try:
             model = self._model(settled)
             _check_size(model)
-            backends = ["exact", "variational", RiskSensitive(eta=settled["eta"])]
+            backends: list[str | Backend] = ["exact", "variational", RiskSensitive(eta=settled["eta"])]
             answers = compare(model, backends, num_rollouts=2)  # expectations are exact; the spread is not shown
         except Exception as error:  # whatever a builder does to a number, the panel says it and goes on
             refusal = isinstance(error, ValueError)
@@ -86,6 +87,9 @@ class Exploration:
         return View(self.name, settled, answers, tuple(texts))
 
     def _model(self, values: Mapping[str, Any]) -> TrajectoryModel:
+        for name, value in values.items():
+            if value is None:
+                raise ValueError(f"{name.replace('_', ' ')} is empty; enter a number")
         options = {name: _plain(value) for name, value in values.items()}
         options.pop("eta")
         if options.pop("infinite_horizon"):
@@ -125,7 +129,8 @@ class View:
     @cached_property
     def numbers(self) -> dict[str, dict[str, float | None]]:
         """Backend -> column -> number, as `cai.compare` has it; None where it is not known."""
-        return {} if self.answers is None else {_name(row): _numbers(row) for row in self.answers.rows}
+        answers = self.answers
+        return {} if answers is None else {_name(row): _numbers(row, answers.model) for row in answers.rows}
 
     def _title(self, row: Row) -> str:
         return f"risk, eta = {_short(self.values['eta'])}" if _name(row) == "risk" else _name(row)
@@ -186,18 +191,18 @@ def _name(row: Row) -> str:
     return row.backend.split("(")[0]
 
 
-def _numbers(row: Row) -> dict[str, float | None]:
-    found = (row.log_evidence, row.elbo, row.believed_return, row.real_return)
-    found = (*found, row.optimism_gap, row.luck, row.policy_entropy)
-    numbers: dict[str, float | None] = dict(zip(COLUMNS, found, strict=True))
-    ends = (row.outcome.ends_in if row.outcome is not None else None) or {}
-    return numbers | {f"ends in {region}": share for region, share in ends.items()}
+def _numbers(row: Row, model: TrajectoryModel) -> dict[str, float | None]:
+    numbers: dict[str, float | None] = {key: getattr(row, name) for key, name in zip(COLUMNS, NUMBERS, strict=True)}
+    outcome = row.outcome
+    for column, place in chance_columns(model).items():
+        numbers[column] = None if outcome is None else outcome.chance(*place)
+    return numbers
 
 
 def _cell(value: float | None, column: str) -> str:
     if value is None:
         return "-"
-    if column.startswith("ends in"):
+    if column not in COLUMNS:  # a probability
         return f"{value:.1%}"
     return f"{value if abs(value) >= 5e-5 else 0.0:.4f}"
 

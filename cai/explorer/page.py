@@ -64,7 +64,7 @@ class Page:
     def show(self) -> None:
         """Asks for the values that the controls have now, and shows the answers."""
         values = {name: widget.value for name, widget in self.controls.items()}
-        self.view = self.exploration.ask(**{name: value for name, value in values.items() if value is not None})
+        self.view = self.exploration.ask(**values)
         self.controls["horizon"].disabled = bool(values["infinite_horizon"])
         picture = self.view.png()
         with panel.io.hold():

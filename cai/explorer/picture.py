@@ -9,9 +9,10 @@ import matplotlib as mpl
 import numpy as np
 import torch
 from matplotlib.axes import Axes
-from matplotlib.colors import Normalize, to_rgb
+from matplotlib.colors import Normalize, to_hex, to_rgb
 from matplotlib.figure import Figure
-from matplotlib.patches import Patch
+from matplotlib.image import AxesImage
+from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import MaxNLocator
 
 from cai.comparison import Comparison
@@ -64,8 +65,8 @@ def draw_answers(comparison: Comparison, names: Sequence[str]) -> Figure:
     draw_returns(bottom, rows, names, "reward units")
     if layout is None:
         handles = _legend(model)
-        where = {"loc": "outside upper center", "ncols": min(8, len(handles)), "frameon": False}
-        figure.legend(handles=handles, title="action", **where)
+        columns = min(8, len(handles))
+        figure.legend(handles=handles, title="action", loc="outside upper center", ncols=columns, frameon=False)
     engine: Any = figure.get_layout_engine()
     engine.set(w_pad=0.05, h_pad=0.1)
     return figure
@@ -101,11 +102,11 @@ def draw_policy_table(ax: Axes, posterior: Posterior) -> None:
         ax.set_xticks([])
 
 
-def action_colors(number: int) -> Sequence[str | tuple[float, ...]]:
+def action_colors(number: int) -> Sequence[str]:
     """A colour for each action, which colour-blind readers tell apart; of many, at least the order."""
     if number <= len(ACTION_COLORS):
         return ACTION_COLORS[:number]
-    return [tuple(color) for color in mpl.colormaps["cividis"](np.linspace(0, 1, number))]
+    return [to_hex(color) for color in mpl.colormaps["cividis"](np.linspace(0, 1, number))]
 
 
 def _legend(model: TrajectoryModel) -> list[Patch]:
@@ -126,7 +127,7 @@ def _heights(model: TrajectoryModel, layout: GridLayout | None) -> tuple[float, 
     if layout is None:
         states = min(max(2.4, 0.18 * model.mdp.num_states), 5.0)
         return states, 2.4, returns
-    cell = (WIDTH / 3 - 1.4) / layout.columns
+    cell = (WIDTH / 3 - 0.9) / layout.columns
     maps = min(max(1.3, cell * layout.rows), 4.5) + 0.8
     return maps, maps, returns
 
@@ -136,7 +137,7 @@ def _share_scales(above: Sequence[Axes], below: Sequence[Axes], maps: bool) -> N
     kinds = ((above, None, "soft value\n(reward units)"), (below, 0.0, "luck\n(nats)"))
     for axes, lowest, label in kinds if maps else ():
         pictures = [ax.images[-1] for ax in axes if ax.images]
-        shown = np.concatenate([np.ma.compressed(picture.get_array()) for picture in pictures] or [np.zeros(0)])
+        shown = np.concatenate([_finite(picture) for picture in pictures] or [np.zeros(0)])
         low = float(shown.min()) if lowest is None and shown.size else lowest or 0.0
         high = float(shown.max()) if shown.size else low
         high *= 1.25 if lowest is not None else 1.0  # the darkest luck must not look like a wall
@@ -148,10 +149,17 @@ def _share_scales(above: Sequence[Axes], below: Sequence[Axes], maps: bool) -> N
         for bar in bars[-1:]:
             bar.set_label(label)
     if not maps:
-        highest = max((bar.get_height() for ax in below for bar in ax.patches), default=0.0)
+        highest = max(
+            (bar.get_height() for ax in below for bar in ax.patches if isinstance(bar, Rectangle)), default=0.0
+        )
         for ax in below:
             if ax.patches:
                 ax.set_ylim(0, 1.05 * highest)
+
+
+def _finite(picture: AxesImage) -> np.ndarray:
+    shown = picture.get_array()
+    return np.zeros(0) if shown is None else np.ma.compressed(np.ma.masked_invalid(shown))
 
 
 def _say(ax: Axes, text: str) -> None:
