@@ -19,7 +19,7 @@ def answers(model, eta):
     found = {}
     for name, options in (("exact", {}), ("variational", {}), ("risk", {"eta": eta})):
         posterior = cai.infer(model, name, **options)
-        outcome = cai.evaluate(cai.extract_policy(posterior), model)
+        outcome = cai.evaluate(cai.extract_policy(posterior), model, num_rollouts=2)
         evidence = None if posterior.log_evidence is None else float(posterior.log_evidence)
         found[name] = {
             "log p(O)": evidence,

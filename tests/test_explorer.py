@@ -106,7 +106,7 @@ def test_many_actions_and_unreachable_states():
     reward = torch.randn(50, 30)
     reward[49] = 0.0
     reward[7] = -math.inf
-    view = Exploration(TrajectoryModel(mdp, reward, 500, temperature=0.3)).ask()
+    view = Exploration(TrajectoryModel(mdp, reward, 60, temperature=0.3)).ask()
     assert any(math.isfinite(row["luck"]) for row in view.numbers.values() if row["luck"] is not None)
     assert view.png()
 
@@ -164,10 +164,24 @@ def test_a_horizon_beyond_the_memory():
                                0.0, horizon)  # fmt: skip
 
     exploration = Exploration(wide)
-    assert exploration.ask(num_states=1000, horizon=1000).messages == ()
+    assert exploration.ask(num_states=300, horizon=30).messages == ()
     (text,) = exploration.ask(num_states=100_000, horizon=4000).messages
     assert "8.94 GiB" in text  # 8 bytes, 4000 steps, 100,000 states, values and two tables of one action
     assert "lower the horizon" in text
+
+
+def test_what_is_forbidden_stays_so():
+    def forbidden(slip=0.2, fall_reward=-math.inf):
+        return bridge(slip, fall_reward=fall_reward)
+
+    exploration = Exploration(forbidden)
+    assert "fall_reward" not in exploration.defaults  # no widget shows what is not finite
+    view = exploration.ask(slip=0.5)
+    assert view.messages == ()
+    assert view.numbers["variational"]["ends in chasm"] == 0.0
+    assert view.numbers["exact"]["real return"] == -math.inf  # it believes that it will not slip
+    assert ">-inf<" in view.table_html()
+    assert view.png()
 
 
 def test_impossible_optimality():

@@ -20,7 +20,6 @@ from cai.models import bridge, build_model
         ("discount", 0.8, lambda: bridge(discount=0.8)),
         ("eta", 1.5, lambda: bridge()),
         ("horizon", 9, lambda: bridge(horizon=9)),
-        ("goal_reward", 1.0, lambda: bridge(goal_reward=1.0)),
     ],
 )
 def test_moving_a_widget_changes_picture_and_numbers(name, value, model):

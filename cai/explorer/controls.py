@@ -68,7 +68,7 @@ class Source:
 
     Attributes:
         build: makes the model of given options; those left out keep their defaults.
-        options: the numbers of the builder itself, by name, with their defaults.
+        options: the finite numbers of the builder itself, by name, with their defaults.
         first: the model at the defaults.
     """
 
@@ -117,7 +117,7 @@ def open_source(source: Any) -> Source:
     options = {
         name: parameter.default
         for name, parameter in parameters.items()
-        if name not in COMMON and isinstance(parameter.default, (bool, int, float))
+        if name not in COMMON and isinstance(parameter.default, (bool, int, float)) and math.isfinite(parameter.default)
     }
     return Source(partial(_rebuild, build, frozenset(parameters)), options, first)
 

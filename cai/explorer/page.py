@@ -148,7 +148,7 @@ def _widget(control: Control) -> Any:
     if control.kind == "number":
         return panel.widgets.FloatInput(**about)
     if control.kind == "log":
-        return panel.widgets.DiscreteSlider(options=control.choices, formatter="%.3g", **about)
+        return panel.widgets.DiscreteSlider(options=control.choices, formatter="%.4g", **about)
     if control.kind == "whole":
         ends = {"start": int(control.low), "end": int(control.high), "step": int(control.step)}
         return panel.widgets.EditableIntSlider(fixed_start=1, **ends, **about)

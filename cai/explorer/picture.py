@@ -172,7 +172,8 @@ def _draw_luck(ax: Axes, posterior: Posterior) -> None:
     plot_luck(posterior, ax=ax)
     by_state = float(posterior.luck_by_state().sum())
     total = by_state if posterior.luck is None else float(posterior.luck.detach())
-    title = f"luck assumed: {_nats(total)} nats"
+    what = "bad luck feared" if posterior.details.get("eta", 0.0) < 0 else "luck assumed"
+    title = f"{what}: {_nats(total)} nats"
     if total - by_state > 5e-3:
         title += f"\n({_nats(total - by_state)} of them in the choice of the start)"
     ax.set_title(title, fontsize=11)

@@ -75,7 +75,7 @@ def _widget(control: Control) -> Any:
     if control.kind == "log":
         low, high = math.log10(control.low), math.log10(control.high)
         return ipywidgets.FloatLogSlider(
-            min=low, max=high, step=math.log10(control.step), readout_format=".3g", **about
+            min=low, max=high, step=math.log10(control.step), readout_format=".4g", **about
         )
     if control.kind == "whole":
         return ipywidgets.IntSlider(min=int(control.low), max=int(control.high), step=int(control.step), **about)
