@@ -29,7 +29,7 @@ FLAGS = (
     "--disable-component-update --disable-sync --window-size=1500,1300"
 )
 EVERY = {"exact", "variational", "risk"}
-PATIENCE = 60  # seconds
+PATIENCE = 180  # seconds; two busy cores are slow to start a server
 # Widgets live in shadow trees, which selectors do not enter.
 FIND = """
 const found = [];
