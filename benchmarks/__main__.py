@@ -117,7 +117,7 @@ def _memory(options: argparse.Namespace, tick: Any) -> list[dict[str, Any]]:
 
     rows = []
     value_bytes = make_workload("C", options.quick).value_bytes
-    cases = [(name, job) for name in ("cai", "jax", "scipy") for job in ("fixed", "exact")]
+    cases = [(name, job) for name in ("cai", "cai, native", "jax", "scipy") for job in ("fixed", "exact")]
     for name, job in (*cases, ("quantecon", "fixed")):
         tick(f"memory of {name}: {job} on C")
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -44,7 +45,7 @@ class Contender:
 
 
 def library_contenders(workload: Workload, *, compiled: bool = True) -> list[Contender]:
-    """`cai` on every job of a workload, by the kernel that it chooses and by `torch.compile`.
+    """`cai` on every job of a workload, by the kernel that it chooses, by the native one and by `torch.compile`.
 
     Args:
         workload: what is asked.
@@ -52,19 +53,21 @@ def library_contenders(workload: Workload, *, compiled: bool = True) -> list[Con
     """
     if workload.gradient:
         return [
-            Contender("cai", "gradient", _gradient, _read_gradient),
-            Contender("cai", "exact", lambda w: _values(w, "exact", "auto"), _read_values, note="the value pass alone"),
+            contender
+            for name, kernel in (("cai", "auto"), ("cai, native", "native"))
+            for contender in (
+                Contender(name, "gradient", partial(_gradient, kernel=kernel), _read_gradient),
+                Contender(name, "exact", _passes("exact", kernel), _read_values, note="the value pass alone"),
+            )
         ]
-    result = [
-        Contender("cai", "fixed", lambda w: _values(w, "variational", "auto"), _read_values),
-        Contender("cai", "exact", lambda w: _values(w, "exact", "auto"), _read_values),
-    ]
+    kernels = [("cai", "auto"), ("cai, native", "native")]
     if compiled and workload.next_states is not None:
-        result += [
-            Contender("cai, compiled", "fixed", lambda w: _values(w, "variational", "compiled"), _read_values),
-            Contender("cai, compiled", "exact", lambda w: _values(w, "exact", "compiled"), _read_values),
-        ]
-    return result
+        kernels.append(("cai, compiled", "compiled"))
+    return [
+        Contender(name, job, _passes(backend, kernel), _read_values)
+        for name, kernel in kernels
+        for job, backend in (("fixed", "variational"), ("exact", "exact"))
+    ]
 
 
 def make_model(workload: Workload, reward: Any = None) -> Any:
@@ -89,18 +92,21 @@ def make_model(workload: Workload, reward: Any = None) -> Any:
     return TrajectoryModel(mdp, reward, workload.horizon)
 
 
-def _values(workload: Workload, backend: str, kernel: str) -> Callable[[], Any]:
-    import cai
+def _passes(backend: str, kernel: str) -> Callable[[Workload], Callable[[], Any]]:
+    def prepare(workload: Workload) -> Callable[[], Any]:
+        import cai
 
-    model = make_model(workload)
-    return lambda: cai.infer(model, backend, keep="values", kernel=kernel)
+        model = make_model(workload)
+        return lambda: cai.infer(model, backend, keep="values", kernel=kernel)
+
+    return prepare
 
 
 def _read_values(posterior: Any) -> np.ndarray:
     return posterior.values.numpy()
 
 
-def _gradient(workload: Workload) -> Callable[[], Any]:
+def _gradient(workload: Workload, kernel: str) -> Callable[[], Any]:
     import torch
 
     import cai
@@ -110,7 +116,7 @@ def _gradient(workload: Workload) -> Callable[[], Any]:
 
     def call() -> Any:
         reward.grad = None
-        cai.infer(model, "exact", keep="evidence").log_evidence.backward()
+        cai.infer(model, "exact", keep="values", kernel=kernel).log_evidence.backward()
         return reward.grad
 
     return call

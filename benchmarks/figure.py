@@ -12,7 +12,7 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
-from benchmarks.report import JOBS
+from benchmarks.report import JOBS, job_title
 from benchmarks.scaling import AXES
 
 __all__ = ["draw_report"]
@@ -20,13 +20,19 @@ __all__ = ["draw_report"]
 # Okabe and Ito's colours; every library has a shape of its own, too.
 LOOKS = {
     "cai": ("#0072B2", "o"),
+    "cai, native": ("#000000", "*"),
     "cai, compiled": ("#56B4E9", "D"),
     "quantecon": ("#D55E00", "s"),
     "jax": ("#009E73", "^"),
     "scipy": ("#E69F00", "v"),
     "imitation": ("#CC79A7", "P"),
 }
-JOB_LOOKS = {"fixed": ("#0072B2", "o", "-"), "exact": ("#D55E00", "s", "--")}
+JOB_LOOKS = {
+    "fixed": ("#0072B2", "o", "-"),
+    "exact": ("#D55E00", "s", "--"),
+    "fixed, native": ("#000000", "*", "-"),
+    "exact, native": ("#009E73", "^", "--"),
+}
 FIXED_SIZES = {"S": "A=4, K=3, T=20", "T": "S=10,000, A=4, K=4", "K": "S=40,000, A=4, T=10"}
 
 
@@ -95,7 +101,7 @@ def _draw_curve(axes: Axes, curve: dict[str, Any], caches: dict[str, int]) -> No
     sizes, fitted = np.array(curve["sizes"], dtype=float), np.array(curve["fitted"])
     for job, (color, marker, style) in JOB_LOOKS.items():
         seconds = np.array(curve["seconds"][job])
-        label = f"{JOBS[job]}: slope {curve['slopes'][job]:.3f}"
+        label = f"{job_title(job)}: slope {curve['slopes'][job]:.3f}"
         axes.plot(sizes, seconds * 1e3, marker, color=color, markersize=5, label=label)
         used = sizes[fitted]
         middle = np.exp(np.log(seconds[fitted]).mean() - curve["slopes"][job] * np.log(used).mean())

@@ -7,10 +7,16 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-__all__ = ["markdown_report", "print_report", "seconds_text"]
+__all__ = ["job_title", "markdown_report", "print_report", "seconds_text"]
 
 COLUMNS = ("workload", "job", "library", "median", "quartiles", "x floor", "x cai", "note")
 JOBS = {"fixed": "fixed dynamics", "exact": "sum-product", "gradient": "gradient"}
+
+
+def job_title(job: str) -> str:
+    """What a job is called, with the kernel behind it where it has one."""
+    name, *kernel = job.split(", ")
+    return ", ".join([JOBS[name], *kernel])
 
 
 def seconds_text(seconds: float) -> str:
@@ -59,7 +65,9 @@ def curve_rows(report: dict[str, Any]) -> list[tuple[str, ...]]:
         used = [size for size, use in zip(curve["sizes"], curve["fitted"], strict=True) if use]
         span, whole = (f"{sizes[0]:,} to {sizes[-1]:,}" for sizes in (used, curve["sizes"]))
         for job, value in curve["slopes"].items():
-            rows.append((curve["axis"], JOBS[job], f"{value:.3f}", span, f"{curve['slopes_of_all'][job]:.3f}", whole))
+            rows.append(
+                (curve["axis"], job_title(job), f"{value:.3f}", span, f"{curve['slopes_of_all'][job]:.3f}", whole)
+            )
     return rows
 
 

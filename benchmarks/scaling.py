@@ -1,4 +1,4 @@
-"""How time grows with S, T and K, for both jobs of `cai` by the kernels it chooses."""
+"""How time grows with S, T and K, for both jobs of `cai` by the kernels it chooses and by the native one."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from benchmarks.workloads import Workload, grid_workload
 
 __all__ = ["AXES", "run_curve"]
 
-JOBS = ("fixed", "exact")
+JOBS = ("fixed", "exact", "fixed, native", "exact, native")
 SIDES = (32, 56, 100, 178, 316, 422, 562, 750, 1000)  # S from 1,024 to 1,000,000; K = 3, T = 20
 HORIZONS = (50, 100, 200, 400, 800, 1600)  # on the grid of B
 OUTCOMES = (2, 4, 8, 16, 32, 64, 128, 256)  # on a grid 200 x 200, T = 10
@@ -64,7 +64,10 @@ def run_curve(
     seconds: dict[str, list[float]] = {job: [] for job in JOBS}
     for size, make in _workloads(axis, quick).items():
         workload = make()
-        contenders = {contender.job: contender for contender in library_contenders(workload, compiled=False)}
+        contenders = {
+            contender.job + contender.name.removeprefix("cai"): contender
+            for contender in library_contenders(workload, compiled=False)
+        }
         tick(f"curve along {axis}: {size:,}")
         calls = {job: contenders[job].prepare(workload) for job in JOBS}
         first = {}

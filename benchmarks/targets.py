@@ -9,7 +9,8 @@ from benchmarks.suite import find_row
 
 __all__ = ["judge"]
 
-OWN = ("cai", "cai, compiled")
+OWN = ("cai", "cai, compiled", "cai, native")
+TORCH = ("cai", "cai, compiled")
 
 
 def _best(result: Mapping[str, Any], job: str, names: tuple[str, ...] = OWN) -> float | None:
@@ -46,20 +47,26 @@ def judge(
     for name, limit in (("B", 0.7), ("C", 0.65)):
         if name in results:
             rival = _best(results[name], "fixed", ("quantecon",))
-            add(f"{name}, fixed: cai over quantecon", ratio(_best(results[name], "fixed"), rival), limit)
-    if "B" in results:
-        own = [_best(results["B"], job, ("cai",)) for job in ("exact", "fixed")]
-        add("B: cai exact over cai fixed", ratio(*own), 1.5)
-    if "D" in results:
-        own = [_best(results["D"], job, ("cai",)) for job in ("gradient", "exact")]
-        add("D: gradient over the value pass", ratio(*own), 2.0)
+            for kind, names in (("torch", TORCH), ("native", ("cai, native",))):
+                add(
+                    f"{name}, fixed: cai ({kind}) over quantecon",
+                    ratio(_best(results[name], "fixed", names), rival),
+                    limit,
+                )
+    for kind, name in (("torch", "cai"), ("native", "cai, native")):
+        if "B" in results:
+            own = [_best(results["B"], job, (name,)) for job in ("exact", "fixed")]
+            add(f"B: cai exact over cai fixed ({kind})", ratio(*own), 1.5)
+        if "D" in results:
+            own = [_best(results["D"], job, (name,)) for job in ("gradient", "exact")]
+            add(f"D: gradient over the value pass ({kind})", ratio(*own), 2.0)
     if "E" in results:
         for job in ("fixed", "exact"):
             add(f"E, {job}: cai over the batch's floor", ratio(_best(results["E"], job), results["E"]["floor_s"]), 3.0)
     for row in memory:
-        if row["workload"] == "C" and row["contender"] == "cai":
+        if row["workload"] == "C" and row["contender"] in OWN:
             share = max(row["first_bytes"], row["later_bytes"]) / row["value_bytes"]
-            add(f"C, {row['job']}: memory added over that of the values", share, 1.5)
+            add(f"C, {row['job']}, {row['contender']}: memory added over that of the values", share, 1.5)
     for curve in curves:
         for job, value in curve["slopes"].items():
             add(f"slope in {curve['axis']}, {job}: distance from 1", abs(value - 1), 0.05)

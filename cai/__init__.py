@@ -6,6 +6,7 @@ if __name__ != "cai":
 from cai.comparison import Comparison, compare
 from cai.curves import plot_sweep
 from cai.evaluation import Outcome, evaluate
+from cai.explain import explain_reward
 from cai.inference import InferenceError, Posterior, Status, Target, available_backends, infer
 from cai.models import MDP, TrajectoryModel, draw_factor_graph, factor_graph
 from cai.plots import plot_comparison, plot_luck, plot_messages, plot_values
@@ -29,6 +30,7 @@ __all__ = [
     "compare",
     "draw_factor_graph",
     "evaluate",
+    "explain_reward",
     "extract_policy",
     "factor_graph",
     "infer",

@@ -1,4 +1,4 @@
-"""The command line: compare backends, list models and backends, draw pictures, serve a page to explore a model."""
+"""The command line: compare backends, list what is known by name, draw pictures, serve a page to explore a model."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from cai.comparison import DEFAULT_BACKENDS, Comparison, Row, chance_columns, co
 from cai.inference.backends import available_backends, infer
 from cai.inference.status import InferenceError
 from cai.models.factor_graph import draw_factor_graph
+from cai.models.reward_plugins import available_rewards, build_reward
 from cai.models.trajectory import TrajectoryModel
 from cai.models.zoo import available_models, build_model
 
@@ -36,6 +37,14 @@ Backends = Annotated[
     list[str] | None,
     typer.Option(
         "--backend", help="A name from 'cai backends', with options if wanted (risk:eta=-2); may be repeated."
+    ),
+]
+Rewards = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--reward",
+        help="A name from 'cai rewards', with options (goal:states=exit,value=2), added to the model's own reward; may "
+        "be repeated.",
     ),
 ]
 Horizon = Annotated[str | None, typer.Option(help="Number of steps, or 'inf' for a stationary answer.")]
@@ -64,6 +73,7 @@ def options(
 def compare_command(
     model: Name,
     backend: Backends = None,
+    reward: Rewards = None,
     horizon: Horizon = None,
     temperature: Temperature = None,
     discount: Discount = None,
@@ -73,7 +83,7 @@ def compare_command(
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="Save pictures and comparison.json here.")] = None,
 ) -> None:
     """Ask several backends about a model, and try their policies in the true world."""
-    problem = _build(model, horizon, temperature, discount, slip)
+    problem = _with_rewards(_build(model, horizon, temperature, discount, slip), reward)
     folder = _folder(out)
     result = compare(problem, backend or DEFAULT_BACKENDS, seed=seed)
     saved = _save(result, folder) if folder is not None else []
@@ -97,6 +107,17 @@ def models_command() -> None:
         table.add_row(
             entry.name, str(problem.mdp.num_states), str(problem.mdp.num_actions), str(problem.horizon), entry.summary
         )
+    _console().print(table)
+
+
+@app.command("rewards")
+def rewards_command() -> None:
+    """List the reward factors known by name, for --reward."""
+    table = Table(title="Reward factors", title_justify="left")
+    for column in ("reward", "options", "what it is"):
+        table.add_column(column)
+    for entry in available_rewards().values():
+        table.add_row(entry.name, ", ".join(entry.options), entry.summary)
     _console().print(table)
 
 
@@ -204,6 +225,15 @@ def _build(
     if horizon is not None:
         steps = math.inf if horizon == "inf" else _whole(horizon)
     return build_model(name, horizon=steps, temperature=temperature, discount=discount, slip=slip)
+
+
+def _with_rewards(problem: TrajectoryModel, rewards: list[str] | None) -> TrajectoryModel:
+    """The model, with reward factors added that were named on the command line."""
+    try:
+        extra = [build_reward(text) for text in rewards or ()]
+    except TypeError as error:  # an option of the wrong type is a bad argument here
+        raise ValueError(str(error)) from None
+    return problem.replace(reward=sum(extra, start=problem.reward)) if extra else problem
 
 
 def _whole(horizon: str) -> int:

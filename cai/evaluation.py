@@ -13,7 +13,7 @@ from torch import Tensor
 from cai.batch_results import OutcomeBatch
 from cai.inference.chain import expected_visits
 from cai.inference.dynamics import FixedDynamics
-from cai.inference.posterior import measure
+from cai.inference.tabular import measure
 from cai.models.batch import ModelBatch
 from cai.models.numerics import weighted
 from cai.models.trajectory import TrajectoryModel

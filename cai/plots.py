@@ -19,7 +19,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-from cai.inference.messages import forward_messages
+from cai.inference.forward_messages import forward_messages
 from cai.inference.posterior import Posterior
 from cai.inference.status import Target
 from cai.models.layout import GridLayout

@@ -17,6 +17,7 @@ from cai.inference.passes import make_pass, make_sweep
 from cai.inference.soft_pass import SoftPass
 from cai.inference.sweep import SoftSweep
 from cai.models.numerics import safe_logsumexp
+from cai.models.places import new_table
 from cai.models.trajectory import TrajectoryModel
 
 __all__ = ["asks_for_gradients", "recorded_values", "soft_values"]
@@ -59,7 +60,7 @@ def soft_values(
 def _backward_pass(soft: SoftPass, times: list[int]) -> Tensor:
     """[C, S], values of the steps that are asked for, ascending, the last of which is T."""
     num_states = soft.num_states
-    kept = soft.ones.new_empty((len(times), num_states))
+    kept = new_table(soft.ones, (len(times), num_states))
     if len(times) == times[-1] + 1:
         return soft.values(kept)
     kept[-1] = 0.0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import logging
 import numbers
@@ -28,6 +27,7 @@ from cai.inference.variational import StructuredVariational
 from cai.inference.z_iteration import ZIteration
 from cai.models.batch import ModelBatch
 from cai.models.mdp import MDP
+from cai.models.options import split_options
 
 logger = logging.getLogger("cai.inference")
 
@@ -83,7 +83,7 @@ def make_backend(backend: str | Backend, **options: Any) -> Backend:
         TypeError: if it is neither a name nor a backend.
     """
     if isinstance(backend, str):
-        backend, written = _split(backend)
+        backend, written = split_options(backend, "backend")
         classes = {cls.name: cls for cls in _BUILT_IN}
         if backend not in classes:  # looking for plug-ins takes a while
             classes = available_backends()
@@ -108,26 +108,6 @@ def make_backend(backend: str | Backend, **options: Any) -> Backend:
             f"options {', '.join(options)} go into the instance of {type(backend).__name__}, not into infer"
         )
     return backend
-
-
-def _split(text: str) -> tuple[str, dict[str, Any]]:
-    """("risk", {"eta": -2}) from "risk:eta=-2"."""
-    name, _, rest = text.partition(":")
-    options: dict[str, Any] = {}
-    for part in rest.split(",") if rest else ():
-        key, given, value = part.partition("=")
-        if not given or not key.strip():
-            raise ValueError(f"{part!r} in backend {text!r} is no option; write NAME:option=value,option=value")
-        options[key.strip()] = _literal(value.strip())
-    return name.strip(), options
-
-
-def _literal(text: str) -> Any:
-    with contextlib.suppress(ValueError):
-        return int(text)
-    with contextlib.suppress(ValueError):
-        return float(text)
-    return {"true": True, "false": False, "none": None}.get(text.lower(), text)
 
 
 def backend_label(backend: Backend) -> str:

@@ -18,6 +18,7 @@ from cai.inference.adjoint import recorded_values
 from cai.inference.backups import outcome_ratios, outcome_slopes
 from cai.inference.passes import make_pass, make_sweep
 from cai.inference.soft_pass import SoftPass
+from cai.models.places import new_table
 from cai.models.trajectory import TrajectoryModel
 
 __all__ = ["batched_values"]
@@ -71,7 +72,7 @@ class _Batch:
             begins = self.begins[group]
             following = rewards.new_zeros((num_states, len(begins)))
             rolling = rewards.new_empty((2, *following.shape))
-            kept.append(rewards.new_empty((len(times), *following.shape)))
+            kept.append(new_table(rewards, (len(times), *following.shape)))
             rows = dict(zip(times, kept[-1], strict=True))
             if self.steps in rows:
                 rows[self.steps].zero_()

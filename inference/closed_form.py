@@ -14,9 +14,10 @@ from cai.inference.dynamics import FixedDynamics, OutcomeDynamics
 from cai.inference.ffbs import sample_backward
 from cai.inference.kernels import KERNELS
 from cai.inference.messages import EXACT, KEEP, Choice, Messages, Recursion, backward, occupancies
-from cai.inference.posterior import Posterior, tabular_posterior
+from cai.inference.posterior import Posterior
 from cai.inference.stationary import Settling, stationary_messages
 from cai.inference.status import Status, Target
+from cai.inference.tabular import tabular_posterior
 from cai.models.trajectory import TrajectoryModel
 
 __all__ = [

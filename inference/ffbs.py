@@ -13,7 +13,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from cai.inference.messages import forward_messages
+from cai.inference.forward_messages import forward_messages
 from cai.inference.particles import inverse_cdf
 from cai.models.numerics import safe_log, safe_logsumexp
 from cai.models.trajectory import TrajectoryModel

@@ -21,6 +21,7 @@ from cai.inference.dynamics import FixedDynamics, OutcomeDynamics, TiltedDynamic
 from cai.inference.passes import make_pass, make_sweep
 from cai.inference.soft_pass import refuse_collapsed
 from cai.models.numerics import categorical_divergence, certainty_equivalent, expectation, safe_log, safe_logsumexp
+from cai.models.places import new_table
 from cai.models.trajectory import TrajectoryModel
 
 __all__ = [
@@ -34,7 +35,6 @@ __all__ = [
     "backward",
     "fixed_backup",
     "forward",
-    "forward_messages",
     "hard_choice",
     "occupancies",
     "optimistic_backup",
@@ -105,15 +105,15 @@ class Recursion:
 
     def start(self, model: TrajectoryModel, values: Tensor) -> Tensor:
         """What the start is worth, nats: the log evidence at eta = 1, the mean of v at eta = 0; 0-dim."""
-        possible = model.mdp.initial.detach() > 0  # often few
-        initial, values = model.mdp.initial[possible], values[possible]
-        if len(values) <= PIECE:
-            return self.equivalent(initial, values)
-        # The certainty equivalent of certainty equivalents: the temporaries of a piece are all the memory it takes.
-        shares = torch.stack([piece.sum() for piece in initial.split(PIECE)])
-        pieces = zip(initial.split(PIECE), values.split(PIECE), shares, strict=True)
-        worth = torch.stack([self.equivalent(piece / share, part) for piece, part, share in pieces])
-        return self.equivalent(shares, worth)
+        # The certainty equivalent of those of its pieces: the temporaries of one piece are all the memory it takes.
+        shares, worth = [], []
+        for initial, part in zip(model.mdp.initial.split(PIECE), values.split(PIECE), strict=True):
+            possible = initial.detach() > 0  # often few
+            if bool(possible.any()):
+                weights = initial[possible]
+                shares.append(weights.sum())
+                worth.append(self.equivalent(weights / shares[-1], part[possible]))
+        return self.equivalent(torch.stack(shares), torch.stack(worth))
 
     def equivalent(self, weights: Tensor, values: Tensor) -> Tensor:
         """What values [..., S] are worth that come with probabilities `weights` [..., S], nats."""
@@ -247,9 +247,9 @@ def _soft_messages(
     assert recursion.kind is not None
     soft = make_pass(model, recursion.kind, kernel=kernel, log_prior=log_prior)
     prior = model.action_prior
-    values = prior.new_empty((model.steps + 1, model.mdp.num_states))
-    policy = prior.new_empty((model.steps, *prior.shape))
-    q_values = torch.empty_like(policy if keep == "all" else policy[:1])
+    values = new_table(prior, (model.steps + 1, model.mdp.num_states))
+    policy = new_table(prior, (model.steps, *prior.shape))
+    q_values = new_table(prior, (model.steps if keep == "all" else 1, *prior.shape))
     values[-1] = 0.0
     for t in reversed(range(model.steps)):
         table = q_values[t if keep == "all" else 0]
@@ -279,7 +279,7 @@ def occupancies(
     assert recursion.kind is not None
     with torch.no_grad():
         soft = make_pass(model, recursion.kind, kernel=kernel, values_only=True)
-        marginals = values.new_empty(values.shape)
+        marginals = new_table(values, tuple(values.shape))
         sweep = make_sweep(soft, values.detach(), list(range(model.steps + 1)))
         marginals[0] = sweep.received(None, initial)
         for t, here, following in sweep.pairs():
@@ -305,33 +305,6 @@ def policy_backward(model: TrajectoryModel, policy: Tensor, dynamics: OutcomeDyn
         rows.append((values, q_values))
     stacked = [torch.stack(part) for part in zip(*reversed(rows), strict=True)]
     return stacked[0], stacked[1]
-
-
-def forward_messages(model: TrajectoryModel) -> Tensor:
-    """[T + 1, S], log p(s_t, O_{1:t-1} = 1) in nats, of a finite horizon.
-
-    Times the backward message it is the posterior marginal: p(s_t | O) p(O) (slides "Forward messages", after CS285).
-    """
-    mdp = model.mdp
-    rows = [safe_log(mdp.initial)]
-    stays = safe_log(model.survival)[:, None, None]
-    log_weights = safe_log(mdp.probabilities) + model.log_action_prior[..., None] + stays
-    for t in range(model.steps):
-        scores = log_weights + model.log_potential(t) + rows[-1][:, None, None]
-        rows.append(_log_scatter(model, scores))
-    return torch.stack(rows)
-
-
-def _log_scatter(model: TrajectoryModel, scores: Tensor) -> Tensor:
-    """Log sum exp of scores [S, A, K] at the outcomes' next states: [S], each next state shifted by its own largest."""
-    mdp = model.mdp
-    if mdp.next_states is None:
-        return safe_logsumexp(scores.reshape(-1, mdp.num_states), dim=0)
-    index, flat = mdp.next_states.reshape(-1), scores.reshape(-1)
-    largest = scores.new_full((mdp.num_states,), -torch.inf)
-    largest = largest.scatter_reduce(0, index, flat.detach(), "amax")
-    shift = torch.where(torch.isfinite(largest), largest, torch.zeros_like(largest))
-    return safe_log(mdp.scatter((scores - shift[mdp.next_states]).exp())) + shift
 
 
 def forward(

@@ -13,11 +13,12 @@ from torch import Tensor
 from cai.inference.dynamics import FixedDynamics, OutcomeDynamics
 from cai.inference.messages import EXACT, backward, policy_backward
 from cai.inference.particles import Filtered, Particles
-from cai.inference.posterior import Posterior, tabular_posterior
+from cai.inference.posterior import Posterior
 from cai.inference.program_posterior import conditional, program_posterior
 from cai.inference.replay import ReplaySystem
 from cai.inference.solve import check_program
 from cai.inference.status import Status, Target
+from cai.inference.tabular import tabular_posterior
 from cai.models.numerics import expectation, safe_log
 from cai.models.program import ProgramInfo, explain
 from cai.models.trajectory import TrajectoryModel

@@ -18,7 +18,7 @@ from cai.inference.guide import POLICY, StructuredGuide
 from cai.inference.policy_bound import PolicyBound, ProgramBound, TableBound, find_tied_supports, policy_values
 from cai.inference.policy_classes import ModulePolicy, ObservationPolicy, StationaryPolicy, as_policy_class
 from cai.inference.policy_parameters import PolicyParameters, Shape, TiedParameters
-from cai.inference.posterior import Posterior, tabular_posterior
+from cai.inference.posterior import Posterior
 from cai.inference.program_posterior import conditional
 from cai.inference.score_function import (
     ProgramSampler,
@@ -29,6 +29,7 @@ from cai.inference.score_function import (
 )
 from cai.inference.solve import DENSE_LIMIT, check_program, posterior_of_program
 from cai.inference.status import Status, Target
+from cai.inference.tabular import tabular_posterior
 from cai.models.numerics import expectation, safe_log
 from cai.models.program import Program, ProgramInfo, inspect_program, site_time
 from cai.models.trajectory import TrajectoryModel

@@ -348,14 +348,16 @@ class SoftPass:
         rewards, scale, sums = self._rewards_and_sums(t)
         if self.rewards is not None and isinstance(prior, Tensor) and prior.dim() == 2:
             prior = prior[..., None].expand_as(rewards)
-        parts = []
-        for start, stop in self.blocks(rewards[:, 0]):
-            scores = rewards[start:stop] * scale + (prior[start:stop] if isinstance(prior, Tensor) else prior)
-            parts.append(scores.amax(1))
-        row_largest = torch.cat(parts)
-        nothing = torch.zeros_like(row_largest[:1])
+        row_largest = rewards.new_empty(rewards[:, 0].shape)
+        if isinstance(prior, Tensor):
+            for start, stop in self.blocks(row_largest):
+                scores = rewards[start:stop] * scale + prior[start:stop]
+                torch.amax(scores, 1, out=row_largest[start:stop])
+        else:
+            torch.amax(rewards, 1, out=row_largest)
+            row_largest.mul_(scale).add_(prior)
         largest, _ = _extent(row_largest)
-        finite = torch.where(torch.isfinite(row_largest), row_largest, nothing) if self.kind == "exact" else None
+        finite = row_largest.masked_fill_(torch.isinf(row_largest), 0.0) if self.kind == "exact" else None
         return Constants(rewards, scale, prior, largest, finite, sums)
 
     def _rewards_and_sums(self, t: int) -> tuple[Tensor, float, OutcomeSums]:

@@ -14,9 +14,10 @@ from torch import Tensor
 from cai.inference.closed_form import check_settling, optimality_possible, require_finite
 from cai.inference.dynamics import FixedDynamics
 from cai.inference.messages import FIXED, Messages, Recursion, backward, forward, policy_backward
-from cai.inference.posterior import Posterior, tabular_posterior
+from cai.inference.posterior import Posterior
 from cai.inference.progress import progress
 from cai.inference.status import Status, Target
+from cai.inference.tabular import tabular_posterior
 from cai.inference.value_iteration import HARD
 from cai.models.numerics import categorical_divergence, expectation, weighted
 from cai.models.trajectory import TrajectoryModel

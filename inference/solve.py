@@ -12,10 +12,11 @@ from cai.inference.dynamics import FixedDynamics, OutcomeDynamics, TableDynamics
 from cai.inference.fitting import Fit, FitOptions, fit
 from cai.inference.guide import JointProbe
 from cai.inference.messages import EXACT, FIXED, policy_backward
-from cai.inference.posterior import Posterior, tabular_posterior
+from cai.inference.posterior import Posterior
 from cai.inference.program_posterior import program_posterior
 from cai.inference.stationary import Settling
 from cai.inference.status import Target
+from cai.inference.tabular import tabular_posterior
 from cai.models.program import Program, ProgramInfo, inspect_program
 from cai.models.trajectory import TrajectoryModel
 

@@ -29,7 +29,7 @@ class SumProduct:
             settled after 200 backups; the criterion stays that of plain backups.
         keep: what of a finite horizon stays in memory: "all", T S (2 A + 1) numbers; "policy", T S (A + 1); "values",
             T S; "evidence", 2 S (2 sqrt(T) S where gradients are asked for, and every value is computed twice). The
-            rest is computed again whenever it is looked at, for about the price of one or two backward passes.
+            rest is computed again whenever it is looked at.
         kernel: how sums over outcomes are computed, see `cai.inference.kernels`; "auto" chooses.
     """
 

@@ -20,41 +20,56 @@ from cai.models.observation import ObservationModel
 from cai.models.operations_problems import inventory, machine
 from cai.models.program import ProgramInfo, inspect_program
 from cai.models.random_problems import random_mdp
-from cai.models.reward_factors import Goal, LinearReward
+from cai.models.reward_factors import Goal, LinearReward, Waypoint
+from cai.models.reward_functions import reward_factor
+from cai.models.reward_modules import ModuleReward
+from cai.models.reward_penalties import DistancePenalty, LogBarrier, VisitationPenalty
+from cai.models.reward_plugins import available_rewards, build_reward
 from cai.models.rewards import (
     CallableReward,
     OutcomeReward,
     RewardFactor,
     StepCost,
     TableReward,
+    TimeTableReward,
     as_reward,
 )
 from cai.models.risk_problems import ladder, lottery
 from cai.models.road_networks import road_network
 from cai.models.road_problems import small_roads, three_paths
+from cai.models.shaping import PotentialShaping, shaped
 from cai.models.toy_text import from_gymnasium, gymnasium_model
 from cai.models.trajectory import TrajectoryModel
 from cai.models.zoo import available_models, build_model
 
 __all__ = [
-    "LMDP",
-    "MDP",
-    "ModelBatch",
     "CallableReward",
+    "DistancePenalty",
     "Goal",
     "GridLayout",
+    "LMDP",
     "LinearReward",
+    "LogBarrier",
+    "MDP",
+    "ModelBatch",
+    "ModuleReward",
     "ObservationModel",
     "OutcomeReward",
+    "PotentialShaping",
     "ProgramInfo",
     "RewardFactor",
     "StepCost",
     "TableReward",
+    "TimeTableReward",
     "TrajectoryModel",
+    "VisitationPenalty",
+    "Waypoint",
     "as_reward",
     "available_models",
+    "available_rewards",
     "bridge",
     "build_model",
+    "build_reward",
     "chain",
     "cliff",
     "compose_lmdps",
@@ -76,8 +91,10 @@ __all__ = [
     "machine",
     "maze",
     "random_mdp",
+    "reward_factor",
     "river_swim",
     "road_network",
+    "shaped",
     "small_roads",
     "three_paths",
     "tiger",

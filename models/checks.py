@@ -117,22 +117,24 @@ def check_distribution(probabilities: Tensor, name: str, source: torch.dtype, ro
     return probabilities / torch.where(divides[..., None], probabilities.sum(-1, keepdim=True), 1.0)
 
 
-def state_mask(states: Any, num_states: int, names: Sequence[str] | None, what: str) -> Tensor:
-    """Turns states given as a mask, indices or names into a mask.
+def state_mask(states: Any, num_states: int, names: Sequence[str] | None, what: str, *, kind: str = "state") -> Tensor:
+    """Turns states (or actions) given as a mask, indices or names into a mask.
 
     Args:
         states: bool [S], an index, a name, or a sequence of indices or names.
         num_states: S.
         names: the state names, or None.
         what: how the argument is called in messages.
+        kind: what they are, "state" or "action".
 
     Returns:
         bool [S].
     """
+    letters = f"[{kind[0].upper()}]"
     if isinstance(states, (np.ndarray, Tensor)):
         array = torch.as_tensor(states).cpu()
         if array.dtype == torch.bool:
-            check_shape(array, (num_states,), what, "[S]")
+            check_shape(array, (num_states,), what, letters)
             return array.clone()
         states = array.reshape(-1).tolist()
     elif isinstance(states, (str, int, np.integer)):
@@ -140,25 +142,27 @@ def state_mask(states: Any, num_states: int, names: Sequence[str] | None, what: 
     elif isinstance(states, Iterable):
         states = list(states)
     else:
-        raise TypeError(f"{what} is {states!r}; give indices, names or a mask of shape [S]")
+        raise TypeError(f"{what} is {states!r}; give indices, names or a mask of shape {letters}")
     mask = np.zeros(num_states, dtype=bool)
     if states and all(isinstance(state, (bool, np.bool_)) for state in states):
-        check_shape(torch.as_tensor(states), (num_states,), what, "[S]")
+        check_shape(torch.as_tensor(states), (num_states,), what, letters)
         return torch.as_tensor([bool(state) for state in states])
     numbered: dict[str, int] = {}
     for state in states:
         if isinstance(state, str):
             numbered = numbered or {name: i for i, name in enumerate(names or ())}
             if state not in numbered:
-                known = "the problem has no state names" if names is None else f"names are {', '.join(names[:8])}, ..."
-                raise ValueError(f"{what}: no state is called {state!r}; {known}")
+                known = (
+                    f"the problem has no {kind} names" if names is None else f"names are {', '.join(names[:8])}, ..."
+                )
+                raise ValueError(f"{what}: no {kind} is called {state!r}; {known}")
             state = numbered[state]
         elif isinstance(state, bool) or not isinstance(state, numbers.Integral):
-            raise TypeError(f"{what}: {state!r} is no state; give indices, names or a mask of shape [S]")
+            raise TypeError(f"{what}: {state!r} is no {kind}; give indices, names or a mask of shape {letters}")
         if not 0 <= state < num_states:
-            raise ValueError(f"{what}: state {int(state)} does not exist; states are 0 to {num_states - 1}")
+            raise ValueError(f"{what}: {kind} {int(state)} does not exist; {kind}s are 0 to {num_states - 1}")
         if mask[int(state)]:
-            raise ValueError(f"{what}: state {int(state)} is given twice; give each index once, or a mask of bools")
+            raise ValueError(f"{what}: {kind} {int(state)} is given twice; give each index once, or a mask of bools")
         mask[int(state)] = True
     return torch.from_numpy(mask)
 

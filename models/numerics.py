@@ -13,11 +13,17 @@ __all__ = [
     "certainty_equivalent",
     "divergence_from_ratio",
     "expectation",
+    "plain_number",
     "safe_log",
     "safe_logsumexp",
     "tilted_log_ratio",
     "weighted",
 ]
+
+
+def plain_number(value: float | Tensor) -> float:
+    """A number, or a 0-dim tensor that may require grad, as a Python float."""
+    return float(value.detach()) if isinstance(value, Tensor) else float(value)
 
 
 def safe_log(values: Tensor) -> Tensor:

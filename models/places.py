@@ -6,12 +6,24 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["fork_random_state", "place_tensor", "resolve_place"]
+__all__ = ["fork_random_state", "new_table", "place_tensor", "resolve_place"]
 
 DTYPES = (torch.float64, torch.float32)
+
+
+def new_table(like: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Memory for a large result, not initialised, on the device and in the dtype of `like`.
+
+    On the CPU it is NumPy's, which asks the system for huge pages where an array is large: to touch a gigabyte for the
+    first time otherwise takes about as long as a backward pass that fills it.
+    """
+    if like.device.type != "cpu" or type(like) is not Tensor:
+        return like.new_empty(shape)
+    return torch.from_numpy(np.empty(shape, dtype=np.float64 if like.dtype == torch.float64 else np.float32))
 
 
 def resolve_place(device: Any, dtype: Any, now: tuple[torch.device, torch.dtype]) -> tuple[torch.device, torch.dtype]:

@@ -14,17 +14,17 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
-import pyro
 import torch
-from pyro.distributions import Categorical
 from torch import Tensor
 
-from cai.models.checks import check_distribution, check_shape, first_index, float_tensor, whole_horizon
-from cai.models.distributions import Optimality
+from cai.models.checks import check_distribution, check_shape, float_tensor, whole_horizon
 from cai.models.mdp import MDP
 from cai.models.numerics import safe_log
 from cai.models.places import place_tensor, resolve_place
-from cai.models.rewards import Step, TableReward, as_reward, evaluate_factor
+from cai.models.reward_base import raw_table
+from cai.models.reward_checks import check_elementwise, check_values, warn_of_habits
+from cai.models.rewards import TableReward, as_reward
+from cai.models.trajectory_program import ProgramTables, run_program
 
 if TYPE_CHECKING:
     from cai.models.batch import ModelBatch
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["TrajectoryModel"]
 
 BATCHED = ("reward", "temperature", "action_prior", "initial", "horizon")  # what members of a batch may differ in
-TABLE_LIMIT = 2_000_000  # entries up to which the program keeps its transition table instead of building rows
+TABLE_LIMIT = 2_000_000  # entries of reward tables that are kept
 
 
 @dataclass(frozen=True, eq=False)
@@ -317,137 +317,26 @@ class TrajectoryModel:
         """Runs the program once: draws a trajectory and scores it by its optimality."""
         if not self.is_finite:
             raise ValueError("a program has finitely many steps; give horizon=N, or ask a backend that iterates")
-        state = pyro.sample("s_1", Categorical(logits=self._initial_logits, validate_args=False))
-        for t in pyro.markov(range(self.steps)):
-            prior = self._prior_logits[state]
-            action = pyro.sample(f"a_{t + 1}", Categorical(logits=prior, validate_args=False))
-            outcome = None
-            if self.has_outcome_sites:
-                logits = self._outcome_logits[state, action]
-                outcome = pyro.sample(f"k_{t + 1}", Categorical(logits=logits, validate_args=False))
-            logits = self._transition_logits(state, action, outcome)
-            following = pyro.sample(f"s_{t + 2}", Categorical(logits=logits, validate_args=False))
-            score = self._step_reward(state, action, outcome, following, t) / self.temperature
-            if self.optimality == "factor":
-                pyro.factor(f"O_{t + 1}", score)
-            else:
-                # In float32 the best reward may be rounded to above r_max.
-                log_probability = (score - self.r_max / self.temperature).clamp(max=0)
-                pyro.sample(f"O_{t + 1}", Optimality(log_probability), obs=score.new_ones(()))
-            state = following
+        run_program(self, self._program_tables)
 
     @cached_property
-    def _initial_logits(self) -> Tensor:
-        logits = safe_log(self.mdp.initial)
-        return logits if self.discount == 1 else torch.cat([logits, logits.new_full((1,), -torch.inf)])
-
-    @cached_property
-    def _prior_logits(self) -> Tensor:
-        logits = self.log_action_prior
-        if self.discount == 1:
-            return logits
-        return torch.cat([logits, logits.new_full((1, self.mdp.num_actions), -math.log(self.mdp.num_actions))])
-
-    @cached_property
-    def _outcome_logits(self) -> Tensor:
-        logits = safe_log(self.mdp.probabilities)
-        if self.discount == 1:
-            return logits
-        absorbed = logits.new_full((1, *logits.shape[1:]), -torch.inf)
-        absorbed[..., 0] = 0.0
-        return torch.cat([logits, absorbed])
-
-    def _transition_logits(self, state: Tensor, action: Tensor, outcome: Tensor | None) -> Tensor:
-        """[..., S or S + 1], log p(s_{t+1} | s_t, a_t), or given the outcome too."""
-        if outcome is None and self.dense_bytes <= 8 * TABLE_LIMIT:
-            return self._transition_table[state, action]
-        return safe_log(self._next_state_rows(state, action, outcome))
-
-    @cached_property
-    def _transition_table(self) -> Tensor:
-        states = torch.arange(self.program_states, device=self.device)[:, None]
-        return safe_log(self._next_state_rows(states, torch.arange(self.mdp.num_actions, device=self.device), None))
-
-    def _next_state_rows(self, state: Tensor, action: Tensor, outcome: Tensor | None) -> Tensor:
-        num_states = self.mdp.num_states
-        inside = state.clamp(max=num_states - 1)
-        if outcome is not None:
-            following = self.mdp.successors().expand_as(self.mdp.probabilities)[inside, action, outcome]
-            rows = torch.nn.functional.one_hot(following, num_states).to(self.dtype)
-        elif self.mdp.next_states is None:
-            rows = self.mdp.probabilities[inside, action]
-        else:
-            following, weights = self.mdp.next_states[inside, action], self.mdp.probabilities[inside, action]
-            rows = weights.new_zeros(*weights.shape[:-1], num_states).scatter_add(-1, following, weights)
-        if self.discount == 1:
-            return rows
-        inside, state = inside.expand(rows.shape[:-1]), state.expand(rows.shape[:-1])
-        stays = torch.where(state == num_states, 0.0, self.survival[inside])[..., None]
-        return torch.cat([rows * stays, 1 - stays], -1)
-
-    def _step_reward(self, state: Tensor, action: Tensor, outcome: Tensor | None, following: Tensor, t: int) -> Tensor:
-        num_states = self.mdp.num_states
-        inside = state.clamp(max=num_states - 1)
-        zero = inside.new_zeros(())
-        if not self.reward.reads_outcome:
-            step = Step(inside, action, zero, zero, t)
-        elif outcome is not None:
-            next_state = self.mdp.successors().expand_as(self.mdp.probabilities)[inside, action, outcome]
-            step = Step(inside, action, outcome, next_state, t)
-        else:
-            step = Step(inside, action, self._outcome_of(inside, action, following), following, t)
-        values = evaluate_factor(self.reward, self.mdp, step)
-        lives = (state < num_states) & self.live[inside]
-        return torch.where(lives, values, torch.zeros_like(values))
-
-    def _outcome_of(self, state: Tensor, action: Tensor, following: Tensor) -> Tensor:
-        """The first outcome of (s, a) that leads to s'; 0 where none does."""
-        if self.mdp.next_states is None:
-            return following
-        leads = self.mdp.next_states[state, action] == following[..., None]
-        possible = self.mdp.probabilities[state, action] > 0
-        return (leads & possible).to(torch.uint8).argmax(-1)
+    def _program_tables(self) -> ProgramTables:
+        return ProgramTables.of(self)
 
     # ---- checks -------------------------------------------------------------------------------------------------
 
     def _raw_table(self, t: int) -> Tensor:
-        whole = self.reward.whole_table(self.mdp)
-        if whole is not None:
-            return whole[..., None]
-        num_states, num_actions, num_outcomes = self.mdp.probabilities.shape
-        states = torch.arange(num_states)[:, None, None]
-        actions = torch.arange(num_actions)[None, :, None]
-        if self.reward.reads_outcome:
-            outcomes = torch.arange(num_outcomes)[None, None, :]
-            step = Step(states, actions, outcomes, self.mdp.successors(), t)
-            shape = (num_states, num_actions, num_outcomes)
-        else:
-            zero = torch.zeros((1, 1, 1), dtype=torch.int64)
-            step = Step(states, actions, zero, zero, t)
-            shape = (num_states, num_actions, 1)
-        return evaluate_factor(self.reward, self.mdp, step).expand(shape)
+        return raw_table(self.reward, self.mdp, t)
 
     def _check_reward(self, t: int) -> None:
-        table = self._raw_table(t).detach()
-        when = f" at time index {t}" if self.reward.reads_time else ""
-        for bad, what in ((torch.isnan(table), "NaN"), (table == torch.inf, "+inf")):
-            if bad.any():
-                raise ValueError(
-                    f"reward{first_index(bad)}{when} is {what}; rewards are numbers, or -inf for what is forbidden"
-                )
-        final = torch.nonzero(self.mdp.terminal).flatten()
-        real = (self.mdp.probabilities.detach()[final] > 0) & self.mdp.available[final, :, None]
-        if not self.reward.reads_outcome:
-            real = real.any(-1, keepdim=True)
-        paid = (table[final] != 0) & real
-        if paid.any():
-            row, action, outcome = torch.nonzero(paid)[0].tolist()
-            state = int(final[row])
-            raise ValueError(
-                f"reward[{state}, {action}, {outcome}]{when} is {float(table[state, action, outcome]):g} in terminal "
-                f"state {self.mdp.state_name(state)}; a terminal state earns nothing: pay it on entry with "
-                "Goal(...) or a reward of the next state, or restrict it with reward.at(states=~mdp.terminal)"
-            )
+        if t == self.reward_times[0]:
+            self.reward.check_model(self)
+        table = self._raw_table(t)
+        check_values(self.reward, self.mdp, table, t)
+        if t == self.reward_times[0]:
+            check_elementwise(self.reward, self.mdp, table, t)
+        if t == self.reward_times[-1]:
+            warn_of_habits(self.reward, self.mdp, t)
 
     def _outcomes_disagree(self, t: int) -> bool:
         """Whether two possible outcomes of one (s, a) share a next state and pay differently."""

@@ -231,12 +231,21 @@ def test_targets_are_judged_by_the_best_kernel_and_missed_ones_are_shown():
             "rows": [
                 row("cai", "fixed", 0.8),
                 row("cai, compiled", "fixed", 0.6),
+                row("cai, native", "fixed", 0.3),
                 row("cai", "exact", 1.0),
                 row("quantecon", "fixed", 1.0),
             ],
         },
         "C": {"floor_s": 1.0, "rows": [row("cai", "fixed", 0.6), row("quantecon", "fixed", None)]},
-        "D": {"floor_s": 1.0, "rows": [row("cai", "gradient", 3.0), row("cai", "exact", 1.0)]},
+        "D": {
+            "floor_s": 1.0,
+            "rows": [
+                row("cai", "gradient", 3.0),
+                row("cai", "exact", 1.0),
+                row("cai, native", "gradient", 1.0),
+                row("cai, native", "exact", 0.4),
+            ],
+        },
         "E": {"floor_s": 2.0, "rows": [row("cai", "fixed", 5.0)]},
     }
     memory = [
@@ -248,11 +257,13 @@ def test_targets_are_judged_by_the_best_kernel_and_missed_ones_are_shown():
     assert judged == {
         "A, fixed: cai over the floor": (1.2, True),
         "A, exact: cai over the floor": (1.3, False),
-        "B, fixed: cai over quantecon": (0.6, True),
-        "B: cai exact over cai fixed": (1.25, True),
-        "D: gradient over the value pass": (3.0, False),
+        "B, fixed: cai (torch) over quantecon": (0.6, True),
+        "B, fixed: cai (native) over quantecon": (0.3, True),
+        "B: cai exact over cai fixed (torch)": (1.25, True),
+        "D: gradient over the value pass (torch)": (3.0, False),
+        "D: gradient over the value pass (native)": (2.5, False),
         "E, fixed: cai over the batch's floor": (2.5, True),
-        "C, fixed: memory added over that of the values": (1.4, True),
+        "C, fixed, cai: memory added over that of the values": (1.4, True),
         "slope in S, fixed: distance from 1": (0.04, True),
         "slope in S, exact: distance from 1": (0.06, False),
     }

@@ -12,12 +12,18 @@ from pyro import poutine
 from cai.models import (
     MDP,
     CallableReward,
+    DistancePenalty,
     Goal,
     LinearReward,
+    LogBarrier,
+    ModuleReward,
     OutcomeReward,
     StepCost,
     TableReward,
+    TimeTableReward,
     TrajectoryModel,
+    VisitationPenalty,
+    Waypoint,
     bridge,
     condition,
     do,
@@ -70,11 +76,19 @@ def rewards(mdp):
         "goal": Goal([S - 1], 2.0) + StepCost(0.1),
         "linear": LinearReward(features, torch.ones(4, dtype=torch.float64)).at(states="pair"),
         "times": TableReward(table).at(times=[1]) * 0.5,
+        "over time": TimeTableReward(torch.stack([outcomes[..., 0] * t for t in range(20)])),
+        "masks": (TableReward(table).at(actions=[1], next_states="pair") + Waypoint([1], 1)).scheduled(
+            lambda t: t + 0.5
+        ),
+        "module": ModuleReward(torch.nn.Linear(4, 1, bias=False).double(), features),
+        "penalties": DistancePenalty([S - 1], 0.3, torch.arange(float(S)))
+        + VisitationPenalty(torch.arange(float(S)) / 7)
+        + LogBarrier(torch.arange(1.0, S + 1)),
         "function": CallableReward(lambda s, a, n, t: torch.where(s == S - 1, 0.0, -0.1 * (s + a + n) - t)),
     }
 
 
-KINDS = ["table", "outcomes", "goal", "linear", "times", "function"]
+KINDS = ["table", "outcomes", "goal", "linear", "times", "over time", "masks", "module", "penalties", "function"]
 
 
 def tables(model):

@@ -16,7 +16,7 @@ import cai
 from cai.inference.closed_form import require_model
 from cai.inference.dynamics import FixedDynamics
 from cai.inference.messages import policy_backward
-from cai.inference.posterior import tabular_posterior
+from cai.inference.tabular import tabular_posterior
 from cai.models import bridge
 from cai.models.numerics import expectation
 

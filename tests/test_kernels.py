@@ -10,8 +10,9 @@ from dense_reference import random_case, solve
 
 import cai
 from cai.inference import soft_pass
+from cai.inference.forward_messages import _exact_step, forward_messages
 from cai.inference.kernels import KERNELS, choose_kernel, outcome_sums
-from cai.inference.messages import EXACT, FIXED, backward, forward_messages, occupancies
+from cai.inference.messages import EXACT, FIXED, backward, occupancies
 from cai.inference.passes import make_pass
 from cai.inference.soft_pass import SoftPass
 from cai.models import MDP, TrajectoryModel
@@ -120,9 +121,25 @@ def test_forward_messages_times_backward_ones_are_the_marginals():
         answer = solve(case, "exact")
         if answer.marginals is None:
             continue
-        ahead = forward_messages(case.model).numpy()
-        both = np.exp(ahead + answer.values - answer.start)
-        assert np.abs(both - answer.marginals).max() < TOLERANCE
+        for kernel in kernels_for(case, "exact"):
+            ahead = forward_messages(case.model, kernel).numpy()
+            both = np.exp(ahead + answer.values - answer.start)
+            assert np.abs(both - answer.marginals).max() < TOLERANCE
+
+
+@pytest.mark.parametrize("size", [1.0, 300.0, 1e4])
+def test_forward_messages_are_those_of_one_shift_for_each_state(size):
+    """Also where messages differ by more than a float can hold, and where nothing can be reached."""
+    for seed in range(1340, 1360):
+        model = random_case(seed, horizon=6).model
+        model = model.replace(reward=model.reward * size)
+        found = forward_messages(model)
+        rows = [model.mdp.initial.log()]
+        for t in range(model.steps):
+            rows.append(_exact_step(model, rows[-1], t))
+        expected = torch.stack(rows)
+        assert torch.equal(torch.isinf(found), torch.isinf(expected))
+        torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-11)
 
 
 @pytest.mark.parametrize("kernel", ["dense", "csr", "successors"])

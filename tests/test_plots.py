@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.quiver import Quiver
 
 from cai import MDP, TrajectoryModel, compare, infer, plot_comparison, plot_luck, plot_messages, plot_values
-from cai.inference.messages import forward_messages
+from cai.inference.forward_messages import forward_messages
 from cai.models import GridLayout, StepCost, bridge, gridworld, gymnasium_model, lottery
 from cai.plots import TARGET_COLORS
 
