@@ -7,7 +7,7 @@ BENCH := .venv-bench
 READY := $(VENV)/.ready
 PIP := $(BIN)/pip install --quiet --constraint constraints.txt
 
-.PHONY: demo test lint format types notebooks wheel bench clean
+.PHONY: demo test lint format types notebooks browser wheel bench clean
 
 demo: $(READY)  ## compare the backends on the bridge, and save the pictures
 	$(BIN)/cai compare bridge --out out/bridge
@@ -33,6 +33,9 @@ types: $(READY)
 notebooks: $(READY)  ## run every notebook of tutorials/ from top to bottom
 	$(BIN)/python -m pytest -m notebooks
 
+browser: $(READY)  ## move the sliders of the page in headless Chromium, where chromedriver is installed
+	$(BIN)/python -m pytest -m browser -rs
+
 # A clean build, installed into an empty environment outside the tree, where the command line must run.
 wheel: $(READY)
 	rm -rf build dist *.egg-info/SOURCES.txt
@@ -54,7 +57,7 @@ $(READY): setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) torch
 	$(PIP) setuptools wheel
-	$(PIP) --no-build-isolation --editable '.[notebooks,dev]'
+	$(PIP) --no-build-isolation --editable '.[notebooks,explore,dev]'
 	touch $(READY)
 
 # imitation and what it needs go in without their dependencies: it asks for gymnasium 0.29, and its tabular recursion does

@@ -1,4 +1,4 @@
-"""The command line: compare backends, list what is known by name, draw pictures."""
+"""The command line: compare backends, list what is known by name, draw pictures, serve a page to explore a model."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 from typer.exceptions import TyperException
 
-from cai.comparison import DEFAULT_BACKENDS, Comparison, Row, compare
+from cai.comparison import DEFAULT_BACKENDS, Comparison, Row, chance_columns, compare
 from cai.inference.backends import available_backends, infer
 from cai.inference.status import InferenceError
 from cai.models.factor_graph import draw_factor_graph
@@ -173,6 +173,20 @@ def draw_command(
     _console().print(f"saved {path}", highlight=False, soft_wrap=True)
 
 
+@app.command("explore")
+def explore_command(
+    model: Name,
+    port: Annotated[int, typer.Option(help="Where to serve the page; 0 takes a free port.")] = 0,
+    browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the page in a browser.")] = True,
+) -> None:
+    """Serve a page with sliders for a model, and live maps of what the backends answer."""
+    try:
+        from cai.explorer.page import serve
+    except ImportError as error:
+        raise ValueError(str(error)) from None
+    serve(model, port=port, browser=browser, announce=lambda line: print(line, flush=True))
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command line; a bad argument ends in exit code 2 and one sentence on standard error."""
     logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stderr)
@@ -290,7 +304,7 @@ def _print_comparison(console: Console, result: Comparison) -> None:
         words = [row.backend, *([] if narrow else [row.target]), row.status.label]
         believes.add_row(*words, *(_number(value) for value in numbers), *([] if narrow else [f"{row.seconds:.2f}"]))
     console.print(believes)
-    chances = _chances(model)
+    chances = chance_columns(model)
     world = _table("What its policy does in the true world", [], status=False)
     gap, spread = ("gap", []) if narrow else ("believed - real", ["std"])
     for column in ("real return", gap, *spread, "worst 5%", *chances):
@@ -311,28 +325,12 @@ def _table(title: str, words: list[str], status: bool = True) -> Table:
     return table
 
 
-def _chances(model: TrajectoryModel) -> dict[str, tuple[str, str]]:
-    """Column -> (attribute of the outcome, region): endings in terminal regions, visits of the others, the discount."""
-    if not model.is_finite:
-        return {}
-    columns = {}
-    for region, mask in model.mdp.regions.items():
-        ends = bool(model.mdp.terminal[mask].all())
-        columns[f"{'ends in' if ends else 'visits'} {region}"] = ("ends_in" if ends else "visits", region)
-    if model.discount < 1:
-        columns["cut short"] = ("absorbed", "")
-    return columns
-
-
 def _world(row: Row, chances: dict[str, tuple[str, str]], narrow: bool) -> list[str]:
     outcome = row.outcome
     if outcome is None:
         return ["-"] * (4 - narrow + len(chances))
     numbers = (row.real_return, row.optimism_gap, *(() if narrow else (outcome.std,)), outcome.cvar)
-    shares = []
-    for what, region in chances.values():
-        found = getattr(outcome, what)
-        shares.append(found[region] if region else found)
+    shares = [outcome.chance(*place) for place in chances.values()]
     return [*(_number(value, 2 if narrow else 4) for value in numbers), *(f"{share:.1%}" for share in shares)]
 
 

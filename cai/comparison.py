@@ -23,7 +23,7 @@ from cai.policy import extract_policy
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["Comparison", "Row", "compare"]
+__all__ = ["Comparison", "Row", "chance_columns", "compare"]
 
 DEFAULT_BACKENDS = ("exact", "variational", "optimistic")
 NUMBERS = ("log_evidence", "elbo", "believed_return", "real_return", "optimism_gap", "luck", "policy_entropy")
@@ -207,6 +207,22 @@ def compare(
             model, tuple(row for i in steps for row in _member_rows(model, chosen[i], seed, num_rollouts))
         )
     return Comparison(model, tuple(_row(model, chosen[i], seed, num_rollouts) for i in steps))
+
+
+def chance_columns(model: TrajectoryModel) -> dict[str, tuple[str, str]]:
+    """What may become of a policy, for tables: column -> the arguments of `Outcome.chance`.
+
+    Endings in terminal regions, visits of the others, and the discount's fall; none over an infinite horizon.
+    """
+    if not model.is_finite:
+        return {}
+    columns = {}
+    for region, mask in model.mdp.regions.items():
+        ends = bool(model.mdp.terminal[mask].all())
+        columns[f"{'ends in' if ends else 'visits'} {region}"] = ("ends_in" if ends else "visits", region)
+    if model.discount < 1:
+        columns["cut short"] = ("absorbed", "")
+    return columns
 
 
 def _member_rows(batch: ModelBatch, backend: Backend, seed: int, num_rollouts: int) -> list[Row]:

@@ -55,6 +55,11 @@ class Outcome:
     visits: Mapping[str, float] | None
     returns: Tensor = field(repr=False)
 
+    def chance(self, what: str, region: str) -> float:
+        """The probability "ends_in" or "visits" of a region, or "absorbed", by the name of the attribute."""
+        found = getattr(self, what)
+        return float(found[region] if region else found)
+
 
 @overload
 def evaluate(

@@ -6,6 +6,7 @@ In a notebook end the line with a semicolon: the figure is drawn once by the cel
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import matplotlib.pyplot as plt
@@ -25,9 +26,9 @@ from cai.models.layout import GridLayout
 from cai.models.trajectory import TrajectoryModel
 
 if TYPE_CHECKING:
-    from cai.comparison import Comparison
+    from cai.comparison import Comparison, Row
 
-__all__ = ["TARGET_COLORS", "plot_comparison", "plot_luck", "plot_messages", "plot_values"]
+__all__ = ["TARGET_COLORS", "draw_returns", "plot_comparison", "plot_luck", "plot_messages", "plot_values"]
 
 # Okabe and Ito's palette, which colour-blind readers tell apart; one colour for each target in every picture.
 TARGET_COLORS = {Target.EXACT.value: "#D55E00", Target.FIXED_DYNAMICS.value: "#0072B2", Target.OTHER.value: "#009E73"}
@@ -171,21 +172,12 @@ def plot_comparison(comparison: Comparison, *, figsize: tuple[float, float] | No
     colors = [TARGET_COLORS.get(row.target, REAL_COLOR) for row in rows]
     names = [_title(row.backend, row.target).replace(" (", "\n(") for row in rows]
     left, middle = axes[0], axes[1]
-    left.barh(places - 0.2, _bars([r.believed_return for r in rows]), 0.38, color=colors, label="believed")
-    left.barh(places + 0.2, _bars([r.real_return for r in rows]), 0.38, color=REAL_COLOR, label="real")
-    unit = "reward units" if isinstance(comparison.model, TrajectoryModel) else "nats"
-    left.set_xlabel(f"return ({unit})")
-    left.set_title("Believed (coloured) and real (grey) return")
-    left.axvline(0, color="0.2", linewidth=0.8)
+    draw_returns(left, rows, names, "reward units" if isinstance(comparison.model, TrajectoryModel) else "nats")
     for place, row in enumerate(rows):
-        _mark_missing(left, place - 0.2, row.believed_return, row.status.label if not row.status.ok else "unknown")
-        _mark_missing(left, place + 0.2, row.real_return, "" if not row.status.ok else "unknown")
         if row.luck is None or not math.isfinite(row.luck):
             _mark_missing(middle, place, row.luck, "" if not row.status.ok else "unknown")
         if row.luck is not None and math.isfinite(row.luck):
             middle.annotate(f" {row.luck:.3g}" if row.luck > 1e-9 else " 0", (row.luck, place), va="center", fontsize=9)
-    left.set_yticks(places, names)
-    left.set_ylim(len(rows) - 0.4, -0.6)
     middle.barh(places, _bars([row.luck for row in rows]), 0.55, color=colors)
     middle.set_xlabel("luck (nats)")
     most = max([row.luck for row in rows if row.luck is not None and math.isfinite(row.luck)], default=0.0)
@@ -197,6 +189,29 @@ def plot_comparison(comparison: Comparison, *, figsize: tuple[float, float] | No
     _spread_out(figure)
     figure.suptitle(f"Backends on {name}")
     return figure
+
+
+def draw_returns(ax: Axes, rows: Sequence[Row], names: Sequence[str], unit: str) -> None:
+    """Believed against real return, a pair of bars for each row of a comparison.
+
+    Args:
+        ax: where to draw.
+        rows: of the comparison.
+        names: how they are called.
+        unit: of the returns.
+    """
+    places = np.arange(len(rows))
+    colors = [TARGET_COLORS.get(row.target, REAL_COLOR) for row in rows]
+    ax.barh(places - 0.2, _bars([r.believed_return for r in rows]), 0.38, color=colors, label="believed")
+    ax.barh(places + 0.2, _bars([r.real_return for r in rows]), 0.38, color=REAL_COLOR, label="real")
+    ax.set_xlabel(f"return ({unit})")
+    ax.set_title("Believed (coloured) and real (grey) return")
+    ax.axvline(0, color="0.2", linewidth=0.8)
+    for place, row in enumerate(rows):
+        _mark_missing(ax, place - 0.2, row.believed_return, row.status.label if not row.status.ok else "unknown")
+        _mark_missing(ax, place + 0.2, row.real_return, "" if not row.status.ok else "unknown")
+    ax.set_yticks(places, names)
+    ax.set_ylim(len(rows) - 0.4, -0.6)
 
 
 def _spread_out(figure: Figure) -> None:

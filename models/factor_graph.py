@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 __all__ = ["draw_factor_graph", "factor_graph"]
 
 _TIME = re.compile(r"^(.*?)_(\d+)$")
+_EVIDENCE = re.compile(r"^evidence\.(.*?)_\d+$")
 HEIGHTS = {"state": 0.0, "action": 1.1, "optimality": 2.2, "further": -1.0}
+SHIFTS = {"state": 0.0, "action": 0.5, "further": 0.9, "optimality": 1.2}
 NAMES = {"state": "state", "action": "action", "optimality": "optimality (observed)", "further": "further latent"}
 
 
@@ -139,10 +141,15 @@ def _places(graph: nx.Graph[str]) -> dict[str, tuple[float, float]]:
     for name, data in graph.nodes(data=True):
         if data["bipartite"] == 1:
             continue
+        known = _EVIDENCE.match(name)
+        if known:  # above what it is evidence of
+            kind = {"s": "state", "a": "action"}.get(known.group(1), "further")
+            column = 2.0 * ((data["time"] or 1) - 1) + SHIFTS[kind]
+            places[name] = (column, HEIGHTS["optimality"] + 0.9)
+            continue
         key = (data["kind"], data["time"])
         crowd[key] = crowd.get(key, 0) + 1
-        shift = {"state": 0.0, "action": 0.5, "further": 0.9, "optimality": 1.2}[data["kind"]]
-        column = 2.0 * ((data["time"] or 1) - 1) + shift
+        column = 2.0 * ((data["time"] or 1) - 1) + SHIFTS[data["kind"]]
         places[name] = (column, HEIGHTS[data["kind"]] - 0.9 * (crowd[key] - 1))
     for name in [name for name, data in graph.nodes(data=True) if data["bipartite"] == 1]:
         joined = [places[other] for other in graph.neighbors(name) if other in places]

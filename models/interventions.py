@@ -175,7 +175,8 @@ class _Revise(Messenger):
                 pyro.factor(f"{EVIDENCE}{msg['name']}", self._densities.pop(msg["name"]))
                 return
             value = msg["value"]
-            zero = msg["fn"].log_prob(value).new_zeros(())
+            score = msg["fn"].log_prob(value)
+            zero = torch.zeros((), dtype=score.dtype, device=score.device)  # new: what is known depends on its site alone
             hit = value == self.evidence[msg["name"]]
             pyro.factor(f"{EVIDENCE}{msg['name']}", torch.where(hit, zero, zero - torch.inf))
 
@@ -189,8 +190,10 @@ def _point_mass(fn: Distribution, value: float) -> Distribution:
             drawn = fn.sample()
         return Delta(torch.tensor(value, dtype=drawn.dtype, device=drawn.device), validate_args=False)
     support = fn.enumerate_support(expand=False)
-    at = torch.arange(support.shape[0], device=support.device) == value
-    zero = (fn.logits if isinstance(fn, Categorical) else fn.log_prob(support)).new_zeros(())
+    like = fn.logits if isinstance(fn, Categorical) else fn.log_prob(support)
+    at = torch.arange(support.shape[0], device=like.device) == value
+    # New tensors: those of the site would carry what it was computed from into the factor graph.
+    zero = torch.zeros((), dtype=like.dtype, device=like.device)
     logits = torch.where(at, zero, zero - torch.inf)
     return Categorical(logits=logits, validate_args=False) if isinstance(fn, Categorical) else PointMass(fn, logits)
 

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from pyro.distributions import Categorical
 
 from cai import MDP, TrajectoryModel, draw_factor_graph, factor_graph
-from cai.models import bridge, gymnasium_model, lottery
+from cai.models import bridge, condition, do, gymnasium_model, lottery
 
 HALVES = torch.tensor([0.5, 0.5], dtype=torch.float64)
 
@@ -208,3 +208,14 @@ def test_variables_do_not_overlap():
     figure = draw_factor_graph(windy)
     places = [text.get_position() for text in figure.axes[0].texts]
     assert len(set(places)) == len(places) == 9
+
+
+def test_what_is_set_is_cut_from_its_causes_and_what_is_known_is_not():
+    model = lottery(horizon=2)
+    free, done, seen = (factor_graph(made) for made in (model, do(model, {"a_2": 0}), condition(model, {"a_2": 0})))
+    assert set(free["f(a_2)"]) == {"a_2", "s_2"}
+    assert set(done["f(a_2)"]) == {"a_2"}
+    assert set(seen["f(a_2)"]) == {"a_2", "s_2"}
+    assert set(seen["f(evidence.a_2)"]) == {"a_2", "evidence.a_2"}
+    for name in ("f(s_1)", "f(a_1)", "f(s_2)", "f(s_3)", "f(O_2)"):
+        assert set(done[name]) == set(free[name]) == set(seen[name])

@@ -1,0 +1,155 @@
+"""The panel as a page, served by Panel (HoloViz) on this machine; the page loads nothing from elsewhere."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from typing import Any
+
+try:
+    import panel
+except ImportError as error:
+    raise ImportError(
+        "the page needs Panel, which is not installed: pip install 'control-as-inference[explore]'; in a notebook, "
+        "cai.explorer.explore(model) needs ipywidgets only"
+    ) from error
+
+from cai.explorer.answers import Exploration
+from cai.explorer.controls import Control
+from cai.explorer.style import STYLE
+
+__all__ = ["Page", "serve"]
+
+HOST = "127.0.0.1"
+WAIT = 150  # milliseconds without another move until the page answers
+NUMBERS_WIDTH = 330  # pixels
+
+
+class Page:
+    """One visitor's panel.
+
+    Attributes:
+        exploration: what is asked.
+        controls: name -> widget of Panel.
+        view: the answers that are shown.
+        messages: the pane of what was refused.
+        numbers: the pane of the table.
+        picture: the pane of the picture.
+        layout: all of it, to be served.
+
+    Args:
+        exploration: what is asked.
+        schedule: calls a function after some milliseconds; at once, unless given.
+    """
+
+    def __init__(self, exploration: Exploration, schedule: Callable[..., Any] | None = None) -> None:
+        self.exploration = exploration
+        self.controls = {control.name: _widget(control) for control in exploration.controls}
+        self.messages = panel.pane.HTML(stylesheets=[STYLE], css_classes=["cai-messages"], sizing_mode="stretch_width")
+        self.numbers = panel.pane.HTML(stylesheets=[STYLE], css_classes=["cai-answers"], sizing_mode="stretch_width")
+        self.picture = panel.pane.PNG(
+            embed=True, sizing_mode="scale_width", max_width=1250, css_classes=["cai-picture"]
+        )
+        self._schedule = schedule
+        self._moves = 0
+        for control in exploration.controls:
+            widget = self.controls[control.name]
+            released = "value_throttled" if "value_throttled" in widget.param else "value"
+            widget.param.watch(self._moved, released)
+        side = panel.Column(*self.controls.values(), width=NUMBERS_WIDTH)
+        main = panel.Column(self.messages, self.numbers, self.picture, sizing_mode="stretch_width")
+        self.layout = panel.Row(side, main, sizing_mode="stretch_width")
+        self.show()
+
+    def show(self) -> None:
+        """Asks for the values that the controls have now, and shows the answers."""
+        values = {name: widget.value for name, widget in self.controls.items()}
+        self.view = self.exploration.ask(**values)
+        self.controls["horizon"].disabled = bool(values["infinite_horizon"])
+        picture = self.view.png()
+        with panel.io.hold():
+            self.messages.object = self.view.messages_html()
+            self.numbers.object = self.view.table_html()
+            self.picture.visible = picture is not None
+            self.picture.object = picture
+            self.picture.loading = False
+
+    def _moved(self, event: Any) -> None:
+        """Waits for further moves, so that a key held down is answered once."""
+        self._moves += 1
+        if self._schedule is None:
+            self.show()
+            return
+        self.picture.loading = True
+        move = self._moves
+
+        def settle() -> None:
+            if move == self._moves:
+                self.show()
+
+        self._schedule(settle, WAIT)
+
+
+def serve(source: Any, *, port: int = 0, browser: bool = True, announce: Callable[[str], None] = print) -> None:
+    """Serves the panel on 127.0.0.1 until it is interrupted.
+
+    Args:
+        source: as in `Exploration`.
+        port: 0 takes a free one.
+        browser: open the page.
+        announce: is told in a line where the page is.
+
+    Raises:
+        TypeError, ValueError: if the source or the port is refused.
+        OSError: if the port is in use.
+    """
+    exploration = Exploration(source)
+    port = _free_port(port)
+    panel.extension()
+
+    def visit() -> Any:
+        document = panel.state.curdoc
+        schedule = document.add_timeout_callback if document is not None else None
+        return Page(exploration, schedule).layout
+
+    origins = [f"{HOST}:{port}", f"localhost:{port}"]
+    title = f"cai explore {exploration.name}"
+    announce(f"{title}: http://{HOST}:{port} (stop with Ctrl-C)")
+    panel.serve(
+        {"/": visit},
+        port=port,
+        address=HOST,
+        websocket_origin=origins,
+        title=title,
+        show=browser,
+        verbose=False,
+        autoreload=False,
+    )
+
+
+def _free_port(port: int) -> int:
+    if not 0 <= port <= 65535:
+        raise ValueError(f"port is {port}; give a number from 1 to 65535, or 0 for one that is free")
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError as error:
+            raise OSError(f"port {port} of {HOST} cannot be used ({error.strerror}); give another one, or 0") from None
+        taken: int = probe.getsockname()[1]
+    return taken
+
+
+def _widget(control: Control) -> Any:
+    about = {"label": control.label, "value": control.value, "css_classes": [f"cai-{control.name}"]}
+    about["width"] = NUMBERS_WIDTH - 30
+    if control.kind == "switch":
+        return panel.widgets.Checkbox(**about)
+    if control.kind == "number":
+        return panel.widgets.FloatInput(**about)
+    if control.kind == "log":
+        return panel.widgets.DiscreteSlider(options=control.choices, formatter="%.4g", **about)
+    if control.kind == "whole":
+        ends = {"start": int(control.low), "end": int(control.high), "step": int(control.step)}
+        return panel.widgets.EditableIntSlider(fixed_start=1, **ends, **about)
+    return panel.widgets.FloatSlider(start=control.low, end=control.high, step=control.step, format="0[.]00", **about)

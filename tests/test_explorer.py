@@ -1,0 +1,232 @@
+"""The panel without a browser: what moves, what is said, and that it is what `infer` and `evaluate` say."""
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+import torch
+from explorer_answers import SHARED, answers, same
+
+import cai
+from cai.explorer import Exploration
+from cai.models import MDP, TrajectoryModel, available_models, bridge, build_model
+
+# ---- the core ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("moved", "model"),
+    [
+        ({}, lambda: bridge()),
+        ({"slip": 0.35}, lambda: bridge(slip=0.35)),
+        ({"temperature": 2.5}, lambda: bridge(temperature=2.5)),
+        ({"discount": 0.9}, lambda: bridge(discount=0.9)),
+        ({"eta": 0.7}, lambda: bridge()),
+        ({"horizon": 13}, lambda: bridge(horizon=13)),
+        ({"fall_reward": -3.0, "slip": 0.0}, lambda: bridge(fall_reward=-3.0, slip=0.0)),
+        ({"infinite_horizon": True, "discount": 0.8}, lambda: bridge(horizon=math.inf, discount=0.8)),
+    ],
+)
+def test_numbers_are_those_of_infer_and_evaluate(moved, model):
+    view = Exploration("bridge").ask(**moved)
+    assert view.messages == ()
+    same(view.numbers, answers(model(), moved.get("eta", -1.0)))
+
+
+def test_chances_are_those_of_evaluate():
+    view = Exploration("bridge").ask(discount=0.95)
+    model = bridge(discount=0.95)
+    outcome = cai.evaluate(cai.extract_policy(cai.infer(model, "exact")), model)
+    numbers = view.numbers["exact"]
+    assert numbers["visits bridge"] == pytest.approx(outcome.visits["bridge"], abs=1e-12)
+    assert numbers["ends in chasm"] == pytest.approx(outcome.ends_in["chasm"], abs=1e-12)
+    assert numbers["cut short"] == pytest.approx(outcome.absorbed, abs=1e-12)
+
+
+def test_a_model_moves_by_replace_and_keeps_the_rest():
+    model = dataclasses.replace(bridge(), action_prior=torch.tensor([0.7, 0.1, 0.1, 0.1]), name="mine")
+    exploration = Exploration(model)
+    assert set(exploration.defaults) == SHARED
+    view = exploration.ask(temperature=0.5, discount=0.9, horizon=7, eta=-2.0)
+    same(view.numbers, answers(dataclasses.replace(model, temperature=0.5, discount=0.9, horizon=7), -2.0))
+    assert "mine" in view.caption
+
+
+def test_a_builder_moves_by_its_own_numbers():
+    def stairs(steps=3, prize=4.0, *, fair=True, text="up", horizon=5):
+        table = torch.zeros(steps + 1, 2, steps + 1)
+        for state in range(steps):
+            table[state, 0, state] = 1.0
+            table[state, 1, state + 1] = 0.5 if fair else 1.0
+            table[state, 1, state] += 0.5 if fair else 0.0
+        table[steps, :, steps] = 1.0
+        paid = torch.zeros(steps + 1, 2, steps + 1)
+        paid[steps - 1, 1, steps] = prize
+        mdp = MDP(table, torch.eye(steps + 1)[0], terminal=[steps])
+        return TrajectoryModel(mdp, paid, horizon, name="stairs")
+
+    exploration = Exploration(stairs)
+    assert set(exploration.defaults) == SHARED | {"steps", "prize", "fair"}
+    kinds = {control.name: control.kind for control in exploration.controls}
+    assert (kinds["steps"], kinds["fair"], kinds["temperature"]) == ("number", "switch", "log")
+    view = exploration.ask(steps=2.0, fair=False, temperature=2.0)  # not an argument of the builder
+    same(view.numbers, answers(dataclasses.replace(stairs(2, fair=False), temperature=2.0), -1.0))
+
+
+@pytest.mark.parametrize("name", available_models())
+def test_every_model_has_a_picture(name):
+    exploration = Exploration(name)
+    view = exploration.ask(horizon=4)
+    assert view.messages == ()
+    figure = view.figure()
+    assert len(figure.axes) >= 7
+    assert f"{exploration.name}: " in view.table_html()
+    assert ("slip" in exploration.defaults) == ("slip" in available_models()[name].options)
+    figure.draw_without_rendering()
+
+
+def test_gymnasium_ids_outside_the_zoo():
+    view = Exploration("FrozenLake8x8-v1").ask(horizon=6, temperature=0.5)
+    same(view.numbers, answers(build_model("FrozenLake8x8-v1", horizon=6, temperature=0.5), -1.0))
+
+
+def test_one_state_one_action_one_step():
+    mdp = MDP(torch.ones(1, 1, 1), torch.ones(1))
+    view = Exploration(TrajectoryModel(mdp, torch.ones(1, 1), 1)).ask()
+    assert view.numbers["exact"]["believed return"] == 1.0
+    assert view.png()
+
+
+def test_many_actions_and_unreachable_states():
+    torch.manual_seed(0)
+    table = torch.rand(50, 30, 50, dtype=torch.float64)
+    table[49] = torch.eye(50)[49]
+    mdp = MDP(table / table.sum(-1, keepdim=True), torch.eye(50)[0], terminal=[49])
+    reward = torch.randn(50, 30)
+    reward[49] = 0.0
+    reward[7] = -math.inf
+    view = Exploration(TrajectoryModel(mdp, reward, 60, temperature=0.3)).ask()
+    assert any(math.isfinite(row["luck"]) for row in view.numbers.values() if row["luck"] is not None)
+    assert view.png()
+
+
+def test_moved_to_float32():
+    view = Exploration(bridge().to(dtype=torch.float32)).ask(temperature=2.0)
+    assert view.messages == ()
+    exact = cai.infer(bridge(temperature=2.0), "exact")
+    assert view.numbers["exact"]["log p(O)"] == pytest.approx(float(exact.log_evidence), abs=1e-4)  # float32
+    assert view.png()
+
+
+def test_the_log_slider_stops_at_the_first_value_and_at_both_ends():
+    (control,) = (c for c in Exploration("river-swim").controls if c.name == "temperature")
+    assert control.value == 1000.0
+    assert control.value in control.choices
+    assert (control.choices[0], control.choices[-1]) == (10.0, 100000.0)
+    ratios = np.diff(np.log10(control.choices))
+    assert np.allclose(ratios, 0.1, atol=5e-3)  # three digits
+
+
+# ---- what is refused -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("source", "moved", "words"),
+    [
+        ("bridge", {"slip": 1.5}, "slip is 1.5"),
+        ("bridge", {"discount": 0.0}, "discount is 0"),
+        ("bridge", {"temperature": -1.0}, "temperature is -1"),
+        ("bridge", {"horizon": 0}, "horizon"),
+        ("bridge", {"horizon": 2.5}, "horizon"),
+        ("bridge", {"horizon": 10**12}, "lower it"),
+        ("bridge", {"goal_reward": None}, "goal reward is empty"),
+        ("bridge", {"goal_reward": math.nan}, "is NaN"),
+        ("bridge", {"eta": math.nan}, "eta is nan"),
+        ("lottery", {"win_probability": 2.0}, "win_probability is 2"),
+        ("inventory", {"capacity": -1}, "capacity"),
+    ],
+)
+def test_refused_values_are_said_in_words(source, moved, words):
+    view = Exploration(source).ask(**moved)
+    assert view.answers is None
+    assert view.figure() is None
+    assert view.png() is None
+    (text,) = view.messages
+    assert words in text
+    assert "Traceback" not in view.messages_html()
+
+
+def test_a_horizon_beyond_the_memory():
+    def wide(num_states=2, horizon=3):
+        state = torch.arange(num_states)
+        return TrajectoryModel(MDP.from_successors(state[:, None, None], torch.ones(num_states, 1, 1), state == 0),
+                               0.0, horizon)  # fmt: skip
+
+    exploration = Exploration(wide)
+    assert exploration.ask(num_states=300, horizon=30).messages == ()
+    (text,) = exploration.ask(num_states=100_000, horizon=4000).messages
+    assert "8.94 GiB" in text  # 8 bytes, 4000 steps, 100,000 states, values and two tables of one action
+    assert "lower the horizon" in text
+
+
+def test_what_is_forbidden_stays_so():
+    def forbidden(slip=0.2, fall_reward=-math.inf):
+        return bridge(slip, fall_reward=fall_reward)
+
+    exploration = Exploration(forbidden)
+    assert "fall_reward" not in exploration.defaults  # no widget shows what is not finite
+    view = exploration.ask(slip=0.5)
+    assert view.messages == ()
+    assert view.numbers["variational"]["ends in chasm"] == 0.0
+    assert view.numbers["exact"]["real return"] == -math.inf  # it believes that it will not slip
+    assert ">-inf<" in view.table_html()
+    assert view.png()
+
+
+def test_impossible_optimality():
+    mdp = MDP(torch.ones(1, 1, 1), torch.ones(1))
+    view = Exploration(TrajectoryModel(mdp, torch.tensor([[-math.inf]]), 3)).ask()
+    assert any(text.startswith("exact") and "p(O) = 0" in text for text in view.messages)
+    assert view.png() is None
+    assert view.table_html()
+
+
+def test_one_answer_may_fail_beside_the_others():
+    view = Exploration("bridge").ask(infinite_horizon=True)
+    assert len(view.messages) == 1
+    assert view.messages[0].startswith("variational, risk: diverged")
+    assert view.png()
+    assert view.numbers["variational"]["bound"] is None
+
+
+def test_a_builder_that_breaks_is_no_traceback():
+    def broken(size=1.0):
+        if size != 1:
+            raise KeyError("size <b>")
+        return bridge()
+
+    view = Exploration(broken).ask(size=2.0)
+    assert view.messages == ("KeyError: 'size <b>'",)
+    assert "&lt;b&gt;" in view.messages_html()
+
+
+@pytest.mark.parametrize(
+    ("source", "error", "words"),
+    [
+        ("brigde", ValueError, "no model is called 'brigde'"),
+        (3, TypeError, "explore got a int"),
+        (bridge().mdp, TypeError, "explore got a MDP"),
+        (lambda slip: bridge(slip), TypeError, "told 'slip'"),
+        (lambda: bridge().mdp, TypeError, "returned a MDP"),
+        (lambda: bridge().batch(temperature=[1.0, 2.0]), TypeError, "returned a ModelBatch"),
+    ],
+)
+def test_what_is_no_source(source, error, words):
+    with pytest.raises(error, match=words):
+        Exploration(source)
+
+
+def test_unknown_controls():
+    with pytest.raises(TypeError, match="no control 'sleep'; it has slip, temperature"):
+        Exploration("bridge").ask(sleep=0.1)
