@@ -9,7 +9,7 @@ from cai.evaluation import Outcome, evaluate
 from cai.explain import explain_reward
 from cai.inference import InferenceError, Posterior, Status, Target, available_backends, infer
 from cai.models import MDP, TrajectoryModel, draw_factor_graph, factor_graph
-from cai.plots import plot_comparison, plot_luck, plot_messages, plot_values
+from cai.plots import plot_comparison, plot_luck, plot_map, plot_messages, plot_values
 from cai.policy import Policy, extract_policy
 from cai.sweep import sweep
 
@@ -36,6 +36,7 @@ __all__ = [
     "infer",
     "plot_comparison",
     "plot_luck",
+    "plot_map",
     "plot_messages",
     "plot_sweep",
     "plot_values",

@@ -11,9 +11,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from cai.drawing import REAL_COLOR, TARGET_COLORS
 from cai.inference.posterior import Posterior
 from cai.models.trajectory import TrajectoryModel
-from cai.plots import REAL_COLOR, TARGET_COLORS
 
 if TYPE_CHECKING:
     from cai.sweep import Sweep

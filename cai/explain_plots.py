@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
+from cai.drawing import FEW_STATES, REAL_COLOR, TARGET_COLORS, VALUE_MAP, draw_grid
 from cai.explain import COSTS, RewardExplanation
-from cai.plots import FEW_STATES, REAL_COLOR, TARGET_COLORS, VALUE_MAP, _draw_grid
 
 __all__ = ["plot_explanation"]
 
@@ -106,7 +106,7 @@ def _map(
     shown = explanation.state_map(gradient).clone()
     if model.mdp.layout is not None:
         shown[model.mdp.host.terminal] = math.nan  # nothing is paid there: the cell stays light
-        _draw_grid(ax, model.mdp.layout, shown, label, "PuOr" if signed else VALUE_MAP)
+        draw_grid(ax, model.mdp.layout, shown, label, "PuOr" if signed else VALUE_MAP)
         if signed:
             reach = max(float(shown.nan_to_num().abs().max()), 1e-12)
             ax.images[0].set_clim(-reach, reach)

@@ -12,10 +12,10 @@ from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 from matplotlib.patches import Rectangle
 
+from cai.drawing import draw_grid
 from cai.model_graphs import REWARD_MAP, Arrow, reward_text
 from cai.models.layout import GridLayout
 from cai.models.trajectory import TrajectoryModel
-from cai.plots import _draw_grid
 
 __all__ = ["draw_map"]
 
@@ -35,7 +35,7 @@ def draw_map(ax: Axes, model: TrajectoryModel, layout: GridLayout, arrows: list[
         entering[state] = sum(rewards) / len(rewards)
     finite = entering[torch.isfinite(entering)].abs()
     most = float(finite.max()) if len(finite) and float(finite.max()) > 0 else 1.0
-    _draw_grid(ax, layout, entering, "reward of entering (reward units)", REWARD_MAP)
+    draw_grid(ax, layout, entering, "reward of entering (reward units)", REWARD_MAP)
     ax.images[-1].set_norm(Normalize(-most, most))
     ax.grid(which="minor", color="0.75", linewidth=0.8)
     texts = {state: _span(rewards) for state, rewards in paid.items()}

@@ -15,11 +15,11 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
+from cai.drawing import grid_size, make_axes
 from cai.model_graphs import Arrow, draw_state_graph, graph_places, model_arrows, reward_text
 from cai.model_maps import draw_map
 from cai.models.trajectory import TrajectoryModel
 from cai.models.zoo import state_places
-from cai.plots import _axes, _grid_size
 
 __all__ = ["plot_model"]
 
@@ -70,13 +70,13 @@ def plot_model(
         return _plot_tables(model, arrows)
     if kind == "map":
         assert layout is not None
-        figure, ax = _axes(ax, _grid_size(layout))
+        figure, ax = make_axes(ax, grid_size(layout))
         draw_map(ax, model, layout, arrows)
     else:
         places = graph_places(model, arrows) if places is None else places
         spelled = len(arrows) <= FEW_ARROWS
         own = ax is None
-        figure, ax = _axes(ax, (9.0, 6.0))
+        figure, ax = make_axes(ax, (9.0, 6.0))
         draw_state_graph(ax, model, arrows, places, spelled=spelled)
         if own:
             figure.set_size_inches(_graph_size(ax, spelled))

@@ -13,12 +13,22 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from matplotlib.axes import Axes
-from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
-from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
+from cai.drawing import (
+    FEW_STATES,
+    LUCK_MAP,
+    MASS_MAP,
+    REAL_COLOR,
+    TARGET_COLORS,
+    VALUE_MAP,
+    draw_grid,
+    draw_over_time,
+    grid_size,
+    make_axes,
+    nats_text,
+)
 from cai.inference.forward_messages import forward_messages
 from cai.inference.posterior import Posterior
 from cai.inference.status import Target
@@ -28,14 +38,18 @@ from cai.models.trajectory import TrajectoryModel
 if TYPE_CHECKING:
     from cai.comparison import Comparison, Row
 
-__all__ = ["TARGET_COLORS", "draw_returns", "plot_comparison", "plot_luck", "plot_messages", "plot_values"]
+__all__ = [
+    "REAL_COLOR",
+    "TARGET_COLORS",
+    "draw_returns",
+    "plot_comparison",
+    "plot_luck",
+    "plot_map",
+    "plot_messages",
+    "plot_values",
+]
 
-# Okabe and Ito's palette, which colour-blind readers tell apart; one colour for each target in every picture.
-TARGET_COLORS = {Target.EXACT.value: "#D55E00", Target.FIXED_DYNAMICS.value: "#0072B2", Target.OTHER.value: "#009E73"}
-REAL_COLOR = "0.35"
-VALUE_MAP, LUCK_MAP, MASS_MAP = "cividis", "magma_r", "viridis"
 MESSAGE_FLOOR = -12.0  # nats
-FEW_STATES = 40  # up to which every state gets its name on an axis
 
 
 def plot_values(posterior: Posterior, *, t: int = 0, ax: Axes | None = None) -> Figure:
@@ -54,8 +68,8 @@ def plot_values(posterior: Posterior, *, t: int = 0, ax: Axes | None = None) -> 
         raise ValueError(f"backend {posterior.backend!r} does not know values; use 'exact' or 'variational'")
     layout = model.mdp.layout
     if layout is None:
-        figure, ax = _axes(ax, (7.0, 4.2))
-        _heatmap(ax, posterior.values.detach(), model, "value (reward units)", VALUE_MAP)
+        figure, ax = make_axes(ax, (7.0, 4.2))
+        draw_over_time(ax, posterior.values.detach(), model, "value (reward units)", VALUE_MAP)
         over = "over time" if model.is_finite else "at every t"
         ax.set_title(f"{_values(posterior)} {over}, {_name(posterior)}")
         return figure
@@ -63,13 +77,49 @@ def plot_values(posterior: Posterior, *, t: int = 0, ax: Axes | None = None) -> 
     if not -steps <= t < steps:
         raise IndexError(f"time index {t} is outside the answer; it has indices 0 to {steps - 1}")
     t %= steps
-    figure, ax = _axes(ax, _grid_size(layout))
+    figure, ax = make_axes(ax, grid_size(layout))
     values = posterior.values[t].detach().clone()
     values[model.mdp.terminal] = math.nan  # nothing is decided there: the cell stays light
     when = f"t = {t + 1}" if model.is_finite else "every t"
-    _draw_grid(ax, layout, values, f"value at {when} (reward units)", VALUE_MAP)
+    draw_grid(ax, layout, values, f"value at {when} (reward units)", VALUE_MAP)
     _draw_policy(ax, layout, posterior.action_probs[t].detach(), model.live)
     ax.set_title(f"{_values(posterior)} and policy at {when}\n{_name(posterior)}")
+    return figure
+
+
+def plot_map(
+    model: TrajectoryModel, numbers: Any, label: str, *, colors: str = VALUE_MAP, ax: Axes | None = None
+) -> Figure:
+    """One number for each state: in its cell of the map, or as a bar where there is no layout.
+
+    Args:
+        model: whose states they are.
+        numbers: [S]; NaN where there is none, which stays light, and -inf, which is hatched.
+        label: what they are, with their unit.
+        colors: a colour map of matplotlib.
+        ax: where to draw; a new figure, unless given.
+
+    Raises:
+        ValueError: if there is not one number for each state.
+    """
+    table = torch.as_tensor(numbers, dtype=torch.float64).detach()
+    if tuple(table.shape) != (model.mdp.num_states,):
+        raise ValueError(
+            f"numbers has shape {list(table.shape)}; expected one for each state, [{model.mdp.num_states}]: pick a time"
+        )
+    layout = model.mdp.layout
+    if layout is not None:
+        figure, ax = make_axes(ax, grid_size(layout))
+        draw_grid(ax, layout, table, label, colors)
+    else:
+        figure, ax = make_axes(ax, (7.0, 4.0))
+        states = list(range(model.mdp.num_states))
+        ax.bar(states, np.where(np.isfinite(table), table, np.nan), color=REAL_COLOR)
+        if len(states) <= FEW_STATES:
+            ax.set_xticks(states, [model.mdp.state_name(s) for s in states], rotation=90 if len(states) > 8 else 0)
+        ax.set_xlabel("state")
+        ax.set_ylabel(label)
+    ax.set_title(f"{label[:1].upper()}{label[1:]} by state, {model.name}")
     return figure
 
 
@@ -87,13 +137,13 @@ def plot_luck(posterior: Posterior, *, ax: Axes | None = None) -> Figure:
     layout = model.mdp.layout
     total = float(posterior.luck.detach()) if posterior.luck is not None else float(luck.sum())
     start = total - float(luck.sum())
-    title = f"Luck assumed in each state, {_name(posterior)}\n{_nats(total)} nats in all"
+    title = f"Luck assumed in each state, {_name(posterior)}\n{nats_text(total)} nats in all"
     title += f", {start:.2f} of them in the choice of the start" if start > 0.005 else ""
     if layout is not None:
-        figure, ax = _axes(ax, _grid_size(layout))
-        _draw_grid(ax, layout, luck, "luck (nats)", LUCK_MAP, lowest=0.0)
+        figure, ax = make_axes(ax, grid_size(layout))
+        draw_grid(ax, layout, luck, "luck (nats)", LUCK_MAP, lowest=0.0)
     else:
-        figure, ax = _axes(ax, (7.0, 4.0))
+        figure, ax = make_axes(ax, (7.0, 4.0))
         shown = torch.argsort(luck, descending=True)[:FEW_STATES]
         shown = shown[luck[shown] > 1e-12].sort().values
         if not len(shown):
@@ -141,7 +191,7 @@ def plot_messages(posterior: Posterior) -> Figure:
         (posterior.state_marginals.detach(), r"product  $p(s_t \mid O_{1:T})$", "probability"),
     )
     for axis, (table, title, label) in zip(axes, parts, strict=True):
-        _heatmap(axis, table, model, label, MASS_MAP)
+        draw_over_time(axis, table, model, label, MASS_MAP)
         axis.set_title(title)
     for axis in axes[1:]:
         axis.set_ylabel("")
@@ -262,10 +312,6 @@ def _name(posterior: Posterior) -> str:
     return _title(posterior.backend if eta is None else f"{posterior.backend}, eta = {eta:g}", str(posterior.target))
 
 
-def _nats(value: float) -> str:
-    return f"{value:.2f}" if value >= 0.005 or value <= 1e-12 else f"{value:.1e}"
-
-
 def _values(posterior: Posterior) -> str:
     return "Values" if posterior.backend in ("value-iteration", "max-product", "boltzmann") else "Soft values"
 
@@ -278,77 +324,11 @@ def _color(posterior: Posterior) -> str:
     return TARGET_COLORS[posterior.target.value]
 
 
-def _axes(ax: Axes | None, size: tuple[float, float]) -> tuple[Figure, Axes]:
-    if ax is None:
-        _, ax = plt.subplots(figsize=size, layout="constrained")
-    figure: Any = ax.get_figure(root=True)
-    return figure, ax
-
-
-def _grid_size(layout: GridLayout) -> tuple[float, float]:
-    return min(14.0, 0.75 * layout.columns + 1.9), min(10.0, 0.75 * layout.rows + 1.2)
-
-
 def _below_peak(log_messages: Tensor) -> Tensor:
     """Every time's messages relative to their largest, clipped from below; -inf stays."""
     largest = log_messages.amax(-1, keepdim=True)
     relative = log_messages - torch.where(torch.isfinite(largest), largest, torch.zeros_like(largest))
     return torch.where(torch.isinf(relative), relative, relative.clamp(min=MESSAGE_FLOOR))
-
-
-def _heatmap(ax: Axes, table: Tensor, model: TrajectoryModel, label: str, colors: str) -> None:
-    """A table [time, state] with time to the right; -inf is left white."""
-    shown = np.ma.masked_invalid(table.numpy().T)
-    picture = ax.imshow(shown, aspect="auto", cmap=colors, interpolation="nearest", origin="upper")
-    picture.set_extent((0.5, table.shape[0] + 0.5, table.shape[1] - 0.5, -0.5))
-    ax.set_xlabel("time t")
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    ax.set_ylabel("state")
-    if model.mdp.num_states <= FEW_STATES:
-        names = [model.mdp.state_name(state) for state in range(model.mdp.num_states)]
-        ax.set_yticks(range(len(names)), names, fontsize=8 if len(names) <= 12 else 6)
-    figure: Any = ax.get_figure(root=True)
-    figure.colorbar(picture, ax=ax, label=label)
-
-
-def _draw_grid(
-    ax: Axes, layout: GridLayout, values: Tensor, label: str, colors: str, lowest: float | None = None
-) -> None:
-    """One number for each state in its cell: walls dark, what has no number light, -inf hatched."""
-    grid = np.full((layout.rows, layout.columns), np.nan)
-    present = np.zeros_like(grid, dtype=bool)
-    for state, cell in enumerate(layout.cells):
-        if cell is not None:
-            grid[cell], present[cell] = float(values[state]), True
-    finite = grid[np.isfinite(grid)]
-    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
-    low = low if lowest is None else lowest
-    picture = ax.imshow(
-        np.ma.masked_invalid(grid), cmap=colors, norm=Normalize(low, high if high > low else low + 1), zorder=1
-    )
-    for i in range(layout.rows):
-        for j in range(layout.columns):
-            if present[i, j] and np.isnan(grid[i, j]):
-                ax.add_patch(Rectangle((j - 0.5, i - 0.5), 1, 1, color="0.9", zorder=1.5))
-            elif not present[i, j]:
-                ax.add_patch(Rectangle((j - 0.5, i - 0.5), 1, 1, color="0.25", zorder=2))
-            elif np.isneginf(grid[i, j]):
-                ax.add_patch(Rectangle((j - 0.5, i - 0.5), 1, 1, fill=False, hatch="xxx", edgecolor="0.5", zorder=2))
-    for state, text in enumerate(layout.labels):
-        cell = layout.cells[state]
-        if text and cell is not None:
-            style = {"boxstyle": "round,pad=0.12", "facecolor": "white", "edgecolor": "none", "alpha": 0.75}
-            ax.text(cell[1] - 0.33, cell[0] - 0.3, text, fontsize=8, ha="center", va="center", bbox=style, zorder=4)
-    ax.set_xticks(np.arange(-0.5, layout.columns), minor=True)
-    ax.set_yticks(np.arange(-0.5, layout.rows), minor=True)
-    ax.grid(which="minor", color="white", linewidth=1.0, zorder=2.5)
-    ax.tick_params(which="minor", length=0)
-    ax.set_xticks(range(layout.columns))
-    ax.set_yticks(range(layout.rows))
-    ax.set_xlabel("column")
-    ax.set_ylabel("row")
-    figure: Any = ax.get_figure(root=True)
-    figure.colorbar(picture, ax=ax, label=label, shrink=0.85)
 
 
 def _draw_policy(ax: Axes, layout: GridLayout, policy: Tensor, live: Tensor) -> None:

@@ -176,7 +176,8 @@ class _Revise(Messenger):
                 return
             value = msg["value"]
             score = msg["fn"].log_prob(value)
-            zero = torch.zeros((), dtype=score.dtype, device=score.device)  # new: what is known depends on its site alone
+            # A new tensor: what is known depends on its site alone, not on what the site's score was computed from.
+            zero = torch.zeros((), dtype=score.dtype, device=score.device)
             hit = value == self.evidence[msg["name"]]
             pyro.factor(f"{EVIDENCE}{msg['name']}", torch.where(hit, zero, zero - torch.inf))
 

@@ -11,7 +11,7 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.quiver import Quiver
 
-from cai import MDP, TrajectoryModel, compare, infer, plot_comparison, plot_luck, plot_messages, plot_values
+from cai import MDP, TrajectoryModel, compare, infer, plot_comparison, plot_luck, plot_map, plot_messages, plot_values
 from cai.inference.forward_messages import forward_messages
 from cai.models import GridLayout, StepCost, bridge, gridworld, gymnasium_model, lottery
 from cai.plots import TARGET_COLORS
@@ -400,3 +400,19 @@ def test_comparison_plots_itself():
 def test_colors_are_those_of_the_three_targets():
     assert set(TARGET_COLORS) == {"exact", "fixed-dynamics", "other"}
     assert len(set(TARGET_COLORS.values())) == 3
+
+
+def test_any_numbers_by_state():
+    model = bridge()
+    numbers = torch.arange(model.mdp.num_states, dtype=torch.float64)
+    numbers[3], numbers[4] = -torch.inf, torch.nan
+    figure = plot_map(model, numbers, "distance (steps)")
+    shown = figure.axes[0].images[0].get_array()
+    cell = model.mdp.layout.cells[7]
+    assert shown[cell] == 7.0
+    assert figure.axes[0].get_title() == "Distance (steps) by state, bridge"
+    figure = plot_map(lottery(), [1.0, 2.0, -math.inf, 4.0], "prize (reward units)")
+    assert [bar.get_height() for bar in figure.axes[0].patches][:2] == [1.0, 2.0]
+    assert [text.get_text() for text in figure.axes[0].get_xticklabels()] == ["choice", "safe", "won", "lost"]
+    with pytest.raises(ValueError, match=r"numbers has shape \[2\]; expected one for each state, \[4\]"):
+        plot_map(lottery(), [1.0, 2.0], "prize")

@@ -16,11 +16,12 @@ from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import MaxNLocator
 
 from cai.comparison import Comparison
+from cai.drawing import FEW_STATES, nats_text
 from cai.inference.posterior import Posterior
 from cai.model_graphs import ACTION_COLORS
 from cai.models.layout import GridLayout
 from cai.models.trajectory import TrajectoryModel
-from cai.plots import FEW_STATES, _nats, draw_returns, plot_luck, plot_values
+from cai.plots import draw_returns, plot_luck, plot_values
 
 __all__ = ["draw_answers", "draw_policy_table"]
 
@@ -173,9 +174,9 @@ def _draw_luck(ax: Axes, posterior: Posterior) -> None:
     by_state = float(posterior.luck_by_state().sum())
     total = by_state if posterior.luck is None else float(posterior.luck.detach())
     what = "bad luck feared" if posterior.details.get("eta", 0.0) < 0 else "luck assumed"
-    title = f"{what}: {_nats(total)} nats"
+    title = f"{what}: {nats_text(total)} nats"
     if total - by_state > 5e-3:
-        title += f"\n({_nats(total - by_state)} of them in the choice of the start)"
+        title += f"\n({nats_text(total - by_state)} of them in the choice of the start)"
     ax.set_title(title, fontsize=11)
     if not ax.patches and not ax.images:
         ax.set_axis_off()  # there are no bars, only words
