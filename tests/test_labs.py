@@ -155,10 +155,10 @@ def test_the_untouched_student_version_scores_zero_without_crashing(course):
 )
 def test_a_typical_wrong_answer_loses_the_right_points_and_is_told_why(course, name):
     mistake = MISTAKES[name]
-    graded = course.grade(name, {**solutions(course.source()), mistake.cell: mistake.answer})
-    assert graded.lost == mistake.loses
+    graded = course.grade(name, {**solutions(course.source()), mistake.cell: mistake.code})
+    assert graded.lost == set(mistake.loses)
     assert all(graded.score[cell] == 0 for cell in mistake.loses)
-    assert mistake.hint in graded.said[mistake.told_in]
+    assert mistake.hint in graded.said[mistake.loses[0]]
 
 
 def test_the_mistakes_cover_every_lab():
