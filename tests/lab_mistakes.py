@@ -1,4 +1,7 @@
-"""Typical wrong answers to the labs: which cell they stand in, which points they cost, and what the student is told."""
+"""Typical wrong answers to the labs: which cell they stand in, which points they cost, and what the student is told.
+
+A student may make several at once: every part is graded on its own, and grading a notebook takes a while.
+"""
 
 from dataclasses import dataclass
 from textwrap import dedent
@@ -132,16 +135,6 @@ MISTAKES = {
             return 0.0
         """,
     ),
-    "cost-for-reward": Mistake(
-        REWARD,
-        "answer_function",
-        ("test_function",),
-        "a cost was returned for a reward",
-        """
-        def toll(state, action, next_state, t):
-            return torch.where(garden[next_state] & ~garden[state], 3.0 if t < 6 else 1.0, 0.0)
-        """,
-    ),
     "shaping-forgets-the-end": Mistake(
         REWARD,
         "answer_shaping",
@@ -207,4 +200,14 @@ MISTAKES = {
             return cai.infer(model, "exact").luck
         """,
     ),
+}
+
+STUDENTS = {
+    "drops-the-log": ["log-dropped"],
+    "forgets-the-prior": ["prior-forgotten"],
+    "averages-too-early": ["expectation-in-the-wrong-place"],
+    "slips-elsewhere": ["prior-forgotten-in-the-policy", "expectation-of-the-start-in-the-wrong-place"],
+    "optimist": ["plan-asked-about-itself", "divergence-the-wrong-way-round", "colder-instead-of-honest"],
+    "beginner": ["branches-on-a-tensor", "shaping-forgets-the-end", "gradient-cut-off-and-nothing-checked"],
+    "dreamer": ["dynamics-freed", "loss-for-bound", "luck-for-the-gap"],
 }

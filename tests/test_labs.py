@@ -12,7 +12,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from lab_mistakes import MISTAKES
+from lab_mistakes import MISTAKES, STUDENTS
 
 LABS = Path(__file__).parents[1] / "tutorials" / "labs"
 NAMES = sorted(path.parent.name for path in LABS.glob("*/*.ipynb"))
@@ -151,15 +151,18 @@ def test_the_untouched_student_version_scores_zero_without_crashing(course):
 
 
 @pytest.mark.parametrize(
-    ("course", "name"), [(m.lab, name) for name, m in MISTAKES.items()], ids=list(MISTAKES), indirect=["course"]
+    ("course", "student"), [(MISTAKES[made[0]].lab, name) for name, made in STUDENTS.items()], indirect=["course"]
 )
-def test_a_typical_wrong_answer_loses_the_right_points_and_is_told_why(course, name):
-    mistake = MISTAKES[name]
-    graded = course.grade(name, {**solutions(course.source()), mistake.cell: mistake.code})
-    assert graded.lost == set(mistake.loses)
-    assert all(graded.score[cell] == 0 for cell in mistake.loses)
-    assert mistake.hint in graded.said[mistake.loses[0]]
+def test_typical_wrong_answers_lose_the_right_points_and_are_told_why(course, student):
+    made = [MISTAKES[name] for name in STUDENTS[student]]
+    assert {mistake.lab for mistake in made} == {course.lab}
+    graded = course.grade(student, {**solutions(course.source()), **{mistake.cell: mistake.code for mistake in made}})
+    assert graded.lost == {cell for mistake in made for cell in mistake.loses}
+    assert all(graded.score[cell] == 0 for cell in graded.lost)
+    for mistake in made:
+        assert mistake.hint in graded.said[mistake.loses[0]]
 
 
-def test_the_mistakes_cover_every_lab():
+def test_the_mistakes_cover_every_lab_and_somebody_makes_each():
     assert {mistake.lab for mistake in MISTAKES.values()} == set(NAMES)
+    assert sorted(name for made in STUDENTS.values() for name in made) == sorted(MISTAKES)
