@@ -36,11 +36,13 @@ notebooks: $(READY)  ## run every notebook of tutorials/ from top to bottom
 	$(BIN)/python -m pytest -m notebooks
 
 # A course folder of nbgrader: the sources, and the student release made of them. nbgrader finds a helper program by PATH.
-labs: $(LABS_READY)  ## the labs' student release, in out/labs/release (make labs LABS=~/course for another place)
+labs: $(LABS_READY)  ## the labs' student release, in out/labs/release (make labs LABS=DIR for another place)
 	mkdir -p "$(LABS)/source"
 	cp -r tutorials/labs/lab* "$(LABS)/source/"
 	cp tutorials/labs/nbgrader_config.py "$(LABS)/"
-	cd "$(LABS)" && PATH="$(CURDIR)/$(BIN):$$PATH" nbgrader generate_assignment --force --log-level=WARN $(notdir $(wildcard tutorials/labs/lab*))
+	cd "$(LABS)" && for lab in source/lab*; do \
+		PATH="$(CURDIR)/$(BIN):$$PATH" nbgrader generate_assignment --force --log-level=WARN $$(basename $$lab) || exit 1; \
+	done
 	@ls -d "$(LABS)"/release/*
 
 labs-test: $(LABS_READY)  ## grade solutions, untouched labs and typical mistakes with nbgrader

@@ -4,6 +4,7 @@ The whole course runs in a temporary folder, with a gradebook of its own. Wrong 
 that students get, in place of the stub.
 """
 
+import functools
 import os
 import shutil
 import sys
@@ -58,7 +59,7 @@ class Course:
 
     @staticmethod
     def check(result):
-        assert result["success"], result.get("error") or result.get("log")
+        assert result["success"], f"{result.get('error')}\n{result.get('log')}"
 
     def release(self):
         return nbformat.read(self.root / "release" / self.lab / f"{self.lab}.ipynb", as_version=4)
@@ -101,10 +102,16 @@ def solutions(notebook):
 
 
 @pytest.fixture(scope="module")
-def course(request, tmp_path_factory):
+def courses(tmp_path_factory):
+    """Makes the course of a lab when it is first asked for."""
     with pytest.MonkeyPatch.context() as patch:  # the gradebook asks the program `alembic` for its version, by name
         patch.setenv("PATH", str(Path(sys.executable).parent), prepend=os.pathsep)
-        yield Course(tmp_path_factory.mktemp(request.param), request.param)
+        yield functools.cache(lambda lab: Course(tmp_path_factory.mktemp(lab), lab))
+
+
+@pytest.fixture
+def course(request, courses):
+    return courses(request.param)
 
 
 @pytest.mark.parametrize("course", NAMES, indirect=True)

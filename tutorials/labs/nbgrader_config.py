@@ -3,7 +3,8 @@
 c = get_config()  # noqa: F821 (nbgrader provides it)
 
 c.CourseDirectory.course_id = "control-as-inference"
-c.Execute.timeout = 120  # seconds a cell; a fit takes a few
+c.Execute.timeout = 300  # seconds a cell; a fit takes a few, on a machine that is busy grading many more
+c.Execute.startup_timeout = 300
 c.ClearSolutions.code_stub = {
     "python": '# YOUR CODE HERE\nraise NotImplementedError("write your answer here, and delete this line")'
 }
