@@ -5,9 +5,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 BENCH := .venv-bench
 READY := $(VENV)/.ready
+LABS_READY := $(VENV)/.ready-labs
+LABS := out/labs
 PIP := $(BIN)/pip install --quiet --constraint constraints.txt
 
-.PHONY: demo test lint format types notebooks browser wheel bench clean
+.PHONY: demo test lint format types notebooks browser labs labs-test wheel bench clean
 
 demo: $(READY)  ## compare the backends on the bridge, and save the pictures
 	$(BIN)/cai compare bridge --out out/bridge
@@ -36,6 +38,19 @@ notebooks: $(READY)  ## run every notebook of tutorials/ from top to bottom
 browser: $(READY)  ## move the sliders of the page in headless Chromium, where chromedriver is installed
 	$(BIN)/python -m pytest -m browser -rs
 
+# A course folder of nbgrader: the sources, and the student release made of them. nbgrader finds a helper program by PATH.
+labs: $(LABS_READY)  ## the labs' student release, in out/labs/release (make labs LABS=DIR for another place)
+	mkdir -p "$(LABS)/source"
+	cp -r tutorials/labs/lab* "$(LABS)/source/"
+	cp tutorials/labs/nbgrader_config.py "$(LABS)/"
+	cd "$(LABS)" && for lab in source/lab*; do \
+		PATH="$(CURDIR)/$(BIN):$$PATH" nbgrader generate_assignment --force --log-level=WARN $$(basename $$lab) || exit 1; \
+	done
+	@ls -d "$(LABS)"/release/*
+
+labs-test: $(LABS_READY)  ## grade solutions, untouched labs and typical mistakes with nbgrader
+	$(BIN)/python -m pytest -n auto -m labs
+
 # A clean build, installed into an empty environment outside the tree, where the command line must run.
 wheel: $(READY)
 	rm -rf build dist *.egg-info/SOURCES.txt
@@ -59,6 +74,11 @@ $(READY): setup.cfg pyproject.toml constraints.txt
 	$(PIP) setuptools wheel
 	$(PIP) --no-build-isolation --editable '.[notebooks,explore,dev]'
 	touch $(READY)
+
+# nbgrader brings a whole Jupyter server, which nothing else here needs.
+$(LABS_READY): $(READY)
+	$(PIP) --no-build-isolation --editable '.[labs,notebooks,dev]'
+	touch $(LABS_READY)
 
 # imitation and what it needs go in without their dependencies: it asks for gymnasium 0.29, and its tabular recursion does
 # not use it.

@@ -11,6 +11,8 @@ from nbformat.v4 import new_code_cell
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "tutorials").rglob("*.ipynb"))
+LABS = [path for path in NOTEBOOKS if "labs" in path.relative_to(ROOT).parts]
+TUTORIALS = [path for path in NOTEBOOKS if path not in LABS]
 COURSE = [path for path in NOTEBOOKS if re.match(r"\d\d_", path.name)]
 UNSEEN = 5  # code cells in a row without a picture, at most
 NUMBER = re.compile(r"-?\d+(?:\.\d+)?(?:e[+-]?\d+)?")
@@ -52,14 +54,23 @@ def test_notebook_runs(path):
         assert alike(printed, said), f"{path.name}: an answer prints\n{printed}\nand is said to print\n{said}"
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", TUTORIALS, ids=lambda path: path.stem)
 def test_notebook_is_committed_with_its_outputs(path):
     cells = [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
     assert all(cell.execution_count for cell in cells)
     assert not any(output.output_type == "error" for cell in cells for output in cell.outputs)
 
 
+# Outputs of a lab are those of its solution, and its release is made of the source: they would give the answers away.
+@pytest.mark.parametrize("path", LABS, ids=lambda path: path.stem)
+def test_lab_is_committed_without_outputs(path):
+    cells = [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+    assert not any(cell.outputs or cell.execution_count for cell in cells)
+
+
 def test_there_are_notebooks():
+    assert TUTORIALS
+    assert LABS
     assert len(COURSE) >= 6
 
 
