@@ -8,11 +8,13 @@ into torch's folder of extensions, named after the source and the instructions o
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import hashlib
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -86,14 +88,15 @@ def library() -> ctypes.CDLL:
 
         folder = Path(os.environ.get("TORCH_EXTENSIONS_DIR") or cpp_extension.get_default_build_root()) / name
         folder.mkdir(parents=True, exist_ok=True)
-        cpp_extension.load(
-            name,
-            [str(SOURCES / "native.cpp")],
-            extra_cflags=flags,
-            extra_ldflags=[*parallel],
-            build_directory=str(folder),
-            is_python_module=False,
-        )
+        with _own_programs():
+            cpp_extension.load(
+                name,
+                [str(SOURCES / "native.cpp")],
+                extra_cflags=flags,
+                extra_ldflags=[*parallel],
+                build_directory=str(folder),
+                is_python_module=False,
+            )
         return ctypes.CDLL(str(folder / f"{name}{cpp_extension.LIB_EXT}"))
     except (ImportError, OSError, RuntimeError) as error:
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
@@ -101,6 +104,17 @@ def library() -> ctypes.CDLL:
             f"kernel 'native' could not be built ({first}); it needs GCC or Clang and the packages ninja and "
             "setuptools (pip install 'control-as-inference[native]'), or use kernel='auto'"
         ) from error
+
+
+@contextlib.contextmanager
+def _own_programs() -> Iterator[None]:
+    """Lets programs of the running environment be found, though it may not be active: ninja is one."""
+    before = os.environ.get("PATH", "")
+    os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), before])
+    try:
+        yield
+    finally:
+        os.environ["PATH"] = before
 
 
 def call(name: str, dtype: torch.dtype, *arguments: Any) -> int:

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from native_kernel import needs_native
 from oracle import random_problem
 
 import cai
@@ -182,7 +183,9 @@ def test_one_member_and_small_groups(monkeypatch):
     assert_members(model.batch(**single), "exact", (*NUMBERS, *TABLES))
 
 
-@pytest.mark.parametrize("kernel", ["csr", "successors", "collapsed", "native", "auto"])
+@pytest.mark.parametrize(
+    "kernel", ["csr", "successors", "collapsed", pytest.param("native", marks=needs_native), "auto"]
+)
 def test_kernels(kernel):
     model = random_problem(6, discount=1.0).model
     given = variations(model, 6)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from dense_reference import random_case, solve
+from native_kernel import can_be_built
 
 import cai
 from cai.inference import soft_pass
@@ -34,7 +35,7 @@ def error(found, expected, scale=1.0):
 
 
 def kernels_for(case, kind):
-    names = {"csr", "successors", "auto", "native"}
+    names = {"csr", "successors", "auto", *(["native"] if can_be_built() else [])}
     names |= {"dense"} if case.model.mdp.is_dense else set()
     return sorted(names | ({"collapsed"} if kind == "exact" and not case.model.reward.reads_time else set()))
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from dense_reference import random_case
+from native_kernel import needs_native
 
 import cai
 from cai.inference import native
@@ -15,6 +16,7 @@ from cai.inference.soft_pass import SoftPass
 from cai.models import MDP, TrajectoryModel
 
 KINDS = ("exact", "fixed")
+pytestmark = needs_native
 
 
 def listed_model(seed, num_states, num_actions, num_outcomes, horizon, *, discount=1.0, walls=True, **options):
