@@ -114,7 +114,7 @@ def plot_map(
     else:
         figure, ax = make_axes(ax, (7.0, 4.0))
         states = list(range(model.mdp.num_states))
-        ax.bar(states, np.where(np.isfinite(table), table, np.nan), color=REAL_COLOR)
+        ax.bar(states, torch.where(torch.isfinite(table), table, math.nan).numpy(), color=REAL_COLOR)
         if len(states) <= FEW_STATES:
             ax.set_xticks(states, [model.mdp.state_name(s) for s in states], rotation=90 if len(states) > 8 else 0)
         ax.set_xlabel("state")
