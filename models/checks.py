@@ -117,7 +117,20 @@ def check_distribution(probabilities: Tensor, name: str, source: torch.dtype, ro
     return probabilities / torch.where(divides[..., None], probabilities.sum(-1, keepdim=True), 1.0)
 
 
-def state_mask(states: Any, num_states: int, names: Sequence[str] | None, what: str, *, kind: str = "state") -> Tensor:
+def some_names(names: Sequence[str]) -> str:
+    """The first few names, and dots where there are more."""
+    return ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
+
+
+def state_mask(
+    states: Any,
+    num_states: int,
+    names: Sequence[str] | None,
+    what: str,
+    *,
+    kind: str = "state",
+    regions: Iterable[str] = (),
+) -> Tensor:
     """Turns states (or actions) given as a mask, indices or names into a mask.
 
     Args:
@@ -126,6 +139,7 @@ def state_mask(states: Any, num_states: int, names: Sequence[str] | None, what: 
         names: the state names, or None.
         what: how the argument is called in messages.
         kind: what they are, "state" or "action".
+        regions: names that would have been understood, too.
 
     Returns:
         bool [S].
@@ -152,9 +166,8 @@ def state_mask(states: Any, num_states: int, names: Sequence[str] | None, what: 
         if isinstance(state, str):
             numbered = numbered or {name: i for i, name in enumerate(names or ())}
             if state not in numbered:
-                known = (
-                    f"the problem has no {kind} names" if names is None else f"names are {', '.join(names[:8])}, ..."
-                )
+                known = f"regions are {', '.join(regions)}; " if regions else ""
+                known += f"the problem has no {kind} names" if names is None else f"names are {some_names(names)}"
                 raise ValueError(f"{what}: no {kind} is called {state!r}; {known}")
             state = numbered[state]
         elif isinstance(state, bool) or not isinstance(state, numbers.Integral):

@@ -11,7 +11,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cai.models.checks import check_distribution, check_shape, first_index, float_tensor, index_tensor, state_mask
+from cai.models.checks import (
+    check_distribution,
+    check_shape,
+    first_index,
+    float_tensor,
+    index_tensor,
+    some_names,
+    state_mask,
+)
 from cai.models.graph_input import graph_successors, read_initial
 from cai.models.layout import GridLayout
 from cai.models.places import place_tensor, resolve_place
@@ -349,7 +357,7 @@ class MDP:
         """A mask, bool [S], of states given as a mask, indices or names, or as the name of a region."""
         if isinstance(states, str) and states in self.regions and states not in (self.state_names or ()):
             return self.regions[states]
-        return state_mask(states, self.num_states, self.state_names, "states").to(self.device)
+        return state_mask(states, self.num_states, self.state_names, "states", regions=self.regions).to(self.device)
 
     def successors(self) -> Tensor:
         """int64 [S, A, K], or a broadcasting [1, 1, S] when dense: where each outcome leads."""
@@ -382,7 +390,7 @@ class MDP:
 
 def _index(names: Sequence[str] | None, name: str, what: str) -> int:
     if names is None or name not in names:
-        known = f"the process has no {what} names" if names is None else f"names are {', '.join(names[:12])}"
+        known = f"the process has no {what} names" if names is None else f"names are {some_names(names)}"
         raise ValueError(f"no {what} is called {name!r}; {known}")
     return list(names).index(name)
 

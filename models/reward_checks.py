@@ -57,10 +57,20 @@ def check_values(factor: RewardFactor, mdp: MDP, table: Tensor, t: int) -> None:
         row, action, outcome = torch.nonzero(paid)[0].tolist()
         state = int(final[row])
         source = _source(factor, mdp, (state, action, outcome), t, lambda x: x != 0)
+        if table.shape[-1] > 1:  # it may be the arrival that was meant to pay
+            advice = (
+                "it leads to itself, so what is paid for the next state is paid again at every step: pay it on entry "
+                "alone, with Goal(...), or make it 0 there (torch.where(mdp.terminal[state], 0.0, ...), or "
+                "table[mdp.terminal] = 0), or restrict it with as_reward(reward).at(states=~mdp.terminal)"
+            )
+        else:
+            advice = (
+                "pay it on entry with Goal(...) or a reward of the next state, or restrict it with "
+                "as_reward(reward).at(states=~mdp.terminal)"
+            )
         raise ValueError(
             f"reward[{state}, {action}, {outcome}]{when} is {float(table[state, action, outcome]):g} in terminal "
-            f"state {mdp.state_name(state)}; a terminal state earns nothing: pay it on entry with Goal(...) or a "
-            f"reward of the next state, or restrict it with reward.at(states=~mdp.terminal){source}"
+            f"state {mdp.state_name(state)}; a terminal state earns nothing: {advice}{source}"
         )
 
 

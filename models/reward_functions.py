@@ -133,6 +133,13 @@ class CallableReward(RewardFactor):
                 if not reads
             ]
             return head + f"it was said not to read {' and '.join(unread)}, which is None then: leave that word out"
+        if isinstance(error, TypeError) and "where() received" in text and "got (bool," in text:
+            return (
+                "compares an index with a name; states and actions are numbers here: look them up outside the function "
+                "with mdp.state_index(name) and mdp.action_index(name)"
+            )
+        if isinstance(error, NameError):
+            return f"failed with NameError: {error}"
         if "dtype" in text:
             return head + "numbers made in a reward function are float64: convert what they meet with .double()"
         return head + (

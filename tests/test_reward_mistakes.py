@@ -472,3 +472,29 @@ def test_ten_lines_to_a_result():
     problem = bridge(horizon=8)
     problem = problem.replace(reward=problem.reward + windy.at(states=~problem.mdp.terminal))
     assert all(row.status.ok for row in compare(problem, ["exact", "variational"], num_rollouts=10).rows)
+
+
+def test_paying_for_the_next_state_pays_again_in_a_terminal_one():
+    model = bridge()
+    goal = model.mdp.regions["goal"]
+
+    def arrive(state, action, next_state, t):
+        return torch.where(goal[next_state], 5.0, 0.0)
+
+    with pytest.raises(ValueError, match=r"leads to itself.*torch.where\(mdp.terminal\[state\], 0.0, ...\)"):
+        model.replace(reward=arrive)
+    kept = model.replace(reward=as_reward(arrive).at(states=~model.mdp.terminal))
+    assert float(kept.reward_table(0).max()) == 5.0
+
+
+def test_names_in_a_reward_function_are_told_from_numbers():
+    def at_start(state, action, next_state, t):
+        return torch.where(state == "start", 1.0, 0.0)
+
+    with pytest.raises(ValueError, match=r"at_start compares an index with a name.*mdp.state_index\(name\)"):
+        bridge().replace(reward=at_start)
+
+
+def test_unknown_places_list_the_regions():
+    with pytest.raises(ValueError, match=r"no state is called 'abyss'; regions are .*chasm.*; names are .*, \.\.\."):
+        bridge().replace(reward=Goal("abyss", 1.0))
