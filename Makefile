@@ -60,7 +60,7 @@ wheel: $(READY)
 	cd "$${TMPDIR:-/tmp}/cai-wheel" && ./bin/cai compare lottery --json
 	rm -rf "$${TMPDIR:-/tmp}/cai-wheel"
 
-bench: $(BENCH)/.ready  ## speed and memory beside other libraries (20 minutes on an idle machine); see out/benchmarks
+bench: $(BENCH)/.ready  ## speed and memory beside other libraries (10 to 15 minutes on an idle machine); see out/benchmarks
 	$(BENCH)/bin/python -m benchmarks --out out/benchmarks
 	$(BENCH)/bin/python -m benchmarks.road --out out/benchmarks/road.json
 

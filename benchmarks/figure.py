@@ -20,7 +20,7 @@ __all__ = ["draw_report"]
 # Okabe and Ito's colours; every library has a shape of its own, too.
 LOOKS = {
     "cai": ("#0072B2", "o"),
-    "cai, native": ("#000000", "*"),
+    "cai, native": ("#000000", "X"),
     "cai, compiled": ("#56B4E9", "D"),
     "quantecon": ("#D55E00", "s"),
     "jax": ("#009E73", "^"),
@@ -30,7 +30,7 @@ LOOKS = {
 JOB_LOOKS = {
     "fixed": ("#0072B2", "o", "-"),
     "exact": ("#D55E00", "s", "--"),
-    "fixed, native": ("#000000", "*", "-"),
+    "fixed, native": ("#000000", "X", "-"),
     "exact, native": ("#009E73", "^", "--"),
 }
 FIXED_SIZES = {"S": "A=4, K=3, T=20", "T": "S=10,000, A=4, K=4", "K": "S=40,000, A=4, T=10"}
@@ -84,7 +84,7 @@ def _draw_ratios(axes: Axes, workloads: dict[str, Any]) -> None:
         plt.Line2D([], [], color=c, marker=m, linestyle="", label=n) for n, (c, m) in LOOKS.items() if n in present
     ]
     axes.legend(
-        handles=handles, loc="upper center", bbox_to_anchor=(0.5, -0.09), ncols=6, frameon=False, columnspacing=1
+        handles=handles, loc="upper center", bbox_to_anchor=(0.5, -0.09), ncols=4, frameon=False, columnspacing=1
     )
 
 
