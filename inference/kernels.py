@@ -7,8 +7,9 @@
     compiled     gathers, fused into whole steps by torch.compile: see `cai.inference.compiled`
     native       loops in C++ that are built on request, on the CPU: see `cai.inference.native`
 
-"auto" chooses among the first four by `choose_kernel`; all but the last run on any device. A dense table is used where
-it is; of lists the indices are copied as int32, and `successors` copies weights, too.
+"auto" chooses among the first three by `choose_kernel`, and the fourth where `SoftPass` finds that it pays. All but
+the last are plain torch, on any device. A dense table is used where it is; of lists the indices are copied as int32,
+and `successors` copies weights, too.
 """
 
 from __future__ import annotations

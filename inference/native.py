@@ -2,7 +2,7 @@
 
 What the other kernels do in several sweeps over [S, A] is one loop here: scores, powers and logarithms of a block of
 states stay in the cache, and every loop uses the threads that torch was given. It is never chosen by itself and never
-required: the first use of kernel="native" on a machine compiles `cpp/` in a few seconds, with GCC or Clang and ninja,
+required: the first use of kernel="native" on a machine compiles `cpp/` in a few seconds, with a C++ compiler and ninja,
 into torch's folder of extensions, named after the source and the instructions of the processor.
 """
 
@@ -66,7 +66,6 @@ class NativeStep(ctypes.Structure):
         ("prior_problems", ctypes.c_int64),
         ("weights", ctypes.c_void_p),
         ("row_largest", ctypes.c_void_p),
-        ("terminal", ctypes.c_void_p),
     ]
 
 

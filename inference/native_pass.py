@@ -14,7 +14,7 @@ from cai.inference.sweep import SoftSweep
 
 __all__ = ["NativePass", "NativeSweep"]
 
-HISTORY = 16  # steps whose rates are kept until they are added up together
+HISTORY = 16  # steps whose rates are kept until they are added up together, as cpp/merge.h has it
 
 
 class NativePass(SoftPass):
@@ -22,7 +22,6 @@ class NativePass(SoftPass):
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self.is_terminal = self.model.mdp.terminal.contiguous()
         self.x = self.shift = torch.empty(0, dtype=torch.float64)
         # By whether actions are apart: what the step was made from, the step, and the tables that it points to.
         self._steps: dict[bool, tuple[Constants, NativeStep, list[Tensor]]] = {}
@@ -43,7 +42,7 @@ class NativePass(SoftPass):
     def _filled(self, made: Constants, problems: int, apart: bool) -> tuple[NativeStep, list[Tensor]]:
         actions, threads = self.num_actions if apart else 1, torch.get_num_threads()
         step = NativeStep(self.num_states, actions, problems, threads, self.model.discount, made.scale)
-        step.smallest, step.terminal, step.prior_problems = self.smallest, self.is_terminal.data_ptr(), 1
+        step.smallest, step.prior_problems = self.smallest, 1
         parts = {} if made.row_largest is None else {"row_largest": made.row_largest.contiguous()}
         if apart and self.held is not None:
             parts["weights"] = self.held.contiguous()
@@ -119,12 +118,12 @@ class NativeSweep(SoftSweep):
     def _fixed_shares(self, t: int, values: Tensor, following: Tensor, adjoint: Tensor) -> Tensor:
         soft = self.soft
         step, sums = soft.native_step(t, _problems(values))
-        tables = (following.contiguous(), adjoint.contiguous(), self._table, self._direct)
+        tables = (following.contiguous(), self._counted(adjoint).contiguous(), self._table, self._direct)
         call("fixed_shares", values.dtype, step, sums.table, *tables)
         return sums.scatter(self._table.view(-1, *values.shape[1:])).mul_(soft.model.discount)
 
     def _exact_shares(self, t: int, values: Tensor, following: Tensor, adjoint: Tensor, wants_table: bool) -> Tensor:
-        soft = self.soft
+        soft, adjoint = self.soft, self._counted(adjoint)
         merged = self._merged is not None and not wants_table
         step, sums = soft.native_step(t, _problems(values), by_action=not merged)
         least = soft.smallest * max(1.0, self.bound)
@@ -154,8 +153,8 @@ class NativeSweep(SoftSweep):
             *tables,
             passed,
         )
-        c = shift if values.dim() > 1 else float(shift)
         if transposed is None:
+            c = shift if values.dim() > 1 else float(shift)
             passed = sums.scatter(rate if merged else self._weighted.view(-1, *values.shape[1:]))
             passed.mul_(x.to(passed.dtype) if soft.model.discount == 1 else soft.discounted(following, c))
         if merged:
@@ -163,9 +162,8 @@ class NativeSweep(SoftSweep):
             if self._held == HISTORY:
                 self._add_up()
         if low:
-            counted = self._counted(adjoint)
-            states = (self._sums < least) & torch.isfinite(values) & (counted != 0)
-            self._pass_locally(t, values, following, counted, states, passed, wants_table)
+            states = (self._sums < least) & torch.isfinite(values) & (adjoint != 0)
+            self._pass_locally(t, values, following, adjoint, states, passed, wants_table)
         if wants_table:
             self._direct.add_(self._table)
         return passed

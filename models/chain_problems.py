@@ -20,8 +20,8 @@ def river_swim(
 ) -> TrajectoryModel:
     """A river with a little money at its lower end and a fortune at the upper one, against the current.
 
-    RiverSwim (Strehl and Littman 2008, "An analysis of model-based interval estimation for Markov decision processes",
-    section 4). `left` drifts down for certain, and pays `small_reward` at the lower end. `right` goes up with
+    RiverSwim (Strehl and Littman 2008, "An analysis of model-based interval estimation for Markov decision
+    processes"). `left` drifts down for certain, and pays `small_reward` at the lower end. `right` goes up with
     probability 0.3, stays with 0.6 and is carried down with 0.1; at the lower end it goes up with 0.3 and else stays,
     at the upper end it stays with 0.3, which pays `large_reward`, and is carried down with 0.7. The start is the second
     or the third state, evenly. Swimming up is optimal.

@@ -169,7 +169,7 @@ def four_rooms(
 ) -> TrajectoryModel:
     """Four rooms that are joined by four doors; the goal is the eastern door.
 
-    Sutton, Precup and Singh 1999, "Between MDPs and semi-MDPs", section 3: 104 cells, and a move goes to one of the
+    Sutton, Precup and Singh 1999, "Between MDPs and semi-MDPs": 104 cells, and a move goes to one of the
     three other directions with probability 1/3, evenly. They pay 1 at the goal, no cost, and discount by 0.9.
 
     Args:

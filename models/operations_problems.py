@@ -76,8 +76,8 @@ def machine(
 ) -> TrajectoryModel:
     """Run a machine that wears, or replace it.
 
-    Equipment replacement as in Puterman 1994, "Markov Decision Processes", section 4.7.5, and in chapter 1 of Bertsekas
-    2005, "Dynamic Programming and Optimal Control", volume 1; the numbers are ours. In condition i (0 is new) a period
+    Equipment replacement as in Puterman 1994, "Markov Decision Processes", chapter 4, and in Bertsekas 2005, "Dynamic
+    Programming and Optimal Control", volume 1; the numbers are ours. In condition i (0 is new) a period
     of running pays income - operating_cost * i, and the machine gets worse by k grades with probability wear[k], down
     to the worst. To replace costs `replace_cost`, and the period is run with a new machine. The optimal policy is a
     control limit: replace from some condition on.

@@ -115,7 +115,7 @@ def test_the_maze():
 
 
 def test_river_swim():
-    """Strehl and Littman 2008, figure 2."""
+    """The transition table of Strehl and Littman 2008."""
     model = river_swim(horizon=math.inf, discount=0.95)
     assert moves(model, "s1", "right") == {"s1": 0.7, "s2": 0.3}
     for i in range(2, 6):
@@ -130,7 +130,7 @@ def test_river_swim():
 
 
 def test_the_chain_earns_3677_in_a_thousand_steps():
-    """Strens 2000, table 1: what the optimal policy, always on, collects in 1000 steps."""
+    """What the optimal policy, always on, collects in 1000 steps."""
     model = chain(horizon=math.inf, discount=0.99)
     assert hard(model)[1] == [0] * 5
     rows = model.mdp.dense()[:, 0].numpy()
@@ -338,7 +338,7 @@ def test_exact_inference_believes_in_customers():
 @pytest.mark.parametrize("replace_cost", [1.0, 8.0, 20.0, 1000.0])
 @pytest.mark.parametrize("wear", [(0.5, 0.3, 0.2), (0.9, 0.1), (0.0, 1.0)])
 def test_the_machine_has_a_control_limit(replace_cost, wear):
-    """Puterman 1994, section 4.7.5: replace from some condition on."""
+    """A control limit (Puterman 1994): replace from some condition on."""
     model = machine(wear, replace_cost=replace_cost, horizon=math.inf, discount=0.9)
     _, actions = hard(model)
     assert actions == sorted(actions)

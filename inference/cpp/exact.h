@@ -140,12 +140,6 @@ int64_t exact_step(const Step& step, const Sums& sums, const F* following, doubl
             low += !sound;
           }
       }
-      for (int64_t i = 0; i < count; ++i)
-        if (step.terminal[start + i])
-          for (int64_t b = 0; b < B; ++b) {
-            low -= place[i * B + b] == F(INFTY);
-            place[i * B + b] = F(0);
-          }
     }
   }
   return low;
@@ -207,13 +201,6 @@ int64_t exact_shares(const Step& step, const Sums& sums, const Sums* transposed,
         stored[i] = F(total[i]);
         low += !sound && value[i] > F(-INFTY) && above[i] != F(0);
       }
-      for (int64_t i = 0; i < count; ++i)
-        if (step.terminal[start + i])
-          for (int64_t b = 0; b < B; ++b) {
-            const int64_t at = i * B + b;
-            low -= !(total[at] > 0.0 && total[at] >= least) && value[at] > F(-INFTY) && above[at] != F(0);
-            rate[at] = F(0);
-          }
       if (weighted == nullptr) continue;
       for (int64_t row = 0; row < count * A; ++row) {
         const int64_t inside = row * B, at = start * A * B + inside, state = row / A * B;

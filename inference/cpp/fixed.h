@@ -69,82 +69,65 @@ inline bool has_infinite(const double* values, int64_t count, int threads) {
   return found != 0;
 }
 
-// v_t [S, B]; GUARDED where v_{t+1} may be -inf.
-template <class F, bool GUARDED>
-void fixed_values(const Step& step, const Sums& sums, const double* following, F* out, int threads) {
+// Calls emit(start, count, powers [A, count * B], their sums [count * B], the largest scores [count * B]) by block.
+template <class F, bool GUARDED, class Emit>
+void each_block(const Step& step, const Sums& sums, const double* following, int threads, const Emit& emit) {
   const int64_t A = step.actions, B = step.problems, block = block_of(step);
 #pragma omp parallel num_threads(threads)
   {
     std::vector<double> arrived(A * block * B), scores(A * block * B), largest(block * B), total(block * B);
 #pragma omp for schedule(static)
     for (int64_t start = 0; start < step.states; start += block) {
-      const int64_t count = std::min(block, step.states - start), length = count * B;
+      const int64_t count = std::min(block, step.states - start);
       fixed_scores<F, GUARDED>(step, sums, following, start, count, arrived.data(), scores.data(), largest.data());
-      raise(scores.data(), largest.data(), A, length, total.data());
-      F* place = out + start * B;
-#pragma omp simd
-      for (int64_t i = 0; i < length; ++i) place[i] = F(largest[i] + logarithm(total[i]));
-      for (int64_t i = 0; i < count; ++i)
-        if (step.terminal[start + i])
-          for (int64_t b = 0; b < B; ++b) place[i * B + b] = F(0);
+      raise(scores.data(), largest.data(), A, count * B, total.data());
+      emit(start, count, scores.data(), total.data(), largest.data());
     }
   }
 }
 
-template <class F>
-void fixed_step(const Step& step, const Sums& sums, const F* following, F* out) {
+// The same, told apart by whether v_{t+1} may be -inf.
+template <class F, class Emit>
+void fixed_blocks(const Step& step, const Sums& sums, const F* following, const Emit& emit) {
   const int threads = threads_for(entries(sums, step.states) * step.problems, step.threads);
   std::vector<double> copy;
   const double* values = as_double(following, step.states * step.problems, copy);
   if (has_infinite(values, step.states * step.problems, threads)) {
-    fixed_values<F, true>(step, sums, values, out, threads);
+    each_block<F, true>(step, sums, values, threads, emit);
   } else {
-    fixed_values<F, false>(step, sums, values, out, threads);
+    each_block<F, false>(step, sums, values, threads, emit);
   }
+}
+
+// v_t [S, B].
+template <class F>
+void fixed_step(const Step& step, const Sums& sums, const F* following, F* out) {
+  const int64_t B = step.problems;
+  fixed_blocks(step, sums, following,
+               [=](int64_t start, int64_t count, const double*, const double* total, const double* largest) {
+                 F* place = out + start * B;
+#pragma omp simd
+                 for (int64_t i = 0; i < count * B; ++i) place[i] = F(largest[i] + logarithm(total[i]));
+               });
 }
 
 // d_t [S, A, B], which is also added to `total_table`.
-template <class F, bool GUARDED>
-void fixed_table(const Step& step, const Sums& sums, const double* following, const F* adjoint, F* table,
-                 F* total_table, int threads) {
-  const int64_t A = step.actions, B = step.problems, block = block_of(step);
-#pragma omp parallel num_threads(threads)
-  {
-    std::vector<double> arrived(A * block * B), scores(A * block * B), largest(block * B), total(block * B);
-#pragma omp for schedule(static)
-    for (int64_t start = 0; start < step.states; start += block) {
-      const int64_t count = std::min(block, step.states - start), length = count * B;
-      fixed_scores<F, GUARDED>(step, sums, following, start, count, arrived.data(), scores.data(), largest.data());
-      raise(scores.data(), largest.data(), A, length, total.data());
-      const F* above = adjoint + start * B;
-#pragma omp simd
-      for (int64_t i = 0; i < length; ++i) total[i] = total[i] > 0.0 ? double(above[i]) / total[i] : 0.0;
-      for (int64_t i = 0; i < count; ++i) {
-        const bool passes = !step.terminal[start + i];
-        for (int64_t a = 0; a < A; ++a) {
-          const int64_t row = ((start + i) * A + a) * B;
-          const double* score = scores.data() + a * length + i * B;
-          for (int64_t b = 0; b < B; ++b) {
-            const double share = passes ? score[b] * total[i * B + b] : 0.0;
-            table[row + b] = F(share);
-            total_table[row + b] += F(share);
-          }
-        }
-      }
-    }
-  }
-}
-
 template <class F>
-void fixed_shares(const Step& step, const Sums& sums, const F* following, const F* adjoint, F* table, F* total) {
-  const int threads = threads_for(entries(sums, step.states) * step.problems, step.threads);
-  std::vector<double> copy;
-  const double* values = as_double(following, step.states * step.problems, copy);
-  if (has_infinite(values, step.states * step.problems, threads)) {
-    fixed_table<F, true>(step, sums, values, adjoint, table, total, threads);
-  } else {
-    fixed_table<F, false>(step, sums, values, adjoint, table, total, threads);
-  }
+void fixed_shares(const Step& step, const Sums& sums, const F* following, const F* adjoint, F* table, F* total_table) {
+  const int64_t A = step.actions, B = step.problems;
+  fixed_blocks(step, sums, following,
+               [=](int64_t start, int64_t count, const double* powers, const double* total, const double*) {
+                 for (int64_t i = 0; i < count; ++i)
+                   for (int64_t b = 0; b < B; ++b) {
+                     const int64_t at = i * B + b;
+                     const double rate = total[at] > 0.0 ? double(adjoint[start * B + at]) / total[at] : 0.0;
+                     for (int64_t a = 0; a < A; ++a) {
+                       const int64_t row = ((start + i) * A + a) * B + b;
+                       table[row] = F(powers[a * count * B + at] * rate);
+                       total_table[row] += table[row];
+                     }
+                   }
+               });
 }
 
 }  // namespace cai

@@ -12,7 +12,9 @@ inline void range_of(const Sums& sums, int64_t row, int64_t* first, int64_t* las
   *last = sums.pointers != nullptr ? sums.pointers[row + 1] : *first + sums.outcomes;
 }
 
-// Adds up, for each entry s -> s' of a sparse table, rate[j, s] * x[j, s'] over `count` steps j.
+const int64_t HISTORY = 16;  // steps that are added up at once, as native_pass.py has it
+
+// Adds up, for each entry s -> s' of a sparse table, rate[j, s] * x[j, s'] over `count` steps j, HISTORY at most.
 template <class F>
 void accumulate(const Sums& sums, int64_t width, int64_t count, const F* rates, const double* x, double* totals,
                 int64_t threads) {
@@ -26,17 +28,17 @@ void accumulate(const Sums& sums, int64_t width, int64_t count, const F* rates, 
         for (int64_t s = start; s < std::min(width, start + 64); ++s) turned[s * count + j] = x[j * width + s];
 #pragma omp for schedule(static)
     for (int64_t row = 0; row < sums.rows; ++row) {
-      double rate[16];
-      for (int64_t j = 0; j < 16; ++j) rate[j] = j < count ? double(rates[j * sums.rows + row]) : 0.0;
+      double rate[HISTORY];
+      for (int64_t j = 0; j < HISTORY; ++j) rate[j] = j < count ? double(rates[j * sums.rows + row]) : 0.0;
       int64_t first, last;
       range_of(sums, row, &first, &last);
       for (int64_t entry = first; entry < last; ++entry) {
         const double* arrived = turned.data() + int64_t(sums.columns[entry]) * count;
         double total = 0.0;
-        if (count == 16) {
+        if (count == HISTORY) {
           double parts[8] = {};
-          for (int half = 0; half < 2; ++half)
-            for (int lane = 0; lane < 8; ++lane) parts[lane] += rate[half * 8 + lane] * arrived[half * 8 + lane];
+          for (int64_t j = 0; j < HISTORY; j += 8)
+            for (int64_t lane = 0; lane < 8; ++lane) parts[lane] += rate[j + lane] * arrived[j + lane];
           for (int lane = 0; lane < 8; ++lane) total += parts[lane];
         } else {
           for (int64_t j = 0; j < count; ++j) total += rate[j] * arrived[j];

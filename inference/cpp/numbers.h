@@ -46,7 +46,8 @@ inline double power(double x) {
   return x < -707.0 ? 0.0 : scaled;
 }
 
-// log x of a normal number, by 2 atanh((m - 1) / (m + 1)) of its mantissa m; -inf where x is 0.
+// log x of a normal number, within 3 units of the last place, by 2 atanh((m - 1) / (m + 1)) of its mantissa m; -inf
+// where x is 0.
 inline double logarithm(double x) {
   const uint64_t bits = to_bits(x);
   const double mantissa = from_bits((bits & 0x000fffffffffffffull) | 0x3ff0000000000000ull);

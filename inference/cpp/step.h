@@ -16,7 +16,6 @@ struct Step {
   int64_t prior_problems;   // B or 1
   const void* weights;      // p(a|s) e^rho over the largest of its state [S, A, B], or null for 1
   const void* row_largest;  // [S, B]
-  const uint8_t* terminal;  // [S]
 };
 
 const int64_t BLOCK = 1 << 11;  // scores of one block: 16 KiB
