@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from cai.inference.backups import outcome_q_values, outcome_ratios, outcome_slopes
+from cai.inference.long_runs import fill, finish
 from cai.inference.passes import make_pass, make_sweep
 from cai.inference.soft_pass import SoftPass
 from cai.inference.sweep import SoftSweep
@@ -21,6 +22,9 @@ from cai.models.places import new_table
 from cai.models.trajectory import TrajectoryModel
 
 __all__ = ["asks_for_gradients", "recorded_values", "soft_values"]
+
+ROLLING = 16  # steps whose values are held at once where they are not kept
+SMALL = 2**26  # bytes of values up to which a gradient keeps those of all steps
 
 
 def soft_values(
@@ -41,7 +45,8 @@ def soft_values(
         kind: which backup.
         kernel: see `cai.inference.kernels`.
         log_prior: [T, S, A] in place of the model's own.
-        all_steps: whether all values are wanted; else v_1 alone, which takes the memory of 2 sqrt(T) rows.
+        all_steps: whether all values are wanted; else v_1 alone, which takes the memory of 18 rows; with gradients of
+            all rows where these are under 64 MiB, and of 2 sqrt(T) beyond.
 
     Returns:
         v_1 [S], and all values [T + 1, S] or None. They are apart because a gradient of the whole, of which only the
@@ -59,17 +64,20 @@ def soft_values(
 
 def _backward_pass(soft: SoftPass, times: list[int]) -> Tensor:
     """[C, S], values of the steps that are asked for, ascending, the last of which is T."""
-    num_states = soft.num_states
-    kept = new_table(soft.ones, (len(times), num_states))
+    kept = new_table(soft.ones, (len(times), soft.num_states))
     if len(times) == times[-1] + 1:
         return soft.values(kept)
     kept[-1] = 0.0
-    place = len(times) - 2
-    following, rolling = kept[-1], soft.ones.new_empty((2, num_states))
-    for t in reversed(range(times[-1])):
-        lands = t == times[place]
-        following = soft.step(following, t, kept[place] if lands else rolling[t % 2])
-        place -= lands
+    for number in reversed(range(len(times) - 1)):
+        begin, following = times[number + 1], kept[number + 1]
+        while begin > times[number]:
+            length = min(ROLLING, begin - times[number])
+            rows = soft.ones.new_empty((length + 1, soft.num_states))
+            rows[-1] = following
+            begin -= length
+            fill(soft, rows, begin)
+            following = rows[0]
+        kept[number] = following
     return kept
 
 
@@ -99,14 +107,21 @@ class _SoftValues(torch.autograd.Function):
     ) -> tuple[Tensor, ...]:
         steps, own = model.steps, log_prior.dim() == 2
         soft = make_pass(model, kind, kernel=kernel, log_prior=None if own else log_prior, values_only=own)
-        ctx.model, ctx.soft, ctx.all_steps = model, soft, all_steps
-        stride = 1 if all_steps else max(1, math.isqrt(steps))
-        times = [*range(0, steps, stride), steps]
-        kept = _backward_pass(soft, times)
-        ctx.times = times
+        small = (steps + 1) * soft.num_states * log_prior.itemsize <= SMALL
+        stride = 1 if all_steps or small else max(1, math.isqrt(steps))
+        ctx.model, ctx.soft, ctx.times, ctx.levels = model, soft, [*range(0, steps, stride), steps], None
+        if all_steps or stride > 1:
+            kept = _backward_pass(soft, ctx.times)
+            first = kept[0].clone()
+        else:  # nobody looks at values of later steps, so that they need no logarithms
+            kept = new_table(soft.ones, (steps + 1, soft.num_states))
+            kept[-1] = 0.0
+            ctx.levels = fill(soft, kept, linear=True)
+            first = kept[:1].clone()
+            first = (first if ctx.levels is None else finish(soft, first, ctx.levels))[0]
         ctx.save_for_backward(kept, probabilities, log_prior, *rewards)
         ctx.set_materialize_grads(False)
-        return (kept[0].clone(), kept) if all_steps else (kept[0].clone(),)
+        return (first, kept) if all_steps else (first,)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -122,7 +137,7 @@ class _SoftValues(torch.autograd.Function):
             outputs = [rows for rows, _ in given]
             found = iter(torch.autograd.grad(outputs, asked, incoming, create_graph=True, allow_unused=True))
             return (None, None, None, None, *(next(found) if needed else None for needed in needs))
-        sweep = make_sweep(ctx.soft, kept, ctx.times)
+        sweep = make_sweep(ctx.soft, kept, ctx.times, ctx.levels)
         return (None, None, None, None, *_swept(ctx.model, sweep, gradients, inputs, needs))
 
 
@@ -142,7 +157,10 @@ def _swept(
     adjoint = torch.zeros_like(sweep.kept[0])
     if first is not None:
         adjoint = sweep.received(adjoint, first)
-    for t, values, following in sweep.pairs():
+    together = rows is None and not by_step
+    if together:
+        sweep.flow(adjoint)
+    for t, values, following in () if together else sweep.pairs():
         if rows is not None:
             adjoint = sweep.received(adjoint, rows[t])
         table, adjoint = sweep.shares(t, values, following, adjoint, table=by_step)

@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cai.inference.outcome_sums import ListSums, OutcomeSums
-from cai.inference.soft_pass import BITS, NATS, Constants, SoftPass
+from cai.inference.outcome_sums import DenseSums, ListSums, OutcomeSums
+from cai.inference.soft_pass import Constants, SoftPass
+from cai.models.numerics import BITS, NATS
 
 __all__ = ["CompiledPass"]
 
@@ -52,6 +53,16 @@ def _exact(arrived: Tensor, columns: list[Tensor], weights: list[Tensor], shares
     out.copy_(total)
 
 
+def _dense_fixed(arrived: Tensor, table: Tensor, offsets: Tensor, out: Tensor) -> None:
+    """The sums over actions of 2^score; offsets [S, A] hold rho + log prior in bits, the table [S, A, S] is full."""
+    out.copy_(torch.exp2((table * arrived).sum(-1) + offsets).sum(-1))
+
+
+def _dense_exact(arrived: Tensor, table: Tensor, shares: Tensor, out: Tensor) -> None:
+    """As `_exact`, of a full table [S, A, S] and shares [S, A]."""
+    out.copy_(((table * arrived).sum(-1) * shares).sum(-1))
+
+
 _compiled: dict[Callable[..., None], Any] = {}
 
 
@@ -64,23 +75,51 @@ class CompiledPass(SoftPass):
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        width = len(_lists(self.sums).columns)
+        self.dense = isinstance(self.sums, DenseSums)
+        width = 0 if self.dense else len(_lists(self.sums).columns)
         if width > WIDEST:
             raise ValueError(
                 f"kernel 'compiled' writes out every outcome, and this process has up to {width} for one "
                 f"(s, a), more than {WIDEST}; use kernel='auto'"
             )
         self._tables_made: tuple[Constants, list[Tensor], list[Tensor], Tensor] | None = None
+        self._offsets_made: tuple[Constants, Tensor] | None = None
+
+    @property
+    def allows_runs(self) -> bool:
+        """Fused steps of lists take their own logarithms under fixed dynamics."""
+        return super().allows_runs and (self.dense or self.kind == "exact")
+
+    @property
+    def shared_prior(self) -> float:
+        """0, as the offsets hold it."""
+        return 0.0
 
     def _fixed_step(self, following: Tensor, t: int, out: Tensor) -> None:
+        if self.dense:
+            super()._fixed_step(following, t, out)
+            return
         arrived = torch.mul(following, self.model.discount * BITS, out=self.whole("arrivals", following))
         _call(_fixed, arrived, *self._tables(self.constants(t)), out)
         out.mul_(NATS)
 
-    def fused_sums(self, x: Tensor, made: Constants) -> Tensor:
-        sums = self.whole("sums", x)
-        _call(_exact, x, *self._tables(made), sums)
-        return sums
+    def fixed_sums(self, x: Tensor, made: Constants, out: Tensor) -> None:
+        arrived = x if self.model.discount == 1 else x * self.model.discount
+        _call(_dense_fixed, arrived, _table(made.sums), self._offsets(made), out)
+
+    def exact_sums(self, x: Tensor, made: Constants, out: Tensor) -> None:
+        if not self.dense:
+            _call(_exact, x, *self._tables(made), out)
+        elif x.dim() > 1 or self.collapsed is not None:
+            super().exact_sums(x, made, out)
+        else:
+            _call(_dense_exact, x, _table(made.sums), self._offsets(made), out)
+
+    def _offsets(self, made: Constants) -> Tensor:
+        """[S, A], what actions add or share."""
+        if self._offsets_made is None or self._offsets_made[0] is not made:
+            self._offsets_made = made, self.all_scores(made)
+        return self._offsets_made[1]
 
     def _tables(self, made: Constants) -> tuple[list[Tensor], list[Tensor], Tensor]:
         """Columns and weights of each outcome [A, S], and what actions add or share, actions first."""
@@ -90,6 +129,11 @@ class CompiledPass(SoftPass):
             weights = [weight.view(shape).t().contiguous() for weight in lists.weights]
             self._tables_made = made, columns, weights, self.all_scores(made).movedim(1, 0).contiguous()
         return self._tables_made[1:]
+
+
+def _table(sums: OutcomeSums) -> Tensor:
+    assert isinstance(sums, DenseSums)
+    return sums.matrix.view(sums.num_states, sums.rows_per_state, -1)
 
 
 def _lists(sums: OutcomeSums) -> ListSums:

@@ -32,7 +32,7 @@ _MADE: WeakIdKeyDictionary = WeakIdKeyDictionary()
 
 
 def choose_kernel(mdp: MDP, kernel: str = "auto") -> str:
-    """Which of dense, csr, successors and native serves a process.
+    """Which of dense, csr, successors and native serves a process; "compiled" works on what dense and successors do.
 
     A dense table of which fewer than one entry in eight is not zero, and every list of outcomes, goes into a sparse
     product where the machine has one (MKL on a CPU, or a GPU); elsewhere outcomes are gathered. What is asked for by
@@ -54,6 +54,8 @@ def choose_kernel(mdp: MDP, kernel: str = "auto") -> str:
         )
     if kernel in ("dense", "csr", "successors", "native"):
         return kernel
+    if kernel == "compiled":
+        return "dense" if mdp.is_dense and not _is_sparse(mdp.probabilities) else "successors"
     if mdp.is_dense:
         return "csr" if _is_sparse(mdp.probabilities) and _has_sparse_products(mdp) else "dense"
     return "csr" if _has_sparse_products(mdp) else "successors"

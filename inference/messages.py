@@ -151,9 +151,9 @@ def backward(
 ) -> Messages:
     """All backward messages of a finite horizon, O(T S A K) time.
 
-    What is kept sets the memory: "all" T S (2 A + 1) numbers, "policy" T S (A + 1), "values" T S, and "evidence" 2 S
-    (2 sqrt(T) S with gradients, which then compute every value twice). Messages that were not kept are computed again
-    whenever they are looked at, by one backward pass.
+    What is kept sets the memory: "all" T S (2 A + 1) numbers, "policy" T S (A + 1), "values" T S, and "evidence" 18 S
+    (with gradients T S where that is under 64 MiB; beyond, 2 sqrt(T) S, and every value is computed twice). Messages
+    that were not kept are computed again whenever they are looked at, by one backward pass.
 
     Args:
         model: the trajectory model.

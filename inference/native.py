@@ -12,22 +12,23 @@ import contextlib
 import ctypes
 import functools
 import hashlib
+import math
 import os
 import sys
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import scipy.sparse
 import torch
 from torch import Tensor
 
+from cai.inference.merging import Merging, Pattern
 from cai.inference.outcome_sums import OutcomeSums
 
 __all__ = ["NativeStep", "NativeSums", "call", "library"]
 
-FILLED = 1.25  # times the entries of a sparse table up to which its rows are filled up to one length
 SOURCES = Path(__file__).parent / "cpp"
 FLAGS = ("-O3", "-std=c++17", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", "-fvisibility=default")
 # By torch's own name for what the processor can do, so that a library is never run where its instructions are unknown.
@@ -66,6 +67,23 @@ class NativeStep(ctypes.Structure):
         ("prior_problems", ctypes.c_int64),
         ("weights", ctypes.c_void_p),
         ("row_largest", ctypes.c_void_p),
+    ]
+
+
+class NativeChain(ctypes.Structure):
+    """`Chain` of cpp/chain.h."""
+
+    _fields_ = [
+        ("states", ctypes.c_int64),
+        ("steps", ctypes.c_int64),
+        ("stride", ctypes.c_int64),
+        ("threads", ctypes.c_int64),
+        ("discount", ctypes.c_double),
+        ("least", ctypes.c_double),
+        ("levels", ctypes.c_void_p),
+        ("factors", ctypes.c_void_p),
+        ("terminal", ctypes.c_void_p),
+        ("hopeless", ctypes.c_void_p),
     ]
 
 
@@ -153,24 +171,29 @@ class NativeSums(OutcomeSums):
         num_states: S.
         columns: int32 [N], next states.
         pointers: int32 [S A + 1], where each row begins; or one number, the length of every row.
+        apart: of sums over actions, how they were made (None of a dense table), and the weights before.
 
     Raises:
         ValueError: if the weights are not on the CPU.
     """
 
     def __init__(
-        self, weights: Tensor, num_states: int, columns: Tensor | None = None, pointers: Tensor | int | None = None
+        self,
+        weights: Tensor,
+        num_states: int,
+        columns: Tensor | None = None,
+        pointers: Tensor | int | None = None,
+        apart: tuple[Merging | None, Tensor] | None = None,
     ) -> None:
         if weights.device.type != "cpu":
             raise ValueError(f"kernel 'native' runs on the CPU; this process is on {weights.device}: use kernel='auto'")
-        self.weights, self.columns, self.pointers = weights.contiguous(), columns, pointers
+        self.weights, self.columns, self.pointers, self.apart = weights.contiguous(), columns, pointers, apart
         if isinstance(pointers, Tensor):
             rows = len(pointers) - 1
         else:
             rows = weights.numel() // (num_states if pointers is None else max(pointers, 1))
         self.num_states, self.rows_per_state = num_states, rows // num_states
         self.table = self._table(0, rows)
-        self._transpose: NativeSums | None = None
         library()
 
     def _table(self, first: int, last: int) -> NativeTable:
@@ -196,50 +219,96 @@ class NativeSums(OutcomeSums):
         call("gather", self.weights.dtype, table, width, problems, torch.get_num_threads(), x.contiguous(), out)
 
     def scatter(self, y: Tensor) -> Tensor:
-        if self.columns is None:
+        if self.transpose is None:
             return self.weights.view(-1, self.num_states).t() @ y
-        assert self.transpose is not None
         out = y.new_empty((self.num_states, *y.shape[1:]))
         self._run(self.transpose.table, y, len(y), out)
         return out
 
+    @cached_property
+    def merging(self) -> Merging:
+        """How actions are summed over, of a sparse table."""
+        assert self.columns is not None
+        assert self.pointers is not None
+        return Merging(self.pointers, self.columns, self.num_states, self.rows_per_state)
+
     def over_actions(self, weights: Tensor) -> NativeSums:
         if self.columns is None:
             rows = self.weights.view(self.num_states, self.rows_per_state, self.num_states)
-            return NativeSums(weights[:, None, :] @ rows, self.num_states)
-        pointers = self.columns.new_empty(self.num_states + 1)
-        columns, merged = torch.empty_like(self.columns), torch.empty_like(self.weights)
-        shares = weights.contiguous()
-        number = call("merge", merged.dtype, self.table, self.num_states, shares, pointers, columns, merged)
-        return _evened(merged[:number], self.num_states, columns[:number], pointers)
+            return NativeSums(weights[:, None, :] @ rows, self.num_states, apart=(None, rows))
+        pattern, merged = self.merging.pattern, self.merging.merged(self.weights, weights)
+        apart = self.merging, self.weights
+        return NativeSums(merged, self.num_states, pattern.columns, pattern.pointers, apart)
 
-    def _transposed(self) -> NativeSums:
-        assert self.columns is not None
-        rows = self.num_states * self.rows_per_state
-        pointers = self.pointers
-        if not isinstance(pointers, Tensor):
-            pointers = torch.arange(rows + 1, dtype=torch.int64) * self.table.outcomes
-        parts = (self.weights.numpy(), self.columns.numpy(), pointers.numpy())
-        matrix = scipy.sparse.csr_array(parts, shape=(rows, self.num_states)).tocsc()
-        columns, begins = (torch.from_numpy(part.astype(np.int32)) for part in (matrix.indices, matrix.indptr))
-        return _evened(torch.from_numpy(matrix.data), self.num_states, columns, begins)
+    def chain(self, rows: Tensor, factors: Tensor) -> None:
+        if self.transpose is None:
+            super().chain(rows, factors)
+        else:
+            self.transpose.run(rows, rows.stride(0), len(rows) - 1, factors)
 
-    @property
+    def run(
+        self,
+        first: Tensor,
+        stride: int,
+        steps: int,
+        factors: Tensor,
+        *,
+        least: float = -math.inf,
+        discount: float = 1.0,
+        levels: Tensor | None = None,
+        terminal: Tensor | None = None,
+        hopeless: Tensor | None = None,
+    ) -> int:
+        """Products in a row, each written `stride` numbers after the one before, as long as they are sound.
+
+        Args:
+            first: where the row lies that is known.
+            stride: numbers from a row to the next, below 0 for the one before it in memory.
+            steps: the number of products at most.
+            factors: [S], what each is multiplied by.
+            least: the least number of a sound row.
+            discount: of what goes on.
+            levels: float64 [steps + 1], e^{-c} of each row; for a discount, and for terminal states.
+            terminal: bool [S], where rows are e^{-c}.
+            hopeless: bool [S], where rows may be 0.
+
+        Returns:
+            How many products were sound.
+        """
+        given = {"levels": levels, "factors": factors.contiguous(), "terminal": terminal, "hopeless": hopeless}
+        pointers = {name: part.data_ptr() for name, part in given.items() if part is not None}
+        threads = torch.get_num_threads()
+        chain = NativeChain(self.num_states, steps, stride, threads, discount, least, **pointers)
+        scratch = torch.empty((2, self.num_states), dtype=torch.float64)
+        return call("chain", self.weights.dtype, chain, self.table, first, scratch)
+
+    def correlate(self, ahead: Tensor, behind: Tensor) -> Tensor:
+        if self.columns is None:
+            return ahead.t() @ behind
+        totals = torch.empty_like(self.weights)
+        rows = ahead.contiguous(), behind.contiguous(), totals
+        call("correlate", totals.dtype, self.table, self.num_states, len(ahead), *rows, torch.get_num_threads())
+        return totals
+
+    def spread(self, totals: Tensor) -> Tensor:
+        assert self.apart is not None
+        merging, weights = self.apart
+        return (weights @ totals[:, :, None])[..., 0] if merging is None else merging.spread(weights, totals)
+
+    @cached_property
     def transpose(self) -> NativeSums | None:
-        """The sums of the transposed table [S, S A], made once; None of a dense one."""
-        if self._transpose is None and self.columns is not None:
-            self._transpose = self._transposed()
-        return self._transpose
-
-
-def _evened(weights: Tensor, num_states: int, columns: Tensor, pointers: Tensor) -> NativeSums:
-    """Sums of rows between pointers, filled up with zeros to one length where that adds little: twice as fast."""
-    counts = pointers.diff()
-    width = int(counts.max())
-    if not 0 < width * len(counts) <= FILLED * len(columns):
-        return NativeSums(weights.clone(), num_states, columns.clone(), pointers)
-    rows = torch.arange(len(counts)).repeat_interleave(counts)
-    places = torch.arange(len(columns)) - pointers[rows] + rows * width
-    even_columns, even_weights = columns.new_zeros(len(counts) * width), weights.new_zeros(len(counts) * width)
-    even_columns[places], even_weights[places] = columns, weights
-    return NativeSums(even_weights, num_states, even_columns, width)
+        """The sums of the transposed table [S, S A]; None of a dense one."""
+        if self.columns is None:
+            return None
+        if self.apart is not None and self.apart[0] is not None:
+            pattern, weights = self.apart[0].transposed[0], self.apart[0].transpose(self.weights)
+            return NativeSums(weights, self.num_states, pattern.columns, pattern.pointers)
+        rows = self.num_states * self.rows_per_state
+        begins = self.pointers
+        if not isinstance(begins, Tensor):
+            begins = torch.arange(rows + 1, dtype=torch.int64) * self.table.outcomes
+        parts = (self.weights.numpy(), self.columns.numpy(), begins.numpy())
+        turned = scipy.sparse.csr_array(parts, shape=(rows, self.num_states)).tocsc()
+        pattern = Pattern(turned.indptr, turned.indices, self.weights.device)
+        weights = pattern.filled(torch.from_numpy(turned.data))
+        return NativeSums(weights, self.num_states, pattern.columns, pattern.pointers)

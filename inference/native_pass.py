@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from cai.inference.long_runs import HIGHEST, Run, open_scale
 from cai.inference.native import NativeStep, NativeSums, call
 from cai.inference.outcome_sums import OutcomeSums
 from cai.inference.soft_pass import Constants, SoftPass
 from cai.inference.sweep import SoftSweep
 
 __all__ = ["NativePass", "NativeSweep"]
-
-HISTORY = 16  # steps whose rates are kept until they are added up together, as cpp/merge.h has it
 
 
 class NativePass(SoftPass):
@@ -65,6 +65,35 @@ class NativePass(SoftPass):
             self.shift = torch.empty(like.shape[1] if like.dim() > 1 else 1, dtype=torch.float64)
         return self.x, self.shift
 
+    @property
+    def allows_runs(self) -> bool:
+        """Whole runs are one loop where actions have been summed over; other steps are fused one by one."""
+        return super().allows_runs and self.collapsed is not None
+
+    def run(self, rows: Tensor, last: int) -> Run:
+        scale = open_scale(self, rows[last])
+        if scale is None:
+            return Run(last, [])
+        discount, room = self.model.discount, rows[last].clone()
+        levels = [scale.level + number * self.rise for number in range(last + 1)]
+        falls = discount < 1 or len(self.terminal) > 0
+        if falls:  # as far as e^{-c} stays a sound number
+            levels = levels[:1] + [level for level in levels[1:] if level >= -HIGHEST]
+        given: dict[str, Tensor] = {}
+        if falls:
+            given["levels"] = torch.tensor([math.exp(-level) for level in levels], dtype=torch.float64)
+        if len(self.terminal):
+            given["terminal"] = self.model.mdp.terminal
+        if scale.hopeless is not None:
+            given["hopeless"] = scale.hopeless
+        rows[last] = scale.known
+        steps, sums = len(levels) - 1, _native(self.collapsed)
+        done = sums.run(
+            rows[last], -rows.stride(0), steps, self.factors, least=self.smallest, discount=discount, **given
+        )
+        rows[last] = room
+        return Run(last - done, levels[: done + 1][::-1])
+
     def _fixed_step(self, following: Tensor, t: int, out: Tensor) -> None:
         step, sums = self.native_step(t, _problems(following))
         call("fixed_step", out.dtype, step, sums.table, following.contiguous(), out)
@@ -77,43 +106,13 @@ class NativePass(SoftPass):
 
 
 class NativeSweep(SoftSweep):
-    """A `SoftSweep` whose steps are native.
-
-    Where actions were summed over, gradients of a reward need sum_t rate_t(s) x_t(s') for each s -> s' alone, which is
-    added up for several steps at once and spread over actions at the end.
-    """
+    """A `SoftSweep` whose steps are native."""
 
     soft: NativePass
 
-    def __init__(self, soft: NativePass, kept: Tensor, times: list[int]) -> None:
-        super().__init__(soft, kept, times)
-        self._sums, self._rates = torch.empty_like(kept[0]), torch.empty_like(kept[0])
-        self._merged: Tensor | None = None
-        if soft.collapsed is not None:
-            merged = _native(soft.collapsed)
-            if merged.columns is not None:
-                self._merged = torch.zeros(len(merged.columns), dtype=torch.float64)
-                self._history = kept.new_empty((HISTORY, soft.num_states))
-                self._arrivals = torch.empty((HISTORY, soft.num_states), dtype=torch.float64)
-                self._held = 0
-
-    @property
-    def total(self) -> Tensor:
-        if self._merged is not None:
-            self._add_up()
-            table = _native(self.soft.constants(0).sums).table
-            merged, products = _native(self.soft.collapsed), torch.empty_like(self._products)
-            call("spread", products.dtype, table, merged.table, self.soft.num_states, self._merged, products)
-            self._products.add_(products)
-            self._merged.zero_()
-        return super().total
-
-    def _add_up(self) -> None:
-        if self._held and self._merged is not None:
-            table, threads = _native(self.soft.collapsed).table, torch.get_num_threads()
-            rows = (self._history, self._arrivals, self._merged)
-            call("accumulate", self._history.dtype, table, self.soft.num_states, self._held, *rows, threads)
-            self._held = 0
+    def __init__(self, soft: NativePass, kept: Tensor, times: list[int], levels: list[float] | None = None) -> None:
+        super().__init__(soft, kept, times, levels)
+        self._sums, self._rate = torch.empty_like(kept[0]), torch.empty_like(kept[0])
 
     def _fixed_shares(self, t: int, values: Tensor, following: Tensor, adjoint: Tensor) -> Tensor:
         soft = self.soft
@@ -124,43 +123,19 @@ class NativeSweep(SoftSweep):
 
     def _exact_shares(self, t: int, values: Tensor, following: Tensor, adjoint: Tensor, wants_table: bool) -> Tensor:
         soft, adjoint = self.soft, self._counted(adjoint)
-        merged = self._merged is not None and not wants_table
-        step, sums = soft.native_step(t, _problems(values), by_action=not merged)
+        step, sums = soft.native_step(t, _problems(values), by_action=True)
         least = soft.smallest * max(1.0, self.bound)
         x, shift = soft.rooms(values)
-        rate = self._rates
-        if merged:
-            x, rate = self._arrivals[self._held], self._history[self._held]
-            tables: list[Tensor | None] = [None, None, None]
-        elif wants_table:
-            tables = [self._weighted, self._table, None]
-        else:
-            tables = [self._weighted, None, self._products]
+        table, products = (self._table, None) if wants_table else (None, self._products)
         passed, transposed = torch.empty_like(values), sums.transpose
-        before = (values, following, adjoint)
-        low = call(
-            "exact_shares",
-            values.dtype,
-            step,
-            sums.table,
-            None if transposed is None else transposed.table,
-            *(part.contiguous() for part in before),
-            least,
-            x,
-            shift,
-            self._sums,
-            rate,
-            *tables,
-            passed,
-        )
+        before = (part.contiguous() for part in (values, following, adjoint))
+        after = (self._sums, self._rate, self._weighted, table, products, passed)
+        turned = None if transposed is None else transposed.table
+        low = call("exact_shares", values.dtype, step, sums.table, turned, *before, least, x, shift, *after)
         if transposed is None:
             c = shift if values.dim() > 1 else float(shift)
-            passed = sums.scatter(rate if merged else self._weighted.view(-1, *values.shape[1:]))
+            passed = sums.scatter(self._weighted.view(-1, *values.shape[1:]))
             passed.mul_(x.to(passed.dtype) if soft.model.discount == 1 else soft.discounted(following, c))
-        if merged:
-            self._held += 1
-            if self._held == HISTORY:
-                self._add_up()
         if low:
             states = (self._sums < least) & torch.isfinite(values) & (adjoint != 0)
             self._pass_locally(t, values, following, adjoint, states, passed, wants_table)

@@ -6,12 +6,16 @@ Sums are made for blocks of states, so that what lies between two products stays
 
 from __future__ import annotations
 
+import itertools
 import warnings
+from functools import cached_property
 
 import numpy as np
 import scipy.sparse
 import torch
 from torch import Tensor
+
+from cai.inference.merging import Merging
 
 __all__ = ["CsrSums", "DenseSums", "ListSums", "OutcomeSums"]
 
@@ -57,17 +61,62 @@ class OutcomeSums:
         """
         raise NotImplementedError
 
+    def gather_onto(
+        self, base: Tensor, beta: float, x: Tensor, alpha: float, start: int, stop: int, out: Tensor
+    ) -> Tensor:
+        """Alpha sum_k w_k x(s'_k) + beta base, like `gather`.
+
+        Args:
+            base: of the shape of `out`.
+            beta: its factor.
+            x: see `gather`.
+            alpha: the factor of the sums.
+            start: see `gather`.
+            stop: see `gather`.
+            out: see `gather`.
+        """
+        return self.gather(x, start, stop, out).mul_(alpha).add_(base, alpha=beta)
+
+    def chain(self, rows: Tensor, factors: Tensor) -> None:
+        """Of sums over actions: fills every row by the transpose of the row before, times factors.
+
+        Args:
+            rows: [n, S], of which the first is known.
+            factors: [S].
+        """
+        for before, row in itertools.pairwise(rows):
+            torch.mul(self.scatter(before), factors, out=row)
+
+    def correlate(self, ahead: Tensor, behind: Tensor) -> Tensor:
+        """Of sums over actions: sum_j ahead(j, s) behind(j, s') for every s -> s', one number for each entry.
+
+        Args:
+            ahead: [n, S].
+            behind: [n, S].
+        """
+        raise NotImplementedError
+
+    def spread(self, totals: Tensor) -> Tensor:
+        """Of sums over actions: [S, A], sum_k w_k totals(s -> s'_k) by the weights of the actions apart.
+
+        Args:
+            totals: of `correlate`.
+        """
+        raise NotImplementedError
+
 
 class DenseSums(OutcomeSums):
     """Products with a full table.
 
     Args:
         weights: [S, A, S].
+        apart: of sums over actions, the weights [S, A, S] before.
     """
 
-    def __init__(self, weights: Tensor) -> None:
+    def __init__(self, weights: Tensor, apart: Tensor | None = None) -> None:
         self.num_states, self.rows_per_state = weights.shape[0], weights.shape[1]
         self.matrix = weights.reshape(-1, self.num_states)
+        self.apart = apart
 
     def gather(self, x: Tensor, start: int, stop: int, out: Tensor) -> Tensor:
         rows = self.matrix[start * self.rows_per_state : stop * self.rows_per_state]
@@ -76,8 +125,22 @@ class DenseSums(OutcomeSums):
     def scatter(self, y: Tensor) -> Tensor:
         return self.matrix.t() @ y
 
+    def gather_onto(
+        self, base: Tensor, beta: float, x: Tensor, alpha: float, start: int, stop: int, out: Tensor
+    ) -> Tensor:
+        rows = self.matrix[start * self.rows_per_state : stop * self.rows_per_state]
+        return torch.addmv(base, rows, x, beta=beta, alpha=alpha, out=out)
+
     def over_actions(self, weights: Tensor) -> OutcomeSums:
-        return DenseSums(weights[:, None, :] @ self.matrix.view(*weights.shape, -1))
+        table = self.matrix.view(*weights.shape, -1)
+        return DenseSums(weights[:, None, :] @ table, table)
+
+    def correlate(self, ahead: Tensor, behind: Tensor) -> Tensor:
+        return ahead.t() @ behind
+
+    def spread(self, totals: Tensor) -> Tensor:
+        assert self.apart is not None
+        return (self.apart @ totals[:, :, None])[..., 0]
 
 
 class CsrSums(OutcomeSums):
@@ -88,28 +151,41 @@ class CsrSums(OutcomeSums):
         columns: int32 [N], next states.
         weights: [N].
         num_states: S.
+        apart: of sums over actions, how they were made, and the weights before.
     """
 
-    def __init__(self, pointers: Tensor | int, columns: Tensor, weights: Tensor, num_states: int) -> None:
+    def __init__(
+        self,
+        pointers: Tensor | int,
+        columns: Tensor,
+        weights: Tensor,
+        num_states: int,
+        apart: tuple[Merging, Tensor] | None = None,
+    ) -> None:
         rows = len(weights) // pointers if isinstance(pointers, int) else len(pointers) - 1
         self.num_states, self.rows_per_state = num_states, rows // num_states
-        self.pointers, self.columns, self.weights = pointers, columns, weights
+        self.pointers, self.columns, self.weights, self.apart = pointers, columns, weights, apart
         self.blocks: dict[tuple[int, int], Tensor] = {}
         self.even: dict[int, Tensor] = {}
-        self.transpose: Tensor | None = None
 
     def gather(self, x: Tensor, start: int, stop: int, out: Tensor) -> Tensor:
+        matrix = self._block(start, stop)
+        return torch.mv(matrix, x, out=out) if x.dim() == 1 else torch.mm(matrix, x, out=out)
+
+    def gather_onto(
+        self, base: Tensor, beta: float, x: Tensor, alpha: float, start: int, stop: int, out: Tensor
+    ) -> Tensor:
+        return torch.addmv(base, self._block(start, stop), x, beta=beta, alpha=alpha, out=out)
+
+    def scatter(self, y: Tensor) -> Tensor:
+        return self.transpose @ y
+
+    def _block(self, start: int, stop: int) -> Tensor:
         key = (start * self.rows_per_state, stop * self.rows_per_state)
         if key not in self.blocks:
             pointers, first, last = self._pointers(*key)
             self.blocks[key] = _csr(pointers, self.columns[first:last], self.weights[first:last], self.num_states)
-        matrix = self.blocks[key]
-        return torch.mv(matrix, x, out=out) if x.dim() == 1 else torch.mm(matrix, x, out=out)
-
-    def scatter(self, y: Tensor) -> Tensor:
-        if self.transpose is None:
-            self.transpose = self._transposed()
-        return self.transpose @ y
+        return self.blocks[key]
 
     def _pointers(self, first: int, last: int) -> tuple[Tensor, int, int]:
         """(int32, where the rows from `first` to `last` begin, counted from the first entry; that entry; the last)."""
@@ -122,22 +198,32 @@ class CsrSums(OutcomeSums):
         begin, end = int(pointers[0]), int(pointers[-1])
         return (pointers if begin == 0 else pointers - begin).int(), begin, end
 
+    @cached_property
+    def merging(self) -> Merging:
+        """How actions are summed over."""
+        return Merging(self.pointers, self.columns, self.num_states, self.rows_per_state)
+
     def over_actions(self, weights: Tensor) -> OutcomeSums:
-        rows = self._rows()
-        shares = self.weights * weights.reshape(-1)[rows]
-        shape = (self.num_states, self.num_states)
-        return CsrSums(*_sorted(rows // self.rows_per_state, self.columns, shares, shape), self.num_states)
+        merging = self.merging
+        pattern, merged = merging.pattern, merging.merged(self.weights, weights)
+        return CsrSums(pattern.pointers, pattern.columns, merged, self.num_states, (merging, self.weights))
 
-    def _rows(self) -> Tensor:
-        """int32 [N], the row of each entry."""
-        number = self.num_states * self.rows_per_state
-        counts: Tensor | int = self.pointers if isinstance(self.pointers, int) else self.pointers.diff()
-        return torch.arange(number, device=self.columns.device, dtype=torch.int32).repeat_interleave(counts)
+    def correlate(self, ahead: Tensor, behind: Tensor) -> Tensor:
+        rows = ahead.t().contiguous(), behind.t().contiguous()
+        return torch.sparse.sampled_addmm(self._block(0, self.num_states), rows[0], rows[1].t(), beta=0.0).values()
 
-    def _transposed(self) -> Tensor:
-        shape = (self.num_states * self.rows_per_state, self.num_states)
-        made = _sorted(self.columns, self._rows(), self.weights, (shape[1], shape[0]))
-        return _csr(*made, shape[0])
+    def spread(self, totals: Tensor) -> Tensor:
+        assert self.apart is not None
+        return self.apart[0].spread(self.apart[1], totals)
+
+    @cached_property
+    def transpose(self) -> Tensor:
+        """The transposed table [S, S A]."""
+        rows = self.num_states * self.rows_per_state
+        if self.apart is None:
+            return _transposed(self.pointers, self.columns, self.weights, rows, self.num_states)
+        pattern, weights = self.apart[0].transposed[0], self.apart[0].transpose(self.weights)
+        return _csr(pattern.begins(self.num_states), pattern.columns, weights, rows)
 
 
 class ListSums(OutcomeSums):
@@ -146,10 +232,12 @@ class ListSums(OutcomeSums):
     Args:
         next_states: int [S, A, K].
         weights: [S, A, K].
+        apart: of sums over actions, the weights before, [K, S A].
     """
 
-    def __init__(self, next_states: Tensor, weights: Tensor) -> None:
+    def __init__(self, next_states: Tensor, weights: Tensor, apart: Tensor | None = None) -> None:
         self.num_states, self.rows_per_state, num_outcomes = weights.shape
+        self.apart = apart
         self.columns = next_states.reshape(-1, num_outcomes).t().to(torch.int32).contiguous()
         self.weights = weights.reshape(-1, num_outcomes).t().contiguous()
 
@@ -170,7 +258,15 @@ class ListSums(OutcomeSums):
 
     def over_actions(self, weights: Tensor) -> OutcomeSums:
         shape = (self.num_states, 1, -1)
-        return ListSums(self.columns.t().reshape(shape), (self.weights.t() * weights.reshape(-1, 1)).reshape(shape))
+        shares = (self.weights.t() * weights.reshape(-1, 1)).reshape(shape)
+        return ListSums(self.columns.t().reshape(shape), shares, self.weights)
+
+    def correlate(self, ahead: Tensor, behind: Tensor) -> Tensor:
+        return torch.stack([(ahead * behind.index_select(1, columns)).sum(0) for columns in self.columns], 1)
+
+    def spread(self, totals: Tensor) -> Tensor:
+        assert self.apart is not None
+        return (totals.view(-1, len(self.apart)) * self.apart.t()).sum(-1).view(self.num_states, -1)
 
 
 def _csr(pointers: Tensor, columns: Tensor, weights: Tensor, width: int) -> Tensor:
@@ -179,17 +275,14 @@ def _csr(pointers: Tensor, columns: Tensor, weights: Tensor, width: int) -> Tens
         return torch.sparse_csr_tensor(pointers, columns, weights, (len(pointers) - 1, width), check_invariants=False)
 
 
-def _sorted(rows: Tensor, columns: Tensor, weights: Tensor, shape: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
-    """(int32 pointers, int32 columns, weights) of entries in any order; those of one place are added up."""
-    if rows.is_cuda:
-        table = torch.sparse_coo_tensor(torch.stack([rows, columns]), weights, shape, check_invariants=False).coalesce()
-        rows, columns = table.indices()
-        counts = torch.bincount(rows, minlength=shape[0])
-        pointers = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
-        return pointers.int(), columns.int(), table.values()
-    # Buckets in linear time, where torch sorts.
-    entries = (weights.numpy(), (rows.numpy(), columns.numpy()))
-    matrix = scipy.sparse.coo_array(entries, shape=shape).tocsr()
-    parts = (matrix.indptr.astype(np.int32), matrix.indices.astype(np.int32), matrix.data)
-    pointers, columns, weights = (torch.from_numpy(part) for part in parts)
-    return pointers, columns, weights
+def _transposed(pointers: Tensor | int, columns: Tensor, weights: Tensor, rows: int, width: int) -> Tensor:
+    """The transpose [width, rows] of a sparse table [rows, width]."""
+    if isinstance(pointers, int):
+        pointers = torch.arange(rows + 1, device=columns.device) * pointers
+    if columns.is_cuda:
+        return _csr(pointers.int(), columns, weights, width).t().to_sparse_csr()
+    # In linear time, where torch sorts.
+    parts = (weights.numpy(), columns.numpy(), pointers.numpy())
+    turned = scipy.sparse.csr_array(parts, shape=(rows, width)).tocsc()
+    begins, leads = (torch.from_numpy(part.astype(np.int32)) for part in (turned.indptr, turned.indices))
+    return _csr(begins, leads, torch.from_numpy(turned.data), rows)

@@ -34,6 +34,8 @@ def make_pass(
     return passes.get(kernel, SoftPass)(model, kind, kernel=kernel, **options)
 
 
-def make_sweep(soft: SoftPass, kept: Tensor, times: list[int]) -> SoftSweep:
+def make_sweep(soft: SoftPass, kept: Tensor, times: list[int], levels: list[float] | None = None) -> SoftSweep:
     """The forward sweep of a pass: see `SoftSweep`."""
-    return NativeSweep(soft, kept, times) if isinstance(soft, NativePass) else SoftSweep(soft, kept, times)
+    if isinstance(soft, NativePass):
+        return NativeSweep(soft, kept, times, levels)
+    return SoftSweep(soft, kept, times, levels)

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from functools import cached_property
 from typing import Literal, NamedTuple, NoReturn
 
 import torch
@@ -23,14 +24,13 @@ from torch import Tensor
 
 from cai.inference.backups import continuation
 from cai.inference.kernels import outcome_sums
+from cai.inference.long_runs import Run, exact_run, fill, fixed_run
 from cai.inference.outcome_sums import OutcomeSums
-from cai.models.numerics import expectation, safe_log, safe_logsumexp
+from cai.models.numerics import BITS, NATS, expectation, safe_log, safe_logsumexp
 from cai.models.trajectory import TrajectoryModel
 
 __all__ = ["Constants", "SoftPass", "refuse_collapsed"]
 
-NATS = math.log(2.0)  # in one bit
-BITS = 1.0 / NATS
 BLOCK = 2**18  # numbers of a block of states, 2 MiB of float64: what lies between two operations stays in the cache
 PIECE = 2**24  # numbers of one piece of the states that are done again
 HELD_STEPS = 8  # steps for each action from which a table [S, A] is small beside the values
@@ -98,7 +98,7 @@ class SoftPass:
         self.reward_in_time = rewards is None and model.reward.reads_time
         self.in_time = self.prior_in_time or self.reward_in_time
         self.sees_outcomes = rewards is None and model.reward.reads_outcome
-        self.sums_kernel = {"collapsed": "auto", "compiled": "successors"}.get(kernel, kernel)
+        self.sums_kernel = "auto" if kernel == "collapsed" else kernel
         self.sums = outcome_sums(model.mdp, self.sums_kernel)
         self._made: tuple[int, Constants] | None = None
         self._lost: tuple[Tensor, Tensor] | None = None
@@ -187,9 +187,51 @@ class SoftPass:
     def values(self, out: Tensor) -> Tensor:
         """Fills `out` [T + 1, S] or [T + 1, S, B] with log beta_t, the last row 0."""
         out[-1] = 0.0
-        for t in reversed(range(len(out) - 1)):
-            self.step(out[t + 1], t, out[t])
+        fill(self, out)
         return out
+
+    @property
+    def allows_runs(self) -> bool:
+        """Whether a step is the same at all times, so that several may share a scale."""
+        return not self.in_time
+
+    def run(self, rows: Tensor, last: int) -> Run:
+        """Several steps in one scale: see `cai.inference.long_runs`."""
+        return fixed_run(self, rows, last) if self.kind == "fixed" else exact_run(self, rows, last)
+
+    @cached_property
+    def factors(self) -> Tensor:
+        """[S], the largest e^rho p(a|s) of each state relative to the largest of all; for the exact backup."""
+        made = self.constants(0)
+        assert made.row_largest is not None
+        return (made.row_largest - made.largest).mul_(BITS).exp2_()
+
+    @property
+    def rise(self) -> float:
+        """What the level of a run gains at every step of the exact backup, nats."""
+        return float(self.constants(0).largest)
+
+    @property
+    def shared_prior(self) -> float:
+        """The part of every log p(a|s) that `fixed_sums` leaves out, nats."""
+        prior = self.constants(0).prior
+        return 0.0 if isinstance(prior, Tensor) else prior
+
+    @property
+    def rows_at_once(self) -> int:
+        """Rows of values that stay in the cache together; on a GPU all of them."""
+        return 2**30 if self.ones.is_cuda else max(1, BLOCK // self.num_states)
+
+    @property
+    def least_shift(self) -> float:
+        """Of the exact backup: chains that have fallen are worth 0."""
+        return -math.inf if self.model.discount == 1 else 0.0
+
+    def peak(self, values: Tensor) -> tuple[float, bool]:
+        """(the shift of values [S]: the largest, 0 where none is finite; whether none is infinite)."""
+        level, complete = _extent(values, self.least_shift)
+        assert isinstance(level, float)
+        return level, complete
 
     def _fixed_step(self, following: Tensor, t: int, out: Tensor) -> None:
         made = self.constants(t)
@@ -226,24 +268,33 @@ class SoftPass:
         made = self.constants(t)
         assert made.row_largest is not None
         x, shift = self.exact_arrivals(following)
-        whole = self.fused_sums(x, made)
-        for start, stop in self.blocks(following):
-            if whole is not None:
-                sums = whole[start:stop]
-            elif self.collapsed is not None:
-                sums = self.collapsed.gather(x, start, stop, self._buffer("sums", start, stop, following, rows=1))
-            else:
-                products = made.sums.gather(x, start, stop, self._buffer("scores", start, stop, following))
-                products = products.view(stop - start, self.num_actions, *following.shape[1:])
-                sums = self.over_actions(products.mul_(self.weights(made, start, stop, following)))
-            block = torch.log2(sums, out=out[start:stop]).mul_(NATS).add_(made.row_largest[start:stop]).add_(shift)
-            if float(sums.min()) < self.smallest:
-                states = (sums < self.smallest).nonzero(as_tuple=True)
-                block[states] = self.local_values(following, t, (states[0] + start, *states[1:]))
+        self.exact_sums(x, made, out)
+        low = None if float(out.min()) >= self.smallest else (out < self.smallest).nonzero(as_tuple=True)
+        out.log2_().mul_(NATS).add_(made.row_largest).add_(shift)
+        if low is not None:
+            out[low] = self.local_values(following, t, low)
 
-    def fused_sums(self, x: Tensor, made: Constants) -> Tensor | None:
-        """The sums over actions and outcomes of the exact backup, [S] or [S, B], where one loop makes them all."""
-        return None
+    def exact_sums(self, x: Tensor, made: Constants, out: Tensor) -> None:
+        """Sums over actions and outcomes, of e^rho p(a|s) relative to the largest of each state, into [S] or [S, B]."""
+        if self.collapsed is not None:
+            self.collapsed.gather(x, 0, self.num_states, out)
+            return
+        for start, stop in self.blocks(x):
+            products = made.sums.gather(x, start, stop, self._buffer("scores", start, stop, x))
+            products = products.view(stop - start, self.num_actions, *x.shape[1:])
+            self.over_actions(products.mul_(self.weights(made, start, stop, x)), out[start:stop])
+
+    def fixed_sums(self, x: Tensor, made: Constants, out: Tensor) -> None:
+        """Sums over actions of 2^{rho + gamma P x}, rho and x in bits, times p(a|s) unless all have the same."""
+        rewards = made.rewards.view(-1)
+        for start, stop in self.blocks(x):
+            rows = slice(start * self.num_actions, stop * self.num_actions)
+            scores = self._buffer("scores", start, stop, x)
+            made.sums.gather_onto(rewards[rows], made.scale * BITS, x, self.model.discount, start, stop, scores)
+            scores = scores.view(stop - start, self.num_actions)
+            if isinstance(made.prior, Tensor):
+                scores.add_(made.prior[start:stop], alpha=BITS)
+            self.over_actions(scores.exp2_(), out[start:stop])
 
     def fixed_arrivals(self, following: Tensor, made: Constants) -> tuple[Tensor, Shift, Tensor | None]:
         """(gamma v - c, 0 where v = -inf; c; bool [S, A] or [S, A, B] where -inf can be reached, or None)."""
@@ -264,7 +315,7 @@ class SoftPass:
     def exact_arrivals(self, following: Tensor) -> tuple[Tensor, Shift]:
         """(e^{v - c} with the discount's fall, c)."""
         discount = self.model.discount
-        shift, _ = _extent(following, least=-math.inf if discount == 1 else 0.0)
+        shift, _ = _extent(following, self.least_shift)
         x = torch.sub(following, shift, out=self.whole("arrivals", following))
         x.mul_(BITS).exp2_()
         if discount < 1:  # in terminal states v = 0, so that the fall changes nothing
@@ -285,11 +336,12 @@ class SoftPass:
             weights.add_(made.prior[start:stop], alpha=BITS)
         return weights.exp2_()
 
-    def over_actions(self, table: Tensor) -> Tensor:
+    def over_actions(self, table: Tensor, out: Tensor | None = None) -> Tensor:
         """Sums over the second axis of [., A] or [., A, B]."""
         if table.dim() == 2:
-            return torch.mv(table, self.ones)
-        total = table[:, 0].clone()  # column by column: torch's own sum over an inner axis is not vectorised
+            return torch.mv(table, self.ones) if out is None else torch.mv(table, self.ones, out=out)
+        # Column by column: torch's own sum over an inner axis is not vectorised.
+        total = table[:, 0].clone() if out is None else out.copy_(table[:, 0])
         for action in range(1, table.shape[1]):
             total.add_(table[:, action])
         return total
@@ -365,7 +417,7 @@ class SoftPass:
             return self.rewards, 1.0, self.sums
         mdp, table, scale = self.model.mdp, self.model.reward_table(t).detach(), 1.0 / float(self.model.temperature)
         if not self.sees_outcomes:
-            return table[..., 0], scale, self.sums
+            return table[..., 0].contiguous(), scale, self.sums
         chances = mdp.probabilities.detach()
         if self.kind == "fixed":
             return expectation(chances, table), scale, self.sums

@@ -28,8 +28,8 @@ class SumProduct:
         accelerate: over an infinite horizon, whether Newton steps (soft policy iteration) may shorten what has not
             settled after 200 backups; the criterion stays that of plain backups.
         keep: what of a finite horizon stays in memory: "all", T S (2 A + 1) numbers; "policy", T S (A + 1); "values",
-            T S; "evidence", 2 S (2 sqrt(T) S where gradients are asked for, and every value is computed twice). The
-            rest is computed again whenever it is looked at.
+            T S; "evidence", 18 S (where gradients are asked for, T S up to 64 MiB; beyond, 2 sqrt(T) S, and every value
+            is computed twice). The rest is computed again whenever it is looked at.
         kernel: how sums over outcomes are computed, see `cai.inference.kernels`; "auto" chooses.
     """
 

@@ -10,6 +10,7 @@ With a_1 = q(s_1) these are the posterior's occupancies: the gradient of the log
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator
 
@@ -17,9 +18,13 @@ import torch
 from torch import Tensor
 
 from cai.inference.backups import continuation
-from cai.inference.soft_pass import BITS, SoftPass
+from cai.inference.long_runs import fill, finish, is_sound
+from cai.inference.soft_pass import SoftPass
+from cai.models.numerics import BITS
 
 __all__ = ["SoftSweep"]
+
+TOGETHER = 64  # steps of a sweep in one scale
 
 
 class SoftSweep:
@@ -29,10 +34,13 @@ class SoftSweep:
         soft: the pass.
         kept: values [T + 1, S] (or [T + 1, S, B]) of all steps; or [C, S], those at `times`.
         times: the steps of the values that were kept, ascending, ending with T.
+        levels: c of every step, where e^{v - c} was kept in place of v.
     """
 
-    def __init__(self, soft: SoftPass, kept: Tensor, times: list[int]) -> None:
-        self.soft, self.kept, self.times = soft, kept, times
+    def __init__(self, soft: SoftPass, kept: Tensor, times: list[int], levels: list[float] | None = None) -> None:
+        self.soft, self.kept, self.times, self.levels = soft, kept, times, levels
+        self._rates = kept.new_empty((min(TOGETHER, times[-1]), soft.num_states) if soft.collapsed is not None else 0)
+        self._totals: Tensor | None = None  # of what flows from s to s', where actions were summed over
         self.bound = 0.0  # on every entry of every adjoint: what has come in from above
         shape = (soft.num_states, soft.num_actions, *kept.shape[2:])
         self._table = kept.new_empty(shape)
@@ -46,21 +54,89 @@ class SoftSweep:
         soft = self.soft
         if soft.kind == "fixed" or soft.in_time:
             return self._direct
+        if self._totals is not None and soft.collapsed is not None:
+            self._products.add_(soft.collapsed.spread(self._totals))
+            self._totals = None
         made, like = soft.constants(0), self.kept[0]
         blocks = [soft.weights(made, *block, like) * self._products[slice(*block)] for block in soft.blocks(like)]
         return self._direct + torch.cat(blocks)
 
+    def segments(self) -> Iterator[tuple[int, Tensor, list[float] | None]]:
+        """(t, values [n + 1, S] of the steps from t on, c where they are e^{v - c}); they overlap by one row."""
+        if len(self.times) == self.times[-1] + 1:
+            for first in range(0, self.times[-1], TOGETHER):
+                part = slice(first, first + TOGETHER + 1)
+                yield first, self.kept[part], None if self.levels is None else self.levels[part]
+            return
+        for number, (first, last) in enumerate(zip(self.times, self.times[1:], strict=False)):
+            rows = self.kept.new_empty((last - first + 1, *self.kept.shape[1:]))
+            rows[0], rows[-1] = self.kept[number], self.kept[number + 1]
+            fill(self.soft, rows, first)
+            yield first, rows, None
+
     def pairs(self) -> Iterator[tuple[int, Tensor, Tensor]]:
         """(t, v_t, v_{t+1}) for t = 0, 1, ..., T - 1; what was not kept is computed again."""
-        for number, (first, last) in enumerate(zip(self.times, self.times[1:], strict=False)):
-            segment = self.kept[number : number + 2]
-            if last - first > 1:
-                segment = self.kept.new_empty((last - first + 1, *self.kept.shape[1:]))
-                segment[0], segment[-1] = self.kept[number], self.kept[number + 1]
-                for t in range(last - 1, first, -1):
-                    self.soft.step(segment[t + 1 - first], t, segment[t - first])
-            for t in range(first, last):
-                yield t, segment[t - first], segment[t + 1 - first]
+        for first, rows, levels in self.segments():
+            yield from self._pairs_of(first, rows, levels)
+
+    def _pairs_of(self, first: int, rows: Tensor, levels: list[float] | None) -> Iterator[tuple[int, Tensor, Tensor]]:
+        if levels is not None:
+            rows = finish(self.soft, rows.clone(), levels)
+        for t, (values, following) in enumerate(itertools.pairwise(rows), first):
+            yield t, values, following
+
+    def flow(self, adjoint: Tensor) -> None:
+        """The whole sweep, where nothing but the first values has a gradient, and only `total` is asked for.
+
+        Args:
+            adjoint: a_1 [S].
+        """
+        for first, rows, levels in self.segments():
+            ahead = self._flow_together(rows, levels, adjoint)
+            if ahead is not None:
+                adjoint = ahead
+                continue
+            for t, values, following in self._pairs_of(first, rows, levels):
+                adjoint = self.shares(t, values, following, adjoint)[1]
+
+    def _flow_together(self, rows: Tensor, levels: list[float] | None, adjoint: Tensor) -> Tensor | None:
+        """Several steps in one scale, in which rates follow each other by products with M' alone.
+
+        Args:
+            rows: [n + 1, S], values in nats, or e^{v - c}.
+            levels: c of each, where they are.
+            adjoint: [S], of the first row.
+
+        Returns:
+            The adjoint of the last row, or None where these steps have to be done one by one.
+        """
+        soft = self.soft
+        if soft.collapsed is None:
+            return None
+        least = soft.smallest * max(1.0, self.bound)
+        if levels is None:
+            level, _ = soft.peak(rows[-1])
+            levels = [level + ahead * soft.rise for ahead in reversed(range(len(rows)))]
+            lost = torch.isinf(rows) if math.isinf(float(rows.amin())) else None
+            rows = (rows - rows.new_tensor(levels)[:, None]).mul_(BITS).exp2_()
+        else:
+            lost = rows == 0 if float(rows.amin()) == 0 else None
+        if not is_sound(rows, least, lost):
+            return None
+        discount, arrived = soft.model.discount, rows[1:]
+        if discount < 1:
+            fallen = [(1 - discount) * math.exp(-level) for level in levels[1:]]
+            arrived = (arrived * discount).add_(rows.new_tensor(fallen)[:, None])
+        rates = self._rates[: len(arrived)]
+        rates[0] = _rates(self._counted(adjoint) * soft.factors, rows[0], 0.0)
+        onward = self._counted(soft.factors * discount)
+        soft.collapsed.chain(rates, onward)
+        totals = soft.collapsed.correlate(rates, arrived)
+        ahead = soft.collapsed.scatter(rates[-1]).mul_(rows[-1]).mul_(discount)
+        if not math.isfinite(float(totals.sum() + ahead.sum())):  # rates of states without hope may grow beyond floats
+            return None
+        self._totals = totals if self._totals is None else self._totals.add_(totals)
+        return ahead
 
     def received(self, adjoint: Tensor | None, gradient: Tensor) -> Tensor:
         """The adjoint with what comes in from above; `shares` needs to be told of all of it."""

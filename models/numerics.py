@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 __all__ = [
+    "BITS",
+    "NATS",
     "categorical_divergence",
     "certainty_equivalent",
     "divergence_from_ratio",
@@ -19,6 +21,9 @@ __all__ = [
     "tilted_log_ratio",
     "weighted",
 ]
+
+NATS = math.log(2.0)  # in one bit
+BITS = 1.0 / NATS  # in one nat
 
 
 def plain_number(value: float | Tensor) -> float:

@@ -9,7 +9,7 @@ import torch
 from dense_reference import case_of, random_case, solve
 
 import cai
-from cai.inference import SumProduct
+from cai.inference import SumProduct, adjoint
 from cai.inference.messages import KEEP
 from cai.models import MDP, TableReward, TrajectoryModel
 
@@ -179,8 +179,13 @@ def test_only_what_was_asked_for_is_held(backend, temperature):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_evidence_with_gradients_holds_square_roots(backend):
-    """2 sqrt(T) rows of values; what autograd saves is found by a hook, since it belongs to no tensor of Python."""
+@pytest.mark.parametrize("small", [False, True])
+def test_evidence_with_gradients_holds_square_roots(backend, small, monkeypatch):
+    """2 sqrt(T) rows of values, of all steps where they are few numbers.
+
+    What autograd saves is found by a hook, since it belongs to no tensor of Python.
+    """
+    monkeypatch.setattr(adjoint, "SMALL", 8 * (STEPS + 1) * STATES - (not small))
     model = large_model(1.0, torch.zeros(STATES, ACTIONS, dtype=torch.float64, requires_grad=True))
     sizes = {}
 
@@ -190,7 +195,8 @@ def test_evidence_with_gradients_holds_square_roots(backend):
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         elbo = cai.infer(model, backend, keep="evidence").elbo
-    assert math.isqrt(STEPS) <= max(sizes.values()) / STATES <= 2 * math.sqrt(STEPS)
+    rows = max(sizes.values()) / STATES
+    assert rows == STEPS + 1 if small else math.isqrt(STEPS) <= rows <= 2 * math.sqrt(STEPS)
     elbo.backward()
 
 

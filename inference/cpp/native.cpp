@@ -3,9 +3,9 @@
 // Tables are row-major: values [S, B], rewards, priors and shares [S, A, B], of B problems side by side (often one).
 // They are stored as F and computed in double.
 
+#include "chain.h"
 #include "exact.h"
 #include "fixed.h"
-#include "merge.h"
 
 using namespace cai;
 
@@ -31,16 +31,12 @@ extern "C" {
   void gather_##SUFFIX(const Sums* sums, int64_t width, int64_t problems, int64_t threads, const F* x, F* out) {     \
     gather(*sums, width, problems, threads, x, out);                                                                 \
   }                                                                                                                  \
-  void accumulate_##SUFFIX(const Sums* sums, int64_t width, int64_t count, const F* rates, const double* x,          \
-                           double* totals, int64_t threads) {                                                        \
-    accumulate(*sums, width, count, rates, x, totals, threads);                                                      \
+  int64_t chain_##SUFFIX(const Chain* chain, const Sums* sums, F* rows, double* scratch) {                           \
+    return run_chain(*chain, *sums, rows, scratch);                                                                  \
   }                                                                                                                  \
-  int64_t merge_##SUFFIX(const Sums* sums, int64_t states, const F* weights, int32_t* pointers, int32_t* columns,    \
-                         F* values) {                                                                                \
-    return merge(*sums, states, weights, pointers, columns, values);                                                 \
-  }                                                                                                                  \
-  void spread_##SUFFIX(const Sums* sums, const Sums* merged, int64_t states, const double* totals, F* out) {         \
-    spread(*sums, *merged, states, totals, out);                                                                     \
+  void correlate_##SUFFIX(const Sums* sums, int64_t width, int64_t count, const F* ahead, const F* behind,           \
+                          F* totals, int64_t threads) {                                                              \
+    correlate(*sums, width, count, ahead, behind, totals, threads);                                                  \
   }
 EXPORT(double, f64)
 EXPORT(float, f32)

@@ -1,0 +1,171 @@
+"""Many steps of a backward pass in one scale, where nothing changes over time.
+
+A step by itself takes logarithms and a shift, so that what it passes on lies well inside the range of floats. While
+that holds anyway both can wait, and be done for many steps at once:
+
+    exact            x_t = D M x_{t+1}                                x = e^{v - c}, M = sum_a w_a P_a
+    fixed dynamics   u_t = log2 sum_a 2^{rho + log p + P u_{t+1}}     u = v - c in bits; rows of P sum to 1
+
+D holds the largest e^rho p(a|s) of each state relative to the largest of all, which c gains at every step. A run ends
+before a message that is not sound: the pass takes that step by itself, and may begin another run in another scale.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor
+
+from cai.models.numerics import BITS, NATS
+
+if TYPE_CHECKING:
+    from cai.inference.soft_pass import SoftPass
+
+__all__ = ["HIGHEST", "Run", "exact_run", "fill", "finish", "fixed_run", "is_sound", "open_scale"]
+
+FEW = 8  # steps: after a run that is shorter some go one by one, twice as many each time
+HIGHEST = 200.0  # nats above c that a terminal state, whose value is 0, may come to lie
+
+
+class Run(NamedTuple):
+    """Rows in one scale.
+
+    Attributes:
+        first: the earliest row that was written; the row that was known, if none was.
+        levels: c in nats of the rows from there to the known one.
+    """
+
+    first: int
+    levels: list[float]
+
+
+class Scale(NamedTuple):
+    """How a run of the exact backup begins.
+
+    Attributes:
+        known: e^{v - c} [S] of the row that is known.
+        level: its c.
+        hopeless: bool [S], states that are and stay at -inf; None where there is none.
+    """
+
+    known: Tensor
+    level: float
+    hopeless: Tensor | None
+
+
+def fill(soft: SoftPass, rows: Tensor, begin: int = 0, *, linear: bool = False) -> list[float] | None:
+    """Writes values from the last row on, in runs where possible.
+
+    Args:
+        soft: the pass.
+        rows: [n + 1, S] or [n + 1, S, B], nats, of which the last is known.
+        begin: the step of the first row.
+        linear: whether all rows, the known one too, may be left as e^{v - c} where one run of the exact backup does.
+
+    Returns:
+        c of every row if they were left so.
+    """
+    last, pause = len(rows) - 1, 1
+    together = soft.allows_runs and rows.dim() == 2
+    while last > 0:
+        singly = last
+        if together:
+            run = soft.run(rows, last)
+            if linear and soft.kind == "exact" and run.first == 0 and last == len(rows) - 1:
+                rows[-1].sub_(run.levels[-1]).mul_(BITS).exp2_()
+                return run.levels
+            finish(soft, rows[run.first : last], run.levels)
+            short = last - run.first < FEW
+            last, singly = run.first, pause if short else 0
+            pause = 2 * pause if short else 1
+        for _ in range(min(last, singly)):
+            soft.step(rows[last], begin + last - 1, rows[last - 1])
+            last -= 1
+    return None
+
+
+def finish(soft: SoftPass, rows: Tensor, levels: list[float]) -> Tensor:
+    """Turns rows of a run into values in nats, in place; a few rows at a time, which stay in the cache."""
+    shifts = rows.new_tensor(levels[: len(rows)])[:, None]
+    for part, shift in zip(*(table.split(soft.rows_at_once) for table in (rows, shifts)), strict=True):
+        if soft.kind == "exact":
+            part.log2_()
+        part.mul_(NATS).add_(shift)
+    if len(soft.terminal):
+        rows.index_fill_(1, soft.terminal, 0.0)
+    return rows
+
+
+def open_scale(soft: SoftPass, values: Tensor) -> Scale | None:
+    """The scale of a run of the exact backup from values [S]; None where states come to be at -inf, or cease to be."""
+    level, complete = soft.peak(values)
+    hopeless = None
+    if not complete:
+        hopeless = torch.isinf(values)
+        arrives = ~hopeless if soft.model.discount == 1 else torch.ones_like(hopeless)  # who falls is never lost
+        reached = torch.empty_like(values)
+        soft.exact_sums(arrives.to(values.dtype), soft.constants(0), reached)
+        reached.index_fill_(0, soft.terminal, 1.0)
+        if not torch.equal(reached == 0, hopeless):
+            return None
+    known = torch.sub(values, level, out=soft.whole("arrivals", values)).mul_(BITS).exp2_()
+    return Scale(known, level, hopeless)
+
+
+def exact_run(soft: SoftPass, rows: Tensor, last: int) -> Run:
+    """Writes e^{v - c} into rows before the last, whose values are known, as long as one scale serves."""
+    made, discount, terminal = soft.constants(0), soft.model.discount, soft.terminal
+    scale = open_scale(soft, rows[last])
+    if scale is None:
+        return Run(last, [])
+    level, falls = scale.level, discount < 1 or len(terminal) > 0
+    arrived, room = scale.known, soft.whole("discounted", rows[last])
+    levels = [level]
+    for t in reversed(range(last)):
+        if discount < 1:
+            arrived = torch.mul(arrived, discount, out=room).add_((1 - discount) * math.exp(-level))
+        row = rows[t]
+        soft.exact_sums(arrived, made, row)
+        row.mul_(soft.factors)
+        level = scale.level + len(levels) * soft.rise
+        if len(terminal):
+            row.index_fill_(0, terminal, math.exp(-level))
+        if not is_sound(row, soft.smallest, scale.hopeless):
+            break
+        levels.append(level)
+        arrived = row
+        if falls and level < -HIGHEST:
+            break
+    return Run(last + 1 - len(levels), levels[::-1])
+
+
+def is_sound(row: Tensor, least: float, hopeless: Tensor | None) -> bool:
+    """Whether every number is `least` or more, or of a state that is hopeless."""
+    if float(row.amin()) >= least:
+        return True
+    return hopeless is not None and bool(((row >= least) | hopeless).all())
+
+
+def fixed_run(soft: SoftPass, rows: Tensor, last: int) -> Run:
+    """Writes v - c in bits into rows before the last, whose values are known, as long as one scale serves."""
+    made, discount, terminal = soft.constants(0), soft.model.discount, soft.terminal
+    level, complete = soft.peak(rows[last])
+    if not complete:
+        return Run(last, [])
+    arrived = torch.sub(rows[last], level, out=soft.whole("arrivals", rows[last])).mul_(BITS)
+    levels = [level]
+    for t in reversed(range(last)):
+        row = rows[t]
+        soft.fixed_sums(arrived, made, row)
+        low, high = torch.aminmax(row)
+        if not (float(low) >= soft.smallest and math.isfinite(float(high))):
+            break
+        row.log2_()
+        level = discount * level + soft.shared_prior
+        if len(terminal):
+            row.index_fill_(0, terminal, -level * BITS)
+        levels.append(level)
+        arrived = row
+    return Run(last + 1 - len(levels), levels[::-1])
