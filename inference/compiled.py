@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from cai.inference.outcome_sums import DenseSums, ListSums, OutcomeSums
-from cai.inference.soft_pass import Constants, SoftPass
+from cai.inference.soft_pass import SoftPass
+from cai.inference.step_constants import Constants
 from cai.models.numerics import BITS, NATS
 
 __all__ = ["CompiledPass"]
@@ -89,6 +90,11 @@ class CompiledPass(SoftPass):
     def allows_runs(self) -> bool:
         """Fused steps of lists take their own logarithms under fixed dynamics."""
         return super().allows_runs and (self.dense or self.kind == "exact")
+
+    @property
+    def by_row(self) -> bool:
+        """Always."""
+        return True
 
     @property
     def shared_prior(self) -> float:

@@ -37,7 +37,6 @@ def forward_messages(model: TrajectoryModel, kernel: str = "auto") -> Tensor:
         table: tuple[object, Tensor] | None = None
         for t in range(model.steps):
             made = soft.constants(t)
-            assert made.row_largest is not None
             if table is None or table[0] is not made:
                 table = made, soft.all_scores(made)  # p(a|s) e^rho over the largest of each state
             scores = rows[-1] + stays + made.row_largest

@@ -23,7 +23,7 @@ from cai.models.numerics import BITS, NATS
 if TYPE_CHECKING:
     from cai.inference.soft_pass import SoftPass
 
-__all__ = ["HIGHEST", "Run", "exact_run", "fill", "finish", "fixed_run", "is_sound", "open_scale"]
+__all__ = ["HIGHEST", "Run", "column", "exact_run", "fill", "finish", "fixed_run", "is_sound", "open_scale"]
 
 FEW = 8  # steps: after a run that is shorter some go one by one, twice as many each time
 HIGHEST = 200.0  # nats above c that a terminal state, whose value is 0, may come to lie
@@ -88,7 +88,7 @@ def fill(soft: SoftPass, rows: Tensor, begin: int = 0, *, linear: bool = False) 
 
 def finish(soft: SoftPass, rows: Tensor, levels: list[float]) -> Tensor:
     """Turns rows of a run into values in nats, in place; a few rows at a time, which stay in the cache."""
-    shifts = rows.new_tensor(levels[: len(rows)])[:, None]
+    shifts = column(levels[: len(rows)], rows)
     for part, shift in zip(*(table.split(soft.rows_at_once) for table in (rows, shifts)), strict=True):
         if soft.kind == "exact":
             part.log2_()
@@ -98,8 +98,19 @@ def finish(soft: SoftPass, rows: Tensor, levels: list[float]) -> Tensor:
     return rows
 
 
-def open_scale(soft: SoftPass, values: Tensor) -> Scale | None:
-    """The scale of a run of the exact backup from values [S]; None where states come to be at -inf, or cease to be."""
+def column(numbers: list[float], like: Tensor) -> Tensor:
+    """[n, 1], one number for each row, where `like` is."""
+    return torch.tensor(numbers, dtype=like.dtype, device=like.device)[:, None]
+
+
+def open_scale(soft: SoftPass, values: Tensor, room: Tensor) -> Scale | None:
+    """The scale of a run of the exact backup; None where states come to be at -inf, or cease to be.
+
+    Args:
+        soft: the pass.
+        values: [S] of the row that is known.
+        room: [S], memory for what follows from them.
+    """
     level, complete = soft.peak(values)
     hopeless = None
     if not complete:
@@ -110,34 +121,34 @@ def open_scale(soft: SoftPass, values: Tensor) -> Scale | None:
         reached.index_fill_(0, soft.terminal, 1.0)
         if not torch.equal(reached == 0, hopeless):
             return None
-    known = torch.sub(values, level, out=soft.whole("arrivals", values)).mul_(BITS).exp2_()
+    known = torch.sub(values, level, out=room).mul_(BITS).exp2_()
     return Scale(known, level, hopeless)
 
 
 def exact_run(soft: SoftPass, rows: Tensor, last: int) -> Run:
     """Writes e^{v - c} into rows before the last, whose values are known, as long as one scale serves."""
     made, discount, terminal = soft.constants(0), soft.model.discount, soft.terminal
-    scale = open_scale(soft, rows[last])
+    scale = open_scale(soft, rows[last], _room(soft, rows, last))
     if scale is None:
         return Run(last, [])
     level, falls = scale.level, discount < 1 or len(terminal) > 0
-    arrived, room = scale.known, soft.whole("discounted", rows[last])
+    arrived = scale.known
     levels = [level]
     for t in reversed(range(last)):
         if discount < 1:
-            arrived = torch.mul(arrived, discount, out=room).add_((1 - discount) * math.exp(-level))
-        row = rows[t]
-        soft.exact_sums(arrived, made, row)
-        row.mul_(soft.factors)
+            goes_on = torch.mul(arrived, discount, out=soft.whole("discounted", arrived))
+            arrived = goes_on.add_((1 - discount) * math.exp(-level))
         level = scale.level + len(levels) * soft.rise
+        if falls and level < -HIGHEST:
+            break
+        row = rows[t]
+        soft.scaled_sums(arrived, made, row)
         if len(terminal):
             row.index_fill_(0, terminal, math.exp(-level))
         if not is_sound(row, soft.smallest, scale.hopeless):
             break
         levels.append(level)
         arrived = row
-        if falls and level < -HIGHEST:
-            break
     return Run(last + 1 - len(levels), levels[::-1])
 
 
@@ -154,7 +165,7 @@ def fixed_run(soft: SoftPass, rows: Tensor, last: int) -> Run:
     level, complete = soft.peak(rows[last])
     if not complete:
         return Run(last, [])
-    arrived = torch.sub(rows[last], level, out=soft.whole("arrivals", rows[last])).mul_(BITS)
+    arrived = torch.sub(rows[last], level, out=_room(soft, rows, last)).mul_(BITS)
     levels = [level]
     for t in reversed(range(last)):
         row = rows[t]
@@ -169,3 +180,8 @@ def fixed_run(soft: SoftPass, rows: Tensor, last: int) -> Run:
         levels.append(level)
         arrived = row
     return Run(last + 1 - len(levels), levels[::-1])
+
+
+def _room(soft: SoftPass, rows: Tensor, last: int) -> Tensor:
+    """Memory [S] for one step: the first row, whose own values come last, unless it is the next."""
+    return rows[0] if last > 1 else soft.whole("arrivals", rows[last])

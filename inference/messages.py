@@ -48,7 +48,7 @@ __all__ = [
 Backup = Callable[[TrajectoryModel, Tensor, int], Tensor]
 Choice = Callable[[TrajectoryModel, Tensor, Tensor], tuple[Tensor, Tensor]]
 KEEP = ("all", "policy", "values", "evidence")
-PIECE = 2**16  # states of a start that are weighed at a time
+PIECE = 2**14  # states of a start that are weighed at a time
 _KINDS: dict[Backup, Literal["exact", "fixed"]] = {optimistic_backup: "exact", fixed_backup: "fixed"}
 
 

@@ -62,6 +62,7 @@ class NativeStep(ctypes.Structure):
         ("scale", ctypes.c_double),
         ("shared_prior", ctypes.c_double),
         ("smallest", ctypes.c_double),
+        ("level", ctypes.c_double),
         ("rewards", ctypes.c_void_p),
         ("prior", ctypes.c_void_p),
         ("prior_problems", ctypes.c_int64),

@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cai.inference.long_runs import HIGHEST, Run, open_scale
+from cai.inference.long_runs import HIGHEST, Run, exact_run, open_scale
 from cai.inference.native import NativeStep, NativeSums, call
 from cai.inference.outcome_sums import OutcomeSums
-from cai.inference.soft_pass import Constants, SoftPass
+from cai.inference.soft_pass import SoftPass
+from cai.inference.step_constants import Constants
 from cai.inference.sweep import SoftSweep
 
 __all__ = ["NativePass", "NativeSweep"]
@@ -23,27 +24,36 @@ class NativePass(SoftPass):
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self.x = self.shift = torch.empty(0, dtype=torch.float64)
-        # By whether actions are apart: what the step was made from, the step, and the tables that it points to.
-        self._steps: dict[bool, tuple[Constants, NativeStep, list[Tensor]]] = {}
+        # By whether actions are apart, and shares relative to those of all states: what the step was made from, the
+        # step, and the tables that it points to.
+        self._steps: dict[tuple[bool, bool], tuple[Constants, NativeStep, list[Tensor]]] = {}
 
-    def native_step(self, t: int, problems: int, *, by_action: bool = False) -> tuple[NativeStep, NativeSums]:
+    def native_step(
+        self, t: int, problems: int, *, by_action: bool = False, by_state: bool = True
+    ) -> tuple[NativeStep, NativeSums]:
         """What the loops read at step t.
 
         Args:
             t: the step.
             problems: B.
             by_action: whether the sums of each action are asked for, even if actions have been summed over.
+            by_state: whether shares of actions are relative to the largest of each state, or of all, for one problem.
         """
         made, apart = self.constants(t), by_action or self.collapsed is None
-        if apart not in self._steps or self._steps[apart][0] is not made or self._steps[apart][1].problems != problems:
-            self._steps[apart] = made, *self._filled(made, problems, apart)
-        return self._steps[apart][1], _native(made.sums if apart else self.collapsed)
+        key = apart, by_state
+        if key not in self._steps or self._steps[key][0] is not made or self._steps[key][1].problems != problems:
+            self._steps[key] = made, *self._filled(made, problems, apart, by_state)
+        return self._steps[key][1], _native(made.sums if apart else self.collapsed)
 
-    def _filled(self, made: Constants, problems: int, apart: bool) -> tuple[NativeStep, list[Tensor]]:
+    def _filled(self, made: Constants, problems: int, apart: bool, by_state: bool) -> tuple[NativeStep, list[Tensor]]:
         actions, threads = self.num_actions if apart else 1, torch.get_num_threads()
         step = NativeStep(self.num_states, actions, problems, threads, self.model.discount, made.scale)
         step.smallest, step.prior_problems = self.smallest, 1
-        parts = {} if made.row_largest is None else {"row_largest": made.row_largest.contiguous()}
+        parts = {}
+        if self.kind == "exact" and by_state:
+            parts["row_largest"] = made.row_largest.contiguous()
+        elif self.kind == "exact":
+            step.level = self.rise
         if apart and self.held is not None:
             parts["weights"] = self.held.contiguous()
         elif apart:
@@ -67,14 +77,33 @@ class NativePass(SoftPass):
 
     @property
     def allows_runs(self) -> bool:
-        """Whole runs are one loop where actions have been summed over; other steps are fused one by one."""
-        return super().allows_runs and self.collapsed is not None
+        """Steps under fixed dynamics have a shift for each state in any case."""
+        return super().allows_runs and self.kind == "exact"
+
+    def exact_sums(self, x: Tensor, made: Constants, out: Tensor) -> None:
+        if self.collapsed is not None:
+            super().exact_sums(x, made, out)
+        else:
+            self._weighted_sums(x, out, by_state=True)
+
+    def scaled_sums(self, x: Tensor, made: Constants, out: Tensor) -> None:
+        if self.by_row:
+            super().scaled_sums(x, made, out)
+        else:
+            self._weighted_sums(x, out, by_state=False)
+
+    def _weighted_sums(self, x: Tensor, out: Tensor, *, by_state: bool) -> None:
+        step, sums = self.native_step(0, _problems(x), by_state=by_state)
+        call("weighted_sums", out.dtype, step, sums.table, x.contiguous(), out)
 
     def run(self, rows: Tensor, last: int) -> Run:
-        scale = open_scale(self, rows[last])
+        if self.collapsed is None:
+            return exact_run(self, rows, last)
+        known = rows[last].clone()
+        scale = open_scale(self, known, self.whole("arrivals", known))
         if scale is None:
             return Run(last, [])
-        discount, room = self.model.discount, rows[last].clone()
+        discount = self.model.discount
         levels = [scale.level + number * self.rise for number in range(last + 1)]
         falls = discount < 1 or len(self.terminal) > 0
         if falls:  # as far as e^{-c} stays a sound number
@@ -91,7 +120,7 @@ class NativePass(SoftPass):
         done = sums.run(
             rows[last], -rows.stride(0), steps, self.factors, least=self.smallest, discount=discount, **given
         )
-        rows[last] = room
+        rows[last] = known
         return Run(last - done, levels[: done + 1][::-1])
 
     def _fixed_step(self, following: Tensor, t: int, out: Tensor) -> None:

@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from functools import cached_property
-from typing import Literal, NamedTuple, NoReturn
+from typing import Literal, NoReturn
 
 import torch
 from torch import Tensor
@@ -26,38 +26,15 @@ from cai.inference.backups import continuation
 from cai.inference.kernels import outcome_sums
 from cai.inference.long_runs import Run, exact_run, fill, fixed_run
 from cai.inference.outcome_sums import OutcomeSums
+from cai.inference.step_constants import BLOCK, Constants, Shift
 from cai.models.numerics import BITS, NATS, expectation, safe_log, safe_logsumexp
 from cai.models.trajectory import TrajectoryModel
 
-__all__ = ["Constants", "SoftPass", "refuse_collapsed"]
+__all__ = ["SoftPass", "refuse_collapsed"]
 
-BLOCK = 2**18  # numbers of a block of states, 2 MiB of float64: what lies between two operations stays in the cache
 PIECE = 2**24  # numbers of one piece of the states that are done again
 HELD_STEPS = 8  # steps for each action from which a table [S, A] is small beside the values
 COLLAPSED_STEPS = 32  # steps from which it pays to sum over actions once and for all
-
-
-Shift = float | Tensor  # one number, or [B]
-
-
-class Constants(NamedTuple):
-    """What a step multiplies and adds.
-
-    Attributes:
-        rewards: [S, A] or [S, A, B], the part of the reward that outcomes do not change.
-        scale: nats in a unit of them.
-        prior: log p(a|s) in nats, [S, A] or [S, A, B], or one number.
-        largest: the largest finite rho + log prior, one number or [B].
-        row_largest: [S] or [S, B], that of each state, 0 where there is none; for the exact backup.
-        sums: over outcomes.
-    """
-
-    rewards: Tensor
-    scale: float
-    prior: Tensor | float
-    largest: Shift
-    row_largest: Tensor | None
-    sums: OutcomeSums
 
 
 class SoftPass:
@@ -203,7 +180,6 @@ class SoftPass:
     def factors(self) -> Tensor:
         """[S], the largest e^rho p(a|s) of each state relative to the largest of all; for the exact backup."""
         made = self.constants(0)
-        assert made.row_largest is not None
         return (made.row_largest - made.largest).mul_(BITS).exp2_()
 
     @property
@@ -266,7 +242,6 @@ class SoftPass:
 
     def _exact_step(self, following: Tensor, t: int, out: Tensor) -> None:
         made = self.constants(t)
-        assert made.row_largest is not None
         x, shift = self.exact_arrivals(following)
         self.exact_sums(x, made, out)
         low = None if float(out.min()) >= self.smallest else (out < self.smallest).nonzero(as_tuple=True)
@@ -283,6 +258,22 @@ class SoftPass:
             products = made.sums.gather(x, start, stop, self._buffer("scores", start, stop, x))
             products = products.view(stop - start, self.num_actions, *x.shape[1:])
             self.over_actions(products.mul_(self.weights(made, start, stop, x)), out[start:stop])
+
+    def scaled_sums(self, x: Tensor, made: Constants, out: Tensor) -> None:
+        """The same for one problem, relative to the largest of all states."""
+        if self.by_row:
+            self.exact_sums(x, made, out)
+            out.mul_(self.factors)
+            return
+        for start, stop in self.blocks(x):
+            products = made.sums.gather(x, start, stop, self._buffer("scores", start, stop, x))
+            weights = self.weights(made, start, stop, x, level=self.rise)
+            self.over_actions(products.view(weights.shape).mul_(weights), out[start:stop])
+
+    @property
+    def by_row(self) -> bool:
+        """Whether e^rho p(a|s) has been divided by the largest of each state once and for all."""
+        return self.held is not None or self.collapsed is not None
 
     def fixed_sums(self, x: Tensor, made: Constants, out: Tensor) -> None:
         """Sums over actions of 2^{rho + gamma P x}, rho and x in bits, times p(a|s) unless all have the same."""
@@ -323,15 +314,17 @@ class SoftPass:
             x.mul_(discount).add_((1 - discount) * fallen)
         return x, shift
 
-    def weights(self, made: Constants, start: int, stop: int, like: Tensor) -> Tensor:
-        """p(a|s) e^rho of a block relative to the largest of each state."""
-        if self.held is not None:
+    def weights(self, made: Constants, start: int, stop: int, like: Tensor, *, level: float | None = None) -> Tensor:
+        """p(a|s) e^rho of a block relative to the largest of each state, or to a level in nats that they share."""
+        if self.held is not None and level is None:
             return self.held[start:stop]
         weights = self._buffer("powers", start, stop, like).view(stop - start, self.num_actions, *like.shape[1:])
-        assert made.row_largest is not None
         shared = 0.0 if isinstance(made.prior, Tensor) else made.prior
-        offset = (shared - made.row_largest[start:stop, None]).mul_(BITS)
-        torch.add(offset, made.rewards[start:stop], alpha=made.scale * BITS, out=weights)
+        if level is not None:
+            torch.mul(made.rewards[start:stop], made.scale * BITS, out=weights).add_((shared - level) * BITS)
+        else:
+            offset = (shared - made.row_largest[start:stop, None]).mul_(BITS)
+            torch.add(offset, made.rewards[start:stop], alpha=made.scale * BITS, out=weights)
         if isinstance(made.prior, Tensor):
             weights.add_(made.prior[start:stop], alpha=BITS)
         return weights.exp2_()
@@ -400,17 +393,7 @@ class SoftPass:
         rewards, scale, sums = self._rewards_and_sums(t)
         if self.rewards is not None and isinstance(prior, Tensor) and prior.dim() == 2:
             prior = prior[..., None].expand_as(rewards)
-        row_largest = rewards.new_empty(rewards[:, 0].shape)
-        if isinstance(prior, Tensor):
-            for start, stop in self.blocks(row_largest):
-                scores = rewards[start:stop] * scale + prior[start:stop]
-                torch.amax(scores, 1, out=row_largest[start:stop])
-        else:
-            torch.amax(rewards, 1, out=row_largest)
-            row_largest.mul_(scale).add_(prior)
-        largest, _ = _extent(row_largest)
-        finite = row_largest.masked_fill_(torch.isinf(row_largest), 0.0) if self.kind == "exact" else None
-        return Constants(rewards, scale, prior, largest, finite, sums)
+        return Constants(rewards, scale, prior, sums)
 
     def _rewards_and_sums(self, t: int) -> tuple[Tensor, float, OutcomeSums]:
         if self.rewards is not None:
@@ -479,5 +462,5 @@ def _extent(values: Tensor, least: float = -math.inf) -> tuple[Shift, bool]:
 def _shared_prior(model: TrajectoryModel) -> Tensor | float:
     """The log prior [S, A], or one number where every action of every state has the same."""
     prior = model.action_prior.detach()
-    first = float(prior[0, 0])
-    return math.log(first) if first > 0 and bool((prior == first).all()) else safe_log(prior)
+    low, high = (float(bound) for bound in torch.aminmax(prior))
+    return math.log(low) if low == high else safe_log(prior)

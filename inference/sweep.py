@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from cai.inference.backups import continuation
-from cai.inference.long_runs import fill, finish, is_sound
+from cai.inference.long_runs import column, fill, finish, is_sound
 from cai.inference.soft_pass import SoftPass
 from cai.models.numerics import BITS
 
@@ -118,7 +118,7 @@ class SoftSweep:
             level, _ = soft.peak(rows[-1])
             levels = [level + ahead * soft.rise for ahead in reversed(range(len(rows)))]
             lost = torch.isinf(rows) if math.isinf(float(rows.amin())) else None
-            rows = (rows - rows.new_tensor(levels)[:, None]).mul_(BITS).exp2_()
+            rows = (rows - column(levels, rows)).mul_(BITS).exp2_()
         else:
             lost = rows == 0 if float(rows.amin()) == 0 else None
         if not is_sound(rows, least, lost):
@@ -126,7 +126,7 @@ class SoftSweep:
         discount, arrived = soft.model.discount, rows[1:]
         if discount < 1:
             fallen = [(1 - discount) * math.exp(-level) for level in levels[1:]]
-            arrived = (arrived * discount).add_(rows.new_tensor(fallen)[:, None])
+            arrived = (arrived * discount).add_(column(fallen, rows))
         rates = self._rates[: len(arrived)]
         rates[0] = _rates(self._counted(adjoint) * soft.factors, rows[0], 0.0)
         onward = self._counted(soft.factors * discount)

@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from dense_reference import DIGITS, random_case, solve
+from dense_reference import DIGITS, case_of, random_case, solve
 from native_kernel import needs_native
 
 import cai
@@ -130,6 +130,19 @@ def steps_taken(monkeypatch):
 
         monkeypatch.setattr(owner, name, counted)
     return taken
+
+
+@pytest.mark.parametrize("kernel", LISTED)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("reward", [-1e4, 1e4])
+def test_large_rewards_with_a_discount_or_an_end(kind, kernel, reward):
+    """What falls or ends is worth 0, beside values that leave the range of floats at every step."""
+    rewards = np.full((5, 2), reward)
+    for terminal in (None, [4]):
+        rewards[4] = 0.0 if terminal else reward
+        mdp = corridor(rewards, 1, terminal=terminal).mdp
+        case = case_of(mdp, rewards, 40, discount=0.9 if terminal is None else 1.0)
+        assert error(values_of(case.model, kind, kernel), solve(case, kind).values) < TOLERANCE
 
 
 @pytest.mark.parametrize("kind", KINDS)

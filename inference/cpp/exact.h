@@ -65,12 +65,14 @@ const F* shares_of(const Step& step, int64_t start, int64_t count, std::vector<d
   if (step.rewards == nullptr) return nullptr;
   const F* rewards = static_cast<const F*>(step.rewards) + start * A * B;
   const F* prior = static_cast<const F*>(step.prior);
-  const F* largest = static_cast<const F*>(step.row_largest) + start * B;
+  const F* largest = static_cast<const F*>(step.row_largest);
+  if (largest != nullptr) largest += start * B;
   for (int64_t row = 0; row < count * A; ++row)
     for (int64_t b = 0; b < B; ++b) {
       const int64_t at = step.prior_problems > 1 ? (start * A + row) * B + b : start * A + row;
       const double before = prior == nullptr ? step.shared_prior : double(prior[at]);
-      own[row * B + b] = step.scale * rewards[row * B + b] + before - largest[row / A * B + b];
+      const double most = step.row_largest == nullptr ? step.level : double(largest[row / A * B + b]);
+      own[row * B + b] = step.scale * rewards[row * B + b] + before - most;
     }
 #pragma omp simd
   for (int64_t i = 0; i < number; ++i) made[i] = F(power(own[i]));
@@ -143,6 +145,27 @@ int64_t exact_step(const Step& step, const Sums& sums, const F* following, doubl
     }
   }
   return low;
+}
+
+// The sums over actions and outcomes of x [S, B] alone, [S, B].
+template <class F>
+void weighted_sums(const Step& step, const Sums& sums, const F* x, F* out) {
+  const int64_t A = step.actions, B = step.problems, block = block_of(step);
+  const int threads = threads_for(entries(sums, step.states) * B, step.threads);
+  std::vector<double> copy;
+  const double* from = as_double(x, step.states * B, copy);
+#pragma omp parallel num_threads(threads)
+  {
+    std::vector<double> arrived(A * block * B), total(block * B), own(A * block * B);
+    std::vector<F> made(A * block * B);
+#pragma omp for schedule(static)
+    for (int64_t start = 0; start < step.states; start += block) {
+      const int64_t count = std::min(block, step.states - start);
+      const F* weights = shares_of<F>(step, start, count, own, made);
+      exact_sums<F>(step, sums, from, weights, start, count, arrived.data(), total.data());
+      for (int64_t i = 0; i < count * B; ++i) out[start * B + i] = F(total[i]);
+    }
+  }
 }
 
 // What flows on from y(s, a): passed(s') = gamma e^{v - c} times the sum of w y, through the transposed table.

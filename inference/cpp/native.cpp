@@ -28,6 +28,9 @@ extern "C" {
     return exact_shares(*step, *sums, transposed, values, following, adjoint, least, x, shift, totals, rates,        \
                         weighted, table, products, passed);                                                          \
   }                                                                                                                  \
+  void weighted_sums_##SUFFIX(const Step* step, const Sums* sums, const F* x, F* out) {                              \
+    weighted_sums(*step, *sums, x, out);                                                                             \
+  }                                                                                                                  \
   void gather_##SUFFIX(const Sums* sums, int64_t width, int64_t problems, int64_t threads, const F* x, F* out) {     \
     gather(*sums, width, problems, threads, x, out);                                                                 \
   }                                                                                                                  \
