@@ -9,7 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from benchmarks.machine import describe_machine, limit_threads
+from benchmarks.machine import describe_machine, keep_memory, limit_threads
 
 PARTS = ("memory", "curves")
 WIDTH = 140  # columns, where the output is no terminal
@@ -19,6 +19,7 @@ BUSY = 0.5  # processes that ran on average over the last minute, above which ti
 def main() -> int:
     """Runs what is asked for; returns 1 if a contender failed, 0 otherwise, whether or not a target is met."""
     options = _options()
+    keep_memory()
     limit_threads(options.threads)
     # These import numpy, torch and rich, which must see how many threads they may use.
     from rich.console import Console

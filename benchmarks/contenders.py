@@ -61,7 +61,7 @@ def library_contenders(workload: Workload, *, compiled: bool = True) -> list[Con
             )
         ]
     kernels = [("cai", "auto"), ("cai, native", "native")]
-    if compiled and workload.next_states is not None:
+    if compiled:
         kernels.append(("cai, compiled", "compiled"))
     return [
         Contender(name, job, _passes(backend, kernel), _read_values)
@@ -116,7 +116,7 @@ def _gradient(workload: Workload, kernel: str) -> Callable[[], Any]:
 
     def call() -> Any:
         reward.grad = None
-        cai.infer(model, "exact", keep="values", kernel=kernel).log_evidence.backward()
+        cai.infer(model, "exact", keep="evidence", kernel=kernel).log_evidence.backward()
         return reward.grad
 
     return call

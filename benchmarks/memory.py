@@ -18,6 +18,8 @@ from multiprocessing.connection import Connection
 
 import psutil
 
+from benchmarks.machine import usual_memory
+
 __all__ = ["added_memory"]
 
 INTERVAL = 0.001  # seconds between two looks
@@ -40,7 +42,8 @@ def added_memory(workload: str, contender: str, job: str, *, quick: bool, thread
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe()
     child = context.Process(target=_work, args=(there, workload, contender, job, quick, threads), daemon=True)
-    child.start()
+    with usual_memory():  # one that keeps what is freed would hide what a call adds
+        child.start()
     there.close()
     try:
         process = psutil.Process(child.pid)

@@ -15,8 +15,9 @@ __all__ = ["AXES", "run_curve"]
 
 JOBS = ("fixed", "exact", "fixed, native", "exact, native")
 SIDES = (32, 56, 100, 178, 316, 422, 562, 750, 1000)  # S from 1,024 to 1,000,000; K = 3, T = 20
-HORIZONS = (50, 100, 200, 400, 800, 1600)  # on the grid of B
-OUTCOMES = (2, 4, 8, 16, 32, 64, 128, 256)  # on a grid 200 x 200, T = 10
+HORIZONS = (50, 100, 200, 400, 800, 1600, 3200, 6400)  # on the grid of B
+LONG = 800  # steps from which the milliseconds that a call takes in any case are lost among them
+OUTCOMES = (2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)  # on the grid of B, T = 20
 AXES = {"S": "states S", "T": "horizon T", "K": "successors K"}
 
 
@@ -29,7 +30,7 @@ def _workloads(axis: str, quick: bool) -> dict[int, Callable[[], Workload]]:
         return {horizon: lambda horizon=horizon: grid_workload(100, 100, 4, horizon) for horizon in horizons}
     if axis == "K":
         outcomes = OUTCOMES[:4] if quick else OUTCOMES
-        return {number: lambda number=number: grid_workload(200, 200, number, 10) for number in outcomes}
+        return {number: lambda number=number: grid_workload(100, 100, number, 20) for number in outcomes}
     raise ValueError(f"no curve along {axis!r}; choose from {', '.join(AXES)}")
 
 
@@ -46,7 +47,7 @@ def run_curve(
 
     The slope of S and of K is fitted where what a step reads is larger than the last cache. Below it S costs the fixed
     price of a call to each operation, then steps up where the data leave a cache; K hides behind the exponentials and
-    logarithms, whose number does not depend on it. T repeats the same step, so its slope is fitted everywhere.
+    logarithms, whose number does not depend on it. T repeats the same step: its slope is fitted from `LONG` on.
 
     Args:
         axis: "S", "T" or "K".
@@ -80,7 +81,10 @@ def run_curve(
         step_bytes.append(bytes_moved(workload) // workload.horizon)
         for job in JOBS:
             seconds[job].append(samples[job].median)
-    fitted = [axis == "T" or cache is None or number > cache for number in step_bytes]
+    if axis == "T":
+        fitted = [horizon >= LONG for horizon in sizes]
+    else:
+        fitted = [cache is None or number > cache for number in step_bytes]
     if sum(fitted) < 2:
         fitted = [True] * len(sizes)
     return {

@@ -145,18 +145,19 @@ def exact_run(soft: SoftPass, rows: Tensor, last: int) -> Run:
         soft.scaled_sums(arrived, made, row)
         if len(terminal):
             row.index_fill_(0, terminal, math.exp(-level))
-        if not is_sound(row, soft.smallest, scale.hopeless):
+        if not is_sound(row, soft.smallest, 1 / soft.smallest, scale.hopeless):
             break
         levels.append(level)
         arrived = row
     return Run(last + 1 - len(levels), levels[::-1])
 
 
-def is_sound(row: Tensor, least: float, hopeless: Tensor | None) -> bool:
-    """Whether every number is `least` or more, or of a state that is hopeless."""
-    if float(row.amin()) >= least:
+def is_sound(rows: Tensor, least: float, most: float, hopeless: Tensor | None) -> bool:
+    """Whether every number lies between `least` and `most`, but for those of states without hope, which may be 0."""
+    low, high = (float(bound) for bound in torch.aminmax(rows))
+    if low >= least and high <= most:
         return True
-    return hopeless is not None and bool(((row >= least) | hopeless).all())
+    return hopeless is not None and high <= most and bool(((rows >= least) | hopeless).all())
 
 
 def fixed_run(soft: SoftPass, rows: Tensor, last: int) -> Run:

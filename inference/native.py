@@ -81,6 +81,7 @@ class NativeChain(ctypes.Structure):
         ("threads", ctypes.c_int64),
         ("discount", ctypes.c_double),
         ("least", ctypes.c_double),
+        ("most", ctypes.c_double),
         ("levels", ctypes.c_void_p),
         ("factors", ctypes.c_void_p),
         ("terminal", ctypes.c_void_p),
@@ -255,6 +256,7 @@ class NativeSums(OutcomeSums):
         factors: Tensor,
         *,
         least: float = -math.inf,
+        most: float = math.inf,
         discount: float = 1.0,
         levels: Tensor | None = None,
         terminal: Tensor | None = None,
@@ -268,6 +270,7 @@ class NativeSums(OutcomeSums):
             steps: the number of products at most.
             factors: [S], what each is multiplied by.
             least: the least number of a sound row.
+            most: the largest.
             discount: of what goes on.
             levels: float64 [steps + 1], e^{-c} of each row; for a discount, and for terminal states.
             terminal: bool [S], where rows are e^{-c}.
@@ -279,7 +282,7 @@ class NativeSums(OutcomeSums):
         given = {"levels": levels, "factors": factors.contiguous(), "terminal": terminal, "hopeless": hopeless}
         pointers = {name: part.data_ptr() for name, part in given.items() if part is not None}
         threads = torch.get_num_threads()
-        chain = NativeChain(self.num_states, steps, stride, threads, discount, least, **pointers)
+        chain = NativeChain(self.num_states, steps, stride, threads, discount, least, most, **pointers)
         scratch = torch.empty((2, self.num_states), dtype=torch.float64)
         return call("chain", self.weights.dtype, chain, self.table, first, scratch)
 

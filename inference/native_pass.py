@@ -117,9 +117,8 @@ class NativePass(SoftPass):
             given["hopeless"] = scale.hopeless
         rows[last] = scale.known
         steps, sums = len(levels) - 1, _native(self.collapsed)
-        done = sums.run(
-            rows[last], -rows.stride(0), steps, self.factors, least=self.smallest, discount=discount, **given
-        )
+        bounds = {"least": self.smallest, "most": 1 / self.smallest}
+        done = sums.run(rows[last], -rows.stride(0), steps, self.factors, discount=discount, **bounds, **given)
         rows[last] = known
         return Run(last - done, levels[: done + 1][::-1])
 

@@ -121,7 +121,7 @@ class SoftSweep:
             rows = (rows - column(levels, rows)).mul_(BITS).exp2_()
         else:
             lost = rows == 0 if float(rows.amin()) == 0 else None
-        if not is_sound(rows, least, lost):
+        if not is_sound(rows, least, 1 / soft.smallest, lost):
             return None
         discount, arrived = soft.model.discount, rows[1:]
         if discount < 1:

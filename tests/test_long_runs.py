@@ -145,6 +145,17 @@ def test_large_rewards_with_a_discount_or_an_end(kind, kernel, reward):
         assert error(values_of(case.model, kind, kernel), solve(case, kind).values) < TOLERANCE
 
 
+@pytest.mark.parametrize("kernel", LISTED)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("reward", [0.0, -0.01, 3.0])
+def test_a_thousand_steps_do_not_leave_the_floats(kind, kernel, reward):
+    """With four actions alike a message in the scale of one of them grows fourfold a step."""
+    following = [[[0, 1]] * 4, [[1, 0]] * 4]
+    mdp = MDP.from_successors(following, [[[0.7, 0.3]] * 4] * 2, [1.0, 0.0])
+    values = values_of(TrajectoryModel(mdp, np.full((2, 4), reward), 1200), kind, kernel)
+    assert error(values, reward * np.arange(1200, -1, -1)[:, None] * np.ones((1, 2))) < TOLERANCE
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("terminal", [False, True])
 def test_plain_problems_take_no_single_step(kind, terminal, monkeypatch):

@@ -11,14 +11,15 @@ const int64_t CHAIN_WORTH_THREADS = 1 << 13;  // multiplications of one step fro
 // What happens to the messages of a chain between two products.
 struct Chain {
   int64_t states, steps, stride, threads;
-  double discount, least;
+  double discount, least, most;
   const double* levels;     // e^{-c} of every step, the known one first; null without discount and terminal states
   const void* factors;      // [S]
   const uint8_t* terminal;  // [S], or null: where x is e^{-c} at every step
   const uint8_t* hopeless;  // [S], or null: where x may be 0
 };
 
-// Fills rows[stride], rows[2 stride], ... from rows[0], as long as every x that is not hopeless is `least` or more.
+// Fills rows[stride], rows[2 stride], ... from rows[0], as long as every x is between `least` and `most`, or
+// hopeless and no larger.
 // Returns how many rows were filled so. `scratch` [2, S] holds gamma x + (1 - gamma) e^{-c} where that is not x.
 template <class F>
 int64_t run_chain(const Chain& chain, const Sums& sums, F* rows, double* scratch) {
@@ -53,9 +54,9 @@ int64_t run_chain(const Chain& chain, const Sums& sums, F* rows, double* scratch
             if (chain.terminal[start + i]) found[i] = chain.levels[step + 1];
         if (chain.hopeless == nullptr) {
 #pragma omp simd reduction(+ : low)
-          for (int64_t i = 0; i < number; ++i) low += !(found[i] >= chain.least);
+          for (int64_t i = 0; i < number; ++i) low += !(found[i] >= chain.least && found[i] <= chain.most);
         } else {
-          for (int64_t i = 0; i < number; ++i) low += !(found[i] >= chain.least || chain.hopeless[start + i]);
+          for (int64_t i = 0; i < number; ++i) low += !((found[i] >= chain.least || chain.hopeless[start + i]) && found[i] <= chain.most);
         }
         for (int64_t i = 0; i < number; ++i) out[start + i] = F(found[i]);
         if (apart)
