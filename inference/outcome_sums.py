@@ -6,9 +6,9 @@ Sums are made for blocks of states, so that what lies between two products stays
 
 from __future__ import annotations
 
-import itertools
 import warnings
 from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 import scipy.sparse
@@ -84,7 +84,7 @@ class OutcomeSums:
             rows: [n, S], of which the first is known.
             factors: [S].
         """
-        for before, row in itertools.pairwise(rows):
+        for before, row in pairwise(rows):
             torch.mul(self.scatter(before), factors, out=row)
 
     def correlate(self, ahead: Tensor, behind: Tensor) -> Tensor:
@@ -167,6 +167,8 @@ class CsrSums(OutcomeSums):
         self.pointers, self.columns, self.weights, self.apart = pointers, columns, weights, apart
         self.blocks: dict[tuple[int, int], Tensor] = {}
         self.even: dict[int, Tensor] = {}
+        self._turned: Tensor | None = None  # memory for what is correlated
+        self._onward: tuple[Tensor, Tensor] | None = None  # factors of a chain, and the transposed table times them
 
     def gather(self, x: Tensor, start: int, stop: int, out: Tensor) -> Tensor:
         matrix = self._block(start, stop)
@@ -208,9 +210,22 @@ class CsrSums(OutcomeSums):
         pattern, merged = merging.pattern, merging.merged(self.weights, weights)
         return CsrSums(pattern.pointers, pattern.columns, merged, self.num_states, (merging, self.weights))
 
+    def chain(self, rows: Tensor, factors: Tensor) -> None:
+        if self._onward is None or self._onward[0] is not factors:
+            table = self.transpose
+            by_entry = factors.repeat_interleave(table.crow_indices().diff())
+            scaled = _csr(table.crow_indices(), table.col_indices(), table.values() * by_entry, self.num_states)
+            self._onward = factors, scaled
+        for before, row in pairwise(rows):
+            torch.mv(self._onward[1], before, out=row)
+
     def correlate(self, ahead: Tensor, behind: Tensor) -> Tensor:
-        rows = ahead.t().contiguous(), behind.t().contiguous()
-        return torch.sparse.sampled_addmm(self._block(0, self.num_states), rows[0], rows[1].t(), beta=0.0).values()
+        if self._turned is None or self._turned.shape[2] != len(ahead):
+            self._turned = ahead.new_empty((2, self.num_states, len(ahead)))
+        for rows, turned in zip((ahead, behind), self._turned, strict=True):
+            torch.add(rows.t(), 0.0, out=turned)  # on all cores, where a copy would take one
+        first, second = self._turned
+        return torch.sparse.sampled_addmm(self._block(0, self.num_states), first, second.t(), beta=0.0).values()
 
     def spread(self, totals: Tensor) -> Tensor:
         assert self.apart is not None

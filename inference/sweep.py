@@ -10,9 +10,10 @@ With a_1 = q(s_1) these are the posterior's occupancies: the gradient of the log
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Iterator
+from functools import cached_property
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -39,7 +40,11 @@ class SoftSweep:
 
     def __init__(self, soft: SoftPass, kept: Tensor, times: list[int], levels: list[float] | None = None) -> None:
         self.soft, self.kept, self.times, self.levels = soft, kept, times, levels
-        self._rates = kept.new_empty((min(TOGETHER, times[-1]), soft.num_states) if soft.collapsed is not None else 0)
+        self.complete = len(times) == times[-1] + 1
+        pieces = math.ceil(times[-1] / TOGETHER)
+        self.cuts = [times[-1] * piece // pieces for piece in range(pieces + 1)] if self.complete else times
+        longest = max(last - first for first, last in pairwise(self.cuts))
+        self._rates = kept.new_empty((longest, soft.num_states if soft.collapsed is not None else 0))
         self._totals: Tensor | None = None  # of what flows from s to s', where actions were summed over
         self.bound = 0.0  # on every entry of every adjoint: what has come in from above
         shape = (soft.num_states, soft.num_actions, *kept.shape[2:])
@@ -63,12 +68,11 @@ class SoftSweep:
 
     def segments(self) -> Iterator[tuple[int, Tensor, list[float] | None]]:
         """(t, values [n + 1, S] of the steps from t on, c where they are e^{v - c}); they overlap by one row."""
-        if len(self.times) == self.times[-1] + 1:
-            for first in range(0, self.times[-1], TOGETHER):
-                part = slice(first, first + TOGETHER + 1)
+        for number, (first, last) in enumerate(pairwise(self.cuts)):
+            part = slice(first, last + 1)
+            if self.complete:
                 yield first, self.kept[part], None if self.levels is None else self.levels[part]
-            return
-        for number, (first, last) in enumerate(zip(self.times, self.times[1:], strict=False)):
+                continue
             rows = self.kept.new_empty((last - first + 1, *self.kept.shape[1:]))
             rows[0], rows[-1] = self.kept[number], self.kept[number + 1]
             fill(self.soft, rows, first)
@@ -82,7 +86,7 @@ class SoftSweep:
     def _pairs_of(self, first: int, rows: Tensor, levels: list[float] | None) -> Iterator[tuple[int, Tensor, Tensor]]:
         if levels is not None:
             rows = finish(self.soft, rows.clone(), levels)
-        for t, (values, following) in enumerate(itertools.pairwise(rows), first):
+        for t, (values, following) in enumerate(pairwise(rows), first):
             yield t, values, following
 
     def flow(self, adjoint: Tensor) -> None:
@@ -98,6 +102,11 @@ class SoftSweep:
                 continue
             for t, values, following in self._pairs_of(first, rows, levels):
                 adjoint = self.shares(t, values, following, adjoint)[1]
+
+    @cached_property
+    def _onward(self) -> Tensor:
+        """[S], what takes M' rate_t to the next rate: D, discounted, and 0 where chains end."""
+        return self._counted(self.soft.factors * self.soft.model.discount)
 
     def _flow_together(self, rows: Tensor, levels: list[float] | None, adjoint: Tensor) -> Tensor | None:
         """Several steps in one scale, in which rates follow each other by products with M' alone.
@@ -129,8 +138,7 @@ class SoftSweep:
             arrived = (arrived * discount).add_(column(fallen, rows))
         rates = self._rates[: len(arrived)]
         rates[0] = _rates(self._counted(adjoint) * soft.factors, rows[0], 0.0)
-        onward = self._counted(soft.factors * discount)
-        soft.collapsed.chain(rates, onward)
+        soft.collapsed.chain(rates, self._onward)
         totals = soft.collapsed.correlate(rates, arrived)
         ahead = soft.collapsed.scatter(rates[-1]).mul_(rows[-1]).mul_(discount)
         if not math.isfinite(float(totals.sum() + ahead.sum())):  # rates of states without hope may grow beyond floats

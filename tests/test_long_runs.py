@@ -204,6 +204,19 @@ def test_steps_of_a_sweep_may_go_in_groups_of_any_size(kernel, together, monkeyp
 
 
 @pytest.mark.parametrize("kernel", ["auto", pytest.param("native", marks=needs_native)])
+def test_segments_may_be_longer_than_a_group(kernel, monkeypatch):
+    """Of 5,000 steps every 70th is kept."""
+    monkeypatch.setattr(adjoint, "SMALL", 0)
+    reward = torch.full((5, 2), -0.5, dtype=torch.float64, requires_grad=True)
+    cai.infer(corridor(reward, 5000), "exact", keep="evidence", kernel=kernel).log_evidence.backward()
+    gradient, reward.grad = reward.grad, None
+    monkeypatch.setattr(adjoint, "SMALL", 2**26)
+    cai.infer(corridor(reward, 5000), "exact", keep="evidence", kernel=kernel).log_evidence.backward()
+    torch.testing.assert_close(gradient, reward.grad, rtol=1e-11, atol=1e-11)
+    assert float(gradient.sum()) == pytest.approx(5000, abs=1e-7)
+
+
+@pytest.mark.parametrize("kernel", ["auto", pytest.param("native", marks=needs_native)])
 def test_a_large_incoming_gradient_passes_through(kernel):
     """A loss that is scaled by 1e250 has gradients that are, too."""
     case = random_case(3401, horizon=50, in_time=False, reward="sa", listed=True, forbidden=False)
