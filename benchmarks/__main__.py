@@ -79,8 +79,8 @@ def main() -> int:
             caches = report["machine"]["caches"]
             cache = max(caches.values(), default=None)
             for axis in AXES:
-                rounds = min(options.rounds, 7)
-                report["curves"].append(run_curve(axis, cache=cache, quick=options.quick, rounds=rounds, tick=tick))
+                curve = run_curve(axis, cache=cache, quick=options.quick, rounds=options.rounds, tick=tick)
+                report["curves"].append(curve)
                 _write(report, options.out)
     if not options.quick:  # small sizes say nothing about them
         report["targets"] = judge(report["workloads"], report["memory"], report["curves"])

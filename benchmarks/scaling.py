@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Callable
 from typing import Any
 
 from benchmarks.contenders import library_contenders
 from benchmarks.floor import bytes_moved
-from benchmarks.timing import interleave, slope
+from benchmarks.timing import Sample, interleave, slope
 from benchmarks.workloads import Workload, grid_workload
 
 __all__ = ["AXES", "run_curve"]
 
 JOBS = ("fixed", "exact", "fixed, native", "exact, native")
-SIDES = (32, 56, 100, 178, 316, 422, 562, 750, 1000)  # S from 1,024 to 1,000,000; K = 3, T = 20
+SIDES = (32, 56, 100, 178, 316, 422, 500, 600, 700, 850, 1000)  # S from 1,024 to 1,000,000; K = 3, T = 20
 HORIZONS = (50, 100, 200, 400, 800, 1600, 3200, 6400)  # on the grid of B
 LONG = 800  # steps from which the milliseconds that a call takes in any case are lost among them
-OUTCOMES = (2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)  # on the grid of B, T = 20
+OUTCOMES = (2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048)  # on the grid of B, T = 20
+BEYOND = {"S": 1, "K": 4}  # times the last cache from which what a step reads no longer stays there in part
 AXES = {"S": "states S", "T": "horizon T", "K": "successors K"}
 
 
@@ -39,15 +41,17 @@ def run_curve(
     *,
     cache: int | None,
     quick: bool = False,
-    rounds: int = 7,
+    rounds: int = 15,
     budget: float = 20.0,
     tick: Callable[[str], None] = lambda message: None,
 ) -> dict[str, Any]:
     """Times both jobs along one axis.
 
-    The slope of S and of K is fitted where what a step reads is larger than the last cache. Below it S costs the fixed
-    price of a call to each operation, then steps up where the data leave a cache; K hides behind the exponentials and
-    logarithms, whose number does not depend on it. T repeats the same step: its slope is fitted from `LONG` on.
+    The slope of S is fitted where what a step reads is larger than the last cache. Below it S costs the fixed price of
+    a call to each operation, then steps up where the data leave a cache. K hides behind the exponentials and
+    logarithms, whose number does not depend on it, and behind what each row costs; where it no longer does a step only
+    streams its table, a part of which the cache keeps up to some times its size: the slope of K is fitted beyond. T
+    repeats the same step: its slope is fitted from `LONG` on.
 
     Args:
         axis: "S", "T" or "K".
@@ -58,33 +62,32 @@ def run_curve(
         tick: is told what happens now.
 
     Returns:
-        Sizes, bytes a step, seconds of each job, which sizes were fitted, and the slopes.
+        Sizes, bytes a step, median seconds of each job, which sizes were fitted, and the slopes.
     """
     sizes: list[int] = []
     step_bytes: list[int] = []
-    seconds: dict[str, list[float]] = {job: [] for job in JOBS}
+    calls: dict[tuple[int, str], Callable[[], Any]] = {}
+    first: dict[tuple[int, str], float] = {}
     for size, make in _workloads(axis, quick).items():
         workload = make()
-        contenders = {
-            contender.job + contender.name.removeprefix("cai"): contender
-            for contender in library_contenders(workload, compiled=False)
-        }
-        tick(f"curve along {axis}: {size:,}")
-        calls = {job: contenders[job].prepare(workload) for job in JOBS}
-        first = {}
-        for job, call in calls.items():
-            start = time.perf_counter()
-            call()
-            first[job] = time.perf_counter() - start
-        samples = interleave(calls, first, rounds=rounds, budget=budget)
         sizes.append(size)
         step_bytes.append(bytes_moved(workload) // workload.horizon)
-        for job in JOBS:
-            seconds[job].append(samples[job].median)
+        tick(f"curve along {axis}: first calls of {size:,}")
+        for contender in library_contenders(workload, compiled=False):
+            key = size, contender.job + contender.name.removeprefix("cai")
+            calls[key] = contender.prepare(workload)
+            start = time.perf_counter()
+            calls[key]()
+            first[key] = time.perf_counter() - start
+    # All sizes take turns, so that a machine that is slower for a minute is so for all of them.
+    samples = interleave(
+        calls, first, rounds=rounds, budget=budget, tick=lambda key: tick(f"curve along {axis}: {key}")
+    )
+    seconds = {job: [samples[size, job].median for size in sizes] for job in JOBS}
     if axis == "T":
         fitted = [horizon >= LONG for horizon in sizes]
     else:
-        fitted = [cache is None or number > cache for number in step_bytes]
+        fitted = [cache is None or number > BEYOND[axis] * cache for number in step_bytes]
     if sum(fitted) < 2:
         fitted = [True] * len(sizes)
     return {
@@ -93,11 +96,16 @@ def run_curve(
         "step_bytes": step_bytes,
         "seconds": seconds,
         "fitted": fitted,
-        "slopes": {job: _fit(sizes, seconds[job], fitted) for job in JOBS},
-        "slopes_of_all": {job: _fit(sizes, seconds[job], [True] * len(sizes)) for job in JOBS},
+        "slopes": {job: _fit(sizes, [samples[size, job] for size in sizes], fitted) for job in JOBS},
+        "slopes_of_all": {
+            job: _fit(sizes, [samples[size, job] for size in sizes], [True] * len(sizes)) for job in JOBS
+        },
     }
 
 
-def _fit(sizes: list[int], seconds: list[float], chosen: list[bool]) -> float:
-    pairs = [pair for pair, use in zip(zip(sizes, seconds, strict=True), chosen, strict=True) if use]
-    return slope([float(size) for size, _ in pairs], [elapsed for _, elapsed in pairs])
+def _fit(sizes: list[int], samples: list[Sample], chosen: list[bool]) -> float:
+    """The median of the slopes of the rounds: calls of one round are made within seconds of each other."""
+    pairs = [pair for pair, use in zip(zip(sizes, samples, strict=True), chosen, strict=True) if use]
+    rounds = min(len(sample.seconds) for _, sample in pairs)
+    used = [float(size) for size, _ in pairs]
+    return statistics.median(slope(used, [sample.seconds[number] for _, sample in pairs]) for number in range(rounds))

@@ -5,13 +5,15 @@ from __future__ import annotations
 import gc
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 __all__ = ["Sample", "interleave", "slope"]
+
+Name = TypeVar("Name", bound=Hashable)
 
 
 @dataclass(frozen=True)
@@ -43,13 +45,13 @@ class Sample:
 
 
 def interleave(
-    calls: Mapping[str, Callable[[], Any]],
-    first: Mapping[str, float],
+    calls: Mapping[Name, Callable[[], Any]],
+    first: Mapping[Name, float],
     *,
     rounds: int,
     budget: float,
-    tick: Callable[[str], None] = lambda name: None,
-) -> dict[str, Sample]:
+    tick: Callable[[Name], None] = lambda name: None,
+) -> dict[Name, Sample]:
     """Lets calls take turns; the order is shuffled every round, and garbage is collected between calls, never within.
 
     Args:
@@ -63,7 +65,7 @@ def interleave(
         A sample for each name.
     """
     shares = {name: max(1, min(rounds, int(budget / max(first[name], 1e-9)))) for name in calls}
-    taken: dict[str, list[float]] = {name: [] for name in calls}
+    taken: dict[Name, list[float]] = {name: [] for name in calls}
     generator = random.Random(0)
     enabled = gc.isenabled()
     gc.collect()
