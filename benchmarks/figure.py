@@ -33,7 +33,7 @@ JOB_LOOKS = {
     "fixed, native": ("#000000", "X", "-"),
     "exact, native": ("#009E73", "^", "--"),
 }
-FIXED_SIZES = {"S": "A=4, K=3, T=20", "T": "S=10,000, A=4, K=4", "K": "S=40,000, A=4, T=10"}
+FIXED_SIZES = {"S": "A=4, K=3, T=20", "T": "S=10,000, A=4, K=4", "K": "S=10,000, A=4, T=20"}
 
 
 def draw_report(report: dict[str, Any], path: Path) -> Figure:

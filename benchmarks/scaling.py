@@ -12,7 +12,7 @@ from benchmarks.floor import bytes_moved
 from benchmarks.timing import Sample, interleave, slope
 from benchmarks.workloads import Workload, grid_workload
 
-__all__ = ["AXES", "run_curve"]
+__all__ = ["AXES", "fitted_slope", "run_curve"]
 
 JOBS = ("fixed", "exact", "fixed, native", "exact, native")
 SIDES = (32, 56, 100, 178, 316, 422, 500, 600, 700, 850, 1000)  # S from 1,024 to 1,000,000; K = 3, T = 20
@@ -96,14 +96,14 @@ def run_curve(
         "step_bytes": step_bytes,
         "seconds": seconds,
         "fitted": fitted,
-        "slopes": {job: _fit(sizes, [samples[size, job] for size in sizes], fitted) for job in JOBS},
+        "slopes": {job: fitted_slope(sizes, [samples[size, job] for size in sizes], fitted) for job in JOBS},
         "slopes_of_all": {
-            job: _fit(sizes, [samples[size, job] for size in sizes], [True] * len(sizes)) for job in JOBS
+            job: fitted_slope(sizes, [samples[size, job] for size in sizes], [True] * len(sizes)) for job in JOBS
         },
     }
 
 
-def _fit(sizes: list[int], samples: list[Sample], chosen: list[bool]) -> float:
+def fitted_slope(sizes: list[int], samples: list[Sample], chosen: list[bool]) -> float:
     """The median of the slopes of the rounds: calls of one round are made within seconds of each other."""
     pairs = [pair for pair, use in zip(zip(sizes, samples, strict=True), chosen, strict=True) if use]
     rounds = min(len(sample.seconds) for _, sample in pairs)

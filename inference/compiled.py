@@ -1,8 +1,8 @@
 """The steps of a `SoftPass` as one fused loop each, written and compiled by `torch.compile`: never chosen by itself.
 
 What the other kernels do in several sweeps over [S, A] is done in one: it pays for batches, whose tables are far larger
-than any cache, and for very large processes. The first call with a new shape compiles for 5 to 20 seconds and needs a
-C++ compiler.
+than any cache, for very large processes, and for full tables, whose product torch makes on one core. The first call
+with a new shape compiles for 5 to 20 seconds and needs a C++ compiler.
 """
 
 from __future__ import annotations
@@ -54,9 +54,20 @@ def _exact(arrived: Tensor, columns: list[Tensor], weights: list[Tensor], shares
     out.copy_(total)
 
 
-def _dense_fixed(arrived: Tensor, table: Tensor, offsets: Tensor, out: Tensor) -> None:
-    """The sums over actions of 2^score; offsets [S, A] hold rho + log prior in bits, the table [S, A, S] is full."""
-    out.copy_(torch.exp2((table * arrived).sum(-1) + offsets).sum(-1))
+def _unshifted(arrived: Tensor, columns: list[Tensor], weights: list[Tensor], offsets: Tensor, out: Tensor) -> None:
+    """As `_fixed`, where no score leaves the floats."""
+    total = torch.zeros_like(out)
+    for action in range(offsets.shape[0]):
+        score = offsets[action]
+        for column, weight in zip(columns, weights, strict=True):
+            score = score + weight[action] * arrived[column[action]]
+        total = total + torch.exp2(score)
+    out.copy_(torch.log2(total))
+
+
+def _dense_unshifted(arrived: Tensor, table: Tensor, offsets: Tensor, out: Tensor) -> None:
+    """As `_unshifted`, of a full table [S, A, S] and offsets [S, A]."""
+    out.copy_(torch.log2(torch.exp2((table * arrived).sum(-1) + offsets).sum(-1)))
 
 
 def _dense_exact(arrived: Tensor, table: Tensor, shares: Tensor, out: Tensor) -> None:
@@ -87,11 +98,6 @@ class CompiledPass(SoftPass):
         self._offsets_made: tuple[Constants, Tensor] | None = None
 
     @property
-    def allows_runs(self) -> bool:
-        """Fused steps of lists take their own logarithms under fixed dynamics."""
-        return super().allows_runs and (self.dense or self.kind == "exact")
-
-    @property
     def by_row(self) -> bool:
         """Always."""
         return True
@@ -109,9 +115,13 @@ class CompiledPass(SoftPass):
         _call(_fixed, arrived, *self._tables(self.constants(t)), out)
         out.mul_(NATS)
 
-    def fixed_sums(self, x: Tensor, made: Constants, out: Tensor) -> None:
+    def fixed_logs(self, x: Tensor, made: Constants, out: Tensor) -> Tensor:
         arrived = x if self.model.discount == 1 else x * self.model.discount
-        _call(_dense_fixed, arrived, _table(made.sums), self._offsets(made), out)
+        if self.dense:
+            _call(_dense_unshifted, arrived, _table(made.sums), self._offsets(made), out)
+        else:
+            _call(_unshifted, arrived, *self._tables(made), out)
+        return out
 
     def exact_sums(self, x: Tensor, made: Constants, out: Tensor) -> None:
         if not self.dense:

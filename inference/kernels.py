@@ -4,7 +4,7 @@
     csr          a sparse product with [S A, S], rows of K entries: lists of outcomes, and dense tables with many zeros
     successors   K gathers of [S A] in turn: where there is no sparse product (no MKL on a CPU)
     collapsed    a sparse product with M = sum_a prior e^{r / alpha} P_a, [S, S]: see `SoftPass`
-    compiled     gathers, fused into whole steps by torch.compile: see `cai.inference.compiled`
+    compiled     gathers or full products, fused into whole steps by torch.compile: see `cai.inference.compiled`
     native       loops in C++ that are built on request, on the CPU: see `cai.inference.native`
 
 "auto" chooses among the first three by `choose_kernel`, and the fourth where `SoftPass` finds that it pays. All but

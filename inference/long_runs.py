@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["HIGHEST", "Run", "column", "exact_run", "fill", "finish", "fixed_run", "is_sound", "open_scale"]
 
 FEW = 8  # steps: after a run that is shorter some go one by one, twice as many each time
+TRIED = 8  # steps under fixed dynamics that are taken before any is looked at
 HIGHEST = 200.0  # nats above c that a terminal state, whose value is 0, may come to lie
 
 
@@ -167,20 +168,25 @@ def fixed_run(soft: SoftPass, rows: Tensor, last: int) -> Run:
     if not complete:
         return Run(last, [])
     arrived = torch.sub(rows[last], level, out=_room(soft, rows, last)).mul_(BITS)
-    levels = [level]
-    for t in reversed(range(last)):
-        row = rows[t]
-        soft.fixed_sums(arrived, made, row)
-        low, high = torch.aminmax(row)
-        if not (float(low) >= soft.smallest and math.isfinite(float(high))):
+    levels, first = [level], last
+    while first > 0:
+        begin = max(0, first - TRIED)
+        for t in reversed(range(begin, first)):
+            arrived = soft.fixed_logs(arrived, made, rows[t])
+            levels.append(discount * levels[-1] + soft.shared_prior)
+            if len(terminal):
+                arrived.index_fill_(0, terminal, -levels[-1] * BITS)
+        sound = _sound_logs(soft, rows[begin:first])
+        first -= sound
+        if sound < TRIED:
             break
-        row.log2_()
-        level = discount * level + soft.shared_prior
-        if len(terminal):
-            row.index_fill_(0, terminal, -level * BITS)
-        levels.append(level)
-        arrived = row
-    return Run(last + 1 - len(levels), levels[::-1])
+    return Run(first, levels[: last - first + 1][::-1])
+
+
+def _sound_logs(soft: SoftPass, rows: Tensor) -> int:
+    """How many of the rows, counted from the last, are logarithms of sums that neither under- nor overflow."""
+    sound = (rows.amin(1) >= math.log2(soft.smallest)) & torch.isfinite(rows.amax(1))  # aminmax is slow along an axis
+    return next((number for number, one in enumerate(reversed(sound.tolist())) if not one), len(rows))
 
 
 def _room(soft: SoftPass, rows: Tensor, last: int) -> Tensor:

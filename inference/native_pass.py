@@ -108,17 +108,20 @@ class NativePass(SoftPass):
         falls = discount < 1 or len(self.terminal) > 0
         if falls:  # as far as e^{-c} stays a sound number
             levels = levels[:1] + [level for level in levels[1:] if level >= -HIGHEST]
-        given: dict[str, Tensor] = {}
-        if falls:
-            given["levels"] = torch.tensor([math.exp(-level) for level in levels], dtype=torch.float64)
-        if len(self.terminal):
-            given["terminal"] = self.model.mdp.terminal
-        if scale.hopeless is not None:
-            given["hopeless"] = scale.hopeless
+        fallen = torch.tensor([math.exp(-level) for level in levels], dtype=torch.float64) if falls else None
         rows[last] = scale.known
-        steps, sums = len(levels) - 1, _native(self.collapsed)
-        bounds = {"least": self.smallest, "most": 1 / self.smallest}
-        done = sums.run(rows[last], -rows.stride(0), steps, self.factors, discount=discount, **bounds, **given)
+        done = _native(self.collapsed).run(
+            rows[last],
+            -rows.stride(0),
+            len(levels) - 1,
+            self.factors,
+            least=self.smallest,
+            most=1 / self.smallest,
+            discount=discount,
+            levels=fallen,
+            terminal=self.model.mdp.terminal if len(self.terminal) else None,
+            hopeless=scale.hopeless,
+        )
         rows[last] = known
         return Run(last - done, levels[: done + 1][::-1])
 

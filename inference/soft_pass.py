@@ -78,6 +78,7 @@ class SoftPass:
         self.sums_kernel = "auto" if kernel == "collapsed" else kernel
         self.sums = outcome_sums(model.mdp, self.sums_kernel)
         self._made: tuple[int, Constants] | None = None
+        self._made_parts: tuple[Constants, list[tuple[int, int, Tensor, Tensor | None, Tensor]]] | None = None
         self._lost: tuple[Tensor, Tensor] | None = None
         self._buffers: dict[str, Tensor] = {}
         self.held: Tensor | None = None
@@ -189,7 +190,7 @@ class SoftPass:
 
     @property
     def shared_prior(self) -> float:
-        """The part of every log p(a|s) that `fixed_sums` leaves out, nats."""
+        """The part of every log p(a|s) that `fixed_logs` leaves out, nats."""
         prior = self.constants(0).prior
         return 0.0 if isinstance(prior, Tensor) else prior
 
@@ -275,17 +276,25 @@ class SoftPass:
         """Whether e^rho p(a|s) has been divided by the largest of each state once and for all."""
         return self.held is not None or self.collapsed is not None
 
-    def fixed_sums(self, x: Tensor, made: Constants, out: Tensor) -> None:
-        """Sums over actions of 2^{rho + gamma P x}, rho and x in bits, times p(a|s) unless all have the same."""
-        rewards = made.rewards.view(-1)
-        for start, stop in self.blocks(x):
-            rows = slice(start * self.num_actions, stop * self.num_actions)
-            scores = self._buffer("scores", start, stop, x)
-            made.sums.gather_onto(rewards[rows], made.scale * BITS, x, self.model.discount, start, stop, scores)
-            scores = scores.view(stop - start, self.num_actions)
-            if isinstance(made.prior, Tensor):
-                scores.add_(made.prior[start:stop], alpha=BITS)
-            self.over_actions(scores.exp2_(), out[start:stop])
+    def fixed_logs(self, x: Tensor, made: Constants, out: Tensor) -> Tensor:
+        """Log2 of sums over actions of 2^{rho + gamma P x} in bits, times p(a|s) unless all have the same."""
+        beta, discount = made.scale * BITS, self.model.discount
+        for start, stop, rewards, prior, scores in self._parts(made, x):
+            made.sums.gather_onto(rewards, beta, x, discount, start, stop, scores.view(-1))
+            if prior is not None:
+                scores.add_(prior, alpha=BITS)
+            torch.mv(scores.exp2_(), self.ones, out=out[start:stop]).log2_()
+        return out
+
+    def _parts(self, made: Constants, like: Tensor) -> list[tuple[int, int, Tensor, Tensor | None, Tensor]]:
+        """Of every block its range, rewards [. A], log prior [., A] unless all have the same, and room for scores."""
+        if self._made_parts is None or self._made_parts[0] is not made:
+            self._made_parts = made, []
+            for start, stop in self.blocks(like):
+                room = self._buffer("scores", start, stop, like).view(-1, self.num_actions)
+                prior = made.prior[start:stop] if isinstance(made.prior, Tensor) else None
+                self._made_parts[1].append((start, stop, made.rewards[start:stop].view(-1), prior, room))
+        return self._made_parts[1]
 
     def fixed_arrivals(self, following: Tensor, made: Constants) -> tuple[Tensor, Shift, Tensor | None]:
         """(gamma v - c, 0 where v = -inf; c; bool [S, A] or [S, A, B] where -inf can be reached, or None)."""

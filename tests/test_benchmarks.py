@@ -1,6 +1,7 @@
 """The benchmarks measure what they say: the workloads, the peers' jobs, the arithmetic. Nothing is timed."""
 
 import math
+import os
 import sys
 from pathlib import Path
 
@@ -9,9 +10,10 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # benchmarks are no part of the package
 
-from benchmarks import peers
+from benchmarks import machine, peers
 from benchmarks.contenders import NotOffered, library_contenders, make_model
 from benchmarks.floor import bytes_moved
+from benchmarks.scaling import fitted_slope
 from benchmarks.suite import first_step
 from benchmarks.targets import judge
 from benchmarks.timing import Sample, interleave, slope
@@ -208,6 +210,28 @@ def test_slopes_and_ratios_of_known_numbers():
     assert sample.median == 3.0
     assert sample.quartiles == (2.0, 4.0)
     assert sample.ratio(Sample((6.0,))) == 0.5
+
+
+def test_the_slope_of_a_curve_is_that_of_most_rounds():
+    """Two of five rounds were disturbed; sizes that are not fitted do not count, nor do rounds that only some had."""
+    small = Sample((9.0, 1.0, 1.0, 1.0, 1.0, 77.0))
+    middle = Sample((2.0, 2.0, 2.0, 2.0, 40.0))
+    large = Sample((4.0, 4.0, 400.0, 4.0, 4.0))
+    assert fitted_slope([1, 2, 4], [small, middle, large], [True, True, True]) == pytest.approx(1.0, abs=1e-12)
+    assert fitted_slope([1, 2, 4], [small, middle, large], [False, True, True]) == pytest.approx(1.0, abs=1e-12)
+
+
+def test_the_allocator_is_changed_once_and_not_for_what_measures_memory(monkeypatch):
+    started = []
+    monkeypatch.setattr(machine.os, "execv", lambda program, arguments: started.append(arguments))
+    monkeypatch.setattr(machine.platform, "libc_ver", lambda: ("glibc", "2.36"))
+    monkeypatch.delenv(machine.TUNABLES, raising=False)
+    machine.keep_memory()
+    machine.keep_memory()
+    assert started == [sys.orig_argv]
+    with machine.usual_memory():
+        assert machine.TUNABLES not in os.environ
+    assert os.environ[machine.TUNABLES] == machine.KEEPING
 
 
 def test_calls_take_turns_within_their_budgets():
