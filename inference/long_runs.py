@@ -13,6 +13,7 @@ before a message that is not sound: the pass takes that step by itself, and may 
 from __future__ import annotations
 
 import math
+from itertools import pairwise, takewhile
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -23,7 +24,7 @@ from cai.models.numerics import BITS, NATS
 if TYPE_CHECKING:
     from cai.inference.soft_pass import SoftPass
 
-__all__ = ["HIGHEST", "Run", "column", "exact_run", "fill", "finish", "fixed_run", "is_sound", "open_scale"]
+__all__ = ["Run", "column", "exact_run", "fill", "finish", "fixed_run", "is_sound", "open_scale", "run_levels"]
 
 FEW = 8  # steps: after a run that is shorter some go one by one, twice as many each time
 TRIED = 8  # steps under fixed dynamics that are taken before any is looked at
@@ -104,6 +105,17 @@ def column(numbers: list[float], like: Tensor) -> Tensor:
     return torch.tensor(numbers, dtype=like.dtype, device=like.device)[:, None]
 
 
+def run_levels(soft: SoftPass, level: float, steps: int) -> list[float]:
+    """C in nats of a row and of up to `steps` rows before it, as far as e^{-c} is a sound number where it matters.
+
+    It does where chains fall or end: what they are worth then is 0, whatever the scale.
+    """
+    levels = [level + number * soft.rise for number in range(steps + 1)]
+    if soft.model.discount == 1 and not len(soft.terminal):
+        return levels
+    return levels[:1] + list(takewhile(lambda later: later >= -HIGHEST, levels[1:]))
+
+
 def open_scale(soft: SoftPass, values: Tensor, room: Tensor) -> Scale | None:
     """The scale of a run of the exact backup; None where states come to be at -inf, or cease to be.
 
@@ -132,23 +144,18 @@ def exact_run(soft: SoftPass, rows: Tensor, last: int) -> Run:
     scale = open_scale(soft, rows[last], _room(soft, rows, last))
     if scale is None:
         return Run(last, [])
-    level, falls = scale.level, discount < 1 or len(terminal) > 0
-    arrived = scale.known
-    levels = [level]
-    for t in reversed(range(last)):
+    arrived, levels = scale.known, run_levels(soft, scale.level, last)
+    for done, (before, level) in enumerate(pairwise(levels)):
         if discount < 1:
             goes_on = torch.mul(arrived, discount, out=soft.whole("discounted", arrived))
-            arrived = goes_on.add_((1 - discount) * math.exp(-level))
-        level = scale.level + len(levels) * soft.rise
-        if falls and level < -HIGHEST:
-            break
-        row = rows[t]
+            arrived = goes_on.add_((1 - discount) * math.exp(-before))
+        row = rows[last - 1 - done]
         soft.scaled_sums(arrived, made, row)
         if len(terminal):
             row.index_fill_(0, terminal, math.exp(-level))
         if not is_sound(row, soft.smallest, 1 / soft.smallest, scale.hopeless):
+            levels = levels[: done + 1]
             break
-        levels.append(level)
         arrived = row
     return Run(last + 1 - len(levels), levels[::-1])
 

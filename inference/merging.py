@@ -9,7 +9,7 @@ import scipy.sparse
 import torch
 from torch import Tensor
 
-__all__ = ["Merging", "Pattern"]
+__all__ = ["Merging", "Pattern", "transposed_table"]
 
 FILLED = 1.25  # times the entries of a table up to which its rows are filled up to one length: products are faster
 
@@ -48,6 +48,17 @@ class Pattern:
         if isinstance(self.pointers, Tensor):
             return self.pointers
         return torch.arange(rows + 1, dtype=torch.int32, device=self.columns.device) * self.pointers
+
+
+def transposed_table(
+    pointers: Tensor | int, columns: Tensor, weights: Tensor, rows: int, width: int
+) -> tuple[Pattern, Tensor]:
+    """The pattern and the entries of the transpose [width, rows] of a sparse table on the CPU, in linear time."""
+    begins = torch.arange(rows + 1) * pointers if isinstance(pointers, int) else pointers
+    parts = (weights.numpy(), columns.numpy(), begins.numpy())
+    turned = scipy.sparse.csr_array(parts, shape=(rows, width)).tocsc()
+    pattern = Pattern(turned.indptr, turned.indices, weights.device)
+    return pattern, pattern.filled(torch.from_numpy(turned.data))
 
 
 class Merging:

@@ -20,11 +20,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import scipy.sparse
 import torch
 from torch import Tensor
 
-from cai.inference.merging import Merging, Pattern
+from cai.inference.merging import Merging, transposed_table
 from cai.inference.outcome_sums import OutcomeSums
 
 __all__ = ["NativeStep", "NativeSums", "call", "library"]
@@ -308,11 +307,6 @@ class NativeSums(OutcomeSums):
             pattern, weights = self.apart[0].transposed[0], self.apart[0].transpose(self.weights)
             return NativeSums(weights, self.num_states, pattern.columns, pattern.pointers)
         rows = self.num_states * self.rows_per_state
-        begins = self.pointers
-        if not isinstance(begins, Tensor):
-            begins = torch.arange(rows + 1, dtype=torch.int64) * self.table.outcomes
-        parts = (self.weights.numpy(), self.columns.numpy(), begins.numpy())
-        turned = scipy.sparse.csr_array(parts, shape=(rows, self.num_states)).tocsc()
-        pattern = Pattern(turned.indptr, turned.indices, self.weights.device)
-        weights = pattern.filled(torch.from_numpy(turned.data))
+        assert self.pointers is not None
+        pattern, weights = transposed_table(self.pointers, self.columns, self.weights, rows, self.num_states)
         return NativeSums(weights, self.num_states, pattern.columns, pattern.pointers)

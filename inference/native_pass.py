@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cai.inference.long_runs import HIGHEST, Run, exact_run, open_scale
+from cai.inference.long_runs import Run, exact_run, open_scale, run_levels
 from cai.inference.native import NativeStep, NativeSums, call
 from cai.inference.outcome_sums import OutcomeSums
 from cai.inference.soft_pass import SoftPass
@@ -104,10 +104,7 @@ class NativePass(SoftPass):
         if scale is None:
             return Run(last, [])
         discount = self.model.discount
-        levels = [scale.level + number * self.rise for number in range(last + 1)]
-        falls = discount < 1 or len(self.terminal) > 0
-        if falls:  # as far as e^{-c} stays a sound number
-            levels = levels[:1] + [level for level in levels[1:] if level >= -HIGHEST]
+        levels, falls = run_levels(self, scale.level, last), discount < 1 or len(self.terminal) > 0
         fallen = torch.tensor([math.exp(-level) for level in levels], dtype=torch.float64) if falls else None
         rows[last] = scale.known
         done = _native(self.collapsed).run(

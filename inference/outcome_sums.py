@@ -10,12 +10,10 @@ import warnings
 from functools import cached_property
 from itertools import pairwise
 
-import numpy as np
-import scipy.sparse
 import torch
 from torch import Tensor
 
-from cai.inference.merging import Merging
+from cai.inference.merging import Merging, transposed_table
 
 __all__ = ["CsrSums", "DenseSums", "ListSums", "OutcomeSums"]
 
@@ -296,8 +294,5 @@ def _transposed(pointers: Tensor | int, columns: Tensor, weights: Tensor, rows: 
         pointers = torch.arange(rows + 1, device=columns.device) * pointers
     if columns.is_cuda:
         return _csr(pointers.int(), columns, weights, width).t().to_sparse_csr()
-    # In linear time, where torch sorts.
-    parts = (weights.numpy(), columns.numpy(), pointers.numpy())
-    turned = scipy.sparse.csr_array(parts, shape=(rows, width)).tocsc()
-    begins, leads = (torch.from_numpy(part.astype(np.int32)) for part in (turned.indptr, turned.indices))
-    return _csr(begins, leads, torch.from_numpy(turned.data), rows)
+    pattern, turned = transposed_table(pointers, columns, weights, rows, width)
+    return _csr(pattern.begins(width), pattern.columns, turned, rows)

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from cai.inference.backups import continuation
-from cai.inference.long_runs import column, fill, finish, is_sound
+from cai.inference.long_runs import column, fill, finish, is_sound, run_levels
 from cai.inference.soft_pass import SoftPass
 from cai.models.numerics import BITS
 
@@ -125,7 +125,9 @@ class SoftSweep:
         least = soft.smallest * max(1.0, self.bound)
         if levels is None:
             level, _ = soft.peak(rows[-1])
-            levels = [level + ahead * soft.rise for ahead in reversed(range(len(rows)))]
+            levels = run_levels(soft, level, len(rows) - 1)[::-1]
+            if len(levels) < len(rows):
+                return None
             lost = torch.isinf(rows) if math.isinf(float(rows.amin())) else None
             rows = (rows - column(levels, rows)).mul_(BITS).exp2_()
         else:
