@@ -106,13 +106,18 @@ void exact_sums(const Step& step, const Sums& sums, const double* x, const F* we
   }
 }
 
-// Calls emit(start, count, shares [count, A, B], P x [count, A, B], their sums [count, B]) by block, and adds up what it
-// returns.
-template <class F, class Emit>
-int64_t each_exact_block(const Step& step, const Sums& sums, const double* x, int threads, const Emit& emit) {
+// What follows has the same block loop three times: with one that calls a function of each block batches took 2.8 times
+// as long (GCC 12).
+
+// v_t, +inf where a sum underflows; x [S, B] and c [B] are left behind. Returns how many did.
+template <class F>
+int64_t exact_step(const Step& step, const Sums& sums, const F* following, double* x, double* shift, F* out) {
   const int64_t A = step.actions, B = step.problems, block = block_of(step);
-  int64_t found = 0;
-#pragma omp parallel num_threads(threads) reduction(+ : found)
+  const int threads = threads_for(entries(sums, step.states) * B, step.threads);
+  const F* row_largest = static_cast<const F*>(step.row_largest);
+  arrivals(step, following, x, shift, threads);
+  int64_t low = 0;
+#pragma omp parallel num_threads(threads) reduction(+ : low)
   {
     std::vector<double> arrived(A * block * B), total(block * B), own(A * block * B);
     std::vector<F> made(A * block * B);
@@ -121,57 +126,49 @@ int64_t each_exact_block(const Step& step, const Sums& sums, const double* x, in
       const int64_t count = std::min(block, step.states - start);
       const F* weights = shares_of<F>(step, start, count, own, made);
       exact_sums<F>(step, sums, x, weights, start, count, arrived.data(), total.data());
-      found += emit(start, count, weights, arrived.data(), total.data());
-    }
-  }
-  return found;
-}
-
-// v_t, +inf where a sum underflows; x [S, B] and c [B] are left behind. Returns how many did.
-template <class F>
-int64_t exact_step(const Step& step, const Sums& sums, const F* following, double* x, double* shift, F* out) {
-  const int64_t B = step.problems;
-  const int threads = threads_for(entries(sums, step.states) * B, step.threads);
-  const F* row_largest = static_cast<const F*>(step.row_largest);
-  arrivals(step, following, x, shift, threads);
-  return each_exact_block<F>(
-      step, sums, x, threads, [=, &step](int64_t start, int64_t count, const F*, const double*, const double* total) {
-        const F* largest = row_largest + start * B;
-        F* place = out + start * B;
-        int64_t low = 0;
-        if (B == 1) {
-          const double c = shift[0];
+      const F* largest = row_largest + start * B;
+      F* place = out + start * B;
+      if (B == 1) {
+        const double c = shift[0];
 #pragma omp simd reduction(+ : low)
-          for (int64_t i = 0; i < count; ++i) {
-            const bool sound = total[i] >= step.smallest;
-            place[i] = F(sound ? logarithm(total[i]) + largest[i] + c : INFTY);
+        for (int64_t i = 0; i < count; ++i) {
+          const bool sound = total[i] >= step.smallest;
+          place[i] = F(sound ? logarithm(total[i]) + largest[i] + c : INFTY);
+          low += !sound;
+        }
+      } else {
+        for (int64_t i = 0; i < count * B; i += B)
+#pragma omp simd reduction(+ : low)
+          for (int64_t b = 0; b < B; ++b) {
+            const bool sound = total[i + b] >= step.smallest;
+            place[i + b] = F(sound ? logarithm(total[i + b]) + largest[i + b] + shift[b] : INFTY);
             low += !sound;
           }
-        } else {
-          for (int64_t i = 0; i < count * B; i += B)
-#pragma omp simd reduction(+ : low)
-            for (int64_t b = 0; b < B; ++b) {
-              const bool sound = total[i + b] >= step.smallest;
-              place[i + b] = F(sound ? logarithm(total[i + b]) + largest[i + b] + shift[b] : INFTY);
-              low += !sound;
-            }
-        }
-        return low;
-      });
+      }
+    }
+  }
+  return low;
 }
 
 // The sums over actions and outcomes of x [S, B] alone, [S, B].
 template <class F>
 void weighted_sums(const Step& step, const Sums& sums, const F* x, F* out) {
-  const int64_t B = step.problems;
+  const int64_t A = step.actions, B = step.problems, block = block_of(step);
   const int threads = threads_for(entries(sums, step.states) * B, step.threads);
   std::vector<double> copy;
   const double* from = as_double(x, step.states * B, copy);
-  each_exact_block<F>(step, sums, from, threads,
-                      [=](int64_t start, int64_t count, const F*, const double*, const double* total) {
-                        for (int64_t i = 0; i < count * B; ++i) out[start * B + i] = F(total[i]);
-                        return int64_t(0);
-                      });
+#pragma omp parallel num_threads(threads)
+  {
+    std::vector<double> arrived(A * block * B), total(block * B), own(A * block * B);
+    std::vector<F> made(A * block * B);
+#pragma omp for schedule(static)
+    for (int64_t start = 0; start < step.states; start += block) {
+      const int64_t count = std::min(block, step.states - start);
+      const F* weights = shares_of<F>(step, start, count, own, made);
+      exact_sums<F>(step, sums, from, weights, start, count, arrived.data(), total.data());
+      for (int64_t i = 0; i < count * B; ++i) out[start * B + i] = F(total[i]);
+    }
+  }
 }
 
 // What flows on from y(s, a): passed(s') = gamma e^{v - c} times the sum of w y, through the transposed table.
@@ -206,40 +203,46 @@ template <class F>
 int64_t exact_shares(const Step& step, const Sums& sums, const Sums* transposed, const F* values, const F* following,
                      const F* adjoint, double least, double* x, double* shift, F* sum_out, F* rate_out, F* weighted,
                      F* table, F* total_products, F* passed) {
-  const int64_t A = step.actions, B = step.problems;
+  const int64_t A = step.actions, B = step.problems, block = block_of(step);
   const int threads = threads_for(entries(sums, step.states) * B, step.threads);
   arrivals(step, following, x, shift, threads);
-  const int64_t fell = each_exact_block<F>(
-      step, sums, x, threads,
-      [=](int64_t start, int64_t count, const F* weights, const double* arrived, const double* total) {
-        const F* above = adjoint + start * B;
-        const F* value = values + start * B;
-        F* rate = rate_out + start * B;
-        F* stored = sum_out + start * B;
-        int64_t low = 0;
+  int64_t low = 0;
+#pragma omp parallel num_threads(threads) reduction(+ : low)
+  {
+    std::vector<double> arrived(A * block * B), total(block * B), own(A * block * B);
+    std::vector<F> made(A * block * B);
+#pragma omp for schedule(static)
+    for (int64_t start = 0; start < step.states; start += block) {
+      const int64_t count = std::min(block, step.states - start), length = count * B;
+      const F* weights = shares_of<F>(step, start, count, own, made);
+      exact_sums<F>(step, sums, x, weights, start, count, arrived.data(), total.data());
+      const F* above = adjoint + start * B;
+      const F* value = values + start * B;
+      F* rate = rate_out + start * B;
+      F* stored = sum_out + start * B;
 #pragma omp simd reduction(+ : low)
-        for (int64_t i = 0; i < count * B; ++i) {
-          const bool sound = total[i] > 0.0 && total[i] >= least;
-          rate[i] = F(sound ? double(above[i]) / total[i] : 0.0);
-          stored[i] = F(total[i]);
-          low += !sound && value[i] > F(-INFTY) && above[i] != F(0);
-        }
-        for (int64_t row = 0; row < count * A; ++row) {
-          const int64_t inside = row * B, at = start * A * B + inside, state = row / A * B;
-          for (int64_t b = 0; b < B; ++b) {
-            const F share = weights[inside + b] * rate[state + b];
-            weighted[at + b] = share;
-            if (table != nullptr) {
-              table[at + b] = F(share * arrived[inside + b]);
-            } else {
-              total_products[at + b] += F(rate[state + b] * arrived[inside + b]);
-            }
+      for (int64_t i = 0; i < length; ++i) {
+        const bool sound = total[i] > 0.0 && total[i] >= least;
+        rate[i] = F(sound ? double(above[i]) / total[i] : 0.0);
+        stored[i] = F(total[i]);
+        low += !sound && value[i] > F(-INFTY) && above[i] != F(0);
+      }
+      for (int64_t row = 0; row < count * A; ++row) {
+        const int64_t inside = row * B, at = start * A * B + inside, state = row / A * B;
+        for (int64_t b = 0; b < B; ++b) {
+          const F share = weights[inside + b] * rate[state + b];
+          weighted[at + b] = share;
+          if (table != nullptr) {
+            table[at + b] = F(share * arrived[inside + b]);
+          } else {
+            total_products[at + b] += F(rate[state + b] * arrived[inside + b]);
           }
         }
-        return low;
-      });
+      }
+    }
+  }
   if (transposed != nullptr) pass_on(step, *transposed, weighted, step.states * A, following, x, shift, passed);
-  return fell;
+  return low;
 }
 
 }  // namespace cai
