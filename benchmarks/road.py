@@ -28,7 +28,7 @@ import torch
 
 import cai
 from benchmarks.road_networks import RoadNetwork, road_network
-from cai.inference.z_iteration import ZIteration
+from cai.inference.tabular.methods.z_iteration import ZIteration
 from cai.models import MDP, TrajectoryModel
 
 __all__ = ["WAYS", "bellman_residual", "flow_residual", "main", "road_model"]

@@ -18,13 +18,13 @@ from rich.console import Console
 from rich.table import Table
 from typer.exceptions import TyperException
 
-from cai.comparison import DEFAULT_BACKENDS, Comparison, Row, chance_columns, compare
-from cai.inference.backends import available_backends, infer
-from cai.inference.status import InferenceError
-from cai.models.factor_graph import draw_factor_graph
-from cai.models.reward_plugins import available_rewards, build_reward
-from cai.models.trajectory import TrajectoryModel
-from cai.models.zoo import available_models, build_model
+from cai.inference.core.status import InferenceError
+from cai.inference.registry import available_backends, infer
+from cai.models.programs.factor_graph import draw_factor_graph
+from cai.models.rewards.registry import available_rewards, build_reward
+from cai.models.trajectory.model import TrajectoryModel
+from cai.models.zoo.registry import available_models, build_model
+from cai.studies.comparison import DEFAULT_BACKENDS, Comparison, Row, chance_columns, compare
 
 __all__ = ["app", "main"]
 
@@ -158,7 +158,7 @@ def draw_command(
         raise ValueError(f"there is no folder {str(path.parent)!r} to save the picture in; make it first")
     plots = _plots()
     if what == "model":
-        from cai.model_pictures import plot_model
+        from cai.pictures.model_pictures import plot_model
 
         figure = plot_model(problem)
     elif what == "factor-graph":
@@ -256,7 +256,7 @@ def _plots() -> Any:
     import matplotlib
 
     matplotlib.use("Agg")
-    from cai import plots
+    from cai.pictures import plots
 
     return plots
 

@@ -6,28 +6,28 @@ if __name__ != "cai.inference":
         "or every class in it would exist twice"
     )
 
-from cai.inference.backends import available_backends, infer
-from cai.inference.batches import BatchError
-from cai.inference.boltzmann import BoltzmannExploration, OneStepEntropy
-from cai.inference.composition import compose_models, compose_posteriors
-from cai.inference.enumeration import Enumeration
-from cai.inference.filtering import filter_states, observation_log_likelihood, smooth_states
-from cai.inference.max_product import MaxProduct, most_probable_trajectory
-from cai.inference.optimistic import Optimistic
-from cai.inference.particles import Particles
-from cai.inference.policy_classes import ModulePolicy, ObservationPolicy, StationaryPolicy, TabularPolicy
-from cai.inference.policy_search import EMPolicySearch, GaussianActions, RewardWeightedRegression
-from cai.inference.posterior import Posterior
-from cai.inference.posterior_batch import PosteriorBatch
-from cai.inference.restricted import RestrictedVariational
-from cai.inference.risk import RiskSensitive
-from cai.inference.smc import ImportanceSampling, SequentialMonteCarlo
-from cai.inference.soft_sequence import KLPolicyIteration, PosteriorPolicyIteration
-from cai.inference.status import Backend, InferenceError, Status, Target
-from cai.inference.sum_product import SumProduct
-from cai.inference.value_iteration import ValueIteration
-from cai.inference.variational import StructuredVariational
-from cai.inference.z_iteration import ZIteration
+from cai.inference.core.posterior import Posterior
+from cai.inference.core.posterior_batch import PosteriorBatch
+from cai.inference.core.status import Backend, InferenceError, Status, Target
+from cai.inference.particles.particles import Particles
+from cai.inference.particles.smc import ImportanceSampling, SequentialMonteCarlo
+from cai.inference.programs.enumeration import Enumeration
+from cai.inference.programs.optimistic import Optimistic
+from cai.inference.programs.variational import StructuredVariational
+from cai.inference.registry import available_backends, infer
+from cai.inference.restricted.classes import ModulePolicy, ObservationPolicy, StationaryPolicy, TabularPolicy
+from cai.inference.restricted.restricted import RestrictedVariational
+from cai.inference.restricted.reward_weighted import EMPolicySearch, GaussianActions, RewardWeightedRegression
+from cai.inference.tabular.filtering import filter_states, observation_log_likelihood, smooth_states
+from cai.inference.tabular.methods.batches import BatchError
+from cai.inference.tabular.methods.boltzmann import BoltzmannExploration, OneStepEntropy
+from cai.inference.tabular.methods.composition import compose_models, compose_posteriors
+from cai.inference.tabular.methods.max_product import MaxProduct, most_probable_trajectory
+from cai.inference.tabular.methods.policy_iteration import KLPolicyIteration, PosteriorPolicyIteration
+from cai.inference.tabular.methods.risk import RiskSensitive
+from cai.inference.tabular.methods.sum_product import SumProduct
+from cai.inference.tabular.methods.value_iteration import ValueIteration
+from cai.inference.tabular.methods.z_iteration import ZIteration
 
 __all__ = [
     "TabularPolicy",

@@ -6,26 +6,18 @@ if __name__ != "cai.models":
         "or every class in it would exist twice"
     )
 
-from cai.models.batch import ModelBatch
-from cai.models.chain_problems import chain, double_chain, river_swim
-from cai.models.factor_graph import draw_factor_graph, factor_graph
-from cai.models.grid_problems import cliff, four_rooms, maze, windy
-from cai.models.gridworld import bridge, gridworld
-from cai.models.hidden_problems import kitchen, kitchen_observations, tiger, tiger_observations
-from cai.models.interventions import condition, do
-from cai.models.layout import GridLayout
-from cai.models.lmdp import LMDP, compose_lmdps
-from cai.models.mdp import MDP
-from cai.models.observation import ObservationModel
-from cai.models.operations_problems import inventory, machine
-from cai.models.program import ProgramInfo, inspect_program
-from cai.models.random_problems import random_mdp
-from cai.models.reward_factors import Goal, LinearReward, Waypoint
-from cai.models.reward_functions import reward_factor
-from cai.models.reward_modules import ModuleReward
-from cai.models.reward_penalties import DistancePenalty, LogBarrier, VisitationPenalty
-from cai.models.reward_plugins import available_rewards, build_reward
-from cai.models.rewards import (
+from cai.models.processes.layout import GridLayout
+from cai.models.processes.mdp import MDP
+from cai.models.processes.observation import ObservationModel
+from cai.models.programs.factor_graph import draw_factor_graph, factor_graph
+from cai.models.programs.inspect import ProgramInfo, inspect_program
+from cai.models.programs.interventions import condition, do
+from cai.models.rewards.functions import reward_factor
+from cai.models.rewards.goals import Goal, LinearReward, Waypoint
+from cai.models.rewards.modules import ModuleReward
+from cai.models.rewards.penalties import DistancePenalty, LogBarrier, VisitationPenalty
+from cai.models.rewards.registry import available_rewards, build_reward
+from cai.models.rewards.tables import (
     CallableReward,
     OutcomeReward,
     RewardFactor,
@@ -34,13 +26,21 @@ from cai.models.rewards import (
     TimeTableReward,
     as_reward,
 )
-from cai.models.risk_problems import ladder, lottery
-from cai.models.road_networks import road_network
-from cai.models.road_problems import small_roads, three_paths
-from cai.models.shaping import PotentialShaping, shaped
-from cai.models.toy_text import from_gymnasium, gymnasium_model
-from cai.models.trajectory import TrajectoryModel
-from cai.models.zoo import available_models, build_model
+from cai.models.trajectory.batch import ModelBatch
+from cai.models.trajectory.lmdp import LMDP, compose_lmdps
+from cai.models.trajectory.model import TrajectoryModel
+from cai.models.trajectory.shaping import PotentialShaping, shaped
+from cai.models.zoo.chains import chain, double_chain, river_swim
+from cai.models.zoo.grids import cliff, four_rooms, maze, windy
+from cai.models.zoo.gridworld import bridge, gridworld
+from cai.models.zoo.hidden import kitchen, kitchen_observations, tiger, tiger_observations
+from cai.models.zoo.operations import inventory, machine
+from cai.models.zoo.random_mdps import random_mdp
+from cai.models.zoo.registry import available_models, build_model
+from cai.models.zoo.risk import ladder, lottery
+from cai.models.zoo.road_networks import road_network
+from cai.models.zoo.roads import small_roads, three_paths
+from cai.models.zoo.toy_text import from_gymnasium, gymnasium_model
 
 __all__ = [
     "CallableReward",

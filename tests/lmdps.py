@@ -6,8 +6,8 @@ import numpy as np
 import torch
 
 from cai.inference import StructuredVariational
-from cai.inference.z_iteration import ZIteration
-from cai.models.lmdp import LMDP
+from cai.inference.tabular.methods.z_iteration import ZIteration
+from cai.models.trajectory.lmdp import LMDP
 
 INF, NAN = math.inf, math.nan
 FIELDS = ("values", "q_values", "action_probs", "state_marginals", "absorbed", "elbo", "believed_return")

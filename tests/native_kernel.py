@@ -4,7 +4,7 @@ import functools
 
 import pytest
 
-from cai.inference import native
+from cai.inference.kernels.native import library as native
 
 
 @functools.cache

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from cai.evaluation import evaluate
+from cai.evaluation.evaluate import evaluate
 from cai.models import (
     MDP,
     TrajectoryModel,
 )
-from cai.policy import Policy
+from cai.policies.policy import Policy
 
 INF, NAN = math.inf, math.nan
 S, A = 3, 2

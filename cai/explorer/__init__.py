@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from cai.explorer.answers import Exploration, View
 from cai.explorer.controls import Control
-from cai.models.trajectory import TrajectoryModel
+from cai.models.trajectory.model import TrajectoryModel
 
 if TYPE_CHECKING:
     from cai.explorer.widgets import Panel

@@ -13,11 +13,11 @@ from typing import Any
 import matplotlib
 from matplotlib.figure import Figure
 
-from cai.comparison import NUMBERS, Comparison, Row, chance_columns, compare
 from cai.explorer.controls import Control, make_controls, open_source
-from cai.inference.risk import RiskSensitive
-from cai.inference.status import Backend
-from cai.models.trajectory import TrajectoryModel
+from cai.inference.core.status import Backend
+from cai.inference.tabular.methods.risk import RiskSensitive
+from cai.models.trajectory.model import TrajectoryModel
+from cai.studies.comparison import NUMBERS, Comparison, Row, chance_columns, compare
 
 __all__ = ["Exploration", "View"]
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
-from cai.models.trajectory import TrajectoryModel
-from cai.models.zoo import available_models, build_model
+from cai.models.trajectory.model import TrajectoryModel
+from cai.models.zoo.registry import available_models, build_model
 
 __all__ = ["Control", "Source", "make_controls", "open_source"]
 

@@ -15,13 +15,13 @@ from matplotlib.image import AxesImage
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import MaxNLocator
 
-from cai.comparison import Comparison
-from cai.drawing import FEW_STATES, nats_text
-from cai.inference.posterior import Posterior
-from cai.model_graphs import ACTION_COLORS
-from cai.models.layout import GridLayout
-from cai.models.trajectory import TrajectoryModel
-from cai.plots import draw_returns, plot_luck, plot_values
+from cai.inference.core.posterior import Posterior
+from cai.models.processes.layout import GridLayout
+from cai.models.trajectory.model import TrajectoryModel
+from cai.pictures.drawing import FEW_STATES, nats_text
+from cai.pictures.model_graphs import ACTION_COLORS
+from cai.pictures.plots import draw_returns, plot_luck, plot_values
+from cai.studies.comparison import Comparison
 
 __all__ = ["draw_answers", "draw_policy_table"]
 

@@ -17,7 +17,7 @@ except ImportError as error:
 from cai.explorer.answers import Exploration, View
 from cai.explorer.controls import Control
 from cai.explorer.style import STYLE
-from cai.models.trajectory import TrajectoryModel
+from cai.models.trajectory.model import TrajectoryModel
 
 __all__ = ["Panel"]
 

@@ -3,13 +3,13 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from cai.inference.closed_form import require_finite
-from cai.inference.dynamics import FixedDynamics
-from cai.inference.messages import policy_backward
-from cai.inference.posterior import Posterior
-from cai.inference.status import Status, Target
-from cai.inference.tabular import tabular_posterior
-from cai.models.numerics import expectation
+from cai.inference.core.posterior import Posterior
+from cai.inference.core.status import Status, Target
+from cai.inference.tabular.believed_dynamics import FixedDynamics
+from cai.inference.tabular.dynamic_programming import require_finite
+from cai.inference.tabular.messages import policy_backward
+from cai.inference.tabular.posterior import tabular_posterior
+from cai.models.common.numerics import expectation
 
 
 @dataclass(frozen=True)

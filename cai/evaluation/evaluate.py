@@ -1,0 +1,251 @@
+"""What a policy is worth in the true world, which is not conditioned on anything."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, overload
+
+import torch
+from torch import Tensor
+
+from cai.evaluation.batch_results import OutcomeBatch
+from cai.inference.tabular.believed_dynamics import FixedDynamics
+from cai.inference.tabular.posterior import measure
+from cai.inference.tabular.stationary.chains import expected_visits
+from cai.models.common.numerics import weighted
+from cai.models.trajectory.batch import ModelBatch
+from cai.models.trajectory.model import TrajectoryModel
+from cai.policies.policy import Policy
+
+__all__ = ["Outcome", "evaluate", "fitting_table"]
+
+TAIL = 0.05
+LONGEST = 10**6  # steps after which a rollout over an infinite horizon is cut
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What happens to a policy under the true dynamics. Returns are those of the discounted chain, in reward units.
+
+    Attributes:
+        expected_return: exact; -inf if something forbidden can happen.
+        standard_error: of the mean of the sampled returns, to hold `expected_return` against.
+        std: standard deviation of the return, from rollouts; inf if something forbidden can happen.
+        cvar: mean of the worst `tail` share of the returns, from rollouts.
+        tail: that share.
+        entropy: expected sum over live steps of the policy's entropy, nats, exact.
+        occupancy: [T + 1, S], the probability of each state at each time, exact ([1, S] expected visits if stationary).
+        absorbed: the probability that the discount has ended the chain by the horizon, exact.
+        ends_in: for each region, the probability that s_{T+1} lies in it, exact (None over an infinite horizon).
+        visits: for each region, the probability of entering it at all, exact (None over an infinite horizon).
+        returns: [N], the sampled returns.
+    """
+
+    expected_return: float
+    standard_error: float
+    std: float
+    cvar: float
+    tail: float
+    entropy: float
+    occupancy: Tensor = field(repr=False)
+    absorbed: float
+    ends_in: Mapping[str, float] | None
+    visits: Mapping[str, float] | None
+    returns: Tensor = field(repr=False)
+
+    def chance(self, what: str, region: str) -> float:
+        """The probability "ends_in" or "visits" of a region, or "absorbed", by the name of the attribute."""
+        found = getattr(self, what)
+        return float(found[region] if region else found)
+
+
+@overload
+def evaluate(
+    policy: Policy | Sequence[Policy],
+    model: ModelBatch,
+    *,
+    regions: Mapping[str, Any] | None = None,
+    num_rollouts: int = 2000,
+    tail: float = TAIL,
+    seed: int = 0,
+) -> OutcomeBatch: ...
+
+
+@overload
+def evaluate(
+    policy: Policy,
+    model: TrajectoryModel,
+    *,
+    regions: Mapping[str, Any] | None = None,
+    num_rollouts: int = 2000,
+    tail: float = TAIL,
+    seed: int = 0,
+) -> Outcome: ...
+
+
+def evaluate(
+    policy: Policy | Sequence[Policy],
+    model: TrajectoryModel | ModelBatch,
+    *,
+    regions: Mapping[str, Any] | None = None,
+    num_rollouts: int = 2000,
+    tail: float = TAIL,
+    seed: int = 0,
+) -> Outcome | OutcomeBatch:
+    """Runs a policy in the true world: expectations exactly, spread and tail by rollouts.
+
+    Args:
+        policy: from `extract_policy`, or any `Policy` over the model's states and actions; for a batch one for all
+            members, or a list of one for each.
+        model: the trajectory model, whose dynamics are the truth here; or a batch, whose members are tried one by one,
+            each as on its own.
+        regions: named sets of states (masks, indices or names) whose visits and endings to report, besides those of
+            the process.
+        num_rollouts: N, simulated at once.
+        tail: the share of worst returns that `cvar` averages, in (0, 1].
+        seed: of the rollouts; the global random state is left alone.
+
+    Returns:
+        What happens; of a batch, an `OutcomeBatch`.
+
+    Raises:
+        TypeError, ValueError: if the policy does not fit the model, or takes actions that are not available.
+    """
+    if isinstance(model, ModelBatch):
+        options: dict[str, Any] = {"regions": regions, "num_rollouts": num_rollouts, "tail": tail, "seed": seed}
+        pairs = zip(_one_each(policy, len(model)), model, strict=True)
+        return OutcomeBatch([evaluate(own, member, **options) for own, member in pairs])
+    if not isinstance(model, TrajectoryModel):
+        raise TypeError(f"evaluate needs a TrajectoryModel, whose dynamics it knows; got {type(model).__name__}")
+    if num_rollouts < 2:
+        raise ValueError(f"num_rollouts is {num_rollouts}; a spread needs at least 2")
+    if not 0 < tail <= 1:
+        raise ValueError(f"tail is {tail}; it is a share of the returns: give a number in (0, 1]")
+    mdp = model.mdp
+    table = fitting_table(policy, model)  # type: ignore[arg-type]  # a list is refused there
+    named = dict(mdp.regions) | {key: mdp.states(states) for key, states in (regions or {}).items()}
+    with torch.no_grad():
+        dynamics = FixedDynamics(model)
+        visits = None if model.is_finite else expected_visits(model, mdp.initial, table, dynamics)
+        found = measure(model, mdp.initial, table, dynamics, visits)
+        returns = _rollouts(model, table, num_rollouts, seed)
+        ends = visited = None
+        absorbed = float(found.absorbed[-1])
+        if model.is_finite:
+            ends = {key: float(found.state_marginals[-1][mask].sum()) for key, mask in named.items()}
+            visited = {key: _chance_of_visit(model, table, mask) for key, mask in named.items()}
+        possible = math.isfinite(float(found.believed_return))  # what is forbidden may be too rare for the rollouts
+    spread = float(returns.std()) if possible and bool(torch.isfinite(returns).all()) else math.inf
+    return Outcome(
+        expected_return=float(found.believed_return),
+        standard_error=spread / math.sqrt(num_rollouts),
+        std=spread,
+        cvar=_mean_of_worst(returns, tail),
+        tail=tail,
+        entropy=float(found.policy_entropy),
+        occupancy=found.state_marginals,
+        absorbed=absorbed,
+        ends_in=ends,
+        visits=visited,
+        returns=returns,
+    )
+
+
+def _one_each(policy: Policy | Sequence[Policy], number: int) -> list[Policy]:
+    """A policy for each member of a batch."""
+    if not isinstance(policy, (list, tuple)):
+        return [policy] * number  # type: ignore[list-item]  # what is no policy is refused member by member
+    if len(policy) != number:
+        raise ValueError(
+            f"there are {len(policy)} policies for {number} members of the batch; give one for each, or one for all"
+        )
+    return list(policy)
+
+
+def _mean_of_worst(returns: Tensor, tail: float) -> float:
+    """The mean of the worst `tail` share of the samples; the last one counts for the part that it stands for."""
+    ordered, share = returns.sort().values, tail * len(returns)
+    weights = (share - torch.arange(len(returns), dtype=torch.float64)).clamp(0, 1)
+    return float(weighted(weights, ordered).sum() / weights.sum())
+
+
+def fitting_table(policy: Policy, model: TrajectoryModel) -> Tensor:
+    """The policy's [T, S, A] for this model."""
+    if hasattr(policy, "belief"):
+        raise TypeError(
+            f"a {type(policy).__name__} acts on what it observes; use "
+            "cai.policies.belief.evaluate_belief_policy(policy, model)"
+        )
+    if not isinstance(policy, Policy):
+        raise TypeError(
+            f"expected a Policy, got {type(policy).__name__}; use extract_policy(posterior) or Policy(table)"
+        )
+    mdp, table = model.mdp, policy.action_probs
+    if tuple(table.shape[1:]) != (mdp.num_states, mdp.num_actions):
+        raise ValueError(
+            f"the policy is for {table.shape[1]} states and {table.shape[2]} actions; "
+            f"the model has {mdp.num_states} and {mdp.num_actions}"
+        )
+    for what in ("state_names", "action_names"):
+        own, other = getattr(policy, what), getattr(mdp, what)
+        if own is not None and other is not None and tuple(own) != tuple(other):
+            place = next(i for i, pair in enumerate(zip(own, other, strict=True)) if pair[0] != pair[1])
+            raise ValueError(
+                f"the policy's {what} differ from the model's: number {place} is {own[place]!r} there and "
+                f"{other[place]!r} here; it was made for another model"
+            )
+    forbidden = (table > 0) & ~mdp.available
+    if forbidden.any():
+        t, state, action = torch.nonzero(forbidden)[0].tolist()
+        raise ValueError(
+            f"the policy takes action {mdp.action_name(action)} in state {mdp.state_name(state)} at time index {t}, "
+            "which is not available there"
+        )
+    if policy.stationary:
+        return table.expand(model.steps, -1, -1)
+    if not model.is_finite:
+        raise ValueError("the horizon is infinite and the policy knows finitely many steps; give a stationary policy")
+    if table.shape[0] < model.steps:
+        raise ValueError(
+            f"the policy knows {table.shape[0]} steps, the model has {model.steps}; infer with a longer horizon"
+        )
+    return table[: model.steps]
+
+
+def _chance_of_visit(model: TrajectoryModel, table: Tensor, region: Tensor) -> float:
+    """Probability of being in the region at any time, by letting it swallow the chain."""
+    outside = ~region
+    mass = torch.where(outside, model.mdp.initial, torch.zeros_like(model.mdp.initial))
+    entered = float(model.mdp.initial[region].sum())
+    alive = FixedDynamics(model).outcomes(0)[0]
+    for t in range(model.steps):
+        mass = model.mdp.scatter((mass[:, None] * table[t])[..., None] * alive)
+        entered += float(mass[region].sum())
+        mass = torch.where(outside, mass, torch.zeros_like(mass))
+    return min(1.0, entered)
+
+
+def _rollouts(model: TrajectoryModel, table: Tensor, num_rollouts: int, seed: int) -> Tensor:
+    """Returns of N simulated trajectories [N]; an infinite horizon runs until every chain has ended."""
+    generator = torch.Generator().manual_seed(seed)
+    mdp, discount = model.mdp, model.discount
+    state = torch.multinomial(mdp.initial.expand(num_rollouts, -1), 1, generator=generator).squeeze(-1)
+    returns = torch.zeros(num_rollouts, dtype=torch.float64)
+    alive = model.live[state]
+    t = 0
+    while bool(alive.any()) and (not model.is_finite or t < model.steps) and t < LONGEST:
+        step = t if model.is_finite else 0
+        action = torch.multinomial(table[step][state], 1, generator=generator).squeeze(-1)
+        outcome = torch.multinomial(mdp.probabilities[state, action], 1, generator=generator).squeeze(-1)
+        rewards = model.reward_table(step)
+        paid = rewards[state, action, outcome if rewards.shape[-1] > 1 else torch.zeros_like(outcome)]
+        returns = returns + weighted(alive.double(), paid)
+        following = outcome if mdp.next_states is None else mdp.next_states[state, action, outcome]
+        state = torch.where(alive, following, state)
+        alive = alive & model.live[state]
+        if discount < 1:
+            alive = alive & (torch.rand(num_rollouts, generator=generator, dtype=torch.float64) < discount)
+        t += 1
+    return returns

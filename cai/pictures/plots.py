@@ -1,0 +1,367 @@
+"""Pictures of answers. Every function returns its figure and neither shows nor saves it.
+
+In a notebook end the line with a semicolon: the figure is drawn once by the cell, and would be again as its value.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from cai.inference.core.posterior import Posterior
+from cai.inference.core.status import Target
+from cai.inference.tabular.forward_messages import forward_messages
+from cai.models.processes.layout import GridLayout
+from cai.models.trajectory.model import TrajectoryModel
+from cai.pictures.drawing import (
+    FEW_STATES,
+    LUCK_MAP,
+    MASS_MAP,
+    REAL_COLOR,
+    TARGET_COLORS,
+    VALUE_MAP,
+    draw_grid,
+    draw_over_time,
+    grid_size,
+    make_axes,
+    nats_text,
+)
+
+if TYPE_CHECKING:
+    from cai.studies.comparison import Comparison, Row
+
+__all__ = [
+    "REAL_COLOR",
+    "TARGET_COLORS",
+    "draw_returns",
+    "plot_comparison",
+    "plot_luck",
+    "plot_map",
+    "plot_messages",
+    "plot_values",
+]
+
+MESSAGE_FLOOR = -12.0  # nats
+
+
+def plot_values(posterior: Posterior, *, t: int = 0, ax: Axes | None = None) -> Figure:
+    """Soft values as a map, with the policy as arrows; without a layout, values over states and time.
+
+    Args:
+        posterior: an answer that knows its values.
+        t: the time index whose values and policy are shown on a map.
+        ax: where to draw; a new figure, unless given.
+
+    Raises:
+        ValueError: if the backend does not know values.
+    """
+    model = _model(posterior)
+    if posterior.values is None:
+        raise ValueError(f"backend {posterior.backend!r} does not know values; use 'exact' or 'variational'")
+    layout = model.mdp.layout
+    if layout is None:
+        figure, ax = make_axes(ax, (7.0, 4.2))
+        draw_over_time(ax, posterior.values.detach(), model, "value (reward units)", VALUE_MAP)
+        over = "over time" if model.is_finite else "at every t"
+        ax.set_title(f"{_values(posterior)} {over}, {_name(posterior)}")
+        return figure
+    steps = posterior.values.shape[0]
+    if not -steps <= t < steps:
+        raise IndexError(f"time index {t} is outside the answer; it has indices 0 to {steps - 1}")
+    t %= steps
+    figure, ax = make_axes(ax, grid_size(layout))
+    values = posterior.values[t].detach().clone()
+    values[model.mdp.terminal] = math.nan  # nothing is decided there: the cell stays light
+    when = f"t = {t + 1}" if model.is_finite else "every t"
+    draw_grid(ax, layout, values, f"value at {when} (reward units)", VALUE_MAP)
+    _draw_policy(ax, layout, posterior.action_probs[t].detach(), model.live)
+    ax.set_title(f"{_values(posterior)} and policy at {when}\n{_name(posterior)}")
+    return figure
+
+
+def plot_map(
+    model: TrajectoryModel, numbers: Any, label: str, *, colors: str = VALUE_MAP, ax: Axes | None = None
+) -> Figure:
+    """One number for each state: in its cell of the map, or as a bar where there is no layout.
+
+    Args:
+        model: whose states they are.
+        numbers: [S]; NaN where there is none, which stays light, and -inf, which is hatched.
+        label: what they are, with their unit.
+        colors: a colour map of matplotlib.
+        ax: where to draw; a new figure, unless given.
+
+    Raises:
+        ValueError: if there is not one number for each state.
+    """
+    table = torch.as_tensor(numbers, dtype=torch.float64).detach()
+    if tuple(table.shape) != (model.mdp.num_states,):
+        raise ValueError(
+            f"numbers has shape {list(table.shape)}; expected one for each state, [{model.mdp.num_states}]: pick a time"
+        )
+    layout = model.mdp.layout
+    if layout is not None:
+        figure, ax = make_axes(ax, grid_size(layout))
+        draw_grid(ax, layout, table, label, colors)
+    else:
+        figure, ax = make_axes(ax, (7.0, 4.0))
+        states = list(range(model.mdp.num_states))
+        ax.bar(states, torch.where(torch.isfinite(table), table, math.nan).numpy(), color=REAL_COLOR)
+        if len(states) <= FEW_STATES:
+            ax.set_xticks(states, [model.mdp.state_name(s) for s in states], rotation=90 if len(states) > 8 else 0)
+        ax.set_xlabel("state")
+        ax.set_ylabel(label)
+    ax.set_title(f"{label[:1].upper()}{label[1:]} by state, {model.name}")
+    return figure
+
+
+def plot_luck(posterior: Posterior, *, ax: Axes | None = None) -> Figure:
+    """Where the plan counts on luck: KL of its dynamics from the true ones, by state, summed along q.
+
+    The cells add up to `posterior.luck` less the luck of the start.
+
+    Args:
+        posterior: an answer of a backend that knows its dynamics step by step.
+        ax: where to draw; a new figure, unless given.
+    """
+    model = _model(posterior)
+    luck = posterior.luck_by_state()
+    layout = model.mdp.layout
+    total = float(posterior.luck.detach()) if posterior.luck is not None else float(luck.sum())
+    start = total - float(luck.sum())
+    title = f"Luck assumed in each state, {_name(posterior)}\n{nats_text(total)} nats in all"
+    title += f", {start:.2f} of them in the choice of the start" if start > 0.005 else ""
+    if layout is not None:
+        figure, ax = make_axes(ax, grid_size(layout))
+        draw_grid(ax, layout, luck, "luck (nats)", LUCK_MAP, lowest=0.0)
+    else:
+        figure, ax = make_axes(ax, (7.0, 4.0))
+        shown = torch.argsort(luck, descending=True)[:FEW_STATES]
+        shown = shown[luck[shown] > 1e-12].sort().values
+        if not len(shown):
+            ax.text(0.5, 0.5, "no luck is assumed in any state", ha="center", transform=ax.transAxes)
+        names = [model.mdp.state_name(int(s)) for s in shown]
+        ax.bar(names, luck[shown].numpy(), color=_color(posterior))
+        ax.set_xlabel("state")
+        ax.set_ylabel("luck (nats)")
+        ax.tick_params(axis="x", rotation=90 if len(names) > 8 else 0)
+    ax.set_title(title)
+    return figure
+
+
+def plot_messages(posterior: Posterior) -> Figure:
+    """Forward messages, backward messages and their product, the state marginals, over time.
+
+    Forward and backward messages are shown in nats below the largest of their time step, down to -12; the product is
+    p(s_t | O).
+
+    Args:
+        posterior: an answer of target `exact` over a finite horizon that knows its values.
+
+    Raises:
+        ValueError: for other targets, whose marginals are no product of the two.
+    """
+    model = _model(posterior)
+    if posterior.target is not Target.EXACT or posterior.values is None or not model.is_finite:
+        raise ValueError(
+            "messages multiply to marginals for the exact posterior over a finite horizon only; "
+            f"this answer is of {posterior.backend!r} (target {posterior.target}): use 'exact'"
+        )
+    with torch.no_grad():
+        ahead = forward_messages(model)
+        last = torch.zeros(1, model.mdp.num_states, dtype=torch.float64)
+        back = torch.cat([posterior.values.detach() / model.temperature, last])
+    figure, axes = plt.subplots(1, 3, figsize=(13.0, 4.4), sharey=True, layout="constrained")
+    below = f"nats below the largest (clipped at {MESSAGE_FLOOR:g})"
+    parts = (
+        (_below_peak(ahead), r"forward  $p(s_t, O_{1:t-1})$", below),
+        (
+            _below_peak(back),
+            r"backward  $p(O_{t:T} \mid s_t)$",
+            f"nats below the largest (clipped at {MESSAGE_FLOOR:g})",
+        ),
+        (posterior.state_marginals.detach(), r"product  $p(s_t \mid O_{1:T})$", "probability"),
+    )
+    for axis, (table, title, label) in zip(axes, parts, strict=True):
+        draw_over_time(axis, table, model, label, MASS_MAP)
+        axis.set_title(title)
+    for axis in axes[1:]:
+        axis.set_ylabel("")
+    _spread_out(figure)
+    figure.suptitle(f"Messages over time, {_name(posterior)}")
+    return figure
+
+
+def plot_comparison(comparison: Comparison, *, figsize: tuple[float, float] | None = None) -> Figure:
+    """Believed against real return, luck, and where the policies end, a bar for each backend.
+
+    Args:
+        comparison: from `cai.compare`.
+        figsize: in inches.
+    """
+    rows = comparison.rows
+    endings = [dict(row.outcome.ends_in or {}) for row in rows if row.outcome is not None]
+    regions = sorted({key for chances in endings for key, chance in chances.items() if chance >= 0.005})
+    panels = 2 + bool(regions)
+    figure, axes = plt.subplots(
+        1,
+        panels,
+        figsize=figsize or (4.3 * panels, 1.5 + (0.75 if len(rows) <= 6 else 0.55) * len(rows)),
+        sharey=True,
+        layout="constrained",
+    )
+    places = np.arange(len(rows))
+    colors = [TARGET_COLORS.get(row.target, REAL_COLOR) for row in rows]
+    names = [_title(row.backend, row.target).replace(" (", "\n(") for row in rows]
+    left, middle = axes[0], axes[1]
+    draw_returns(left, rows, names, "reward units" if isinstance(comparison.model, TrajectoryModel) else "nats")
+    for place, row in enumerate(rows):
+        if row.luck is None or not math.isfinite(row.luck):
+            _mark_missing(middle, place, row.luck, "" if not row.status.ok else "unknown")
+        if row.luck is not None and math.isfinite(row.luck):
+            middle.annotate(f" {row.luck:.3g}" if row.luck > 1e-9 else " 0", (row.luck, place), va="center", fontsize=9)
+    middle.barh(places, _bars([row.luck for row in rows]), 0.55, color=colors)
+    middle.set_xlabel("luck (nats)")
+    most = max([row.luck for row in rows if row.luck is not None and math.isfinite(row.luck)], default=0.0)
+    middle.set_xlim(0, 1.2 * most if most > 1e-9 else 1.0)
+    middle.set_title("Luck that the plan counts on")
+    if regions:
+        _endings(axes[2], places, comparison, regions)
+    name = comparison.model.name if isinstance(comparison.model, TrajectoryModel) else "a program"
+    _spread_out(figure)
+    figure.suptitle(f"Backends on {name}")
+    return figure
+
+
+def draw_returns(ax: Axes, rows: Sequence[Row], names: Sequence[str], unit: str) -> None:
+    """Believed against real return, a pair of bars for each row of a comparison.
+
+    Args:
+        ax: where to draw.
+        rows: of the comparison.
+        names: how they are called.
+        unit: of the returns.
+    """
+    places = np.arange(len(rows))
+    colors = [TARGET_COLORS.get(row.target, REAL_COLOR) for row in rows]
+    ax.barh(places - 0.2, _bars([r.believed_return for r in rows]), 0.38, color=colors, label="believed")
+    ax.barh(places + 0.2, _bars([r.real_return for r in rows]), 0.38, color=REAL_COLOR, label="real")
+    ax.set_xlabel(f"return ({unit})")
+    ax.set_title("Believed (coloured) and real (grey) return")
+    ax.axvline(0, color="0.2", linewidth=0.8)
+    for place, row in enumerate(rows):
+        _mark_missing(ax, place - 0.2, row.believed_return, row.status.label if not row.status.ok else "unknown")
+        _mark_missing(ax, place + 0.2, row.real_return, "" if not row.status.ok else "unknown")
+    ax.set_yticks(places, names)
+    ax.set_ylim(len(rows) - 0.4, -0.6)
+
+
+def _spread_out(figure: Figure) -> None:
+    """Room between panels, so that the labels of one are not read as the next one's."""
+    engine: Any = figure.get_layout_engine()
+    engine.set(w_pad=0.12)
+
+
+def _endings(ax: Axes, places: np.ndarray, comparison: Comparison, regions: list[str]) -> None:
+    hatches = ("", "///", "...", "xxx", "\\\\\\")
+    start = np.zeros(len(places))
+    every = sorted({key for row in comparison.rows if row.outcome for key in row.outcome.ends_in or {}})
+    for region in regions:
+        i = every.index(region)  # a region keeps its shade whatever else is shown
+        shares = np.array([(r.outcome.ends_in or {}).get(region, 0.0) if r.outcome else 0.0 for r in comparison.rows])
+        grey = str(0.85 - 0.6 * i / max(1, len(every) - 1))
+        ax.barh(
+            places, shares, 0.55, left=start, color=grey, edgecolor="0.2", hatch=hatches[i % len(hatches)], label=region
+        )
+        start += shares
+    ax.set_xlim(0, 1)
+    ax.set_xlabel("probability in the true world")
+    ax.set_title("Where the policy ends")
+    ax.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False)
+
+
+def _bars(values: list[float | None]) -> list[float]:
+    return [value if value is not None and math.isfinite(value) else 0.0 for value in values]
+
+
+def _mark_missing(ax: Axes, place: float, value: float | None, text: str) -> None:
+    if value is None or not math.isfinite(value):
+        ax.text(0, place, f" {text if value is None else '-inf'}", va="center", fontsize=8, color="0.3")
+    elif abs(value) < 5e-3:  # a bar that nobody sees
+        ax.text(0, place, " 0", va="center", fontsize=8, color="0.3")
+
+
+def _model(posterior: Posterior) -> TrajectoryModel:
+    if not isinstance(posterior, Posterior):
+        raise TypeError(f"expected the posterior that cai.infer returns, got {type(posterior).__name__}")
+    if not isinstance(posterior.model, TrajectoryModel):
+        raise ValueError("this picture needs the states of a TrajectoryModel; the answer is about a Pyro program")
+    return posterior.model
+
+
+def _name(posterior: Posterior) -> str:
+    eta = posterior.details.get("eta")
+    return _title(posterior.backend if eta is None else f"{posterior.backend}, eta = {eta:g}", str(posterior.target))
+
+
+def _values(posterior: Posterior) -> str:
+    return "Values" if posterior.backend in ("value-iteration", "max-product", "boltzmann") else "Soft values"
+
+
+def _title(backend: str, target: str) -> str:
+    return backend if backend == target else f"{backend} ({target})"
+
+
+def _color(posterior: Posterior) -> str:
+    return TARGET_COLORS[posterior.target.value]
+
+
+def _below_peak(log_messages: Tensor) -> Tensor:
+    """Every time's messages relative to their largest, clipped from below; -inf stays."""
+    largest = log_messages.amax(-1, keepdim=True)
+    relative = log_messages - torch.where(torch.isfinite(largest), largest, torch.zeros_like(largest))
+    return torch.where(torch.isinf(relative), relative, relative.clamp(min=MESSAGE_FLOOR))
+
+
+def _draw_policy(ax: Axes, layout: GridLayout, policy: Tensor, live: Tensor) -> None:
+    """An arrow for each action of more than 3 percent, the longer the more probable."""
+    x, y, u, v = [], [], [], []
+    for state, cell in enumerate(layout.cells):
+        if cell is None or not bool(live[state]):
+            continue
+        for action, arrow in enumerate(layout.arrows):
+            weight = float(policy[state, action])
+            if arrow is not None and weight > 0.03:
+                x.append(cell[1])
+                y.append(cell[0])
+                length = 0.2 + 0.26 * weight  # a floor, or the head would hide under a longer arrow
+                u.append(length * arrow[1])
+                v.append(length * arrow[0])
+    if x:
+        ax.quiver(
+            x,
+            y,
+            u,
+            v,
+            angles="xy",
+            scale_units="xy",
+            scale=1,
+            units="xy",
+            width=0.065,
+            headwidth=3.0,
+            headlength=3.2,
+            headaxislength=3.0,
+            color="black",
+            edgecolor="white",
+            linewidth=0.7,
+            minlength=0.1,
+            zorder=3,
+        )

@@ -1,0 +1,1 @@
+"""Policies extracted from answers: tables, plans, particles, beliefs."""

@@ -1,0 +1,175 @@
+"""Policies from weighted particles, for programs whose states or actions are continuous and have no tables."""
+
+from __future__ import annotations
+
+import math
+import numbers
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cai.inference.core.posterior import Posterior
+from cai.inference.particles.particles import Particles
+
+__all__ = ["ParticlePolicy", "particle_policy"]
+
+
+@dataclass(frozen=True, eq=False)
+class ParticlePolicy:
+    """q(a_t | s_t) by kernel regression on particles (Nadaraya 1964, Watson 1964).
+
+    In state s at time index t, particle i counts for w_i K((s - s_{i,t}) / h), with a Gaussian kernel K and a bandwidth
+    h for each coordinate of the state; an action is that of a particle drawn so. Discrete states are not smoothed: only
+    particles in that very state count.
+
+    Limits. It knows no state that its particles did not come near: far outside it acts as the nearest one did, however
+    far that is. The kernel blurs over a width h, and in more than a few dimensions no bandwidth is both small and full
+    of particles. Actions are those that particles took, between which nothing is interpolated (`mean` is an average).
+    Early steps of a run that was often resampled have few distinct particles; a lower `ess_threshold`, a lookahead or
+    more particles help. What was conditioned on optimality is as optimistic here as in the posterior itself.
+
+    Args:
+        particles: with sites s_t and a_t.
+        bandwidth: h, in units of the state: a number for every coordinate, or a tensor [d]; None takes the spread of
+            the weighted particles at each time, times (4 / ((d + 2) ESS))^(1 / (d + 4)) (Silverman 1986, section
+            4.3.2). A coordinate in which the particles do not differ is not looked at then.
+        source: the backend that it came from, for tables.
+
+    Raises:
+        ValueError: if the bandwidth is not positive, or given for discrete states.
+    """
+
+    particles: Particles
+    bandwidth: float | Tensor | None = None
+    source: str = ""
+    _states: Tensor = field(init=False, repr=False)
+    _actions: Tensor = field(init=False, repr=False)
+    _widths: Tensor | None = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        states, actions = self.particles.states, self.particles.actions
+        object.__setattr__(self, "_states", states)
+        object.__setattr__(self, "_actions", actions)
+        object.__setattr__(self, "_widths", None)
+        if not states.is_floating_point():
+            if self.bandwidth is not None:
+                raise ValueError(f"bandwidth is {self.bandwidth}, and the states are discrete; leave it out")
+            return
+        points = states.double().flatten(2) if states.dim() > 2 else states.double()[..., None]  # [N, T, d]
+        size = points.shape[-1]
+        if self.bandwidth is None:
+            weights = self.particles.weights
+            counting, weights = points[weights > 0], weights[weights > 0][:, None, None]
+            spread = (weights * (counting - (weights * counting).sum(0)).square()).sum(0).sqrt()
+            spread = torch.where(counting.amax(0) > counting.amin(0), spread, torch.zeros_like(spread))  # no rounding
+            widths = spread * (4 / ((size + 2) * max(self.particles.ess, 1.0))) ** (1 / (size + 4))
+        else:
+            widths = _checked_bandwidth(self.bandwidth, size).expand(points.shape[1:])
+        object.__setattr__(self, "_widths", widths)
+
+    @property
+    def horizon(self) -> int:
+        """T, the number of steps that it knows."""
+        return int(self._actions.shape[1])
+
+    def weights(self, state: Any, t: int = 0) -> Tensor:
+        """[N], how much each particle counts in a state at time index t (from 0); they sum to 1.
+
+        Args:
+            state: a number, or a tensor of the shape of one state.
+            t: the time index.
+
+        Raises:
+            ValueError: if the time or the shape does not fit, the state is not finite, or it is discrete and no
+                particle was in it then.
+        """
+        t = self._time(t)
+        points = self._states[:, t]
+        found = torch.as_tensor(state)
+        if found.shape != points.shape[1:]:
+            raise ValueError(f"the state has shape {list(found.shape)}; expected {list(points.shape[1:])}")
+        log_weights = self.particles.weights.log()
+        if self._widths is None:
+            log_weights = torch.where(points == found, log_weights, -torch.inf)
+            if not math.isfinite(float(log_weights.max())):
+                raise ValueError(
+                    f"no particle of weight was in state {found.tolist()} at time index {t}; infer with more particles"
+                )
+            return log_weights.softmax(0)
+        if not bool(torch.isfinite(found).all()):
+            raise ValueError(f"the state is {found.tolist()}; expected finite numbers")
+        width = self._widths[t]
+        seen = width > 0
+        away = (points.reshape(len(points), -1).double() - found.reshape(-1).double())[:, seen] / width[seen]
+        return (log_weights - away.square().sum(-1).clamp(max=1e300) / 2).softmax(0)
+
+    def sample(self, state: Any, t: int = 0, *, generator: torch.Generator | None = None) -> Tensor:
+        """Draws an action, in the shape and type of the program's a_t."""
+        index = torch.multinomial(self.weights(state, t), 1, generator=generator)[0]
+        return self._actions[index, self._time(t)]
+
+    def mean(self, state: Any, t: int = 0) -> Tensor:
+        """The expected action, float64 in the shape of a_t.
+
+        Raises:
+            ValueError: as `weights`, and if actions are discrete, which have no mean.
+        """
+        if not self._actions.is_floating_point():
+            raise ValueError("the actions are discrete and have no mean; use probs(state, t) or sample(state, t)")
+        weights = self.weights(state, t)
+        actions = self._actions[:, self._time(t)].double()
+        return (weights.reshape(-1, *[1] * (actions.dim() - 1)) * actions).sum(0)
+
+    def probs(self, state: Any, t: int = 0) -> Tensor:
+        """[A], the probability of each discrete action, up to the largest that a particle took.
+
+        Raises:
+            ValueError: as `weights`, and if actions are continuous.
+        """
+        if self._actions.is_floating_point():
+            raise ValueError("the actions are continuous and have densities; use mean(state, t) or sample(state, t)")
+        size = int(self._actions.max()) + 1
+        taken = self._actions[:, self._time(t)]
+        return torch.zeros(size, dtype=torch.float64).index_add(0, taken, self.weights(state, t))
+
+    def _time(self, t: int) -> int:
+        if not 0 <= t < self.horizon:
+            raise ValueError(f"time index {t} is outside the policy, which knows steps 0 to {self.horizon - 1}")
+        return t
+
+    def __repr__(self) -> str:
+        return f"ParticlePolicy(T={self.horizon}, N={self.particles.num_particles}, source={self.source!r})"
+
+
+def _checked_bandwidth(bandwidth: Any, size: int) -> Tensor:
+    """[d], or [1] for all coordinates."""
+    if isinstance(bandwidth, bool) or not isinstance(bandwidth, (numbers.Real, Tensor)):
+        raise ValueError(f"bandwidth is {bandwidth!r}; expected a number > 0, or a tensor [{size}] of them")
+    widths = torch.as_tensor(bandwidth, dtype=torch.float64).reshape(-1).detach()
+    if widths.shape[0] not in (1, size):
+        raise ValueError(f"bandwidth has {widths.shape[0]} entries; states have {size} coordinates")
+    if not bool((torch.isfinite(widths) & (widths > 0)).all()):
+        raise ValueError(f"bandwidth is {widths.tolist()}; expected finite numbers > 0")
+    return widths
+
+
+def particle_policy(posterior: Posterior, bandwidth: float | Tensor | None = None) -> ParticlePolicy:
+    """The policy of an answer that holds particles.
+
+    Args:
+        posterior: from `cai.infer` with backend "smc" or "importance".
+        bandwidth: see `ParticlePolicy`.
+
+    Raises:
+        TypeError: if it is no posterior.
+        ValueError: if it holds no particles.
+    """
+    if not isinstance(posterior, Posterior):
+        raise TypeError(f"expected the posterior that cai.infer returns, got {type(posterior).__name__}")
+    particles = posterior.details.get("particles")
+    if not isinstance(particles, Particles):
+        what = str(posterior.status) if not posterior.status.ok else "ask 'smc' or 'importance'"
+        raise ValueError(f"the posterior of {posterior.backend!r} holds no particles: {what}")
+    return ParticlePolicy(particles, bandwidth, posterior.backend)

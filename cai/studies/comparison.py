@@ -1,0 +1,308 @@
+"""Several backends on one model, side by side."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from cai.evaluation.evaluate import Outcome, evaluate
+from cai.inference.core.posterior import Posterior
+from cai.inference.core.progress import progress
+from cai.inference.core.status import Backend, Status
+from cai.inference.registry import backend_label, check_question, check_seed, infer, make_backend
+from cai.models.trajectory.batch import ModelBatch
+from cai.models.trajectory.model import TrajectoryModel
+from cai.policies.policy import extract_policy
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["Comparison", "Row", "chance_columns", "compare"]
+
+DEFAULT_BACKENDS = ("exact", "variational", "optimistic")
+NUMBERS = ("log_evidence", "elbo", "believed_return", "real_return", "optimism_gap", "luck", "policy_entropy")
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """One backend's line. Numbers are None where they are not known; -inf is kept here and null in JSON.
+
+    Attributes:
+        backend: its name, with the options that differ from its defaults.
+        target: what it approximates.
+        status: how it ended.
+        detail: why, where it was not run or its policy could not be evaluated.
+        log_evidence: nats.
+        elbo: nats.
+        believed_return: under the backend's own dynamics, reward units.
+        real_return: of its policy under the true dynamics, reward units.
+        optimism_gap: believed minus real return.
+        luck: nats.
+        policy_entropy: under q, nats.
+        seconds: for inference alone.
+        posterior: the answer, or None.
+        outcome: of its policy in the true world, or None.
+        member: of a batch, which one; else None.
+    """
+
+    backend: str
+    target: str
+    status: Status
+    detail: str
+    log_evidence: float | None
+    elbo: float | None
+    believed_return: float | None
+    real_return: float | None
+    optimism_gap: float | None
+    luck: float | None
+    policy_entropy: float | None
+    seconds: float
+    posterior: Posterior | None
+    outcome: Outcome | None
+    member: int | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The line as JSON allows it: null for what is not known or not finite."""
+        numbers = {key: _finite(getattr(self, key)) for key in NUMBERS}
+        head: dict[str, Any] = {"backend": self.backend, "target": self.target, "status": self.status.label}
+        if self.member is not None:
+            head["member"] = self.member
+        return {**head, **numbers, "seconds": round(self.seconds, 6)}
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """The lines of `compare`.
+
+    Attributes:
+        model: what was asked.
+        rows: one for each backend; of a batch, one for each backend and member.
+    """
+
+    model: Any
+    rows: tuple[Row, ...]
+
+    def __repr__(self) -> str:
+        return f"Comparison of {', '.join(f'{row.backend} ({row.status.label})' for row in self.rows)}; see to_frame()"
+
+    def member(self, member: int) -> Comparison:
+        """The comparison of one member of a batch.
+
+        Raises:
+            ValueError: if no batch was compared.
+            IndexError: if the batch has no such member.
+        """
+        if not isinstance(self.model, ModelBatch):
+            raise ValueError("there are no members: one model was compared, not a batch")
+        model, number = self.model[member], range(len(self.model))[member]
+        return Comparison(model, tuple(replace(row, member=None) for row in self.rows if row.member == number))
+
+    def __getitem__(self, backend: str) -> Row:
+        """The line of a backend by what stands in its row, or by its name; the first, if it was asked twice.
+
+        Of a batch take the lines of a member first: `comparison.member(3)["exact"]`.
+        """
+        if isinstance(self.model, ModelBatch):
+            raise ValueError(
+                f"{backend!r} has a row for each of {len(self.model)} members; take those of one first: "
+                f"comparison.member(0)[{backend!r}]"
+            )
+        for names in ([row.backend for row in self.rows], [row.backend.split("(")[0] for row in self.rows]):
+            if backend in names:
+                return self.rows[names.index(backend)]
+        raise KeyError(f"{backend!r} was not compared; rows are {', '.join(row.backend for row in self.rows)}")
+
+    def to_frame(self) -> pd.DataFrame:
+        """A table with a row for each backend, and for each region the chances to visit it and to end in it.
+
+        Of a batch there is a row for each backend and member, indexed by both.
+        """
+        lines = []
+        for row in self.rows:
+            line: dict[str, Any] = {"backend": row.backend, "member": row.member, "target": row.target}
+            line["status"] = row.status.label
+            line |= {key: getattr(row, key) for key in NUMBERS}
+            line["seconds"] = row.seconds
+            if row.outcome is not None:
+                line |= {"std": row.outcome.std, "cvar": row.outcome.cvar, "absorbed": row.outcome.absorbed}
+                line |= {f"visits_{key}": value for key, value in (row.outcome.visits or {}).items()}
+                line |= {f"ends_in_{key}": value for key, value in (row.outcome.ends_in or {}).items()}
+            lines.append(line)
+        frame = pd.DataFrame(lines)
+        if isinstance(self.model, ModelBatch):
+            return frame.set_index(["backend", "member"])
+        return frame.drop(columns="member").set_index("backend")
+
+    def to_dict(self) -> dict[str, Any]:
+        """The comparison as plain values, null where a number is unknown or not finite."""
+        if isinstance(self.model, ModelBatch):
+            members = [
+                {"horizon": _finite(model.horizon), "temperature": float(model.temperature)} for model in self.model
+            ]
+            base = self.model.base
+            rows = [row.to_dict() for row in self.rows]
+            return {"model": base.name, "discount": base.discount, "members": members, "rows": rows}
+        model = self.model if isinstance(self.model, TrajectoryModel) else None
+        name = model.name if model else getattr(self.model, "__name__", "program")
+        horizon: Any = model.horizon if model else next((r.posterior.horizon for r in self.rows if r.posterior), None)
+        return {
+            "model": name,
+            "horizon": horizon if horizon is not None and math.isfinite(horizon) else None,
+            "temperature": model.temperature if model else 1.0,
+            "discount": model.discount if model else 1.0,
+            "rows": [row.to_dict() for row in self.rows],
+        }
+
+    def to_json(self, indent: int | None = None) -> str:
+        """`to_dict` as one JSON object."""
+        return json.dumps(self.to_dict(), indent=indent, allow_nan=False)
+
+    def plot(self, **options: Any) -> Figure:
+        """Believed against real return, the luck, and where each policy ends; see `cai.plot_comparison`.
+
+        Raises:
+            ValueError: if a batch was compared, whose members have a picture each.
+        """
+        from cai.pictures.plots import plot_comparison
+
+        if isinstance(self.model, ModelBatch):
+            raise ValueError("a batch was compared; plot one of its members: comparison.member(0).plot()")
+        return plot_comparison(self, **options)
+
+
+def compare(
+    model: Any,
+    backends: Sequence[str | Backend] = DEFAULT_BACKENDS,
+    *,
+    seed: int = 0,
+    num_rollouts: int = 2000,
+) -> Comparison:
+    """Asks several backends the same question, and tries each policy in the true world.
+
+    No row raises: what went wrong stands in its status. Unknown names and wrong types do raise, before anything runs.
+
+    Args:
+        model: a `TrajectoryModel`, a batch of them (a row for each backend and member; the time that a backend took is
+            shared out equally), or a trajectory program (whose real return is not known here).
+        backends: names, with options if wanted ("risk:eta=-2"), or instances.
+        seed: for backends and rollouts.
+        num_rollouts: see `evaluate`.
+    """
+    if isinstance(backends, str) or not isinstance(backends, Iterable):
+        raise TypeError(f"backends is {backends!r}; give a list of names or instances, e.g. ['exact', 'variational']")
+    check_question(model)
+    check_seed(seed)
+    chosen = [make_backend(backend) for backend in backends]
+    if not chosen:
+        raise ValueError("backends is empty; name at least one, e.g. 'exact'")
+    steps = progress(len(chosen), "comparing backends")
+    if isinstance(model, ModelBatch):
+        return Comparison(
+            model, tuple(row for i in steps for row in _member_rows(model, chosen[i], seed, num_rollouts))
+        )
+    return Comparison(model, tuple(_row(model, chosen[i], seed, num_rollouts) for i in steps))
+
+
+def chance_columns(model: TrajectoryModel) -> dict[str, tuple[str, str]]:
+    """What may become of a policy, for tables: column -> the arguments of `Outcome.chance`.
+
+    Endings in terminal regions, visits of the others, and the discount's fall; none over an infinite horizon.
+    """
+    if not model.is_finite:
+        return {}
+    columns = {}
+    for region, mask in model.mdp.regions.items():
+        ends = bool(model.mdp.terminal[mask].all())
+        columns[f"{'ends in' if ends else 'visits'} {region}"] = ("ends_in" if ends else "visits", region)
+    if model.discount < 1:
+        columns["cut short"] = ("absorbed", "")
+    return columns
+
+
+def _member_rows(batch: ModelBatch, backend: Backend, seed: int, num_rollouts: int) -> list[Row]:
+    """A row for each member."""
+    begin = time.perf_counter()
+    try:
+        answers = infer(batch, backend, seed=seed, throw=False)
+    except Exception:  # then each member says for itself whether it can be answered
+        return [replace(_row(model, backend, seed, num_rollouts), member=b) for b, model in enumerate(batch)]
+    seconds = (time.perf_counter() - begin) / len(batch)
+    return [
+        replace(_finished(model, backend, answers[b], answers.statuses[b], "", seconds, seed, num_rollouts), member=b)
+        for b, model in enumerate(batch)
+    ]
+
+
+def _row(model: Any, backend: Backend, seed: int, num_rollouts: int) -> Row:
+    begin = time.perf_counter()
+    posterior, detail, status = None, "", Status.UNSUPPORTED
+    try:
+        posterior = infer(model, backend, seed=seed, throw=False)
+        status = posterior.status
+    except Exception as error:  # a row that fails, also in a plug-in, must not take the others with it
+        detail = _reason(error)
+        status = Status.UNSUPPORTED if isinstance(error, ValueError) else Status.FAILED
+    seconds = time.perf_counter() - begin
+    return _finished(model, backend, posterior, status, detail, seconds, seed, num_rollouts)
+
+
+def _finished(
+    model: Any,
+    backend: Backend,
+    posterior: Posterior | None,
+    status: Status,
+    detail: str,
+    seconds: float,
+    seed: int,
+    num_rollouts: int,
+) -> Row:
+    """The row of an answer, or of none, with what its policy does in the true world."""
+    outcome = None
+    if posterior is not None and "why" in posterior.details:
+        detail = f"{status} ({posterior.details['why']})"
+    if posterior is not None and isinstance(model, TrajectoryModel):
+        try:
+            outcome = evaluate(extract_policy(posterior), model, seed=seed, num_rollouts=num_rollouts)
+        except Exception as error:
+            detail = detail or _reason(error)
+    believed = _number(posterior, "believed_return")
+    real = outcome.expected_return if outcome is not None else None
+    gap = None
+    if believed is not None and real is not None and not believed == real == -math.inf:
+        gap = 0.0 if math.isclose(believed, real, rel_tol=1e-12, abs_tol=1e-12) else believed - real
+    return Row(
+        backend=backend_label(backend),
+        target=str(backend.target),
+        status=status,
+        detail=detail,
+        log_evidence=_number(posterior, "log_evidence"),
+        elbo=_number(posterior, "elbo"),
+        believed_return=believed,
+        real_return=real,
+        optimism_gap=gap,
+        luck=_number(posterior, "luck"),
+        policy_entropy=_number(posterior, "policy_entropy"),
+        seconds=seconds,
+        posterior=posterior,
+        outcome=outcome,
+    )
+
+
+def _reason(error: Exception) -> str:
+    """What a row says of an error: a refusal is its own text, anything else is named."""
+    return str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+
+
+def _number(posterior: Posterior | None, name: str) -> float | None:
+    value = getattr(posterior, name) if posterior is not None else None
+    return None if value is None else float(value.detach())
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None

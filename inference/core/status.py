@@ -1,0 +1,103 @@
+"""What a backend promises, and how it says that something went wrong."""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    from cai.inference.core.posterior import Posterior
+
+__all__ = ["Backend", "InferenceError", "Status", "Target"]
+
+
+class Target(str, Enum):
+    """What a backend approximates."""
+
+    EXACT = "exact"
+    """The posterior given optimality: policy, dynamics and start all conditioned on it."""
+    FIXED_DYNAMICS = "fixed-dynamics"
+    """The best policy under the true dynamics and start: only the policy moves."""
+    OTHER = "other"
+    """Something else, which the backend's docstring states."""
+
+    def __str__(self) -> str:
+        return self.value
+
+
+class Status(str, Enum):
+    """How inference ended; the text of every failure says what to do."""
+
+    SUCCESS = "success"
+    IMPOSSIBLE = (
+        "impossible: p(O) = 0, no trajectory with positive probability avoids a reward of -inf; "
+        "look at the -inf rewards and at what the start can reach, or replace -inf by a large negative reward"
+    )
+    UNAVOIDABLE = (
+        "unavoidable: under the true dynamics no policy can rule out a reward of -inf (or none of the class that was "
+        "asked for can), so the bound is -inf, although optimality is possible; replace -inf by a large negative "
+        "reward, or ask a backend of target 'exact'"
+    )
+    NOT_CONVERGED = (
+        "not converged: the iteration stopped at its limit before its criterion was met, so the answer is not final; "
+        "raise max_steps (or max_iterations, or over an infinite horizon max_backups), or loosen tolerance"
+    )
+    DIVERGED = (
+        "diverged: over an infinite horizon no stationary answer is assured; fixed dynamics need a discount below 1, "
+        "or strictly negative rewards in every live state and a terminal state within reach from each, or terminal "
+        "states that every policy ends in; the exact target needs discount * rho(M) < 1, and 'risk' may need more; "
+        "lower the discount, change the rewards, or give a finite horizon"
+    )
+    DEGENERATE = (
+        "degenerate: at some step every particle had met a reward of -inf (or a lookahead of zero), and none is left "
+        "to answer with; raise num_particles, guide 'smc' with lookahead='soft-value' (a program with a function), and "
+        "look at the factors of -inf: p(O) may be 0"
+    )
+    FAILED = "failed: the backend broke with an error of its own; see the message"
+    UNSUPPORTED = "unsupported: the backend does not accept this model; see the message for one that does"
+
+    def __str__(self) -> str:
+        return self.value
+
+    @property
+    def label(self) -> str:
+        """The first words of the text, for tables."""
+        return self.value.split(":")[0]
+
+    @property
+    def ok(self) -> bool:
+        """Whether the answer can be used as it is."""
+        return self is Status.SUCCESS
+
+
+class InferenceError(RuntimeError):
+    """Raised by `cai.infer` when the status is not success; `posterior` holds what was found all the same."""
+
+    def __init__(self, backend: str, status: Status, posterior: Posterior | None = None, detail: str = "") -> None:
+        self.backend = backend
+        self.status = status
+        self.posterior = posterior
+        super().__init__(f"backend {backend!r}: {status}" + (f" ({detail})" if detail else ""))
+
+
+@runtime_checkable
+class Backend(Protocol):
+    """An inference method: a frozen dataclass of hyper-parameters that answers models.
+
+    Attributes:
+        name: how it is called in tables and on the command line.
+        target: what it approximates.
+        accepts: what it takes, in a few words for the list of backends.
+        cost: time and memory in T, S, A and K.
+    """
+
+    name: ClassVar[str]
+    target: ClassVar[Target]
+    accepts: ClassVar[str]
+    cost: ClassVar[str]
+
+    def supports(self, model: Any) -> None:
+        """Raises ValueError with the reason, and a backend that fits, if `run` cannot answer the model."""
+
+    def run(self, model: Any, *, seed: int = 0) -> Posterior:
+        """Answers the model."""

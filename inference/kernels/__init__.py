@@ -1,0 +1,1 @@
+"""The two soft recursions, forward and backward in time, fast."""

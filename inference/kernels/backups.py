@@ -1,0 +1,187 @@
+"""Backups and choices: one step of planning backward, for values of every size, recorded by autograd.
+
+Messages are in nats, v = V / alpha and q = Q / alpha, with rho = r / alpha. Over the outcomes k of (s, a):
+
+    optimistic       q = log sum_k p_k e^{rho_k} (gamma e^{v(s'_k)} + 1 - gamma)      Levine 2018, equation (7)
+    fixed dynamics   q = sum_k p_k (rho_k + gamma v(s'_k))                            Levine 2018, equation (15)
+    tilted by eta    q = (1 / eta) log sum_k p_k e^{eta rho_k} (gamma e^{eta v(s'_k)} + 1 - gamma)
+    soft choice      v = log sum_a p(a|s) e^q,   pi(a|s) = p(a|s) e^{q - v}           Levine 2018, equation (16)
+    hard choice      v = max_a q over the actions of positive prior
+
+The first two are the third at eta = 1 and in the limit eta -> 0. The discount enters as in section 2.5 there: the chain
+falls into an absorbing state of value 0. `SoftPass` computes the first two without gradients, many times as fast.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from cai.models.common.numerics import certainty_equivalent, expectation, safe_log, safe_logsumexp
+from cai.models.trajectory.model import TrajectoryModel
+
+__all__ = [
+    "continuation",
+    "fixed_backup",
+    "hard_choice",
+    "optimistic_backup",
+    "outcome_q_values",
+    "outcome_ratios",
+    "outcome_slopes",
+    "soft_policy",
+    "tilted_backup",
+]
+
+
+def continuation(model: TrajectoryModel, values: Tensor, eta: float = 1.0) -> Tensor:
+    """(1 / eta) log(gamma e^{eta v} + 1 - gamma) on live states, v elsewhere: what it is worth to arrive.
+
+    Args:
+        model: the trajectory model.
+        values: [S], or for eta = 1 also [S, B], nats.
+        eta: see `tilted_backup`.
+    """
+    if model.discount == 1:
+        return values
+    if eta == 1:  # half the price of the general case
+        worth = torch.logaddexp(values + math.log(model.discount), torch.full_like(values, math.log1p(-model.discount)))
+    else:
+        arrived = torch.stack([values, torch.zeros_like(values)], -1)
+        worth = certainty_equivalent(values.new_tensor([model.discount, 1 - model.discount]), arrived, eta)
+    live = model.live if values.dim() == 1 else model.live[:, None]
+    return torch.where(live, worth, values)
+
+
+def outcome_q_values(
+    model: TrajectoryModel, kind: Literal["fixed", "exact"], probabilities: Tensor, rewards: Tensor, values: Tensor
+) -> Tensor:
+    """Q [S, A] of the two targets from tables.
+
+    Args:
+        model: the trajectory model, for next states, live states and discount.
+        kind: which backup.
+        probabilities: [S, A, K].
+        rewards: [S, A, 1] or [S, A, K], nats.
+        values: [S], nats.
+    """
+    mdp = model.mdp
+    if kind == "exact":
+        q_values = safe_logsumexp(safe_log(probabilities) + rewards + mdp.gather(continuation(model, values)))
+    elif rewards.shape[-1] > 1:
+        q_values = expectation(probabilities, rewards + model.discount * mdp.gather(values))
+    elif mdp.next_states is None:
+        q_values = rewards[..., 0] + model.discount * _expected_dense(probabilities, values)
+    else:
+        q_values = rewards[..., 0] + model.discount * expectation(probabilities, mdp.gather(values))
+    return torch.where(model.live[:, None], q_values, torch.zeros_like(q_values))
+
+
+def outcome_ratios(
+    model: TrajectoryModel, kind: Literal["fixed", "exact"], rewards: Tensor, following: Tensor
+) -> Tensor:
+    """q(k|s,a) / p(k|s,a) [S, A, K] of the dynamics that a target believes in, 0 where it is not possible.
+
+    Args:
+        model: the trajectory model, for its process and discount.
+        kind: which backup.
+        rewards: [S, A, 1] or [S, A, K], nats.
+        following: v_{t+1} [S], nats.
+    """
+    probabilities = model.mdp.probabilities.detach()
+    if kind == "fixed":
+        return (probabilities > 0).to(probabilities.dtype)
+    scores = rewards + model.mdp.gather(continuation(model, following))
+    q_values = safe_logsumexp(safe_log(probabilities) + scores)[..., None]
+    ratios = (scores - torch.where(torch.isfinite(q_values), q_values, torch.zeros_like(q_values))).exp()
+    return torch.where((probabilities > 0) & torch.isfinite(q_values), ratios, torch.zeros_like(ratios))
+
+
+def outcome_slopes(
+    model: TrajectoryModel, kind: Literal["fixed", "exact"], rewards: Tensor, following: Tensor, ratios: Tensor
+) -> Tensor:
+    """The derivative of q(s, a) with respect to p(k|s,a), on what is possible: [S, A, K].
+
+    Args:
+        model: the trajectory model, for its process and discount.
+        kind: which backup.
+        rewards: [S, A, 1] or [S, A, K], nats.
+        following: v_{t+1} [S], nats.
+        ratios: those of `outcome_ratios`.
+    """
+    if kind == "exact":
+        return ratios
+    worth = model.discount * model.mdp.gather(following)
+    if rewards.shape[-1] > 1:  # else the reward has no probability as its factor
+        worth = worth + rewards
+    worth = worth.expand_as(ratios)
+    return torch.where((ratios > 0) & torch.isfinite(worth), worth, torch.zeros_like(worth))
+
+
+def optimistic_backup(model: TrajectoryModel, values: Tensor, t: int) -> Tensor:
+    """Q [S, A] when the dynamics are conditioned on optimality too (Levine 2018, equation 7)."""
+    rewards = model.log_potential(t)
+    return outcome_q_values(model, "exact", model.mdp.probabilities, rewards, values)
+
+
+def fixed_backup(model: TrajectoryModel, values: Tensor, t: int) -> Tensor:
+    """Q [S, A] when the dynamics are those of the world (Levine 2018, equation 15)."""
+    rewards = model.log_potential(t)
+    return outcome_q_values(model, "fixed", model.mdp.probabilities, rewards, values)
+
+
+def _expected_dense(transitions: Tensor, values: Tensor) -> Tensor:
+    """sum_s' p(s'|s,a) v(s') as a product, -inf where a value of -inf can be reached."""
+    if transitions.requires_grad:  # what is not possible has no slope, as in lists of outcomes
+        transitions = torch.where(transitions > 0, transitions, torch.zeros_like(transitions))
+    lost = torch.isinf(values)
+    result = transitions @ torch.where(lost, torch.zeros_like(values), values)
+    if lost.any():
+        reaches = (transitions @ lost.to(transitions.dtype)) > 0
+        result = torch.where(reaches, torch.full_like(result, -torch.inf), result)
+    return result
+
+
+def tilted_backup(model: TrajectoryModel, values: Tensor, t: int, eta: float) -> Tensor:
+    """Q [S, A] as the certainty equivalent at eta of reward and value, the fall of a discount included.
+
+    The sup (eta > 0) or inf (eta < 0) over dynamics q of E_q[rho + v] - KL(q || p) / eta is reached by
+    `TiltedDynamics`; eta = +-inf takes the best or worst outcome. Exact to rounding for every eta, see
+    `certainty_equivalent`.
+    """
+    mdp = model.mdp
+    scores = model.log_potential(t) + mdp.gather(continuation(model, values, eta))
+    q_values = certainty_equivalent(mdp.probabilities, scores, eta)
+    return torch.where(model.live[:, None], q_values, torch.zeros_like(q_values))
+
+
+def soft_policy(model: TrajectoryModel, q_values: Tensor, log_prior: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """(v [S], pi [S, A]) from q [S, A]; rows without hope keep the action prior, terminal ones have v = 0.
+
+    Args:
+        model: the trajectory model.
+        q_values: [S, A], nats.
+        log_prior: [S, A], in place of the model's own.
+    """
+    prior = model.action_prior if log_prior is None else log_prior.exp()
+    scores = (model.log_action_prior if log_prior is None else log_prior) + q_values
+    values = safe_logsumexp(scores)
+    values = torch.where(model.live, values, torch.zeros_like(values))
+    hopeless = torch.isinf(values) | ~model.live
+    shift = torch.where(hopeless, torch.zeros_like(values), values)
+    policy = torch.where(hopeless[:, None], prior, (scores - shift[:, None]).exp())
+    return values, policy / policy.sum(-1, keepdim=True)
+
+
+def hard_choice(model: TrajectoryModel, q_values: Tensor, log_prior: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """(max_a q [S], pi [S, A]): all on the best action; equals, up to rounding, share by their prior."""
+    prior = model.action_prior if log_prior is None else log_prior.exp()
+    offered = torch.where(prior > 0, q_values, torch.full_like(q_values, -torch.inf))
+    values = torch.where(model.live, offered.amax(-1), torch.zeros_like(q_values[:, 0]))
+    hopeless = torch.isinf(values) | ~model.live
+    slack = 1e-12 * values.detach().abs().clamp(min=1.0)
+    best = torch.where(offered >= (values - slack)[:, None], prior, torch.zeros_like(prior))
+    policy = torch.where(hopeless[:, None], prior, best)
+    return values, policy / policy.sum(-1, keepdim=True)

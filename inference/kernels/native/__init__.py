@@ -1,0 +1,1 @@
+"""The same recursions as C++ loops, where they were built."""

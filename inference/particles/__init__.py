@@ -1,0 +1,1 @@
+"""Weighted particles for any model or program."""

@@ -1,0 +1,193 @@
+"""Sampling backends: sequential Monte Carlo and plain importance sampling over trajectories, of models and programs."""
+
+from __future__ import annotations
+
+import logging
+import math
+import numbers
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from cai.inference.core.posterior import Posterior
+from cai.inference.core.status import Target
+from cai.inference.particles.particles import LogPsi, move_particles
+from cai.inference.particles.posterior import answer_model, answer_program
+from cai.inference.particles.program_system import ReplaySystem, check_vectorised
+from cai.inference.particles.table_system import TableSystem
+from cai.inference.tabular.messages import EXACT, backward
+from cai.models.programs.inspect import ProgramInfo, inspect_program
+from cai.models.trajectory.model import TrajectoryModel
+
+__all__ = ["ImportanceSampling", "SequentialMonteCarlo"]
+
+logger = logging.getLogger("cai.inference")
+
+FEW = 10  # effective particles below which a warning is logged
+
+Lookahead = Literal["soft-value"] | Callable[[Tensor, int], Tensor] | None
+
+
+@dataclass(frozen=True)
+class SequentialMonteCarlo:
+    """Particles that follow the action prior and the true dynamics, weighed by optimality and resampled on the way.
+
+    Each step multiplies a particle's weight by e^{r_t / alpha} psi_{t+1}(s_{t+1}) / psi_t(s_t) (psi = 1 at the end),
+    and `log_evidence` is an estimate whose exponential is unbiased for p(O), whatever the threshold and any positive
+    psi (see `cai.inference.particles`). As N grows policy, dynamics and start tend to those of the exact posterior,
+    with errors of order 1 / sqrt(N).
+
+    For a `TrajectoryModel` the answer q has tables: the weighted counts of actions, outcomes and starts; rows that no
+    particle visited keep the action prior and the true dynamics. `elbo` is the bound that this q attains, so it never
+    exceeds log p(O), though it may exceed the noisy `log_evidence`. For a program q is the particles themselves:
+    `sample` draws from them, `log_prob` is the log of their share, and `luck` what the estimate leaves over. Its tables
+    are counts where its sites can be enumerated; else, as for continuous sites, they have size 0 (see
+    `cai.policies.particle_policy`), and `details["tables"]` says why.
+
+    `details` holds "particles" (`Particles`, the weighted trajectories), "ess" (the effective sample size before the
+    first step and after each) and "resamplings". Early steps have few distinct ancestors once a run was resampled
+    often: the last steps are known best.
+
+    Args:
+        num_particles: N.
+        ess_threshold: resample before a step when the effective sample size is below this share of N; 1 resamples at
+            every step, 0 never.
+        lookahead: what a state has yet to earn: None; "soft-value", the exact soft values of a `TrajectoryModel`; or a
+            function (states [N, ...], t) -> log psi [N] in nats, called for time indices t = 0 .. T - 1 (states of a
+            `TrajectoryModel` are int64, S for the absorbing one). It must not be -inf where optimality is possible.
+    """
+
+    num_particles: int = 1000
+    ess_threshold: float = 0.5
+    lookahead: Lookahead = None
+
+    name: ClassVar[str] = "smc"
+    target: ClassVar[Target] = Target.EXACT
+    accepts: ClassVar[str] = "any model or program of finite horizon, its sites discrete or continuous"
+    cost: ClassVar[str] = "N T (A + K) time on tables; N T^2 / 2 site visits for a program"
+
+    def __post_init__(self) -> None:
+        _check_size(self.num_particles)
+        share = self.ess_threshold
+        if isinstance(share, bool) or not isinstance(share, numbers.Real) or not 0 <= share <= 1:
+            raise ValueError(f"ess_threshold is {share!r}; it is a share of the particles: give a number in [0, 1]")
+        if not (self.lookahead is None or self.lookahead == "soft-value" or callable(self.lookahead)):
+            raise ValueError(
+                f"lookahead is {self.lookahead!r}; expected None, 'soft-value', or a function (states, t) -> log psi"
+            )
+
+    def supports(self, model: Any) -> None:
+        """Raises ValueError if the horizon is infinite, or a program cannot be run on stacked particles."""
+        _inspect(model, self.name, self.lookahead)
+
+    def run(self, model: Any, *, seed: int = 0) -> Posterior:
+        """Answers the model; everything drawn depends on the seed alone."""
+        return _answer(self, model, float(self.ess_threshold), self.lookahead, seed)
+
+
+@dataclass(frozen=True)
+class ImportanceSampling:
+    """Trajectories from the prior, each weighed by its optimality at the end: the honest baseline, never resampled.
+
+    The evidence estimate is the mean weight, unbiased; expectations are self-normalised. The weights of long horizons
+    concentrate on few trajectories: watch "ess" in `details`, which are as for `SequentialMonteCarlo`, like the answer.
+
+    Args:
+        num_particles: N.
+    """
+
+    num_particles: int = 1000
+
+    name: ClassVar[str] = "importance"
+    target: ClassVar[Target] = Target.EXACT
+    accepts: ClassVar[str] = "any model or program of finite horizon, its sites discrete or continuous"
+    cost: ClassVar[str] = "N T (A + K) time on tables; N T site visits for a program"
+
+    def __post_init__(self) -> None:
+        _check_size(self.num_particles)
+
+    def supports(self, model: Any) -> None:
+        """Raises ValueError if the horizon is infinite, or a program cannot be run on stacked particles."""
+        _inspect(model, self.name, None)
+
+    def run(self, model: Any, *, seed: int = 0) -> Posterior:
+        """Answers the model; everything drawn depends on the seed alone."""
+        return _answer(self, model, 0.0, None, seed)
+
+
+def _check_size(num_particles: Any) -> None:
+    if isinstance(num_particles, bool) or not isinstance(num_particles, numbers.Integral) or num_particles < 1:
+        raise ValueError(f"num_particles is {num_particles!r}; expected a whole number >= 1")
+
+
+def _inspect(model: Any, backend: str, lookahead: Lookahead) -> ProgramInfo | None:
+    """Refuses what cannot be sampled; the outside of a program."""
+    if isinstance(model, TrajectoryModel):
+        if not model.is_finite:
+            raise ValueError(
+                f"backend {backend!r} draws trajectories to their end, and this model's horizon is infinite; "
+                "give horizon=N, or use 'exact' or 'variational', which iterate"
+            )
+        return None
+    info = inspect_program(model)
+    if lookahead == "soft-value":
+        raise ValueError(
+            f"backend {backend!r} reads soft values off the tables of a TrajectoryModel, and this is a Pyro program; "
+            "give lookahead=None, or a function (states, t) -> log psi"
+        )
+    check_vectorised(model, info)
+    return info
+
+
+def _answer(
+    backend: SequentialMonteCarlo | ImportanceSampling, model: Any, threshold: float, lookahead: Lookahead, seed: int
+) -> Posterior:
+    info = _inspect(model, backend.name, lookahead)
+    system = TableSystem(model) if info is None else ReplaySystem(model, info)
+    found = move_particles(
+        system,
+        num_particles=int(backend.num_particles),
+        ess_threshold=threshold,
+        log_psi=_log_psi(model, lookahead),
+        seed=seed,
+    )
+    least = min(float(ess) for ess in found.ess) if len(found.ess) else math.inf
+    if least < FEW and backend.num_particles >= 2 * FEW:
+        logger.warning(
+            "%s: at some step only %.1f of %d particles counted, so the answer rests on few trajectories; raise "
+            "num_particles, or look ahead: backend 'smc' with lookahead='soft-value' (a program with a function)",
+            backend.name,
+            least,
+            backend.num_particles,
+        )
+    if isinstance(system, TableSystem):
+        return answer_model(model, found, backend=backend.name, target=backend.target)
+    return answer_program(system, found, backend=backend.name, target=backend.target)
+
+
+def _log_psi(model: Any, lookahead: Lookahead) -> LogPsi | None:
+    """The lookahead as a checked function."""
+    if lookahead is None:
+        return None
+    if lookahead == "soft-value":
+        with torch.no_grad():
+            values = backward(model, EXACT).values
+        table = torch.cat([values, torch.zeros(len(values), 1, dtype=torch.float64)], 1)  # absorbed: nothing to earn
+        return lambda states, t: table[t][states]
+    assert callable(lookahead)
+
+    def checked(states: Tensor, t: int) -> Tensor:
+        found = torch.as_tensor(lookahead(states, t)).detach().double()
+        if found.shape != states.shape[:1]:
+            raise ValueError(
+                f"lookahead returned shape {list(found.shape)} at time index {t}; expected [{states.shape[0]}], "
+                "log psi of each particle's state"
+            )
+        if bool((torch.isnan(found) | (found == torch.inf)).any()):
+            raise ValueError(f"lookahead returned NaN or +inf at time index {t}; expected log psi in nats")
+        return found
+
+    return checked

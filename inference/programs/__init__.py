@@ -1,0 +1,1 @@
+"""Any Pyro program of discrete sites: guides, enumerated bounds, SVI, enumeration."""

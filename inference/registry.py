@@ -1,0 +1,214 @@
+"""The table of backends, and `infer`, which asks one of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import numbers
+from importlib.metadata import entry_points
+from typing import Any, overload
+
+from cai.inference.core.posterior import Posterior
+from cai.inference.core.posterior_batch import PosteriorBatch
+from cai.inference.core.status import Backend, InferenceError
+from cai.inference.particles.smc import ImportanceSampling, SequentialMonteCarlo
+from cai.inference.programs.enumeration import Enumeration
+from cai.inference.programs.optimistic import Optimistic
+from cai.inference.programs.variational import StructuredVariational
+from cai.inference.restricted.restricted import RestrictedVariational
+from cai.inference.restricted.reward_weighted import EMPolicySearch, RewardWeightedRegression
+from cai.inference.tabular.methods.batches import infer_batch
+from cai.inference.tabular.methods.boltzmann import BoltzmannExploration, OneStepEntropy
+from cai.inference.tabular.methods.max_product import MaxProduct
+from cai.inference.tabular.methods.policy_iteration import KLPolicyIteration, PosteriorPolicyIteration
+from cai.inference.tabular.methods.risk import RiskSensitive
+from cai.inference.tabular.methods.sum_product import SumProduct
+from cai.inference.tabular.methods.value_iteration import ValueIteration
+from cai.inference.tabular.methods.z_iteration import ZIteration
+from cai.models.common.options import split_options
+from cai.models.processes.mdp import MDP
+from cai.models.trajectory.batch import ModelBatch
+
+logger = logging.getLogger("cai.inference")
+
+__all__ = ["available_backends", "backend_label", "check_question", "check_seed", "infer", "make_backend"]
+
+_BUILT_IN: tuple[Any, ...] = (
+    SumProduct,
+    StructuredVariational,
+    Optimistic,
+    Enumeration,
+    SequentialMonteCarlo,
+    ImportanceSampling,
+    RestrictedVariational,
+    MaxProduct,
+    RiskSensitive,
+    ValueIteration,
+    ZIteration,
+    BoltzmannExploration,
+    OneStepEntropy,
+    RewardWeightedRegression,
+    EMPolicySearch,
+    PosteriorPolicyIteration,
+    KLPolicyIteration,
+)
+
+
+def available_backends() -> dict[str, Any]:
+    """Backend classes by name: the built-in ones, and plug-ins of the entry-point group `cai.backends`.
+
+    A plug-in is a class that follows `Backend`; it cannot replace a built-in name.
+    """
+    classes = {cls.name: cls for cls in _BUILT_IN}
+    for point in entry_points(group="cai.backends"):
+        if point.name in classes:
+            continue
+        try:
+            classes[point.name] = point.load()
+        except Exception as error:  # one broken plug-in must not take the others with it
+            logger.warning("backend plug-in %s (%s) cannot be loaded: %r", point.name, point.value, error)
+    return classes
+
+
+def make_backend(backend: str | Backend, **options: Any) -> Backend:
+    """A backend by name with options, or the instance itself.
+
+    Args:
+        backend: an instance, or a name; options may follow it, as in "risk:eta=-2" or "variational:solver=svi",
+            where numbers, inf, true, false and none are read as such and other values as words.
+        **options: hyper-parameters of a backend given by name.
+
+    Raises:
+        ValueError: if the name or an option is unknown.
+        TypeError: if it is neither a name nor a backend.
+    """
+    if isinstance(backend, str):
+        backend, written = split_options(backend, "backend")
+        classes = {cls.name: cls for cls in _BUILT_IN}
+        if backend not in classes:  # looking for plug-ins takes a while
+            classes = available_backends()
+        options = written | options
+        if backend not in classes:
+            raise ValueError(f"no backend is called {backend!r}; known are {', '.join(classes)}")
+        try:
+            made: Backend = classes[backend](**options)
+        except TypeError as error:
+            made_of = dataclasses.fields(classes[backend]) if dataclasses.is_dataclass(classes[backend]) else ()
+            fields = ", ".join(field.name for field in made_of) or "none"
+            raise ValueError(f"backend {backend!r}: {error}; its options are: {fields}") from None
+        return made
+    if isinstance(backend, type):
+        raise TypeError(f"{backend.__name__} is a class; pass an instance: {backend.__name__}(...)")
+    if not isinstance(backend, Backend):
+        raise TypeError(
+            f"a {type(backend).__name__} is no backend; it needs name, target, accepts, cost, supports and run"
+        )
+    if options:
+        raise ValueError(
+            f"options {', '.join(options)} go into the instance of {type(backend).__name__}, not into infer"
+        )
+    return backend
+
+
+def backend_label(backend: Backend) -> str:
+    """The backend's name, and what of its options differs from the defaults: "risk(eta=-2)"."""
+    if not dataclasses.is_dataclass(backend):
+        return backend.name
+    changed = []
+    for field in dataclasses.fields(backend):
+        value, default = getattr(backend, field.name), field.default
+        if field.default_factory is not dataclasses.MISSING:
+            default = field.default_factory()
+        try:
+            same = bool(value == default)
+        except (RuntimeError, TypeError, ValueError):
+            same = False
+        if not same:
+            plain = isinstance(value, (bool, int, float, str)) or value is None
+            changed.append(f"{field.name}={value if plain else type(value).__name__}")
+    return f"{backend.name}({', '.join(changed)})" if changed else backend.name
+
+
+def check_seed(seed: Any) -> None:
+    """Refuses what no generator takes.
+
+    Raises:
+        ValueError: if it is no whole number from 0 to 2^63 - 1.
+    """
+    whole = isinstance(seed, numbers.Integral) and not isinstance(seed, bool)
+    if not whole or not 0 <= int(seed) < 2**63:
+        raise ValueError(f"seed is {seed!r}; give a whole number from 0 to 2^63 - 1")
+
+
+def check_question(model: Any) -> None:
+    """Refuses what is neither a model nor a program, and says how it becomes one.
+
+    Raises:
+        TypeError: if it is neither.
+    """
+    if isinstance(model, MDP):
+        raise TypeError(
+            "an MDP has no reward and no horizon yet; ask about TrajectoryModel(mdp, reward=..., horizon=...)"
+        )
+    if isinstance(model, str):
+        raise TypeError(f"{model!r} is a name; build it first with cai.models.build_model({model!r})")
+    if not callable(model) and not isinstance(model, ModelBatch):
+        raise TypeError(f"expected a TrajectoryModel or a Pyro program, got {type(model).__name__}")
+
+
+@overload
+def infer(
+    model: ModelBatch, backend: str | Backend = "exact", *, seed: int = 0, throw: bool = True, **options: Any
+) -> PosteriorBatch: ...
+
+
+@overload
+def infer(
+    model: Any, backend: str | Backend = "exact", *, seed: int = 0, throw: bool = True, **options: Any
+) -> Posterior: ...
+
+
+def infer(
+    model: Any, backend: str | Backend = "exact", *, seed: int = 0, throw: bool = True, **options: Any
+) -> Posterior | PosteriorBatch:
+    """Asks a backend for the distribution over trajectories given optimality.
+
+    A batch (`TrajectoryModel.batch`) is answered by a `PosteriorBatch`, each member as on its own: in one backward pass
+    where `infer_batch` says so, else member by member.
+
+    Args:
+        model: a `TrajectoryModel`, a batch of them, or any Pyro program with sites `s_1, a_1, O_1, s_2, ...` (factors
+            in nats).
+        backend: a name (see `available_backends`), or an instance such as `SumProduct()`.
+        seed: for backends that draw; the same for every member of a batch.
+        throw: raise unless the status is success; with False the posterior comes back with its status. A batch is
+            answered to its end before the first failure is raised.
+        **options: hyper-parameters of a backend given by name.
+
+    Returns:
+        The posterior, or those of the members.
+
+    Raises:
+        ValueError: if the backend is unknown or does not accept the model.
+        InferenceError: if inference failed and `throw` is True; it holds the posterior (of a batch: `BatchError`, which
+            holds all answers).
+    """
+    check_question(model)
+    check_seed(seed)
+    chosen = make_backend(backend, **options)
+    if isinstance(model, ModelBatch):
+        return infer_batch(model, chosen, lambda member: _ask(member, chosen, seed), throw=throw)
+    chosen.supports(model)
+    posterior = _ask(model, chosen, seed)
+    if throw and not posterior.status.ok:
+        raise InferenceError(chosen.name, posterior.status, posterior, str(posterior.details.get("why", "")))
+    return posterior
+
+
+def _ask(model: Any, chosen: Backend, seed: int) -> Posterior:
+    posterior = chosen.run(model, seed=seed)
+    if not isinstance(posterior, Posterior):
+        raise TypeError(
+            f"backend {chosen.name!r} returned a {type(posterior).__name__}; its run must return a Posterior"
+        )
+    return posterior

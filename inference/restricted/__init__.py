@@ -1,0 +1,1 @@
+"""Policies of a restricted class: exact and sampled gradients, weighted regression."""

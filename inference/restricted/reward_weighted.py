@@ -1,0 +1,251 @@
+"""Policy search by weighted regression: reward-weighted regression and EM, which fit a policy to lucky trajectories."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from cai.inference.core.posterior import Posterior
+from cai.inference.core.progress import progress
+from cai.inference.core.status import Status, Target
+from cai.inference.restricted.classes import TabularPolicy, as_policy_class
+from cai.inference.restricted.parameters import PolicyParameters, Shape
+from cai.inference.tabular.dynamic_programming import check_settling, require_finite
+from cai.inference.tabular.messages import EXACT, Messages, backward, forward, hard_choice, tilted_recursion
+from cai.inference.tabular.methods.policy_iteration import policy_posterior
+from cai.models.common.checks import float_tensor
+from cai.models.common.numerics import weighted
+from cai.models.trajectory.model import TrajectoryModel
+
+logger = logging.getLogger("cai.inference")
+
+__all__ = ["EMPolicySearch", "GaussianActions", "RewardWeightedRegression"]
+
+REGRESSION_STEPS = 200  # of L-BFGS, for classes without a closed form
+
+
+@dataclass(frozen=True)
+class RewardWeightedRegression:
+    """One regression of a policy onto the prior's trajectories, each weighted by e^{return / alpha}.
+
+        theta = argmax E_{tau ~ p}[e^{R(tau) / alpha} sum_t log pi_theta(a_t | s_t)] / p(O)
+
+    Peters and Schaal 2007, in the setting of Levine 2018, section 5.2, with the expectation taken exactly. The weighted
+    trajectories are the exact posterior, and regression is the projection KL(posterior || pi_theta), which covers all
+    of it: a free policy becomes that of `exact`, with all its optimism but none of the dynamics that it counts on; a
+    unimodal policy puts its mean between two good actions, where `restricted`, which projects the other way, takes one
+    of them. The answer is the policy under the true dynamics.
+
+    Target `other`: with `TabularPolicy` the policy of `exact`; else its moment projection on the class.
+
+    Args:
+        policy: the class, as in `RestrictedVariational`: `TabularPolicy()`, `StationaryPolicy()`,
+            `ObservationPolicy(...)`, or a torch module such as `GaussianActions(...)`. `TabularPolicy()` unless given.
+    """
+
+    policy: Any = field(default_factory=TabularPolicy)
+
+    name: ClassVar[str] = "reward-weighted"
+    target: ClassVar[Target] = Target.OTHER
+    accepts: ClassVar[str] = "a TrajectoryModel with a finite horizon"
+    cost: ClassVar[str] = "T S A K time, T S A memory, and the regression"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "policy", as_policy_class(self.policy))
+
+    def supports(self, model: Any) -> None:
+        """Raises ValueError unless the model is a `TrajectoryModel` with a finite horizon that fits the policy."""
+        _check(self, model)
+
+    def run(self, model: Any, *, seed: int = 0) -> Posterior:
+        """Answers the model; nothing here is random."""
+        self.supports(model)
+        return _search(self, model, most=1, tolerance=0.0, once=True)
+
+
+@dataclass(frozen=True)
+class EMPolicySearch:
+    """Policy search by expectation maximisation: reward-weighted regression, again and again.
+
+        E-step   q(tau) proportional to pi_n(tau) e^{R(tau) / alpha}
+        M-step   pi_{n+1} = argmax_theta E_q[sum_t log pi_theta(a_t | s_t)]
+
+    which never lowers log E_{pi_n}[e^{R / alpha}] (Levine 2018, section 5.2, with the exponential that keeps returns
+    positive). This objective is an expectation of e^R and not of R, so the search seeks risk: with a free policy it
+    tends to hard control that counts on kind dynamics,
+
+        max_pi log E_pi[e^{R / alpha}],  by  V(s) = max_a alpha log E_{s'}[e^{(r + V(s')) / alpha}],
+
+    whereas `value-iteration` maximises E[R]. What can go well is not forbidden by what can go wrong: where the policy
+    may meet a reward of -inf in the true world, its return and bound are -inf. The answer is the last policy under the
+    true dynamics.
+
+    Target `other`: that limit with `TabularPolicy` (the gap closes like e^{-margin n}, n the iterations and the margin
+    in nats); a local optimum of the objective in other classes.
+
+    Args:
+        policy: the class, as in `RewardWeightedRegression`.
+        max_iterations: the most EM steps.
+        tolerance: in nats, relative to the objective's size once that exceeds 1. A free policy stops when the objective
+            is within this of its limit, other classes when a step gains less.
+
+    `details` holds "objective" (log E_{pi_n}[e^{R / alpha}] of every policy, the prior's first) and, for a free policy,
+    "optimum", the limit.
+    """
+
+    policy: Any = field(default_factory=TabularPolicy)
+    max_iterations: int = 1000
+    tolerance: float = 1e-6
+
+    name: ClassVar[str] = "em"
+    target: ClassVar[Target] = Target.OTHER
+    accepts: ClassVar[str] = "a TrajectoryModel with a finite horizon"
+    cost: ClassVar[str] = "T S A K time an iteration, T S A memory, and the regressions"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "policy", as_policy_class(self.policy))
+        check_settling(self.tolerance, self.max_iterations, "max_iterations")
+
+    def supports(self, model: Any) -> None:
+        """Raises ValueError unless the model is a `TrajectoryModel` with a finite horizon that fits the policy."""
+        _check(self, model)
+
+    def run(self, model: Any, *, seed: int = 0) -> Posterior:
+        """Answers the model; nothing here is random."""
+        self.supports(model)
+        return _search(self, model, most=self.max_iterations, tolerance=self.tolerance, once=False)
+
+
+def _check(backend: Any, model: Any) -> None:
+    require_finite(model, backend.name, "'exact'")
+    backend.policy.check(_shape(model), infinite=False)
+
+
+def _shape(model: TrajectoryModel) -> Shape:
+    return Shape(model.steps, model.mdp.num_states, model.mdp.num_actions)
+
+
+def _search(backend: Any, model: TrajectoryModel, *, most: int, tolerance: float, once: bool) -> Posterior:
+    """E- and M-steps from the action prior."""
+    free = isinstance(backend.policy, TabularPolicy)
+    prior = model.action_prior.expand(model.steps, -1, -1)
+    log_prior = model.log_action_prior[None]
+    parameters = None if free else backend.policy.start(_shape(model), log_prior)
+    status = Status.SUCCESS if once else Status.NOT_CONVERGED
+    details: dict[str, Any] = {}
+    with torch.no_grad():
+        messages = backward(model, EXACT)
+        if not math.isfinite(float(messages.start)):
+            return policy_posterior(backend, model, prior, Status.IMPOSSIBLE, {})
+        policy = prior
+        if parameters is not None and not once:  # EM starts inside its class
+            policy = _table(parameters, log_prior, prior)
+            messages = backward(model, EXACT, policy)
+        if free:
+            details["optimum"] = float(backward(model, tilted_recursion(1.0, hard_choice)).start)
+        objective = [float(messages.start)]
+        try:
+            for _ in progress(most, backend.name):
+                policy = (
+                    messages.policy if parameters is None else _regress(model, messages, parameters, log_prior, prior)
+                )
+                messages = backward(model, EXACT, policy)
+                objective.append(float(messages.start))
+                left = details["optimum"] - objective[-1] if free else objective[-1] - objective[-2]
+                if not once and left <= tolerance * max(1.0, abs(objective[-1])):
+                    status = Status.SUCCESS
+                    break
+        except KeyboardInterrupt:
+            logger.warning("%s was interrupted after %d steps; the last policy is kept", backend.name, len(objective))
+    details["objective"] = tuple(objective)
+    if parameters is not None:
+        details |= parameters.details()
+    return policy_posterior(backend, model, policy, status, details)
+
+
+def _table(parameters: PolicyParameters, log_prior: Tensor, prior: Tensor) -> Tensor:
+    """[T, S, A], the policy that the parameters stand for."""
+    return parameters.table(log_prior).exp().expand_as(prior)
+
+
+def _regress(
+    model: TrajectoryModel, messages: Messages, parameters: PolicyParameters, log_prior: Tensor, prior: Tensor
+) -> Tensor:
+    """The M-step in a class: maximum likelihood of the E-step's actions, weighted by their probability."""
+    initial, dynamics = EXACT.beliefs(model, messages.values)
+    visits = forward(model, initial, messages.policy, dynamics)[0][: model.steps]
+    weights = torch.where(model.live, visits, torch.zeros_like(visits))[..., None] * messages.policy
+    leaves = parameters.parameters()
+    optimizer = torch.optim.LBFGS(
+        leaves, max_iter=REGRESSION_STEPS, tolerance_grad=1e-10, tolerance_change=1e-14, line_search_fn="strong_wolfe"
+    )
+
+    best, kept = math.inf, [leaf.detach().clone() for leaf in leaves]
+
+    def loss() -> Tensor:
+        nonlocal best, kept
+        optimizer.zero_grad()
+        with torch.enable_grad():
+            value = -weighted(weights, parameters.table(log_prior).expand_as(weights)).sum()
+        value.backward()
+        reached = float(value.detach())
+        if reached < best and all(bool(torch.isfinite(leaf.detach()).all()) for leaf in leaves):
+            best, kept = reached, [leaf.detach().clone() for leaf in leaves]
+        return value.detach()
+
+    # A likelihood whose best is at infinity sends the search there: the best place that it saw is kept.
+    with contextlib.suppress(ValueError):
+        optimizer.step(loss)
+    for leaf, value in zip(leaves, kept, strict=True):
+        leaf.copy_(value)
+    return _table(parameters, log_prior, prior)
+
+
+class GaussianActions(nn.Module):
+    """A unimodal policy over actions on a line: logits -(x_a - mean)^2 / (2 std^2), whatever the state.
+
+    Args:
+        positions: [A], where each action lies.
+        std: of the Gaussian, in the unit of the positions; learned, unless given.
+    """
+
+    positions: Tensor
+
+    def __init__(self, positions: Any, std: float | None = None) -> None:
+        super().__init__()
+        line = float_tensor(positions, "positions")[0].detach()
+        if not bool(torch.isfinite(line).all()):
+            place = int(torch.nonzero(~torch.isfinite(line.flatten()))[0])
+            raise ValueError(f"positions[{place}] is {float(line.flatten()[place])}; give each action a finite place")
+        if line.dim() != 1 or not len(line):
+            raise ValueError(
+                f"positions has shape {list(line.shape)}; expected finite numbers [A], one for each action"
+            )
+        if std is not None and not (std > 0 and math.isfinite(std)):
+            raise ValueError(f"std is {std}; expected a finite number above 0, or None to learn it")
+        if std is None and len(line) > 1 and float(line.max() - line.min()) == 0:
+            raise ValueError(
+                f"all {len(line)} positions are {float(line[0]):g}, so no std can be learned; spread them, or give std"
+            )
+        self.register_buffer("positions", line)
+        self.mean = nn.Parameter(line.mean())
+        spread = float(line.std()) if len(line) > 1 else 1.0
+        log_std = torch.tensor(math.log(std if std is not None else spread), dtype=torch.float64)
+        self.log_std = nn.Parameter(log_std, requires_grad=std is None)
+
+    def reset_parameters(self) -> None:
+        """Moves the mean to a random place between the outermost actions."""
+        with torch.no_grad():
+            low, high = float(self.positions.min()), float(self.positions.max())
+            self.mean.copy_(low + (high - low) * torch.rand((), dtype=torch.float64))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Logits [N, A] from features [N, F], of which only N counts."""
+        logits = -0.5 * ((self.positions - self.mean) / self.log_std.exp()) ** 2
+        return logits.expand(features.shape[0], -1)

@@ -1,0 +1,1 @@
+"""Dynamic programming on tables: messages, believed dynamics, posteriors, filters."""

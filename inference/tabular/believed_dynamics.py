@@ -1,0 +1,173 @@
+"""What q believes of the world: q(s_{t+1} | s_t, a_t) over the listed outcomes, true, tilted or given as tables."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from cai.models.common.numerics import (
+    categorical_divergence,
+    divergence_from_ratio,
+    safe_log,
+    safe_logsumexp,
+    tilted_log_ratio,
+)
+from cai.models.trajectory.model import TrajectoryModel
+
+__all__ = ["FixedDynamics", "OutcomeDynamics", "Step", "TableDynamics", "TiltedDynamics", "tilted_start"]
+
+
+class Step(NamedTuple):
+    """What q believes of one step.
+
+    Attributes:
+        alive: [S, A, K], the chance that an outcome happens and the chain goes on.
+        fallen: [S, A, K], that it happens and the chain then falls into the absorbing state; None where it cannot.
+        divergence: [S, A], KL of the step's dynamics from the true ones, nats; None where they are the true ones.
+    """
+
+    alive: Tensor
+    fallen: Tensor | None
+    divergence: Tensor | None
+
+
+class OutcomeDynamics:
+    """q(s_{t+1} | s_t, a_t) over the listed outcomes, the rest being the fall into the absorbing state."""
+
+    def __init__(self, model: TrajectoryModel) -> None:
+        self.model = model
+
+    def tables(self, t: int) -> tuple[Tensor, Tensor]:
+        """What `outcomes` returns; a subclass defines this, or `step`."""
+        raise NotImplementedError
+
+    def step(self, t: int) -> Step:
+        """All that is believed of step t."""
+        alive, fallen = self.tables(t)
+        prior = torch.cat(FixedDynamics(self.model).outcomes(t), -1)
+        return Step(alive, fallen, categorical_divergence(torch.cat([alive, fallen], -1), prior))
+
+    def outcomes(self, t: int) -> tuple[Tensor, Tensor]:
+        """(alive [S, A, K], fallen [S, A, K]): the chance that an outcome happens and the chain goes on, or falls."""
+        alive, fallen, _ = self.step(t)
+        return alive, torch.zeros_like(alive) if fallen is None else fallen
+
+    def divergence(self, t: int) -> Tensor:
+        """[S, A], KL of the step's dynamics from the true ones, in nats."""
+        divergence = self.step(t).divergence
+        return torch.zeros_like(self.model.action_prior) if divergence is None else divergence
+
+
+class FixedDynamics(OutcomeDynamics):
+    """The true dynamics, discount included."""
+
+    def step(self, t: int) -> Step:
+        model = self.model
+        if model.discount == 1:
+            return Step(model.mdp.probabilities, None, None)
+        stays = model.survival[:, None, None]
+        return Step(model.mdp.probabilities * stays, model.mdp.probabilities * (1 - stays), None)
+
+
+class TiltedDynamics(OutcomeDynamics):
+    """Dynamics bent towards what is worth more: q_k proportional to p_k e^{eta (rho_k + v(s'_k))}, falls included.
+
+    With eta = 1 these are the dynamics given optimality, p(s_{t+1} | s_t, a_t, O_{1:T}) (Levine 2018, section 2.4);
+    eta = 0 leaves the true ones, eta < 0 bends towards what is worth less, and eta = +-inf leaves the best or worst
+    outcomes alone, in their true proportions. Where nothing can be hoped for, the true ones stand.
+
+    Args:
+        model: the trajectory model.
+        values: [T + 1, S], backward messages in nats.
+        eta: the tilt.
+    """
+
+    def __init__(self, model: TrajectoryModel, values: Tensor, eta: float) -> None:
+        super().__init__(model)
+        self.values = values
+        self.eta = eta
+
+    def step(self, t: int) -> Step:
+        weights, ratios = self._ratios(t)
+        moved = (safe_log(weights) + ratios).exp()
+        moved = moved / moved.sum(-1, keepdim=True)
+        divergence = self._divergence(weights, ratios)
+        if self.model.discount == 1:
+            return Step(moved, None, divergence)
+        alive, fallen = moved.split(self.model.mdp.num_outcomes, -1)
+        return Step(alive, fallen, divergence)
+
+    def divergence(self, t: int) -> Tensor:
+        return self._divergence(*self._ratios(t))
+
+    def _ratios(self, t: int) -> tuple[Tensor, Tensor]:
+        """The true chances of all outcomes, falls behind them where there are any, and log(q / p) of each."""
+        model = self.model
+        true = FixedDynamics(model).step(t)
+        lost = model.log_potential(t)
+        worth = (lost + model.mdp.gather(self.values[t + 1])).expand(true.alive.shape)
+        weights = true.alive
+        if true.fallen is not None:
+            worth = torch.cat([worth, lost.expand(true.alive.shape)], -1)
+            weights = torch.cat([true.alive, true.fallen], -1)
+        if math.isinf(self.eta):
+            ratios = self._extremes(worth, weights)
+        elif self.eta == 1:
+            mean = safe_logsumexp(safe_log(weights) + worth)[..., None]
+            counts = (weights > 0) & torch.isfinite(mean)
+            ratios = torch.where(counts, worth, torch.zeros_like(worth))
+            ratios = torch.where(counts, ratios - torch.where(counts, mean, torch.zeros_like(mean)), ratios)
+        else:
+            ratios = tilted_log_ratio(weights, worth, self.eta)
+        return weights, torch.where(model.live[:, None, None], ratios, torch.zeros_like(ratios))
+
+    @staticmethod
+    def _divergence(weights: Tensor, ratios: Tensor) -> Tensor:
+        return divergence_from_ratio(weights, torch.where(weights > 0, ratios, torch.zeros_like(ratios)))
+
+    def _extremes(self, worth: Tensor, weights: Tensor) -> Tensor:
+        """Log ratios that leave the outcomes alone whose worth is the largest (eta = inf) or the smallest."""
+        sign = 1.0 if self.eta > 0 else -1.0
+        off = torch.where(weights > 0, sign * worth, torch.full_like(worth, -torch.inf))
+        best = off.amax(-1, keepdim=True)
+        slack = 1e-12 * best.abs().clamp(min=1.0)
+        mass = torch.where(off >= best - slack, weights, torch.zeros_like(weights))
+        ratios = torch.where(mass > 0, -safe_log(mass.sum(-1, keepdim=True)), torch.full_like(worth, -torch.inf))
+        return torch.where(torch.isfinite(best), ratios, torch.zeros_like(ratios))
+
+
+def tilted_start(model: TrajectoryModel, values: Tensor, eta: float) -> Tensor:
+    """[S], q(s_1) proportional to p(s_1) e^{eta v(s_1)}, as `TiltedDynamics`; p(s_1) where nothing can be hoped for."""
+    whole = model.mdp.initial
+    some = whole.detach() > 0  # often few
+    initial, values = whole[some], values[some]
+    possible = torch.isfinite(values)
+    if not bool(possible.any()):
+        return whole
+    if math.isinf(eta):
+        sign = 1.0 if eta > 0 else -1.0
+        off = torch.where(possible, sign * values.detach(), torch.full_like(values, -torch.inf))
+        slack = 1e-12 * float(off.max().abs().clamp(min=1.0))
+        weights = torch.where(off >= off.max() - slack, initial, torch.zeros_like(initial))
+    else:
+        weights = (safe_log(initial) + tilted_log_ratio(initial, values, eta)).exp()
+    return torch.zeros_like(whole).masked_scatter(some, weights / weights.sum())
+
+
+class TableDynamics(OutcomeDynamics):
+    """Dynamics given as tables for each step.
+
+    Args:
+        model: the trajectory model.
+        tables: T pairs (alive [S, A, K], fallen [S, A, K]) as `outcomes` returns them.
+    """
+
+    def __init__(self, model: TrajectoryModel, tables: list[tuple[Tensor, Tensor]]) -> None:
+        super().__init__(model)
+        self.steps = tables
+
+    def tables(self, t: int) -> tuple[Tensor, Tensor]:
+        return self.steps[t]

@@ -1,0 +1,326 @@
+"""Beliefs over hidden states along a run: the exact filter and smoother of the true world, where nothing is optimal.
+
+    filter       b_1(s) ~ p(s_1 = s) p(o_1 | s),      b_{t+1}(s') ~ p(o_{t+1} | a_t, s') sum_s b_t(s) p(s' | s, a_t)
+    smoother     p(s_t | o_{1:T}, a_{1:T-1}) ~ b_t(s_t) beta_t(s_t),
+                 beta_t(s) = sum_{s'} p(s' | s, a_t) p(o_{t+1} | a_t, s') beta_{t+1}(s')
+
+(Kaelbling, Littman and Cassandra 1998, section 3.3; Rabiner 1989, section III.) Everything stays in log space: what
+was believed with probability e^-2000 can be believed with 1/2 once later observations speak for it.
+
+**Actions are given, do(a_t)**, and no policy enters. An agent that sees the observations alone chooses its actions by
+them, so p(a_t | o_{1:t}, a_{1:t-1}) does not depend on the state, and cancels. (Where whoever acted knew more than the
+observations, as when the state was seen, the actions tell about the states too: that is p(a_t | s_t), and a matter for
+`condition` in `cai.models.programs.interventions`.)
+
+**A discount** is the chance that the run stops. That is seen: a run that goes on has not fallen, so each transition out
+of a live state counts with its survival gamma in belief and likelihood. These are the numbers of the process with the
+absorbing state written out, where that state shows an observation of its own. Without terminal states gamma cancels in
+the beliefs. An `MDP` has no discount.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cai.models.common.numerics import safe_log, safe_logsumexp
+from cai.models.processes.mdp import MDP
+from cai.models.processes.observation import ObservationModel, whole_number
+from cai.models.trajectory.model import TrajectoryModel
+
+__all__ = ["StateFilter", "filter_states", "observation_log_likelihood", "smooth_states"]
+
+Run = Sequence[Any] | Tensor
+
+NARROW = 600.0  # nats; weights this close together share one shift without loss, e^-745 being 0 in float64
+
+
+@dataclass(frozen=True, eq=False)
+class StateFilter:
+    """The filter of one process and one observation model, for N runs side by side.
+
+    Args:
+        process: a `TrajectoryModel`, whose discount counts, or an `MDP`.
+        observation_model: over the same states and actions.
+
+    Attributes:
+        mdp: the process without its reward.
+        log_survival: [S], log of the chance that the chain goes on after a transition from a state.
+
+    Raises:
+        TypeError, ValueError: if the two do not fit.
+    """
+
+    process: TrajectoryModel | MDP
+    observation_model: ObservationModel
+    mdp: MDP = field(init=False, repr=False)
+    log_survival: Tensor = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.process, (TrajectoryModel, MDP)):
+            raise TypeError(
+                f"expected a TrajectoryModel or an MDP, whose dynamics are known; got {type(self.process).__name__}"
+            )
+        if not isinstance(self.observation_model, ObservationModel):
+            raise TypeError(
+                f"expected an ObservationModel, got {type(self.observation_model).__name__}; "
+                "wrap the array in ObservationModel(...)"
+            )
+        mdp = self.process if isinstance(self.process, MDP) else self.process.mdp
+        self.observation_model.check(mdp)
+        survival = torch.ones(mdp.num_states) if isinstance(self.process, MDP) else self.process.survival
+        object.__setattr__(self, "mdp", mdp)
+        object.__setattr__(self, "log_survival", safe_log(survival.double()))
+
+    def start(self, observations: Tensor | None, num_runs: int = 1) -> tuple[Tensor, Tensor]:
+        """The beliefs at the first step.
+
+        Args:
+            observations: int [N], or None where nothing was observed.
+            num_runs: N, where nothing was observed.
+
+        Returns:
+            log p(s_1 | o_1), [N, S], and log p(o_1), [N].
+
+        Raises:
+            ValueError: if an observation has probability 0.
+        """
+        prior = safe_log(self.mdp.initial).expand(num_runs if observations is None else len(observations), -1)
+        return self._weigh(prior, observations, None, 0)
+
+    def update(
+        self, log_beliefs: Tensor, actions: Tensor, observations: Tensor | None, t: int
+    ) -> tuple[Tensor, Tensor]:
+        """The beliefs one step on.
+
+        Args:
+            log_beliefs: [N, S], log p(s_t | o_{1:t}, a_{1:t-1}), t counted from 0.
+            actions: int [N], a_t.
+            observations: int [N], o_{t+1}; None where nothing was observed.
+            t: the time index of the actions, for messages.
+
+        Returns:
+            log p(s_{t+1} | ...), [N, S], and log p(o_{t+1}, the run goes on | o_{1:t}, a_{1:t}), [N].
+
+        Raises:
+            ValueError: if an action is not available in a state that is believed possible, or an observation has
+                probability 0.
+        """
+        self._check_available(log_beliefs, actions, t)
+        leaving = log_beliefs + self.log_survival
+        parts = actions.unique()
+        if len(parts) == 1:
+            predicted = self._push(leaving, int(parts[0]))
+        else:
+            predicted = torch.empty_like(leaving)
+            for action in parts.tolist():
+                rows = actions == action
+                predicted[rows] = self._push(leaving[rows], action)
+        return self._weigh(predicted, observations, actions, t + 1)
+
+    def pull(self, log_messages: Tensor, action: int, observation: int | None) -> Tensor:
+        """Log beta_t [S] from log beta_{t+1} [S]: what was observed after the action, as seen from before it."""
+        if observation is not None:
+            seen = self.observation_model.likelihoods(torch.tensor([observation]), torch.tensor([action]))
+            log_messages = log_messages + safe_log(seen[0])
+        following = self.mdp.next_states
+        arrived = log_messages[None, :] if following is None else log_messages[following[:, action]]
+        return safe_logsumexp(safe_log(self.mdp.probabilities[:, action]) + arrived) + self.log_survival
+
+    def _push(self, log_weights: Tensor, action: int) -> Tensor:
+        """Log sum_s e^w(s) p(s' | s, a), [N, S] -> [N, S]."""
+        probabilities, following = self.mdp.probabilities[:, action], self.mdp.next_states
+        if following is None:
+            return _log_matmul(log_weights, probabilities)
+        num_runs, num_states = log_weights.shape
+        scores = (log_weights[..., None] + safe_log(probabilities)).reshape(num_runs, -1)
+        index = following[:, action].reshape(-1)
+        largest = torch.full((num_runs, num_states), -torch.inf, dtype=torch.float64)
+        largest = largest.scatter_reduce(1, index.expand_as(scores), scores.detach(), "amax")
+        shift = torch.where(torch.isfinite(largest), largest, torch.zeros_like(largest))
+        total = torch.zeros_like(largest).index_add(1, index, (scores - shift[:, index]).exp())
+        return safe_log(total) + shift
+
+    def _weigh(
+        self, predicted: Tensor, observations: Tensor | None, actions: Tensor | None, t: int
+    ) -> tuple[Tensor, Tensor]:
+        """Bayes' rule: (log beliefs, log probability of what was observed at time index t)."""
+        joint = predicted
+        if observations is not None:
+            joint = predicted + safe_log(self.observation_model.likelihoods(observations, actions))
+        total = safe_logsumexp(joint)
+        lost = torch.isinf(total.detach())
+        if lost.any():
+            assert observations is not None
+            run = int(torch.nonzero(lost)[0])
+            action = None if actions is None else int(actions[run])
+            raise ValueError(self._surprise(predicted[run], int(observations[run]), action, t))
+        return joint - total[:, None], total
+
+    def _surprise(self, predicted: Tensor, observation: int, action: int | None, t: int) -> str:
+        after = "" if action is None else f" after action {self.mdp.action_name(action)}"
+        return (
+            f"observation {self.observation_model.name(observation)} at time index {t} has probability 0{after}: "
+            f"the states possible then were {self.describe(predicted)}, and none of these shows it; correct the run, "
+            "or give the observation model a small probability of an error there (None is for what was not observed)"
+        )
+
+    def action_number(self, action: int | str) -> int:
+        """The number of an action, by its name or number; refuses what does not exist."""
+        if isinstance(action, str):
+            return self.mdp.action_index(action)
+        number = whole_number(action)
+        if number is None:
+            raise TypeError(f"{action!r} is no action; give its number or its name")
+        if not 0 <= number < self.mdp.num_actions:
+            raise ValueError(f"action {number} does not exist; actions are 0 to {self.mdp.num_actions - 1}")
+        return number
+
+    def describe(self, log_beliefs: Tensor) -> str:
+        """The most probable states of a belief [S], in words."""
+        beliefs = (log_beliefs - safe_logsumexp(log_beliefs)).detach().exp()
+        order = [int(state) for state in beliefs.argsort(descending=True, stable=True) if beliefs[state] > 0]
+        listed = ", ".join(f"{self.mdp.state_name(state)} ({float(beliefs[state]):.3g})" for state in order[:4])
+        return listed + (f" and {len(order) - 4} more states" if len(order) > 4 else "")
+
+    def _check_available(self, log_beliefs: Tensor, actions: Tensor, t: int) -> None:
+        exists = (self.mdp.available | self.mdp.terminal[:, None])[:, actions].T
+        missing = torch.isfinite(log_beliefs.detach()) & ~exists
+        if missing.any():
+            run, state = torch.nonzero(missing)[0].tolist()
+            raise ValueError(
+                f"action {self.mdp.action_name(int(actions[run]))} at time index {t} is not available in state "
+                f"{self.mdp.state_name(state)}, which is believed with probability "
+                f"{float(log_beliefs[run, state].detach().exp()):.3g}; what it does there is not known: say it in the "
+                "process (available there, with a row of outcomes), or correct the run"
+            )
+
+
+def filter_states(
+    process: TrajectoryModel | MDP, observation_model: ObservationModel, observations: Run, actions: Run
+) -> Tensor:
+    """What an agent believes at each step of a run: p(s_t | o_{1:t}, a_{1:t-1}).
+
+    Args:
+        process: a `TrajectoryModel` (reward and optimality play no part), or an `MDP`.
+        observation_model: what is seen of its states.
+        observations: n + 1 numbers or names, o_1 first; None wherever nothing was observed, as before the first action
+            if observations depend on actions.
+        actions: n numbers or names. A run may be shorter or longer than the horizon.
+
+    Returns:
+        [n + 1, S], rows sum to 1.
+
+    Raises:
+        ValueError: if the lengths do not fit, an observation has probability 0 given what came before, or an action is
+            not available in a state that is believed possible.
+        TypeError: if an entry is no observation or action.
+    """
+    return _forward(StateFilter(process, observation_model), observations, actions)[0].exp()
+
+
+def smooth_states(
+    process: TrajectoryModel | MDP, observation_model: ObservationModel, observations: Run, actions: Run
+) -> Tensor:
+    """What is known of each step in hindsight: p(s_t | o_{1:n+1}, a_{1:n}).
+
+    Args, returns and errors as `filter_states`; the last row is the filter's.
+    """
+    states = StateFilter(process, observation_model)
+    log_beliefs, _, seen, taken = _forward(states, observations, actions)
+    message = torch.zeros(states.mdp.num_states, dtype=torch.float64)
+    rows = [log_beliefs[-1]]
+    for t in reversed(range(len(taken))):
+        message = states.pull(message, taken[t], seen[t + 1])
+        message = message - message.detach().max()  # only ratios count, and small numbers keep their digits
+        joint = log_beliefs[t] + message
+        rows.append(joint - safe_logsumexp(joint))
+    return torch.stack(rows[::-1]).exp()
+
+
+def observation_log_likelihood(
+    process: TrajectoryModel | MDP, observation_model: ObservationModel, observations: Run, actions: Run
+) -> Tensor:
+    """Log p(o_{1:n+1} | do(a_{1:n})) in nats, 0-dim; arguments as `filter_states`.
+
+    With a discount it includes the probability that the run went on for so long. Tables that require grad keep their
+    history, so dynamics or observation models can be fitted to runs.
+    """
+    return _forward(StateFilter(process, observation_model), observations, actions)[1]
+
+
+def _forward(
+    states: StateFilter, observations: Run, actions: Run
+) -> tuple[Tensor, Tensor, list[int | None], list[int]]:
+    """(log beliefs [n + 1, S], log likelihood, observations and actions as numbers)."""
+    seen, taken = _numbers(states, observations, actions)
+    log_beliefs, total = states.start(_one(seen[0]))
+    rows, scores = [log_beliefs[0]], [total[0]]
+    for t, action in enumerate(taken):
+        log_beliefs, total = states.update(log_beliefs, torch.tensor([action]), _one(seen[t + 1]), t)
+        rows.append(log_beliefs[0])
+        scores.append(total[0])
+    return torch.stack(rows), torch.stack(scores).sum(), seen, taken
+
+
+def _one(observation: int | None) -> Tensor | None:
+    return None if observation is None else torch.tensor([observation])
+
+
+def _numbers(states: StateFilter, observations: Run, actions: Run) -> tuple[list[int | None], list[int]]:
+    """A run as numbers, None for what was not observed; refuses one that does not fit."""
+    model, seen, taken = states.observation_model, [], []
+    for t, value in enumerate(_listed(observations, "observations")):
+        with _named(f"observations[{t}]"):
+            seen.append(None if value is None else model.index(value))
+    for t, value in enumerate(_listed(actions, "actions")):
+        with _named(f"actions[{t}]"):
+            taken.append(states.action_number(value))
+    if len(seen) != len(taken) + 1:
+        advice = "o_1 comes before the first action, and one more after each (None where nothing was observed)"
+        if model.first is None and len(seen) == len(taken):
+            advice = "nothing is observed before the first action here, so put None first: [None, *observations]"
+        raise ValueError(
+            f"a run of {len(taken)} actions has {len(taken) + 1} observations, and {len(seen)} are given; {advice}"
+        )
+    if seen[0] is not None and model.first is None:
+        raise ValueError(
+            f"observations[0] is {model.name(seen[0])}, but nothing is observed before the first action where "
+            "observations depend on actions; put None first, or give ObservationModel(..., first=[S, Z])"
+        )
+    return seen, taken
+
+
+def _listed(values: Run, what: str) -> list[Any]:
+    if isinstance(values, str) or not (hasattr(values, "__iter__") and hasattr(values, "__len__")):
+        raise TypeError(f"{what} is {values!r}; give a list of numbers or names, one for each time")
+    return values.tolist() if hasattr(values, "tolist") else list(values)
+
+
+@contextlib.contextmanager
+def _named(what: str) -> Iterator[None]:
+    """Says in the message which entry of the run is meant."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{what}: {error}") from None
+
+
+def _log_matmul(log_weights: Tensor, probabilities: Tensor) -> Tensor:
+    """Log of e^log_weights @ probabilities, [N, S] and [S, S'] -> [N, S'], without losing what is small."""
+    weights = log_weights.detach()
+    largest = weights.amax(-1, keepdim=True)
+    smallest = torch.where(torch.isinf(weights), largest, weights).amin(-1)
+    rarest = safe_log(probabilities.detach()[probabilities > 0].min())
+    wide = largest[:, 0] - smallest - rarest > NARROW
+    result = safe_log((log_weights - largest).exp() @ probabilities) + largest
+    if wide.any():
+        log_rows = safe_log(probabilities)
+        exact = {i: safe_logsumexp(log_weights[i, :, None] + log_rows, 0) for i in torch.nonzero(wide)[:, 0].tolist()}
+        result = torch.stack([exact.get(i, row) for i, row in enumerate(result)])
+    return result

@@ -1,0 +1,1 @@
+"""Backends that are dynamic programs on tables."""

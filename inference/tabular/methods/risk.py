@@ -1,0 +1,84 @@
+"""A dial from optimism to caution: dynamics that are believed to be kind, true or hostile."""
+
+from __future__ import annotations
+
+import math
+import numbers
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from cai.inference.core.posterior import Posterior
+from cai.inference.core.status import Target
+from cai.inference.tabular.dynamic_programming import check_settling, closed_form_posterior, require_model
+from cai.inference.tabular.messages import tilted_recursion
+from cai.inference.tabular.stationary.iteration import Settling
+
+__all__ = ["RiskSensitive"]
+
+
+@dataclass(frozen=True)
+class RiskSensitive:
+    """Soft control whose backup over outcomes is the entropic certainty equivalent at eta.
+
+        Q(s, a) = (alpha / eta) log E_{s'}[exp(eta (r + V(s')) / alpha)]
+        V(s)    = alpha log sum_a p(a|s) exp(Q(s, a) / alpha)
+
+    eta = 1 is the exact posterior (Levine 2018, equation 7), eta -> 0 the structured variational answer with the
+    dynamics fixed (equation 15), and eta < 0 plans for dynamics that are unkind, as the closing section there hints at;
+    the criterion is that of Howard and Matheson (1972), Risk-sensitive Markov decision processes. In its dual form
+
+        V(start) / alpha = opt over q(s_1), q(s'|s,a) of  E_q[sum_t r_t] / alpha - KL(policy) - luck / eta,
+
+    a maximum over dynamics for eta > 0 and a minimum for eta < 0, so the answer holds the lucky or adversarial dynamics
+    that it believes in, their `luck` is what they cost in nats, and values never fall as eta grows. The discount's fall
+    is an outcome like any other. `details["start"]` is V(start) / alpha; `elbo` is the bound that q attains, which is
+    smaller unless eta is 0 or 1.
+
+    Target `other`: `exact` at eta = 1, `fixed-dynamics` at eta = 0, the best and the worst successor at eta = +-inf.
+
+    Args:
+        eta: any number; +-inf takes the best or the worst possible outcome.
+        tolerance: as in `SumProduct`, like what follows.
+        max_steps: see there.
+        accelerate: see there.
+
+    Over an infinite horizon values may grow without end for any eta but 0 in a discounted world: the status says so.
+    """
+
+    eta: float = -1.0
+    tolerance: float = 1e-10
+    max_steps: int = 1_000_000
+    accelerate: bool = True
+
+    name: ClassVar[str] = "risk"
+    target: ClassVar[Target] = Target.OTHER
+    accepts: ClassVar[str] = "a TrajectoryModel, any horizon"
+    cost: ClassVar[str] = "T S A K time, T S A memory"
+
+    def __post_init__(self) -> None:
+        fits = isinstance(self.eta, numbers.Real) and not isinstance(self.eta, bool)
+        try:
+            fits = fits and not math.isnan(float(self.eta))
+        except OverflowError:
+            fits = False
+        if not fits:
+            raise ValueError(
+                f"eta is {self.eta!r}; give a number: 1 is the exact posterior, 0 the true dynamics, below 0 caution"
+            )
+        check_settling(self.tolerance, self.max_steps)
+
+    def supports(self, model: Any) -> None:
+        """Raises ValueError unless the model is a `TrajectoryModel`."""
+        require_model(model, self.name, "'enumeration' (eta = 1) or 'variational' (eta = 0)")
+
+    def run(self, model: Any, *, seed: int = 0) -> Posterior:
+        """Answers the model; nothing here is random."""
+        self.supports(model)
+        return closed_form_posterior(
+            model,
+            tilted_recursion(float(self.eta)),
+            backend=self.name,
+            target=self.target,
+            settling=Settling(self.tolerance, self.max_steps, self.accelerate),
+            details={"eta": float(self.eta)},
+        )

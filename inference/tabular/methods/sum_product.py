@@ -1,0 +1,67 @@
+"""Exact inference by sum-product messages."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+from cai.inference.core.posterior import Posterior
+from cai.inference.core.status import Target
+from cai.inference.tabular.dynamic_programming import check_keep, check_settling, closed_form_posterior, require_model
+from cai.inference.tabular.messages import EXACT
+from cai.inference.tabular.stationary.iteration import Settling
+
+__all__ = ["SumProduct"]
+
+
+@dataclass(frozen=True)
+class SumProduct:
+    """The posterior over trajectories given optimality, by backward messages (Levine 2018, sections 2.3 and 2.4).
+
+    Policy, dynamics and start are all conditioned on O_{1:T} = 1: the answer believes that the world will be kind
+    (equation 7). `Posterior.luck` says how much it believes so.
+
+    Args:
+        tolerance: over an infinite horizon, the largest change of a value (in nats, relative to its size once that
+            exceeds 1) at which the iteration stops.
+        max_steps: over an infinite horizon, the most backups.
+        accelerate: over an infinite horizon, whether Newton steps (soft policy iteration) may shorten what has not
+            settled after 200 backups; the criterion stays that of plain backups.
+        keep: what of a finite horizon stays in memory: "all", T S (2 A + 1) numbers; "policy", T S (A + 1); "values",
+            T S; "evidence", 18 S (where gradients are asked for, T S up to 64 MiB; beyond, 2 sqrt(T) S, and every value
+            is computed twice). The rest is computed again whenever it is looked at.
+        kernel: how sums over outcomes are computed, see `cai.inference.kernels.choose`; "auto" chooses.
+    """
+
+    tolerance: float = 1e-10
+    max_steps: int = 1_000_000
+    accelerate: bool = True
+    keep: Literal["all", "policy", "values", "evidence"] = "all"
+    kernel: Literal["auto", "dense", "csr", "successors", "collapsed", "compiled", "native"] = "auto"
+
+    name: ClassVar[str] = "exact"
+    target: ClassVar[Target] = Target.EXACT
+    accepts: ClassVar[str] = "a TrajectoryModel, any horizon"
+    cost: ClassVar[str] = "T S A K time, T S A memory"
+
+    def __post_init__(self) -> None:
+        check_settling(self.tolerance, self.max_steps)
+        check_keep(self.keep, self.kernel)
+
+    def supports(self, model: Any) -> None:
+        """Raises ValueError unless the model is a `TrajectoryModel`."""
+        require_model(model, self.name, "'enumeration'")
+
+    def run(self, model: Any, *, seed: int = 0) -> Posterior:
+        """Answers the model; nothing here is random."""
+        self.supports(model)
+        settling = Settling(self.tolerance, self.max_steps, self.accelerate)
+        return closed_form_posterior(
+            model,
+            EXACT,
+            backend=self.name,
+            target=self.target,
+            settling=settling,
+            keep=self.keep,
+            kernel=self.kernel,
+        )

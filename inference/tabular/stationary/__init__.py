@@ -1,0 +1,1 @@
+"""Infinite horizons: convergence, linear systems, reachability."""

@@ -1,0 +1,146 @@
+"""Chains without an end: where they can go, how often they are where, and whether they ever stop."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from cai.inference.tabular.believed_dynamics import OutcomeDynamics
+from cai.inference.tabular.stationary.linear_systems import LinearSystem, Pattern
+from cai.inference.tabular.stationary.reachability import drains, edges_of, leads_to, reached_from
+from cai.models.trajectory.model import TrajectoryModel
+
+__all__ = [
+    "SOLVE_LIMIT",
+    "ChainSystems",
+    "always_ends",
+    "can_succeed",
+    "expected_visits",
+    "has_trap",
+    "reaches_terminal",
+    "transition_matrix",
+]
+
+SOLVE_LIMIT = 3000  # states up to which policies over an infinite horizon are evaluated by `transition_matrix`
+
+
+def transition_matrix(model: TrajectoryModel, policy: Tensor, dynamics: OutcomeDynamics) -> Tensor:
+    """[S, S], the probability under a policy [S, A] and stationary dynamics of going on from s to s'."""
+    weights = policy[..., None] * dynamics.outcomes(0)[0]
+    num_states = model.mdp.num_states
+    following = model.mdp.successors().expand_as(weights)
+    matrix = weights.new_zeros(num_states, num_states)
+    return matrix.scatter_add(1, following.reshape(num_states, -1), weights.reshape(num_states, -1))
+
+
+class ChainSystems:
+    """The systems I - P of chains that stay among some states of a model; they share their places, and so the rule.
+
+    Args:
+        model: the trajectory model.
+        counts: bool [S], the states that the chain is solved on.
+    """
+
+    def __init__(self, model: TrajectoryModel, counts: Tensor) -> None:
+        self.counts = counts
+        self.states = torch.nonzero(counts).flatten()
+        number = len(self.states)
+        self.dense = model.mdp.next_states is None
+        if self.dense:
+            order = torch.arange(number, device=counts.device)
+            self.pattern = Pattern(order.repeat_interleave(number), order.repeat(number), number)
+            return
+        following = model.mdp.successors()
+        place = torch.cumsum(counts, 0) - 1
+        possible = (model.mdp.probabilities.detach() > 0) & counts[:, None, None] & counts[following]
+        self.entries = torch.nonzero(possible.reshape(-1)).flatten()
+        width = possible[0].numel()
+        rows = place[torch.div(self.entries, width, rounding_mode="floor")]
+        self.pattern = Pattern(rows, place[following.reshape(-1)[self.entries]], number)
+
+    def system(self, moves: Tensor) -> LinearSystem:
+        """I - P for moves [S, A, K], the chance under a policy of each action and outcome."""
+        if self.dense:
+            return self.pattern.system(moves.sum(1)[self.states][:, self.states].reshape(-1))
+        return self.pattern.system(moves.reshape(-1)[self.entries])
+
+    def spread(self, solution: Tensor) -> Tensor:
+        """A solution [N] at its states, 0 elsewhere: [S]."""
+        return solution.new_zeros(len(self.counts)).index_add(0, self.states, solution)
+
+
+def expected_visits(
+    model: TrajectoryModel, initial: Tensor, policy: Tensor, dynamics: OutcomeDynamics
+) -> tuple[Tensor, Tensor]:
+    """Expected visits of the live states [1, S], and the probability of ending in the absorbing state [1].
+
+    They solve d = p(s_1) + P^T d on the live states, P being where the chain goes on to; for how, see
+    `cai.inference.tabular.stationary.linear_systems`.
+
+    Raises:
+        ValueError: if the chain can get to where it never ends, so that visits do not add up to a number, or to where
+            it ends too late for float64 to tell.
+    """
+    mdp, live = model.mdp, model.live
+    alive, fallen = dynamics.outcomes(0)
+    moves = policy[0][..., None] * alive * live[:, None, None]
+    falls = (policy[0][..., None] * fallen).sum((1, 2))
+    origins, targets = edges_of(moves.detach() > 0, mdp.successors())
+    met = reached_from(origins, targets, mdp.initial.detach() > 0)
+    ends = leads_to(origins, targets, ~live | (falls.detach() > 0))
+    if bool((met & ~ends).any()):
+        state = int(torch.nonzero(met & ~ends)[0])
+        raise ValueError(
+            f"the policy can get to state {mdp.state_name(state)} and never end from there, so expectations over "
+            "an infinite horizon do not exist; give a discount < 1 or a finite horizon"
+        )
+    counts = live & met
+    chains = ChainSystems(model, counts)
+    try:
+        visits = chains.spread(chains.system(moves).solve(initial[counts], transposed=True).clamp(min=0))
+    except ArithmeticError as error:
+        raise ValueError(
+            f"the policy ends too late for its visits to be added up ({error}), so expectations over an infinite "
+            "horizon are not known; give a discount < 1 or a finite horizon"
+        ) from None
+    return visits[None], (visits * falls).sum()[None]
+
+
+def has_trap(model: TrajectoryModel) -> bool:
+    """Whether, without a discount, the start can lead to a live state from which no terminal state is within reach."""
+    if model.discount < 1:
+        return False
+    origins, targets = edges_of(_taken(model), model.mdp.successors())
+    met = reached_from(origins, targets, model.mdp.initial.detach() > 0)
+    return bool((met & model.live & ~leads_to(origins, targets, model.mdp.terminal)).any())
+
+
+def can_succeed(model: TrajectoryModel) -> bool:
+    """Whether some trajectory of an infinite horizon ends, by a terminal state or a discount, and meets no -inf."""
+    possible = _taken(model) & ~torch.isinf(model.reward_table(0).detach())
+    ends = model.mdp.terminal
+    if model.discount < 1:
+        ends = ends | possible.any(-1).any(-1)
+    return bool(((model.mdp.initial.detach() > 0) & leads_to(*edges_of(possible, model.mdp.successors()), ends)).any())
+
+
+def always_ends(model: TrajectoryModel) -> bool:
+    """Whether every policy ends: the discount is below 1, or no live states can be stayed in for ever by any choice.
+
+    Backups then contract in a weighted maximum norm whatever the rewards (Bertsekas and Tsitsiklis 1991).
+    """
+    if model.discount < 1:
+        return True
+    offered = model.action_prior.detach() > 0
+    return drains(model.mdp.probabilities.detach() > 0, model.mdp.successors(), offered, model.live)
+
+
+def reaches_terminal(model: TrajectoryModel) -> Tensor:
+    """Bool [S]: states from which some actions lead to a terminal state with positive probability, without -inf."""
+    possible = _taken(model) & ~torch.isinf(model.reward_table(0).detach())
+    return leads_to(*edges_of(possible, model.mdp.successors()), model.mdp.terminal)
+
+
+def _taken(model: TrajectoryModel) -> Tensor:
+    """Bool [S, A, K]: the outcomes that may happen under the action prior."""
+    return (model.action_prior.detach()[..., None] > 0) & (model.mdp.probabilities.detach() > 0)

@@ -1,0 +1,1 @@
+"""What every wing of the models shares: numerics, checks of input, options, devices."""

@@ -1,0 +1,399 @@
+"""Markov decision processes, dense or as successor lists, validated once and never changed."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cai.models.common.checks import (
+    check_distribution,
+    check_shape,
+    float_tensor,
+    some_names,
+    state_mask,
+)
+from cai.models.common.devices import place_tensor, resolve_place
+from cai.models.processes.from_graph import graph_successors, read_initial
+from cai.models.processes.from_sparse import successors_from_sparse
+from cai.models.processes.from_successors import read_successors
+from cai.models.processes.layout import GridLayout
+
+__all__ = ["MDP"]
+
+
+@dataclass(frozen=True, eq=False)
+class MDP:
+    """A finite Markov decision process without its reward.
+
+    Every (state, action) has K outcomes: a next state with a probability. Given as `transitions` the outcomes are the
+    S next states themselves; given by `MDP.from_successors`, `from_sparse` or `from_graph` they are short lists, and
+    nothing of size [S, A, S] is built unless you ask for it (`dense()`).
+
+    Args:
+        transitions: [S, A, S], p(s' | s, a); tensor, array or nested lists.
+        initial: [S], p(s_1).
+        available: bool [S, A], which actions exist in a state (all, unless given). Rows of actions that do not exist
+            may be zero; they are stored as "stay".
+        terminal: states that end the episode: a mask, indices or names. They must be absorbing, and earn nothing.
+        state_names: S names, for tables and pictures.
+        action_names: A names.
+        layout: where the states lie, for pictures.
+        regions: named sets of states whose visits and endings are reported by `cai.evaluate`.
+
+    A process is checked in float64 on the CPU, wherever its arguments come from; `to` makes a copy elsewhere.
+
+    Attributes:
+        probabilities: [S, A, K], of each outcome.
+        next_states: int64 [S, A, K], or None when dense (then outcome k leads to state k).
+
+    Raises:
+        ValueError, TypeError: if a row does not sum to 1, an entry is negative or not finite, a shape or dtype does
+            not fit, a state has no action, or a terminal state can be left.
+    """
+
+    transitions: Any
+    initial: Any
+    available: Any = None
+    terminal: Any = None
+    state_names: Sequence[str] | None = None
+    action_names: Sequence[str] | None = None
+    layout: GridLayout | None = None
+    regions: Mapping[str, Any] = field(default_factory=dict)
+    probabilities: Tensor = field(init=False, repr=False)
+    next_states: Tensor | None = field(init=False, repr=False, default=None)
+    _host: MDP | None = field(init=False, repr=False, default=None)
+
+    def __post_init__(self) -> None:
+        if self.transitions is None:
+            raise ValueError("transitions is None; give [S, A, S] probabilities, or use MDP.from_successors")
+        probabilities, source = float_tensor(self.transitions, "transitions")
+        if probabilities.dim() != 3 or probabilities.shape[0] != probabilities.shape[2]:
+            raise ValueError(
+                f"transitions has shape {list(probabilities.shape)}; expected [S, A, S] with p(s' | s, a) at [s, a, s']"
+            )
+        self._finish(probabilities, None, source, "transitions")
+
+    @classmethod
+    def from_successors(
+        cls,
+        next_states: Any,
+        probabilities: Any,
+        initial: Any,
+        *,
+        available: Any = None,
+        terminal: Any = None,
+        state_names: Sequence[str] | None = None,
+        action_names: Sequence[str] | None = None,
+        layout: GridLayout | None = None,
+        regions: Mapping[str, Any] | None = None,
+    ) -> MDP:
+        """Builds a process from lists of outcomes; [S, A, S] is never formed.
+
+        Args:
+            next_states: int [S, A, K], or nested lists whose rows may differ in length.
+            probabilities: [S, A, K], of the same lengths. Equal next states of one (s, a) add up.
+            initial: [S].
+            available: as in `MDP`, like everything that follows.
+            terminal: see `MDP`.
+            state_names: see `MDP`.
+            action_names: see `MDP`.
+            layout: see `MDP`.
+            regions: see `MDP`.
+
+        Raises:
+            ValueError, TypeError: as `MDP`, and if a next state does not exist.
+        """
+        successors, weights, source = read_successors(next_states, probabilities)
+        mdp = object.__new__(cls)
+        given = {
+            "transitions": None,
+            "initial": initial,
+            "available": available,
+            "terminal": terminal,
+            "state_names": state_names,
+            "action_names": action_names,
+            "layout": layout,
+            "regions": regions or {},
+        }
+        for name, value in given.items():
+            object.__setattr__(mdp, name, value)
+        mdp._finish(weights, successors, source, "probabilities")
+        return mdp
+
+    @classmethod
+    def from_sparse(cls, matrices: Any, initial: Any, **options: Any) -> MDP:
+        """Builds a process from sparse matrices; [S, A, S] is never formed.
+
+        Args:
+            matrices: one scipy sparse matrix (or torch sparse tensor, COO or CSR) [S * A, S] with p(s' | s, a) in row
+                s * A + a, or a list of A of them, [S, S] each. Entries given twice add up; K is the largest number of
+                entries in a row that are not 0. Gradients reach torch tensors.
+            initial: [S].
+            **options: `available`, `terminal` and so on, as in `from_successors`. The row of an action that is not
+                available may be empty.
+
+        Raises:
+            ValueError, TypeError: as `MDP`, and if these are no sparse matrices or their shapes do not fit.
+        """
+        return cls.from_successors(*successors_from_sparse(matrices), initial, **options)
+
+    @classmethod
+    def from_graph(
+        cls,
+        graph: Any,
+        initial: Any = None,
+        *,
+        terminal: Any = None,
+        probability: str | None = None,
+        action: str = "action",
+        layout: GridLayout | None = None,
+        regions: Mapping[str, Any] | None = None,
+    ) -> MDP:
+        """Builds a process from a networkx DiGraph or MultiDiGraph: its nodes are the states, named by their str().
+
+        Without `probability`, action i of a node is its i-th edge, and leads where the edge does; A is the largest
+        number of edges out of a node. With it, the edges out of a node that share an action are its outcomes. For
+        routes to a destination, and for edges as states, see `road_network`; `networkx.line_graph` makes edges nodes.
+
+        Args:
+            graph: directed. The order of its nodes is that of the states.
+            initial: a node, {node: probability} or [S]; every node that is not terminal alike, unless given.
+            terminal: a node or several, which absorb: edges out of them are left out. Other nodes need such edges.
+            probability: the edge attribute with the probability of an outcome; every edge is certain unless given.
+            action: the edge attribute with the action that an edge belongs to; read with `probability` only.
+            layout: see `MDP`.
+            regions: see `MDP`.
+
+        Raises:
+            TypeError, ValueError: if the graph is not directed or has no edge, a node that is not terminal has no edge
+                out of it, an attribute is missing or no number, probabilities do not sum to 1, or two nodes are
+                written alike.
+        """
+        edges, arrays = graph_successors(graph, terminal, probability, action)
+        start = read_initial(initial, edges.index, ~arrays["terminal"])
+        return cls.from_successors(**arrays, initial=start, layout=layout, regions=regions)
+
+    def _finish(self, probabilities: Tensor, next_states: Tensor | None, source: torch.dtype, name: str) -> None:
+        num_states, num_actions, num_outcomes = probabilities.shape
+        if 0 in probabilities.shape:
+            raise ValueError(f"{name} has shape {list(probabilities.shape)}; a problem has at least one of each")
+        available = _available(self.available, num_states, num_actions)
+        probabilities = check_distribution(probabilities, name, source, rows=available)
+        empty = ~available & (probabilities.detach().sum(-1) == 0)
+        if empty.any():  # an action that does not exist and has no row stays where it is
+            stay = torch.zeros(num_states, num_actions, num_outcomes, dtype=torch.float64)
+            if next_states is None:
+                stay[torch.arange(num_states), :, torch.arange(num_states)] = 1.0
+            else:
+                stay[..., 0] = 1.0
+                here = torch.arange(num_states)[:, None, None].expand_as(next_states)
+                next_states = torch.where(empty[..., None], here, next_states)
+            probabilities = torch.where(empty[..., None], stay, probabilities)
+        initial, initial_source = float_tensor(self.initial, "initial")
+        check_shape(initial, (num_states,), "initial", "[S]")
+        initial = check_distribution(initial, "initial", initial_source)
+        for names, what in ((self.state_names, "state_names"), (self.action_names, "action_names")):
+            if names is not None and (isinstance(names, str) or not isinstance(names, Iterable)):
+                raise TypeError(f"{what} is {names!r}; give a list of names")
+        for names, size, what in ((self.state_names, num_states, "state"), (self.action_names, num_actions, "action")):
+            if names is not None and (len(names) != size or len(set(names)) != size):
+                raise ValueError(
+                    f"{what}_names holds {len(set(names))} different names among {len(names)}; "
+                    f"expected {size}, one for each {what}"
+                )
+        terminal = self.terminal if self.terminal is not None else []
+        if not isinstance(self.regions, Mapping):
+            raise TypeError(f"regions is {self.regions!r}; give a dict from names to states, e.g. {{'exit': [3]}}")
+        dense = None if next_states is not None else probabilities
+        regions = {
+            str(key): state_mask(states, num_states, self.state_names, f"region {key!r}")
+            for key, states in self.regions.items()
+        }
+        final = {
+            "transitions": dense,
+            "probabilities": probabilities,
+            "next_states": next_states,
+            "initial": initial,
+            "available": available,
+            "terminal": state_mask(terminal, num_states, self.state_names, "terminal"),
+            "state_names": None if self.state_names is None else tuple(str(n) for n in self.state_names),
+            "action_names": None if self.action_names is None else tuple(str(n) for n in self.action_names),
+            "regions": regions,
+        }
+        for key, value in final.items():
+            object.__setattr__(self, key, value)
+        leaves = self._leaving_probability()
+        if (leaves > 1e-9).any():
+            state = int(torch.nonzero(leaves > 1e-9)[0])
+            raise ValueError(
+                f"terminal state {self.state_name(state)} can be left (with probability up to "
+                f"{leaves[state].item():.3g}); a terminal state must lead to itself under every action"
+            )
+        if self.layout is not None and len(self.layout.cells) != num_states:
+            raise ValueError(f"layout places {len(self.layout.cells)} states; the process has {num_states}")
+        if self.layout is not None and len(self.layout.arrows) not in (0, num_actions):
+            raise ValueError(f"layout holds {len(self.layout.arrows)} arrows for {num_actions} actions; give one each")
+
+    def _leaving_probability(self) -> Tensor:
+        """[S], the largest probability of leaving a terminal state; 0 elsewhere."""
+        states = torch.nonzero(self.terminal).flatten()
+        rows = self.probabilities.detach()[states]
+        if self.next_states is None:
+            stays = rows[torch.arange(len(states)), :, states]
+        else:
+            stays = torch.where(self.next_states[states] == states[:, None, None], rows, 0.0).sum(-1)
+        leaves = torch.where(self.available[states], (1 - stays).clamp(min=0), 0.0)
+        result = rows.new_zeros(self.num_states)
+        result[states] = leaves.amax(-1)
+        return result
+
+    # ---- where it lives -----------------------------------------------------------------------------------------
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of probabilities and of everything computed from them: torch.float64, or torch.float32."""
+        return self.probabilities.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the tensors are."""
+        return self.probabilities.device
+
+    @property
+    def host(self) -> MDP:
+        """The process as it was checked, float64 on the CPU: what rewards are evaluated on. Itself, unless moved."""
+        return self if self._host is None else self._host
+
+    def to(self, device: Any = None, dtype: torch.dtype | None = None) -> MDP:
+        """The same process with its tensors on another device or in another dtype.
+
+        It is converted from the float64 original, which the copy keeps (`host`), so that nothing is lost on the way
+        back. Gradients reach the tensors that the original was made of. A probability below 1e-45 is 0 in float32.
+
+        Args:
+            device: a `torch.device` or its name, e.g. "cuda"; the present one unless given.
+            dtype: torch.float64 or torch.float32; the present one unless given.
+
+        Raises:
+            TypeError, ValueError: if there is no such device here, or the dtype is another one.
+        """
+        place = resolve_place(device, dtype, (self.device, self.dtype))
+        for known in (self, self.host):
+            if place == (known.device, known.dtype):
+                return known
+        moved = copy.copy(self.host)
+        object.__setattr__(moved, "_host", self.host)
+        for name in ("probabilities", "initial", "available", "terminal"):
+            object.__setattr__(moved, name, place_tensor(getattr(self.host, name), *place, name))
+        following = self.host.next_states
+        object.__setattr__(moved, "next_states", None if following is None else following.to(place[0]))
+        object.__setattr__(moved, "transitions", moved.probabilities if following is None else None)
+        object.__setattr__(moved, "regions", {key: mask.to(place[0]) for key, mask in self.regions.items()})
+        return moved
+
+    # ---- what it is ---------------------------------------------------------------------------------------------
+
+    @property
+    def num_states(self) -> int:
+        """S."""
+        return int(self.probabilities.shape[0])
+
+    @property
+    def num_actions(self) -> int:
+        """A."""
+        return int(self.probabilities.shape[1])
+
+    @property
+    def num_outcomes(self) -> int:
+        """K, the outcomes listed for one (state, action); S when dense."""
+        return int(self.probabilities.shape[2])
+
+    @property
+    def is_dense(self) -> bool:
+        """Whether the process was given as [S, A, S]."""
+        return self.next_states is None
+
+    def __repr__(self) -> str:
+        kind = "dense" if self.is_dense else f"K={self.num_outcomes}"
+        return f"MDP(S={self.num_states}, A={self.num_actions}, {kind}, {int(self.terminal.sum())} terminal)"
+
+    def state_index(self, name: str) -> int:
+        """The number of a state, by its name."""
+        return _index(self.state_names, name, "state")
+
+    def action_index(self, name: str) -> int:
+        """The number of an action, by its name."""
+        return _index(self.action_names, name, "action")
+
+    def state_name(self, state: int) -> str:
+        """The name of a state, or its number."""
+        return str(state) if self.state_names is None else self.state_names[state]
+
+    def action_name(self, action: int) -> str:
+        """The name of an action, or its number."""
+        return str(action) if self.action_names is None else self.action_names[action]
+
+    def states(self, states: Any) -> Tensor:
+        """A mask, bool [S], of states given as a mask, indices or names, or as the name of a region."""
+        if isinstance(states, str) and states in self.regions and states not in (self.state_names or ()):
+            return self.regions[states]
+        return state_mask(states, self.num_states, self.state_names, "states", regions=self.regions).to(self.device)
+
+    def successors(self) -> Tensor:
+        """int64 [S, A, K], or a broadcasting [1, 1, S] when dense: where each outcome leads."""
+        if self.next_states is None:
+            return torch.arange(self.num_states, device=self.device)[None, None, :]
+        return self.next_states
+
+    def gather(self, values: Tensor) -> Tensor:
+        """Reads values [S] at each outcome's next state: [S, A, K], or a broadcasting [1, 1, S] when dense."""
+        return values[None, None, :] if self.next_states is None else values[self.next_states]
+
+    def scatter(self, weights: Tensor) -> Tensor:
+        """Adds weights [S, A, K] up at the outcomes' next states: [S]."""
+        if self.next_states is None:
+            return weights.sum((0, 1))
+        zeros = weights.new_zeros(self.num_states)
+        return zeros.index_add(0, self.next_states.reshape(-1), weights.reshape(-1))
+
+    def to_next_states(self, weights: Tensor) -> Tensor:
+        """Adds outcome weights [S, A, K] up over equal next states: dense [S, A, S]. Asked for, never implied."""
+        if self.next_states is None:
+            return weights
+        zeros = weights.new_zeros(self.num_states, self.num_actions, self.num_states)
+        return zeros.scatter_add(-1, self.next_states, weights)
+
+    def dense(self) -> Tensor:
+        """[S, A, S], p(s' | s, a); built anew from successor lists (8 S A S bytes in float64)."""
+        return self.to_next_states(self.probabilities)
+
+
+def _index(names: Sequence[str] | None, name: str, what: str) -> int:
+    if names is None or name not in names:
+        known = f"the process has no {what} names" if names is None else f"names are {some_names(names)}"
+        raise ValueError(f"no {what} is called {name!r}; {known}")
+    return list(names).index(name)
+
+
+def _available(available: Any, num_states: int, num_actions: int) -> Tensor:
+    if available is None:
+        return torch.ones(num_states, num_actions, dtype=torch.bool)
+    try:
+        mask = torch.as_tensor(np.asarray(available) if not isinstance(available, Tensor) else available).cpu().clone()
+    except ValueError:
+        raise ValueError("available is ragged; expected bool [S, A] with rows of equal length") from None
+    except TypeError:
+        raise TypeError("available holds no bools; expected bool [S, A], true where the action exists") from None
+    if mask.dtype != torch.bool:
+        raise TypeError(f"available has dtype {mask.dtype}; expected bool [S, A], true where the action exists")
+    check_shape(mask, (num_states, num_actions), "available", "[S, A]")
+    if not mask.any(-1).all():
+        state = int(torch.nonzero(~mask.any(-1))[0])
+        raise ValueError(f"available: state {state} has no action; every state needs at least one")
+    return mask

@@ -1,0 +1,1 @@
+"""Any Pyro program of trajectories: what its sites are, interventions on it, its factor graph."""

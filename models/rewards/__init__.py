@@ -1,0 +1,1 @@
+"""Reward factors: tables, functions, modules, goals, penalties, and their algebra."""

@@ -1,0 +1,232 @@
+"""Rewards given as tables and numbers, and the door by which everything else becomes a reward factor."""
+
+from __future__ import annotations
+
+import logging
+import numbers
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from cai.models.common.checks import float_tensor
+from cai.models.processes.mdp import MDP
+from cai.models.rewards.base import RewardFactor, Step, evaluate_factor, one_number
+from cai.models.rewards.functions import CallableReward, check_arguments, digits_lost
+
+if TYPE_CHECKING:
+    from cai.models.trajectory.model import TrajectoryModel
+
+logger = logging.getLogger("cai.models")
+
+__all__ = [
+    "CallableReward",
+    "OutcomeReward",
+    "RewardFactor",
+    "Step",
+    "StepCost",
+    "TableReward",
+    "TimeTableReward",
+    "as_reward",
+    "evaluate_factor",
+    "one_number",
+]
+
+
+def _table(given: Any, name: str) -> Tensor:
+    """A float64 tensor; says so where rounding to fewer digits has changed the numbers already."""
+    table, source = float_tensor(given, name)
+    if not table.requires_grad and (example := digits_lost(table, source)):
+        logger.warning(
+            "the %s came as %s and holds %s; it was rounded before it got here: make it with dtype=torch.float64",
+            name,
+            str(source).removeprefix("torch."),
+            example,
+        )
+    return table
+
+
+@dataclass(frozen=True, eq=False)
+class TableReward(RewardFactor):
+    """A reward given as a table of s_t [S], of (s_t, a_t) [S, A], or of (s_t, a_t, s_{t+1}) [S, A, S].
+
+    Args:
+        table: in reward units.
+        explicit: whether a table with three axes is known to mean next states. False lets its shape tell whether it
+            holds one reward per next state or per outcome [S, A, K], and refuses it if K = S.
+    """
+
+    table: Any
+    explicit: bool = True
+
+    def __post_init__(self) -> None:
+        table = _table(self.table, "reward")
+        if table.dim() not in (1, 2, 3):
+            raise ValueError(f"reward has shape {list(table.shape)}; expected [S], [S, A], [S, A, S] or [S, A, K]")
+        object.__setattr__(self, "table", table)
+        object.__setattr__(self, "reads_outcome", table.dim() == 3)
+        object.__setattr__(self, "reads_time", False)
+
+    def check(self, mdp: MDP) -> None:
+        full = (mdp.num_states, mdp.num_actions, mdp.num_states)
+        shape = list(self.table.shape)
+        if not mdp.is_dense and self.explicit and shape == list(mdp.probabilities.shape) != list(full):
+            raise ValueError(
+                f"reward has shape {shape}, one reward per outcome [S, A, K]; say so with OutcomeReward(table)"
+            )
+        ambiguous = shape == list(mdp.probabilities.shape) == list(full) and mdp.num_states > 1
+        if not mdp.is_dense and not self.explicit and ambiguous:
+            raise ValueError(
+                f"reward has shape {shape}, and K = S = {mdp.num_states}: it could be one reward per next state or "
+                "one per outcome; say which with TableReward(...) or OutcomeReward(...)"
+            )
+        if self._per_outcome(mdp):
+            return
+        if tuple(shape) != full[: len(shape)]:
+            raise ValueError(
+                f"reward has shape {shape}; this process has S = {mdp.num_states}, "
+                f"A = {mdp.num_actions}, K = {mdp.num_outcomes}: expected [S], [S, A], [S, A, S]"
+                + ("" if mdp.is_dense else " or [S, A, K]")
+                + self._over_time(shape, full)
+            )
+
+    def whole_table(self, mdp: MDP) -> Tensor | None:
+        if self.table.dim() > 2 or type(self).evaluate is not TableReward.evaluate:
+            return None
+        return self.table if self.table.dim() == 2 else self.table[:, None].expand(-1, mdp.num_actions)
+
+    def evaluate(self, mdp: MDP, step: Step) -> Tensor:
+        if self.table.dim() == 1:
+            return self.table[step.state]
+        if self.table.dim() == 2:
+            return self.table[step.state, step.action]
+        last = step.outcome if self._per_outcome(mdp) else step.next_state
+        return self.table[step.state, step.action, last]
+
+    @staticmethod
+    def _over_time(shape: list[int], full: tuple[int, int, int]) -> str:
+        looks = shape[1:] in ([full[0]], list(full[:2]), list(full))
+        return "; if its first axis is time, say so with TimeTableReward(table)" if looks else ""
+
+    def _per_outcome(self, mdp: MDP) -> bool:
+        fits = self.table.shape == mdp.probabilities.shape and mdp.num_outcomes != mdp.num_states
+        return not mdp.is_dense and not self.explicit and fits
+
+
+@dataclass(frozen=True, eq=False)
+class OutcomeReward(RewardFactor):
+    """A reward for each listed outcome, [S, A, K] aligned with `MDP.from_successors`.
+
+    Needed where two outcomes of one (s, a) share their next state and pay differently.
+    """
+
+    table: Any
+
+    def __post_init__(self) -> None:
+        table = _table(self.table, "reward")
+        object.__setattr__(self, "table", table)
+        object.__setattr__(self, "reads_time", False)
+
+    def check(self, mdp: MDP) -> None:
+        shape = (mdp.num_states, mdp.num_actions, mdp.num_outcomes)
+        if tuple(self.table.shape) != shape:
+            raise ValueError(f"outcome reward has shape {list(self.table.shape)}; expected [S, A, K] = {list(shape)}")
+
+    def evaluate(self, mdp: MDP, step: Step) -> Tensor:
+        return self.table[step.state, step.action, step.outcome]
+
+
+@dataclass(frozen=True, eq=False)
+class TimeTableReward(RewardFactor):
+    """A reward given as a table for each time index: [T, S], [T, S, A] or [T, S, A, S].
+
+    Args:
+        table: in reward units; the first axis is the time index, from 0. It may be longer than the horizon.
+    """
+
+    table: Any
+
+    def __post_init__(self) -> None:
+        table = _table(self.table, "reward")
+        if table.dim() not in (2, 3, 4):
+            raise ValueError(
+                f"the reward over time has shape {list(table.shape)}; expected [T, S], [T, S, A] or [T, S, A, S]"
+            )
+        object.__setattr__(self, "table", table)
+        object.__setattr__(self, "reads_outcome", table.dim() == 4)
+
+    def check(self, mdp: MDP) -> None:
+        full = (mdp.num_states, mdp.num_actions, mdp.num_states)
+        shape = list(self.table.shape)
+        if tuple(shape[1:]) != full[: len(shape) - 1]:
+            raise ValueError(
+                f"the reward over time has shape {shape}; this process has S = {mdp.num_states}, "
+                f"A = {mdp.num_actions}: expected [T, S], [T, S, A] or [T, S, A, S]"
+            )
+
+    def check_model(self, model: TrajectoryModel) -> None:
+        given = len(self.table)
+        if given < model.steps:
+            raise ValueError(
+                f"the reward over time has {given} steps (time indices 0 to {given - 1}); the horizon is "
+                f"{model.horizon}: give a row for each of its {model.steps} steps"
+            )
+        if given == model.steps + 1:
+            logger.warning(
+                "the reward over time has %d rows for a horizon of %d: the last is never paid; row 0 belongs to the "
+                "first step, and s_{T+1} earns nothing",
+                given,
+                model.steps,
+            )
+
+    def evaluate(self, mdp: MDP, step: Step) -> Tensor:
+        row = self.table[step.t]
+        return row[(step.state, step.action, step.next_state)[: row.dim()]]
+
+
+@dataclass(frozen=True, eq=False)
+class StepCost(RewardFactor):
+    """Charges `cost` (usually positive) for every live step: reward -cost outside terminal states, 0 inside them."""
+
+    cost: float | Tensor
+    reads_outcome = False
+    reads_time = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "cost", one_number(self.cost, "the cost of StepCost"))
+
+    def evaluate(self, mdp: MDP, step: Step) -> Tensor:
+        charge = -torch.as_tensor(self.cost)
+        return torch.where(mdp.terminal[step.state], torch.zeros_like(charge), charge)
+
+
+def as_reward(reward: Any) -> RewardFactor:
+    """Makes a factor of a factor, a table, a function, a torch module or a number (the same reward on every live step).
+
+    Args:
+        reward: what to convert. A function or module is called with (state, action, next_state, t); a module that works
+            on features is `ModuleReward(module, features)`.
+
+    Raises:
+        TypeError: if it is none of these, or a function of other arguments.
+    """
+    if isinstance(reward, RewardFactor):
+        return reward
+    if isinstance(reward, type) and issubclass(reward, RewardFactor):
+        raise TypeError(f"{reward.__name__} is a class; pass an instance: {reward.__name__}(...)")
+    is_number = isinstance(reward, numbers.Real) and not isinstance(reward, bool)
+    if is_number or (isinstance(reward, (Tensor, np.ndarray)) and reward.ndim == 0):
+        return StepCost(-one_number(reward, "the constant reward"))
+    if isinstance(reward, nn.Module):
+        check_arguments(reward, "; if it works on features, use ModuleReward(module, features)")
+    if callable(reward) and not isinstance(reward, Tensor):
+        return CallableReward(reward)
+    if isinstance(reward, (str, bytes)) or reward is None:
+        hint = ": is the 'return' missing where it is made?" if reward is None else ""
+        hint = f": build_reward({reward!r}, ...) makes one by its name" if isinstance(reward, str) else hint
+        raise TypeError(
+            f"a reward of type {type(reward).__name__} is not understood; give a table, function or factor{hint}"
+        )
+    return TableReward(reward, explicit=False)

@@ -1,0 +1,383 @@
+"""The trajectory model: a decision problem with optimality variables, written as a Pyro program.
+
+    p(tau, O_{1:T}) = p(s_1) prod_t p(a_t | s_t) exp(r_t(s_t, a_t, s_{t+1}) / alpha) p(s_{t+1} | s_t, a_t)
+
+Levine 2018, section 2.2, equations (3) to (5); temperature and factors of any sign as in section 2.5.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import numbers
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor
+
+from cai.models.common.checks import check_distribution, check_shape, float_tensor, whole_horizon
+from cai.models.common.devices import place_tensor, resolve_place
+from cai.models.common.numerics import safe_log
+from cai.models.processes.mdp import MDP
+from cai.models.rewards.base import raw_table
+from cai.models.rewards.checks import check_elementwise, check_values, warn_of_habits
+from cai.models.rewards.tables import TableReward, as_reward
+from cai.models.trajectory.program import ProgramTables, run_program
+
+if TYPE_CHECKING:
+    from cai.models.trajectory.batch import ModelBatch
+
+__all__ = ["TrajectoryModel"]
+
+BATCHED = ("reward", "temperature", "action_prior", "initial", "horizon")  # what members of a batch may differ in
+TABLE_LIMIT = 2_000_000  # entries of reward tables that are kept
+
+
+@dataclass(frozen=True, eq=False)
+class TrajectoryModel:
+    """A process, a reward and a horizon: what inference is asked about. Calling it runs the Pyro program.
+
+    Sites are `s_1, a_1, O_1, s_2, ..., s_{T+1}`, with every O_t observed to be 1. With a discount, one more value of
+    s_t (index S) is the absorbing state that the chain falls into with probability 1 - discount after each live
+    transition, its reward paid. Where the reward of a step is not settled by (s_t, a_t, s_{t+1}), the program has a
+    further latent `k_t`, the outcome: two outcomes that share a next state pay differently, or the reward looks at a
+    next state which the discount then takes away.
+
+    Args:
+        mdp: the process. The model lives where it does (`MDP.to`), and computes in its dtype.
+        reward: [S] (of s_t), [S, A], [S, A, S], [S, A, K] (per outcome), a number for each live step, a function of
+            (state, action, next_state, t), or a reward factor; in reward units. -inf forbids.
+        horizon: T >= 1, or math.inf for a stationary answer.
+        temperature: alpha > 0, in reward units per nat; a 0-dim tensor that requires grad keeps its history.
+        discount: in (0, 1]; a change of the dynamics (Levine 2018, section 2.5), never a scale on a factor.
+        action_prior: [A] or [S, A], p(a | s); uniform over the available actions unless given. Mass on actions that
+            are not available is dropped, and the rest normalised.
+        optimality: "factor", an undirected potential exp(r / alpha); or "bernoulli", p(O_t = 1) =
+            exp((r - r_max) / alpha), which can be sampled. The posterior is the same, and the evidence of the second
+            is lower by T r_max / alpha.
+        name: for tables and pictures.
+
+    Raises:
+        ValueError, TypeError: on bad numbers, wrong shapes, NaN or +inf rewards, rewards in terminal states, an
+            infinite horizon that cannot converge.
+    """
+
+    mdp: MDP
+    reward: Any
+    horizon: int | float = 20
+    temperature: Any = 1.0
+    discount: float = 1.0
+    action_prior: Any = None
+    optimality: Literal["factor", "bernoulli"] = "factor"
+    name: str = "model"
+    _tables: dict[int, Tensor] = field(init=False, repr=False, default_factory=dict)
+    _host: TrajectoryModel | None = field(init=False, repr=False, default=None)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.mdp, MDP):
+            pair = isinstance(self.mdp, tuple)
+            advice = "unpack the pair: mdp, reward = from_gymnasium(...)" if pair else "wrap the array in MDP(...)"
+            raise TypeError(f"the process is a {type(self.mdp).__name__}; expected an MDP: {advice}")
+        if self.mdp.host is not self.mdp:
+            self._follow(dataclasses.replace(self, mdp=self.mdp.host))
+            return
+        object.__setattr__(self, "_tables", {})
+        object.__setattr__(self, "horizon", whole_horizon(self.horizon))
+        alpha = self.temperature
+        if isinstance(alpha, Tensor) and not alpha.dim():
+            object.__setattr__(self, "temperature", alpha.double() if alpha.requires_grad else alpha.item())
+            alpha = alpha.item()
+        for what, value in (("temperature", alpha), ("discount", self.discount)):
+            if not isinstance(value, numbers.Real) or isinstance(value, bool) or not math.isfinite(value):
+                raise ValueError(f"{what} is {value!r}; expected a finite number above 0")
+        if self.temperature <= 0:
+            raise ValueError(
+                f"temperature is {self.temperature}; it must be > 0 (towards 0 the policy becomes the hard optimum)"
+            )
+        if not 0 < self.discount <= 1:
+            raise ValueError(f"discount is {self.discount}; it must lie in (0, 1]")
+        if self.optimality not in ("factor", "bernoulli"):
+            raise ValueError(f"optimality is {self.optimality!r}; expected 'factor' or 'bernoulli'")
+        if not isinstance(self.temperature, Tensor):
+            object.__setattr__(self, "temperature", float(self.temperature))
+        object.__setattr__(self, "discount", float(self.discount))
+        object.__setattr__(self, "action_prior", _action_prior(self.action_prior, self.mdp))
+        factor = as_reward(self.reward)
+        factor.check(self.mdp)
+        object.__setattr__(self, "reward", factor)
+        if not self.is_finite:
+            self._check_infinite()
+        for t in self.reward_times:
+            self._check_reward(t)
+        if not self.is_finite and self.optimality == "bernoulli" and self.r_max != 0:
+            raise ValueError(
+                f"optimality='bernoulli' subtracts r_max = {self.r_max:g} at each of infinitely many steps, and the "
+                "evidence vanishes; use optimality='factor'"
+            )
+
+    # ---- where it lives -----------------------------------------------------------------------------------------
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of its tables and answers: torch.float64, or torch.float32."""
+        return self.mdp.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where its tensors are."""
+        return self.mdp.device
+
+    @property
+    def host(self) -> TrajectoryModel:
+        """The model as it was checked, float64 on the CPU; itself, unless it was moved."""
+        return self if self._host is None else self._host
+
+    def to(self, device: Any = None, dtype: torch.dtype | None = None) -> TrajectoryModel:
+        """The same model with its tensors on another device or in another dtype, converted from the float64 original.
+
+        Rewards are still evaluated in float64 on the CPU and their tables moved; gradients reach what they reached.
+
+        Args:
+            device: a `torch.device` or its name, e.g. "cuda"; the present one unless given.
+            dtype: torch.float64 or torch.float32; the present one unless given.
+
+        Raises:
+            TypeError, ValueError: if there is no such device here, or the dtype is another one.
+        """
+        place = resolve_place(device, dtype, (self.device, self.dtype))
+        for known in (self, self.host):
+            if place == (known.device, known.dtype):
+                return known
+        moved = object.__new__(type(self))
+        object.__setattr__(moved, "mdp", self.mdp.to(*place))
+        moved._follow(self.host)
+        return moved
+
+    def _follow(self, host: TrajectoryModel) -> None:
+        """Takes everything but the process from a checked model of the process that this one's was moved from."""
+        for entry in dataclasses.fields(self):
+            if entry.init and entry.name != "mdp":
+                object.__setattr__(self, entry.name, getattr(host, entry.name))
+        prior = place_tensor(host.action_prior, self.device, self.dtype, "action_prior")
+        for name, value in (("action_prior", prior), ("_tables", {}), ("_host", host)):
+            object.__setattr__(self, name, value)
+
+    # ---- what backends read -------------------------------------------------------------------------------------
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether the horizon is a number of steps."""
+        return self.horizon != math.inf
+
+    @property
+    def steps(self) -> int:
+        """T, or 1 where the horizon is infinite and one stationary step stands for all."""
+        return int(self.horizon) if self.is_finite else 1
+
+    @property
+    def reward_times(self) -> range:
+        """The time indices whose reward tables differ: all where the reward reads t, else just 0."""
+        return range(self.steps) if self.reward.reads_time else range(1)
+
+    @property
+    def log_action_prior(self) -> Tensor:
+        """[S, A], log p(a | s)."""
+        return safe_log(self.action_prior)
+
+    @property
+    def live(self) -> Tensor:
+        """Bool [S], the states in which a decision is made."""
+        return ~self.mdp.terminal
+
+    @property
+    def survival(self) -> Tensor:
+        """[S], the probability that the chain goes on after a transition from a state: the discount, 1 if terminal."""
+        ones = torch.ones_like(self.mdp.initial, requires_grad=False)
+        return torch.where(self.live, self.discount * ones, ones)
+
+    def reward_table(self, t: int) -> Tensor:
+        """The rewards of step t: [S, A, 1] where outcomes do not matter, else [S, A, K]. Zero in terminal states."""
+        key = t if self.reward.reads_time else 0
+        if key not in self._tables:
+            with torch.enable_grad():  # to see whether there is a gradient to keep, wherever we are called from
+                table = self.host._raw_table(key)
+                if bool(self.host.mdp.terminal.any()):  # else the user's own numbers serve, uncopied
+                    table = torch.where(self.host.live[:, None, None], table, torch.zeros_like(table))
+                table = place_tensor(table, self.device, self.dtype, "reward")
+            if table.requires_grad or len(self._tables) * table.numel() > TABLE_LIMIT:
+                # A graph must be new for every backward pass, and many tables would fill the memory.
+                return table if torch.is_grad_enabled() else table.detach()
+            self._tables[key] = table
+        return self._tables[key]
+
+    def log_potential(self, t: int) -> Tensor:
+        """Log of the potential of O_t, the rewards of step t in nats: [S, A, 1] or [S, A, K], as `reward_table`."""
+        return self.in_nats(self.reward_table(t))
+
+    def in_nats(self, rewards: Tensor) -> Tensor:
+        """Rewards over the temperature; what is forbidden has no gradient, whatever the temperature."""
+        if not isinstance(self.temperature, Tensor):
+            return rewards / self.temperature
+        forbidden = torch.isinf(rewards)
+        finite = torch.where(forbidden, torch.zeros_like(rewards), rewards)
+        return torch.where(forbidden, rewards.detach(), finite / self.temperature)
+
+    @cached_property
+    def r_max(self) -> float:
+        """The reward that optimality='bernoulli' counts as certain success, in reward units."""
+        if self.host is not self:
+            return self.host.r_max
+        largest = -math.inf
+        for t in self.reward_times:
+            table = self._raw_table(t).detach()
+            if self.reward.reads_outcome and not self.mdp.is_dense:
+                table = torch.where(self.mdp.probabilities > 0, table, -torch.inf)  # the rest is padding
+            largest = max(largest, float(table.max()))
+        absorbs = bool(self.mdp.terminal.any()) or self.discount < 1
+        return max(0.0, largest) if absorbs or largest == -math.inf else largest
+
+    @property
+    def evidence_offset(self) -> float:
+        """What `optimality` adds to the log evidence of the undirected model, in nats: 0 or -T r_max / alpha."""
+        if self.optimality == "factor" or self.r_max == 0:
+            return 0.0
+        return -self.horizon * self.r_max / self.temperature
+
+    @cached_property
+    def has_outcome_sites(self) -> bool:
+        """Whether the program needs the further latents `k_t`."""
+        if not self.reward.reads_outcome:
+            return False
+        if self.host is not self:
+            return self.host.has_outcome_sites
+        return self.discount < 1 or any(self._outcomes_disagree(t) for t in self.reward_times)
+
+    @property
+    def program_states(self) -> int:
+        """The number of values of s_t in the program: S, and one more with a discount."""
+        return self.mdp.num_states + (self.discount < 1)
+
+    @property
+    def dense_bytes(self) -> int:
+        """Bytes of one dense table over (s_t, a_t, outcome, s_{t+1}), which enumeration needs several of."""
+        outcomes = self.mdp.num_outcomes if self.has_outcome_sites else 1
+        return self.dtype.itemsize * self.program_states**2 * self.mdp.num_actions * outcomes
+
+    def __repr__(self) -> str:
+        return (
+            f"TrajectoryModel({self.name!r}, {self.mdp!r}, horizon={self.horizon}, temperature={self.temperature:g}, "
+            f"discount={self.discount:g}, optimality={self.optimality!r})"
+        )
+
+    def replace(self, **changes: Any) -> TrajectoryModel:
+        """A copy with some arguments changed, validated anew, on the device and in the dtype of its process."""
+        known = [field.name for field in dataclasses.fields(self) if field.init]
+        unknown = [name for name in changes if name not in known]
+        if unknown:
+            raise TypeError(f"a TrajectoryModel has no argument {unknown[0]!r}; it has {', '.join(known)}")
+        return dataclasses.replace(self, **{"action_prior": self.host.action_prior, **changes})
+
+    def batch(self, **arguments: Any) -> ModelBatch:
+        """Variants of this model on the same process, to be asked about in one call: see `ModelBatch`.
+
+        Args:
+            **arguments: any of `reward` ([B, S], [B, S, A], ... or a list), `temperature` [B], `action_prior` ([B, A]
+                or [B, S, A]), `initial` [B, S] and `horizon` [B], all with a leading axis of the same length B.
+
+        Raises:
+            TypeError, ValueError: if an argument is unknown, or no member, or not one for each; naming the member.
+        """
+        from cai.models.trajectory.batch import ModelBatch  # it is made of models
+
+        unknown = [name for name in arguments if name not in BATCHED]
+        if unknown:
+            raise TypeError(f"members of a batch cannot differ in {unknown[0]!r}; they can in {', '.join(BATCHED)}")
+        return ModelBatch(self, **arguments)
+
+    def entropy_form(self) -> TrajectoryModel:
+        """The same problem in the entropy form, with reward r + alpha log|A(s)| on every live step.
+
+        Its values are those of Levine 2018 (section 2.3), where entropy is added instead of KL to a uniform prior.
+
+        Raises:
+            ValueError: if the action prior is not uniform over the available actions.
+        """
+        available = self.mdp.host.available
+        counts = available.sum(-1).double()
+        if not torch.allclose(self.host.action_prior, available / counts[:, None], atol=1e-12):
+            raise ValueError("the entropy form needs a uniform action prior; fold the prior into the reward first")
+        bonus = torch.where(self.host.live, self.temperature * counts.log(), 0.0)
+        return self.replace(reward=self.reward + TableReward(bonus))
+
+    # ---- the Pyro program ---------------------------------------------------------------------------------------
+
+    def __call__(self) -> None:
+        """Runs the program once: draws a trajectory and scores it by its optimality."""
+        if not self.is_finite:
+            raise ValueError("a program has finitely many steps; give horizon=N, or ask a backend that iterates")
+        run_program(self, self._program_tables)
+
+    @cached_property
+    def _program_tables(self) -> ProgramTables:
+        return ProgramTables.of(self)
+
+    # ---- checks -------------------------------------------------------------------------------------------------
+
+    def _raw_table(self, t: int) -> Tensor:
+        return raw_table(self.reward, self.mdp, t)
+
+    def _check_reward(self, t: int) -> None:
+        if t == self.reward_times[0]:
+            self.reward.check_model(self)
+        table = self._raw_table(t)
+        check_values(self.reward, self.mdp, table, t)
+        if t == self.reward_times[0]:
+            check_elementwise(self.reward, self.mdp, table, t)
+        if t == self.reward_times[-1]:
+            warn_of_habits(self.reward, self.mdp, t)
+
+    def _outcomes_disagree(self, t: int) -> bool:
+        """Whether two possible outcomes of one (s, a) share a next state and pay differently."""
+        successors, table = self.mdp.next_states, self.reward_table(t).detach()
+        if successors is None:
+            return False
+        possible = self.mdp.probabilities > 0
+        for k in range(1, successors.shape[-1]):
+            same = (successors[..., :k] == successors[..., k : k + 1]) & possible[..., :k] & possible[..., k : k + 1]
+            if (same & (table[..., :k] != table[..., k : k + 1])).any():
+                return True
+        return False
+
+    def _check_infinite(self) -> None:
+        if self.reward.reads_time:
+            raise ValueError(
+                "the horizon is infinite and the reward reads t; a stationary answer needs a reward without time "
+                "(CallableReward(function, reads_time=False) if it ignores t)"
+            )
+        if self.discount == 1 and not self.mdp.terminal.any():
+            raise ValueError(
+                "an infinite horizon cannot converge with discount 1 and no terminal state; give discount < 1, "
+                "a terminal state, or a finite horizon"
+            )
+
+
+def _action_prior(prior: Any, mdp: MDP) -> Tensor:
+    shape = (mdp.num_states, mdp.num_actions)
+    if prior is None:
+        return mdp.available.double() / mdp.available.sum(-1, keepdim=True)
+    tensor, source = float_tensor(prior, "action_prior")
+    if tensor.dim() == 1:
+        check_shape(tensor, (mdp.num_actions,), "action_prior", "[A]")
+        tensor = tensor.expand(shape)
+    check_shape(tensor, shape, "action_prior", "[S, A]")
+    allowed = check_distribution(tensor, "action_prior", source) * mdp.available
+    total = allowed.sum(-1, keepdim=True)
+    if (total.detach() == 0).any():
+        state = int(torch.nonzero(total.detach()[..., 0] == 0)[0])
+        raise ValueError(
+            f"action_prior gives no mass to any available action of state {mdp.state_name(state)}; "
+            "give some to at least one of them"
+        )
+    return allowed / total

@@ -1,0 +1,1 @@
+"""Problems that are there already, each with its source."""

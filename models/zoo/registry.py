@@ -1,0 +1,159 @@
+"""The model zoo: problems known by name, and plug-ins from the entry-point group `cai.models`."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from typing import Any
+
+from cai.models.processes.observation import ObservationModel
+from cai.models.trajectory.model import TrajectoryModel
+from cai.models.zoo.chains import chain, double_chain, river_swim
+from cai.models.zoo.grids import cliff, four_rooms, maze, windy
+from cai.models.zoo.gridworld import bridge, gridworld
+from cai.models.zoo.hidden import kitchen, kitchen_observations, tiger, tiger_observations
+from cai.models.zoo.operations import inventory, machine
+from cai.models.zoo.random_mdps import random_mdp
+from cai.models.zoo.risk import ladder, lottery
+from cai.models.zoo.roads import small_roads, street_places, three_paths
+from cai.models.zoo.toy_text import gymnasium_model
+
+logger = logging.getLogger("cai.models")
+
+__all__ = ["ModelEntry", "available_models", "build_model", "state_places"]
+
+
+@dataclass(frozen=True)
+class ModelEntry:
+    """A line of the zoo: a name, what it shows, and how it is built.
+
+    Attributes:
+        name: how `build_model` knows it.
+        summary: one line.
+        build: makes the model; its docstring holds the source.
+        observations: where the state is hidden, makes what is seen of it.
+        places: where a graph has places of its own, (x, y) of each state; None for a process that is not of this kind.
+    """
+
+    name: str
+    summary: str
+    build: Callable[..., TrajectoryModel]
+    observations: Callable[..., ObservationModel] | None = None
+    places: Callable[[TrajectoryModel], list[tuple[float, float]] | None] | None = None
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """The keywords that `build` takes; Gymnasium environments also take those of `gymnasium.make`."""
+        return tuple(inspect.signature(self.build).parameters)
+
+
+def _gymnasium_entry(name: str, summary: str, source: str) -> ModelEntry:
+    def build(
+        *, horizon: int | float | None = None, temperature: float = 1.0, discount: float = 1.0
+    ) -> TrajectoryModel:
+        return gymnasium_model(name, horizon=horizon, temperature=temperature, discount=discount)
+
+    build.__doc__ = f"""{summary}, read from the environment's transition table.
+
+    {source}. The default horizon is the environment's own limit of steps, or 100; for its further options call
+    `gymnasium_model({name!r}, ...)`.
+    """
+    return ModelEntry(name, summary, build)
+
+
+_BUILT_IN = (
+    ModelEntry("lottery", "one decision: a safe loss of 1, or a gamble on 0 and -10", lottery),
+    ModelEntry("ladder", "climb once more at the risk of a fall, or stop with the prize so far", ladder),
+    ModelEntry("bridge", "a short slippery bridge over a chasm, or a long safe way round", bridge),
+    ModelEntry("gridworld", "a small map with walls, drawn as text; every move may slip", gridworld),
+    ModelEntry("windy", "a grid whose wind carries every move upwards (Sutton and Barto)", windy),
+    ModelEntry("cliff", "the short way along an abyss, where a fall leads back to the start", cliff),
+    ModelEntry("four-rooms", "four rooms, four doors, moves that go astray (Sutton, Precup and Singh)", four_rooms),
+    ModelEntry("maze", "47 cells, and 14 steps to the goal (Sutton's Dyna)", maze),
+    ModelEntry("river-swim", "swim against the current, or drift to a small reward (Strehl and Littman)", river_swim),
+    ModelEntry("chain", "go on to the end for 10 a step, or back to the start for 2 (Dearden; Strens)", chain),
+    ModelEntry("double-chain", "two ways from one start, and the worse one pays at once", double_chain),
+    ModelEntry("three-paths", "three equal paths, two of which share a street: label bias (Ziebart)", three_paths),
+    ModelEntry(
+        "small-roads",
+        "a town whose streets are states; minutes and turns are features",
+        small_roads,
+        places=street_places,
+    ),
+    ModelEntry("inventory", "how much to order before the demand is known (Puterman)", inventory),
+    ModelEntry("machine", "run a machine that wears, or replace it", machine),
+    ModelEntry("tiger", "listen, or open one of two doors; the state is hidden", tiger, tiger_observations),
+    ModelEntry("kitchen", "to the kettle or to the fridge? an intent to be inferred", kitchen, kitchen_observations),
+    ModelEntry("random-mdp", "a Garnet: random successors, probabilities and rewards, by seed", random_mdp),
+    _gymnasium_entry(
+        "FrozenLake-v1",
+        "Gymnasium: a slippery lake with holes",
+        "Of Gymnasium's toy text (Towers et al. 2024); a move goes to each of its sides with probability 1/3",
+    ),
+    _gymnasium_entry(
+        "CliffWalking-v1",
+        "Gymnasium: the walk of Sutton and Barto's example 6.6",
+        "Sutton and Barto 2018, example 6.6",
+    ),
+    _gymnasium_entry(
+        "Taxi-v4", "Gymnasium: pick a passenger up and drop them off", "Dietterich 2000, the taxi of MAXQ"
+    ),
+)
+
+
+def available_models() -> dict[str, ModelEntry]:
+    """Every model known by name: the built-in ones, and the plug-ins of the entry-point group `cai.models`.
+
+    A plug-in is a function that returns a `TrajectoryModel`; the first line of its docstring is its summary.
+    """
+    entries = {entry.name: entry for entry in _BUILT_IN}
+    for point in entry_points(group="cai.models"):
+        try:
+            build = point.load()
+        except Exception as error:  # one broken plug-in must not take the others with it
+            logger.warning("model plug-in %s (%s) cannot be loaded: %r", point.name, point.value, error)
+            continue
+        summary = (inspect.getdoc(build) or "a plug-in").splitlines()[0]
+        entries.setdefault(point.name, ModelEntry(point.name, summary, build))
+    return entries
+
+
+def state_places(model: TrajectoryModel) -> list[tuple[float, float]] | None:
+    """(x, y) of each state of a model of the zoo whose states have places in the plane, for pictures; else None."""
+    for entry in _BUILT_IN:
+        if entry.name == model.name and entry.places is not None:
+            return entry.places(model)
+    return None
+
+
+def build_model(name: str, **options: Any) -> TrajectoryModel:
+    """Builds a model by name, or any Gymnasium environment with a `P` table by its id.
+
+    Args:
+        name: one of `available_models()` ("river_swim" is "river-swim"), or a Gymnasium id.
+        **options: keywords of the model (horizon, temperature, discount, slip, ...); None leaves its own default.
+
+    Raises:
+        ValueError: if there is no such model, or it does not take an option.
+    """
+    options = {key: value for key, value in options.items() if value is not None}
+    entries = available_models()
+    name = name.replace("_", "-") if name.replace("_", "-") in entries else name
+    if name not in entries:
+        if "-v" in name or ":" in name:
+            slip = options.pop("slip", None)
+            if slip is not None:
+                raise ValueError(f"model {name!r} does not take slip; it takes horizon, temperature, discount")
+            return gymnasium_model(name, **options)
+        raise ValueError(
+            f"no model is called {name!r}; known are {', '.join(entries)}, and any Gymnasium id with a transition table"
+        )
+    entry = entries[name]
+    unknown = [key for key in options if key not in entry.options]
+    if unknown:
+        hint = "; for options of the environment use gymnasium_model(...)" if "-v" in name else ""
+        raise ValueError(f"model {name!r} does not take {unknown[0]}; it takes {', '.join(entry.options)}{hint}")
+    return entry.build(**options)

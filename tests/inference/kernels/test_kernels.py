@@ -1,0 +1,214 @@
+"""Every kernel of the soft recursions against plain loops: values, q-values, policies, evidence, occupancies."""
+
+import functools
+import math
+
+import numpy as np
+import pytest
+import torch
+from dense_reference import random_case, solve
+from native_kernel import can_be_built
+
+import cai
+from cai.inference.kernels import soft_backward as soft_pass
+from cai.inference.kernels.choose import KERNELS, choose_kernel, outcome_sums
+from cai.inference.kernels.passes import make_pass
+from cai.inference.kernels.soft_backward import SoftPass
+from cai.inference.tabular.forward_messages import _exact_step, forward_messages
+from cai.inference.tabular.messages import EXACT, FIXED, backward, occupancies
+from cai.models import MDP, TrajectoryModel
+
+RECURSIONS = {"exact": EXACT, "fixed": FIXED}
+CASES, SHARES = 500, 10  # SHARES tests, so that the cases spread over processes
+# Both sides round: values of size 1e2 after up to 40 steps differ by 1e-12 or so, and occupancies by as much.
+TOLERANCE = 1e-10
+
+
+def error(found, expected, scale=1.0):
+    """The largest difference relative to `scale`; infinite where one side is infinite and the other not, or NaN."""
+    found, expected = found.detach().double().numpy(), np.asarray(expected, dtype=float)
+    assert found.shape == expected.shape
+    finite = np.isfinite(expected)
+    if not np.array_equal(np.isneginf(found), np.isneginf(expected)) or not np.isfinite(found[finite]).all():
+        return math.inf
+    return float(np.abs(found[finite] - expected[finite]).max(initial=0.0)) / scale
+
+
+def kernels_for(case, kind):
+    names = {"csr", "successors", "auto", *(["native"] if can_be_built() else [])}
+    names |= {"dense"} if case.model.mdp.is_dense else set()
+    return sorted(names | ({"collapsed"} if kind == "exact" and not case.model.reward.reads_time else set()))
+
+
+def all_values(case, kind, kernel, values_only=True):
+    soft = make_pass(case.model, kind, kernel=kernel, values_only=values_only)
+    return soft, soft.values(case.model.mdp.probabilities.new_empty(case.horizon + 1, case.model.mdp.num_states))
+
+
+def check(case, kind, kernel, answer, tolerance=TOLERANCE, scale=1.0, spread=1.0):
+    """Holds all that comes from one backward and one forward pass against the answer.
+
+    `scale` is the size of the values; probabilities are powers of differences of values, so that they are known to
+    `scale` times rounding too (`spread`).
+    """
+    messages = backward(case.model, RECURSIONS[kind], kernel="auto" if kernel == "collapsed" else kernel)
+    assert error(messages.values, answer.values, scale) < tolerance
+    assert error(messages.q_values, answer.q_values, scale) < tolerance
+    assert error(messages.policy, answer.policy, spread) < tolerance
+    assert error(messages.start, answer.start, scale) < tolerance
+    if answer.marginals is None:
+        return
+    initial = RECURSIONS[kind].believed_start(case.model, messages.values[0])
+    assert error(initial, answer.initial, spread) < tolerance
+    (marginals, absorbed), visits = occupancies(case.model, RECURSIONS[kind], initial, messages.values, kernel)
+    live = ~case.terminal
+    assert error(marginals, answer.marginals, spread) < tolerance
+    assert error(visits[torch.as_tensor(live)], answer.visits[live], spread * case.horizon) < tolerance
+    lost = 1 - answer.marginals.sum(-1) if case.discount < 1 else np.zeros(case.horizon + 1)
+    assert error(absorbed, lost, spread) < tolerance
+
+
+@pytest.mark.parametrize("share", range(SHARES))
+def test_all_kernels_on_500_random_problems(share):
+    for seed in range(share, CASES, SHARES):
+        case = random_case(seed)
+        for kind in RECURSIONS:
+            answer = solve(case, kind)
+            kernels = kernels_for(case, kind)
+            for kernel in kernels:
+                soft, values = all_values(case, kind, kernel)
+                assert error(values, answer.values) < TOLERANCE, (seed, kind, kernel)
+                if kernel != "collapsed":
+                    first = soft.q_values(values[1], 0)
+                    assert error(first, answer.q_values[0]) < TOLERANCE, (seed, kind, kernel)
+            check(case, kind, kernels[seed // SHARES % len(kernels)], answer)
+
+
+@pytest.mark.parametrize("kind", RECURSIONS)
+@pytest.mark.parametrize("block", [1, 5, 16])
+def test_small_blocks_change_nothing(kind, block, monkeypatch):
+    monkeypatch.setattr(soft_pass, "BLOCK", block)
+    for seed in range(1000, 1012):
+        case = random_case(seed, horizon=3)
+        answer = solve(case, kind)
+        for kernel in kernels_for(case, kind):
+            assert error(all_values(case, kind, kernel)[1], answer.values) < TOLERANCE
+            check(case, kind, kernel, answer)
+
+
+@pytest.mark.parametrize("kind", RECURSIONS)
+@pytest.mark.parametrize("piece", [2**24, 1])
+def test_states_that_are_done_again_agree(kind, piece, monkeypatch):
+    """With a bound that no sum reaches every state takes the path of those that underflow, one or all at a time."""
+    original = SoftPass.__init__
+
+    def forced(self, *arguments, **keywords):
+        original(self, *arguments, **keywords)
+        self.smallest = 1e6
+
+    monkeypatch.setattr(SoftPass, "__init__", forced)
+    monkeypatch.setattr(soft_pass, "PIECE", piece)
+    for seed in range(1100, 1115):
+        case = random_case(seed, horizon=3)
+        answer = solve(case, kind)
+        for kernel in kernels_for(case, kind):
+            assert error(all_values(case, kind, kernel)[1], answer.values) < TOLERANCE
+            check(case, kind, kernel, answer)
+
+
+def test_forward_messages_times_backward_ones_are_the_marginals():
+    for seed in range(1300, 1340):
+        case = random_case(seed, horizon=4)
+        answer = solve(case, "exact")
+        if answer.marginals is None:
+            continue
+        for kernel in kernels_for(case, "exact"):
+            ahead = forward_messages(case.model, kernel).numpy()
+            both = np.exp(ahead + answer.values - answer.start)
+            assert np.abs(both - answer.marginals).max() < TOLERANCE
+
+
+@pytest.mark.parametrize("size", [1.0, 300.0, 1e4])
+def test_forward_messages_are_those_of_one_shift_for_each_state(size):
+    """Also where messages differ by more than a float can hold, and where nothing can be reached."""
+    for seed in range(1340, 1360):
+        model = random_case(seed, horizon=6).model
+        model = model.replace(reward=model.reward * size)
+        found = forward_messages(model)
+        rows = [model.mdp.initial.log()]
+        for t in range(model.steps):
+            rows.append(_exact_step(model, rows[-1], t))
+        expected = torch.stack(rows)
+        assert torch.equal(torch.isinf(found), torch.isinf(expected))
+        torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-11)
+
+
+@pytest.mark.parametrize("kernel", ["dense", "csr", "successors"])
+def test_a_transpose_is_the_transpose(kernel):
+    """<y, P x> = <P' y, x>, blocks of any size make up the whole, and actions can be summed over first."""
+    generator = torch.Generator().manual_seed(1)
+    for seed in range(1400, 1420):
+        mdp = random_case(seed, listed=kernel != "dense" and seed % 2 == 0).model.mdp
+        num_states, rows = mdp.num_states, mdp.num_states * mdp.num_actions
+        dense, sums = mdp.dense().reshape(rows, num_states), outcome_sums(mdp, kernel)
+        for tail in ((), (3,)):
+            x = torch.rand(num_states, *tail, dtype=torch.float64, generator=generator)
+            y = torch.rand(rows, *tail, dtype=torch.float64, generator=generator)
+            cut = num_states // 2
+            parts = [
+                sums.gather(x, start, stop, x.new_empty((stop - start) * mdp.num_actions, *tail))
+                for start, stop in ((0, cut), (cut, num_states))
+                if stop > start
+            ]
+            torch.testing.assert_close(torch.cat(parts), dense @ x, rtol=1e-14, atol=1e-14)
+            torch.testing.assert_close(sums.scatter(y), dense.t() @ y, rtol=1e-14, atol=1e-14)
+        weights = torch.rand(num_states, mdp.num_actions, dtype=torch.float64, generator=generator)
+        x = torch.rand(num_states, dtype=torch.float64, generator=generator)
+        collapsed = sums.over_actions(weights).gather(x, 0, num_states, torch.empty_like(x))
+        expected = torch.einsum("sa,sax,x->s", weights, mdp.dense(), x)
+        torch.testing.assert_close(collapsed, expected, rtol=1e-14, atol=1e-14)
+
+
+def test_the_rule_that_chooses():
+    full = MDP(np.full((4, 1, 4), 0.25), np.eye(4)[0])
+    sparse = MDP(np.eye(9)[:, None, :], np.eye(9)[0])  # one entry in nine
+    lists = MDP.from_successors(np.zeros((4, 1, 1), dtype=int), np.ones((4, 1, 1)), np.eye(4)[0])
+    products = "csr" if torch.backends.mkl.is_available() else None
+    assert choose_kernel(full) == "dense"
+    assert choose_kernel(sparse) == (products or "dense")
+    assert choose_kernel(lists) == (products or "successors")
+    assert [choose_kernel(full, name) for name in ("dense", "csr", "successors")] == ["dense", "csr", "successors"]
+
+
+def test_what_is_refused_says_what_to_do():
+    lists = MDP.from_successors(np.zeros((2, 1, 1), dtype=int), np.ones((2, 1, 1)), [1.0, 0.0])
+    model = TrajectoryModel(lists, np.zeros((2, 1)), 3)
+    for backend in ("exact", "variational", "optimistic"):
+        with pytest.raises(ValueError, match=r"kernel 'dense' needs a process given as \[S, A, S\].*use 'csr', or"):
+            cai.infer(model, backend, kernel="dense")
+        with pytest.raises(ValueError, match="kernel is 'gpu'; expected one of auto, dense"):
+            cai.infer(model, backend, kernel="gpu")
+        with pytest.raises(ValueError, match="keep is 'nothing'; expected one of all, policy, values, evidence"):
+            cai.infer(model, backend, keep="nothing")
+    with pytest.raises(ValueError, match="kernel is 'gpu'"):
+        choose_kernel(lists, "gpu")
+    assert set(KERNELS) >= {"auto", "dense", "csr", "successors", "collapsed"}
+
+
+@functools.cache
+def _timed_model():
+    case = random_case(7, in_time=True, reward="sa", horizon=4, forbidden=False)
+    return case.model
+
+
+@pytest.mark.parametrize("keep", ["values", "evidence", "all", "policy"])
+def test_collapsed_where_it_does_not_fit_is_refused(keep):
+    """In one voice, whatever is kept and whether gradients are recorded."""
+    mdp = MDP.from_successors(np.zeros((2, 1, 1), dtype=int), np.ones((2, 1, 1)), [1.0, 0.0])
+    message = "kernel 'collapsed' sums over actions once and for all: it needs the exact backup.*use kernel='auto'"
+    rewards = torch.zeros(2, 1, dtype=torch.float64)
+    for table in (rewards, rewards.clone().requires_grad_()):
+        with pytest.raises(ValueError, match=message):
+            cai.infer(TrajectoryModel(mdp, table, 3), "variational", keep=keep, kernel="collapsed")
+    with pytest.raises(ValueError, match=message):
+        cai.infer(_timed_model(), "exact", keep=keep, kernel="collapsed")

@@ -1,0 +1,118 @@
+"""The house: what may import what, how long files may be, and that the wheel holds the tree."""
+
+import ast
+import configparser
+import subprocess
+import sys
+import textwrap
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+
+import cai
+from cai.inference.tabular.believed_dynamics import FixedDynamics
+from cai.inference.tabular.dynamic_programming import require_model
+from cai.inference.tabular.messages import policy_backward
+from cai.inference.tabular.posterior import tabular_posterior
+from cai.models import bridge
+from cai.models.common.numerics import expectation
+
+ROOT = Path(__file__).parents[2]
+FLOORS = {"models": ("cai.models",), "inference": ("cai.models", "cai.inference"), "cai": ("cai",)}
+
+
+def sources(*folders):
+    return [path for folder in folders for path in sorted((ROOT / folder).rglob("*.py"))]
+
+
+def imports(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            yield node.module
+
+
+@pytest.mark.parametrize("floor", FLOORS)
+def test_arrows_point_down_only(floor):
+    for path in sources(floor):
+        for name in imports(path):
+            assert name.split(".")[0] not in ("models", "inference"), f"{path} imports {name}: write cai.{name}"
+            if name == "cai" or name.startswith("cai."):
+                assert any(name == own or name.startswith(f"{own}.") for own in FLOORS[floor]), f"{path} imports {name}"
+
+
+@pytest.mark.parametrize("folder", ["models", "inference"])
+def test_the_folders_cannot_be_imported_by_their_own_names(folder):
+    command = [sys.executable, "-c", f"import {folder}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert f"import it as 'cai.{folder}'" in done.stderr
+
+
+def test_files_can_be_read_in_one_sitting():
+    for path in sources("models", "inference", "cai"):
+        assert len(path.read_text().splitlines()) <= 500, path
+
+
+def test_the_root_namespace_is_small_and_real():
+    assert len(cai.__all__) <= 25
+    for name in cai.__all__:
+        assert hasattr(cai, name), name
+
+
+def test_every_package_is_listed():
+    config = configparser.ConfigParser()
+    config.read(ROOT / "setup.cfg")
+    listed = set(config["options"]["packages"].split())
+    found = set()
+    for folder in ("cai", "models", "inference"):
+        for init in (ROOT / folder).rglob("__init__.py"):
+            parts = init.parent.relative_to(ROOT).parts
+            found.add(".".join(parts if parts[0] == "cai" else ("cai", *parts)))
+    assert listed == found
+
+
+def test_the_wheel_holds_the_tree(tmp_path):
+    copy = tmp_path / "tree"
+    copy.mkdir()
+    for name in ("cai", "models", "inference", "setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
+        subprocess.run(["cp", "-r", str(ROOT / name), str(copy / name)], check=True)
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), str(copy)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    (wheel,) = tmp_path.glob("*.whl")
+    held = {name for name in zipfile.ZipFile(wheel).namelist() if not name.split("/")[0].endswith(".dist-info")}
+    want = set()
+    for folder in ("cai", "models", "inference"):
+        for path in (ROOT / folder).rglob("*"):
+            if path.suffix in (".py", ".cpp", ".h") or path.name == "py.typed":
+                inside = path.relative_to(ROOT).as_posix()
+                want.add(inside if folder == "cai" else f"cai/{inside}")
+    assert held == want
+
+
+def test_readme_code_prints_what_the_readme_says(capsys, monkeypatch):
+    text = (ROOT / "README.md").read_text()
+    code = text.split("```python\n")[1].split("```")[0]
+    said = text.split("```text\n")[1].split("```")[0]
+    monkeypatch.chdir(ROOT)
+    exec(compile(code, "README.md", "exec"), {})
+    assert capsys.readouterr().out.split() == said.split()
+
+
+def test_the_backend_of_the_contributing_notes_runs():
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    code = textwrap.dedent(text.split("```py\n")[1].split("```")[0])
+    names = {"dataclass": dataclass, "ClassVar": ClassVar, "Status": cai.Status, "Target": cai.Target}
+    names |= {"require_model": require_model, "FixedDynamics": FixedDynamics, "policy_backward": policy_backward}
+    names |= {"tabular_posterior": tabular_posterior, "expectation": expectation}
+    exec(compile(code, "CONTRIBUTING.md", "exec"), names)
+    prior, best = cai.compare(bridge(discount=0.9), [names["FollowThePrior"](), "variational"]).rows
+    assert prior.status.ok
+    assert prior.elbo == pytest.approx(prior.real_return, abs=1e-9)
+    assert prior.elbo < best.elbo
