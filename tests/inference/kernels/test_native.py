@@ -11,6 +11,7 @@ from native_kernel import needs_native
 import cai
 from cai.inference.kernels.gradients import soft_values
 from cai.inference.kernels.native import library as native
+from cai.inference.kernels.native.sums import NativeSums
 from cai.inference.kernels.passes import make_pass
 from cai.inference.kernels.soft_backward import SoftPass
 from cai.models import MDP, TrajectoryModel
@@ -194,4 +195,4 @@ def test_what_cannot_be_built_says_what_is_missing(monkeypatch):
 
 def test_other_devices_are_refused():
     with pytest.raises(ValueError, match="kernel 'native' runs on the CPU; this process is on meta: use kernel='auto'"):
-        native.NativeSums(torch.empty(2, 1, 2, device="meta"), 2)
+        NativeSums(torch.empty(2, 1, 2, device="meta"), 2)
