@@ -6,6 +6,7 @@ if __name__ != "cai.models":
         "or every class in it would exist twice"
     )
 
+from cai.models.common.simulator import Simulator, Transition
 from cai.models.processes.layout import GridLayout
 from cai.models.processes.mdp import MDP
 from cai.models.processes.observation import ObservationModel
@@ -58,10 +59,12 @@ __all__ = [
     "PotentialShaping",
     "ProgramInfo",
     "RewardFactor",
+    "Simulator",
     "StepCost",
     "TableReward",
     "TimeTableReward",
     "TrajectoryModel",
+    "Transition",
     "VisitationPenalty",
     "Waypoint",
     "as_reward",

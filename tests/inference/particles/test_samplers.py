@@ -15,13 +15,14 @@ from scipy.stats import kstest
 import cai
 import cai.inference.particles.particles as particles_module
 from cai.inference import Status, SumProduct
-from cai.inference.particles.particles import inverse_cdf, move_particles, systematic
+from cai.inference.particles.particles import move_particles, systematic
 from cai.inference.particles.program_system import ReplaySystem
 from cai.inference.particles.smc import ImportanceSampling, SequentialMonteCarlo
 from cai.inference.particles.table_system import TableSystem
 from cai.inference.tabular.messages import EXACT, backward
 from cai.models import MDP, TrajectoryModel
 from cai.models.programs.inspect import inspect_program
+from cai.models.trajectory.simulate import inverse_cdf
 
 
 def small(**options):
