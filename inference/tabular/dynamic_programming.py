@@ -64,8 +64,8 @@ def check_keep(keep: str, kernel: str) -> None:
     """Refuses words that say nothing about what to keep, or how to compute."""
     if keep in ("all", "policy"):
         raise ValueError(
-            f"keep={keep!r} is gone: leave it out, or say keep='values'; q-values and policies are computed when they are "
-            "first looked at, and then held"
+            f"keep={keep!r} is gone: leave it out, or say keep='values'; q-values and policies are computed "
+            "when they are first looked at, and then held"
         )
     if keep not in KEEP:
         raise ValueError(f"keep is {keep!r}; expected one of {', '.join(KEEP)}")

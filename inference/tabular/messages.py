@@ -157,8 +157,8 @@ def backward(
     """All backward messages of a finite horizon, O(T S A K) time.
 
     What is kept sets the memory: "values" T S numbers, and "evidence" 18 S (with gradients T S where that is under
-    64 MiB; beyond, 2 sqrt(T) S, and every value is computed twice). With "values" q-values and policies are computed when
-    they are first looked at, and then held, T S A numbers each; with "evidence" whatever is looked at is computed again.
+    64 MiB; beyond, 2 sqrt(T) S, and every value is computed twice). With "values" q-values and policies are computed
+    when they are first looked at, and then held, T S A numbers each; with "evidence" they are computed at every look.
 
     Args:
         model: the trajectory model.

@@ -61,7 +61,6 @@ def outputs(backend, keep, *question):
     ("kind", "listed", "in_time", "discount", "keep"),
     [
         ("sa", True, False, 0.9, "values"),
-        ("sa", True, False, 0.9, "values"),
         ("sa", True, False, 0.9, "evidence"),
         ("s", False, False, 1.0, "evidence"),
         ("sas", False, False, 0.9, "values"),

@@ -169,7 +169,7 @@ def kept(model, backend, keep):
 
 @pytest.mark.parametrize(("backend", "temperature"), [("exact", 1.0), ("exact", 0.5), ("variational", 0.5)])
 def test_only_what_was_asked_for_is_held(backend, temperature):
-    """T S and a few rows of S numbers; with keep="values" what is looked at is held beside them, with "evidence" nothing."""
+    """T S and a few rows of S numbers; with keep="values" what is looked at is held too, with "evidence" nothing."""
     model = large_model(temperature)
     looked = {"values": 2 * ACTIONS + 2, "evidence": 0}
     for keep, size in {"values": 1, "evidence": 0}.items():
