@@ -28,8 +28,9 @@ class SumProduct:
         accelerate: over an infinite horizon, whether Newton steps (soft policy iteration) may shorten what has not
             settled after 200 backups; the criterion stays that of plain backups.
         keep: what of a finite horizon stays in memory: "values", T S numbers (q-values, policies and marginals are
-            computed when they are first looked at, and then held); or "evidence", 18 S (where gradients are asked for, T S up to
-            64 MiB; beyond, 2 sqrt(T) S, and every value is computed twice), and what is looked at is computed again.
+            computed when they are first looked at, and then held); or "evidence", 18 S (where gradients are asked for,
+            T S up to 64 MiB; beyond, 2 sqrt(T) S, and every value is computed twice), and what is looked at is
+            computed again.
         kernel: how sums over outcomes are computed, see `cai.inference.kernels.choose`; "auto" chooses.
     """
 
