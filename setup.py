@@ -23,7 +23,7 @@ CPP = Path("inference/kernels/native/cpp")
 LOOPS, DISPATCH = str(CPP / "native.cpp"), str(CPP / "dispatch.cpp")
 FLAGS = ["-g0", "-std=c++17", "-fPIC", "-fvisibility=hidden", "-fno-exceptions", "-fno-rtti"]
 FLAGS += ["-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast"]
-FLAGS += [] if "CXXFLAGS" in os.environ else ["-O3"]
+FLAGS += os.environ.get("CXXFLAGS", "-O3").split()
 # Apple's compiler has no OpenMP. Nothing is linked: the symbols are those of the runtime that torch has loaded.
 FLAGS += ["-fopenmp"] if sys.platform == "linux" else ["-fopenmp-simd"]
 AVX2 = ["-mavx2", "-mfma"]
