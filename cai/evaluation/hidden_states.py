@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 from cai.evaluation.evaluate import LONGEST, fitting_table
+from cai.models.common.simulator import Transition
 from cai.models.trajectory.model import TrajectoryModel
+from cai.models.trajectory.simulate import draw_rows
 from cai.policies.belief import BeliefPolicy
 
 __all__ = ["BeliefOutcome", "RunRecord", "evaluate_belief_policy", "simulate"]
@@ -87,7 +89,7 @@ def simulate(
 
 
 def _run(agent: BeliefPolicy, model: TrajectoryModel, num_steps: int, generator: torch.Generator) -> RunRecord:
-    state = _draw(model.mdp.initial[None], generator)
+    state = model.reset(1, generator)
     seen = _shown(agent, state, None, generator)
     agent.reset(seen)
     states, observations, beliefs = [state], [seen], [agent.belief]
@@ -99,10 +101,10 @@ def _run(agent: BeliefPolicy, model: TrajectoryModel, num_steps: int, generator:
             ended = "terminal"
             break
         action = torch.tensor([agent.sample(generator)])
-        state, reward, goes_on = _advance(model, state, action, t, generator)
+        state, reward, _ = _advance(model, state, action, t, generator)
         actions.append(action)
         rewards.append(reward)
-        if not bool(goes_on):
+        if int(state) == model.mdp.num_states:
             ended = "discount"
             break
         seen = _shown(agent, state, action, generator)
@@ -158,18 +160,21 @@ def _returns(agent: BeliefPolicy, model: TrajectoryModel, num_runs: int, generat
     """[N], the returns of N runs."""
     returns = torch.zeros(num_runs, dtype=torch.float64)
     running = torch.arange(num_runs)  # the runs that go on; states and beliefs are kept for these alone
-    state = _draw(model.mdp.initial.expand(num_runs, -1), generator)
+    state = model.reset(num_runs, generator)
+    alive = model.live[state]
     log_beliefs, _ = agent.states.start(_shown_to_all(agent, state, None, generator), num_runs)
     t = 0
     while t < min(model.horizon, LONGEST):
-        living = model.live[state]
-        running, state, log_beliefs = running[living], state[living], log_beliefs[living]
+        running, state, log_beliefs = running[alive], state[alive], log_beliefs[alive]
         if not len(running):
             break
-        action = _draw(agent.action_probs(log_beliefs, t), generator)
-        state, reward, goes_on = _advance(model, state, action, t, generator)
+        action = draw_rows(agent.action_probs(log_beliefs, t), generator)
+        state, reward, alive = _advance(model, state, action, t, generator)
         returns[running] += reward
-        running, state, action, log_beliefs = (part[goes_on] for part in (running, state, action, log_beliefs))
+        kept = state != model.mdp.num_states
+        running, state, action, log_beliefs, alive = (
+            part[kept] for part in (running, state, action, log_beliefs, alive)
+        )
         if len(running):
             seen = _shown_to_all(agent, state, action, generator)
             log_beliefs, _ = agent.states.update(log_beliefs, action, seen, t)
@@ -185,17 +190,12 @@ def _check_world(belief_policy: BeliefPolicy, model: TrajectoryModel) -> None:
     fitting_table(belief_policy.policy, model)
 
 
-def _draw(rows: Tensor, generator: torch.Generator) -> Tensor:
-    """[N], one draw from each of N rows of probabilities."""
-    return torch.multinomial(rows, 1, generator=generator).squeeze(-1)
-
-
 def _shown_to_all(
     agent: BeliefPolicy, state: Tensor, action: Tensor | None, generator: torch.Generator
 ) -> Tensor | None:
     """[N], what N worlds show; None where they show nothing at first."""
     rows = agent.states.observation_model.rows(state, action)
-    return None if rows is None else _draw(rows, generator)
+    return None if rows is None else draw_rows(rows, generator)
 
 
 def _shown(agent: BeliefPolicy, state: Tensor, action: Tensor | None, generator: torch.Generator) -> int | None:
@@ -203,10 +203,8 @@ def _shown(agent: BeliefPolicy, state: Tensor, action: Tensor | None, generator:
     return None if seen is None else int(seen)
 
 
-def _advance(
-    model: TrajectoryModel, state: Tensor, action: Tensor, t: int, generator: torch.Generator
-) -> tuple[Tensor, Tensor, Tensor]:
-    """One step of N live chains: (next states [N], rewards [N], whether the chain goes on, bool [N])."""
+def _advance(model: TrajectoryModel, state: Tensor, action: Tensor, t: int, generator: torch.Generator) -> Transition:
+    """One step of N live chains, whose actions the world must have."""
     mdp = model.mdp
     missing = ~mdp.available[state, action]
     if missing.any():
@@ -215,11 +213,4 @@ def _advance(
             f"at time index {t} the agent takes action {mdp.action_name(what)}, which is not available in state "
             f"{mdp.state_name(where)} of the world; it believes in a process where it is: give it the world's"
         )
-    outcome = _draw(mdp.probabilities[state, action], generator)
-    rewards = model.reward_table(t if model.is_finite else 0)
-    reward = rewards[state, action, outcome if rewards.shape[-1] > 1 else torch.zeros_like(outcome)]
-    following = outcome if mdp.next_states is None else mdp.next_states[state, action, outcome]
-    goes_on = torch.ones(len(state), dtype=torch.bool)
-    if model.discount < 1:
-        goes_on = torch.rand(len(state), generator=generator, dtype=torch.float64) < model.discount
-    return following, reward, goes_on
+    return model.step(state, action, t, generator)
