@@ -40,3 +40,10 @@ def over_methods(methods, every, quick, blocks=2):
         for part in seed_parts(every, max(quick // method.cost, 3), blocks)
     ]
     return pytest.mark.parametrize(("method", "seeds"), parts)
+
+
+def each_seed(every, quick):
+    """Parametrises a test over "seed", one case a seed: `quick` of them unmarked, the rest in the campaign."""
+    every = list(every)
+    rest = [pytest.param(seed, marks=pytest.mark.campaign) for seed in every[quick:]]
+    return pytest.mark.parametrize("seed", [*every[:quick], *rest])

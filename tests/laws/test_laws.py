@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from campaigns import over_methods, over_seeds
+from campaigns import each_seed, over_methods, over_seeds
 from methods import ALL, EXACT, FIXED, SAMPLED
 from oracle import exact, fixed, log_beta, log_sum, random_problem
 
@@ -252,7 +252,7 @@ def test_dense_and_successor_lists_agree(method, seeds):
                 assert close(getattr(left, name), getattr(right, name), method.tolerance), (seed, name)
 
 
-@pytest.mark.parametrize("seed", range(20))
+@each_seed(range(20), quick=8)
 def test_cold_limits(seed):
     """As alpha -> 0: hard value iteration for fixed dynamics, the maximum over successors for the exact target."""
     problem = random_problem(seed + 8000, forbidden=False)
@@ -291,7 +291,7 @@ def test_cold_limits(seed):
         assert float(cold_exact.values[0, state]) == pytest.approx(hard(state, 0, True), abs=slack)
 
 
-@pytest.mark.parametrize("seed", range(10))
+@each_seed(range(10), quick=5)
 def test_the_evidence_differentiates_to_expected_visits(seed):
     """d log p(O) / d r(s, a) = expected number of times that (s, a) is taken under the posterior, over alpha."""
     problem = random_problem(seed + 9000, reward="sa", forbidden=False, terminals=0.0)
