@@ -1,4 +1,4 @@
-"""Policies in Gymnasium environments: vectors against a plain loop, in every autoreset mode; what is refused; batches."""
+"""Policies in Gymnasium environments: vectors against a plain loop, in every autoreset mode; what is refused."""
 
 import math
 
