@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
-import networkx as nx
 from pyro.infer.inspect import get_dependencies
 
 from cai.models.programs.inspect import Program, inspect_program
 from cai.models.programs.session import pyro_session
 
 if TYPE_CHECKING:
+    import networkx as nx
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -38,6 +38,8 @@ def factor_graph(program: Program) -> nx.Graph[str]:
     Raises:
         ValueError: if the program does not follow the naming of sites.
     """
+    import networkx as nx
+
     info = inspect_program(program)
     with pyro_session():
         parents = get_dependencies(program)["prior_dependencies"]
@@ -69,6 +71,7 @@ def draw_factor_graph(program: Program | nx.Graph[str], *, max_steps: int = 4, a
         The figure.
     """
     import matplotlib.pyplot as plt
+    import networkx as nx
     from matplotlib.lines import Line2D
 
     if max_steps < 1:
