@@ -1,0 +1,324 @@
+"""Files that hold tables and words and nothing that runs: safetensors, with one JSON document in the header.
+
+What can be stored is None, booleans, numbers, strings, tensors, NumPy arrays, lists, tuples, dicts, and objects of the
+classes that were declared by `storable`, nested at will; what is shared is stored once. Reading builds objects of
+declared classes alone, so a file from a stranger can be damaged or wrong, but runs nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import enum
+import json
+import math
+import os
+import secrets
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import numpy
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as to_bytes
+from torch import Tensor
+
+__all__ = ["StorageError", "can_store", "load", "save", "storable", "stored_kind", "write_atomically"]
+
+VERSION = 1  # of the document's layout; raised when older files can no longer be read the same way
+FILE = "cai.safetensors"  # the file of an object that was saved as a folder
+C = TypeVar("C", bound=type)
+
+
+class StorageError(ValueError):
+    """A file cannot be read, or an object cannot be written; says which file, and which field of it."""
+
+
+class _Kind(NamedTuple):
+    name: str
+    cls: type
+    pack: Callable[[Any], Mapping[str, Any]]
+    unpack: Callable[[dict[str, Any]], Any]
+
+
+_BY_NAME: dict[str, _Kind] = {}
+_BY_CLASS: dict[type, _Kind] = {}
+
+
+def storable(
+    kind: str,
+    *,
+    pack: Callable[[Any], Mapping[str, Any]] | None = None,
+    unpack: Callable[[dict[str, Any]], Any] | None = None,
+) -> Callable[[C], C]:
+    """Declares that objects of a class can be stored; a decorator. A subclass is declared by itself, by its own kind.
+
+    Args:
+        kind: the tag in the file; never change it, or older files cannot be read.
+        pack: object -> its parts by name. The init fields of a dataclass or the fields of a NamedTuple unless given.
+        unpack: parts -> object; the constructor with keywords unless given. Enums need neither.
+    """
+
+    def declare(cls: C) -> C:
+        known = _BY_NAME.get(kind)
+        if known is not None and known.cls.__qualname__ != cls.__qualname__:
+            raise ValueError(f"kind {kind!r} is taken by {known.cls.__qualname__}")
+        if issubclass(cls, enum.Enum):
+            made = _Kind(kind, cls, lambda member: {"name": member.name}, lambda parts: cls[parts["name"]])
+        else:
+            made = _Kind(kind, cls, pack or _fields, unpack or (lambda parts: cls(**parts)))
+        _BY_NAME[kind] = _BY_CLASS[cls] = made
+        return cls
+
+    return declare
+
+
+def _fields(value: Any) -> dict[str, Any]:
+    if isinstance(value, tuple):
+        return value._asdict()  # type: ignore[attr-defined, no-any-return]
+    return {entry.name: getattr(value, entry.name) for entry in dataclasses.fields(value) if entry.init}
+
+
+# ---- writing --------------------------------------------------------------------------------------------------------
+
+
+class _Writer:
+    """Turns a value into a JSON document and the tensors that it names."""
+
+    def __init__(self) -> None:
+        self.tensors: dict[str, Tensor] = {}
+        self.sums: dict[str, int] = {}
+        self.objects: list[Any] = []
+        self.seen: dict[int, tuple[Any, Any]] = {}  # by id: the value, which must stay alive, and what stands for it
+
+    def encode(self, value: Any, where: str) -> Any:
+        if isinstance(value, enum.Enum) or type(value) in _BY_CLASS:
+            return self._once(value, lambda: self._object(value, where))
+        if value is None or isinstance(value, (bool, str)):
+            return value
+        if isinstance(value, (int, float, numpy.number, numpy.bool_)):
+            plain = value.item() if isinstance(value, (numpy.number, numpy.bool_)) else value
+            return plain if math.isfinite(plain) else {"$": "float", "is": repr(float(plain))}
+        if isinstance(value, Tensor):
+            return self._once(value, lambda: {"$": "tensor", "is": self._tensor(value, where)})
+        if isinstance(value, numpy.ndarray):
+            return self._once(value, lambda: {"$": "array", "is": self._tensor(torch.as_tensor(value), where)})
+        if isinstance(value, (torch.dtype, torch.device)):
+            return {"$": type(value).__name__, "is": str(value).removeprefix("torch.")}
+        if isinstance(value, (list, tuple)) and type(value) in (list, tuple, torch.Size):
+            items = [self.encode(item, f"{where}.{i}") for i, item in enumerate(value)]
+            return items if isinstance(value, list) else {"$": "tuple", "is": items}
+        if isinstance(value, Mapping):
+            if all(isinstance(key, str) and key != "$" for key in value):
+                return {key: self.encode(item, f"{where}.{key}") for key, item in value.items()}
+            pairs = [[self.encode(part, f"{where}.{i}") for part in pair] for i, pair in enumerate(value.items())]
+            return {"$": "pairs", "is": pairs}
+        raise StorageError(
+            f"{where} is a {type(value).__qualname__}, which cannot be saved: files hold tables, numbers and words, "
+            "and classes declared by cai.models.common.storage.storable"
+        )
+
+    def _once(self, value: Any, encode: Callable[[], Any]) -> Any:
+        if id(value) not in self.seen:
+            self.seen[id(value)] = (value, encode())
+        return self.seen[id(value)][1]
+
+    def _object(self, value: Any, where: str) -> dict[str, Any]:
+        kind = _BY_CLASS.get(type(value))
+        if kind is None:
+            raise StorageError(f"{where} is a {type(value).__qualname__}, which is not declared as storable")
+        parts = {name: self.encode(part, f"{where}.{name}") for name, part in kind.pack(value).items()}
+        self.objects.append({"kind": kind.name, "parts": parts})  # parts first, so an object names earlier ones alone
+        return {"$": "object", "is": len(self.objects) - 1}
+
+    def _tensor(self, value: Tensor, where: str) -> str:
+        plain = value.detach().cpu()
+        plain = plain.to_dense() if plain.layout is not torch.strided else plain
+        self.tensors[where] = plain.clone(memory_format=torch.contiguous_format)  # shares no memory with another
+        self.sums[where] = _checksum(self.tensors[where])
+        return where
+
+
+def _checksum(table: Tensor) -> int:
+    return zlib.crc32(table.reshape(-1).view(torch.uint8).numpy().tobytes()) if table.numel() else 0
+
+
+def can_store(value: Any) -> bool:
+    """Whether `save` would accept the value."""
+    try:
+        _Writer().encode(value, "value")
+    except (StorageError, ValueError, TypeError):
+        return False
+    return True
+
+
+def save(path: str | Path, value: Any, *, folder: bool = False) -> Path:
+    """Writes a value to a file, all of it or nothing; numbers alone, without gradients.
+
+    Args:
+        path: of the file, or of the folder.
+        value: what can be stored.
+        folder: whether `path` is a folder, made if need be, in which the file lies.
+
+    Returns:
+        The path as it was given.
+
+    Raises:
+        FileNotFoundError: if the folder that shall hold it does not exist.
+        StorageError: if a part cannot be stored; names it.
+    """
+    target = Path(path)
+    if not target.absolute().parent.is_dir():
+        raise FileNotFoundError(f"there is no folder {str(target.parent)!r} to save in; make it first")
+    writer = _Writer()
+    kind = _BY_CLASS.get(type(value))
+    name = type(value).__name__ if kind is None else kind.name
+    root = writer.encode(value, name)
+    document = {"version": VERSION, "kind": name, "root": root, "objects": writer.objects, "sums": writer.sums}
+    text = json.dumps(document, allow_nan=False)
+    header = {"cai": text, "crc": str(zlib.crc32(text.encode()))}
+    if folder:
+        if target.is_file():
+            raise FileExistsError(f"{str(target)!r} is a file; give the name of a folder")
+        target.mkdir(exist_ok=True)
+    write_atomically(target / FILE if folder else target, to_bytes(writer.tensors, metadata=header))
+    return target
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Puts a file in its place once all of it is on disk, with the permissions that the umask leaves to new files."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+    try:
+        with open(beside, "xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # where folders cannot be opened, the rename may come late, never half
+        descriptor = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+# ---- reading --------------------------------------------------------------------------------------------------------
+
+
+class _Reader:
+    """Builds the value of a document."""
+
+    def __init__(self, document: dict[str, Any], file: Any) -> None:
+        self.document, self.file = document, file
+        self.tensors: dict[str, Tensor] = {}
+        self.objects: list[Any] = []
+        self.field = "the header"
+
+    def value(self) -> Any:
+        for entry in self.document["objects"]:
+            self.field = entry["kind"]
+            parts = {name: self._decode(part, f"{entry['kind']}.{name}") for name, part in entry["parts"].items()}
+            if entry["kind"] not in _BY_NAME:
+                raise StorageError(f"kind {entry['kind']!r} is unknown; import the package that wrote it first")
+            self.field = entry["kind"]
+            self.objects.append(_BY_NAME[entry["kind"]].unpack(parts))
+        return self._decode(self.document["root"], self.document["kind"])
+
+    def _decode(self, value: Any, where: str) -> Any:
+        self.field = where
+        if isinstance(value, list):
+            return [self._decode(item, f"{where}.{i}") for i, item in enumerate(value)]
+        if not isinstance(value, dict):
+            return value
+        if "$" not in value:
+            return {key: self._decode(item, f"{where}.{key}") for key, item in value.items()}
+        tag, inner = value["$"], value["is"]
+        if tag == "tensor":
+            return self._tensor(inner)
+        if tag == "array":
+            return self._tensor(inner).numpy()
+        if tag == "object":
+            return self.objects[inner]
+        if tag == "tuple":
+            return tuple(self._decode(inner, where))
+        if tag == "pairs":
+            return dict(self._decode(inner, where))
+        if tag == "dtype":
+            return getattr(torch, inner)
+        if tag == "device":
+            return torch.device(inner)
+        if tag == "float":
+            return float(inner)
+        raise KeyError(tag)
+
+    def _tensor(self, name: str) -> Tensor:
+        if name not in self.tensors:
+            self.field = name
+            found = self.file.get_tensor(name)
+            if _checksum(found) != self.document["sums"][name]:
+                raise ValueError("its numbers are not those that were written")
+            self.tensors[name] = found
+        return self.tensors[name]
+
+
+def load(path: str | Path, *, expected: str | tuple[str, ...] | None = None) -> Any:
+    """Reads what `save` wrote, from a file or a folder; tensors come back on the CPU and without gradients.
+
+    Args:
+        path: of the file or the folder.
+        expected: the kinds that will do; any if None.
+
+    Raises:
+        FileNotFoundError: if there is nothing.
+        StorageError: if the file is damaged, newer than this version, or holds another kind; says which field.
+    """
+    with _opened(path) as (document, file):
+        if expected is not None and document["kind"] not in ((expected,) if isinstance(expected, str) else expected):
+            raise StorageError(f"{str(path)!r} holds a {document['kind']}; expected {expected}; cai.load takes any")
+        reader = _Reader(document, file)
+        try:
+            return reader.value()
+        except StorageError as error:
+            raise StorageError(f"{str(path)!r}, field {reader.field}: {error}") from None
+        except Exception as error:
+            raise StorageError(
+                f"{str(path)!r} is damaged at field {reader.field}: {error!r}; save it again, or take a copy"
+            ) from error
+
+
+def stored_kind(path: str | Path) -> str:
+    """The kind of what a file or folder holds; no table is read.
+
+    Raises:
+        FileNotFoundError, StorageError: as `load`.
+    """
+    with _opened(path) as (document, _):
+        return str(document["kind"])
+
+
+@contextlib.contextmanager
+def _opened(path: str | Path) -> Iterator[tuple[dict[str, Any], Any]]:
+    place = Path(path) / FILE if Path(path).is_dir() else Path(path)
+    if not place.is_file():
+        raise FileNotFoundError(f"there is nothing saved at {str(path)!r}")
+    try:
+        opened = safe_open(str(place), framework="pt")
+    except (SafetensorError, OSError) as error:
+        raise StorageError(f"{str(path)!r} is damaged or no safetensors file: {error}") from None
+    with opened as file:
+        header = file.metadata() or {}
+        if "cai" not in header:
+            raise StorageError(f"{str(path)!r} holds nothing that cai wrote")
+        if header.get("crc") != str(zlib.crc32(header["cai"].encode())):
+            raise StorageError(f"{str(path)!r} is damaged: its header is not the one that was written")
+        document = json.loads(header["cai"])
+        if document["version"] > VERSION:
+            raise StorageError(
+                f"{str(path)!r} was written by a newer version (layout {document['version']}, this one reads up to "
+                f"{VERSION}); install a newer control-as-inference"
+            )
+        yield document, file
