@@ -6,9 +6,12 @@ if __name__ != "cai.models":
         "or every class in it would exist twice"
     )
 
+from cai.models.common.simulator import Simulator, Transition
 from cai.models.processes.layout import GridLayout
 from cai.models.processes.mdp import MDP
 from cai.models.processes.observation import ObservationModel
+from cai.models.processes.read_pomdp import read_pomdp
+from cai.models.processes.read_prism import read_prism
 from cai.models.programs.factor_graph import draw_factor_graph, factor_graph
 from cai.models.programs.inspect import ProgramInfo, inspect_program
 from cai.models.programs.interventions import condition, do
@@ -43,6 +46,8 @@ from cai.models.zoo.roads import small_roads, three_paths
 from cai.models.zoo.toy_text import from_gymnasium, gymnasium_model
 
 __all__ = [
+    "read_pomdp",
+    "read_prism",
     "CallableReward",
     "DistancePenalty",
     "Goal",
@@ -58,10 +63,12 @@ __all__ = [
     "PotentialShaping",
     "ProgramInfo",
     "RewardFactor",
+    "Simulator",
     "StepCost",
     "TableReward",
     "TimeTableReward",
     "TrajectoryModel",
+    "Transition",
     "VisitationPenalty",
     "Waypoint",
     "as_reward",

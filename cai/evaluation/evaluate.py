@@ -130,7 +130,9 @@ def evaluate(
         dynamics = FixedDynamics(model)
         visits = None if model.is_finite else expected_visits(model, mdp.initial, table, dynamics)
         found = measure(model, mdp.initial, table, dynamics, visits)
-        returns = _rollouts(model, table, num_rollouts, seed)
+        generator = torch.Generator().manual_seed(seed)
+        steps = model.steps if model.is_finite else LONGEST
+        returns = model.simulator.returns(table, num_rollouts, steps, generator)
         ends = visited = None
         absorbed = float(found.absorbed[-1])
         if model.is_finite:
@@ -176,7 +178,7 @@ def fitting_table(policy: Policy, model: TrajectoryModel) -> Tensor:
     if hasattr(policy, "belief"):
         raise TypeError(
             f"a {type(policy).__name__} acts on what it observes; use "
-            "cai.policies.belief.evaluate_belief_policy(policy, model)"
+            "cai.evaluation.evaluate_belief_policy(policy, model)"
         )
     if not isinstance(policy, Policy):
         raise TypeError(
@@ -225,27 +227,3 @@ def _chance_of_visit(model: TrajectoryModel, table: Tensor, region: Tensor) -> f
         entered += float(mass[region].sum())
         mass = torch.where(outside, mass, torch.zeros_like(mass))
     return min(1.0, entered)
-
-
-def _rollouts(model: TrajectoryModel, table: Tensor, num_rollouts: int, seed: int) -> Tensor:
-    """Returns of N simulated trajectories [N]; an infinite horizon runs until every chain has ended."""
-    generator = torch.Generator().manual_seed(seed)
-    mdp, discount = model.mdp, model.discount
-    state = torch.multinomial(mdp.initial.expand(num_rollouts, -1), 1, generator=generator).squeeze(-1)
-    returns = torch.zeros(num_rollouts, dtype=torch.float64)
-    alive = model.live[state]
-    t = 0
-    while bool(alive.any()) and (not model.is_finite or t < model.steps) and t < LONGEST:
-        step = t if model.is_finite else 0
-        action = torch.multinomial(table[step][state], 1, generator=generator).squeeze(-1)
-        outcome = torch.multinomial(mdp.probabilities[state, action], 1, generator=generator).squeeze(-1)
-        rewards = model.reward_table(step)
-        paid = rewards[state, action, outcome if rewards.shape[-1] > 1 else torch.zeros_like(outcome)]
-        returns = returns + weighted(alive.double(), paid)
-        following = outcome if mdp.next_states is None else mdp.next_states[state, action, outcome]
-        state = torch.where(alive, following, state)
-        alive = alive & model.live[state]
-        if discount < 1:
-            alive = alive & (torch.rand(num_rollouts, generator=generator, dtype=torch.float64) < discount)
-        t += 1
-    return returns

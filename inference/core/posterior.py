@@ -15,6 +15,7 @@ from cai.inference.core.status import Status, Target
 from cai.inference.programs.scoring import score_trajectories
 from cai.models.processes.mdp import MDP
 from cai.models.trajectory.model import TrajectoryModel
+from cai.models.trajectory.simulate import sample_chain
 
 if TYPE_CHECKING:
     import xarray
@@ -158,34 +159,25 @@ class Posterior:
         if self.horizon == float("inf"):
             raise ValueError("trajectories of an infinite horizon have no end; extract the policy and roll it out")
         generator = torch.Generator().manual_seed(seed)
-        state = _draw(self.initial.detach().expand(num_samples, -1), generator)
-        states, actions = [state], []
-        num_states, num_actions = self.action_prior.shape[-2:]
-        policy = self.action_probs.detach()
-        for t in range(self.steps):
-            inside = state.clamp(max=num_states - 1)
-            absorbed = state == num_states
-            uniform = torch.full((num_samples, num_actions), 1.0 / num_actions, dtype=torch.float64)
-            rows = torch.where(absorbed[:, None], uniform, policy[t][inside])
-            action = _draw(rows, generator)
-            following = self._draw_next(t, inside, action, generator)
-            state = torch.where(absorbed, state, following)
-            actions.append(action)
-            states.append(state)
-        return torch.stack(states, -1), torch.stack(actions, -1)
+        mdp = self.mdp
+        listed = mdp is not None and self.step_outcomes is not None
+        return sample_chain(
+            self.initial,
+            self.action_probs.__getitem__,
+            self._moves,
+            mdp.next_states if listed and mdp is not None else None,
+            self.steps,
+            num_samples,
+            generator,
+        )
 
-    def _draw_next(self, t: int, state: Tensor, action: Tensor, generator: torch.Generator) -> Tensor:
-        """Next states [N] out of states 0..S-1, S for a fall; never dense where the outcomes are listed."""
-        num_states = self.action_prior.shape[-2]
+    def _moves(self, t: int) -> tuple[Tensor, Tensor]:
+        """At time index t: weights [S, A, K] of the outcomes as they are listed, and [S, A] of a fall."""
         if self.step_outcomes is not None and self.mdp is not None:
-            alive, fallen = (part.detach()[state, action] for part in self.step_outcomes(t))
-            outcome = _draw(torch.cat([alive, fallen.sum(-1, keepdim=True)], -1), generator)
-            following = self.mdp.successors().expand_as(self.mdp.probabilities)[state, action]
-            following = torch.cat([following, torch.full_like(following[:, :1], num_states)], -1)
-            return following.gather(-1, outcome[:, None])[:, 0]
-        rows = self.dynamics(t).detach()[state, action]
-        missing = (1 - rows.sum(-1, keepdim=True)).clamp(min=0) if self._falls else torch.zeros_like(rows[:, :1])
-        return _draw(torch.cat([rows, missing], -1), generator)
+            alive, fallen = self.step_outcomes(t)
+            return alive, fallen.sum(-1)
+        rows = self.dynamics(t)
+        return rows, (1 - rows.sum(-1)).clamp(min=0) if self._falls else torch.zeros_like(rows[..., 0])
 
     def log_prob(self, states: Any, actions: Any) -> Tensor:
         """The log probability of whole trajectories under q, as `sample` returns them.
@@ -272,8 +264,3 @@ deferrable(
     "policy_divergence",
     "policy_entropy",
 )
-
-
-def _draw(rows: Tensor, generator: torch.Generator) -> Tensor:
-    """One index for each row of probabilities [N, K]; what has probability 0 is never drawn."""
-    return torch.multinomial(rows, 1, generator=generator).squeeze(-1)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 if TYPE_CHECKING:
     from cai.inference.core.posterior import Posterior
 
-__all__ = ["Backend", "InferenceError", "Status", "Target"]
+__all__ = ["Backend", "InferenceError", "NotKnown", "Status", "Target"]
 
 
 class Target(str, Enum):
@@ -68,6 +68,24 @@ class Status(str, Enum):
     def ok(self) -> bool:
         """Whether the answer can be used as it is."""
         return self is Status.SUCCESS
+
+
+class NotKnown(ValueError, AttributeError):
+    """Raised by an answer that is asked for what its kind does not have.
+
+    Args:
+        what: was asked for.
+        kind: of the answer, e.g. "the particle answer of backend 'smc'".
+        instead: who knows it, as advice: "ask 'exact'".
+        why: further words on why it is not known.
+    """
+
+    def __init__(self, what: str, kind: str, instead: str, why: str = "") -> None:
+        self.parts = (what, kind, instead, why)
+        super().__init__(f"{kind} does not know {what}" + (f": {why}" if why else "") + f"; {instead}")
+
+    def __reduce__(self) -> tuple[type, tuple[str, ...]]:
+        return type(self), self.parts
 
 
 class InferenceError(RuntimeError):

@@ -26,6 +26,7 @@ from torch import Tensor
 from cai.inference.core.progress import progress
 from cai.models.common.numerics import expectation, safe_logsumexp
 from cai.models.programs.inspect import site_time
+from cai.models.trajectory.simulate import draw_start, inverse_cdf
 
 __all__ = [
     "Filtered",
@@ -33,7 +34,6 @@ __all__ = [
     "ParticleSystem",
     "Particles",
     "effective_sample_size",
-    "inverse_cdf",
     "log_mean_exp",
     "move_particles",
     "systematic",
@@ -109,9 +109,7 @@ class Particles:
         if not bool(weights.any()):
             raise ValueError("no particle has weight, so there is nothing to draw; raise num_particles")
         generator = torch.Generator().manual_seed(seed)
-        cumulative = weights.cumsum(0)
-        uniform = torch.rand(num_samples, dtype=torch.float64, generator=generator)
-        index = inverse_cdf(cumulative, torch.zeros_like(uniform), cumulative[-1].expand_as(uniform), uniform)
+        index = draw_start(weights, num_samples, generator)
         values = {name: value[index] for name, value in self.values.items()}
         return Particles(values, self.log_evidence.expand(num_samples).clone())
 
@@ -246,20 +244,3 @@ def systematic(log_weights: Tensor, uniform: Tensor) -> Tensor:
     cumulative = (log_weights - log_weights.max()).exp().cumsum(0)
     points = (torch.arange(num_particles, dtype=torch.float64) + uniform) / num_particles
     return inverse_cdf(cumulative, torch.zeros_like(points), cumulative[-1].expand_as(points), points)
-
-
-def inverse_cdf(cumulative: Tensor, low: Tensor, high: Tensor, uniform: Tensor) -> Tensor:
-    """The entries of a cumulative sum in which points between two of its values fall; none of weight zero.
-
-    Args:
-        cumulative: [M], cumulative sums of weights >= 0.
-        low: [N], the cumulative sum before the entries that may be drawn.
-        high: [N], the one at the last of them, > low.
-        uniform: [N], in [0, 1).
-
-    Returns:
-        int64 [N], indices into the cumulative sum.
-    """
-    below = torch.nextafter(high, low)  # the point may round up to the end, and belong to the next entry
-    points = torch.minimum(low + uniform * (high - low), below)
-    return torch.searchsorted(cumulative, torch.maximum(points, low), right=True)

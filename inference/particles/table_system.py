@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from cai.inference.particles.particles import inverse_cdf
 from cai.models.trajectory.model import TrajectoryModel
+from cai.models.trajectory.simulate import draw_rows
 
 __all__ = ["TableSystem"]
 
@@ -28,9 +28,7 @@ class TableSystem:
         self._parents: list[Tensor | None] = []
 
     def start(self, num_particles: int) -> Tensor:
-        cumulative = self.model.mdp.initial.detach().cumsum(0)
-        uniform = torch.rand(num_particles, dtype=torch.float64)
-        state = inverse_cdf(cumulative, torch.zeros_like(uniform), cumulative[-1].expand_as(uniform), uniform)
+        state = self.model.reset(num_particles)
         self._states, self._choices, self._parents = [state], [], [None]
         return torch.full((num_particles,), self.model.evidence_offset, dtype=torch.float64)
 
@@ -46,22 +44,13 @@ class TableSystem:
         return torch.stack([self._step(t) for t in steps])
 
     def _step(self, t: int) -> Tensor:
-        model, mdp, state = self.model, self.model.mdp, self._states[-1]
-        inside = state.clamp(max=mdp.num_states - 1)
-        absorbed = state == mdp.num_states
-        action = torch.multinomial(self._prior[state], 1)[:, 0]
-        outcome = torch.multinomial(mdp.probabilities.detach()[inside, action], 1)[:, 0]
-        rewards = model.reward_table(t).detach()
-        paid = rewards[inside, action, outcome if rewards.shape[-1] > 1 else torch.zeros_like(outcome)]
-        following = outcome if mdp.next_states is None else mdp.next_states[inside, action, outcome]
-        falls = absorbed
-        if model.discount < 1:
-            lost = torch.rand(state.shape, dtype=torch.float64) >= model.survival[inside]
-            falls = absorbed | lost
-        self._states.append(torch.where(falls, torch.full_like(state, mdp.num_states), following))
-        self._choices.append((action, torch.where(absorbed, torch.zeros_like(outcome), outcome)))
+        model, states = self.model, self._states[-1]
+        actions = draw_rows(self._prior[states])
+        drawn = model.simulator.draw(states, actions, t)
+        self._states.append(drawn.next_states)
+        self._choices.append((actions, drawn.outcomes))
         self._parents.append(None)
-        return torch.where(absorbed, torch.zeros_like(paid), paid / model.temperature)
+        return drawn.rewards / model.temperature
 
     def values(self) -> dict[str, Tensor]:
         """Whole trajectories, traced back from the last step: O(N T), however often they were resampled."""

@@ -13,10 +13,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from cai.inference.particles.particles import inverse_cdf
 from cai.inference.tabular.forward_messages import forward_messages
 from cai.models.common.numerics import safe_log, safe_logsumexp
 from cai.models.trajectory.model import TrajectoryModel
+from cai.models.trajectory.simulate import inverse_cdf
 
 __all__ = ["sample_backward"]
 

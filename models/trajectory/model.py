@@ -17,14 +17,17 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor
 
-from cai.models.common.checks import check_distribution, check_shape, float_tensor, whole_horizon
+from cai.models.common.checks import whole_horizon
 from cai.models.common.devices import place_tensor, resolve_place
 from cai.models.common.numerics import safe_log
+from cai.models.common.simulator import Transition
 from cai.models.processes.mdp import MDP
 from cai.models.rewards.base import raw_table
 from cai.models.rewards.checks import check_elementwise, check_values, warn_of_habits
 from cai.models.rewards.tables import TableReward, as_reward
+from cai.models.trajectory.checks import check_infinite, normalised_prior, outcomes_disagree
 from cai.models.trajectory.program import ProgramTables, run_program
+from cai.models.trajectory.simulate import TabularSimulator
 
 if TYPE_CHECKING:
     from cai.models.trajectory.batch import ModelBatch
@@ -103,12 +106,12 @@ class TrajectoryModel:
         if not isinstance(self.temperature, Tensor):
             object.__setattr__(self, "temperature", float(self.temperature))
         object.__setattr__(self, "discount", float(self.discount))
-        object.__setattr__(self, "action_prior", _action_prior(self.action_prior, self.mdp))
+        object.__setattr__(self, "action_prior", normalised_prior(self.action_prior, self.mdp))
         factor = as_reward(self.reward)
         factor.check(self.mdp)
         object.__setattr__(self, "reward", factor)
         if not self.is_finite:
-            self._check_infinite()
+            check_infinite(self.mdp, factor, self.discount)
         for t in self.reward_times:
             self._check_reward(t)
         if not self.is_finite and self.optimality == "bernoulli" and self.r_max != 0:
@@ -252,7 +255,9 @@ class TrajectoryModel:
             return False
         if self.host is not self:
             return self.host.has_outcome_sites
-        return self.discount < 1 or any(self._outcomes_disagree(t) for t in self.reward_times)
+        return self.discount < 1 or any(
+            outcomes_disagree(self.mdp, self.reward_table(t).detach()) for t in self.reward_times
+        )
 
     @property
     def program_states(self) -> int:
@@ -319,6 +324,28 @@ class TrajectoryModel:
             raise ValueError("a program has finitely many steps; give horizon=N, or ask a backend that iterates")
         run_program(self, self._program_tables)
 
+    # ---- the simulator ------------------------------------------------------------------------------------------
+
+    @cached_property
+    def simulator(self) -> TabularSimulator:
+        """The true world: draws steps, rollouts and returns for N chains at once, on any horizon."""
+        return TabularSimulator(self)
+
+    def reset(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+        """The states int64 [n] in which n chains start, drawn from p(s_1)."""
+        return self.simulator.reset(n, generator)
+
+    def step(self, states: Tensor, actions: Tensor, t: int, generator: torch.Generator | None = None) -> Transition:
+        """Moves N chains by one step: (next states [N], rewards [N], alive bool [N]).
+
+        Args:
+            states: int64 [N], 0 to S; S is the absorbing state of the discount.
+            actions: int64 [N], available where they are taken.
+            t: the time index, from 0.
+            generator: of the draws; torch's global one unless given.
+        """
+        return self.simulator.step(states, actions, t, generator)
+
     @cached_property
     def _program_tables(self) -> ProgramTables:
         return ProgramTables.of(self)
@@ -337,47 +364,3 @@ class TrajectoryModel:
             check_elementwise(self.reward, self.mdp, table, t)
         if t == self.reward_times[-1]:
             warn_of_habits(self.reward, self.mdp, t)
-
-    def _outcomes_disagree(self, t: int) -> bool:
-        """Whether two possible outcomes of one (s, a) share a next state and pay differently."""
-        successors, table = self.mdp.next_states, self.reward_table(t).detach()
-        if successors is None:
-            return False
-        possible = self.mdp.probabilities > 0
-        for k in range(1, successors.shape[-1]):
-            same = (successors[..., :k] == successors[..., k : k + 1]) & possible[..., :k] & possible[..., k : k + 1]
-            if (same & (table[..., :k] != table[..., k : k + 1])).any():
-                return True
-        return False
-
-    def _check_infinite(self) -> None:
-        if self.reward.reads_time:
-            raise ValueError(
-                "the horizon is infinite and the reward reads t; a stationary answer needs a reward without time "
-                "(CallableReward(function, reads_time=False) if it ignores t)"
-            )
-        if self.discount == 1 and not self.mdp.terminal.any():
-            raise ValueError(
-                "an infinite horizon cannot converge with discount 1 and no terminal state; give discount < 1, "
-                "a terminal state, or a finite horizon"
-            )
-
-
-def _action_prior(prior: Any, mdp: MDP) -> Tensor:
-    shape = (mdp.num_states, mdp.num_actions)
-    if prior is None:
-        return mdp.available.double() / mdp.available.sum(-1, keepdim=True)
-    tensor, source = float_tensor(prior, "action_prior")
-    if tensor.dim() == 1:
-        check_shape(tensor, (mdp.num_actions,), "action_prior", "[A]")
-        tensor = tensor.expand(shape)
-    check_shape(tensor, shape, "action_prior", "[S, A]")
-    allowed = check_distribution(tensor, "action_prior", source) * mdp.available
-    total = allowed.sum(-1, keepdim=True)
-    if (total.detach() == 0).any():
-        state = int(torch.nonzero(total.detach()[..., 0] == 0)[0])
-        raise ValueError(
-            f"action_prior gives no mass to any available action of state {mdp.state_name(state)}; "
-            "give some to at least one of them"
-        )
-    return allowed / total

@@ -8,11 +8,11 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from example_programs import persistent
+from gaussian_programs import gaussian, gaussian_posterior
 from methods import FAILURE_RATE
+from particle_checks import narrow, small
 from refusals import check, refuse
-from test_particle_programs import gaussian, gaussian_posterior
-from test_programs import persistent
-from test_samplers import narrow, small
 
 import cai
 from cai.inference.particles.particles import Particles

@@ -1,71 +1,21 @@
 """Every kernel of the soft recursions against plain loops: values, q-values, policies, evidence, occupancies."""
 
 import functools
-import math
 
 import numpy as np
 import pytest
 import torch
 from dense_reference import random_case, solve
-from native_kernel import can_be_built
+from kernel_checks import RECURSIONS, TOLERANCE, all_values, check, error, kernels_for
 
 import cai
 from cai.inference.kernels import soft_backward as soft_pass
 from cai.inference.kernels.choose import KERNELS, choose_kernel, outcome_sums
-from cai.inference.kernels.passes import make_pass
 from cai.inference.kernels.soft_backward import SoftPass
 from cai.inference.tabular.forward_messages import _exact_step, forward_messages
-from cai.inference.tabular.messages import EXACT, FIXED, backward, occupancies
 from cai.models import MDP, TrajectoryModel
 
-RECURSIONS = {"exact": EXACT, "fixed": FIXED}
 CASES, SHARES = 500, 10  # SHARES tests, so that the cases spread over processes
-# Both sides round: values of size 1e2 after up to 40 steps differ by 1e-12 or so, and occupancies by as much.
-TOLERANCE = 1e-10
-
-
-def error(found, expected, scale=1.0):
-    """The largest difference relative to `scale`; infinite where one side is infinite and the other not, or NaN."""
-    found, expected = found.detach().double().numpy(), np.asarray(expected, dtype=float)
-    assert found.shape == expected.shape
-    finite = np.isfinite(expected)
-    if not np.array_equal(np.isneginf(found), np.isneginf(expected)) or not np.isfinite(found[finite]).all():
-        return math.inf
-    return float(np.abs(found[finite] - expected[finite]).max(initial=0.0)) / scale
-
-
-def kernels_for(case, kind):
-    names = {"csr", "successors", "auto", *(["native"] if can_be_built() else [])}
-    names |= {"dense"} if case.model.mdp.is_dense else set()
-    return sorted(names | ({"collapsed"} if kind == "exact" and not case.model.reward.reads_time else set()))
-
-
-def all_values(case, kind, kernel, values_only=True):
-    soft = make_pass(case.model, kind, kernel=kernel, values_only=values_only)
-    return soft, soft.values(case.model.mdp.probabilities.new_empty(case.horizon + 1, case.model.mdp.num_states))
-
-
-def check(case, kind, kernel, answer, tolerance=TOLERANCE, scale=1.0, spread=1.0):
-    """Holds all that comes from one backward and one forward pass against the answer.
-
-    `scale` is the size of the values; probabilities are powers of differences of values, so that they are known to
-    `scale` times rounding too (`spread`).
-    """
-    messages = backward(case.model, RECURSIONS[kind], kernel="auto" if kernel == "collapsed" else kernel)
-    assert error(messages.values, answer.values, scale) < tolerance
-    assert error(messages.q_values, answer.q_values, scale) < tolerance
-    assert error(messages.policy, answer.policy, spread) < tolerance
-    assert error(messages.start, answer.start, scale) < tolerance
-    if answer.marginals is None:
-        return
-    initial = RECURSIONS[kind].believed_start(case.model, messages.values[0])
-    assert error(initial, answer.initial, spread) < tolerance
-    (marginals, absorbed), visits = occupancies(case.model, RECURSIONS[kind], initial, messages.values, kernel)
-    live = ~case.terminal
-    assert error(marginals, answer.marginals, spread) < tolerance
-    assert error(visits[torch.as_tensor(live)], answer.visits[live], spread * case.horizon) < tolerance
-    lost = 1 - answer.marginals.sum(-1) if case.discount < 1 else np.zeros(case.horizon + 1)
-    assert error(absorbed, lost, spread) < tolerance
 
 
 @pytest.mark.parametrize("share", range(SHARES))
@@ -188,7 +138,7 @@ def test_what_is_refused_says_what_to_do():
             cai.infer(model, backend, kernel="dense")
         with pytest.raises(ValueError, match="kernel is 'gpu'; expected one of auto, dense"):
             cai.infer(model, backend, kernel="gpu")
-        with pytest.raises(ValueError, match="keep is 'nothing'; expected one of all, policy, values, evidence"):
+        with pytest.raises(ValueError, match="keep is 'nothing'; expected one of values, evidence"):
             cai.infer(model, backend, keep="nothing")
     with pytest.raises(ValueError, match="kernel is 'gpu'"):
         choose_kernel(lists, "gpu")
@@ -201,7 +151,7 @@ def _timed_model():
     return case.model
 
 
-@pytest.mark.parametrize("keep", ["values", "evidence", "all", "policy"])
+@pytest.mark.parametrize("keep", ["values", "evidence"])
 def test_collapsed_where_it_does_not_fit_is_refused(keep):
     """In one voice, whatever is kept and whether gradients are recorded."""
     mdp = MDP.from_successors(np.zeros((2, 1, 1), dtype=int), np.ones((2, 1, 1)), [1.0, 0.0])

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from dense_reference import DIGITS, case_of, random_case, solve
-from test_kernels import RECURSIONS, TOLERANCE, all_values, check, error, kernels_for
+from kernel_checks import RECURSIONS, TOLERANCE, all_values, check, error, kernels_for
 
 from cai.inference.kernels.passes import make_pass
 from cai.inference.tabular.messages import backward, occupancies

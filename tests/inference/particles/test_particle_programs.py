@@ -7,9 +7,10 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from example_programs import MOVE, PRIOR, REWARD, START, drawn_at_the_end, drawn_first, persistent, windy
+from gaussian_programs import gaussian, gaussian_posterior, gaussian_prior
+from particle_checks import estimates, is_unbiased, small
 from refusals import check, holds_no_nan, refuse
-from test_programs import MOVE, PRIOR, REWARD, START, drawn_at_the_end, drawn_first, persistent, windy
-from test_samplers import estimates, is_unbiased, small
 
 import cai
 from cai.inference import Status
@@ -59,38 +60,6 @@ def test_programs_are_answered(kind, backend):
     everything = torch.cat([got.details["particles"].states, got.details["particles"].actions], 1).unique(dim=0)
     total = got.log_prob(*everything.split([states.shape[1], 3], 1)).exp().sum()
     assert float(total) == pytest.approx(1.0, abs=1e-9)
-
-
-def gaussian(horizon, start=0.5, noise=0.3, price=0.4, cost=0.2):
-    """A random walk that actions push, paid -price s'^2 - cost a^2 at each step."""
-
-    def program():
-        state = pyro.sample("s_1", dist.Normal(torch.tensor(start), 1.0))
-        for t in range(1, horizon + 1):
-            action = pyro.sample(f"a_{t}", dist.Normal(torch.tensor(0.0), 0.8))
-            state = pyro.sample(f"s_{t + 1}", dist.Normal(state + action, noise))
-            pyro.factor(f"O_{t}", -price * state**2 - cost * action**2)
-
-    return program
-
-
-def gaussian_prior(horizon, start=0.5, noise=0.3, price=0.4, cost=0.2):
-    """(mean, covariance, Q) of z = (s_1, ..., s_{T+1}, a_1, ..., a_T) and of the score -z' Q z / 2."""
-    mixing = np.zeros((2 * horizon + 1, 2 * horizon + 1))  # from (s_1, noises, actions) to z
-    mixing[: horizon + 1, 0] = 1.0
-    for t in range(1, horizon + 1):
-        mixing[t, 1 : t + 1] = noise
-        mixing[t, horizon + 1 : horizon + 1 + t] = 0.8
-    mixing[horizon + 1 :, horizon + 1 :] = 0.8 * np.eye(horizon)
-    mean = np.r_[np.full(horizon + 1, start), np.zeros(horizon)]
-    return mean, mixing @ mixing.T, 2 * np.diag(np.r_[0.0, np.full(horizon, price), np.full(horizon, cost)])
-
-
-def gaussian_posterior(horizon):
-    """(mean, covariance) of z given optimality: precision C^-1 + Q."""
-    mean, covariance, prices = gaussian_prior(horizon)
-    inner = np.eye(len(mean)) + covariance @ prices
-    return np.linalg.solve(inner, mean), np.linalg.solve(inner, covariance)
 
 
 def gaussian_evidence(horizon):

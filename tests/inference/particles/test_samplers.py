@@ -2,53 +2,33 @@
 
 import itertools
 import math
-from statistics import NormalDist
 
 import numpy as np
 import pytest
 import torch
 from methods import FAILURE_RATE
 from oracle import exact, random_problem
+from particle_checks import estimates, is_unbiased, narrow, small
 from refusals import check, holds_no_nan
 from scipy.stats import kstest
 
 import cai
 import cai.inference.particles.particles as particles_module
 from cai.inference import Status, SumProduct
-from cai.inference.particles.particles import inverse_cdf, move_particles, systematic
+from cai.inference.particles.particles import systematic
 from cai.inference.particles.program_system import ReplaySystem
 from cai.inference.particles.smc import ImportanceSampling, SequentialMonteCarlo
 from cai.inference.particles.table_system import TableSystem
 from cai.inference.tabular.messages import EXACT, backward
 from cai.models import MDP, TrajectoryModel
 from cai.models.programs.inspect import inspect_program
-
-
-def small(**options):
-    mdp = MDP([[[0.5, 0.5]], [[0.0, 1.0]]], [1.0, 0.0])
-    return TrajectoryModel(mdp, **{"reward": [1.0, 0.0], "horizon": 2, **options})
-
-
-def estimates(system, count, num_particles, threshold, log_psi=None):
-    runs = [
-        move_particles(system, num_particles=num_particles, ess_threshold=threshold, log_psi=log_psi, seed=seed)
-        for seed in range(count)
-    ]
-    return torch.stack([run.log_evidence for run in runs])
+from cai.models.trajectory.simulate import inverse_cdf
 
 
 def soft_values(model):
     values = backward(model, EXACT).values
     table = torch.cat([values, torch.zeros(len(values), 1, dtype=torch.float64)], 1)
     return lambda states, t: table[t][states]
-
-
-def is_unbiased(logs, log_evidence, tests=1):
-    """Whether exp(logs) have the mean exp(log_evidence), by a z-test."""
-    shares = (logs - log_evidence).exp()
-    error = float(shares.std()) / math.sqrt(len(shares))
-    limit = -NormalDist().inv_cdf(FAILURE_RATE / (2 * tests))
-    return abs(float(shares.mean()) - 1) <= limit * error + 1e-12
 
 
 SETTINGS = list(itertools.product((0.0, 0.5, 1.0), (False, True)))
@@ -188,14 +168,6 @@ def test_both_engines_agree():
 
 
 # ---- hard cases -----------------------------------------------------------------------------------------------------
-
-
-def narrow(horizon, width=40):
-    """One way in `width` goes on, all others are forbidden: a prior particle survives with probability 1 / width."""
-    mdp = MDP(np.full((1, width, 1), 1.0), [1.0])
-    reward = np.full((1, width), -math.inf)
-    reward[0, 0] = 1.0
-    return TrajectoryModel(mdp, reward, horizon)
 
 
 def test_particles_that_all_die():

@@ -8,6 +8,7 @@ import pytest
 import torch
 from oracle import fixed, moves, random_problem
 from refusals import holds_no_nan
+from restricted_cases import CLASSES, aliased, answer, best, corridor, noisy
 from scipy.optimize import minimize_scalar
 from torch import nn
 
@@ -17,24 +18,6 @@ from cai.inference.restricted.natural_gradient import exact_gradient
 from cai.inference.restricted.objective import TableBound
 from cai.inference.restricted.restricted import RestrictedVariational
 from cai.models import MDP, TrajectoryModel, bridge
-
-
-def answer(policy, model, **options):
-    return RestrictedVariational(policy, **options).run(model)
-
-
-def best(model):
-    """The dynamic program's bound, which no class exceeds."""
-    return StructuredVariational().run(model)
-
-
-def noisy(model, seed=0, stationary=True):
-    rows = np.random.default_rng(seed).dirichlet(np.ones(2), size=model.mdp.num_states)
-    return ObservationPolicy(rows, stationary)
-
-
-def aliased(model, number=2, stationary=True):
-    return ObservationPolicy([s % number for s in range(model.mdp.num_states)], stationary)
 
 
 def one_hot_of_state_and_time(model):
@@ -140,15 +123,6 @@ def test_an_identity_observation_sees_the_state():
 
 # ---- classes that do not -----------------------------------------------------------------------------------------
 
-CLASSES = {
-    "stationary": lambda model: StationaryPolicy(),
-    "aliased": aliased,
-    "aliased over time": lambda model: aliased(model, stationary=False),
-    "noisy": noisy,
-    "noisy over time": lambda model: noisy(model, stationary=False),
-    "module": lambda model: nn.Linear(model.mdp.num_states + 1, model.mdp.num_actions),
-}
-
 
 @pytest.mark.parametrize("name", CLASSES)
 def test_a_bound_is_what_the_policy_is_worth_and_below_the_evidence(name):
@@ -166,14 +140,6 @@ def test_a_bound_is_what_the_policy_is_worth_and_below_the_evidence(name):
         parts = got.believed_return / problem.temperature - got.policy_divergence - got.luck
         assert float(parts) == pytest.approx(elbo, abs=1e-9)
         assert elbo == pytest.approx(got.details["history"][-1], abs=1e-9)
-
-
-def corridor(temperature):
-    """Two rooms that look alike: the way out is action 0 in one and action 1 in the other; being inside costs 1."""
-    moves = np.zeros((3, 2, 3))
-    moves[0, 0, 2] = moves[1, 1, 2] = moves[0, 1, 0] = moves[1, 0, 1] = moves[2, :, 2] = 1.0
-    mdp = MDP(moves, [0.6, 0.4, 0.0], terminal=[2])
-    return TrajectoryModel(mdp, [-1.0, -1.0, 0.0], 4, temperature, action_prior=[0.3, 0.7])
 
 
 @pytest.mark.parametrize("temperature", [0.05, 0.5, 2.0])

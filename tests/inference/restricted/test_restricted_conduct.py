@@ -8,7 +8,7 @@ import pytest
 import torch
 from oracle import random_problem
 from refusals import check, holds_no_nan, refuse
-from test_restricted import CLASSES, aliased, answer, best, corridor
+from restricted_cases import CLASSES, aliased, answer, best, corridor
 from torch import nn
 
 from cai.inference import Status

@@ -8,11 +8,11 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from example_programs import MOVE, PRIOR, REWARD, START, drawn_at_the_end, drawn_first, wind_after_action, windy
 from oracle import log_sum, random_problem
 from pyro import poutine
 from pyro.infer import TraceEnum_ELBO, config_enumerate
 from refusals import check, refuse
-from test_programs import MOVE, PRIOR, REWARD, START, drawn_at_the_end, drawn_first, wind_after_action, windy
 
 import cai
 from cai.inference import Status

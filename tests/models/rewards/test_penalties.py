@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from test_rewards import NEXT, OF_STATE, S, agree, both, dense, listed
+from reward_loops import NEXT, OF_STATE, S, agree, both, dense, listed
 
 import cai
 from cai.inference import InferenceError, infer

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from test_rewards import INF, NEXT, OF_ACTION, OF_NEXT, OF_STATE, A, S, T, agree, both, dense, listed, slope
+from reward_loops import INF, NEXT, OF_ACTION, OF_NEXT, OF_STATE, A, S, T, agree, both, dense, listed, slope
 
 from cai.inference import infer
 from cai.models import (

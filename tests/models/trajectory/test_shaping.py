@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from oracle import exact, fixed, random_problem
-from test_rewards import INF, NEXT, A, S, T, agree, both, dense, listed
+from reward_loops import INF, NEXT, A, S, T, agree, both, dense, listed
 
 from cai.inference import infer
 from cai.models import MDP, Goal, PotentialShaping, TableReward, TrajectoryModel, bridge, shaped

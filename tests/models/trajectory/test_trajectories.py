@@ -8,11 +8,11 @@ import numpy as np
 import pyro
 import pytest
 import torch
+from example_programs import all_paths, drawn_at_the_end, drawn_first, persistent, windy
 from methods import FAILURE_RATE
 from oracle import exact, paths, random_problem
 from refusals import check, refuse
 from scipy.stats import binom
-from test_programs import all_paths, drawn_at_the_end, drawn_first, persistent, windy
 
 import cai
 from cai.inference import Enumeration, StructuredVariational, SumProduct
