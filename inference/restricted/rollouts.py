@@ -15,8 +15,8 @@ from cai.inference.programs.exact_sites import ExactSites, redistribute, support
 from cai.inference.programs.guide import drawn_sites
 from cai.inference.restricted.parameters import PolicyParameters
 from cai.models.programs.inspect import Program, ProgramInfo, explain, private_store, site_time
-from cai.models.rewards.tables import Step, evaluate_factor
 from cai.models.trajectory.model import TrajectoryModel
+from cai.models.trajectory.simulate import draw_rows
 
 __all__ = ["Draws", "ProgramSampler", "Sampler", "TableSampler"]
 
@@ -71,19 +71,15 @@ class TableSampler:
         self.log_prior = log_prior
 
     def draw(self, policy: PolicyParameters, num_samples: int, generator: torch.Generator) -> Draws:
-        model, mdp = self.model, self.model.mdp
-        initial = mdp.initial.detach()
-        state = torch.multinomial(initial, num_samples, replacement=True, generator=generator)
+        model, world = self.model, self.model.simulator
+        state = world.reset(num_samples, generator)
         goes_on = torch.ones(num_samples, dtype=torch.float64)
         states, actions, priors, columns = [state], [], [], []
         true_prior = model.log_action_prior.detach()
         for t in range(model.steps):
             log_q = policy.log_probs(t, state, self.log_prior[t if len(self.log_prior) > 1 else 0][state])
-            action = _choose(log_q.detach().exp(), generator)
-            outcome = _choose(mdp.probabilities.detach()[state, action], generator)
-            following = outcome if mdp.next_states is None else mdp.next_states[state, action, outcome]
-            live = model.live[state]
-            reward = self._reward(state, action, outcome, following, t)
+            action, live = draw_rows(log_q.detach().exp(), generator), model.live[state]
+            following, reward, _, _ = world.draw(state, action, t, generator, falls=False)
             chosen = log_q.gather(-1, action[:, None])[:, 0]
             ratio = chosen.detach() - true_prior[state, action]
             weight = goes_on * live
@@ -92,26 +88,12 @@ class TableSampler:
             priors.append(true_prior[state])
             goes_on = goes_on * model.survival[state]
             state = following
-            states.append(state)
             actions.append(action)
+            states.append(state)
         log_probs, rewards, ratios, entropies = (torch.stack(part) for part in zip(*columns, strict=True))
         before = torch.full((num_samples,), model.evidence_offset, dtype=torch.float64)
         draws = torch.stack(states, -1), torch.stack(actions, -1)
         return Draws(log_probs, rewards, before, ratios, entropies, *draws, priors)
-
-    def _reward(self, state: Tensor, action: Tensor, outcome: Tensor, following: Tensor, t: int) -> Tensor:
-        """[N], 0 where the state is terminal."""
-        factor = self.model.reward
-        zero = torch.zeros((), dtype=torch.int64)
-        step = (
-            Step(state, action, outcome, following, t) if factor.reads_outcome else Step(state, action, zero, zero, t)
-        )
-        values = evaluate_factor(factor, self.model.mdp, step).detach().expand(state.shape)
-        return torch.where(self.model.live[state], values, torch.zeros_like(values))
-
-
-def _choose(rows: Tensor, generator: torch.Generator) -> Tensor:
-    return torch.multinomial(rows, 1, generator=generator)[:, 0]
 
 
 class _PolicySites(Messenger):

@@ -77,9 +77,7 @@ class PosteriorPolicyIteration:
         """[T, S, A], the policy to begin with: the action prior."""
         return model.action_prior.expand(model.steps, -1, -1)
 
-    def improve(
-        self, model: TrajectoryModel, prior: Tensor, last: dict[str, float]
-    ) -> tuple[Tensor, dict[str, float]]:
+    def improve(self, model: TrajectoryModel, prior: Tensor, last: dict[str, float]) -> tuple[Tensor, dict[str, float]]:
         """The next policy [T, S, A] and the numbers of its step by name, given the last policy and numbers."""
         return backward(model, FIXED, prior).policy, {}
 
@@ -137,9 +135,7 @@ class KLPolicyIteration:
         """[T, S, A], the policy to begin with."""
         return _clear_of_forbidden(model)
 
-    def improve(
-        self, model: TrajectoryModel, prior: Tensor, last: dict[str, float]
-    ) -> tuple[Tensor, dict[str, float]]:
+    def improve(self, model: TrajectoryModel, prior: Tensor, last: dict[str, float]) -> tuple[Tensor, dict[str, float]]:
         """The next policy [T, S, A] and the numbers of its step by name, given the last policy and numbers."""
         hint = last.get("temperatures") or model.temperature
         policy, temperature = _bounded_step(model, prior, self.epsilon, hint)
