@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import pyro
 import torch
 from pyro.infer import SVI
+from pyro.params.param_store import ParamStoreDict
 from torch import Tensor
 
-from cai.inference.core.learner import Info, State, generator_state, status_of, stood_still
+from cai.inference.core.learner import Info, State, generator_at, status_of, stood_still
 from cai.inference.core.posterior import Posterior
 from cai.inference.core.status import Status
 from cai.inference.programs.enumerated import (
@@ -28,7 +28,8 @@ from cai.inference.programs.enumerated import (
 from cai.inference.programs.guide import POLICY, PREFIX, JointProbe, StructuredGuide, drawn_sites, free_name
 from cai.inference.programs.scoring import score_program
 from cai.models.common.numerics import safe_log
-from cai.models.programs.inspect import Program, ProgramInfo, private_store, site_time
+from cai.models.programs.inspect import Program, ProgramInfo, site_time
+from cai.models.programs.session import pyro_session
 
 __all__ = ["Fit", "FitOptions", "GuideLearner", "GuideState"]
 
@@ -72,7 +73,7 @@ class Fit:
 
     def probed(self, probe: JointProbe) -> EnumeratedProgram:
         """The enumerated run with probes."""
-        with private_store(), torch.enable_grad():
+        with pyro_session(), torch.enable_grad():
             for key, value in self.parameters.items():
                 pyro.param(key, value)
             return enumerate_program(probe(self.guide), lambda: self.guide.handler)
@@ -80,8 +81,7 @@ class Fit:
     def sample(self, num_samples: int, seed: int) -> tuple[Tensor, Tensor]:
         """Trajectories of q, by running the guide; states [N, T + 1] ([N, T] without s_{T+1}) and actions [N, T]."""
         info = self.guide.info
-        with private_store(), torch.random.fork_rng(devices=[]), torch.no_grad():
-            torch.default_generator.manual_seed(seed)
+        with pyro_session(seed), torch.no_grad():
             for key, value in self.parameters.items():
                 pyro.param(key, value)
             with pyro.poutine.trace() as tracer, pyro.plate("_samples", num_samples, dim=-1):
@@ -91,7 +91,7 @@ class Fit:
 
     def log_prob(self, states: Tensor, actions: Tensor) -> Tensor:
         """[N], log q of trajectories as `sample` returns them, by running the guide; further latents are summed out."""
-        with private_store(), torch.no_grad():
+        with pyro_session(), torch.no_grad():
             for key, value in self.parameters.items():
                 pyro.param(key, value)
             return score_program(self.guide, states, actions, factors=False)
@@ -156,16 +156,16 @@ class GuideLearner:
     def init(self, model: Program, *, seed: int) -> GuideState:
         supports: dict[str, Tensor] = {}
         guide = StructuredGuide(model, free_dynamics=self.free_dynamics, supports=supports, info=self.info)
-        with private_store(), _drawing(generator_state(seed)) as after, torch.enable_grad():
+        generator = torch.Generator().manual_seed(seed)
+        with pyro_session(generator) as store, torch.enable_grad():
             first = enumerate_guide(guide)
             assert guide.handler is not None
             found, safe = find_supports(first, guide.handler.contexts)
             supports.update(found)
             _start_at_prior(first, pyro.param(POLICY))
-            store = pyro.get_param_store().get_state()
-            place = _parameters()
+            place = _parameters(store)
         return GuideState(
-            problem=_Problem(guide, store),
+            problem=_Problem(guide, store.get_state()),
             status=None if safe else _why_blocked(model),
             place=place,
             best=place,
@@ -174,7 +174,7 @@ class GuideLearner:
             gradient=math.inf,
             rate=self.options.learning_rate,
             history=(),
-            random=after[0],
+            random=generator.get_state(),
         )
 
     def step(self, state: GuideState) -> tuple[GuideState, Info]:
@@ -201,10 +201,12 @@ class GuideLearner:
                 pyro.param(key).grad = -rate * slope
             return -float(reached)
 
-        with _stored(state.problem.store, state.place), _drawing(state.random) as after, torch.enable_grad():
+        generator = generator_at(state.random)
+        with pyro_session(generator) as store, torch.enable_grad():
+            _load(store, state.problem.store, state.place)
             optimiser = pyro.optim.SGD({"lr": 1.0})
             SVI(guide.program, guide, optimiser, loss, loss_and_grads=loss).step()
-            place = _parameters()
+            place = _parameters(store)
         tolerance = self.options.tolerance
         # Changes travel one step of the program for each step of the fit, so a shorter wait would prove nothing.
         patience = math.ceil((10 + 2 * self.info.horizon) / self.options.learning_rate)
@@ -219,13 +221,14 @@ class GuideLearner:
             gradient=gradient,
             rate=rate,
             history=history,
-            random=after[0],
+            random=generator.get_state(),
         )
         return following, Info({"bound": bound}, improved=best is state.place)
 
     def posterior(self, state: GuideState) -> Posterior:
         guide, blocked = state.problem.guide, state.status in (Status.IMPOSSIBLE, Status.UNAVOIDABLE)
-        with _stored(state.problem.store, state.best), _drawing(state.random), torch.no_grad():
+        with pyro_session(generator_at(state.random)) as store, torch.no_grad():
+            _load(store, state.problem.store, state.best)
             run = enumerate_guide(guide)
             bound = torch.full((), -math.inf, dtype=torch.float64) if blocked else run.bound()
         details = {"history": state.history, "steps": state.steps, "gradient": state.gradient}
@@ -233,29 +236,15 @@ class GuideLearner:
         return self.answer(guide.program, self.info, found)
 
 
-@contextlib.contextmanager
-def _drawing(random: Tensor) -> Iterator[list[Tensor]]:
-    """Puts torch's global generator into a state; the list that it yields holds the state afterwards."""
-    after: list[Tensor] = []
-    with torch.random.fork_rng(devices=[]):
-        torch.set_rng_state(random)
-        yield after
-        after.append(torch.get_rng_state())
+def _load(store: ParamStoreDict, state: dict[str, Any], parameters: dict[str, Tensor]) -> None:
+    """Fills the store of a session with what a program left in another, and with copies of the guide's parameters."""
+    store.set_state(state)
+    for key, value in parameters.items():
+        store[key] = value.clone()
 
 
-@contextlib.contextmanager
-def _stored(store: dict[str, Any], parameters: dict[str, Tensor]) -> Iterator[None]:
-    """A parameter store of its own with copies of the guide's parameters in it."""
-    own = pyro.get_param_store()
-    with own.scope(dict(store)):
-        for key, value in parameters.items():
-            own[key] = value.clone()
-        yield
-
-
-def _parameters() -> dict[str, Tensor]:
+def _parameters(store: ParamStoreDict) -> dict[str, Tensor]:
     """A copy of the guide's own; a program may have parameters too, which are not ours to move."""
-    store = pyro.get_param_store()
     return {key: value.detach().clone() for key, value in store.items() if key.startswith(PREFIX)}
 
 
@@ -273,7 +262,7 @@ def _slopes(parameters: dict[str, Tensor], advantages: dict[str, Tensor]) -> dic
 
 def _why_blocked(program: Program) -> Status:
     """IMPOSSIBLE if p(O) = 0, else UNAVOIDABLE."""
-    with private_store():
+    with pyro_session():
         return Status.UNAVOIDABLE if can_succeed(enumerate_program(program)) else Status.IMPOSSIBLE
 
 

@@ -31,7 +31,8 @@ from cai.inference.tabular.policy_posterior import policy_values
 from cai.inference.tabular.stationary.chains import expected_visits
 from cai.models.common.numerics import expectation, safe_log
 from cai.models.common.storage import storable
-from cai.models.programs.inspect import Program, ProgramInfo, private_store
+from cai.models.programs.inspect import Program, ProgramInfo
+from cai.models.programs.session import pyro_session
 from cai.models.trajectory.model import TrajectoryModel
 
 __all__ = ["Measured", "PolicyBound", "ProgramBound", "Problem", "TableBound", "begin"]
@@ -203,8 +204,7 @@ class ProgramBound(PolicyBound):
             with handler, ExactSites():
                 program()
 
-        with private_store(), torch.random.fork_rng(devices=[]), torch.no_grad():
-            torch.manual_seed(seed)
+        with pyro_session(seed), torch.no_grad():
             self.run = enumerate_program(guide, lambda: handler).detach()
             self._possible = can_succeed(enumerate_program(program))
         self.contexts = dict(handler.contexts)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from cai.models.common.numerics import safe_log, safe_logsumexp
+from cai.models.common.random_draws import OwnDraws
 
 __all__ = ["ModuleParameters", "PolicyParameters", "Shape", "TiedParameters", "flat"]
 
@@ -254,9 +255,7 @@ class ModuleParameters(PolicyParameters):
         return made.double()
 
     def perturb(self, generator: torch.Generator) -> None:
-        seed = int(torch.randint(2**62, (), generator=generator))
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with OwnDraws(generator):
             for part in self.module.modules():
                 reset = getattr(part, "reset_parameters", None)
                 if callable(reset):

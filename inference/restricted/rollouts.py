@@ -14,7 +14,8 @@ from torch import Tensor
 from cai.inference.programs.exact_sites import ExactSites, redistribute, support_logits
 from cai.inference.programs.guide import drawn_sites
 from cai.inference.restricted.parameters import PolicyParameters
-from cai.models.programs.inspect import Program, ProgramInfo, explain, private_store, site_time
+from cai.models.programs.inspect import Program, ProgramInfo, explain, site_time
+from cai.models.programs.session import pyro_session
 from cai.models.trajectory.model import TrajectoryModel
 from cai.models.trajectory.simulate import draw_rows
 
@@ -145,8 +146,7 @@ class ProgramSampler:
 
     def draw(self, policy: PolicyParameters, num_samples: int, generator: torch.Generator) -> Draws:
         sites = _PolicySites(policy, self.allowed, num_samples)
-        with private_store(), torch.random.fork_rng(devices=[]):
-            torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))
+        with pyro_session(generator):
             try:
                 with poutine.trace() as tracer, pyro.plate("_samples", num_samples, dim=-1), sites, ExactSites():
                     self.program()
