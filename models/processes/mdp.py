@@ -341,11 +341,11 @@ class MDP:
         """Writes tables, names and layout to a file that `cai.load` reads, without gradients; returns the path."""
         return save(path, self)
 
-    def statenamed_index(self, name: str) -> int:
+    def state_index(self, name: str) -> int:
         """The number of a state, by its name."""
         return named_index(self.state_names, name, "state")
 
-    def actionnamed_index(self, name: str) -> int:
+    def action_index(self, name: str) -> int:
         """The number of an action, by its name."""
         return named_index(self.action_names, name, "action")
 
