@@ -8,7 +8,7 @@ if __name__ != "cai.inference":
 
 from cai.inference.core.posterior import Posterior
 from cai.inference.core.posterior_batch import PosteriorBatch
-from cai.inference.core.status import Backend, InferenceError, Status, Target
+from cai.inference.core.status import Backend, InferenceError, NotKnown, Status, Target
 from cai.inference.particles.particles import Particles
 from cai.inference.particles.smc import ImportanceSampling, SequentialMonteCarlo
 from cai.inference.programs.enumeration import Enumeration
@@ -45,6 +45,7 @@ __all__ = [
     "InferenceError",
     "KLPolicyIteration",
     "MaxProduct",
+    "NotKnown",
     "OneStepEntropy",
     "Optimistic",
     "Particles",

@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from campaigns import over_seeds
 from oracle import random_problem
 from refusals import check, holds_no_nan, refuse
 from restricted_cases import CLASSES, aliased, answer, best, corridor
@@ -30,11 +31,12 @@ OBSERVED = {
 
 @pytest.mark.parametrize("observed", OBSERVED)
 @pytest.mark.parametrize("stationary", [True, False])
-def test_a_support_is_found_whenever_there_is_one(observed, stationary):
+@over_seeds(range(100, 200), quick=40, blocks=1)
+def test_a_support_is_found_whenever_there_is_one(observed, stationary, seeds):
     """Against every set of actions that the rows may have: with one of them q keeps clear of -inf, or with none."""
     seen = set()
     chances = OBSERVED[observed]
-    for seed in range(100, 200):
+    for seed in seeds:
         problem = random_problem(seed, reward="sa", horizon=2, terminals=0.0, discount=1.0)
         table = problem.model.reward.table.clone()
         if table.shape not in {(3, 2), (3, 3)}:

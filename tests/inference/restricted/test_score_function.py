@@ -6,6 +6,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from campaigns import over_seeds
 from methods import FAILURE_RATE
 from oracle import random_problem
 from refusals import check, holds_no_nan, refuse
@@ -102,8 +103,9 @@ def test_the_baseline_takes_noise_away():
         assert noise["leave-one-out"] < 0.5 * noise["none"], (seed, noise)
 
 
-def test_samples_know_the_bound():
-    for seed in range(12):
+@over_seeds(range(12), quick=4)
+def test_samples_know_the_bound(seeds):
+    for seed in seeds:
         model = random_problem(seed, horizon=3).model.replace(optimality="bernoulli")
         start = somewhere(model, noisy(model), seed)
         if start is None:
