@@ -40,7 +40,7 @@ class Status(str, Enum):
     )
     NOT_CONVERGED = (
         "not converged: the iteration stopped at its limit before its criterion was met, so the answer is not final; "
-        "raise max_steps (or max_iterations, or over an infinite horizon max_backups), or loosen tolerance"
+        "raise max_iterations (or max_steps), or loosen tolerance"
     )
     DIVERGED = (
         "diverged: over an infinite horizon no stationary answer is assured; fixed dynamics need a discount below 1, "

@@ -291,5 +291,3 @@ def enumerate_program(
 def enumerate_guide(guide: StructuredGuide) -> EnumeratedProgram:
     """Runs a structured guide with every latent enumerated."""
     return enumerate_program(guide, lambda: guide.handler)
-
-

@@ -80,7 +80,9 @@ class SiteTables:
             given = [i for i, site in enumerate(sites) if site in known]
             left = [i for i, site in enumerate(sites) if site not in known]
             table = self.tables[name].permute(*given, *left)
-            rows = table[tuple(known[sites[i]] for i in given)] if given else table[None].expand(len(states), *table.shape)
+            rows = (
+                table[tuple(known[sites[i]] for i in given)] if given else table[None].expand(len(states), *table.shape)
+            )
             terms.append(Term(rows.log(), _ROWS + "".join(symbols[sites[i]] for i in left)))
         total = eliminate(symbols, terms, lambda name, total, dims, axis: safe_logsumexp(total, axis))
         return total.tensor

@@ -16,16 +16,15 @@ from cai.inference.core.progress import progress
 from cai.inference.core.status import Backend, InferenceError, Status
 from cai.inference.kernels.batched_values import batched_values
 from cai.inference.kernels.gradients import soft_values
-from cai.inference.programs.optimistic import Optimistic
-from cai.inference.programs.variational import StructuredVariational
 from cai.inference.tabular.dynamic_programming import failure_status, messages_posterior
 from cai.inference.tabular.messages import EXACT, FIXED, Messages, Recursion, backward
-from cai.inference.tabular.methods.sum_product import SumProduct
 from cai.models.common.numerics import expectation, safe_log, weighted
 from cai.models.trajectory.batch import ModelBatch
 from cai.models.trajectory.model import TrajectoryModel
 
 __all__ = ["BatchError", "infer_batch"]
+
+_SOFT = {"exact": EXACT, "fixed": FIXED}
 
 
 class BatchError(InferenceError):
@@ -66,7 +65,7 @@ def infer_batch(
         ValueError: if the backend does not accept a member.
         BatchError: if a member did not succeed and `throw` is True; it holds all answers.
     """
-    recursion = _recursion(backend)
+    recursion = _SOFT.get(getattr(backend, "soft_recursion", None))
     if recursion is not None and _in_one_pass(batch, recursion, backend):
         answers = _OnePass(batch, recursion, backend).answers()
     else:
@@ -90,15 +89,6 @@ def _one_by_one(batch: ModelBatch, backend: Backend, ask: Callable[[TrajectoryMo
         statuses=[posterior.status for posterior in found],
         member=found.__getitem__,
     )
-
-
-def _recursion(backend: Backend) -> Recursion | None:
-    """The soft recursion that a backend is in closed form."""
-    if type(backend) is SumProduct:
-        return EXACT
-    if type(backend) in (StructuredVariational, Optimistic) and backend.solver != "svi":  # type: ignore[attr-defined]
-        return FIXED if type(backend) is StructuredVariational else EXACT
-    return None
 
 
 def _in_one_pass(batch: ModelBatch, recursion: Recursion, backend: Any) -> bool:
