@@ -128,10 +128,9 @@ def extract_policy(posterior: Posterior, kind: str = "stochastic") -> Any:
         raise ValueError(f"the posterior of {posterior.backend!r} holds no policy: {posterior.status}")
     table = posterior.action_probs.detach()
     if 0 in table.shape:
-        raise ValueError(
-            f"the posterior of {posterior.backend!r} has no tables ({posterior.details.get('tables', 'unknown why')}); "
-            "its particles act by cai.policies.particle_policy(posterior)"
-        )
+        if kind != "stochastic":
+            raise ValueError(f"the answer of {posterior.backend!r} is particles alone; its one kind is 'stochastic'")
+        return policy_classes["particles"](posterior.details["particles"], source=posterior.backend)
     mdp = posterior.mdp
     if kind != "stochastic":
         best = (table - 1e-12 * torch.arange(table.shape[-1])).argmax(-1)  # equals up to rounding: the first
