@@ -17,7 +17,8 @@ from cai.inference.programs.enumerated import EnumeratedProgram, Term, eliminate
 from cai.inference.programs.exact_sites import ExactSites
 from cai.models.common.checks import index_tensor
 from cai.models.common.numerics import safe_log, safe_logsumexp
-from cai.models.programs.inspect import Program, explain, private_store, site_time
+from cai.models.programs.inspect import Program, explain, site_time
+from cai.models.programs.session import pyro_session
 from cai.models.trajectory.model import TrajectoryModel
 
 if TYPE_CHECKING:
@@ -149,7 +150,7 @@ def score_program(program: Program, states: Tensor, actions: Tensor, *, factors:
     return torch.cat([_score_chunk(program, rows, taken, factors) for rows, taken in parts])
 
 
-@private_store()
+@pyro_session()
 def _score_chunk(program: Program, states: Tensor, actions: Tensor, factors: bool) -> Tensor:
     size = states.shape[0]
     exactly = config_enumerate(ExactSites()(program), default="parallel")

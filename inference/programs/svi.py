@@ -10,6 +10,7 @@ from typing import Any
 import pyro
 import torch
 from pyro.infer import SVI
+from pyro.params.param_store import ParamStoreDict
 from torch import Tensor
 
 from cai.inference.core.progress import progress
@@ -25,7 +26,8 @@ from cai.inference.programs.enumerated import (
 from cai.inference.programs.guide import POLICY, PREFIX, JointProbe, StructuredGuide, drawn_sites, free_name
 from cai.inference.programs.scoring import score_program
 from cai.models.common.numerics import safe_log
-from cai.models.programs.inspect import Program, ProgramInfo, private_store, site_time
+from cai.models.programs.inspect import Program, ProgramInfo, site_time
+from cai.models.programs.session import pyro_session
 
 __all__ = ["Fit", "FitOptions", "fit"]
 
@@ -71,7 +73,7 @@ class Fit:
 
     def probed(self, probe: JointProbe) -> EnumeratedProgram:
         """The enumerated run with probes."""
-        with private_store(), torch.enable_grad():
+        with pyro_session(), torch.enable_grad():
             for key, value in self.parameters.items():
                 pyro.param(key, value)
             return enumerate_program(probe(self.guide), lambda: self.guide.handler)
@@ -79,8 +81,7 @@ class Fit:
     def sample(self, num_samples: int, seed: int) -> tuple[Tensor, Tensor]:
         """Trajectories of q, by running the guide; states [N, T + 1] ([N, T] without s_{T+1}) and actions [N, T]."""
         info = self.guide.info
-        with private_store(), torch.random.fork_rng(devices=[]), torch.no_grad():
-            torch.default_generator.manual_seed(seed)
+        with pyro_session(seed), torch.no_grad():
             for key, value in self.parameters.items():
                 pyro.param(key, value)
             with pyro.poutine.trace() as tracer, pyro.plate("_samples", num_samples, dim=-1):
@@ -90,7 +91,7 @@ class Fit:
 
     def log_prob(self, states: Tensor, actions: Tensor) -> Tensor:
         """[N], log q of trajectories as `sample` returns them, by running the guide; further latents are summed out."""
-        with private_store(), torch.no_grad():
+        with pyro_session(), torch.no_grad():
             for key, value in self.parameters.items():
                 pyro.param(key, value)
             return score_program(self.guide, states, actions, factors=False)
@@ -104,8 +105,7 @@ def fit(program: Program, info: ProgramInfo, *, free_dynamics: bool, options: Fi
     supports: dict[str, Tensor] = {}
     guide = StructuredGuide(program, free_dynamics=free_dynamics, supports=supports, info=info)
     status = Status.NOT_CONVERGED
-    with private_store(), torch.random.fork_rng(devices=[]), torch.enable_grad():
-        torch.default_generator.manual_seed(seed)
+    with pyro_session(seed) as store, torch.enable_grad():
         first = enumerate_guide(guide)
         assert guide.handler is not None
         found, clear = find_supports(first, guide.handler.contexts)
@@ -115,8 +115,8 @@ def fit(program: Program, info: ProgramInfo, *, free_dynamics: bool, options: Fi
             with torch.no_grad():
                 run = enumerate_guide(guide)
             nothing = torch.full((), -math.inf, dtype=torch.float64)
-            return Fit(guide, run, nothing, _why_blocked(program), {}, _parameters())
-        objective = _NaturalGradient(options)
+            return Fit(guide, run, nothing, _why_blocked(program), {}, _parameters(store))
+        objective = _NaturalGradient(options, store)
         # News travels one step of the program for each step of the fit, so a shorter wait would prove nothing.
         patience = math.ceil((10 + 2 * info.horizon) / options.learning_rate)
         svi = SVI(program, guide, pyro.optim.SGD({"lr": 1.0}), objective, loss_and_grads=objective.loss_and_grads)
@@ -140,13 +140,12 @@ def fit(program: Program, info: ProgramInfo, *, free_dynamics: bool, options: Fi
 
 def _why_blocked(program: Program) -> Status:
     """IMPOSSIBLE if p(O) = 0, else UNAVOIDABLE."""
-    with private_store():
+    with pyro_session():
         return Status.UNAVOIDABLE if can_succeed(enumerate_program(program)) else Status.IMPOSSIBLE
 
 
-def _parameters() -> dict[str, Tensor]:
+def _parameters(store: ParamStoreDict) -> dict[str, Tensor]:
     """A copy of the guide's own; a program may have parameters too, which are not ours to move."""
-    store = pyro.get_param_store()
     return {key: value.detach().clone() for key, value in store.items() if key.startswith(PREFIX)}
 
 
@@ -169,6 +168,7 @@ class _NaturalGradient:
 
     Args:
         options: of the loop.
+        store: of the session, which holds the parameters.
 
     Attributes:
         history: the bound at every step.
@@ -176,7 +176,8 @@ class _NaturalGradient:
         best_parameters: those of the highest bound.
     """
 
-    def __init__(self, options: FitOptions) -> None:
+    def __init__(self, options: FitOptions, store: ParamStoreDict) -> None:
+        self.store = store
         self.rate = options.learning_rate
         self.tolerance = options.tolerance
         self.history: list[float] = []
@@ -196,7 +197,7 @@ class _NaturalGradient:
         self.history.append(float(bound))
         if float(bound) >= self._best - 1e-12 * max(1.0, abs(self._best)):
             self._best = max(self._best, float(bound))
-            self.best_parameters = _parameters()
+            self.best_parameters = _parameters(self.store)
             self._best_slopes = self._slopes(advantages)
             self.largest = max((float(slope.abs().max()) for slope in self._best_slopes.values()), default=0.0)
         else:  # too far: go back, and take half the step
