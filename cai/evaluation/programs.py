@@ -9,7 +9,6 @@ from typing import Any
 
 import pyro
 import torch
-from pyro import poutine
 from pyro.distributions.util import scale_and_mask
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
@@ -18,7 +17,8 @@ from cai.inference.particles.program_system import check_vectorised
 from cai.inference.programs.exact_sites import ExactSites
 from cai.models.common.numerics import weighted
 from cai.models.common.storage import Saved, storable
-from cai.models.programs.inspect import ProgramInfo, inspect_program, private_store, site_time
+from cai.models.programs.inspect import ProgramInfo, inspect_program, site_time
+from cai.models.programs.session import pyro_session
 from cai.policies.policy import Policy
 
 __all__ = ["SampledOutcome", "evaluate_program", "mean_of_worst"]
@@ -86,10 +86,8 @@ def evaluate_program(
     check_vectorised(program, info)
     acting = _Acting(policy, info, num_rollouts)
     plate = pyro.plate("_rollouts", num_rollouts, dim=-1)
-    with private_store(), torch.random.fork_rng(devices=[]), torch.no_grad(), poutine.block():
-        torch.default_generator.manual_seed(seed)
-        with plate:
-            acting(ExactSites()(program))()
+    with pyro_session(seed), torch.no_grad(), plate:
+        acting(ExactSites()(program))()
     returns = acting.returns
     possible = bool(torch.isfinite(returns).all())
     spread = float(returns.std()) if possible else math.inf
