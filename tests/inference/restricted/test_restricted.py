@@ -107,7 +107,7 @@ def test_a_small_network_learns_the_bridge():
     torch.manual_seed(0)
     model = bridge(slip=0.2, horizon=10)
     network = nn.Sequential(nn.Linear(23, 16), nn.Tanh(), nn.Linear(16, 4))
-    got = answer(network, model, max_steps=40)
+    got = answer(network, model, max_iterations=40)
     assert float(got.elbo) == pytest.approx(float(best(model).elbo), abs=5e-3)
     assert got.details["history"][0] < float(best(model).elbo) - 5
     assert list(got.details["history"]) == sorted(got.details["history"])
