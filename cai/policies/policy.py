@@ -15,7 +15,7 @@ from torch import Tensor
 
 from cai.inference.core.posterior import Posterior
 from cai.inference.core.status import Status
-from cai.inference.tabular.methods.max_product import most_probable_trajectory
+from cai.inference.core.most_probable import most_probable_trajectory
 from cai.models.common.checks import check_distribution, float_tensor
 
 if TYPE_CHECKING:
