@@ -61,8 +61,6 @@ def library_contenders(workload: Workload, *, compiled: bool = True) -> list[Con
             )
         ]
     kernels = [("cai", "auto"), ("cai, native", "native")]
-    if compiled:
-        kernels.append(("cai, compiled", "compiled"))
     return [
         Contender(name, job, _passes(backend, kernel), _read_values)
         for name, kernel in kernels

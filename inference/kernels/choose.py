@@ -4,7 +4,6 @@
     csr          a sparse product with [S A, S], rows of K entries: lists of outcomes, and dense tables with many zeros
     successors   K gathers of [S A] in turn: where there is no sparse product (no MKL on a CPU)
     collapsed    a sparse product with M = sum_a prior e^{r / alpha} P_a, [S, S]: see `SoftPass`
-    compiled     gathers or full products, fused into whole steps by torch.compile: see `cai.inference.kernels.compiled`
     native       loops in C++ that are built on request, on the CPU: see `cai.inference.kernels.native.library`
 
 "auto" chooses among the first three by `choose_kernel`, and the fourth where `SoftPass` finds that it pays. All but
@@ -24,7 +23,7 @@ from cai.models.processes.mdp import MDP
 
 __all__ = ["KERNELS", "choose_kernel", "outcome_sums"]
 
-KERNELS = ("auto", "dense", "csr", "successors", "collapsed", "compiled", "native")
+KERNELS = ("auto", "dense", "csr", "successors", "collapsed", "native")
 SPARSE_BELOW = 1 / 8  # share of entries of a dense table that are not zero, below which the sparse product is faster
 
 # By the tables themselves, which processes that differ elsewhere may share.
@@ -32,7 +31,7 @@ _MADE: WeakIdKeyDictionary = WeakIdKeyDictionary()
 
 
 def choose_kernel(mdp: MDP, kernel: str = "auto") -> str:
-    """Which of dense, csr, successors and native serves a process; "compiled" works on what dense and successors do.
+    """Which of dense, csr, successors and native serves a process.
 
     A dense table of which fewer than one entry in eight is not zero, and every list of outcomes, goes into a sparse
     product where the machine has one (MKL on a CPU, or a GPU); elsewhere outcomes are gathered. What is asked for by
@@ -54,8 +53,6 @@ def choose_kernel(mdp: MDP, kernel: str = "auto") -> str:
         )
     if kernel in ("dense", "csr", "successors", "native"):
         return kernel
-    if kernel == "compiled":
-        return "dense" if mdp.is_dense and not _is_sparse(mdp.probabilities) else "successors"
     if mdp.is_dense:
         return "csr" if _is_sparse(mdp.probabilities) and _has_sparse_products(mdp) else "dense"
     return "csr" if _has_sparse_products(mdp) else "successors"

@@ -6,7 +6,6 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from cai.inference.kernels.compiled import CompiledPass
 from cai.inference.kernels.native.passes import NativePass, NativeSweep
 from cai.inference.kernels.soft_backward import SoftPass
 from cai.inference.kernels.soft_forward import SoftSweep
@@ -30,8 +29,8 @@ def make_pass(
         ValueError: if the kernel does not fit.
         RuntimeError: if it has to be built and cannot be.
     """
-    passes = {"compiled": CompiledPass, "native": NativePass}
-    return passes.get(kernel, SoftPass)(model, kind, kernel=kernel, **options)
+    made = NativePass if kernel == "native" else SoftPass
+    return made(model, kind, kernel=kernel, **options)
 
 
 def make_sweep(soft: SoftPass, kept: Tensor, times: list[int], levels: list[float] | None = None) -> SoftSweep:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from functools import cached_property
 
 import numpy as np
-import scipy.sparse
 import torch
 from torch import Tensor
 
@@ -54,6 +53,8 @@ def transposed_table(
     pointers: Tensor | int, columns: Tensor, weights: Tensor, rows: int, width: int
 ) -> tuple[Pattern, Tensor]:
     """The pattern and the entries of the transpose [width, rows] of a sparse table on the CPU, in linear time."""
+    import scipy.sparse
+
     begins = torch.arange(rows + 1) * pointers if isinstance(pointers, int) else pointers
     parts = (weights.numpy(), columns.numpy(), begins.numpy())
     turned = scipy.sparse.csr_array(parts, shape=(rows, width)).tocsc()
@@ -76,6 +77,8 @@ class Merging:
     """
 
     def __init__(self, pointers: Tensor | int, columns: Tensor, num_states: int, rows_per_state: int) -> None:
+        import scipy.sparse
+
         self.num_states, self.rows_per_state = num_states, rows_per_state
         rows = num_states * rows_per_state
         begins = np.arange(rows + 1) * pointers if isinstance(pointers, int) else pointers.cpu().numpy()

@@ -43,8 +43,8 @@ class Optimistic:
     tolerance: float = 1e-9
     max_backups: int = 1_000_000
     accelerate: bool = True
-    keep: Literal["all", "policy", "values", "evidence"] = "all"
-    kernel: Literal["auto", "dense", "csr", "successors", "collapsed", "compiled", "native"] = "auto"
+    keep: Literal["values", "evidence"] = "values"
+    kernel: Literal["auto", "dense", "csr", "successors", "collapsed", "native"] = "auto"
 
     name: ClassVar[str] = "optimistic"
     target: ClassVar[Target] = Target.EXACT

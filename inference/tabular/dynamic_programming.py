@@ -62,6 +62,11 @@ def check_settling(tolerance: float, max_steps: int, name: str = "max_steps") ->
 
 def check_keep(keep: str, kernel: str) -> None:
     """Refuses words that say nothing about what to keep, or how to compute."""
+    if keep in ("all", "policy"):
+        raise ValueError(
+            f"keep={keep!r} is gone: leave it out, or say keep='values'; q-values and policies are computed "
+            "when they are first looked at, and then held"
+        )
     if keep not in KEEP:
         raise ValueError(f"keep is {keep!r}; expected one of {', '.join(KEEP)}")
     if kernel not in KERNELS:
@@ -77,7 +82,7 @@ def closed_form_posterior(
     settling: Settling,
     acts: Choice | None = None,
     details: dict[str, Any] | None = None,
-    keep: str = "all",
+    keep: str = "values",
     kernel: str = "auto",
 ) -> Posterior:
     """Answers a model by dynamic programming.
@@ -132,7 +137,7 @@ def messages_posterior(
     target: Target,
     policy: Tensor | None = None,
     details: dict[str, Any] | None = None,
-    keep: str = "all",
+    keep: str = "values",
     kernel: str = "auto",
 ) -> Posterior:
     """The answer that backward messages stand for; over an infinite horizon that failed, what is left of it.
@@ -171,7 +176,8 @@ def messages_posterior(
             )
     elif status.ok and policy is None and recursion.is_soft and not start.requires_grad:
         visits = Later(
-            lambda: occupancies(model, recursion, resolved(initial), messages.values, kernel)[0], held=keep == "all"
+            lambda: occupancies(model, recursion, resolved(initial), messages.values, kernel)[0],
+            held=keep != "evidence",
         )
     bound = start + model.evidence_offset
     exactly = target is Target.EXACT and status.ok and model.is_finite

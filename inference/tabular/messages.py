@@ -18,7 +18,6 @@ from cai.inference.core.lazy import Later, deferrable
 from cai.inference.kernels.backups import fixed_backup, hard_choice, optimistic_backup, soft_policy, tilted_backup
 from cai.inference.kernels.gradients import asks_for_gradients, soft_values
 from cai.inference.kernels.passes import make_pass, make_sweep
-from cai.inference.kernels.soft_backward import refuse_collapsed
 from cai.inference.tabular.believed_dynamics import FixedDynamics, OutcomeDynamics, TiltedDynamics, tilted_start
 from cai.models.common.devices import new_table
 from cai.models.common.numerics import (
@@ -53,7 +52,7 @@ __all__ = [
 
 Backup = Callable[[TrajectoryModel, Tensor, int], Tensor]
 Choice = Callable[[TrajectoryModel, Tensor, Tensor], tuple[Tensor, Tensor]]
-KEEP = ("all", "policy", "values", "evidence")
+KEEP = ("values", "evidence")
 PIECE = 2**14  # states of a start that are weighed at a time
 _KINDS: dict[Backup, Literal["exact", "fixed"]] = {optimistic_backup: "exact", fixed_backup: "fixed"}
 
@@ -152,14 +151,14 @@ def backward(
     recursion: Recursion,
     prior: Tensor | None = None,
     *,
-    keep: str = "all",
+    keep: str = "values",
     kernel: str = "auto",
 ) -> Messages:
     """All backward messages of a finite horizon, O(T S A K) time.
 
-    What is kept sets the memory: "all" T S (2 A + 1) numbers, "policy" T S (A + 1), "values" T S, and "evidence" 18 S
-    (with gradients T S where that is under 64 MiB; beyond, 2 sqrt(T) S, and every value is computed twice). Messages
-    that were not kept are computed again whenever they are looked at, by one backward pass.
+    What is kept sets the memory: "values" T S numbers, and "evidence" 18 S (with gradients T S where that is under
+    64 MiB; beyond, 2 sqrt(T) S, and every value is computed twice). With "values" q-values and policies are computed
+    when they are first looked at, and then held, T S A numbers each; with "evidence" they are computed at every look.
 
     Args:
         model: the trajectory model.
@@ -172,10 +171,6 @@ def backward(
     records = asks_for_gradients(model, log_prior)
     if not recursion.is_soft or recursion.kind is None:
         return _step_by_step(model, recursion, log_prior, kernel, records)
-    if kernel == "collapsed" and keep in ("all", "policy"):
-        refuse_collapsed()
-    if keep in ("all", "policy") and not records:
-        return _soft_messages(model, recursion, log_prior, keep, kernel)
     kind = recursion.kind
     first, kept = soft_values(model, kind, kernel=kernel, log_prior=log_prior, all_steps=keep != "evidence")
 
@@ -184,32 +179,21 @@ def backward(
         assert found is not None
         return found
 
+    held = keep == "values"
+    q_values: Any = Later(lambda: _q_values(model, recursion, all_values(), kernel, records), held=held)
+
     def policies() -> Tensor:
-        q_values = _q_values(model, recursion, all_values(), kernel, records)
         return torch.stack(
-            [recursion.choice(model, table, _at(model, log_prior, t))[1] for t, table in enumerate(q_values)]
+            [recursion.choice(model, table, _at(model, log_prior, t))[1] for t, table in enumerate(q_values())]
         )
 
-    held = keep == "all"
     values: Any = kept if kept is not None else Later(all_values, held=False)
-    q_values: Any = _later_q_values(model, recursion, all_values, kernel, records, held=held)
     policy: Any = Later(policies, held=held)
     return Messages(values, q_values, policy, recursion.start(model, first), first)
 
 
 def _at(model: TrajectoryModel, log_prior: Tensor | None, t: int) -> Tensor:
     return model.log_action_prior if log_prior is None else log_prior[t]
-
-
-def _later_q_values(
-    model: TrajectoryModel,
-    recursion: Recursion,
-    values: Callable[[], Tensor],
-    kernel: str,
-    records: bool,
-    held: bool = False,
-) -> Later:
-    return Later(lambda: _q_values(model, recursion, values(), kernel, records), held=held)
 
 
 def _q_values(model: TrajectoryModel, recursion: Recursion, values: Tensor, kernel: str, records: bool) -> Tensor:
@@ -244,28 +228,6 @@ def _step_by_step(
     parts = [torch.stack(part) for part in zip(*reversed(rows), strict=True)]
     start = recursion.start(model, values)
     return Messages(torch.cat([values[None], parts[0]]), parts[1], parts[2], start)
-
-
-def _soft_messages(
-    model: TrajectoryModel, recursion: Recursion, log_prior: Tensor | None, keep: str, kernel: str
-) -> Messages:
-    """The soft recursions without gradients, policies kept, q-values too unless `keep` is "policy"."""
-    assert recursion.kind is not None
-    soft = make_pass(model, recursion.kind, kernel=kernel, log_prior=log_prior)
-    prior = model.action_prior
-    values = new_table(prior, (model.steps + 1, model.mdp.num_states))
-    policy = new_table(prior, (model.steps, *prior.shape))
-    q_values = new_table(prior, (model.steps if keep == "all" else 1, *prior.shape))
-    values[-1] = 0.0
-    for t in reversed(range(model.steps)):
-        table = q_values[t if keep == "all" else 0]
-        soft.q_values(values[t + 1], t, out=table)
-        soft.choose(table, t, values[t], policy[t])
-    start = recursion.start(model, values[0])
-    if keep == "all":
-        return Messages(values, q_values, policy, start)
-    later: Any = _later_q_values(model, recursion, lambda: values, kernel, False)
-    return Messages(values, later, policy, start)
 
 
 def occupancies(

@@ -171,7 +171,7 @@ class LogBarrier(RewardFactor):
 
     As a probability, a step is optimal with slack^(weight / alpha). As the weight falls towards 0 the soft wall
     becomes the hard one (Boyd and Vandenberghe 2004, section 11.2). It bars states for sure; for "at most with
-    probability p" see `cai.studies.constraints.limit_entries`.
+    probability p" see `cai.studies.limit_entries`.
 
     Args:
         slack: [S], how far each state is from what is forbidden, in any unit; <= 0 forbids the state. A slack of 1 is

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cai.inference.core.lazy import Later, mapped
+from cai.inference.core.lazy import Later
 from cai.inference.core.posterior import Posterior
 from cai.inference.core.posterior_batch import PosteriorBatch
 from cai.inference.core.progress import progress
@@ -216,19 +216,13 @@ class _OnePass:
     def _messages(self, member: int, model: TrajectoryModel) -> Messages:
         recursion, kernel, keep = self.recursion, self.kernel, self.keep
 
-        def again(kept: str) -> Messages:
-            return backward(model, recursion, keep=kept, kernel=kernel)
+        def again() -> Messages:
+            return backward(model, recursion, keep=keep, kernel=kernel)
 
-        def tables() -> tuple[Tensor, Tensor]:
-            messages = again("all")
-            return messages.q_values, messages.policy
-
-        q_values: Any = Later(lambda: again("all").q_values, held=False)
-        policy: Any = Later(lambda: again("policy").policy, held=keep == "policy")
-        if keep == "all":
-            both = Later(tables)
-            q_values, policy = mapped(both, lambda pair: pair[0]), mapped(both, lambda pair: pair[1])
-        values: Any = Later(lambda: again("values").values, held=False)
+        held = Later(again, held=keep == "values")
+        values: Any = Later(lambda: again().values, held=False)
         if self.columns:
             values = self.columns[member][self.steps - self.horizons[member] :]
+        q_values: Any = Later(lambda: held().q_values, held=False)
+        policy: Any = Later(lambda: held().policy, held=False)
         return Messages(values, q_values, policy, self.starts[member], self.first[member])

@@ -27,17 +27,18 @@ class SumProduct:
         max_steps: over an infinite horizon, the most backups.
         accelerate: over an infinite horizon, whether Newton steps (soft policy iteration) may shorten what has not
             settled after 200 backups; the criterion stays that of plain backups.
-        keep: what of a finite horizon stays in memory: "all", T S (2 A + 1) numbers; "policy", T S (A + 1); "values",
-            T S; "evidence", 18 S (where gradients are asked for, T S up to 64 MiB; beyond, 2 sqrt(T) S, and every value
-            is computed twice). The rest is computed again whenever it is looked at.
+        keep: what of a finite horizon stays in memory: "values", T S numbers (q-values, policies and marginals are
+            computed when they are first looked at, and then held); or "evidence", 18 S (where gradients are asked for,
+            T S up to 64 MiB; beyond, 2 sqrt(T) S, and every value is computed twice), and what is looked at is
+            computed again.
         kernel: how sums over outcomes are computed, see `cai.inference.kernels.choose`; "auto" chooses.
     """
 
     tolerance: float = 1e-10
     max_steps: int = 1_000_000
     accelerate: bool = True
-    keep: Literal["all", "policy", "values", "evidence"] = "all"
-    kernel: Literal["auto", "dense", "csr", "successors", "collapsed", "compiled", "native"] = "auto"
+    keep: Literal["values", "evidence"] = "values"
+    kernel: Literal["auto", "dense", "csr", "successors", "collapsed", "native"] = "auto"
 
     name: ClassVar[str] = "exact"
     target: ClassVar[Target] = Target.EXACT

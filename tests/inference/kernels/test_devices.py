@@ -44,7 +44,7 @@ def agree(found, expected, tolerance):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("keep", ["all", "policy", "values", "evidence"])
+@pytest.mark.parametrize("keep", ["values", "evidence"])
 def test_float32_stays_float32(backend, keep):
     """Sums of ten steps of numbers up to 10 in float32 leave four digits."""
     for seed in range(8):
@@ -64,7 +64,7 @@ def test_nothing_mixes_devices(backend, kernel, monkeypatch):
         model = problem(seed)
         if kernel == "dense" and not model.mdp.is_dense:
             continue
-        for keep in ("all", "values", "evidence"):
+        for keep in ("values", "evidence"):
             with elsewhere() as device:
                 found = cai.infer(model.to(device), backend, keep=keep, kernel=kernel, throw=False)
                 found = found.replace(**{name: getattr(found, name) for name in NUMBERS})
@@ -82,7 +82,7 @@ def test_nothing_mixes_devices(backend, kernel, monkeypatch):
 def test_a_gpu_says_the_same(backend, kernel):
     for seed in range(12):
         model = problem(seed)
-        for keep in ("all", "values", "evidence"):
+        for keep in ("values", "evidence"):
             found = cai.infer(model.to("cuda"), backend, keep=keep, kernel=kernel, throw=False)
             assert found.values.is_cuda
             agree(found, cai.infer(model, backend, throw=False), 1e-9)
@@ -99,7 +99,7 @@ def test_gradients_pass_the_change_of_dtype():
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("keep", ["all", "values", "evidence"])
+@pytest.mark.parametrize("keep", ["values", "evidence"])
 def test_gradients_reach_the_temperature(backend, keep):
     checked = 0
     for seed in range(6):

@@ -138,7 +138,7 @@ def test_what_is_refused_says_what_to_do():
             cai.infer(model, backend, kernel="dense")
         with pytest.raises(ValueError, match="kernel is 'gpu'; expected one of auto, dense"):
             cai.infer(model, backend, kernel="gpu")
-        with pytest.raises(ValueError, match="keep is 'nothing'; expected one of all, policy, values, evidence"):
+        with pytest.raises(ValueError, match="keep is 'nothing'; expected one of values, evidence"):
             cai.infer(model, backend, keep="nothing")
     with pytest.raises(ValueError, match="kernel is 'gpu'"):
         choose_kernel(lists, "gpu")
@@ -151,7 +151,7 @@ def _timed_model():
     return case.model
 
 
-@pytest.mark.parametrize("keep", ["values", "evidence", "all", "policy"])
+@pytest.mark.parametrize("keep", ["values", "evidence"])
 def test_collapsed_where_it_does_not_fit_is_refused(keep):
     """In one voice, whatever is kept and whether gradients are recorded."""
     mdp = MDP.from_successors(np.zeros((2, 1, 1), dtype=int), np.ones((2, 1, 1)), [1.0, 0.0])

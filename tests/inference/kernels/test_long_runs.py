@@ -1,7 +1,6 @@
 """Many steps in one scale: the numbers of plain loops, whatever ends a run, and that runs are what is used."""
 
 import math
-import shutil
 
 import numpy as np
 import pytest
@@ -62,15 +61,6 @@ def test_full_tables_over_long_horizons(kind):
     for seed in range(3100, 3108):
         case = random_case(seed, horizon=64, in_time=False, reward="sa", listed=False, forbidden=seed % 2 == 0)
         assert error(values_of(case.model, kind, "dense"), solve(case, kind).values) < TOLERANCE
-
-
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch, within torch.compile
-@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("listed", [True, False])
-def test_compiled_steps_over_a_long_horizon(kind, listed):
-    case = random_case(3110, horizon=40, in_time=False, reward="sa", listed=listed, forbidden=True, discount=0.95)
-    assert error(values_of(case.model, kind, "compiled"), solve(case, kind).values) < TOLERANCE
 
 
 @pytest.mark.parametrize("kernel", [*LISTED, "dense"])

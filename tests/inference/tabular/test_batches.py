@@ -15,7 +15,7 @@ from cai.models import MDP, ModelBatch, OutcomeReward, TrajectoryModel
 
 NUMBERS = ("log_evidence", "elbo", "believed_return", "luck", "policy_divergence", "policy_entropy")
 TABLES = ("values", "q_values", "action_probs", "state_marginals", "absorbed")
-KEEPS = ("all", "policy", "values", "evidence")
+KEEPS = ("values", "evidence")
 BACKENDS = ("exact", "variational", "optimistic")
 
 
