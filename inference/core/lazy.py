@@ -125,9 +125,11 @@ class Lazy:
 
 
 def without_gradient(value: Any) -> Any:
-    """A tensor, or tensors in a tuple or list, without the graph that they came from."""
+    """A tensor, or tensors in a tuple or list, without the graph or the larger storage that they are part of."""
     if isinstance(value, Tensor):
-        return value.detach() if value.requires_grad else value
+        plain = value.detach() if value.requires_grad else value
+        part = plain.layout is torch.strided and plain.untyped_storage().nbytes() > plain.nbytes
+        return plain.clone(memory_format=torch.contiguous_format) if part else plain
     if type(value) in (tuple, list):
         return type(value)(without_gradient(item) for item in value)
     return value

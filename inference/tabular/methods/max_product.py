@@ -13,6 +13,7 @@ from torch import Tensor
 from cai.inference.core.most_probable import first_largest, shared_successors
 from cai.inference.core.posterior import Posterior
 from cai.inference.core.status import Target
+from cai.inference.core.storage import storable
 from cai.inference.tabular.believed_dynamics import FixedDynamics, OutcomeDynamics
 from cai.inference.tabular.dynamic_programming import closed_form_posterior, require_finite
 from cai.inference.tabular.messages import Recursion
@@ -85,6 +86,7 @@ def _max_backup(model: TrajectoryModel, values: Tensor, t: int, groups: Tensor |
     return torch.where(model.live[:, None], q_values, torch.zeros_like(q_values))
 
 
+@storable("certain-dynamics")
 class _CertainDynamics(OutcomeDynamics):
     """From every (s, a) to the successor on the best trajectory, and nowhere else."""
 
