@@ -4,7 +4,7 @@
 
 #include "sums.h"
 
-namespace cai {
+namespace cai::LEVEL {
 
 const int64_t CHAIN_WORTH_THREADS = 1 << 13;  // multiplications of one step from which threads pay: they wait spinning
 
@@ -31,10 +31,10 @@ int64_t run_chain(const Chain& chain, const Sums& sums, F* rows, double* scratch
     return chain.discount == 1.0 ? x : chain.discount * x + (1.0 - chain.discount) * chain.levels[step];
   };
   int64_t done = chain.steps;
-  std::vector<int> bad(chain.steps, 0);
+  Vector<int> bad(chain.steps, 0);
 #pragma omp parallel num_threads(threads)
   {
-    std::vector<double> found(SIZE);
+    Vector<double> found(SIZE);
     if (apart) {
 #pragma omp for schedule(static)
       for (int64_t s = 0; s < S; ++s) scratch[s] = goes_on(double(rows[s]), 0);
@@ -83,7 +83,7 @@ const int64_t TOGETHER = 16;  // steps that are added up at once
 template <class F>
 void correlate(const Sums& sums, int64_t width, int64_t count, const F* ahead, const F* behind, F* totals,
                int64_t threads) {
-  std::vector<double> turned(width * TOGETHER), sum(entries(sums, width), 0.0);
+  Vector<double> turned(width * TOGETHER), sum(entries(sums, width), 0.0);
   const int used = threads_for(entries(sums, width) * count, threads);
 #pragma omp parallel num_threads(used)
   for (int64_t first = 0; first < count; first += TOGETHER) {
@@ -114,7 +114,7 @@ void correlate(const Sums& sums, int64_t width, int64_t count, const F* ahead, c
       }
     }
   }
-  std::copy(sum.begin(), sum.end(), totals);
+  for (int64_t i = 0; i < sum.size(); ++i) totals[i] = F(sum[i]);
 }
 
-}  // namespace cai
+}  // namespace cai::LEVEL

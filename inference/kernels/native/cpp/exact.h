@@ -4,7 +4,7 @@
 
 #include "step.h"
 
-namespace cai {
+namespace cai::LEVEL {
 
 // x = gamma e^{v - c} + (1 - gamma) e^{-c} [S, B]; c [B], the largest finite value, at least 0 with a discount.
 template <class F>
@@ -13,7 +13,7 @@ void arrivals(const Step& step, const F* following, double* x, double* shift, in
   for (int64_t b = 0; b < B; ++b) shift[b] = step.discount < 1.0 ? 0.0 : -INFTY;
 #pragma omp parallel num_threads(threads)
   {
-    std::vector<double> largest(B, -INFTY);
+    Vector<double> largest(B, -INFTY);
 #pragma omp for schedule(static)
     for (int64_t start = 0; start < S; start += 1024) {
       const int64_t stop = std::min(S, start + 1024);
@@ -36,7 +36,7 @@ void arrivals(const Step& step, const F* following, double* x, double* shift, in
 #pragma omp barrier
 #pragma omp single
     for (int64_t b = 0; b < B; ++b) shift[b] = shift[b] == -INFTY ? 0.0 : shift[b];
-    std::vector<double> fallen(B, 0.0);
+    Vector<double> fallen(B, 0.0);
     if (step.discount < 1.0)
       for (int64_t b = 0; b < B; ++b) fallen[b] = (1.0 - step.discount) * std::exp(-shift[b]);
 #pragma omp for schedule(static)
@@ -59,7 +59,7 @@ void arrivals(const Step& step, const F* following, double* x, double* shift, in
 // p(a|s) e^rho over the largest of its state, [count, A, B] from `start` on: those at hand, or made here, their
 // exponents in `own`; null where actions have been summed over.
 template <class F>
-const F* shares_of(const Step& step, int64_t start, int64_t count, std::vector<double>& own, std::vector<F>& made) {
+const F* shares_of(const Step& step, int64_t start, int64_t count, Vector<double>& own, Vector<F>& made) {
   const int64_t A = step.actions, B = step.problems, number = count * A * B;
   if (step.weights != nullptr) return static_cast<const F*>(step.weights) + start * A * B;
   if (step.rewards == nullptr) return nullptr;
@@ -119,8 +119,8 @@ int64_t exact_step(const Step& step, const Sums& sums, const F* following, doubl
   int64_t low = 0;
 #pragma omp parallel num_threads(threads) reduction(+ : low)
   {
-    std::vector<double> arrived(A * block * B), total(block * B), own(A * block * B);
-    std::vector<F> made(A * block * B);
+    Vector<double> arrived(A * block * B), total(block * B), own(A * block * B);
+    Vector<F> made(A * block * B);
 #pragma omp for schedule(static)
     for (int64_t start = 0; start < step.states; start += block) {
       const int64_t count = std::min(block, step.states - start);
@@ -155,12 +155,12 @@ template <class F>
 void weighted_sums(const Step& step, const Sums& sums, const F* x, F* out) {
   const int64_t A = step.actions, B = step.problems, block = block_of(step);
   const int threads = threads_for(entries(sums, step.states) * B, step.threads);
-  std::vector<double> copy;
+  Vector<double> copy;
   const double* from = as_double(x, step.states * B, copy);
 #pragma omp parallel num_threads(threads)
   {
-    std::vector<double> arrived(A * block * B), total(block * B), own(A * block * B);
-    std::vector<F> made(A * block * B);
+    Vector<double> arrived(A * block * B), total(block * B), own(A * block * B);
+    Vector<F> made(A * block * B);
 #pragma omp for schedule(static)
     for (int64_t start = 0; start < step.states; start += block) {
       const int64_t count = std::min(block, step.states - start);
@@ -177,11 +177,11 @@ void pass_on(const Step& step, const Sums& transposed, const F* y, int64_t width
              const double* shift, F* passed) {
   const int64_t B = step.problems, SIZE = 512;
   const int threads = threads_for(entries(transposed, width) * B, step.threads);
-  std::vector<double> copy;
+  Vector<double> copy;
   const double* from = as_double(y, width * B, copy);
 #pragma omp parallel num_threads(threads)
   {
-    std::vector<double> found(SIZE * B);
+    Vector<double> found(SIZE * B);
 #pragma omp for schedule(static)
     for (int64_t start = 0; start < step.states; start += SIZE) {
       const int64_t number = std::min(SIZE, step.states - start), begin = start * B;
@@ -209,8 +209,8 @@ int64_t exact_shares(const Step& step, const Sums& sums, const Sums* transposed,
   int64_t low = 0;
 #pragma omp parallel num_threads(threads) reduction(+ : low)
   {
-    std::vector<double> arrived(A * block * B), total(block * B), own(A * block * B);
-    std::vector<F> made(A * block * B);
+    Vector<double> arrived(A * block * B), total(block * B), own(A * block * B);
+    Vector<F> made(A * block * B);
 #pragma omp for schedule(static)
     for (int64_t start = 0; start < step.states; start += block) {
       const int64_t count = std::min(block, step.states - start), length = count * B;
@@ -245,4 +245,4 @@ int64_t exact_shares(const Step& step, const Sums& sums, const Sums* transposed,
   return low;
 }
 
-}  // namespace cai
+}  // namespace cai::LEVEL

@@ -4,7 +4,7 @@
 
 #include "step.h"
 
-namespace cai {
+namespace cai::LEVEL {
 
 // Scores log p(a|s) + q(s, a) of `count` states from `start` on, [A, count * B], and the largest of each state, 0
 // where none is finite.
@@ -75,7 +75,7 @@ void each_block(const Step& step, const Sums& sums, const double* following, int
   const int64_t A = step.actions, B = step.problems, block = block_of(step);
 #pragma omp parallel num_threads(threads)
   {
-    std::vector<double> arrived(A * block * B), scores(A * block * B), largest(block * B), total(block * B);
+    Vector<double> arrived(A * block * B), scores(A * block * B), largest(block * B), total(block * B);
 #pragma omp for schedule(static)
     for (int64_t start = 0; start < step.states; start += block) {
       const int64_t count = std::min(block, step.states - start);
@@ -90,7 +90,7 @@ void each_block(const Step& step, const Sums& sums, const double* following, int
 template <class F, class Emit>
 void fixed_blocks(const Step& step, const Sums& sums, const F* following, const Emit& emit) {
   const int threads = threads_for(entries(sums, step.states) * step.problems, step.threads);
-  std::vector<double> copy;
+  Vector<double> copy;
   const double* values = as_double(following, step.states * step.problems, copy);
   if (has_infinite(values, step.states * step.problems, threads)) {
     each_block<F, true>(step, sums, values, threads, emit);
@@ -130,4 +130,4 @@ void fixed_shares(const Step& step, const Sums& sums, const F* following, const 
                });
 }
 
-}  // namespace cai
+}  // namespace cai::LEVEL

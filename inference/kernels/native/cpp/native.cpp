@@ -1,4 +1,7 @@
-// The steps of soft control as fused loops: see native.py, which builds and calls them.
+// The steps of soft control as fused loops, compiled once for each set of instructions.
+//
+// LEVEL names the set: it is the namespace of everything here, and ends the names of what is exported, so that no two
+// compilations share a function: a linker that finds one twice keeps either, whatever instructions it uses.
 //
 // Tables are row-major: values [S, B], rewards, priors and shares [S, A, B], of B problems side by side (often one).
 // They are stored as F and computed in double.
@@ -7,8 +10,9 @@
 #include "exact.h"
 #include "fixed.h"
 
-using namespace cai;
+using namespace cai::LEVEL;
 
+#pragma GCC visibility push(default)
 extern "C" {
 #define EXPORT(F, SUFFIX)                                                                                            \
   void fixed_step_##SUFFIX(const Step* step, const Sums* sums, const F* following, F* out) {                         \
@@ -41,6 +45,10 @@ extern "C" {
                           F* totals, int64_t threads) {                                                              \
     correlate(*sums, width, count, ahead, behind, totals, threads);                                                  \
   }
-EXPORT(double, f64)
-EXPORT(float, f32)
+#define JOINED(number, level) number##_##level
+#define SUFFIX_OF(number, level) JOINED(number, level)
+#define EXPORT_AS(F, SUFFIX) EXPORT(F, SUFFIX)
+EXPORT_AS(double, SUFFIX_OF(f64, LEVEL))
+EXPORT_AS(float, SUFFIX_OF(f32, LEVEL))
 }
+#pragma GCC visibility pop

@@ -5,7 +5,7 @@
 #include "numbers.h"
 #include "sums.h"
 
-namespace cai {
+namespace cai::LEVEL {
 
 // What one step reads.
 struct Step {
@@ -25,4 +25,4 @@ inline int64_t block_of(const Step& step) {
   return std::max<int64_t>(1, BLOCK / (step.actions * step.problems));
 }
 
-}  // namespace cai
+}  // namespace cai::LEVEL
