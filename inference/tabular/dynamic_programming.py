@@ -14,7 +14,7 @@ from cai.inference.core.storage import storable
 from cai.inference.kernels.choose import KERNELS
 from cai.inference.tabular.backward_sampling import sample_backward
 from cai.inference.tabular.believed_dynamics import FixedDynamics, OutcomeDynamics
-from cai.inference.tabular.messages import EXACT, KEEP, Choice, Messages, Recursion, backward, occupancies
+from cai.inference.tabular.messages import EXACT, FIXED, KEEP, Choice, Messages, Recursion, backward, occupancies
 from cai.inference.tabular.posterior import ModelPosterior, in_reward_units
 from cai.inference.tabular.stationary.chains import can_succeed, expected_visits, has_trap
 from cai.inference.tabular.stationary.iteration import Settling, stationary_messages
@@ -212,7 +212,7 @@ class RecursionPosterior(ModelPosterior):
 
     @table
     def world(self) -> OutcomeDynamics:
-        """q's dynamics over the listed outcomes."""
+        """Q's dynamics over the listed outcomes."""
         return self.recursion.beliefs(self.model, self.messages.values)[1]
 
     @table
@@ -231,7 +231,7 @@ class RecursionPosterior(ModelPosterior):
         return *sample_backward(self.model, num_samples, seed), {}
 
     def _stored(self) -> dict[str, Any]:
-        if not (self.recursion and self.recursion.is_soft):  # other recursions are Python functions: files hold what they found
+        if _soft_kind(self.recursion) is None:  # Python functions, of which files hold what they found
             _ = self.initial, self.world
         return super()._stored() | {"recursion": _soft_kind(self.recursion), "kernel": "auto"}
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -76,7 +76,7 @@ class Messages(Lazy):
 
     @table
     def values(self) -> Tensor:
-        """[T + 1, S], log beta_t(s); the last row is 0. (Stationary: [2, S], both rows the same.)"""
+        """[T + 1, S], log beta_t(s); the last row is 0. Over an infinite horizon [2, S], both rows the same."""
         assert self.recursion.kind is not None
         found = soft_values(self.model, self.recursion.kind, kernel=self.kernel, log_prior=self.log_prior)[1]
         assert found is not None
@@ -189,9 +189,7 @@ def backward(
     records = asks_for_gradients(model, log_prior)
     if not recursion.is_soft or recursion.kind is None:
         return _step_by_step(model, recursion, log_prior, kernel, records)
-    first, kept = soft_values(
-        model, recursion.kind, kernel=kernel, log_prior=log_prior, all_steps=keep != "evidence"
-    )
+    first, kept = soft_values(model, recursion.kind, kernel=kernel, log_prior=log_prior, all_steps=keep != "evidence")
     parts = {} if kept is None else {"values": kept}
     return Messages(
         model=model,

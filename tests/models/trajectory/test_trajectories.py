@@ -15,8 +15,9 @@ from refusals import check, refuse
 from scipy.stats import binom
 
 import cai
-from cai.inference.core.status import NotKnown
 from cai.inference import Enumeration, StructuredVariational, SumProduct
+from cai.inference.core.status import NotKnown
+from cai.inference.core.tabular import TabularPosterior
 from cai.inference.particles.smc import SequentialMonteCarlo
 from cai.inference.programs.scoring import score_program
 from cai.inference.programs.svi import FitOptions, fit
@@ -63,7 +64,7 @@ def total_probability(posterior):
 
 
 def forward_sampler(model, num_samples, seed):
-    return SumProduct().run(model).replace(sampler=None).sample(num_samples, seed=seed)
+    return TabularPosterior._draw(SumProduct().run(model), num_samples, seed, False)[:2]
 
 
 @pytest.mark.parametrize("sampler", [sample_backward, forward_sampler], ids=["backward", "forward"])
