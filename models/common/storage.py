@@ -70,7 +70,6 @@ def storable(
         if issubclass(cls, enum.Enum):
             made = _Kind(kind, cls, lambda member: {"name": member.name}, lambda parts: cls[parts["name"]])
         else:
-            by_fields = dataclasses.is_dataclass(cls) or issubclass(cls, tuple)
             fields = dataclasses.is_dataclass(cls) or issubclass(cls, tuple)
             built = (lambda parts: cls(**parts)) if fields else (lambda parts: _with(cls, parts))
             made = _Kind(kind, cls, pack or (_fields if fields else vars), unpack or built)

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from campaigns import over_seeds
 from elsewhere import elsewhere
 from oracle import random_problem
 from torch.autograd import gradcheck, gradgradcheck
@@ -79,8 +80,9 @@ def test_nothing_mixes_devices(backend, kernel, monkeypatch):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("kernel", ["auto", "csr", "successors"])
-def test_a_gpu_says_the_same(backend, kernel):
-    for seed in range(12):
+@over_seeds(range(12), quick=4)
+def test_a_gpu_says_the_same(backend, kernel, seeds):
+    for seed in seeds:
         model = problem(seed)
         for keep in ("values", "evidence"):
             found = cai.infer(model.to("cuda"), backend, keep=keep, kernel=kernel, throw=False)

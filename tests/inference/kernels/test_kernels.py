@@ -5,6 +5,7 @@ import functools
 import numpy as np
 import pytest
 import torch
+from campaigns import over_seeds
 from dense_reference import random_case, solve
 from kernel_checks import RECURSIONS, TOLERANCE, all_values, check, error, kernels_for
 
@@ -15,12 +16,10 @@ from cai.inference.kernels.soft_backward import SoftPass
 from cai.inference.tabular.forward_messages import _exact_step, forward_messages
 from cai.models import MDP, TrajectoryModel
 
-CASES, SHARES = 500, 10  # SHARES tests, so that the cases spread over processes
 
-
-@pytest.mark.parametrize("share", range(SHARES))
-def test_all_kernels_on_500_random_problems(share):
-    for seed in range(share, CASES, SHARES):
+@over_seeds(range(500), quick=100, blocks=8)
+def test_all_kernels_on_random_problems(seeds):
+    for seed in seeds:
         case = random_case(seed)
         for kind in RECURSIONS:
             answer = solve(case, kind)
@@ -31,14 +30,15 @@ def test_all_kernels_on_500_random_problems(share):
                 if kernel != "collapsed":
                     first = soft.q_values(values[1], 0)
                     assert error(first, answer.q_values[0]) < TOLERANCE, (seed, kind, kernel)
-            check(case, kind, kernels[seed // SHARES % len(kernels)], answer)
+            check(case, kind, kernels[seed % len(kernels)], answer)
 
 
 @pytest.mark.parametrize("kind", RECURSIONS)
 @pytest.mark.parametrize("block", [1, 5, 16])
-def test_small_blocks_change_nothing(kind, block, monkeypatch):
+@over_seeds(range(1000, 1012), quick=4)
+def test_small_blocks_change_nothing(kind, block, monkeypatch, seeds):
     monkeypatch.setattr(soft_pass, "BLOCK", block)
-    for seed in range(1000, 1012):
+    for seed in seeds:
         case = random_case(seed, horizon=3)
         answer = solve(case, kind)
         for kernel in kernels_for(case, kind):
@@ -48,7 +48,8 @@ def test_small_blocks_change_nothing(kind, block, monkeypatch):
 
 @pytest.mark.parametrize("kind", RECURSIONS)
 @pytest.mark.parametrize("piece", [2**24, 1])
-def test_states_that_are_done_again_agree(kind, piece, monkeypatch):
+@over_seeds(range(1100, 1115), quick=5)
+def test_states_that_are_done_again_agree(kind, piece, monkeypatch, seeds):
     """With a bound that no sum reaches every state takes the path of those that underflow, one or all at a time."""
     original = SoftPass.__init__
 
@@ -58,7 +59,7 @@ def test_states_that_are_done_again_agree(kind, piece, monkeypatch):
 
     monkeypatch.setattr(SoftPass, "__init__", forced)
     monkeypatch.setattr(soft_pass, "PIECE", piece)
-    for seed in range(1100, 1115):
+    for seed in seeds:
         case = random_case(seed, horizon=3)
         answer = solve(case, kind)
         for kernel in kernels_for(case, kind):
@@ -66,8 +67,9 @@ def test_states_that_are_done_again_agree(kind, piece, monkeypatch):
             check(case, kind, kernel, answer)
 
 
-def test_forward_messages_times_backward_ones_are_the_marginals():
-    for seed in range(1300, 1340):
+@over_seeds(range(1300, 1340), quick=10)
+def test_forward_messages_times_backward_ones_are_the_marginals(seeds):
+    for seed in seeds:
         case = random_case(seed, horizon=4)
         answer = solve(case, "exact")
         if answer.marginals is None:
@@ -79,9 +81,10 @@ def test_forward_messages_times_backward_ones_are_the_marginals():
 
 
 @pytest.mark.parametrize("size", [1.0, 300.0, 1e4])
-def test_forward_messages_are_those_of_one_shift_for_each_state(size):
+@over_seeds(range(1340, 1360), quick=7)
+def test_forward_messages_are_those_of_one_shift_for_each_state(size, seeds):
     """Also where messages differ by more than a float can hold, and where nothing can be reached."""
-    for seed in range(1340, 1360):
+    for seed in seeds:
         model = random_case(seed, horizon=6).model
         model = model.replace(reward=model.reward * size)
         found = forward_messages(model)
@@ -94,10 +97,11 @@ def test_forward_messages_are_those_of_one_shift_for_each_state(size):
 
 
 @pytest.mark.parametrize("kernel", ["dense", "csr", "successors"])
-def test_a_transpose_is_the_transpose(kernel):
+@over_seeds(range(1400, 1420), quick=7)
+def test_a_transpose_is_the_transpose(kernel, seeds):
     """<y, P x> = <P' y, x>, blocks of any size make up the whole, and actions can be summed over first."""
     generator = torch.Generator().manual_seed(1)
-    for seed in range(1400, 1420):
+    for seed in seeds:
         mdp = random_case(seed, listed=kernel != "dense" and seed % 2 == 0).model.mdp
         num_states, rows = mdp.num_states, mdp.num_states * mdp.num_actions
         dense, sums = mdp.dense().reshape(rows, num_states), outcome_sums(mdp, kernel)

@@ -5,6 +5,7 @@ import random
 import numpy as np
 import pytest
 import torch
+from campaigns import over_seeds
 from dense_reference import random_case
 from native_kernel import needs_native
 
@@ -69,8 +70,9 @@ def test_gradients_are_those_of_the_other_kernels(kind, horizon):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_gradients_by_probability_of_outcomes_and_in_time(kind):
-    for seed in range(3000, 3030):
+@over_seeds(range(3000, 3030), quick=10)
+def test_gradients_by_probability_of_outcomes_and_in_time(kind, seeds):
+    for seed in seeds:
         case = random_case(seed, horizon=4)
         mdp = case.model.mdp
         chances = mdp.probabilities.clone().requires_grad_()
