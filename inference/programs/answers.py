@@ -176,7 +176,6 @@ def posterior_of_run(
         believed = run.expect(run.factors.values())
         if model is not None:
             believed = model.temperature * (believed - model.evidence_offset)
-    tables = SiteTables.of(run)
     return program_posterior(
         program,
         info,
@@ -188,6 +187,6 @@ def posterior_of_run(
         elbo=elbo,
         believed_return=believed,
         policy_divergence=policy_divergence if bool(torch.isfinite(elbo)) else torch.zeros((), dtype=torch.float64),
-        sampler=tables.sample,
+        paths=SiteTables.of(run),
         details=details,
-    ).replace(scorer=tables.log_prob)
+    )

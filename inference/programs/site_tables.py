@@ -8,6 +8,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from cai.inference.core.storage import storable
 from cai.inference.programs.elimination import Term, eliminate
 from cai.inference.programs.enumerated import EnumeratedProgram
 from cai.models.common.numerics import safe_logsumexp
@@ -20,6 +21,7 @@ CHUNK = 4096  # trajectories that are scored at once
 _ROWS = "\0"  # the dimension of trajectories in `log_prob`
 
 
+@storable("site-tables")
 @dataclass(frozen=True, eq=False)
 class SiteTables:
     """q(x_1, x_2, ...) = prod_i q(x_i | context_i) in the order of the draws; values are counted from 0.

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cai.inference.core.lazy import Later
 from cai.inference.core.posterior import Posterior
 from cai.inference.core.posterior_batch import PosteriorBatch
 from cai.inference.core.progress import progress
@@ -17,7 +16,7 @@ from cai.inference.core.status import Backend, InferenceError, Status
 from cai.inference.kernels.batched_values import batched_values
 from cai.inference.kernels.gradients import soft_values
 from cai.inference.tabular.dynamic_programming import failure_status, messages_posterior
-from cai.inference.tabular.messages import EXACT, FIXED, Messages, Recursion, backward
+from cai.inference.tabular.messages import EXACT, FIXED, Messages, Recursion
 from cai.models.common.numerics import expectation, safe_log, weighted
 from cai.models.trajectory.batch import ModelBatch
 from cai.models.trajectory.model import TrajectoryModel
@@ -44,13 +43,17 @@ class BatchError(InferenceError):
         super().__init__(answers.backend, posterior.status, posterior, detail)
         self.answers = answers
 
+    def __reduce__(self) -> tuple[type, tuple[PosteriorBatch]]:
+        return type(self), (self.answers,)
+
 
 def infer_batch(
     batch: ModelBatch, backend: Backend, ask: Callable[[TrajectoryModel], Posterior], *, throw: bool
 ) -> PosteriorBatch:
     """Answers every member, in one backward pass where that can be.
 
-    It can for 'exact', and for 'variational' and 'optimistic' in closed form, over finite horizons, if no reward reads
+    It can for a backend that says that it is one of the two soft recursions (`soft_recursion` is "exact" or "fixed":
+    'exact', and 'variational' and 'optimistic' in closed form), over finite horizons, if no reward reads
     t and, unless the dynamics are fixed, none reads the outcome. Where members differ in their starts alone, rewards
     may read what they like; where in starts and horizons, anything but t. Everything else is answered member by member:
     other backends, other rewards, infinite horizons, and kernel='collapsed', which is made for one problem.
@@ -204,15 +207,13 @@ class _OnePass:
             )
 
     def _messages(self, member: int, model: TrajectoryModel) -> Messages:
-        recursion, kernel, keep = self.recursion, self.kernel, self.keep
-
-        def again() -> Messages:
-            return backward(model, recursion, keep=keep, kernel=kernel)
-
-        held = Later(again, held=keep == "values")
-        values: Any = Later(lambda: again().values, held=False)
-        if self.columns:
-            values = self.columns[member][self.steps - self.horizons[member] :]
-        q_values: Any = Later(lambda: held().q_values, held=False)
-        policy: Any = Later(lambda: held().policy, held=False)
-        return Messages(values, q_values, policy, self.starts[member], self.first[member])
+        kept = {"values": self.columns[member][self.steps - self.horizons[member] :]} if self.columns else {}
+        return Messages(
+            model=model,
+            recursion=self.recursion,
+            kernel=self.kernel,
+            start=self.starts[member],
+            first_values=self.first[member],
+            holds_tables=self.keep != "evidence",
+            **kept,
+        )
