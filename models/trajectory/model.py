@@ -199,7 +199,7 @@ class TrajectoryModel(Portable):
         """T, or 1 where the horizon is infinite and one stationary step stands for all."""
         return int(self.horizon) if self.is_finite else 1
 
-    @property
+    @cached_property
     def reward_times(self) -> range:
         """The time indices whose reward tables differ: all where the reward reads t, else just 0."""
         return range(self.steps) if self.reward.reads_time else range(1)
