@@ -4,8 +4,8 @@ import math
 
 import numpy as np
 import torch
-from native_kernel import can_be_built
 
+from cai.inference.kernels.native import library as native
 from cai.inference.kernels.passes import make_pass
 from cai.inference.tabular.messages import EXACT, FIXED, backward, occupancies
 
@@ -25,7 +25,7 @@ def error(found, expected, scale=1.0):
 
 
 def kernels_for(case, kind):
-    names = {"csr", "successors", "auto", *(["native"] if can_be_built() else [])}
+    names = {"csr", "successors", "auto", *(["native"] if native.available() else [])}
     names |= {"dense"} if case.model.mdp.is_dense else set()
     return sorted(names | ({"collapsed"} if kind == "exact" and not case.model.reward.reads_time else set()))
 

@@ -14,6 +14,7 @@ from cai.inference.core.status import Backend, Target
 from cai.inference.registry import infer
 from cai.inference.tabular.forward_messages import forward_messages
 from cai.models.common.numerics import categorical_divergence, plain_number, safe_log, safe_logsumexp, weighted
+from cai.models.common.storage import Saved, storable
 from cai.models.processes.mdp import MDP
 from cai.models.rewards.base import RewardFactor, Step, raw_table
 from cai.models.trajectory.model import TrajectoryModel
@@ -29,8 +30,9 @@ ENTRY_LIMIT = 20_000_000  # entries of a gradient over [T, S, A, K]
 COSTS = ("policy KL", "dynamics KL", "start KL", "r_max")
 
 
-@dataclass(frozen=True, eq=False)
-class RewardExplanation:
+@storable("reward-explanation")
+@dataclass(frozen=True, eq=False, repr=False)
+class RewardExplanation(Saved):
     """What a reward says along an answer q. T steps, index t from 0; all but `rewards` in nats or per reward unit.
 
     A step is optimal with probability exp((r - r_max) / alpha) (Levine 2018, section 2.2): what optimality="bernoulli"
@@ -69,6 +71,12 @@ class RewardExplanation:
     visit_gradient: Tensor | None
     visits: float | None
     chosen: Tensor | None
+
+    def __repr__(self) -> str:
+        return (
+            f"RewardExplanation of {self.model.name!r} by {self.posterior.backend!r}: {self.total:.6g} nats over "
+            f"{self.model.steps} steps and {len(self.terms)} terms; see to_frame()"
+        )
 
     @property
     def shares(self) -> Tensor:
@@ -217,7 +225,7 @@ def _bound(posterior: Posterior) -> Tensor:
         )
     # A policy that was searched for does not say how it would change with the reward.
     follows = posterior.elbo is not None and posterior.elbo.requires_grad and posterior.action_probs.requires_grad
-    if posterior.step_outcomes is None or not follows:
+    if not posterior.has_outcomes or not follows:
         raise ValueError(
             f"the answer of {posterior.backend!r} knows no outcomes, or not how its policy follows the reward; use a "
             "closed form: 'exact' or 'variational'"
@@ -248,7 +256,6 @@ def _names(terms: tuple[RewardFactor, ...], mdp: MDP) -> tuple[str, ...]:
 
 def _along(model: TrajectoryModel, posterior: Posterior, terms: tuple[RewardFactor, ...]) -> tuple[Tensor, ...]:
     """(expected rewards [T, N], costs [T, 4], expected optimality [T]) along q."""
-    assert posterior.step_outcomes is not None
     mdp, live = model.mdp, model.live
     rewards = torch.zeros(model.steps, len(terms), dtype=torch.float64)
     costs = torch.zeros(model.steps, len(COSTS), dtype=torch.float64)
@@ -257,7 +264,7 @@ def _along(model: TrajectoryModel, posterior: Posterior, terms: tuple[RewardFact
     for t in range(model.steps):
         here = torch.where(live, posterior.state_marginals[t], 0.0)
         pairs = here[:, None] * posterior.action_probs[t]
-        alive, fallen = posterior.step_outcomes(t)
+        alive, fallen = posterior.outcomes(t)
         joint = pairs[..., None] * (alive + fallen)
         for i, term in enumerate(terms):
             table = raw_table(term, mdp.host, t).to(joint)

@@ -25,7 +25,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
-__all__ = ["StorageError", "can_store", "load", "save", "storable", "stored_kind", "write_atomically"]
+__all__ = ["Saved", "StorageError", "can_store", "load", "save", "storable", "stored_kind", "write_atomically"]
 
 VERSION = 1  # of the document's layout; raised when older files can no longer be read the same way
 FILE = "cai.safetensors"  # the file of an object that was saved as a folder
@@ -57,8 +57,10 @@ def storable(
 
     Args:
         kind: the tag in the file; never change it, or older files cannot be read.
-        pack: object -> its parts by name. The init fields of a dataclass or the fields of a NamedTuple unless given.
-        unpack: parts -> object; the constructor with keywords unless given. Enums need neither.
+        pack: object -> its parts by name. The init fields of a dataclass or the fields of a NamedTuple unless given,
+            and of another class all attributes.
+        unpack: parts -> object. The constructor with keywords unless given, and of another class an object with these
+            attributes. Enums need neither.
     """
 
     def declare(cls: C) -> C:
@@ -68,7 +70,9 @@ def storable(
         if issubclass(cls, enum.Enum):
             made = _Kind(kind, cls, lambda member: {"name": member.name}, lambda parts: cls[parts["name"]])
         else:
-            made = _Kind(kind, cls, pack or _fields, unpack or (lambda parts: cls(**parts)))
+            fields = dataclasses.is_dataclass(cls) or issubclass(cls, tuple)
+            built = (lambda parts: cls(**parts)) if fields else (lambda parts: _with(cls, parts))
+            made = _Kind(kind, cls, pack or (_fields if fields else vars), unpack or built)
         _BY_NAME[kind] = _BY_CLASS[cls] = made
         return cls
 
@@ -79,6 +83,12 @@ def _fields(value: Any) -> dict[str, Any]:
     if isinstance(value, tuple):
         return value._asdict()  # type: ignore[attr-defined, no-any-return]
     return {entry.name: getattr(value, entry.name) for entry in dataclasses.fields(value) if entry.init}
+
+
+def _with(cls: type, parts: dict[str, Any]) -> Any:
+    made = object.__new__(cls)
+    made.__dict__.update(parts)
+    return made
 
 
 # ---- writing --------------------------------------------------------------------------------------------------------
@@ -288,6 +298,19 @@ def load(path: str | Path, *, expected: str | tuple[str, ...] | None = None) -> 
             raise StorageError(
                 f"{str(path)!r} is damaged at field {reader.field}: {error!r}; save it again, or take a copy"
             ) from error
+
+
+class Saved:
+    """What objects of a declared class do with a path."""
+
+    def save(self, path: str | Path) -> Path:
+        """Writes it to a file that `cai.load` reads, numbers without gradients; returns the path.
+
+        Raises:
+            FileNotFoundError: if the folder does not exist.
+            StorageError: if a part of it cannot be stored; names it.
+        """
+        return save(path, self)
 
 
 def stored_kind(path: str | Path) -> str:

@@ -17,6 +17,8 @@ from scipy.stats import binom
 import cai
 from cai.inference import Enumeration, StructuredVariational, SumProduct
 from cai.inference.core.driver import drive
+from cai.inference.core.status import NotKnown
+from cai.inference.core.tabular import TabularPosterior
 from cai.inference.particles.smc import SequentialMonteCarlo
 from cai.inference.programs.scoring import score_program
 from cai.inference.programs.svi import FitOptions, GuideLearner
@@ -63,7 +65,7 @@ def total_probability(posterior):
 
 
 def forward_sampler(model, num_samples, seed):
-    return SumProduct().run(model).replace(sampler=None).sample(num_samples, seed=seed)
+    return TabularPosterior._draw(SumProduct().run(model), num_samples, seed, False)[:2]
 
 
 @pytest.mark.parametrize("sampler", [sample_backward, forward_sampler], ids=["backward", "forward"])
@@ -222,8 +224,9 @@ def test_bad_trajectories_are_refused(build, error, pattern):
 def test_log_prob_without_a_posterior_is_refused():
     posterior = cai.infer(small(reward=[-math.inf, 0.0]), "exact", throw=False)
     check(lambda: posterior.log_prob([[0, 0, 0]], [[0, 0]]), ValueError, r"no posterior to score by: impossible")
-    secret = cai.infer(small(), "variational").replace(step_outcomes=None, sampler=lambda n, seed: None)
-    check(lambda: secret.log_prob([[0, 0, 0]], [[0, 0]]), ValueError, r"no scorer.*remember more")
+    parts = {name: getattr(cai.infer(small()), name) for name in ("backend", "target", "status", "horizon", "model")}
+    secret = cai.Posterior(**parts)
+    check(lambda: secret.log_prob([[0, 0, 0]], [[0, 0]]), NotKnown, r"does not know probabilities of whole.*'exact'")
 
 
 def test_the_density_of_a_trajectory_differentiates():
