@@ -6,6 +6,8 @@ if __name__ != "cai.inference":
         "or every class in it would exist twice"
     )
 
+from cai.inference.backends.optimistic import Optimistic
+from cai.inference.backends.variational import StructuredVariational
 from cai.inference.core.most_probable import most_probable_trajectory
 from cai.inference.core.posterior import Posterior
 from cai.inference.core.posterior_batch import PosteriorBatch
@@ -13,8 +15,6 @@ from cai.inference.core.status import Backend, InferenceError, NotKnown, Status,
 from cai.inference.particles.particles import Particles
 from cai.inference.particles.smc import ImportanceSampling, SequentialMonteCarlo
 from cai.inference.programs.enumeration import Enumeration
-from cai.inference.programs.optimistic import Optimistic
-from cai.inference.programs.variational import StructuredVariational
 from cai.inference.registry import available_backends, infer
 from cai.inference.restricted.classes import ModulePolicy, ObservationPolicy, StationaryPolicy, TabularPolicy
 from cai.inference.restricted.restricted import RestrictedVariational
