@@ -112,7 +112,7 @@ class EMPolicySearch:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "policy", as_policy_class(self.policy))
-        check_settling(self.tolerance, self.max_iterations, "max_iterations")
+        check_settling(self.tolerance, self.max_iterations)
 
     def supports(self, model: Any) -> None:
         """Raises ValueError unless the model is a `TrajectoryModel` with a finite horizon that fits the policy."""

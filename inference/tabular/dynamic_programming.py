@@ -52,10 +52,10 @@ def require_finite(model: Any, backend: str, instead: str) -> None:
         )
 
 
-def check_settling(tolerance: float, max_steps: int, name: str = "max_steps") -> None:
+def check_settling(tolerance: float, max_iterations: int) -> None:
     """Refuses a tolerance or a number of backups that make no sense."""
-    if max_steps < 1:
-        raise ValueError(f"{name} is {max_steps}; it must be >= 1")
+    if max_iterations < 1:
+        raise ValueError(f"max_iterations is {max_iterations}; it must be >= 1")
     if not tolerance > 0:
         raise ValueError(f"tolerance is {tolerance}; it must be > 0")
 

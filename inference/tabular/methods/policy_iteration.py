@@ -58,7 +58,7 @@ class PosteriorPolicyIteration:
     cost: ClassVar[str] = "T S A K time an iteration, T S A memory"
 
     def __post_init__(self) -> None:
-        check_settling(self.tolerance, self.max_iterations, "max_iterations")
+        check_settling(self.tolerance, self.max_iterations)
 
     def supports(self, model: Any) -> None:
         """Raises ValueError unless the model is a `TrajectoryModel` with a finite horizon."""
@@ -116,7 +116,7 @@ class KLPolicyIteration:
     def __post_init__(self) -> None:
         if not self.epsilon > 0 or math.isinf(self.epsilon):
             raise ValueError(f"epsilon is {self.epsilon}; a step is bounded by a finite number of nats above 0")
-        check_settling(self.tolerance, self.max_iterations, "max_iterations")
+        check_settling(self.tolerance, self.max_iterations)
 
     def supports(self, model: Any) -> None:
         """Raises ValueError unless the model is a `TrajectoryModel` with a finite horizon."""
