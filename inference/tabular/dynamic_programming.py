@@ -17,6 +17,7 @@ from cai.inference.tabular.messages import EXACT, FIXED, KEEP, Choice, Messages,
 from cai.inference.tabular.posterior import ModelPosterior, in_reward_units
 from cai.inference.tabular.stationary.chains import can_succeed, expected_visits, has_trap
 from cai.inference.tabular.stationary.iteration import Settling, stationary_messages
+from cai.models.common.threads import spare_core
 from cai.models.trajectory.model import TrajectoryModel
 
 __all__ = [
@@ -73,6 +74,7 @@ def check_keep(keep: str, kernel: str) -> None:
         raise ValueError(f"kernel is {kernel!r}; expected one of {', '.join(KERNELS)}")
 
 
+@spare_core()
 def closed_form_posterior(
     model: TrajectoryModel,
     recursion: Recursion,

@@ -18,6 +18,7 @@ from cai.inference.kernels.gradients import soft_values
 from cai.inference.tabular.dynamic_programming import failure_status, messages_posterior
 from cai.inference.tabular.messages import EXACT, FIXED, Messages, Recursion
 from cai.models.common.numerics import expectation, safe_log, weighted
+from cai.models.common.threads import spare_core
 from cai.models.trajectory.batch import ModelBatch
 from cai.models.trajectory.model import TrajectoryModel
 
@@ -70,7 +71,8 @@ def infer_batch(
     """
     recursion = _SOFT.get(getattr(backend, "soft_recursion", None))
     if recursion is not None and _in_one_pass(batch, recursion, backend):
-        answers = _OnePass(batch, recursion, backend).answers()
+        with spare_core():
+            answers = _OnePass(batch, recursion, backend).answers()
     else:
         answers = _one_by_one(batch, backend, ask)
     if throw and not all(status.ok for status in answers.statuses):
