@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cai.inference.core.backend import Backend
 from cai.inference.core.posterior import Posterior
 from cai.inference.core.posterior_batch import PosteriorBatch
 from cai.inference.core.progress import progress
-from cai.inference.core.status import Backend, InferenceError, Status
+from cai.inference.core.status import InferenceError, Status
 from cai.inference.kernels.batched_values import batched_values
 from cai.inference.kernels.gradients import soft_values
 from cai.inference.tabular.dynamic_programming import failure_status, messages_posterior
