@@ -8,14 +8,21 @@ READY := $(VENV)/.ready
 LABS_READY := $(VENV)/.ready-labs
 LABS := out/labs
 PIP := $(BIN)/pip install --quiet --constraint constraints.txt
+LOOPS := inference/kernels/native/loops.so
 
-.PHONY: demo test lint format types notebooks browser labs labs-test wheel bench clean
+.PHONY: demo test campaigns native lint format types notebooks browser labs labs-test wheel bench clean
 
 demo: $(READY)  ## compare the backends on the bridge, and save the pictures
 	$(BIN)/cai compare bridge --out out/bridge
 
-test: $(READY)  ## every test but the notebooks
+test: $(READY)  ## every test but the notebooks, the labs, the browser and the campaigns
 	$(BIN)/python -m pytest -n auto
+
+campaigns: $(READY)  ## the laws over many more random cases, some of them large
+	$(BIN)/python -m pytest -n auto -m campaign
+
+native: $(READY)  ## build the C++ loops in place; installing does this, too
+	$(BIN)/python setup.py --quiet build_ext --inplace
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -53,7 +60,7 @@ labs-test: $(LABS_READY)  ## grade solutions, untouched labs and typical mistake
 
 # A clean build, installed into an empty environment outside the tree, where the command line must run.
 wheel: $(READY)
-	rm -rf build dist *.egg-info/SOURCES.txt
+	rm -rf dist
 	$(BIN)/python -m build --wheel --no-isolation > /dev/null
 	rm -rf "$${TMPDIR:-/tmp}/cai-wheel" && $(PYTHON) -m venv "$${TMPDIR:-/tmp}/cai-wheel"
 	"$${TMPDIR:-/tmp}/cai-wheel/bin/pip" install --quiet --constraint constraints.txt dist/*.whl
@@ -65,14 +72,15 @@ bench: $(BENCH)/.ready  ## speed and memory beside other libraries (10 to 15 min
 	$(BENCH)/bin/python -m benchmarks.road --out out/benchmarks/road.json
 
 clean:
-	rm -rf $(VENV) $(BENCH) build dist out *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(BENCH) $(LOOPS) build dist out *.egg-info .pytest_cache .mypy_cache .ruff_cache
 
 # Torch first and pinned: unpinned it may bring gigabytes that a CPU has no use for.
-$(READY): setup.cfg pyproject.toml constraints.txt
+$(READY): setup.cfg setup.py pyproject.toml constraints.txt $(wildcard inference/kernels/native/cpp/*)
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) torch
 	$(PIP) setuptools wheel
 	$(PIP) --no-build-isolation --editable '.[notebooks,explore,dev]'
+	@test -e $(LOOPS) || echo "The native loops were not built (no C++ compiler?): cai computes with torch alone."
 	touch $(READY)
 
 # nbgrader brings a whole Jupyter server, which nothing else here needs.
@@ -82,7 +90,7 @@ $(LABS_READY): $(READY)
 
 # imitation and what it needs go in without their dependencies: it asks for gymnasium 0.29, and its tabular recursion does
 # not use it.
-$(BENCH)/.ready: setup.cfg pyproject.toml constraints.txt constraints-bench.txt
+$(BENCH)/.ready: setup.cfg setup.py pyproject.toml constraints.txt constraints-bench.txt
 	$(PYTHON) -m venv $(BENCH)
 	$(BENCH)/bin/pip install --quiet --constraint constraints.txt torch
 	$(BENCH)/bin/pip install --quiet --constraint constraints.txt setuptools wheel

@@ -1,19 +1,7 @@
-"""Whether the native kernel can be built here, which needs a compiler that nothing else does."""
-
-import functools
+"""Skips what needs the native kernel where it cannot be built: without a C++ compiler."""
 
 import pytest
 
 from cai.inference.kernels.native import library as native
 
-
-@functools.cache
-def can_be_built():
-    try:
-        native.library()
-    except RuntimeError:
-        return False
-    return True
-
-
-needs_native = pytest.mark.skipif(not can_be_built(), reason="no C++ compiler here")
+needs_native = pytest.mark.skipif(not native.available(), reason="the native loops are not built: see test_library.py")

@@ -2,8 +2,12 @@
 
 import ast
 import configparser
+import os
+import re
+import shutil
 import subprocess
 import sys
+import sysconfig
 import textwrap
 import zipfile
 from dataclasses import dataclass
@@ -70,24 +74,35 @@ def test_every_package_is_listed():
     config.read(ROOT / "setup.cfg")
     listed = set(config["options"]["packages"].split())
     found = set()
-    for folder in ("cai", "models", "inference"):
-        for init in (ROOT / folder).rglob("__init__.py"):
-            parts = init.parent.relative_to(ROOT).parts
-            found.add(".".join(parts if parts[0] == "cai" else ("cai", *parts)))
+    for path in sources("cai", "models", "inference"):
+        assert (path.parent / "__init__.py").exists(), f"{path.parent} has no __init__.py"
+        parts = path.parent.relative_to(ROOT).parts
+        found.add(".".join(parts if parts[0] == "cai" else ("cai", *parts)))
     assert listed == found
 
 
-def test_the_wheel_holds_the_tree(tmp_path):
+@pytest.mark.parametrize("compiler", [True, False])
+def test_the_wheel_holds_the_tree(compiler, tmp_path):
+    """Nothing of an older build either; one library for every Python where it could be built, else none."""
+    if compiler and shutil.which(os.environ.get("CXX", "c++")) is None:
+        pytest.skip("no C++ compiler here")
     copy = tmp_path / "tree"
     copy.mkdir()
-    for name in ("cai", "models", "inference", "setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
+    for name in ("cai", "models", "inference", "setup.cfg", "setup.py", "pyproject.toml", "README.md", "LICENSE"):
         subprocess.run(["cp", "-r", str(ROOT / name), str(copy / name)], check=True)
+    for folder in ("lib", f"lib.{sysconfig.get_platform()}-{sys.implementation.cache_tag}"):
+        (copy / "build" / folder / "cai").mkdir(parents=True)
+        (copy / "build" / folder / "cai" / "stale.py").touch()
+    settings = {"CFLAGS": "-O0"} if compiler else {"CC": "/missing/cc", "CXX": "/missing/c++"}
     command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), str(copy)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, **settings})
     assert done.returncode == 0, done.stderr[-2000:]
     (wheel,) = tmp_path.glob("*.whl")
+    platform = re.sub("[-.]", "_", sysconfig.get_platform()) if compiler else "any"
+    assert wheel.name.endswith(f"-py3-none-{platform}.whl")
+    assert compiler or "the native loops were not built" in done.stdout + done.stderr
     held = {name for name in zipfile.ZipFile(wheel).namelist() if not name.split("/")[0].endswith(".dist-info")}
-    want = set()
+    want = {"cai/inference/kernels/native/loops.so"} if compiler else set()
     for folder in ("cai", "models", "inference"):
         for path in (ROOT / folder).rglob("*"):
             if path.suffix in (".py", ".cpp", ".h") or path.name == "py.typed":

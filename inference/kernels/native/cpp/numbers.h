@@ -6,7 +6,7 @@
 #include <cstdint>
 #include <cstring>
 
-namespace cai {
+namespace cai::LEVEL {
 
 const double INFTY = INFINITY;
 inline double from_bits(uint64_t bits) {
@@ -71,4 +71,4 @@ inline double logarithm(double x) {
   return x > 0.0 ? found : -INFTY;
 }
 
-}  // namespace cai
+}  // namespace cai::LEVEL

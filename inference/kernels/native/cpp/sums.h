@@ -4,9 +4,10 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <vector>
 
-namespace cai {
+#include "vector.h"
+
+namespace cai::LEVEL {
 
 // Rows of weighted sums: dense (outcomes is -1), of `outcomes` entries each (no pointers), or between pointers.
 struct Sums {
@@ -119,12 +120,13 @@ inline int threads_for(int64_t work, int64_t threads) { return work < WORTH_THRE
 
 // A copy in double where F is another type.
 template <class F>
-const double* as_double(const F* values, int64_t count, std::vector<double>& copy) {
-  copy.assign(values, values + count);
+const double* as_double(const F* values, int64_t count, Vector<double>& copy) {
+  copy.resize(count);
+  for (int64_t i = 0; i < count; ++i) copy[i] = double(values[i]);
   return copy.data();
 }
 template <>
-inline const double* as_double(const double* values, int64_t, std::vector<double>&) {
+inline const double* as_double(const double* values, int64_t, Vector<double>&) {
   return values;
 }
 
@@ -133,11 +135,11 @@ template <class F>
 void gather(const Sums& sums, int64_t width, int64_t problems, int64_t threads, const F* x, F* out) {
   const int64_t SIZE = 512;
   const int used = threads_for(entries(sums, width) * problems, threads);
-  std::vector<double> copy;
+  Vector<double> copy;
   const double* from = as_double(x, width * problems, copy);
 #pragma omp parallel num_threads(used)
   {
-    std::vector<double> found(SIZE * problems);
+    Vector<double> found(SIZE * problems);
 #pragma omp for schedule(static)
     for (int64_t start = 0; start < sums.rows; start += SIZE) {
       const int64_t number = std::min(SIZE, sums.rows - start);
@@ -147,4 +149,4 @@ void gather(const Sums& sums, int64_t width, int64_t problems, int64_t threads, 
   }
 }
 
-}  // namespace cai
+}  // namespace cai::LEVEL
