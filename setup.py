@@ -23,7 +23,7 @@ CPP = Path("inference/kernels/native/cpp")
 LOOPS, DISPATCH = str(CPP / "native.cpp"), str(CPP / "dispatch.cpp")
 FLAGS = ["-g0", "-std=c++17", "-fPIC", "-fvisibility=hidden", "-fno-exceptions", "-fno-rtti"]
 FLAGS += ["-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast"]
-FLAGS += [] if "CFLAGS" in os.environ else ["-O3"]
+FLAGS += os.environ.get("CXXFLAGS", "-O3").split()
 # Apple's compiler has no OpenMP. Nothing is linked: the symbols are those of the runtime that torch has loaded.
 FLAGS += ["-fopenmp"] if sys.platform == "linux" else ["-fopenmp-simd"]
 AVX2 = ["-mavx2", "-mfma"]
@@ -46,10 +46,10 @@ class BuildLoops(build_ext):
 
     def run(self):
         super().run()
-        library = Path(self.build_lib, self.get_ext_filename(self.extensions[0].name))
-        if not library.exists():
+        if not Path(self.build_lib, self.get_ext_filename(self.extensions[0].name)).exists():
             self.warn("the native loops were not built: this installation of cai computes with torch alone")
-        self.get_finalized_command("bdist_wheel").root_is_pure = not library.exists()
+            self.distribution.ext_modules = None  # so that the wheel is one for any platform
+            self.get_finalized_command("bdist_wheel").root_is_pure = True
 
     def build_extension(self, ext):
         if self.compiler.compiler_type != "unix":

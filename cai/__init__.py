@@ -3,15 +3,18 @@
 if __name__ != "cai":
     raise ImportError(f"this package was imported as {__name__!r}; import it as 'cai' (run 'pip install -e .' once)")
 
-from cai.evaluation.evaluate import Outcome, evaluate
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from cai.evaluation import Outcome, evaluate
 from cai.inference import InferenceError, Posterior, Status, Target, available_backends, infer
 from cai.models import MDP, TrajectoryModel, draw_factor_graph, factor_graph
-from cai.pictures.curves import plot_sweep
-from cai.pictures.plots import plot_comparison, plot_luck, plot_map, plot_messages, plot_values
-from cai.policies.policy import Policy, extract_policy
-from cai.studies.comparison import Comparison, compare
-from cai.studies.explain import explain_reward
-from cai.studies.sweep import sweep
+from cai.policies import Policy, extract_policy
+from cai.studies import Comparison, compare, explain_reward, sweep
+
+if TYPE_CHECKING:
+    from cai.pictures import plot_luck, plot_map, plot_messages, plot_values
+    from cai.studies.plots import plot_comparison, plot_sweep
 
 __version__ = "0.1.0"
 
@@ -42,3 +45,17 @@ __all__ = [
     "plot_values",
     "sweep",
 ]
+
+# Pictures load pyplot, which costs a second and may choose a screen: only once one is asked for.
+_PICTURES = dict.fromkeys(("plot_luck", "plot_map", "plot_messages", "plot_values"), "cai.pictures.plots")
+_PICTURES |= dict.fromkeys(("plot_comparison", "plot_sweep"), "cai.studies.plots")
+
+
+def __getattr__(name: str) -> Any:
+    if name in _PICTURES:
+        return getattr(import_module(_PICTURES[name]), name)
+    raise AttributeError(f"module 'cai' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(set(globals()) | set(__all__))

@@ -10,7 +10,7 @@ import matplotlib.pyplot as plt
 
 import cai
 from cai.models import bridge
-from cai.pictures.plots import REAL_COLOR, TARGET_COLORS
+from cai.pictures import REAL_COLOR, TARGET_COLORS
 
 model = bridge(slip=0.2, horizon=20)
 comparison = cai.compare(model, ["exact", "variational"])

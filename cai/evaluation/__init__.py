@@ -1,1 +1,15 @@
-"""Policies in the true, unconditioned world."""
+"""What policies earn in the true world, by expectations and by rollouts; also where states are hidden."""
+
+from cai.evaluation.batch_results import OutcomeBatch
+from cai.evaluation.evaluate import Outcome, evaluate
+from cai.evaluation.hidden_states import BeliefOutcome, RunRecord, evaluate_belief_policy, simulate
+
+__all__ = [
+    "BeliefOutcome",
+    "Outcome",
+    "OutcomeBatch",
+    "RunRecord",
+    "evaluate",
+    "evaluate_belief_policy",
+    "simulate",
+]

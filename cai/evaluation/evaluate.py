@@ -178,7 +178,7 @@ def fitting_table(policy: Policy, model: TrajectoryModel) -> Tensor:
     if hasattr(policy, "belief"):
         raise TypeError(
             f"a {type(policy).__name__} acts on what it observes; use "
-            "cai.policies.belief.evaluate_belief_policy(policy, model)"
+            "cai.evaluation.evaluate_belief_policy(policy, model)"
         )
     if not isinstance(policy, Policy):
         raise TypeError(

@@ -20,8 +20,9 @@ from cai.models.processes.layout import GridLayout
 from cai.models.trajectory.model import TrajectoryModel
 from cai.pictures.drawing import FEW_STATES, nats_text
 from cai.pictures.model_graphs import ACTION_COLORS
-from cai.pictures.plots import draw_returns, plot_luck, plot_values
+from cai.pictures.plots import plot_luck, plot_values
 from cai.studies.comparison import Comparison
+from cai.studies.plots import draw_returns
 
 __all__ = ["draw_answers", "draw_policy_table"]
 

@@ -1,1 +1,20 @@
-"""Pictures of models, answers and studies."""
+"""Pictures of models and of answers; importing them loads pyplot. Those of studies are methods: `comparison.plot()`."""
+
+from cai.pictures.convergence import plot_convergence
+from cai.pictures.drawing import LUCK_MAP, MASS_MAP, REAL_COLOR, TARGET_COLORS, VALUE_MAP
+from cai.pictures.model_pictures import plot_model
+from cai.pictures.plots import plot_luck, plot_map, plot_messages, plot_values
+
+__all__ = [
+    "LUCK_MAP",
+    "MASS_MAP",
+    "REAL_COLOR",
+    "TARGET_COLORS",
+    "VALUE_MAP",
+    "plot_convergence",
+    "plot_luck",
+    "plot_map",
+    "plot_messages",
+    "plot_model",
+    "plot_values",
+]

@@ -29,6 +29,8 @@ __all__ = [
     "grid_size",
     "make_axes",
     "nats_text",
+    "spread_out",
+    "target_title",
 ]
 
 # Okabe and Ito's palette, which colour-blind readers tell apart; one colour for each target in every picture.
@@ -109,3 +111,14 @@ def draw_grid(
 def nats_text(value: float) -> str:
     """A number of nats with two digits, or as a power of ten where that would say 0."""
     return f"{value:.2f}" if value >= 0.005 or value <= 1e-12 else f"{value:.1e}"
+
+
+def spread_out(figure: Figure) -> None:
+    """Room between panels, so that the labels of one are not read as the next one's."""
+    engine: Any = figure.get_layout_engine()
+    engine.set(w_pad=0.12)
+
+
+def target_title(backend: str, target: str) -> str:
+    """A backend's name, with its target where the two differ."""
+    return backend if backend == target else f"{backend} ({target})"

@@ -6,11 +6,9 @@ In a notebook end the line with a semicolon: the figure is drawn once by the cel
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import matplotlib.pyplot as plt
-import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -33,16 +31,13 @@ from cai.pictures.drawing import (
     grid_size,
     make_axes,
     nats_text,
+    spread_out,
+    target_title,
 )
-
-if TYPE_CHECKING:
-    from cai.studies.comparison import Comparison, Row
 
 __all__ = [
     "REAL_COLOR",
     "TARGET_COLORS",
-    "draw_returns",
-    "plot_comparison",
     "plot_luck",
     "plot_map",
     "plot_messages",
@@ -195,108 +190,9 @@ def plot_messages(posterior: Posterior) -> Figure:
         axis.set_title(title)
     for axis in axes[1:]:
         axis.set_ylabel("")
-    _spread_out(figure)
+    spread_out(figure)
     figure.suptitle(f"Messages over time, {_name(posterior)}")
     return figure
-
-
-def plot_comparison(comparison: Comparison, *, figsize: tuple[float, float] | None = None) -> Figure:
-    """Believed against real return, luck, and where the policies end, a bar for each backend.
-
-    Args:
-        comparison: from `cai.compare`.
-        figsize: in inches.
-    """
-    rows = comparison.rows
-    endings = [dict(row.outcome.ends_in or {}) for row in rows if row.outcome is not None]
-    regions = sorted({key for chances in endings for key, chance in chances.items() if chance >= 0.005})
-    panels = 2 + bool(regions)
-    figure, axes = plt.subplots(
-        1,
-        panels,
-        figsize=figsize or (4.3 * panels, 1.5 + (0.75 if len(rows) <= 6 else 0.55) * len(rows)),
-        sharey=True,
-        layout="constrained",
-    )
-    places = np.arange(len(rows))
-    colors = [TARGET_COLORS.get(row.target, REAL_COLOR) for row in rows]
-    names = [_title(row.backend, row.target).replace(" (", "\n(") for row in rows]
-    left, middle = axes[0], axes[1]
-    draw_returns(left, rows, names, "reward units" if isinstance(comparison.model, TrajectoryModel) else "nats")
-    for place, row in enumerate(rows):
-        if row.luck is None or not math.isfinite(row.luck):
-            _mark_missing(middle, place, row.luck, "" if not row.status.ok else "unknown")
-        if row.luck is not None and math.isfinite(row.luck):
-            middle.annotate(f" {row.luck:.3g}" if row.luck > 1e-9 else " 0", (row.luck, place), va="center", fontsize=9)
-    middle.barh(places, _bars([row.luck for row in rows]), 0.55, color=colors)
-    middle.set_xlabel("luck (nats)")
-    most = max([row.luck for row in rows if row.luck is not None and math.isfinite(row.luck)], default=0.0)
-    middle.set_xlim(0, 1.2 * most if most > 1e-9 else 1.0)
-    middle.set_title("Luck that the plan counts on")
-    if regions:
-        _endings(axes[2], places, comparison, regions)
-    name = comparison.model.name if isinstance(comparison.model, TrajectoryModel) else "a program"
-    _spread_out(figure)
-    figure.suptitle(f"Backends on {name}")
-    return figure
-
-
-def draw_returns(ax: Axes, rows: Sequence[Row], names: Sequence[str], unit: str) -> None:
-    """Believed against real return, a pair of bars for each row of a comparison.
-
-    Args:
-        ax: where to draw.
-        rows: of the comparison.
-        names: how they are called.
-        unit: of the returns.
-    """
-    places = np.arange(len(rows))
-    colors = [TARGET_COLORS.get(row.target, REAL_COLOR) for row in rows]
-    ax.barh(places - 0.2, _bars([r.believed_return for r in rows]), 0.38, color=colors, label="believed")
-    ax.barh(places + 0.2, _bars([r.real_return for r in rows]), 0.38, color=REAL_COLOR, label="real")
-    ax.set_xlabel(f"return ({unit})")
-    ax.set_title("Believed (coloured) and real (grey) return")
-    ax.axvline(0, color="0.2", linewidth=0.8)
-    for place, row in enumerate(rows):
-        _mark_missing(ax, place - 0.2, row.believed_return, row.status.label if not row.status.ok else "unknown")
-        _mark_missing(ax, place + 0.2, row.real_return, "" if not row.status.ok else "unknown")
-    ax.set_yticks(places, names)
-    ax.set_ylim(len(rows) - 0.4, -0.6)
-
-
-def _spread_out(figure: Figure) -> None:
-    """Room between panels, so that the labels of one are not read as the next one's."""
-    engine: Any = figure.get_layout_engine()
-    engine.set(w_pad=0.12)
-
-
-def _endings(ax: Axes, places: np.ndarray, comparison: Comparison, regions: list[str]) -> None:
-    hatches = ("", "///", "...", "xxx", "\\\\\\")
-    start = np.zeros(len(places))
-    every = sorted({key for row in comparison.rows if row.outcome for key in row.outcome.ends_in or {}})
-    for region in regions:
-        i = every.index(region)  # a region keeps its shade whatever else is shown
-        shares = np.array([(r.outcome.ends_in or {}).get(region, 0.0) if r.outcome else 0.0 for r in comparison.rows])
-        grey = str(0.85 - 0.6 * i / max(1, len(every) - 1))
-        ax.barh(
-            places, shares, 0.55, left=start, color=grey, edgecolor="0.2", hatch=hatches[i % len(hatches)], label=region
-        )
-        start += shares
-    ax.set_xlim(0, 1)
-    ax.set_xlabel("probability in the true world")
-    ax.set_title("Where the policy ends")
-    ax.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False)
-
-
-def _bars(values: list[float | None]) -> list[float]:
-    return [value if value is not None and math.isfinite(value) else 0.0 for value in values]
-
-
-def _mark_missing(ax: Axes, place: float, value: float | None, text: str) -> None:
-    if value is None or not math.isfinite(value):
-        ax.text(0, place, f" {text if value is None else '-inf'}", va="center", fontsize=8, color="0.3")
-    elif abs(value) < 5e-3:  # a bar that nobody sees
-        ax.text(0, place, " 0", va="center", fontsize=8, color="0.3")
 
 
 def _model(posterior: Posterior) -> TrajectoryModel:
@@ -309,15 +205,13 @@ def _model(posterior: Posterior) -> TrajectoryModel:
 
 def _name(posterior: Posterior) -> str:
     eta = posterior.details.get("eta")
-    return _title(posterior.backend if eta is None else f"{posterior.backend}, eta = {eta:g}", str(posterior.target))
+    return target_title(
+        posterior.backend if eta is None else f"{posterior.backend}, eta = {eta:g}", str(posterior.target)
+    )
 
 
 def _values(posterior: Posterior) -> str:
     return "Values" if posterior.backend in ("value-iteration", "max-product", "boltzmann") else "Soft values"
-
-
-def _title(backend: str, target: str) -> str:
-    return backend if backend == target else f"{backend} ({target})"
 
 
 def _color(posterior: Posterior) -> str:

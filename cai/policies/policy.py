@@ -223,7 +223,7 @@ def extract_policy(posterior: Posterior, kind: Literal["stochastic", "greedy", "
     if 0 in table.shape:
         raise ValueError(
             f"the posterior of {posterior.backend!r} has no tables ({posterior.details.get('tables', 'unknown why')}); "
-            "its particles act by cai.policies.particle_policy.particle_policy(posterior)"
+            "its particles act by cai.policies.particle_policy(posterior)"
         )
     mdp = posterior.mdp
     if kind != "stochastic":

@@ -1,1 +1,18 @@
-"""Comparisons, sweeps, explanations and constraints."""
+"""Studies of answers: comparisons, sweeps, explanations of rewards, and limits on visits."""
+
+from cai.studies.comparison import Comparison, Row, compare
+from cai.studies.constraints import Limited, limit_entries
+from cai.studies.explain import RewardExplanation, explain_reward
+from cai.studies.sweep import Sweep, sweep
+
+__all__ = [
+    "Comparison",
+    "Limited",
+    "RewardExplanation",
+    "Row",
+    "Sweep",
+    "compare",
+    "explain_reward",
+    "limit_entries",
+    "sweep",
+]

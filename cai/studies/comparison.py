@@ -9,8 +9,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-import pandas as pd
-
 from cai.evaluation.evaluate import Outcome, evaluate
 from cai.inference.core.posterior import Posterior
 from cai.inference.core.progress import progress
@@ -21,6 +19,7 @@ from cai.models.trajectory.model import TrajectoryModel
 from cai.policies.policy import extract_policy
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.figure import Figure
 
 __all__ = ["Comparison", "Row", "chance_columns", "compare"]
@@ -123,6 +122,8 @@ class Comparison:
 
         Of a batch there is a row for each backend and member, indexed by both.
         """
+        import pandas as pd
+
         lines = []
         for row in self.rows:
             line: dict[str, Any] = {"backend": row.backend, "member": row.member, "target": row.target}
@@ -169,7 +170,7 @@ class Comparison:
         Raises:
             ValueError: if a batch was compared, whose members have a picture each.
         """
-        from cai.pictures.plots import plot_comparison
+        from cai.studies.plots import plot_comparison
 
         if isinstance(self.model, ModelBatch):
             raise ValueError("a batch was compared; plot one of its members: comparison.member(0).plot()")

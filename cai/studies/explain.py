@@ -6,7 +6,6 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 import torch
 from torch import Tensor
 
@@ -20,6 +19,7 @@ from cai.models.rewards.base import RewardFactor, Step, raw_table
 from cai.models.trajectory.model import TrajectoryModel
 
 if TYPE_CHECKING:
+    import pandas as pd
     import xarray
     from matplotlib.figure import Figure
 
@@ -77,6 +77,8 @@ class RewardExplanation:
 
     def to_frame(self) -> pd.DataFrame:
         """A row for each term and each cost, and their total: nats, reward units, and the part of all rewards."""
+        import pandas as pd
+
         nats = self.shares.sum(0)
         units: list[float | None] = [*self.rewards.sum(0).tolist(), *[None] * len(COSTS)]
         rows = [
@@ -120,7 +122,7 @@ class RewardExplanation:
 
     def plot(self, **options: Any) -> Figure:
         """Optimality over time, the shares of the evidence, and the gradients as maps; see `plot_explanation`."""
-        from cai.pictures.explain_plots import plot_explanation
+        from cai.studies.explain_plots import plot_explanation
 
         return plot_explanation(self, **options)
 

@@ -6,13 +6,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import pandas as pd
-
 from cai.inference.registry import make_backend
 from cai.models.trajectory.batch import ModelBatch
 from cai.studies.comparison import Comparison, compare
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.figure import Figure
 
 __all__ = ["Sweep", "sweep"]
@@ -42,7 +41,7 @@ class Sweep:
 
     def plot(self, **options: Any) -> Figure:
         """Believed and real return, the worst returns, gap and luck; see `cai.plot_sweep`."""
-        from cai.pictures.curves import plot_sweep
+        from cai.studies.plots import plot_sweep
 
         return plot_sweep(self, **options)
 

@@ -6,7 +6,6 @@ from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import networkx
 import numpy as np
 
 __all__ = ["GraphEdges", "edge_values", "graph_successors", "members", "read_initial", "unique_names"]
@@ -43,6 +42,8 @@ class GraphEdges:
         Raises:
             TypeError, ValueError: if it is none, or has no node or edge.
         """
+        import networkx
+
         if not isinstance(graph, networkx.Graph):
             raise TypeError(f"the graph is a {type(graph).__name__}; expected a networkx DiGraph or MultiDiGraph")
         if not graph.is_directed():

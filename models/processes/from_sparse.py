@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import scipy.sparse
 import torch
 from torch import Tensor
 
@@ -64,6 +63,8 @@ def successors_from_sparse(matrices: Any) -> tuple[Tensor, Tensor]:
 
 
 def _is_sparse(matrix: Any) -> bool:
+    import scipy.sparse
+
     return scipy.sparse.issparse(matrix) or (isinstance(matrix, Tensor) and matrix.layout != torch.strided)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
-import networkx as nx
 import torch
 from pyro import poutine
 from pyro.infer.inspect import get_dependencies
@@ -13,6 +12,7 @@ from pyro.infer.inspect import get_dependencies
 from cai.models.programs.inspect import Program, inspect_program, private_store
 
 if TYPE_CHECKING:
+    import networkx as nx
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -39,6 +39,8 @@ def factor_graph(program: Program) -> nx.Graph[str]:
     Raises:
         ValueError: if the program does not follow the naming of sites.
     """
+    import networkx as nx
+
     info = inspect_program(program)
     with private_store(), torch.random.fork_rng(devices=[]), poutine.block():
         parents = get_dependencies(program)["prior_dependencies"]
@@ -70,6 +72,7 @@ def draw_factor_graph(program: Program | nx.Graph[str], *, max_steps: int = 4, a
         The figure.
     """
     import matplotlib.pyplot as plt
+    import networkx as nx
     from matplotlib.lines import Line2D
 
     if max_steps < 1:

@@ -7,7 +7,7 @@ import math
 import numbers
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,11 +15,8 @@ from torch import Tensor
 
 from cai.models.common.checks import float_tensor, state_mask
 from cai.models.processes.mdp import MDP
-from cai.models.rewards.base import RewardFactor, Step, evaluate_factor, one_number, short_name
+from cai.models.rewards.base import RewardFactor, Setting, Step, evaluate_factor, one_number, short_name
 from cai.models.rewards.tables import as_reward
-
-if TYPE_CHECKING:
-    from cai.models.trajectory.model import TrajectoryModel
 
 logger = logging.getLogger("cai.models")
 
@@ -99,7 +96,7 @@ class _Sum(RewardFactor):
         self.left.check(mdp)
         self.right.check(mdp)
 
-    def check_model(self, model: TrajectoryModel) -> None:
+    def check_model(self, model: Setting) -> None:
         self.left.check_model(model)
         self.right.check_model(model)
 
@@ -127,7 +124,7 @@ class Wrapper(RewardFactor):
     def check(self, mdp: MDP) -> None:
         self.factor.check(mdp)
 
-    def check_model(self, model: TrajectoryModel) -> None:
+    def check_model(self, model: Setting) -> None:
         self.factor.check_model(model)
 
     def describe(self, mdp: MDP) -> str:
@@ -180,7 +177,7 @@ class _Scheduled(Wrapper):
     def describe(self, mdp: MDP) -> str:
         return f"{self.factor.describe(mdp)} (scheduled)"
 
-    def check_model(self, model: TrajectoryModel) -> None:
+    def check_model(self, model: Setting) -> None:
         super().check_model(model)
         if isinstance(self.numbers, Tensor) and len(self.numbers) < model.steps:
             raise ValueError(
@@ -232,7 +229,7 @@ class _Restricted(Wrapper):
         self.factor.check(mdp)
         self._masks(mdp)
 
-    def check_model(self, model: TrajectoryModel) -> None:
+    def check_model(self, model: Setting) -> None:
         super().check_model(model)
         late = [t for t in sorted(self.times or ()) if t >= model.horizon]
         if late:

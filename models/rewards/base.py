@@ -11,7 +11,7 @@ import inspect
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -20,10 +20,7 @@ from cai.models.common.checks import float_tensor
 from cai.models.common.devices import place_tensor
 from cai.models.processes.mdp import MDP
 
-if TYPE_CHECKING:
-    from cai.models.trajectory.model import TrajectoryModel
-
-__all__ = ["RewardFactor", "Step", "evaluate_factor", "numbers_of", "one_number", "raw_table", "short_name"]
+__all__ = ["RewardFactor", "Setting", "Step", "evaluate_factor", "numbers_of", "one_number", "raw_table", "short_name"]
 
 
 @dataclass(frozen=True)
@@ -52,6 +49,22 @@ class Step:
     def cpu(self) -> Step:
         """The same indices on the CPU."""
         return Step(self.state.cpu(), self.action.cpu(), self.outcome.cpu(), self.next_state.cpu(), self.t)
+
+
+class Setting(Protocol):
+    """What a factor may ask of the model that it is given to, before the model is made."""
+
+    @property
+    def horizon(self) -> int | float:
+        """T, or math.inf."""
+
+    @property
+    def steps(self) -> int:
+        """T, or 1 over an infinite horizon."""
+
+    @property
+    def discount(self) -> float:
+        """In (0, 1]."""
 
 
 class RewardFactor:
@@ -92,7 +105,7 @@ class RewardFactor:
     def check(self, mdp: MDP) -> None:
         """Raises ValueError if the factor does not fit the process."""
 
-    def check_model(self, model: TrajectoryModel) -> None:
+    def check_model(self, model: Setting) -> None:
         """Raises ValueError if the factor does not fit the horizon or the discount of a model."""
 
     def terms(self) -> tuple[RewardFactor, ...]:

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import numbers
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from cai.models.common.checks import float_tensor
 from cai.models.processes.mdp import MDP
-from cai.models.rewards.base import RewardFactor, Step, one_number
+from cai.models.rewards.base import RewardFactor, Setting, Step, one_number
 from cai.models.rewards.features import check_features, read_features
 from cai.models.rewards.tables import TableReward
-
-if TYPE_CHECKING:
-    from cai.models.trajectory.model import TrajectoryModel
 
 __all__ = ["Goal", "LinearReward", "Waypoint"]
 
@@ -87,7 +84,7 @@ class Waypoint(RewardFactor):
     def check(self, mdp: MDP) -> None:
         mdp.states(self.states)
 
-    def check_model(self, model: TrajectoryModel) -> None:
+    def check_model(self, model: Setting) -> None:
         if self.time > model.steps:
             raise ValueError(
                 f"the time of {self.label} is {self.time}; with a horizon of {model.horizon} there are the states 0 to "

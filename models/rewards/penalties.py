@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
@@ -12,10 +12,7 @@ from torch import Tensor
 
 from cai.models.common.checks import first_index, float_tensor
 from cai.models.processes.mdp import MDP
-from cai.models.rewards.base import RewardFactor, Step, one_number
-
-if TYPE_CHECKING:
-    from cai.models.trajectory.model import TrajectoryModel
+from cai.models.rewards.base import RewardFactor, Setting, Step, one_number
 
 __all__ = ["DistancePenalty", "LogBarrier", "VisitationPenalty", "steps_to"]
 
@@ -155,7 +152,7 @@ class VisitationPenalty(RewardFactor):
                 "[T, S]"
             )
 
-    def check_model(self, model: TrajectoryModel) -> None:
+    def check_model(self, model: Setting) -> None:
         if self.visits.dim() == 2 and len(self.visits) < model.steps:
             raise ValueError(f"visits has {len(self.visits)} rows over time; the horizon is {model.horizon}")
 
@@ -171,7 +168,7 @@ class LogBarrier(RewardFactor):
 
     As a probability, a step is optimal with slack^(weight / alpha). As the weight falls towards 0 the soft wall
     becomes the hard one (Boyd and Vandenberghe 2004, section 11.2). It bars states for sure; for "at most with
-    probability p" see `cai.studies.constraints.limit_entries`.
+    probability p" see `cai.studies.limit_entries`.
 
     Args:
         slack: [S], how far each state is from what is forbidden, in any unit; <= 0 forbids the state. A slack of 1 is

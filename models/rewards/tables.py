@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import numbers
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,11 +13,8 @@ from torch import Tensor, nn
 
 from cai.models.common.checks import float_tensor
 from cai.models.processes.mdp import MDP
-from cai.models.rewards.base import RewardFactor, Step, evaluate_factor, one_number
+from cai.models.rewards.base import RewardFactor, Setting, Step, evaluate_factor, one_number
 from cai.models.rewards.functions import CallableReward, check_arguments, digits_lost
-
-if TYPE_CHECKING:
-    from cai.models.trajectory.model import TrajectoryModel
 
 logger = logging.getLogger("cai.models")
 
@@ -166,7 +163,7 @@ class TimeTableReward(RewardFactor):
                 f"A = {mdp.num_actions}: expected [T, S], [T, S, A] or [T, S, A, S]"
             )
 
-    def check_model(self, model: TrajectoryModel) -> None:
+    def check_model(self, model: Setting) -> None:
         given = len(self.table)
         if given < model.steps:
             raise ValueError(

@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import breadth_first_order
 
 from cai.models.processes.from_graph import GraphEdges, edge_values, members, read_initial, unique_names
 from cai.models.processes.mdp import MDP
@@ -185,6 +183,9 @@ def _turn_costs(
 
 def _check_reachable(network: _Network) -> None:
     """Refuses states from which no destination can be reached: travelling from there would never end."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import breadth_first_order
+
     num_states = len(network.index)
     state, action = np.nonzero(network.exists & ~network.absorbs[:, None])
     ends = np.flatnonzero(network.absorbs)

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import networkx
 import torch
 
 from cai.models.rewards.goals import LinearReward
 from cai.models.trajectory.model import TrajectoryModel
 from cai.models.zoo.road_networks import road_network
 from cai.models.zoo.tabulated import Outcomes, tabulate
+
+if TYPE_CHECKING:
+    import networkx
 
 __all__ = ["ROAD_FEATURES", "small_roads", "street_places", "three_paths", "town", "turn_angle"]
 
@@ -115,6 +117,8 @@ def town() -> networkx.DiGraph[Any]:
 
     Nodes have `place`, (x, y) in kilometres; edges have `minutes`. Row b is a main street.
     """
+    import networkx
+
     graph: networkx.DiGraph[Any] = networkx.DiGraph()
     places = {f"{row}{column}": (float(column), -float("abc".index(row))) for row in "abc" for column in (1, 2, 3)}
     places |= {"home": (0.0, 0.0), "work": (4.0, -2.0)}

@@ -93,7 +93,7 @@ def test_the_wheel_holds_the_tree(compiler, tmp_path):
     for folder in ("lib", f"lib.{sysconfig.get_platform()}-{sys.implementation.cache_tag}"):
         (copy / "build" / folder / "cai").mkdir(parents=True)
         (copy / "build" / folder / "cai" / "stale.py").touch()
-    settings = {"CFLAGS": "-O0"} if compiler else {"CC": "/missing/cc", "CXX": "/missing/c++"}
+    settings = {"CXXFLAGS": "-O0"} if compiler else {"CC": "/missing/cc", "CXX": "/missing/c++"}
     command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), str(copy)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, **settings})
     assert done.returncode == 0, done.stderr[-2000:]

@@ -19,8 +19,6 @@ from functools import cached_property
 
 import numpy as np
 import torch
-from scipy.sparse import csr_matrix
-from scipy.sparse.csgraph import dijkstra
 from torch import Tensor
 
 from cai.inference.core.status import Status
@@ -96,6 +94,9 @@ class PathSums:
 
         What an ending is worth may have any sign, so its distance is how far it is below the best ending.
         """
+        from scipy.sparse import csr_matrix
+        from scipy.sparse.csgraph import dijkstra
+
         ends = self.ends.detach()[self.states]
         sure = torch.isfinite(ends)
         best = float(ends[sure].max()) if bool(sure.any()) else 0.0

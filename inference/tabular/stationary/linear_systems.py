@@ -22,14 +22,14 @@ from __future__ import annotations
 
 import math
 from functools import cached_property, partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from scipy.sparse import coo_matrix, csc_matrix, csr_matrix, identity
-from scipy.sparse.csgraph import connected_components, dijkstra
-from scipy.sparse.linalg import bicgstab, splu
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from scipy.sparse import csc_matrix, csr_matrix
 
 __all__ = ["LinearSystem", "Pattern"]
 
@@ -72,6 +72,8 @@ class Pattern:
         about the size of the last dense block. On grids, roads and random graphs the estimate is 0.9 to 10 times the
         true number, and errs towards iterating.
         """
+        from scipy.sparse import coo_matrix
+
         number = self.number
         rows, columns = self.rows.cpu().numpy(), self.columns.cpu().numpy()
         joined = coo_matrix((np.ones(len(rows)), (rows, columns)), shape=(number, number)).tocsr()
@@ -89,6 +91,8 @@ class Pattern:
 
 def _widest_layer(joined: csr_matrix) -> int:
     """Nodes in the largest layer of a breadth-first search through the largest component, begun at its rim."""
+    from scipy.sparse.csgraph import connected_components, dijkstra
+
     count, labels = connected_components(joined, directed=False)
     start = 0 if count == 1 else int(np.flatnonzero(labels == np.bincount(labels).argmax())[0])
     for _ in range(2):  # from anywhere to the rim, and from there
@@ -165,6 +169,8 @@ class LinearSystem:
     @cached_property
     def _matrix(self) -> csc_matrix:
         """I - M without the entries that are 0, on the CPU."""
+        from scipy.sparse import csc_matrix, identity
+
         number, weights = self.pattern.number, self._entries.cpu().numpy()
         kept = weights != 0
         rows, columns = self.pattern.rows.cpu().numpy()[kept], self.pattern.columns.cpu().numpy()[kept]
@@ -174,6 +180,8 @@ class LinearSystem:
     @cached_property
     def _factor(self) -> Any:
         """What solves for it: (LU, pivots), a SuperLU, the matrix to iterate with; None if there is no factor."""
+        from scipy.sparse.linalg import splu
+
         number, device = self.pattern.number, self._entries.device
         if not bool(torch.isfinite(self._entries).all()):
             return None
@@ -247,6 +255,8 @@ def _iterated(matrix: csc_matrix, side: np.ndarray) -> np.ndarray | None:
 
     Every correction is BiCGSTAB's, or where that does not halve the residual the sum of a series, for which A is I - M.
     """
+    from scipy.sparse.linalg import bicgstab
+
     matrix = matrix.tocsr()
     x, left = np.zeros_like(side), side
     for _ in range(ROUNDS):

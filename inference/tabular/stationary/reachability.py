@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from scipy.sparse import csr_matrix
-from scipy.sparse.csgraph import breadth_first_order
 from torch import Tensor
 
 __all__ = ["drains", "edges_of", "leads_to", "reached_from"]
@@ -32,6 +30,9 @@ def leads_to(origins: Tensor, targets: Tensor, goal: Tensor) -> Tensor:
 
 def reached_from(origins: Tensor, targets: Tensor, start: Tensor) -> Tensor:
     """Bool [S]: states on a path from the start, bool [S], along edges as in `leads_to`; the start included."""
+    from scipy.sparse import csr_matrix
+    from scipy.sparse.csgraph import breadth_first_order
+
     number = len(start)
     first = np.flatnonzero(start.cpu().numpy())
     # One more node leads to every start, so that one search serves all.

@@ -10,7 +10,8 @@ import cai
 from cai.inference import RiskSensitive, StructuredVariational, SumProduct
 from cai.inference.registry import backend_label, make_backend
 from cai.models import bridge, gridworld, lottery
-from cai.pictures.curves import plot_convergence, plot_sweep
+from cai.pictures import plot_convergence
+from cai.studies.plots import plot_sweep
 from cai.studies.sweep import sweep
 
 

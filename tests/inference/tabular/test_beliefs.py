@@ -13,10 +13,11 @@ from refusals import check, refuse
 from scipy.stats import binom, norm
 
 import cai
+from cai.evaluation import evaluate_belief_policy, simulate
 from cai.inference.tabular.filtering import StateFilter, filter_states, observation_log_likelihood, smooth_states
 from cai.models import MDP, TrajectoryModel
 from cai.models.processes.observation import ObservationModel
-from cai.policies.belief import BeliefPolicy, evaluate_belief_policy, simulate
+from cai.policies import BeliefPolicy
 from cai.policies.policy import Policy
 
 LISTEN, LEFT, RIGHT = range(3)
