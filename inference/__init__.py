@@ -22,7 +22,8 @@ from cai.inference.tabular.filtering import filter_states, observation_log_likel
 from cai.inference.tabular.methods.batches import BatchError
 from cai.inference.tabular.methods.boltzmann import BoltzmannExploration, OneStepEntropy
 from cai.inference.tabular.methods.composition import compose_models, compose_posteriors
-from cai.inference.tabular.methods.max_product import MaxProduct, most_probable_trajectory
+from cai.inference.core.most_probable import most_probable_trajectory
+from cai.inference.tabular.methods.max_product import MaxProduct
 from cai.inference.tabular.methods.policy_iteration import KLPolicyIteration, PosteriorPolicyIteration
 from cai.inference.tabular.methods.risk import RiskSensitive
 from cai.inference.tabular.methods.sum_product import SumProduct

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cai.inference.core.policy import policy_classes
 from cai.inference.core.posterior import Posterior
 from cai.inference.particles.particles import Particles
 
@@ -153,6 +154,9 @@ def _checked_bandwidth(bandwidth: Any, size: int) -> Tensor:
     if not bool((torch.isfinite(widths) & (widths > 0)).all()):
         raise ValueError(f"bandwidth is {widths.tolist()}; expected finite numbers > 0")
     return widths
+
+
+policy_classes["particles"] = ParticlePolicy  # what posteriors of particles make
 
 
 def particle_policy(posterior: Posterior, bandwidth: float | Tensor | None = None) -> ParticlePolicy:

@@ -13,9 +13,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from cai.inference.core.policy import policy_classes
 from cai.inference.core.posterior import Posterior
-from cai.inference.core.status import Status
-from cai.inference.tabular.methods.max_product import most_probable_trajectory
 from cai.models.common.checks import check_distribution, float_tensor
 
 if TYPE_CHECKING:
@@ -27,7 +26,6 @@ if TYPE_CHECKING:
 __all__ = ["Policy", "extract_policy"]
 
 FORMAT = "cai-policy-1"
-KINDS = ("stochastic", "greedy", "plan")
 
 
 @dataclass(frozen=True, eq=False)
@@ -215,39 +213,7 @@ def extract_policy(posterior: Posterior, kind: Literal["stochastic", "greedy", "
     """
     if not isinstance(posterior, Posterior):
         raise TypeError(f"expected the posterior that cai.infer returns, got {type(posterior).__name__}")
-    if kind not in KINDS:
-        raise ValueError(f"kind is {kind!r}; expected one of {', '.join(map(repr, KINDS))}")
-    if posterior.status in (Status.DIVERGED, Status.IMPOSSIBLE, Status.DEGENERATE):
-        raise ValueError(f"the posterior of {posterior.backend!r} holds no policy: {posterior.status}")
-    table = posterior.action_probs.detach()
-    if 0 in table.shape:
-        raise ValueError(
-            f"the posterior of {posterior.backend!r} has no tables ({posterior.details.get('tables', 'unknown why')}); "
-            "its particles act by cai.policies.particle_policy(posterior)"
-        )
-    mdp = posterior.mdp
-    if kind != "stochastic":
-        best = (table - 1e-12 * torch.arange(table.shape[-1])).argmax(-1)  # equals up to rounding: the first
-        table = torch.nn.functional.one_hot(best, table.shape[-1]).double()
-    if kind == "plan":
-        table = _planned(posterior, table)
-    return Policy(
-        table,
-        stationary=posterior.horizon == math.inf,
-        state_names=tuple(mdp.state_names) if mdp and mdp.state_names else None,
-        action_names=tuple(mdp.action_names) if mdp and mdp.action_names else None,
-        source=posterior.backend,
-        metadata={"kind": kind, "target": str(posterior.target), "horizon": str(posterior.horizon)},
-    )
+    return posterior.policy(kind)  # type: ignore[return-value]
 
 
-def _planned(posterior: Posterior, greedy: Tensor) -> Tensor:
-    """[T, S, A], the actions of the most probable trajectory in every state, and greedy ones where it says nothing."""
-    states, actions, _ = most_probable_trajectory(posterior)
-    mdp, table = posterior.mdp, greedy.clone()
-    for t, (state, action) in enumerate(zip(states.tolist(), actions.tolist(), strict=False)):
-        if state == greedy.shape[1] or (mdp is not None and bool(mdp.terminal[state])):
-            break
-        played = torch.ones(greedy.shape[1], dtype=torch.bool) if mdp is None else mdp.available[:, action]
-        table[t, played] = torch.nn.functional.one_hot(torch.tensor(action), greedy.shape[-1]).double()
-    return table
+policy_classes["table"] = Policy  # what posteriors make

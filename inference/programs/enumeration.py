@@ -16,12 +16,15 @@ from pyro.ops.einsum import torch_log
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
+from cai.inference.core.lazy import without_gradient
 from cai.inference.core.posterior import Posterior
 from cai.inference.core.status import Status, Target
+from cai.inference.core.storage import storable
 from cai.inference.programs.enumerated import enumerate_program
 from cai.inference.programs.exact_sites import ExactSites, support_logits
 from cai.inference.programs.guide import JointProbe, drawn_sites
 from cai.inference.programs.posterior import prior_joints, program_posterior
+from cai.inference.programs.scoring import score_program
 from cai.inference.programs.solve import DENSE_LIMIT, check_enumerable, check_program
 from cai.models.common.numerics import safe_log, weighted
 from cai.models.programs.inspect import Program, ProgramInfo, inspect_program, private_store, site_time
@@ -113,8 +116,35 @@ class Enumeration:
             elbo=log_evidence,
             believed_return=believed,
             policy_divergence=policy_divergence,
-            sampler=lambda num_samples, seed: sample_posterior(model, info, num_samples, seed),
+            paths=EnumeratedPaths(model, info, log_evidence),
         )
+
+
+@storable("enumerated-paths")
+@dataclass(frozen=True, eq=False)
+class EnumeratedPaths:
+    """Trajectories of the exact posterior of a program.
+
+    Attributes:
+        program: any trajectory program of discrete sites.
+        info: its outside.
+        log_evidence: of it, nats.
+    """
+
+    program: Program
+    info: ProgramInfo
+    log_evidence: Tensor
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: without_gradient(part) for name, part in vars(self).items()}
+
+    def sample(self, num_samples: int, seed: int) -> tuple[Tensor, Tensor]:
+        """States int64 [N, T + 1] ([N, T] where the program draws no s_{T+1}), and actions int64 [N, T]."""
+        return sample_posterior(self.program, self.info, num_samples, seed)
+
+    def log_prob(self, states: Tensor, actions: Tensor) -> Tensor:
+        """[N], log p(s, a | O) in nats, further latents summed out."""
+        return score_program(self.program, states, actions) - self.log_evidence
 
 
 @contextlib.contextmanager

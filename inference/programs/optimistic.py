@@ -51,6 +51,11 @@ class Optimistic:
     accepts: ClassVar[str] = "a TrajectoryModel, any horizon; or any program of discrete sites (svi)"
     cost: ClassVar[str] = "T S A K time (closed form); T S A S time and memory a step (svi)"
 
+    @property
+    def soft_recursion(self) -> str | None:
+        """Which soft recursion it is in closed form."""
+        return None if self.solver == "svi" else "exact"
+
     def __post_init__(self) -> None:
         check_options(self)
 

@@ -1,8 +1,8 @@
-"""log q(tau) of whole trajectories: read off q's tables, or off a program run with its states and actions given."""
+"""Log probabilities of whole trajectories of a program, run with its states and actions given."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyro
 import torch
@@ -12,108 +12,14 @@ from pyro.poutine.enum_messenger import EnumMessenger
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
-from cai.inference.core.status import Status, Target
 from cai.inference.programs.enumerated import EnumeratedProgram, Term, eliminate
 from cai.inference.programs.exact_sites import ExactSites
-from cai.models.common.checks import index_tensor
 from cai.models.common.numerics import safe_log, safe_logsumexp
 from cai.models.programs.inspect import Program, explain, private_store, site_time
-from cai.models.trajectory.model import TrajectoryModel
 
-if TYPE_CHECKING:
-    from cai.inference.core.posterior import Posterior
-
-__all__ = ["score_program", "score_trajectories"]
+__all__ = ["score_program"]
 
 CHUNK = 4096  # trajectories that are scored at once
-
-
-def score_trajectories(posterior: Posterior, states: Any, actions: Any) -> Tensor:
-    """[N], log q of trajectories in nats; see `Posterior.log_prob`."""
-    if posterior.status in (Status.IMPOSSIBLE, Status.DEGENERATE):
-        raise ValueError(f"there is no posterior to score by: {posterior.status}")
-    if posterior.horizon == float("inf"):
-        raise ValueError("trajectories of an infinite horizon have no end, so none has a probability")
-    if 0 in posterior.action_probs.shape:
-        raise ValueError(
-            f"the answer of backend {posterior.backend!r} is a set of weighted particles of continuous sites, which "
-            "has no density; ask details['particles'].expect(...) for expectations"
-        )
-    states, actions = _checked(posterior, states, actions)
-    if posterior.scorer is not None:
-        return posterior.scorer(states, actions)
-    if posterior.step_outcomes is None and posterior.sampler is not None:
-        if posterior.target is Target.EXACT and posterior.log_evidence is not None:  # q is p(tau | O), by contract
-            return score_program(posterior.model, states, actions) - posterior.log_evidence
-        raise ValueError(
-            f"backend {posterior.backend!r} samples what its tables alone do not describe, and has no scorer: its q "
-            "may remember more than (s_t, a_t); ask 'enumeration' for a program, 'exact' for a TrajectoryModel"
-        )
-    return _score_tables(posterior, states, actions)
-
-
-def _checked(posterior: Posterior, states: Any, actions: Any) -> tuple[Tensor, Tensor]:
-    """The indices as int64 tensors; refuses what `sample` could not have returned."""
-    num_states, num_actions = posterior.action_prior.shape[-2:]
-    horizon, longer = posterior.action_probs.shape[0], posterior.state_marginals.shape[0]
-    states, actions = index_tensor(states, "states"), index_tensor(actions, "actions")
-    falls = isinstance(posterior.model, TrajectoryModel) and posterior.model.discount < 1
-    absorbing = " (S is the absorbing state)" if falls else ""
-    for what, found, width in (("states", states, longer), ("actions", actions, horizon)):
-        if found.dim() != 2 or found.shape[1] != width:
-            raise ValueError(
-                f"{what} has shape {list(found.shape)}; expected [N, {width}], a row for each trajectory as "
-                "Posterior.sample returns them"
-            )
-    if states.shape[0] != actions.shape[0] or not len(states):
-        raise ValueError(
-            f"there are {states.shape[0]} rows of states and {actions.shape[0]} of actions; give as many, one at least"
-        )
-    for what, found, size in (("states", states, num_states + falls), ("actions", actions, num_actions)):
-        outside = (found < 0) | (found >= size)
-        if bool(outside.any()):
-            row, t = torch.nonzero(outside)[0].tolist()
-            note = absorbing if what == "states" else ""
-            raise ValueError(f"{what}[{row}, {t}] is {int(found[row, t])}; expected 0 to {size - 1}{note}")
-    return states, actions
-
-
-def _score_tables(posterior: Posterior, states: Tensor, actions: Tensor) -> Tensor:
-    """Log q(s_1) + sum_t log q(a_t | s_t) + log q(s_{t+1} | s_t, a_t), from start, policy and dynamics."""
-    num_states, num_actions = posterior.action_prior.shape[-2:]
-    start = torch.cat([posterior.initial, posterior.initial.new_zeros(1)])
-    total = safe_log(start[states[:, 0]])
-    one, nothing = torch.ones((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
-    for t in range(actions.shape[1]):
-        state, action = states[:, t], actions[:, t]
-        inside, absorbed = state.clamp(max=num_states - 1), state == num_states
-        chosen = torch.where(absorbed, one / num_actions, posterior.action_probs[t][inside, action])
-        total = total + safe_log(chosen)
-        if t + 1 == states.shape[1]:
-            break
-        following = states[:, t + 1]
-        moved = _transition(posterior, t, inside, action, following)
-        stays = torch.where(following == num_states, one, nothing)
-        total = total + safe_log(torch.where(absorbed, stays, moved))
-    return total
-
-
-def _transition(posterior: Posterior, t: int, state: Tensor, action: Tensor, following: Tensor) -> Tensor:
-    """[N], q(s_{t+1} | s_t, a_t) out of a state 0..S-1; never dense where the outcomes are listed."""
-    num_states = posterior.action_prior.shape[-2]
-    inside, falls = following.clamp(max=num_states - 1), following == num_states
-    if posterior.step_outcomes is not None and posterior.mdp is not None:
-        alive, fallen = posterior.step_outcomes(t)
-        if posterior.mdp.next_states is None:
-            moved = alive[state, action, inside]
-        else:
-            reached = posterior.mdp.next_states[state, action] == inside[:, None]
-            rows = alive[state, action]
-            moved = torch.where(reached, rows, torch.zeros_like(rows)).sum(-1)
-        return torch.where(falls, fallen[state, action].sum(-1), moved)
-    rows = posterior.dynamics(t)[state, action]
-    moved = rows.gather(-1, inside[:, None])[:, 0]
-    return torch.where(falls, (1 - rows.sum(-1)).clamp(min=0), moved)
 
 
 class _Given(Messenger):

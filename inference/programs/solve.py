@@ -219,6 +219,6 @@ def posterior_of_program(backend: GuideBackend, program: Program, info: ProgramI
         elbo=found.bound,
         believed_return=nothing if blocked else run.expect(run.factors.values()).detach(),
         policy_divergence=-run.expect(run.divergence_terms(actions)).detach(),
-        sampler=found.sample,
+        paths=found,
         details=found.details,
-    ).replace(scorer=found.log_prob)
+    )

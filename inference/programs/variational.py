@@ -50,6 +50,11 @@ class StructuredVariational:
     accepts: ClassVar[str] = "a TrajectoryModel, any horizon; or any program of discrete sites (svi)"
     cost: ClassVar[str] = "T S A K time (closed form); T S A S time and memory a step (svi)"
 
+    @property
+    def soft_recursion(self) -> str | None:
+        """Which soft recursion it is in closed form."""
+        return None if self.solver == "svi" else "fixed"
+
     def __post_init__(self) -> None:
         check_options(self)
 

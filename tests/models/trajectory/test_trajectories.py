@@ -15,6 +15,7 @@ from refusals import check, refuse
 from scipy.stats import binom
 
 import cai
+from cai.inference.core.status import NotKnown
 from cai.inference import Enumeration, StructuredVariational, SumProduct
 from cai.inference.particles.smc import SequentialMonteCarlo
 from cai.inference.programs.scoring import score_program
@@ -221,8 +222,9 @@ def test_bad_trajectories_are_refused(build, error, pattern):
 def test_log_prob_without_a_posterior_is_refused():
     posterior = cai.infer(small(reward=[-math.inf, 0.0]), "exact", throw=False)
     check(lambda: posterior.log_prob([[0, 0, 0]], [[0, 0]]), ValueError, r"no posterior to score by: impossible")
-    secret = cai.infer(small(), "variational").replace(step_outcomes=None, sampler=lambda n, seed: None)
-    check(lambda: secret.log_prob([[0, 0, 0]], [[0, 0]]), ValueError, r"no scorer.*remember more")
+    parts = {name: getattr(cai.infer(small()), name) for name in ("backend", "target", "status", "horizon", "model")}
+    secret = cai.Posterior(**parts)
+    check(lambda: secret.log_prob([[0, 0, 0]], [[0, 0]]), NotKnown, r"does not know probabilities of whole.*'exact'")
 
 
 def test_the_density_of_a_trajectory_differentiates():
