@@ -6,6 +6,7 @@ if __name__ != "cai.inference":
         "or every class in it would exist twice"
     )
 
+from cai.inference.core.most_probable import most_probable_trajectory
 from cai.inference.core.posterior import Posterior
 from cai.inference.core.posterior_batch import PosteriorBatch
 from cai.inference.core.status import Backend, InferenceError, Status, Target
@@ -22,7 +23,6 @@ from cai.inference.tabular.filtering import filter_states, observation_log_likel
 from cai.inference.tabular.methods.batches import BatchError
 from cai.inference.tabular.methods.boltzmann import BoltzmannExploration, OneStepEntropy
 from cai.inference.tabular.methods.composition import compose_models, compose_posteriors
-from cai.inference.core.most_probable import most_probable_trajectory
 from cai.inference.tabular.methods.max_product import MaxProduct
 from cai.inference.tabular.methods.policy_iteration import KLPolicyIteration, PosteriorPolicyIteration
 from cai.inference.tabular.methods.risk import RiskSensitive

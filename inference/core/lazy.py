@@ -14,7 +14,7 @@ __all__ = ["Lazy", "lazy", "table", "view", "without_gradient"]
 T = TypeVar("T", covariant=True)
 
 
-class lazy(Generic[T]):  # noqa: N801, a decorator
+class lazy(Generic[T]):
     """A method of a `Lazy` as an attribute, computed when first looked at unless it was given; then held.
 
     Gradients are recorded iff they were when the object was made.
@@ -46,14 +46,14 @@ class lazy(Generic[T]):  # noqa: N801, a decorator
         return True
 
 
-class table(lazy[T]):  # noqa: N801, a decorator
+class table(lazy[T]):
     """A `lazy` that is computed anew at each look where the object is to stay small (`holds_tables` is False)."""
 
     def is_held_by(self, instance: Any) -> bool:
         return bool(instance.holds_tables)
 
 
-class view(lazy[T]):  # noqa: N801, a decorator
+class view(lazy[T]):
     """A `lazy` that is made at each look, since it is quickly made of what is held."""
 
     def is_held_by(self, instance: Any) -> bool:

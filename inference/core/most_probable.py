@@ -61,7 +61,9 @@ def most_probable_trajectory(posterior: TabularPosterior) -> tuple[Tensor, Tenso
     return torch.tensor(states), torch.tensor(actions), float(start.max())
 
 
-def _moves(posterior: TabularPosterior, model: TrajectoryModel | None, groups: Tensor | None, t: int) -> tuple[Tensor, Tensor]:
+def _moves(
+    posterior: TabularPosterior, model: TrajectoryModel | None, groups: Tensor | None, t: int
+) -> tuple[Tensor, Tensor]:
     """(q's probabilities of where each (s, a) leads [S, A, N], which states these are; S where it falls)."""
     if model is None or not posterior.has_outcomes:
         moves = posterior.dynamics(t)

@@ -84,7 +84,7 @@ class Posterior(Lazy):
 
     @lazy
     def log_evidence(self) -> Tensor | None:
-        """log p(O_{1:T} = 1), nats, 0-dim; exact backends only."""
+        """Log p(O_{1:T} = 1), nats, 0-dim; exact backends only."""
         return None
 
     @lazy

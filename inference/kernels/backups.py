@@ -123,30 +123,30 @@ def tilted_backup(model: TrajectoryModel, values: Tensor, t: int, eta: float) ->
 
 
 def soft_policy(model: TrajectoryModel, q_values: Tensor, log_prior: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """(v [S], pi [S, A]) from q [S, A]; rows without hope keep the action prior, terminal ones have v = 0.
+    """(v [..., S], pi [..., S, A]) from q; where v = -inf the action prior stays, terminal states have v = 0.
 
     Args:
         model: the trajectory model.
-        q_values: [S, A], nats.
-        log_prior: [S, A], in place of the model's own.
+        q_values: [..., S, A], nats.
+        log_prior: [S, A] or [..., S, A], in place of the model's own.
     """
     prior = model.action_prior if log_prior is None else log_prior.exp()
     scores = (model.log_action_prior if log_prior is None else log_prior) + q_values
     values = safe_logsumexp(scores)
     values = torch.where(model.live, values, torch.zeros_like(values))
-    hopeless = torch.isinf(values) | ~model.live
-    shift = torch.where(hopeless, torch.zeros_like(values), values)
-    policy = torch.where(hopeless[:, None], prior, (scores - shift[:, None]).exp())
+    infeasible = torch.isinf(values) | ~model.live
+    shift = torch.where(infeasible, torch.zeros_like(values), values)
+    policy = torch.where(infeasible[..., None], prior, (scores - shift[..., None]).exp())
     return values, policy / policy.sum(-1, keepdim=True)
 
 
 def hard_choice(model: TrajectoryModel, q_values: Tensor, log_prior: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """(max_a q [S], pi [S, A]): all on the best action; equals, up to rounding, share by their prior."""
+    """(max_a q [..., S], pi [..., S, A]): all on the best action; equals, up to rounding, share by their prior."""
     prior = model.action_prior if log_prior is None else log_prior.exp()
     offered = torch.where(prior > 0, q_values, torch.full_like(q_values, -torch.inf))
-    values = torch.where(model.live, offered.amax(-1), torch.zeros_like(q_values[:, 0]))
-    hopeless = torch.isinf(values) | ~model.live
+    values = torch.where(model.live, offered.amax(-1), torch.zeros_like(q_values[..., 0]))
+    infeasible = torch.isinf(values) | ~model.live
     slack = 1e-12 * values.detach().abs().clamp(min=1.0)
-    best = torch.where(offered >= (values - slack)[:, None], prior, torch.zeros_like(prior))
-    policy = torch.where(hopeless[:, None], prior, best)
+    best = torch.where(offered >= (values - slack)[..., None], prior, torch.zeros_like(prior))
+    policy = torch.where(infeasible[..., None], prior, best)
     return values, policy / policy.sum(-1, keepdim=True)

@@ -27,15 +27,15 @@ def check_kernel(kernel: str) -> None:
     """Raises ValueError if there is no such kernel."""
     if kernel in GONE:
         raise ValueError(
-            f"kernel={kernel!r} is gone: how outcomes and actions are summed over is chosen by the process and the horizon; "
-            "leave it out, or say kernel='torch' or kernel='native'"
+            f"kernel={kernel!r} is gone: how outcomes and actions are summed over follows from the process and the "
+            "horizon; leave it out, or say kernel='torch' or kernel='native'"
         )
     if kernel not in KERNELS:
         raise ValueError(f"kernel is {kernel!r}; expected one of {', '.join(KERNELS)}")
 
 
 def choose_kernel(mdp: MDP, kernel: str = "auto") -> str:
-    """"native" or "torch".
+    """The kernel that is taken, "native" or "torch".
 
     Args:
         mdp: the process.

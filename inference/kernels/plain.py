@@ -6,9 +6,9 @@ In nats, with rho = r / alpha, scores = rho + log p(a|s) and P the table of the 
     exact            q = rho + log(P x) + c,  x = e^{v - c}            Levine 2018, equation (7), c = max v
     both             v = log sum_a p(a|s) e^q
 
-With a discount x is gamma e^{v - c} + (1 - gamma) e^{-c}: chains that end are worth 0. The exact shift c is one number for
-all states, so that a sum may underflow which a shift of its own would have saved: states whose sum falls under tiny / eps
-are computed again outcome by outcome, which keeps every state exact to rounding. No product sees an infinity.
+With a discount x is gamma e^{v - c} + (1 - gamma) e^{-c}: chains that end are worth 0. The exact shift c is one number
+for all states, so that a sum may underflow which a shift of its own would have saved: states whose sum falls under
+tiny / eps are computed again outcome by outcome, which keeps each exact to rounding. No product sees an infinity.
 
 What flows back through the values is the forward pass: with a_t the gradient of v_t,
 
@@ -157,6 +157,10 @@ class SoftPass:
             result[begin : begin + size] = self._q_values(following, begin).permute(2, 0, 1)
         return result
 
+    def backup(self, values: Tensor, t: int) -> Tensor:
+        """q_t [S, A] from v_{t+1} [S]."""
+        return self._q_values(values[:, None], t)[..., 0]
+
     def _q_values(self, following: Tensor, t: int) -> Tensor:
         """[S, A, B] from [S, B]."""
         made = self.tables(t)
@@ -216,10 +220,12 @@ class SoftPass:
         """q(s_t) [T + 1, S] from values [T + 1, S] and q(s_1) [S], by the passage of mass from step to step."""
         result = new_table(values, tuple(values.shape))
         result[0] = initial
+        # Terminal states are worth 0 whatever comes, so that the exact backup does not record what the discount ends.
+        ends = self.model.discount if self.problem.kind == "exact" else 1.0
         for t in range(len(values) - 1):
             here = result[t][:, None]
             passed = self._adjoint_step(values[t, :, None], values[t + 1, :, None], t, here, ())[:, 0]
-            result[t + 1] = torch.where(self.model.live, passed, passed + result[t])
+            result[t + 1] = torch.where(self.model.live, passed, passed * ends + result[t])
         return result
 
     def _adjoint_step(

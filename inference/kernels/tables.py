@@ -1,8 +1,8 @@
 """Weighted sums over outcomes, y(s, a) = sum_k w_k x(s'_k), as products with a table [S A, S], dense or sparse.
 
 One rule chooses: lists of outcomes are sparse, and so is a dense process of which less than one entry in eight is not
-zero; else the table is dense. What the places of a process' entries decide (its transpose, and how actions are summed over)
-is found once, and kept as long as its probabilities.
+zero; else the table is dense. What the places of a process' entries decide (its transpose, and how actions are summed
+over) is found once, and kept as long as its probabilities.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from __future__ import annotations
 import warnings
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
-import scipy.sparse
 import torch
 from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
@@ -85,10 +85,12 @@ class Pattern:
         pattern = Pattern(shape, columns, self._placed(number[table.indptr], torch.int32))
         return pattern, self._placed(slots, torch.int32)
 
-    def _scipy(self, data: np.ndarray, pointers: Tensor, shape: tuple[int, int]) -> scipy.sparse.csr_array:
-        return scipy.sparse.csr_array((data, self.columns.cpu().numpy().copy(), pointers.cpu().numpy()), shape=shape)
+    def _scipy(self, data: np.ndarray, pointers: Tensor, shape: tuple[int, int]) -> Any:
+        from scipy.sparse import csr_array  # it takes a while to import, and not every process needs it
 
-    def _like(self, shape: tuple[int, int], table: scipy.sparse.csc_array) -> Pattern:
+        return csr_array((data, self.columns.cpu().numpy().copy(), pointers.cpu().numpy()), shape=shape)
+
+    def _like(self, shape: tuple[int, int], table: Any) -> Pattern:
         return Pattern(shape, self._placed(table.indices, torch.int32), self._placed(table.indptr, torch.int32))
 
     def _placed(self, numbers: np.ndarray, dtype: torch.dtype) -> Tensor:

@@ -1,7 +1,7 @@
 """Soft values of a whole horizon with gradients: one backward pass, and one forward pass for what flows back.
 
-Values that were not kept are computed again, segment by segment, from about sqrt(T) of them. Whoever differentiates twice
-gets the plain formulas of `cai.inference.kernels.backups`, recorded step by step.
+Values that were not kept are computed again, segment by segment, from about sqrt(T) of them. Whoever differentiates
+twice gets the plain formulas of `cai.inference.kernels.backups`, recorded step by step.
 """
 
 from __future__ import annotations

@@ -44,7 +44,7 @@ class Optimistic:
     max_backups: int = 1_000_000
     accelerate: bool = True
     keep: Literal["values", "evidence"] = "values"
-    kernel: Literal["auto", "dense", "csr", "successors", "collapsed", "native"] = "auto"
+    kernel: Literal["auto", "native", "torch"] = "auto"
 
     name: ClassVar[str] = "optimistic"
     target: ClassVar[Target] = Target.EXACT

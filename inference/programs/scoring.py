@@ -14,7 +14,7 @@ from torch import Tensor
 
 from cai.inference.programs.enumerated import EnumeratedProgram, Term, eliminate
 from cai.inference.programs.exact_sites import ExactSites
-from cai.models.common.numerics import safe_log, safe_logsumexp
+from cai.models.common.numerics import safe_logsumexp
 from cai.models.programs.inspect import Program, explain, private_store, site_time
 
 __all__ = ["score_program"]

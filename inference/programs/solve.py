@@ -14,8 +14,9 @@ from cai.inference.programs.posterior import program_posterior
 from cai.inference.programs.svi import Fit, FitOptions, fit
 from cai.inference.tabular.believed_dynamics import FixedDynamics, OutcomeDynamics, TableDynamics
 from cai.inference.tabular.dynamic_programming import check_keep, closed_form_posterior
-from cai.inference.tabular.messages import EXACT, FIXED, policy_backward
+from cai.inference.tabular.policy_evaluation import policy_backward
 from cai.inference.tabular.posterior import tabular_posterior
+from cai.inference.tabular.recursion import EXACT, FIXED
 from cai.inference.tabular.stationary.iteration import Settling
 from cai.models.programs.inspect import Program, ProgramInfo, inspect_program
 from cai.models.trajectory.model import TrajectoryModel

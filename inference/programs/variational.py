@@ -43,7 +43,7 @@ class StructuredVariational:
     max_backups: int = 1_000_000
     accelerate: bool = True
     keep: Literal["values", "evidence"] = "values"
-    kernel: Literal["auto", "dense", "csr", "successors", "collapsed", "native"] = "auto"
+    kernel: Literal["auto", "native", "torch"] = "auto"
 
     name: ClassVar[str] = "variational"
     target: ClassVar[Target] = Target.FIXED_DYNAMICS

@@ -24,7 +24,7 @@ from cai.inference.programs.posterior import conditional, prior_joints
 from cai.inference.restricted.parameters import Shape, TiedParameters
 from cai.inference.tabular.believed_dynamics import FixedDynamics
 from cai.inference.tabular.dynamic_programming import optimality_possible
-from cai.inference.tabular.messages import forward, policy_backward
+from cai.inference.tabular.policy_evaluation import forward, policy_backward
 from cai.inference.tabular.stationary.chains import expected_visits, transition_matrix
 from cai.models.common.numerics import categorical_divergence, expectation, safe_log
 from cai.models.programs.inspect import Program, ProgramInfo, private_store

@@ -14,11 +14,13 @@ from torch import Tensor
 from cai.inference.core.posterior import Posterior
 from cai.inference.core.progress import progress
 from cai.inference.core.status import Status, Target
+from cai.inference.tabular.backward import Messages, backward
 from cai.inference.tabular.believed_dynamics import FixedDynamics
 from cai.inference.tabular.dynamic_programming import check_settling, optimality_possible, require_finite
-from cai.inference.tabular.messages import FIXED, Messages, Recursion, backward, forward, policy_backward
 from cai.inference.tabular.methods.value_iteration import HARD
+from cai.inference.tabular.policy_evaluation import forward, policy_backward
 from cai.inference.tabular.posterior import tabular_posterior
+from cai.inference.tabular.recursion import FIXED, Recursion
 from cai.models.common.numerics import categorical_divergence, expectation, weighted
 from cai.models.trajectory.model import TrajectoryModel
 

@@ -15,8 +15,8 @@ from refusals import check, refuse
 from scipy.stats import binom
 
 import cai
-from cai.inference.core.status import NotKnown
 from cai.inference import Enumeration, StructuredVariational, SumProduct
+from cai.inference.core.status import NotKnown
 from cai.inference.particles.smc import SequentialMonteCarlo
 from cai.inference.programs.scoring import score_program
 from cai.inference.programs.svi import FitOptions, fit
