@@ -67,7 +67,6 @@ def main() -> int:
                 report["workloads"][name] = run_workload(
                     name,
                     quick=options.quick,
-                    compiled=not options.no_compile,
                     rounds=options.rounds,
                     budget=options.budget,
                     tick=tick,
@@ -96,13 +95,12 @@ def main() -> int:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--only", help="a list of A,B,C,Cr,D,E,memory,curves; everything unless given")
+    parser.add_argument("--only", help="a list of A,B,C,Cr,D,E,F,memory,curves; everything unless given")
     parser.add_argument("--quick", action="store_true", help="small sizes, to see that everything runs")
     parser.add_argument("--out", type=Path, default=Path("out/benchmarks"), help="a folder for what is written")
     parser.add_argument("--threads", type=int, default=2, help="of every library, and cores of the process")
-    parser.add_argument("--rounds", type=int, default=15, help="most calls of each contender")
+    parser.add_argument("--rounds", type=int, default=15, help="calls of each contender at most; more of short ones")
     parser.add_argument("--budget", type=float, default=60.0, help="seconds for all calls of one contender")
-    parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
     return parser.parse_args()
 
 
@@ -118,7 +116,7 @@ def _memory(options: argparse.Namespace, tick: Any) -> list[dict[str, Any]]:
 
     rows = []
     value_bytes = make_workload("C", options.quick).value_bytes
-    cases = [(name, job) for name in ("cai", "cai, native", "jax", "scipy") for job in ("fixed", "exact")]
+    cases = [(name, job) for name in ("cai", "cai, torch", "jax", "scipy") for job in ("fixed", "exact")]
     for name, job in (*cases, ("quantecon", "fixed")):
         tick(f"memory of {name}: {job} on C")
         try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
 
@@ -13,7 +13,7 @@ from benchmarks.workloads import Workload
 
 __all__ = ["Contender", "Job", "NotOffered", "library_contenders", "make_model"]
 
-Job = Literal["fixed", "exact", "gradient"]
+Job = Literal["fixed", "exact", "gradient", "statistics"]
 
 
 class NotOffered(RuntimeError):
@@ -27,7 +27,8 @@ class Contender:
     Attributes:
         name: what tables call it.
         job: "fixed", values of every step under fixed dynamics; "exact", those of sum-product; "gradient", the
-            derivative of log evidence by the reward.
+            derivative of log evidence by the reward; "statistics", expected return, luck and marginals beside the
+            values of sum-product.
         prepare: makes, from a workload, the call that is timed. Raises `NotOffered`, or ImportError where the
             library is not installed.
         read: makes an array from what the call returns: values, with those of the first step at [0], [..., S] in
@@ -44,28 +45,25 @@ class Contender:
     note: str = ""
 
 
-def library_contenders(workload: Workload, *, compiled: bool = True) -> list[Contender]:
-    """`cai` on every job of a workload, by the kernel that it chooses, by the native one and by `torch.compile`.
+def library_contenders(workload: Workload) -> list[Contender]:
+    """`cai` on every job of a workload, as a user gets it who sets nothing, and by its torch kernel.
 
     Args:
         workload: what is asked.
-        compiled: whether to time the compiled kernel, too (it takes 5 to 20 s to warm up).
     """
-    if workload.gradient:
-        return [
-            contender
-            for name, kernel in (("cai", "auto"), ("cai, native", "native"))
-            for contender in (
-                Contender(name, "gradient", partial(_gradient, kernel=kernel), _read_gradient),
-                Contender(name, "exact", _passes("exact", kernel), _read_values, note="the value pass alone"),
-            )
-        ]
-    kernels = [("cai", "auto"), ("cai, native", "native")]
-    return [
-        Contender(name, job, _passes(backend, kernel), _read_values)
-        for name, kernel in kernels
-        for job, backend in (("fixed", "variational"), ("exact", "exact"))
-    ]
+    found = []
+    for name, options in (("cai", {}), ("cai, torch", {"kernel": "torch"})):
+        exact = Contender(name, "exact", _passes("exact", **options), _read_values)
+        if workload.gradient:
+            found.append(Contender(name, "gradient", partial(_gradient, **options), _read_gradient))
+            found.append(replace(exact, note="the value pass alone"))
+        elif workload.name == "F":
+            found.append(exact)
+            found.append(Contender(name, "statistics", partial(_statistics, **options), _read_values))
+        else:
+            found.append(Contender(name, "fixed", _passes("variational", **options), _read_values))
+            found.append(exact)
+    return found
 
 
 def make_model(workload: Workload, reward: Any = None) -> Any:
@@ -85,26 +83,48 @@ def make_model(workload: Workload, reward: Any = None) -> Any:
         mdp = MDP.from_successors(workload.next_states, workload.probabilities, workload.initial)
     if reward is None:
         reward = torch.from_numpy(workload.reward)
+    if workload.outcome_reward is not None:
+        reward = reward[..., None] + torch.from_numpy(workload.outcome_reward)
+        return TrajectoryModel(mdp, reward, workload.horizon)
     if reward.dim() == 3:
         return TrajectoryModel(mdp, reward[0], workload.horizon).batch(reward=reward)
     return TrajectoryModel(mdp, reward, workload.horizon)
 
 
-def _passes(backend: str, kernel: str) -> Callable[[Workload], Callable[[], Any]]:
+def _passes(backend: str, **options: Any) -> Callable[[Workload], Callable[[], Any]]:
     def prepare(workload: Workload) -> Callable[[], Any]:
         import cai
 
         model = make_model(workload)
-        return lambda: cai.infer(model, backend, keep="values", kernel=kernel)
+
+        def call() -> Any:
+            posterior = cai.infer(model, backend, **options)
+            posterior.values  # noqa: B018, what may be computed when it is first looked at is part of the answer
+            return posterior
+
+        return call
 
     return prepare
+
+
+def _statistics(workload: Workload, **options: Any) -> Callable[[], Any]:
+    import cai
+
+    model = make_model(workload)
+
+    def call() -> Any:
+        posterior = cai.infer(model, "exact", **options)
+        posterior.values, posterior.believed_return, posterior.luck, posterior.state_marginals  # noqa: B018
+        return posterior
+
+    return call
 
 
 def _read_values(posterior: Any) -> np.ndarray:
     return posterior.values.numpy()
 
 
-def _gradient(workload: Workload, kernel: str) -> Callable[[], Any]:
+def _gradient(workload: Workload, **options: Any) -> Callable[[], Any]:
     import torch
 
     import cai
@@ -114,7 +134,7 @@ def _gradient(workload: Workload, kernel: str) -> Callable[[], Any]:
 
     def call() -> Any:
         reward.grad = None
-        cai.infer(model, "exact", keep="evidence", kernel=kernel).log_evidence.backward()
+        cai.infer(model, "exact", keep="evidence", **options).log_evidence.backward()
         return reward.grad
 
     return call

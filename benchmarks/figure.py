@@ -20,18 +20,18 @@ __all__ = ["draw_report"]
 # Okabe and Ito's colours; every library has a shape of its own, too.
 LOOKS = {
     "cai": ("#0072B2", "o"),
-    "cai, native": ("#000000", "X"),
-    "cai, compiled": ("#56B4E9", "D"),
+    "cai, torch": ("#000000", "X"),
     "quantecon": ("#D55E00", "s"),
     "jax": ("#009E73", "^"),
     "scipy": ("#E69F00", "v"),
     "imitation": ("#CC79A7", "P"),
+    "loop": ("#56B4E9", "D"),
 }
 JOB_LOOKS = {
     "fixed": ("#0072B2", "o", "-"),
     "exact": ("#D55E00", "s", "--"),
-    "fixed, native": ("#000000", "X", "-"),
-    "exact, native": ("#009E73", "^", "--"),
+    "fixed, torch": ("#000000", "X", "-"),
+    "exact, torch": ("#009E73", "^", "--"),
 }
 FIXED_SIZES = {"S": "A=4, K=3, T=20", "T": "S=10,000, A=4, K=4", "K": "S=10,000, A=4, T=20"}
 

@@ -9,8 +9,15 @@ from rich.table import Table
 
 __all__ = ["job_title", "markdown_report", "print_report", "seconds_text"]
 
-COLUMNS = ("workload", "job", "library", "median", "quartiles", "x floor", "x cai", "note")
-JOBS = {"fixed": "fixed dynamics", "exact": "sum-product", "gradient": "gradient"}
+TIMES = ("median", "quartiles", "one thread", "one core busy")
+COLUMNS = ("workload", "job", "library", *TIMES, "x floor", "x cai", "note")
+NUMBERS = ("x ", "one ", "median", "measured")  # how the names of columns of numbers begin
+JOBS = {
+    "fixed": "fixed dynamics",
+    "exact": "sum-product",
+    "gradient": "gradient",
+    "statistics": "sum-product with return, luck and marginals",
+}
 
 
 def job_title(job: str) -> str:
@@ -33,17 +40,19 @@ def timing_rows(report: dict[str, Any]) -> list[tuple[str, ...]]:
     for name, result in report["workloads"].items():
         bandwidth = f"{result['bytes'] / 1e6:,.0f} MB at {result['bandwidth'] / 1e9:.1f} GB/s"
         twice = "; twice for a gradient" if any(row["job"] == "gradient" for row in result["rows"]) else ""
-        rows.append((name, "", "floor", seconds_text(result["floor_s"]), "", "1", "", bandwidth + twice))
+        rows.append((name, "", "floor", seconds_text(result["floor_s"]), "", "", "", "1", "", bandwidth + twice))
         own = {row["job"]: row["median_s"] for row in result["rows"] if row["contender"] == "cai"}
         for row in result["rows"]:
             job = JOBS[row["job"]]
             if row["median_s"] is None:
-                rows.append((name, job, row["contender"], "-", "", "", "", row["error"]))
+                rows.append((name, job, row["contender"], "-", "", "", "", "", "", row["error"]))
                 continue
             low, high = row["quartiles_s"]
             spread = f"{seconds_text(low)} to {seconds_text(high)}" if row["repeats"] > 1 else "one run"
             times = "" if own.get(row["job"]) is None else f"{row['median_s'] / own[row['job']]:.2f}"
-            cells = (seconds_text(row["median_s"]), spread, f"{row['floor_ratio']:.2f}", times, row["note"])
+            others = ("" if row[key] is None else seconds_text(row[key]) for key in ("one_thread_s", "busy_s"))
+            over = f"{row['floor_ratio']:.2f}"
+            cells = (seconds_text(row["median_s"]), spread, *others, over, times, row["note"])
             rows.append((name, job, row["contender"], *cells))
     return rows
 
@@ -97,7 +106,7 @@ def print_report(report: dict[str, Any], console: Console) -> None:
             continue
         table = Table(title=title, title_justify="left")
         for column in columns:
-            table.add_column(column, justify="right" if column.startswith(("x ", "median", "measured")) else "left")
+            table.add_column(column, justify="right" if column.startswith(NUMBERS) else "left")
         last = ""
         for row in rows:
             if last and row[0] != last and title == "Times":

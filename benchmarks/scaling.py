@@ -1,4 +1,4 @@
-"""How time grows with S, T and K, for both jobs of `cai` by the kernels it chooses and by the native one."""
+"""How time grows with S, T and K, for both jobs of `cai` by the kernel it chooses and by the torch one."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from benchmarks.workloads import Workload, grid_workload
 
 __all__ = ["AXES", "fitted_slope", "run_curve"]
 
-JOBS = ("fixed", "exact", "fixed, native", "exact, native")
+JOBS = ("fixed", "exact", "fixed, torch", "exact, torch")
 SIDES = (32, 56, 100, 178, 316, 422, 500, 600, 700, 850, 1000)  # S from 1,024 to 1,000,000; K = 3, T = 20
 HORIZONS = (50, 100, 200, 400, 800, 1600, 3200, 6400)  # on the grid of B
 LONG = 800  # steps from which the milliseconds that a call takes in any case are lost among them
@@ -73,7 +73,7 @@ def run_curve(
         sizes.append(size)
         step_bytes.append(bytes_moved(workload) // workload.horizon)
         tick(f"curve along {axis}: first calls of {size:,}")
-        for contender in library_contenders(workload, compiled=False):
+        for contender in library_contenders(workload):
             key = size, contender.job + contender.name.removeprefix("cai")
             calls[key] = contender.prepare(workload)
             start = time.perf_counter()

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
 
+from benchmarks.busy import BusyCore, one_thread
 from benchmarks.contenders import Contender, NotOffered, library_contenders
 from benchmarks.floor import TRIAD_BYTES, bytes_moved, make_triad
 from benchmarks.peers import peer_contenders
@@ -20,14 +22,9 @@ TRIAD = "triad"
 AGREEMENT = 1e-9  # largest difference between two libraries' values of the first step, relative to the largest value
 
 
-def all_contenders(workload: Workload, *, compiled: bool = True) -> list[Contender]:
-    """Everything that is timed on a workload.
-
-    Args:
-        workload: what is asked.
-        compiled: whether `cai`'s compiled kernel is among it.
-    """
-    return [*library_contenders(workload, compiled=compiled), *peer_contenders(workload)]
+def all_contenders(workload: Workload) -> list[Contender]:
+    """Everything that is timed on a workload."""
+    return [*library_contenders(workload), *peer_contenders(workload)]
 
 
 def find_contender(workload: Workload, name: str, job: str) -> Contender:
@@ -54,7 +51,6 @@ def run_workload(
     name: str,
     *,
     quick: bool = False,
-    compiled: bool = True,
     rounds: int = 15,
     budget: float = 60.0,
     tick: Callable[[str], None] = lambda message: None,
@@ -62,12 +58,12 @@ def run_workload(
     """Times one workload.
 
     Every contender is prepared and called once. That first call is not counted; its values are held against those
-    of `cai`. Then all of them and the triad take turns.
+    of `cai`. Then all of them and the triad take turns: as they are, and with one core held by another process; `cai`
+    with one thread, too.
 
     Args:
         name: of the workload.
         quick: whether to run the small one.
-        compiled: whether to time the compiled kernel.
         rounds: the most times each contender is called.
         budget: seconds for one contender in all.
         tick: is told what happens now.
@@ -80,7 +76,7 @@ def run_workload(
     rows: dict[str, dict[str, Any]] = {}
     calls: dict[str, Callable[[], Any]] = {}
     heads: dict[str, np.ndarray] = {}
-    for contender in all_contenders(workload, compiled=compiled):
+    for contender in all_contenders(workload):
         key = f"{contender.name}: {contender.job}"
         tick(f"{name}: first call of {key}")
         row = rows[key] = _blank_row(contender)
@@ -110,23 +106,33 @@ def run_workload(
     triad = make_triad()
     start = time.perf_counter()
     triad()
-    first = {key: rows[key]["first_s"] for key in calls} | {TRIAD: time.perf_counter() - start}
-    samples = interleave(
-        {**calls, TRIAD: triad},
-        first,
-        rounds=rounds,
-        budget=budget,
-        tick=lambda key: tick(f"{name}: timing {key}"),
-    )
-    bandwidth = TRIAD_BYTES / samples[TRIAD].median
-    for key in calls:
-        sample = samples[key]
-        rows[key] |= {
-            "median_s": sample.median,
-            "quartiles_s": sample.quartiles,
-            "repeats": len(sample.seconds),
-            "floor_ratio": sample.median * bandwidth / bytes_moved(workload, rows[key]["job"]),
-        }
+    seconds = {key: rows[key]["first_s"] for key in calls} | {TRIAD: time.perf_counter() - start}
+    calls[TRIAD] = triad
+    with BusyCore() as busy:
+        around: dict[tuple[str, str], Callable[[], AbstractContextManager[object]]] = {}
+        for key in calls:
+            around[key, ""] = nullcontext
+            if key != TRIAD:
+                around[key, "busy"] = busy.running
+            if key != TRIAD and rows[key]["contender"].startswith("cai"):
+                around[key, "one_thread"] = one_thread
+        samples = interleave(
+            {turn: calls[turn[0]] for turn in around},
+            {turn: seconds[turn[0]] for turn in around},
+            rounds=rounds,
+            budget=budget,
+            tick=lambda turn: tick(f"{name}: timing {turn[0]}"),
+            around=around,
+        )
+    bandwidth = TRIAD_BYTES / samples[TRIAD, ""].median
+    for key, row in rows.items():
+        if (key, "") in samples:
+            sample = samples[key, ""]
+            row["median_s"], row["quartiles_s"] = sample.median, sample.quartiles
+            row["repeats"] = len(sample.seconds)
+            row["floor_ratio"] = sample.median * bandwidth / bytes_moved(workload, row["job"])
+            row["busy_s"] = samples[key, "busy"].median
+            row["one_thread_s"] = samples[key, "one_thread"].median if (key, "one_thread") in samples else None
     return {
         "workload": name,
         "title": workload.title,
@@ -155,6 +161,8 @@ def _blank_row(contender: Contender) -> dict[str, Any]:
         "median_s": None,
         "quartiles_s": None,
         "repeats": 0,
+        "one_thread_s": None,
+        "busy_s": None,
         "floor_ratio": None,
         "difference": None,
         "error": None,

@@ -6,12 +6,17 @@ import gc
 import random
 import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import numpy as np
 
 __all__ = ["Sample", "interleave", "slope"]
+
+LIGHT = 0.05  # seconds of a first call below which one takes more rounds
+MORE = 4  # times as many
 
 Name = TypeVar("Name", bound=Hashable)
 
@@ -51,36 +56,42 @@ def interleave(
     rounds: int,
     budget: float,
     tick: Callable[[Name], None] = lambda name: None,
+    around: Mapping[Name, Callable[[], AbstractContextManager[object]]] = MappingProxyType({}),
 ) -> dict[Name, Sample]:
     """Lets calls take turns; the order is shuffled every round, and garbage is collected between calls, never within.
 
     Args:
         calls: by name; they have been called once.
         first: seconds of that first call, by name.
-        rounds: the most times each is called.
+        rounds: the most times each is called; `MORE` times as many for calls of milliseconds.
         budget: seconds for one name in all. A slow call joins fewer rounds, at least one.
         tick: is told each name before its turn.
+        around: by name, makes what a call runs within; entering and leaving it is not timed.
 
     Returns:
         A sample for each name.
     """
-    shares = {name: max(1, min(rounds, int(budget / max(first[name], 1e-9)))) for name in calls}
+    shares = {
+        name: max(1, min(rounds * (MORE if first[name] < LIGHT else 1), int(budget / max(first[name], 1e-9))))
+        for name in calls
+    }
     taken: dict[Name, list[float]] = {name: [] for name in calls}
     generator = random.Random(0)
     enabled = gc.isenabled()
     gc.collect()
     gc.freeze()  # what lives already need not be looked through before every call
     try:
-        for round_number in range(rounds):
+        for round_number in range(max(shares.values(), default=0)):
             names = [name for name in calls if round_number < shares[name]]
             generator.shuffle(names)
             for name in names:
                 tick(name)
                 gc.collect()
                 gc.disable()
-                start = time.perf_counter()
-                result = calls[name]()
-                taken[name].append(time.perf_counter() - start)
+                with around.get(name, nullcontext)():
+                    start = time.perf_counter()
+                    result = calls[name]()
+                    taken[name].append(time.perf_counter() - start)
                 gc.enable()
                 del result
     finally:

@@ -6,6 +6,7 @@ C    grid 1000 x 1000, A = 4, K = 3, T = 20
 Cr   C with its successors drawn at random from all states
 D    B; the gradient of log evidence with respect to the reward is asked for
 E    B with 64 rewards
+F    the bridge of the lectures, S = 22, A = 4, K = 3, T = 20: what notebooks and sliders ask, milliseconds at a time
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ class Workload:
         horizon: T.
         initial: [S], uniform.
         gradient: whether the derivative of log evidence by the reward is asked for, not the values.
+        outcome_reward: [S, A, K], what an outcome adds to the reward, or None for nothing.
     """
 
     name: str
@@ -44,6 +46,7 @@ class Workload:
     horizon: int
     initial: np.ndarray
     gradient: bool = False
+    outcome_reward: np.ndarray | None = None
 
     @property
     def num_states(self) -> int:
@@ -182,7 +185,27 @@ def make_workload(name: str, quick: bool = False) -> Workload:
         return grid
     if name in ("C", "Cr"):
         return grid_workload(*((60, 60, 3, 10) if quick else (1000, 1000, 3, 20)), name=name, at_random=name == "Cr")
+    if name == "F":
+        return _bridge_workload()
     raise ValueError(f"no workload is called {name!r}; choose from {', '.join(WORKLOADS)}")
 
 
-WORKLOADS = ("A", "B", "C", "Cr", "D", "E")
+def _bridge_workload() -> Workload:
+    """The arrays of `cai.models.bridge()`."""
+    from cai.models import bridge
+
+    model = bridge()
+    next_states, probabilities = model.mdp.next_states.numpy(), model.mdp.probabilities.numpy()
+    return Workload(
+        name="F",
+        title="bridge, S=22, A=4, K=3, T=20",
+        next_states=next_states,
+        probabilities=probabilities,
+        reward=np.zeros(probabilities.shape[:2]),
+        horizon=int(model.horizon),
+        initial=model.mdp.initial.numpy(),
+        outcome_reward=model.reward_table(0).numpy(),
+    )
+
+
+WORKLOADS = ("A", "B", "C", "Cr", "D", "E", "F")

@@ -9,7 +9,7 @@ if __name__ != "cai.inference":
 from cai.inference.core.most_probable import most_probable_trajectory
 from cai.inference.core.posterior import Posterior
 from cai.inference.core.posterior_batch import PosteriorBatch
-from cai.inference.core.status import Backend, InferenceError, Status, Target
+from cai.inference.core.status import Backend, InferenceError, NotKnown, Status, Target
 from cai.inference.particles.particles import Particles
 from cai.inference.particles.smc import ImportanceSampling, SequentialMonteCarlo
 from cai.inference.programs.enumeration import Enumeration
@@ -46,6 +46,7 @@ __all__ = [
     "InferenceError",
     "KLPolicyIteration",
     "MaxProduct",
+    "NotKnown",
     "OneStepEntropy",
     "Optimistic",
     "Particles",

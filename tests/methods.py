@@ -41,6 +41,7 @@ class Method:
         has_values: whether it knows values, and rows that its answer never visits.
         has_evidence: whether it reports the log evidence itself.
         sees_prior: whether the action prior is the same to it as a reward of alpha log p(a|s).
+        cost: by how much fewer problems a run of the suite tries, 1 for methods that answer one in milliseconds.
         only: the problems that it accepts, as keywords of `random_problem`.
     """
 
@@ -49,6 +50,7 @@ class Method:
     has_values: bool = True
     has_evidence: bool = True
     sees_prior: bool = True
+    cost: int = 1
     only: dict = field(default_factory=dict)
 
     def problem(self, seed, **keywords):
@@ -66,12 +68,12 @@ class Method:
 EXACT = (
     Method(SumProduct()),
     Method(Optimistic(solver="closed-form")),
-    Method(Optimistic(solver="svi"), tolerance=1e-8, has_values=False, has_evidence=False),
-    Method(Enumeration(), has_values=False),
+    Method(Optimistic(solver="svi"), tolerance=1e-8, has_values=False, has_evidence=False, cost=4),
+    Method(Enumeration(), has_values=False, cost=2),
 )
 FIXED = (
     Method(StructuredVariational(solver="closed-form"), has_evidence=False),
-    Method(StructuredVariational(solver="svi"), tolerance=1e-8, has_values=False, has_evidence=False),
+    Method(StructuredVariational(solver="svi"), tolerance=1e-8, has_values=False, has_evidence=False, cost=3),
     Method(RestrictedVariational(TabularPolicy()), tolerance=1e-8, has_evidence=False),
     Method(ZIteration(), has_evidence=False, only={"deterministic": True}),
 )
@@ -83,9 +85,9 @@ OTHER = (
     Method(BoltzmannExploration(), has_evidence=False, sees_prior=False),
     Method(OneStepEntropy(), has_evidence=False, sees_prior=False),
     Method(RewardWeightedRegression(), has_evidence=False),
-    Method(EMPolicySearch(tolerance=1e-12), tolerance=1e-6, has_evidence=False, sees_prior=False),
-    Method(PosteriorPolicyIteration(tolerance=1e-12), tolerance=1e-8, has_evidence=False, sees_prior=False),
-    Method(KLPolicyIteration(), has_evidence=False, sees_prior=False),
+    Method(EMPolicySearch(tolerance=1e-12), tolerance=1e-6, has_evidence=False, sees_prior=False, cost=2),
+    Method(PosteriorPolicyIteration(tolerance=1e-12), tolerance=1e-8, has_evidence=False, sees_prior=False, cost=3),
+    Method(KLPolicyIteration(), has_evidence=False, sees_prior=False, cost=2),
 )
 ALL = EXACT + FIXED + OTHER
 # What is drawn meets the exact answers within FAILURE_RATE, in tests/test_samplers.py; some laws hold draw by draw.

@@ -1,7 +1,8 @@
-"""Policies extracted from answers: tables, plans, particles, beliefs."""
+"""Policies, what acts: tables and plans, beliefs, particles; and runs of them in environments."""
 
 from cai.policies.belief import BeliefPolicy
+from cai.policies.environments import Episodes
 from cai.policies.particle_policy import ParticlePolicy, particle_policy
 from cai.policies.policy import Policy, extract_policy
 
-__all__ = ["BeliefPolicy", "ParticlePolicy", "Policy", "extract_policy", "particle_policy"]
+__all__ = ["BeliefPolicy", "Episodes", "ParticlePolicy", "Policy", "extract_policy", "particle_policy"]

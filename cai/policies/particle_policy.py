@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import numbers
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,13 +12,20 @@ from torch import Tensor
 
 from cai.inference.core.policy import policy_classes
 from cai.inference.core.posterior import Posterior
+from cai.inference.core.status import NotKnown
 from cai.inference.particles.particles import Particles
+from cai.models.common.storage import save, storable
+from cai.policies.environments import Runs, check_discrete
 
 __all__ = ["ParticlePolicy", "particle_policy"]
 
 
+CHUNK = 20_000_000  # distances between states and particles that are held at once
+
+
+@storable("particle-policy")
 @dataclass(frozen=True, eq=False)
-class ParticlePolicy:
+class ParticlePolicy(Runs):
     """q(a_t | s_t) by kernel regression on particles (Nadaraya 1964, Watson 1964).
 
     In state s at time index t, particle i counts for w_i K((s - s_{i,t}) / h), with a Gaussian kernel K and a bandwidth
@@ -76,64 +83,138 @@ class ParticlePolicy:
         return int(self._actions.shape[1])
 
     def weights(self, state: Any, t: int = 0) -> Tensor:
-        """[N], how much each particle counts in a state at time index t (from 0); they sum to 1.
+        """[P], how much each of P particles counts in a state at time index t (from 0), or [N, P]; rows sum to 1.
 
         Args:
-            state: a number, or a tensor of the shape of one state.
+            state: a number, a tensor of the shape of one state, or N of them.
             t: the time index.
 
         Raises:
-            ValueError: if the time or the shape does not fit, the state is not finite, or it is discrete and no
+            ValueError: if the time or the shape does not fit, a state is not finite, or it is discrete and no
                 particle was in it then.
         """
         t = self._time(t)
         points = self._states[:, t]
         found = torch.as_tensor(state)
-        if found.shape != points.shape[1:]:
-            raise ValueError(f"the state has shape {list(found.shape)}; expected {list(points.shape[1:])}")
+        shape = points.shape[1:]
+        if found.shape not in (shape, (*found.shape[:1], *shape)):
+            raise ValueError(f"the state has shape {list(found.shape)}; expected {list(shape)}, or N of them")
+        rows = found.reshape(-1, *shape)
         log_weights = self.particles.weights.log()
         if self._widths is None:
-            log_weights = torch.where(points == found, log_weights, -torch.inf)
-            if not math.isfinite(float(log_weights.max())):
+            scores = torch.where(points == rows[:, None], log_weights, -torch.inf)
+            missing = ~torch.isfinite(scores.amax(-1))
+            if bool(missing.any()):
                 raise ValueError(
-                    f"no particle of weight was in state {found.tolist()} at time index {t}; infer with more particles"
+                    f"no particle of weight was in state {rows[missing][0].tolist()} at time index {t}; infer with "
+                    "more particles"
                 )
-            return log_weights.softmax(0)
-        if not bool(torch.isfinite(found).all()):
-            raise ValueError(f"the state is {found.tolist()}; expected finite numbers")
-        width = self._widths[t]
-        seen = width > 0
-        away = (points.reshape(len(points), -1).double() - found.reshape(-1).double())[:, seen] / width[seen]
-        return (log_weights - away.square().sum(-1).clamp(max=1e300) / 2).softmax(0)
+        else:
+            finite = torch.isfinite(rows).reshape(len(rows), -1).all(-1)
+            if not bool(finite.all()):
+                raise ValueError(f"the state is {rows[~finite][0].tolist()}; expected finite numbers")
+            width = self._widths[t]
+            seen = width > 0
+            near = points.reshape(len(points), -1).double()[:, seen] / width[seen]
+            here = rows.reshape(len(rows), -1).double()[:, seen] / width[seen]
+            away = (near - here[:, None]).square().sum(-1)
+            scores = log_weights - away.clamp(max=1e300) / 2
+        return scores.softmax(-1).reshape(*found.shape[: found.dim() - len(shape)], -1)
+
+    def act(
+        self, observations: Any, t: int = 0, *, generator: torch.Generator | None = None, deterministic: bool = False
+    ) -> Tensor:
+        """Actions [N, ...] in states [N, ...], or one in one state, in the shape and type of the program's a_t.
+
+        Args:
+            observations: states.
+            t: the time index (from 0).
+            generator: draws the actions; the global one unless given.
+            deterministic: the mean of continuous actions, or the most probable discrete one (the first of equals).
+
+        Raises:
+            ValueError: as `weights`.
+        """
+        states = torch.as_tensor(observations)
+        single = states.dim() == self._states.dim() - 2
+        rows = states[None] if single else states
+        size = max(1, CHUNK // self._states[:, 0].numel())
+        parts = [self._chosen(part, t, generator, deterministic) for part in rows.split(size)]
+        actions = torch.cat(parts)
+        return actions[0] if single else actions
+
+    def _chosen(self, states: Tensor, t: int, generator: torch.Generator | None, deterministic: bool) -> Tensor:
+        if not deterministic:
+            index = torch.multinomial(self.weights(states, t), 1, generator=generator)[:, 0]
+            return self._actions[index, t]
+        if self._actions.is_floating_point():
+            return self.mean(states, t).to(self._actions)
+        return self.probs(states, t).argmax(-1)
 
     def sample(self, state: Any, t: int = 0, *, generator: torch.Generator | None = None) -> Tensor:
-        """Draws an action, in the shape and type of the program's a_t."""
-        index = torch.multinomial(self.weights(state, t), 1, generator=generator)[0]
-        return self._actions[index, self._time(t)]
+        """Draws an action in one state, or N, in the shape and type of the program's a_t."""
+        return self.act(state, t, generator=generator)
 
     def mean(self, state: Any, t: int = 0) -> Tensor:
-        """The expected action, float64 in the shape of a_t.
+        """The expected action, float64 in the shape of a_t; [N, ...] for N states.
 
         Raises:
-            ValueError: as `weights`, and if actions are discrete, which have no mean.
+            ValueError: as `weights`.
+            NotKnown: if actions are discrete, which have no mean.
         """
         if not self._actions.is_floating_point():
-            raise ValueError("the actions are discrete and have no mean; use probs(state, t) or sample(state, t)")
-        weights = self.weights(state, t)
+            raise NotKnown("a mean", "a policy of discrete actions", "use probs(state, t) or sample(state, t)")
         actions = self._actions[:, self._time(t)].double()
-        return (weights.reshape(-1, *[1] * (actions.dim() - 1)) * actions).sum(0)
+        return torch.tensordot(self.weights(state, t), actions, dims=1)
 
-    def probs(self, state: Any, t: int = 0) -> Tensor:
-        """[A], the probability of each discrete action, up to the largest that a particle took.
+    def probs(self, observations: Any, t: int = 0) -> Tensor:
+        """[A], the probability of each discrete action, up to the largest that a particle took; [N, A] for N states.
 
         Raises:
-            ValueError: as `weights`, and if actions are continuous.
+            ValueError: as `weights`.
+            NotKnown: if actions are continuous.
         """
         if self._actions.is_floating_point():
-            raise ValueError("the actions are continuous and have densities; use mean(state, t) or sample(state, t)")
-        size = int(self._actions.max()) + 1
-        taken = self._actions[:, self._time(t)]
-        return torch.zeros(size, dtype=torch.float64).index_add(0, taken, self.weights(state, t))
+            raise NotKnown("probabilities", "a policy of continuous actions", "use mean(state, t) or sample(state, t)")
+        weights, taken = self.weights(observations, t), self._actions[:, self._time(t)]
+        table = weights.new_zeros(*weights.shape[:-1], int(self._actions.max()) + 1)
+        return table.index_add(-1, taken, weights)
+
+    def log_prob(self, actions: Any, observations: Any, t: int = 0) -> Tensor:
+        """Log q(a | s) in nats of discrete actions, [N] or 0-dim; -inf for what no particle did there.
+
+        Raises:
+            ValueError: as `weights`.
+            NotKnown: if actions are continuous: drawn among those of particles, they have no density.
+        """
+        if self._actions.is_floating_point():
+            raise NotKnown(
+                "densities",
+                "a particle policy of continuous actions",
+                "use mean(state, t) or sample(state, t)",
+                "it draws among the actions of its particles",
+            )
+        rows, taken = self.probs(observations, t), torch.as_tensor(actions)
+        known = (taken >= 0) & (taken < rows.shape[-1])
+        index = torch.where(known, taken, 0)[..., None].expand(*rows.shape[:-1], 1)
+        return torch.where(known, rows.gather(-1, index)[..., 0].log(), -torch.inf)
+
+    def save(self, path: str | Path) -> Path:
+        """Writes the particles and the bandwidth to a file that `cai.load` reads; returns the path."""
+        return save(path, self)
+
+    def _check_spaces(self, observations: Any, actions: Any) -> None:
+        for what, space, values in (("observation", observations, self._states), ("action", actions, self._actions)):
+            shape = tuple(values.shape[2:])
+            if values.is_floating_point():
+                if hasattr(space, "n") or tuple(space.shape or ()) != shape:
+                    raise ValueError(
+                        f"the environment's {what} space is {space}; the policy's {what}s are real numbers of shape "
+                        f"{list(shape)}"
+                    )
+            else:
+                least = int(values.max()) + 1
+                check_discrete(what, space, range(least, 2**31), f"the policy's particles reach {what} {least - 1}")
 
     def _time(self, t: int) -> int:
         if not 0 <= t < self.horizon:
@@ -156,7 +237,7 @@ def _checked_bandwidth(bandwidth: Any, size: int) -> Tensor:
     return widths
 
 
-policy_classes["particles"] = ParticlePolicy  # what posteriors of particles make
+policy_classes["particles"] = ParticlePolicy
 
 
 def particle_policy(posterior: Posterior, bandwidth: float | Tensor | None = None) -> ParticlePolicy:

@@ -5,29 +5,34 @@ from __future__ import annotations
 import importlib.util
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 __all__ = ["progress"]
 
 DELAY = 1.0  # seconds
-_showing = threading.Event()  # a bar is up; what runs inside it shows none of its own
+_showing = threading.Lock()  # held while a bar is up; what runs inside it, or beside it in other threads, shows none
 
 
-def progress(total: int, description: str) -> Iterator[int]:
-    """Yields 0 .. total - 1; after a second a bar appears on standard error, where somebody can see it."""
-    if _showing.is_set():
+def progress(total: int, description: str | Callable[[], str]) -> Iterator[int]:
+    """Yields 0 .. total - 1; after a second a bar appears on standard error, where somebody can see it.
+
+    Args:
+        total: how many pieces of work there are.
+        description: what stands beside the bar; a function is asked anew after every piece.
+    """
+    if not _showing.acquire(blocking=False):
         yield from range(total)
         return
-    _showing.set()
     try:
+        text = description if callable(description) else lambda: description
         if _in_notebook():
-            yield from _notebook_bar(total, description)
+            yield from _notebook_bar(total, text)
         elif sys.stderr.isatty():
-            yield from _terminal_bar(total, description)
+            yield from _terminal_bar(total, text)
         else:
             yield from range(total)
     finally:
-        _showing.clear()
+        _showing.release()
 
 
 def _in_notebook() -> bool:
@@ -35,29 +40,32 @@ def _in_notebook() -> bool:
     return shell is not None and type(shell.get_ipython()).__name__ == "ZMQInteractiveShell"
 
 
-def _notebook_bar(total: int, description: str) -> Iterator[int]:
-    if importlib.util.find_spec("ipywidgets") is None:  # text bars would stay behind in the saved notebook
+def _notebook_bar(total: int, text: Callable[[], str]) -> Iterator[int]:
+    if total < 1 or importlib.util.find_spec("ipywidgets") is None:  # text bars would stay in the saved notebook
         yield from range(total)
         return
     from tqdm.auto import tqdm
 
-    yield 0  # the first piece may import half the world; it says nothing of how long the rest will take
-    yield from tqdm(range(1, total), desc=description, initial=1, total=total, delay=DELAY, leave=False)
+    yield 0  # the first piece may import much; it says nothing of how long the rest will take
+    bar = tqdm(range(1, total), desc=text(), initial=1, total=total, delay=DELAY, leave=False)
+    for i in bar:
+        yield i
+        bar.set_description(text(), refresh=False)
 
 
-def _terminal_bar(total: int, description: str) -> Iterator[int]:
+def _terminal_bar(total: int, text: Callable[[], str]) -> Iterator[int]:
     from rich.console import Console
     from rich.progress import Progress
 
     bar = Progress(console=Console(stderr=True), transient=True)
-    task = bar.add_task(description, total=total)
+    task = bar.add_task(text(), total=total)
     later = threading.Timer(DELAY, bar.start)  # also while the first piece of work is still running
     later.daemon = True
     later.start()
     try:
         for i in range(total):
             yield i
-            bar.update(task, completed=i + 1)
+            bar.update(task, completed=i + 1, description=text())
     finally:
         later.cancel()
         bar.stop()

@@ -34,8 +34,8 @@ class Status(str, Enum):
         "look at the -inf rewards and at what the start can reach, or replace -inf by a large negative reward"
     )
     UNAVOIDABLE = (
-        "unavoidable: under the true dynamics no policy can rule out a reward of -inf (or none of the class that was "
-        "asked for can), so the bound is -inf, although optimality is possible; replace -inf by a large negative "
+        "unavoidable: under the true dynamics no policy can rule out a reward of -inf (or none was found in the class "
+        "that was asked for), so the bound is -inf, although optimality is possible; replace -inf by a large negative "
         "reward, or ask a backend of target 'exact'"
     )
     NOT_CONVERGED = (

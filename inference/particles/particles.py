@@ -25,6 +25,7 @@ from torch import Tensor
 
 from cai.inference.core.progress import progress
 from cai.models.common.numerics import expectation, safe_logsumexp
+from cai.models.common.random_draws import OwnDraws
 from cai.models.programs.inspect import site_time
 from cai.models.trajectory.simulate import draw_start, inverse_cdf
 
@@ -189,8 +190,7 @@ def move_particles(
     """
     horizon = system.horizon
     blocks = [range(horizon)] if ess_threshold == 0 else [range(t, t + 1) for t in range(horizon)]
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)  # of the processor alone: torch.manual_seed reaches for devices too
+    with OwnDraws(seed):
         log_weights = system.start(num_particles)
         ahead = torch.zeros_like(log_weights) if log_psi is None else log_psi(system.state(0), 0)
         log_weights = log_weights + ahead

@@ -15,13 +15,13 @@ from typing import Any
 
 import pyro
 import torch
-from pyro import poutine
 from pyro.distributions.util import scale_and_mask
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from cai.inference.programs.exact_sites import ExactSites
-from cai.models.programs.inspect import Program, ProgramInfo, explain, private_store, site_time
+from cai.models.programs.inspect import Program, ProgramInfo, explain, site_time
+from cai.models.programs.session import pyro_session
 
 __all__ = ["ReplaySystem", "check_vectorised"]
 
@@ -171,7 +171,7 @@ def run_stacked(
     """Runs a program under a plate of particles, some of its sites known, up to a site."""
     replay = _Replay(known, stop, score_latents)
     plate = pyro.plate(PLATE, size, dim=-1)
-    with _explained(), private_store(), torch.no_grad(), poutine.block(), plate, contextlib.suppress(_Stop):
+    with _explained(), pyro_session(None), torch.no_grad(), plate, contextlib.suppress(_Stop):
         replay(_Sites()(program))()
     for name, value in replay.drawn.items():
         if value.shape[:1] != (size,):
@@ -226,7 +226,6 @@ def check_vectorised(program: Program, info: ProgramInfo) -> None:
 def _single(program: Program, seed: int) -> _Replay:
     """One run of the program as it stands, with the score of every site."""
     replay = _Replay({}, score_latents=True)
-    with private_store(), torch.random.fork_rng(devices=[]), poutine.block(), replay, _Sites(), torch.no_grad():
-        torch.default_generator.manual_seed(seed)
+    with pyro_session(seed), replay, _Sites(), torch.no_grad():
         program()
     return replay

@@ -27,7 +27,8 @@ from cai.inference.programs.posterior import prior_joints, program_posterior
 from cai.inference.programs.scoring import score_program
 from cai.inference.programs.solve import DENSE_LIMIT, check_enumerable, check_program
 from cai.models.common.numerics import safe_log, weighted
-from cai.models.programs.inspect import Program, ProgramInfo, inspect_program, private_store, site_time
+from cai.models.programs.inspect import Program, ProgramInfo, inspect_program, site_time
+from cai.models.programs.session import pyro_session
 from cai.models.trajectory.model import TrajectoryModel
 
 __all__ = ["Enumeration"]
@@ -54,13 +55,12 @@ class Enumeration:
         """Raises ValueError if the model is too large, has continuous sites, or weights too far apart for Pyro."""
         self._inspect(model)
 
-    @private_store()
     def _inspect(self, model: Any) -> ProgramInfo:
         if isinstance(model, TrajectoryModel):
             check_enumerable(model, self.name, "'exact'")
         info = inspect_program(model)
         check_program(info, self.name)
-        with torch.no_grad():
+        with pyro_session(), torch.no_grad():
             run = enumerate_program(model)
         span = sum(_span(term.tensor) for terms in (run.log_q, run.factors) for term in terms.values())
         if span > SPAN_LIMIT:
@@ -75,7 +75,7 @@ class Enumeration:
         """Answers the model; nothing here is random, but the samples drawn from the answer."""
         info = self._inspect(model)
         joint, marginals = JointProbe(info), _MarginalProbe()
-        with private_store(), torch.enable_grad(), exact_gradients():
+        with pyro_session(), torch.enable_grad(), exact_gradients():
             program = config_enumerate(joint(marginals(ExactSites()(model))), default="parallel")
             loss = TraceEnum_ELBO(max_plate_nesting=0).differentiable_loss(program, _empty_guide)
             log_evidence = -loss
@@ -173,8 +173,7 @@ def sample_posterior(program: Program, info: ProgramInfo, num_samples: int, seed
     last = info.horizon + info.has_last_state
     exactly = ExactSites()(program)
     states, actions = [], []
-    with private_store(), torch.random.fork_rng(devices=[]), torch.no_grad():
-        torch.default_generator.manual_seed(seed)
+    with pyro_session(seed), torch.no_grad():
         for begin in range(0, num_samples, chunk):
             size = min(chunk, num_samples - begin)
 

@@ -7,7 +7,9 @@ from typing import Any, ClassVar, Literal
 
 from cai.inference.core.posterior import Posterior
 from cai.inference.core.status import Target
-from cai.inference.programs.solve import check_options, check_support, solve
+from cai.inference.programs.solve import check_options, check_support, guide_learner, solve
+from cai.inference.programs.svi import GuideLearner
+from cai.models.trajectory.model import TrajectoryModel
 
 __all__ = ["Optimistic"]
 
@@ -66,3 +68,9 @@ class Optimistic:
     def run(self, model: Any, *, seed: int = 0) -> Posterior:
         """Answers a model or a program; `seed` is for programs that draw while they are enumerated."""
         return solve(self, model, seed=seed, free_dynamics=True)
+
+    def learner(self, model: Any) -> GuideLearner | None:
+        """SVI, where the model is not answered in closed form."""
+        if isinstance(model, TrajectoryModel) and self.solver != "svi":
+            return None
+        return guide_learner(self, model, free_dynamics=True)

@@ -15,7 +15,8 @@ from cai.inference.core.tabular import TabularPosterior
 from cai.inference.programs.enumerated import enumerate_program
 from cai.inference.programs.guide import JointProbe
 from cai.models.common.numerics import safe_log, weighted
-from cai.models.programs.inspect import Program, ProgramInfo, private_store
+from cai.models.programs.inspect import Program, ProgramInfo
+from cai.models.programs.session import pyro_session
 from cai.models.trajectory.model import TrajectoryModel
 
 __all__ = ["JointDynamics", "Paths", "ProgramPosterior", "conditional", "prior_joints", "program_posterior"]
@@ -28,11 +29,10 @@ def conditional(joint: Tensor, otherwise: Tensor) -> Tensor:
     return torch.where(total > 0, joint / torch.where(total > 0, total, torch.ones_like(total)), otherwise)
 
 
-@private_store()
 def prior_joints(program: Program, info: ProgramInfo) -> list[Tensor]:
     """T tables [S, A, S] of p(s_t, a_t, s_{t+1}) in the program itself, optimality ignored."""
     probe = JointProbe(info)
-    with torch.enable_grad():
+    with pyro_session(), torch.enable_grad():
         run = enumerate_program(probe(program))
         return list(torch.autograd.grad(run.expect(run.probes.values()), probe.epsilons))
 

@@ -15,7 +15,8 @@ from torch import Tensor
 from cai.inference.programs.enumerated import EnumeratedProgram, Term, eliminate
 from cai.inference.programs.exact_sites import ExactSites
 from cai.models.common.numerics import safe_logsumexp
-from cai.models.programs.inspect import Program, explain, private_store, site_time
+from cai.models.programs.inspect import Program, explain, site_time
+from cai.models.programs.session import pyro_session
 
 __all__ = ["score_program"]
 
@@ -55,7 +56,7 @@ def score_program(program: Program, states: Tensor, actions: Tensor, *, factors:
     return torch.cat([_score_chunk(program, rows, taken, factors) for rows, taken in parts])
 
 
-@private_store()
+@pyro_session()
 def _score_chunk(program: Program, states: Tensor, actions: Tensor, factors: bool) -> Tensor:
     size = states.shape[0]
     exactly = config_enumerate(ExactSites()(program), default="parallel")

@@ -7,11 +7,12 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor
 
+from cai.inference.core.driver import drive
 from cai.inference.core.posterior import Posterior
 from cai.inference.core.status import Target
 from cai.inference.programs.guide import JointProbe
 from cai.inference.programs.posterior import program_posterior
-from cai.inference.programs.svi import Fit, FitOptions, fit
+from cai.inference.programs.svi import Fit, FitOptions, GuideLearner
 from cai.inference.tabular.believed_dynamics import FixedDynamics, OutcomeDynamics, TableDynamics
 from cai.inference.tabular.dynamic_programming import check_keep, closed_form_posterior
 from cai.inference.tabular.policy_evaluation import policy_backward
@@ -141,12 +142,19 @@ def solve(backend: GuideBackend, model: Any, *, seed: int, free_dynamics: bool) 
             keep=backend.keep,
             kernel=backend.kernel,
         )
-    info = inspect_program(model)
+    return drive(guide_learner(backend, model, free_dynamics=free_dynamics), model, seed=seed)
+
+
+def guide_learner(backend: GuideBackend, model: Any, *, free_dynamics: bool) -> GuideLearner:
+    """The learner by which a guide backend answers what has no closed form, or shall not be answered by it."""
+
+    def answer(program: Any, info: ProgramInfo, found: Fit) -> Posterior:
+        if isinstance(program, TrajectoryModel):
+            return _posterior_of_model(backend, program, info, found)
+        return posterior_of_program(backend, program, info, found)
+
     options = FitOptions(backend.max_steps, backend.learning_rate, backend.tolerance)
-    found = fit(model, info, free_dynamics=free_dynamics, options=options, seed=seed)
-    if isinstance(model, TrajectoryModel):
-        return _posterior_of_model(backend, model, info, found)
-    return posterior_of_program(backend, model, info, found)
+    return GuideLearner(inspect_program(model), free_dynamics, options, answer)
 
 
 def _posterior_of_model(backend: GuideBackend, model: TrajectoryModel, info: ProgramInfo, found: Fit) -> Posterior:

@@ -1,18 +1,21 @@
-"""Fits a structured guide: one loop for the policy alone and for policy, dynamics and start together."""
+"""Fits a structured guide by SVI: one learner for the policy alone and for policy, dynamics and start together."""
 
 from __future__ import annotations
 
-import logging
+import dataclasses
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import pyro
 import torch
 from pyro.infer import SVI
+from pyro.params.param_store import ParamStoreDict
 from torch import Tensor
 
-from cai.inference.core.progress import progress
+from cai.inference.core.learner import Info, State, generator_at, status_of, stood_still
+from cai.inference.core.posterior import Posterior
 from cai.inference.core.status import Status
 from cai.inference.programs.enumerated import (
     EnumeratedProgram,
@@ -25,26 +28,25 @@ from cai.inference.programs.enumerated import (
 from cai.inference.programs.guide import POLICY, PREFIX, JointProbe, StructuredGuide, drawn_sites, free_name
 from cai.inference.programs.scoring import score_program
 from cai.models.common.numerics import safe_log
-from cai.models.programs.inspect import Program, ProgramInfo, private_store, site_time
+from cai.models.programs.inspect import Program, ProgramInfo, site_time
+from cai.models.programs.session import pyro_session
 
-__all__ = ["Fit", "FitOptions", "fit"]
-
-logger = logging.getLogger("cai.inference")
+__all__ = ["Fit", "FitOptions", "GuideLearner", "GuideState"]
 
 
 @dataclass(frozen=True)
 class FitOptions:
-    """Hyper-parameters of the loop.
+    """Hyper-parameters.
 
     Attributes:
-        max_steps: the most gradient steps.
+        max_iterations: the most gradient steps.
         learning_rate: of Pyro's SGD along the natural gradient; 1 is a full soft greedy step. Halved whenever a step
             would lower the bound.
         tolerance: in nats; stop when no entry of the natural gradient exceeds it, or when the bound has grown by less
             over (10 + 2 T) / learning_rate steps.
     """
 
-    max_steps: int
+    max_iterations: int
     learning_rate: float
     tolerance: float
 
@@ -71,7 +73,7 @@ class Fit:
 
     def probed(self, probe: JointProbe) -> EnumeratedProgram:
         """The enumerated run with probes."""
-        with private_store(), torch.enable_grad():
+        with pyro_session(), torch.enable_grad():
             for key, value in self.parameters.items():
                 pyro.param(key, value)
             return enumerate_program(probe(self.guide), lambda: self.guide.handler)
@@ -79,8 +81,7 @@ class Fit:
     def sample(self, num_samples: int, seed: int) -> tuple[Tensor, Tensor]:
         """Trajectories of q, by running the guide; states [N, T + 1] ([N, T] without s_{T+1}) and actions [N, T]."""
         info = self.guide.info
-        with private_store(), torch.random.fork_rng(devices=[]), torch.no_grad():
-            torch.default_generator.manual_seed(seed)
+        with pyro_session(seed), torch.no_grad():
             for key, value in self.parameters.items():
                 pyro.param(key, value)
             with pyro.poutine.trace() as tracer, pyro.plate("_samples", num_samples, dim=-1):
@@ -90,64 +91,179 @@ class Fit:
 
     def log_prob(self, states: Tensor, actions: Tensor) -> Tensor:
         """[N], log q of trajectories as `sample` returns them, by running the guide; further latents are summed out."""
-        with private_store(), torch.no_grad():
+        with pyro_session(), torch.no_grad():
             for key, value in self.parameters.items():
                 pyro.param(key, value)
             return score_program(self.guide, states, actions, factors=False)
 
 
-def fit(program: Program, info: ProgramInfo, *, free_dynamics: bool, options: FitOptions, seed: int) -> Fit:
-    """Maximises the enumerated bound of a program's structured guide with Pyro's SVI.
+@dataclass(frozen=True, eq=False)
+class _Problem:
+    """What a fit works on: the guide, and Pyro's parameter store as the first run of the program left it."""
 
-    The parameter store and the global random state are left as they were.
+    guide: StructuredGuide
+    store: dict[str, Any]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class GuideState(State):
+    """Where a fit of a guide is.
+
+    Attributes:
+        place: the guide's parameters that the next step evaluates, by their names in Pyro's store.
+        best: those of the highest bound so far.
+        slopes: the natural gradient there.
+        bound: the highest bound, nats; -inf before the first step.
+        gradient: the largest entry of `slopes`, nats.
+        rate: the length of a step.
+        history: the bound at every step, nats.
+        random: the state of the generator that programs which draw are given.
     """
-    supports: dict[str, Tensor] = {}
-    guide = StructuredGuide(program, free_dynamics=free_dynamics, supports=supports, info=info)
-    status = Status.NOT_CONVERGED
-    with private_store(), torch.random.fork_rng(devices=[]), torch.enable_grad():
-        torch.default_generator.manual_seed(seed)
-        first = enumerate_guide(guide)
-        assert guide.handler is not None
-        found, clear = find_supports(first, guide.handler.contexts)
-        supports.update(found)
-        _start_at_prior(first, pyro.param(POLICY))
-        if not clear:
-            with torch.no_grad():
-                run = enumerate_guide(guide)
-            nothing = torch.full((), -math.inf, dtype=torch.float64)
-            return Fit(guide, run, nothing, _why_blocked(program), {}, _parameters())
-        objective = _NaturalGradient(options)
-        # News travels one step of the program for each step of the fit, so a shorter wait would prove nothing.
-        patience = math.ceil((10 + 2 * info.horizon) / options.learning_rate)
-        svi = SVI(program, guide, pyro.optim.SGD({"lr": 1.0}), objective, loss_and_grads=objective.loss_and_grads)
-        try:
-            for _ in progress(options.max_steps, "fitting the guide"):
-                svi.step()
-                if objective.largest <= options.tolerance or objective.stands_still(patience):
-                    status = Status.SUCCESS
-                    break
-        except KeyboardInterrupt:
-            logger.warning(
-                "fitting was interrupted after %d steps; the best guide so far is kept", len(objective.history)
-            )
-        with torch.no_grad():
-            objective.restore_best()
+
+    place: dict[str, Tensor]
+    best: dict[str, Tensor]
+    slopes: dict[str, Tensor]
+    bound: float
+    gradient: float
+    rate: float
+    history: tuple[float, ...]
+    random: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class GuideLearner:
+    """Maximises the enumerated bound of a program's structured guide with Pyro's SVI, along the natural gradient.
+
+    Pyro's parameter store and torch's global random state are left as they were.
+
+    Args:
+        info: of the program.
+        free_dynamics: whether start and dynamics move too.
+        options: hyper-parameters.
+        answer: makes the posterior of (program, info, fit).
+    """
+
+    info: ProgramInfo
+    free_dynamics: bool
+    options: FitOptions
+    answer: Callable[[Any, ProgramInfo, Fit], Posterior]
+    label: str = "fitting the guide"
+
+    @property
+    def limit(self) -> int:
+        return self.options.max_iterations
+
+    def init(self, model: Program, *, seed: int) -> GuideState:
+        supports: dict[str, Tensor] = {}
+        guide = StructuredGuide(model, free_dynamics=self.free_dynamics, supports=supports, info=self.info)
+        generator = torch.Generator().manual_seed(seed)
+        with pyro_session(generator) as store, torch.enable_grad():
+            first = enumerate_guide(guide)
+            assert guide.handler is not None
+            found, safe = find_supports(first, guide.handler.contexts)
+            supports.update(found)
+            _start_at_prior(first, pyro.param(POLICY))
+            place = _parameters(store)
+        return GuideState(
+            problem=_Problem(guide, store.get_state()),
+            status=None if safe else _why_blocked(model),
+            place=place,
+            best=place,
+            slopes={},
+            bound=-math.inf,
+            gradient=math.inf,
+            rate=self.options.learning_rate,
+            history=(),
+            random=generator.get_state(),
+        )
+
+    def step(self, state: GuideState) -> tuple[GuideState, Info]:
+        guide, best, slopes = state.problem.guide, state.best, state.slopes
+        bound, gradient, rate, history = state.bound, state.gradient, state.rate, state.history
+
+        def loss(program: Program, guide: StructuredGuide) -> float:
+            """Minus the bound; sets minus the natural gradient as the slope of the parameters."""
+            nonlocal best, slopes, bound, gradient, rate, history
             run = enumerate_guide(guide)
-            bound = run.bound()
-    details = {"history": tuple(objective.history), "steps": len(objective.history), "gradient": objective.largest}
-    return Fit(guide, run, bound, status, details, objective.best_parameters)
+            assert guide.handler is not None
+            reached, advantages = run.detach().advantages(guide.handler.contexts, guide.info.sizes)
+            history = (*history, float(reached))
+            if float(reached) >= bound - 1e-12 * max(1.0, abs(bound)):
+                bound, best = max(bound, float(reached)), state.place
+                slopes = _slopes(best, advantages)
+                gradient = max((float(slope.abs().max()) for slope in slopes.values()), default=0.0)
+            else:  # too far: go back, and take half the step
+                with torch.no_grad():
+                    for key, value in best.items():
+                        pyro.param(key).copy_(value)
+                rate /= 2
+            for key, slope in slopes.items():
+                pyro.param(key).grad = -rate * slope
+            return -float(reached)
+
+        generator = generator_at(state.random)
+        with pyro_session(generator) as store, torch.enable_grad():
+            _load(store, state.problem.store, state.place)
+            optimiser = pyro.optim.SGD({"lr": 1.0})
+            SVI(guide.program, guide, optimiser, loss, loss_and_grads=loss).step()
+            place = _parameters(store)
+        tolerance = self.options.tolerance
+        # Changes travel one step of the program for each step of the fit, so a shorter wait would prove nothing.
+        patience = math.ceil((10 + 2 * self.info.horizon) / self.options.learning_rate)
+        ended = gradient <= tolerance or stood_still(history, bound, patience, tolerance * max(1.0, abs(bound)))
+        following = dataclasses.replace(
+            state,
+            status=Status.SUCCESS if ended else None,
+            place=place,
+            best=best,
+            slopes=slopes,
+            bound=bound,
+            gradient=gradient,
+            rate=rate,
+            history=history,
+            random=generator.get_state(),
+        )
+        return following, Info({"bound": bound}, improved=best is state.place)
+
+    def posterior(self, state: GuideState) -> Posterior:
+        guide, blocked = state.problem.guide, state.status in (Status.IMPOSSIBLE, Status.UNAVOIDABLE)
+        with pyro_session(generator_at(state.random)) as store, torch.no_grad():
+            _load(store, state.problem.store, state.best)
+            run = enumerate_guide(guide)
+            bound = torch.full((), -math.inf, dtype=torch.float64) if blocked else run.bound()
+        details = {"history": state.history, "steps": state.steps, "gradient": state.gradient}
+        found = Fit(guide, run, bound, status_of(state), {} if blocked else details, state.best)
+        return self.answer(guide.program, self.info, found)
+
+
+def _load(store: ParamStoreDict, state: dict[str, Any], parameters: dict[str, Tensor]) -> None:
+    """Fills the store of a session with what a program left in another, and with copies of the guide's parameters."""
+    store.set_state(state)
+    for key, value in parameters.items():
+        store[key] = value.clone()
+
+
+def _parameters(store: ParamStoreDict) -> dict[str, Tensor]:
+    """A copy of the guide's own; a program may have parameters too, which are not ours to move."""
+    return {key: value.detach().clone() for key, value in store.items() if key.startswith(PREFIX)}
+
+
+def _slopes(parameters: dict[str, Tensor], advantages: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Advantages by site, as slopes of the parameters by name."""
+    slopes = {key: torch.zeros_like(value) for key, value in parameters.items()}
+    for name, table in advantages.items():
+        site = site_time(name)
+        if site and site[0] == "a":
+            slopes[POLICY][site[1] - 1] = table
+        else:
+            slopes[free_name(name)] = table
+    return slopes
 
 
 def _why_blocked(program: Program) -> Status:
     """IMPOSSIBLE if p(O) = 0, else UNAVOIDABLE."""
-    with private_store():
+    with pyro_session():
         return Status.UNAVOIDABLE if can_succeed(enumerate_program(program)) else Status.IMPOSSIBLE
-
-
-def _parameters() -> dict[str, Tensor]:
-    """A copy of the guide's own; a program may have parameters too, which are not ours to move."""
-    store = pyro.get_param_store()
-    return {key: value.detach().clone() for key, value in store.items() if key.startswith(PREFIX)}
 
 
 def _start_at_prior(run: EnumeratedProgram, policy: Tensor) -> None:
@@ -162,68 +278,3 @@ def _start_at_prior(run: EnumeratedProgram, policy: Tensor) -> None:
             probabilities = probabilities.mean(unseen) if unseen else probabilities
             logits = safe_log(Term(probabilities, "".join(d for d in dims if d in order)).aligned(order))
             policy[t] = torch.where(torch.isinf(logits), torch.zeros_like(logits), logits)
-
-
-class _NaturalGradient:
-    """The loss that SVI minimises: minus the enumerated bound, with the natural gradient as its slope.
-
-    Args:
-        options: of the loop.
-
-    Attributes:
-        history: the bound at every step.
-        largest: the largest entry of the natural gradient at the best parameters.
-        best_parameters: those of the highest bound.
-    """
-
-    def __init__(self, options: FitOptions) -> None:
-        self.rate = options.learning_rate
-        self.tolerance = options.tolerance
-        self.history: list[float] = []
-        self.largest = math.inf
-        self._best = -math.inf
-        self.best_parameters: dict[str, Tensor] = {}
-        self._best_slopes: dict[str, Tensor] = {}
-
-    def __call__(self, program: Program, guide: StructuredGuide) -> Tensor:
-        return -enumerate_guide(guide).bound()
-
-    def loss_and_grads(self, program: Program, guide: StructuredGuide) -> float:
-        """Sets the gradients of the parameters and returns minus the bound."""
-        run = enumerate_guide(guide)
-        assert guide.handler is not None
-        bound, advantages = run.detach().advantages(guide.handler.contexts, guide.info.sizes)
-        self.history.append(float(bound))
-        if float(bound) >= self._best - 1e-12 * max(1.0, abs(self._best)):
-            self._best = max(self._best, float(bound))
-            self.best_parameters = _parameters()
-            self._best_slopes = self._slopes(advantages)
-            self.largest = max((float(slope.abs().max()) for slope in self._best_slopes.values()), default=0.0)
-        else:  # too far: go back, and take half the step
-            self.restore_best()
-            self.rate /= 2
-        for key, slope in self._best_slopes.items():
-            pyro.param(key).grad = -self.rate * slope
-        return -float(bound)
-
-    def stands_still(self, patience: int) -> bool:
-        """Whether the best bound has grown by less than the tolerance over the last `patience` steps."""
-        if len(self.history) <= patience:
-            return False
-        return self._best - max(self.history[:-patience]) <= self.tolerance * max(1.0, abs(self._best))
-
-    def _slopes(self, advantages: dict[str, Tensor]) -> dict[str, Tensor]:
-        slopes = {key: torch.zeros_like(value) for key, value in self.best_parameters.items()}
-        for name, table in advantages.items():
-            site = site_time(name)
-            if site and site[0] == "a":
-                slopes[POLICY][site[1] - 1] = table
-            else:
-                slopes[free_name(name)] = table
-        return slopes
-
-    def restore_best(self) -> None:
-        """Puts the best parameters back."""
-        with torch.no_grad():
-            for key, value in self.best_parameters.items():
-                pyro.param(key).copy_(value)

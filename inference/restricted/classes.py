@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from cai.inference.restricted.parameters import ModuleParameters, PolicyParameters, Shape, TiedParameters
 from cai.models.common.checks import check_distribution, check_shape, float_tensor, index_tensor
+from cai.models.common.random_draws import OwnDraws
 
 __all__ = ["ModulePolicy", "ObservationPolicy", "PolicyClass", "StationaryPolicy", "TabularPolicy", "as_policy_class"]
 
@@ -174,7 +175,7 @@ class ModulePolicy(PolicyClass):
             wanted = (shape.num_states,) if self.features.dim() == 2 else (shape.steps, shape.num_states)
             letters = "[S, F]" if self.features.dim() == 2 else "[T, S, F]"
             check_shape(self.features, (*wanted, None), "features", letters)
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        with torch.no_grad(), OwnDraws(0):
             zero = torch.zeros(1, dtype=torch.int64)
             uniform = torch.zeros(1, shape.num_actions, dtype=torch.float64)
             if not bool(torch.isfinite(self.start(shape, uniform).log_probs(0, zero, uniform)).all()):

@@ -10,22 +10,22 @@ parameters are the best.
 
 from __future__ import annotations
 
-import logging
+import dataclasses
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from cai.inference.core.progress import progress
+from cai.inference.core.learner import Info, State, generator_at, generator_state, status_of, stood_still
+from cai.inference.core.posterior import Posterior
 from cai.inference.core.status import Status
-from cai.inference.restricted.objective import Measured, PolicyBound
-from cai.inference.restricted.parameters import PolicyParameters, TiedParameters
+from cai.inference.restricted.objective import Measured, PolicyBound, Problem
+from cai.inference.restricted.parameters import PolicyParameters, flat
 
-__all__ = ["Ascent", "AscentOptions", "ascend", "exact_gradient"]
-
-logger = logging.getLogger("cai.inference")
+__all__ = ["AscentLearner", "AscentOptions", "AscentState", "exact_gradient"]
 
 ROUNDING = 1e-13  # falls of the bound below this, relative to its size, are those of rounding
 ARMIJO = 1e-4  # the share of what the slope promises that a step must keep
@@ -33,7 +33,7 @@ SHORTEST = 1e-12  # the length at which a step is given up
 RADIUS = 0.1  # nats, the divergence that the first step in a trust region may make
 CG_STEPS = 100
 SLIGHT = 1e-6  # the damping from which on a step is as good as the full natural one
-WAIT = 40  # steps in a trust region without news that end it
+WAIT = 40  # steps in a trust region without gain that end it
 QUIET = 5  # of these in a row, steps that promise less than the tolerance end it too
 
 
@@ -42,117 +42,201 @@ class AscentOptions:
     """Hyper-parameters.
 
     Attributes:
-        max_steps: the most steps of one start.
+        max_iterations: the most steps of one start.
         learning_rate: in (0, 1], the length of a step; 1 is a full natural step.
         tolerance: nats, relative to the bound once that exceeds 1.
         restarts: further starts from random places; the best counts.
-        seed: of the random places.
     """
 
-    max_steps: int
+    max_iterations: int
     learning_rate: float
     tolerance: float
     restarts: int = 0
-    seed: int = 0
 
 
-@dataclass(eq=False)
-class Ascent:
-    """How a climb went.
+@dataclass(frozen=True, eq=False, kw_only=True)
+class AscentState(State):
+    """Where an ascent is.
 
     Attributes:
-        bound: of the best parameters, nats.
-        status: SUCCESS or NOT_CONVERGED.
-        gradient: the largest entry of the last natural gradient (of the plain one, where there are no rows).
-        history: the bound at every step.
-        starts: the bounds that all starts came to.
+        place: [P], the parameters.
+        here: what they say of the policy; None where no policy of the class rules out a reward of -inf.
+        gradient: the largest entry of the last natural gradient (of the plain one in a trust region), nats.
+        history: the bounds of all places of this start, nats; that of `place` is the last.
+        damping: of the Fisher information in a trust region.
+        radius: of the trust region, nats.
+        quiet: how many steps in a row promised less than the tolerance.
+        best: the "place", "gradient", "history", "bound" and "status" (its name) of the best start that has ended.
+        starts: the bounds that all starts so far came to, nats.
+        random: the state of the generator of further starts.
     """
 
-    bound: float = -math.inf
-    status: Status = Status.NOT_CONVERGED
+    place: Tensor
+    here: Measured | None
     gradient: float = math.inf
-    history: list[float] = field(default_factory=list)
+    history: tuple[float, ...] = ()
+    damping: float = 1e-3
+    radius: float = RADIUS
+    quiet: int = 0
+    best: dict[str, Any] = dataclasses.field(default_factory=dict)
     starts: tuple[float, ...] = ()
-
-    def stands_still(self, patience: int, tolerance: float) -> bool:
-        """Whether the last `patience` steps have gained no more than the tolerance."""
-        gained = math.inf if len(self.history) <= patience else self.bound - self.history[-1 - patience]
-        return gained <= tolerance
+    random: Tensor
 
 
-def ascend(bound: PolicyBound, policy: PolicyParameters, log_prior: Tensor, options: AscentOptions) -> Ascent:
-    """Moves a policy's parameters to the best place found; interrupted, to the best so far.
+@dataclass(frozen=True, eq=False)
+class AscentLearner:
+    """Natural gradient ascent on the exact bound, from one start or several.
 
     Args:
-        bound: what is maximised.
-        policy: the parameters; the first start is where they are.
-        log_prior: [T, S, A] or [1, S, A], -inf also for what must not be done.
+        begin: makes the problem of (model, seed).
         options: hyper-parameters.
+        answer: makes the posterior of (problem, status, details); the problem's policy is at the best place.
     """
-    generator = torch.Generator().manual_seed(options.seed)
-    climb: Callable[..., None] = _climb_trust_region
-    if isinstance(policy, TiedParameters) and policy.slots.shape[1] == 1:
-        climb = _climb_trust_region if bool(policy.mixed(torch.isfinite(log_prior)).any()) else _climb_rows
-    best, kept, starts = Ascent(), [part.detach().clone() for part in policy.parameters()], []
-    try:
-        for start in range(1 + options.restarts):
-            if start:
-                policy.perturb(generator)
-            found = Ascent()
-            try:
-                climb(bound, policy, log_prior, options, found)
-            finally:
-                starts.append(found.bound)
-                if found.bound > best.bound:
-                    best, kept = found, [part.detach().clone() for part in policy.parameters()]
-    except KeyboardInterrupt:
-        logger.warning("the fit was interrupted after %d steps; the best policy so far is kept", len(best.history))
-        best.status = Status.NOT_CONVERGED
-    _set(policy, kept)
-    best.starts = tuple(starts)
-    return best
+
+    begin: Callable[[Any, int], Problem]
+    options: AscentOptions
+    answer: Callable[[Problem, Status, dict[str, Any]], Posterior]
+    label: str = "fitting the policy"
+
+    @property
+    def limit(self) -> int:
+        return self.options.max_iterations * (1 + self.options.restarts)
+
+    def init(self, model: Any, *, seed: int) -> AscentState:
+        problem = self.begin(model, seed)
+        if problem.blocked:
+            place, random = problem.policy.vector(), generator_state(seed)
+            return AscentState(problem=problem, status=problem.blocked, place=place, here=None, random=random)
+        return _start(problem, generator_state(seed))
+
+    def step(self, state: AscentState) -> tuple[AscentState, Info]:
+        problem = state.problem
+        problem.policy.load(state.place)
+        state, ended = (self._step_of_rows if problem.by_rows else self._step_in_trust_region)(state)
+        info = Info({"bound": state.history[-1]})
+        if ended is None and self.options.restarts and len(state.history) > self.options.max_iterations:
+            ended = Status.NOT_CONVERGED
+        return (state if ended is None else self._next_start(state, ended)), info
+
+    def _size(self, state: AscentState) -> float:
+        return max(1.0, abs(state.history[-1]))
+
+    @torch.no_grad()
+    def _step_of_rows(self, state: AscentState) -> tuple[AscentState, Status | None]:
+        """One step along the natural gradient of rows, halved as long as it gains less than it should."""
+        problem, policy, here = state.problem, state.problem.policy, state.here
+        bound, size = state.history[-1], self._size(state)
+        gradient, direction = policy.natural_gradient(problem.log_prior, here.visits, here.scores, here.usable)
+        state = dataclasses.replace(state, gradient=float(direction.abs().max()))
+        patience = math.ceil((10 + 2 * policy.shape.steps) / self.options.learning_rate)
+        tolerance = self.options.tolerance * size
+        if state.gradient <= tolerance or stood_still(state.history, bound, patience, tolerance):
+            return state, Status.SUCCESS
+        slope, length = float((gradient * direction).sum()), self.options.learning_rate
+        while length > SHORTEST:
+            policy.load(state.place + length * direction.reshape(-1))
+            there = _measure(problem)
+            if float(there.bound) >= bound + ARMIJO * length * slope - ROUNDING * size:
+                return _moved(state, policy.vector(), there), None
+            length /= 2
+        return state, Status.SUCCESS  # nothing but rounding is left to gain
+
+    def _step_in_trust_region(self, state: AscentState) -> tuple[AscentState, Status | None]:
+        """One damped natural step (Levenberg and Marquardt); damping and radius follow how well it was foretold."""
+        problem, policy, here, place = state.problem, state.problem.policy, state.here, state.place
+        bound, size, shape = state.history[-1], self._size(state), state.problem.bound.shape
+        damping, radius, tolerance = state.damping, state.radius, self.options.tolerance * size
+        rejected = False
+        while True:
+            policy.load(place)
+            slopes = _Slopes(policy, problem.log_prior, shape)
+            gradient = slopes.gradient(here)
+            state = dataclasses.replace(state, gradient=float(gradient.abs().max()), damping=damping, radius=radius)
+            if state.quiet >= QUIET or state.gradient == 0 or stood_still(state.history, bound, WAIT, tolerance):
+                return state, Status.SUCCESS
+            if rejected and damping > 1e8:  # nothing but rounding is left to gain, if the gradient says so too
+                return state, Status.SUCCESS if state.gradient <= 1e-6 * size else Status.NOT_CONVERGED
+            step = self.options.learning_rate * slopes.solve(gradient, damping)
+            moved = float(step @ slopes.fisher(step)) / 2
+            share = min(1.0, math.sqrt(radius / moved)) if moved > 0 else 1.0
+            promised = share * float(gradient @ step) - share**2 * moved
+            policy.load(place + share * step)
+            there, gain = here, -math.inf
+            with torch.no_grad():
+                log_policy = policy.table(problem.log_prior).expand(shape)
+            if not bool(log_policy.isnan().any()):  # else the module has overflowed
+                there = problem.bound.measure(log_policy)
+                gain = float(there.bound) - bound
+            taken = gain > 0 or (gain >= -ROUNDING * size and promised <= tolerance)
+            if gain > 0.75 * promised:
+                damping, radius = max(damping / 3, 1e-10), 2 * radius if share < 1 else radius
+            elif not gain >= 0.25 * promised and not (taken and promised <= ROUNDING * size):
+                damping, radius = 4 * damping, min(radius, share**2 * moved) / 4
+            if taken:
+                sure = promised <= tolerance and share == 1 and damping <= SLIGHT
+                quiet = state.quiet + 1 if sure else 0
+                state = dataclasses.replace(state, quiet=quiet, damping=damping, radius=radius)
+                return _moved(state, policy.vector(), there), None
+            rejected = True
+
+    def _next_start(self, state: AscentState, ended: Status) -> AscentState:
+        """Keeps the better of this start and those before, and moves to the next one, if there is one."""
+        state = dataclasses.replace(state, best=_better(state, ended), starts=(*state.starts, state.history[-1]))
+        if len(state.starts) > self.options.restarts:
+            return dataclasses.replace(state, status=Status[state.best["status"]])
+        generator, policy = generator_at(state.random), state.problem.policy
+        policy.load(state.place)
+        policy.perturb(generator)
+        fresh = _start(state.problem, generator.get_state())
+        return dataclasses.replace(fresh, best=state.best, starts=state.starts, steps=state.steps)
+
+    def posterior(self, state: AscentState) -> Posterior:
+        if state.here is None:
+            return self.answer(state.problem, status_of(state), {"why": state.problem.why} if state.problem.why else {})
+        best, starts = state.best, state.starts
+        if state.status is None:
+            best, starts = _better(state, Status.NOT_CONVERGED), (*starts, state.history[-1])
+        state.problem.policy.load(best["place"])
+        steps = min(len(best["history"]), self.options.max_iterations)
+        details = {"history": best["history"], "steps": steps, "gradient": best["gradient"]}
+        return self.answer(state.problem, status_of(state), details | {"starts": starts})
 
 
-def _set(policy: PolicyParameters, values: list[Tensor]) -> None:
+def _start(problem: Problem, random: Tensor) -> AscentState:
+    """The first state of a start at the parameters that the problem's policy has now."""
+    here = _measure(problem)
+    return AscentState(
+        problem=problem, place=problem.policy.vector(), here=here, history=(float(here.bound),), random=random
+    )
+
+
+def _moved(state: AscentState, place: Tensor, here: Measured) -> AscentState:
+    return dataclasses.replace(state, place=place, here=here, history=(*state.history, float(here.bound)))
+
+
+def _better(state: AscentState, status: Status) -> dict[str, Any]:
+    """The best start so far, if this one ended here."""
+    bound = state.history[-1]
+    if state.best and state.best["bound"] >= bound:
+        return state.best
+    return {
+        "place": state.place,
+        "gradient": state.gradient,
+        "history": state.history,
+        "bound": bound,
+        "status": status.name,
+    }
+
+
+def _measure(problem: Problem) -> Measured:
+    """The problem's policy where it is."""
+    assert problem.bound is not None
     with torch.no_grad():
-        for part, value in zip(policy.parameters(), values, strict=True):
-            part.copy_(value)
-
-
-@torch.no_grad()
-def _climb_rows(
-    bound: PolicyBound, policy: TiedParameters, log_prior: Tensor, options: AscentOptions, found: Ascent
-) -> None:
-    """Natural gradient ascent on rows, halving a step as long as it gains less than it should."""
-    patience = math.ceil((10 + 2 * policy.shape.steps) / options.learning_rate)
-    here = bound.measure(policy.table(log_prior))
-    place = policy.logits.clone()
-    try:
-        for _ in progress(options.max_steps, "fitting the policy"):
-            found.bound = float(here.bound)
-            found.history.append(found.bound)
-            gradient, direction = policy.natural_gradient(log_prior, here.visits, here.scores, here.usable)
-            found.gradient = float(direction.abs().max())
-            size = max(1.0, abs(found.bound))
-            if found.gradient <= options.tolerance * size or found.stands_still(patience, options.tolerance * size):
-                found.status = Status.SUCCESS
-                break
-            slope, length, gained = float((gradient * direction).sum()), options.learning_rate, False
-            while not gained and length > SHORTEST:
-                policy.logits.copy_(place + length * direction)
-                there = bound.measure(policy.table(log_prior))
-                gained = float(there.bound) >= found.bound + ARMIJO * length * slope - ROUNDING * size
-                length /= 2
-            if not gained:  # nothing but rounding is left to gain
-                found.status = Status.SUCCESS
-                break
-            here, place = there, policy.logits.clone()
-    finally:
-        policy.logits.copy_(place)
+        return problem.bound.measure(problem.policy.table(problem.log_prior))
 
 
 class _Slopes:
-    """The gradient of the bound and the Fisher information at one place, for `_climb_trust_region`."""
+    """The gradient of the bound and the Fisher information at one place."""
 
     def __init__(self, policy: PolicyParameters, log_prior: Tensor, shape: tuple[int, ...]) -> None:
         self.parameters = policy.parameters()
@@ -175,7 +259,7 @@ class _Slopes:
     def _derivative(self, weights: Tensor, **options: bool) -> Tensor:
         """J^T of a table [T, S, A], one vector; a parameter that is not used has derivative 0."""
         options |= {"allow_unused": True, "materialize_grads": True}
-        return _flat(torch.autograd.grad(self.log_policy, self.parameters, weights, **options))
+        return flat(torch.autograd.grad(self.log_policy, self.parameters, weights, **options))
 
     def gradient(self, here: Measured) -> Tensor:
         """The gradient of the bound, one vector."""
@@ -203,68 +287,9 @@ class _Slopes:
         return result
 
 
-def _flat(parts: tuple[Tensor, ...]) -> Tensor:
-    return torch.cat([part.reshape(-1) for part in parts])
-
-
 def exact_gradient(bound: PolicyBound, policy: PolicyParameters, log_prior: Tensor) -> Tensor:
     """The gradient of the exact bound in all parameters, one vector; see the module's docstring."""
     slopes = _Slopes(policy, log_prior, bound.shape)
     with torch.no_grad():
         here = bound.measure(slopes.log_policy.detach())
     return slopes.gradient(here)
-
-
-def _climb_trust_region(
-    bound: PolicyBound, policy: PolicyParameters, log_prior: Tensor, options: AscentOptions, found: Ascent
-) -> None:
-    """Damped natural steps (Levenberg and Marquardt) within a radius; both follow how well a step was foretold."""
-    sizes = [part.numel() for part in policy.parameters()]
-    shapes = [part.shape for part in policy.parameters()]
-
-    def move(vector: Tensor) -> None:
-        _set(policy, [part.reshape(shape) for part, shape in zip(vector.split(sizes), shapes, strict=True)])
-
-    place = _flat(tuple(part.detach() for part in policy.parameters())).clone()
-    damping, radius, quiet = 1e-3, RADIUS, 0
-    try:
-        slopes = _Slopes(policy, log_prior, bound.shape)
-        here = bound.measure(slopes.log_policy.detach())
-        for _ in progress(options.max_steps, "fitting the policy"):
-            found.bound = float(here.bound)
-            found.history.append(found.bound)
-            gradient, size = slopes.gradient(here), max(1.0, abs(found.bound))
-            found.gradient = float(gradient.abs().max())
-            tolerance = options.tolerance * size
-            if quiet >= QUIET or found.gradient == 0 or found.stands_still(WAIT, tolerance):
-                found.status = Status.SUCCESS
-                break
-            while True:
-                step = options.learning_rate * slopes.solve(gradient, damping)
-                moved = float(step @ slopes.fisher(step)) / 2
-                share = min(1.0, math.sqrt(radius / moved)) if moved > 0 else 1.0
-                promised = share * float(gradient @ step) - share**2 * moved
-                move(place + share * step)
-                slopes = _Slopes(policy, log_prior, bound.shape)
-                there, gain = here, -math.inf
-                if not bool(slopes.log_policy.isnan().any()):  # else the module has overflowed
-                    there = bound.measure(slopes.log_policy.detach())
-                    gain = float(there.bound) - found.bound
-                taken = gain > 0 or (gain >= -ROUNDING * size and promised <= tolerance)
-                if gain > 0.75 * promised:
-                    damping, radius = max(damping / 3, 1e-10), 2 * radius if share < 1 else radius
-                elif not gain >= 0.25 * promised and not (taken and promised <= ROUNDING * size):
-                    damping, radius = 4 * damping, min(radius, share**2 * moved) / 4
-                if taken:
-                    sure = promised <= tolerance and share == 1 and damping <= SLIGHT
-                    quiet = quiet + 1 if sure else 0
-                    here, place = there, _flat(tuple(part.detach() for part in policy.parameters())).clone()
-                    break
-                move(place)
-                slopes = _Slopes(policy, log_prior, bound.shape)
-                slopes.gradient(here)
-                if damping > 1e8:  # nothing but rounding is left to gain, if the gradient says so too
-                    found.status = Status.SUCCESS if found.gradient <= 1e-6 * size else Status.NOT_CONVERGED
-                    return
-    finally:
-        move(place)

@@ -10,38 +10,48 @@ Q. So visits d and scores f are all that an optimiser needs, whatever the policy
 from __future__ import annotations
 
 import dataclasses
-import itertools
-from collections.abc import Iterator
+import functools
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from cai.inference.core.status import Status
 from cai.inference.programs.enumerated import EnumeratedProgram, Term, can_succeed, enumerate_program, find_supports
 from cai.inference.programs.exact_sites import ExactSites
 from cai.inference.programs.guide import Redistribute
 from cai.inference.programs.posterior import conditional, prior_joints
-from cai.inference.restricted.parameters import Shape, TiedParameters
+from cai.inference.restricted.classes import PolicyClass
+from cai.inference.restricted.parameters import PolicyParameters, Shape, TiedParameters
 from cai.inference.tabular.believed_dynamics import FixedDynamics
 from cai.inference.tabular.dynamic_programming import optimality_possible
-from cai.inference.tabular.policy_evaluation import forward, policy_backward
-from cai.inference.tabular.stationary.chains import expected_visits, transition_matrix
-from cai.models.common.numerics import categorical_divergence, expectation, safe_log
-from cai.models.programs.inspect import Program, ProgramInfo, private_store
+from cai.inference.tabular.policy_evaluation import forward
+from cai.inference.tabular.policy_posterior import policy_values
+from cai.inference.tabular.stationary.chains import expected_visits
+from cai.models.common.numerics import expectation, safe_log
+from cai.models.common.storage import storable
+from cai.models.programs.inspect import Program, ProgramInfo
+from cai.models.programs.session import pyro_session
 from cai.models.trajectory.model import TrajectoryModel
 
-__all__ = ["Measured", "PolicyBound", "ProgramBound", "TableBound", "find_tied_supports", "policy_values"]
+__all__ = ["Measured", "PolicyBound", "ProgramBound", "Problem", "TableBound", "begin"]
+
+SHARED = (
+    "states that share a row of the policy need different actions to avoid -inf, and what is left of the row is empty; "
+    "give finer observations, or stationary=False, or rule out what leads into one of these states by `available`"
+)
 
 
-@dataclass(frozen=True, eq=False)
-class Measured:
+@storable("measured-policy")
+class Measured(NamedTuple):
     """What one evaluation of a policy says.
 
     Attributes:
         bound: nats, 0-dim, the offset of optimality='bernoulli' included.
         visits: [T, S], q(s_t) (expected visits over an infinite horizon).
-        scores: [T, S, A], Q - log(q / p) up to a number for each (t, s); finite.
-        usable: bool [T, S], live cells from which q keeps clear of -inf.
+        scores: [T, S, A], Q - log(q / p) up to a number for each (t, s), nats; finite.
+        usable: bool [T, S], nonterminal states from which q keeps clear of -inf.
     """
 
     bound: Tensor
@@ -65,19 +75,19 @@ class PolicyBound:
         """Evaluates log q, [T, S, A] or [1, S, A]."""
         raise NotImplementedError
 
-    def clear(self, cells: Tensor) -> tuple[Tensor, bool]:
+    def safe(self, cells: Tensor) -> tuple[Tensor, bool]:
         """Which actions are sure to avoid -inf if later choices are made well.
 
         Args:
             cells: bool [T, S, A], the actions that may be chosen from.
 
         Returns:
-            Bool [T, S, A], part of `cells` (all of them where none is clear), and whether the start is clear.
+            Bool [T, S, A], part of `cells` (all of them where none is safe), and whether every start is safe.
         """
         raise NotImplementedError
 
-    def met(self, cells: Tensor) -> Tensor:
-        """Bool [T, S], where a policy that does all of `cells` can come."""
+    def reachable(self, cells: Tensor) -> Tensor:
+        """Bool [T, S], the live states that a policy which does all of `cells` can come to."""
         raise NotImplementedError
 
     def possible(self) -> bool:
@@ -85,36 +95,34 @@ class PolicyBound:
         raise NotImplementedError
 
 
-def policy_values(model: TrajectoryModel, policy: Tensor) -> tuple[Tensor, Tensor]:
-    """What q's own tail is worth in nats under the true dynamics, values [T, S] and q_values [T, S, A].
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """What a fit of a policy works on.
 
-    Over an infinite horizon the values solve v = c + P v on the live states, c being what a step earns and pays, P
-    where the chain goes on to; -inf where q can run into it.
-
-    Args:
-        model: the trajectory model.
-        policy: [T, S, A].
+    Attributes:
+        model: the trajectory model or the program.
+        info: of a program; None for a model.
+        bound: measures policies exactly; None where nothing can be enumerated.
+        policy: parameters, set to those of whatever state is looked at.
+        log_prior: [T, S, A] or [1, S, A], log p(a | s), -inf also for what would lead to a reward of -inf.
+        blocked: why no policy of the class rules out a reward of -inf; None if one does.
+        why: what to do about it, where the status alone does not tell.
     """
-    fixed = FixedDynamics(model)
-    if model.is_finite:
-        return policy_backward(model, policy, fixed)
-    alive, fallen = fixed.outcomes(0)
-    rewards = expectation(alive + fallen, model.log_potential(0))
-    earned = expectation(policy[0], rewards) - categorical_divergence(policy[0], model.action_prior)
-    moves = transition_matrix(model, policy[0], fixed)
-    lost = model.live & torch.isinf(earned)
-    for _ in range(model.mdp.num_states):
-        more = lost | (model.live & (moves[:, lost] > 0).any(-1))
-        if bool((more == lost).all()):
-            break
-        lost = more
-    counts = model.live & ~lost
-    system = torch.eye(int(counts.sum()), dtype=torch.float64) - moves[counts][:, counts]
-    solved = torch.linalg.solve(system, earned[counts][:, None])[:, 0]
-    values = torch.where(lost, torch.full_like(earned, -torch.inf), torch.zeros_like(earned))
-    values = values.index_add(0, torch.nonzero(counts).flatten(), solved)
-    q_values = rewards + expectation(alive, model.mdp.gather(values))
-    return values[None], torch.where(model.live[:, None], q_values, torch.zeros_like(q_values))[None]
+
+    model: Any
+    info: ProgramInfo | None
+    bound: PolicyBound | None
+    policy: PolicyParameters
+    log_prior: Tensor
+    blocked: Status | None = None
+    why: str = ""
+
+    @functools.cached_property
+    def by_rows(self) -> bool:
+        """Whether each state shows one row for sure, and states that share a row may do the same."""
+        if not isinstance(self.policy, TiedParameters) or self.policy.slots.shape[1] > 1:
+            return False
+        return not bool(self.policy.mixed(torch.isfinite(self.log_prior)).any())
 
 
 class TableBound(PolicyBound):
@@ -141,18 +149,18 @@ class TableBound(PolicyBound):
         scores = torch.where(counts, q_values, torch.zeros_like(q_values)) - paid
         return Measured(bound, visits, scores, model.live & torch.isfinite(values))
 
-    def clear(self, cells: Tensor) -> tuple[Tensor, bool]:
+    def safe(self, cells: Tensor) -> tuple[Tensor, bool]:
         model = self.model
         safe = torch.ones(self.shape.num_states, dtype=torch.bool)
         if model.is_finite:
             rows = []
             for t in reversed(range(model.steps)):
-                rows.append(self._clear_actions(t, safe) & cells[t])
+                rows.append(self._safe_actions(t, safe) & cells[t])
                 safe = rows[-1].any(-1) | ~model.live
             allowed = torch.stack(rows[::-1])
         else:
             while True:
-                allowed = (self._clear_actions(0, safe) & cells[0])[None]
+                allowed = (self._safe_actions(0, safe) & cells[0])[None]
                 kept = allowed[0].any(-1) | ~model.live
                 if bool((kept == safe).all()):
                     break
@@ -160,13 +168,13 @@ class TableBound(PolicyBound):
         lost = ~allowed.any(-1, keepdim=True) | ~model.live[:, None]
         return torch.where(lost, cells, allowed), bool(safe[model.mdp.initial > 0].all())
 
-    def _clear_actions(self, t: int, safe: Tensor) -> Tensor:
+    def _safe_actions(self, t: int, safe: Tensor) -> Tensor:
         """Bool [S, A], actions whose every outcome pays more than -inf and ends in a state that is safe, bool [S]."""
         mdp = self.model.mdp
         bad = (mdp.probabilities > 0) & (torch.isinf(self.model.reward_table(t)) | ~mdp.gather(safe))
         return ~bad.any(-1)
 
-    def met(self, cells: Tensor) -> Tensor:
+    def reachable(self, cells: Tensor) -> Tensor:
         model, here, rows = self.model, self.model.mdp.initial > 0, []
         possible = model.mdp.probabilities > 0
         for t in range(model.steps):
@@ -196,8 +204,7 @@ class ProgramBound(PolicyBound):
             with handler, ExactSites():
                 program()
 
-        with private_store(), torch.random.fork_rng(devices=[]), torch.no_grad():
-            torch.manual_seed(seed)
+        with pyro_session(seed), torch.no_grad():
             self.run = enumerate_program(guide, lambda: handler).detach()
             self._possible = can_succeed(enumerate_program(program))
         self.contexts = dict(handler.contexts)
@@ -227,13 +234,13 @@ class ProgramBound(PolicyBound):
             total = run.expect(Term(leaf, run.symbols[f"s_{t + 1}"]) for t, leaf in enumerate(leaves))
             return torch.stack(torch.autograd.grad(total, leaves))
 
-    def clear(self, cells: Tensor) -> tuple[Tensor, bool]:
+    def safe(self, cells: Tensor) -> tuple[Tensor, bool]:
         with torch.no_grad():
-            found, clear = find_supports(self.at(_uniform(cells)), self.contexts)
+            found, feasible = find_supports(self.at(_uniform(cells)), self.contexts)
         rows = [found.get(f"a_{t + 1}", cells[t]) for t in range(self.shape.steps)]
-        return torch.stack(rows) & cells, clear
+        return torch.stack(rows) & cells, feasible
 
-    def met(self, cells: Tensor) -> Tensor:
+    def reachable(self, cells: Tensor) -> Tensor:
         return self._visits(self.at(_uniform(cells))) > 0
 
     def possible(self) -> bool:
@@ -246,95 +253,54 @@ def _uniform(cells: Tensor) -> Tensor:
     return torch.where(cells, 0.0, -torch.inf).double() - cells.sum(-1, keepdim=True).double().log()
 
 
-def find_tied_supports(bound: PolicyBound, policy: TiedParameters, limit: int) -> tuple[bool, bool]:
+def begin(policy_class: PolicyClass, bound: PolicyBound, model: Any, info: ProgramInfo | None) -> Problem:
+    """New parameters, with every action ruled out that would lead to a reward of -inf, if the class can do without."""
+    policy, log_prior, feasible, why = policy_class.start(bound.shape, bound.log_prior), bound.log_prior, True, ""
+    if isinstance(policy, TiedParameters):
+        feasible, others = _rule_out(bound, policy)
+        why = "" if feasible or not others else SHARED
+    else:
+        allowed, feasible = bound.safe(torch.isfinite(log_prior).expand(bound.shape))
+        log_prior = torch.where(allowed, log_prior, -torch.inf)
+    blocked = None
+    if not feasible:
+        blocked = Status.UNAVOIDABLE if bound.possible() else Status.IMPOSSIBLE
+    return Problem(model, info, bound, policy, log_prior, blocked, why)
+
+
+def _rule_out(bound: PolicyBound, policy: TiedParameters) -> tuple[bool, bool]:
     """Restricts the rows of a policy to actions that keep clear of -inf wherever q can come.
 
-    An action is struck from a row as soon as it is not clear in one of the cells that show the row and that q can meet.
-    Where rows are shared this can strike too much, and leave a row with nothing. Then rows are tried with one action at
-    a time (with every set of them, where its cells differ in what is possible), which finds a way whenever there is
-    one, and what they need not give up is handed back. The largest support need not be unique, and another may have a
-    higher bound.
+    An action is removed from a row as soon as it is not safe in one of the states that show the row and that q can
+    reach. Where rows are shared this can remove more than needed, and leave a row with nothing: the states that share
+    it need different actions, or must not be reached together. Which of the up to A^Z choices of rows would do is not
+    searched for.
 
     Args:
         bound: of the problem.
         policy: its `allowed` is set.
-        limit: the most tries; all of them can be A^Z.
 
     Returns:
-        (whether a support was found, whether all were tried).
+        (whether -inf is ruled out, whether some policy might do so although this one cannot).
     """
-    possible = torch.isfinite(bound.log_prior)
-    mixed = policy.mixed(possible)
-    waiting = [iter([(policy.allowed, torch.zeros_like(mixed))])]
-    for _ in range(limit):
-        while waiting and (node := next(waiting[-1], None)) is None:
-            waiting.pop()
-        if not waiting:
-            return False, True
-        assert node is not None
-        rows, decided = node
-        left, stuck, met = _strike(bound, policy, rows, possible)
-        if stuck is None:
-            policy.allowed = _hand_back(bound, policy, left, decided, possible)
-            return True, True
-        open_rows = ~decided & (rows.sum(-1) > 1)
-        blamed = stuck & open_rows if bool((stuck & open_rows).any()) else met & open_rows
-        if bool(blamed.any()):
-            waiting.append(_narrowed(rows, decided, torch.nonzero(blamed)[0], mixed))
-    return False, False
-
-
-def _narrowed(rows: Tensor, decided: Tensor, place: Tensor, mixed: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """The rows with one of them restricted to each set of its actions that must be tried, and that one decided."""
-    at = tuple(place.tolist())
-    actions = torch.nonzero(rows[at]).flatten().tolist()
-    decided = decided.clone()
-    decided[at] = True
-    for size in range(1, len(actions) + 1) if bool(mixed[at]) else (1,):
-        for chosen in itertools.combinations(actions, size):
-            only = rows.clone()
-            only[at] = False
-            only[(*at, list(chosen))] = True
-            yield only, decided
-
-
-def _hand_back(bound: PolicyBound, policy: TiedParameters, rows: Tensor, decided: Tensor, possible: Tensor) -> Tensor:
-    """Adds what fits beside the other rows to those that were narrowed down."""
-    for place in torch.nonzero(decided).tolist():
-        for action in torch.nonzero(~rows[tuple(place)]).flatten().tolist():
-            more = rows.clone()
-            more[(*place, action)] = True
-            grown, stuck, _ = _strike(bound, policy, more, possible)
-            rows = grown if stuck is None and bool((grown >= rows).all()) else rows
-    return rows
-
-
-def _strike(
-    bound: PolicyBound, policy: TiedParameters, rows: Tensor, possible: Tensor
-) -> tuple[Tensor, Tensor | None, Tensor]:
-    """Strikes actions until none is left that is not clear where it is met.
-
-    Returns:
-        The rows [T or 1, Z, A]; bool [T or 1, Z], those that are left with nothing, None if there is no such row; and
-        those that are met. Where no choice of rows could help, all are false.
-    """
-    shown = (policy.chances > 0)[..., None].double()
+    possible, rows, removed_any = torch.isfinite(bound.log_prior), policy.allowed, False
+    shown = (policy.chances > 0)[..., None]
     while True:
         cells = policy.cells(rows, possible)
-        allowed, clear = bound.clear(cells)
-        if not clear:
-            nothing = torch.zeros(rows.shape[:2], dtype=torch.bool)
-            return rows, nothing, nothing
-        at = bound.met(cells & allowed)
-        met = policy.collect(at[..., None, None] * shown)[..., 0] > 0
-        bad = (cells & ~allowed)[:, :, None] * shown
-        struck = rows & (policy.collect(bad * at[..., None, None]) > 0)
-        left = rows & ~struck
-        stuck = policy.stuck(left, possible, at)
-        if bool(stuck.any()):
-            return left, stuck, met
-        if not bool(struck.any()):
-            strict = rows & ~(policy.collect(bad) > 0)
-            better = ~met[..., None] & strict.any(-1, keepdim=True)
-            return torch.where(better, strict, rows), None, met
-        rows = left
+        safe, feasible = bound.safe(cells)
+        if not feasible:
+            return False, removed_any
+        reached = bound.reachable(cells & safe)
+        here = reached[..., None, None] & shown
+        unsafe = (cells & ~safe)[:, :, None] & shown
+        removed = rows & (policy.collect(unsafe & here) > 0)
+        if not bool(removed.any()):
+            break
+        rows, removed_any = rows & ~removed, True
+        empty = ~(rows[:, policy.slots] & possible[..., None, :]).any(-1)
+        if bool((empty & here[..., 0]).any()):
+            return False, True
+    strict = rows & ~(policy.collect(unsafe) > 0)  # rows that q does not reach avoid -inf where they can
+    unmet = ~(policy.collect(here) > 0)
+    policy.allowed = torch.where(unmet & strict.any(-1, keepdim=True), strict, rows)
+    return True, True

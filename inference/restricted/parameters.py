@@ -6,14 +6,17 @@ both work on whole tables as well as on any batch of states.
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from cai.models.common.numerics import safe_log, safe_logsumexp
+from cai.models.common.random_draws import OwnDraws
 
-__all__ = ["ModuleParameters", "PolicyParameters", "Shape", "TiedParameters"]
+__all__ = ["ModuleParameters", "PolicyParameters", "Shape", "TiedParameters", "flat"]
 
 RESTART_SCALE = 2.0  # nats, of the random logits that a restart begins with
 
@@ -26,12 +29,28 @@ class Shape(NamedTuple):
     num_actions: int
 
 
+def flat(parts: Iterable[Tensor]) -> Tensor:
+    """Tensors of any shape as one vector."""
+    return torch.cat([part.reshape(-1) for part in parts])
+
+
 class PolicyParameters:
     """The parameters of one policy, and the probabilities that they stand for."""
 
     def parameters(self) -> list[Tensor]:
         """The leaves that move."""
         raise NotImplementedError
+
+    def vector(self) -> Tensor:
+        """[P], a copy of all parameters in a row."""
+        return flat(self.parameters()).detach().clone()
+
+    def load(self, vector: Tensor) -> None:
+        """Sets all parameters, from [P]."""
+        leaves = self.parameters()
+        with torch.no_grad():
+            for leaf, part in zip(leaves, vector.split([leaf.numel() for leaf in leaves]), strict=True):
+                leaf.copy_(part.reshape(leaf.shape))
 
     def log_probs(self, t: int, states: Tensor, log_prior: Tensor) -> Tensor:
         """Log q(a_t | s_t).
@@ -105,9 +124,9 @@ class TiedParameters(PolicyParameters):
         raw, allowed = self.logits[which][..., slots, :], self.allowed[which][..., slots, :]
         possible = torch.isfinite(log_prior)[..., None, :]
         kept = allowed & possible
-        stuck = ~kept.any(-1, keepdim=True)
-        kept = torch.where(stuck, possible, kept)
-        raw = torch.where(stuck, log_prior[..., None, :], raw)
+        empty = ~kept.any(-1, keepdim=True)
+        kept = torch.where(empty, possible, kept)
+        raw = torch.where(empty, log_prior[..., None, :], raw)
         scores = torch.where(kept, raw, torch.full_like(raw, -torch.inf))
         total = safe_logsumexp(scores)
         return torch.where(kept, raw - total[..., None], torch.full_like(raw, -torch.inf)), total
@@ -130,11 +149,6 @@ class TiedParameters(PolicyParameters):
         shown = allowed[:, self.slots] & (self.chances > 0)[..., None]
         return (shown.any(-2) & possible).expand(self.shape)
 
-    def stuck(self, allowed: Tensor, possible: Tensor, met: Tensor) -> Tensor:
-        """Bool [T or 1, Z], rows that leave nothing to do in one of the cells `met`, bool [T, S]."""
-        empty = ~(allowed[:, self.slots] & possible[..., None, :]).any(-1)
-        return self.collect((empty & (self.chances > 0) & met[..., None])[..., None])[..., 0] > 0
-
     def mixed(self, possible: Tensor) -> Tensor:
         """Bool [T or 1, Z], rows whose cells differ in what is possible, bool [T, S, A] or [1, S, A]."""
         shown = (self.chances > 0)[..., None].double()
@@ -154,7 +168,7 @@ class TiedParameters(PolicyParameters):
         `usable` cells.
 
         Args:
-            log_prior: as in `table`.
+            log_prior: [T, S, A] or [1, S, A], log p(a | s), -inf also for what must not be done.
             visits: [T, S], q(s_t).
             scores: [T, S, A], f; any number where q is 0.
             usable: bool [T, S], cells in which there is something to gain.
@@ -185,7 +199,8 @@ class ModuleParameters(PolicyParameters):
     Args:
         shape: of the policy.
         module: a copy of the user's; it is turned to float64 and to evaluation mode.
-        features: see `ModulePolicy`.
+        features: [S, F], [T, S, F], a function of (states, times), int64 [N] each, that returns [N, F], or None for
+            one-hot of s_t and then t / T, F = S + 1.
     """
 
     def __init__(self, shape: Shape, module: nn.Module, features: Any) -> None:
@@ -240,13 +255,11 @@ class ModuleParameters(PolicyParameters):
         return made.double()
 
     def perturb(self, generator: torch.Generator) -> None:
-        seed = int(torch.randint(2**62, (), generator=generator))
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with OwnDraws(generator):
             for part in self.module.modules():
                 reset = getattr(part, "reset_parameters", None)
                 if callable(reset):
                     reset()
 
     def details(self) -> dict[str, Any]:
-        return {"module": self.module}
+        return {"module": copy.deepcopy(self.module)}

@@ -3,30 +3,28 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import math
-from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from cai.inference.core.driver import drive
+from cai.inference.core.learner import Info, State, status_of
 from cai.inference.core.posterior import Posterior
-from cai.inference.core.progress import progress
 from cai.inference.core.status import Status, Target
 from cai.inference.kernels.backups import hard_choice
 from cai.inference.restricted.classes import TabularPolicy, as_policy_class
 from cai.inference.restricted.parameters import PolicyParameters, Shape
-from cai.inference.tabular.backward import Messages, backward
+from cai.inference.tabular.backward import backward
 from cai.inference.tabular.dynamic_programming import check_settling, require_finite
-from cai.inference.tabular.methods.policy_iteration import policy_posterior
 from cai.inference.tabular.policy_evaluation import forward
+from cai.inference.tabular.policy_posterior import policy_posterior
 from cai.inference.tabular.recursion import EXACT, tilted_recursion
 from cai.models.common.checks import float_tensor
 from cai.models.common.numerics import weighted
 from cai.models.trajectory.model import TrajectoryModel
-
-logger = logging.getLogger("cai.inference")
 
 __all__ = ["EMPolicySearch", "GaussianActions", "RewardWeightedRegression"]
 
@@ -69,7 +67,11 @@ class RewardWeightedRegression:
     def run(self, model: Any, *, seed: int = 0) -> Posterior:
         """Answers the model; nothing here is random."""
         self.supports(model)
-        return _search(self, model, most=1, tolerance=0.0, once=True)
+        return drive(self.learner(model), model, seed=seed)
+
+    def learner(self, model: Any) -> _Search:
+        """One regression is one step."""
+        return _Search(self, limit=1)
 
 
 @dataclass(frozen=True)
@@ -122,7 +124,11 @@ class EMPolicySearch:
     def run(self, model: Any, *, seed: int = 0) -> Posterior:
         """Answers the model; nothing here is random."""
         self.supports(model)
-        return _search(self, model, most=self.max_iterations, tolerance=self.tolerance, once=False)
+        return drive(self.learner(model), model, seed=seed)
+
+    def learner(self, model: Any) -> _Search:
+        """An E-step and an M-step are one step."""
+        return _Search(self, limit=self.max_iterations, tolerance=self.tolerance)
 
 
 def _check(backend: Any, model: Any) -> None:
@@ -134,62 +140,128 @@ def _shape(model: TrajectoryModel) -> Shape:
     return Shape(model.steps, model.mdp.num_states, model.mdp.num_actions)
 
 
-def _search(backend: Any, model: TrajectoryModel, *, most: int, tolerance: float, once: bool) -> Posterior:
-    """E- and M-steps from the action prior."""
-    free = isinstance(backend.policy, TabularPolicy)
-    prior = model.action_prior.expand(model.steps, -1, -1)
-    log_prior = model.log_action_prior[None]
-    parameters = None if free else backend.policy.start(_shape(model), log_prior)
-    status = Status.SUCCESS if once else Status.NOT_CONVERGED
-    details: dict[str, Any] = {}
-    with torch.no_grad():
+@dataclass(frozen=True, eq=False, kw_only=True)
+class SearchState(State):
+    """Where a search is.
+
+    Attributes:
+        place: [P], the parameters of the policy in its class; None for a free policy.
+        policy: [T, S, A], the policy.
+        log_messages: [T + 1, S], of the optimistic recursion around it, nats.
+        improved: [T, S, A], the policy of the E-step.
+        optimum: the limit of the objective for a free policy, nats; None in other classes.
+        objective: log E[e^{R / alpha}] of every policy so far, nats, the first one's included.
+    """
+
+    place: Tensor | None
+    policy: Tensor
+    log_messages: Tensor
+    improved: Tensor
+    optimum: float | None
+    objective: tuple[float, ...]
+
+
+class _Problem(NamedTuple):
+    """The model, and the parameters of a policy in its class, None for a free policy."""
+
+    model: TrajectoryModel
+    parameters: PolicyParameters | None
+
+    def table(self) -> Tensor:
+        """[T, S, A], the policy that the parameters stand for."""
+        assert self.parameters is not None
+        shape = (self.model.steps, *self.model.action_prior.shape)
+        return self.parameters.table(self.model.log_action_prior[None]).exp().expand(shape)
+
+
+@dataclass(frozen=True, eq=False)
+class _Search:
+    """E- and M-steps from the action prior.
+
+    Args:
+        backend: a `RewardWeightedRegression` or an `EMPolicySearch`.
+        limit: the most steps.
+        tolerance: of the objective, in nats, relative to its size once that exceeds 1; None if one step is the answer.
+    """
+
+    backend: Any
+    limit: int
+    tolerance: float | None = None
+
+    @property
+    def label(self) -> str:
+        return str(self.backend.name)
+
+    @torch.no_grad()
+    def init(self, model: TrajectoryModel, *, seed: int) -> SearchState:
+        free = isinstance(self.backend.policy, TabularPolicy)
+        parameters = None if free else self.backend.policy.start(_shape(model), model.log_action_prior[None])
+        problem, policy = _Problem(model, parameters), model.action_prior.expand(model.steps, -1, -1)
         messages = backward(model, EXACT)
-        if not math.isfinite(float(messages.start)):
-            return policy_posterior(backend, model, prior, Status.IMPOSSIBLE, {})
-        policy = prior
-        if parameters is not None and not once:  # EM starts inside its class
-            policy = _table(parameters, log_prior, prior)
+        possible = math.isfinite(float(messages.start))
+        if possible and parameters is not None and self.tolerance is not None:  # EM starts inside its class
+            policy = problem.table()
             messages = backward(model, EXACT, policy)
-        if free:
-            details["optimum"] = float(backward(model, tilted_recursion(1.0, hard_choice)).start)
-        objective = [float(messages.start)]
-        try:
-            for _ in progress(most, backend.name):
-                policy = (
-                    messages.policy if parameters is None else _regress(model, messages, parameters, log_prior, prior)
-                )
-                messages = backward(model, EXACT, policy)
-                objective.append(float(messages.start))
-                left = details["optimum"] - objective[-1] if free else objective[-1] - objective[-2]
-                if not once and left <= tolerance * max(1.0, abs(objective[-1])):
-                    status = Status.SUCCESS
-                    break
-        except KeyboardInterrupt:
-            logger.warning("%s was interrupted after %d steps; the last policy is kept", backend.name, len(objective))
-    details["objective"] = tuple(objective)
-    if parameters is not None:
-        details |= parameters.details()
-    return policy_posterior(backend, model, policy, status, details)
+        return SearchState(
+            problem=problem,
+            status=None if possible else Status.IMPOSSIBLE,
+            place=None if parameters is None else parameters.vector(),
+            policy=policy,
+            log_messages=messages.values,
+            improved=messages.policy,
+            optimum=float(backward(model, tilted_recursion(1.0, hard_choice)).start) if possible and free else None,
+            objective=(float(messages.start),),
+        )
+
+    @torch.no_grad()
+    def step(self, state: SearchState) -> tuple[SearchState, Info]:
+        model, parameters = state.problem
+        place, policy = None, state.improved
+        if parameters is not None:
+            parameters.load(state.place)
+            _regress(model, parameters, self._weights(state))
+            place, policy = parameters.vector(), state.problem.table()
+        messages = backward(model, EXACT, policy)
+        objective = (*state.objective, float(messages.start))
+        left = objective[-1] - objective[-2] if state.optimum is None else state.optimum - objective[-1]
+        ended = self.tolerance is None or left <= self.tolerance * max(1.0, abs(objective[-1]))
+        following = replace(
+            state,
+            status=Status.SUCCESS if ended else None,
+            place=place,
+            policy=policy,
+            log_messages=messages.values,
+            improved=messages.policy,
+            objective=objective,
+        )
+        return following, Info({"objective": objective[-1]})
+
+    def _weights(self, state: SearchState) -> Tensor:
+        """[T, S, A], how often the E-step's trajectories take each action in each nonterminal state."""
+        model = state.problem.model
+        initial, dynamics = EXACT.beliefs(model, state.log_messages)
+        visits = forward(model, initial, state.improved, dynamics)[0][: model.steps]
+        return torch.where(model.live, visits, torch.zeros_like(visits))[..., None] * state.improved
+
+    def posterior(self, state: SearchState) -> Posterior:
+        model, parameters = state.problem
+        details: dict[str, Any] = {}
+        if state.status is not Status.IMPOSSIBLE:
+            details = {} if state.optimum is None else {"optimum": state.optimum}
+            details["objective"] = state.objective
+            if parameters is not None:
+                parameters.load(state.place)
+                details |= parameters.details()
+        return policy_posterior(self.backend, model, state.policy, status_of(state), details)
 
 
-def _table(parameters: PolicyParameters, log_prior: Tensor, prior: Tensor) -> Tensor:
-    """[T, S, A], the policy that the parameters stand for."""
-    return parameters.table(log_prior).exp().expand_as(prior)
-
-
-def _regress(
-    model: TrajectoryModel, messages: Messages, parameters: PolicyParameters, log_prior: Tensor, prior: Tensor
-) -> Tensor:
-    """The M-step in a class: maximum likelihood of the E-step's actions, weighted by their probability."""
-    initial, dynamics = EXACT.beliefs(model, messages.values)
-    visits = forward(model, initial, messages.policy, dynamics)[0][: model.steps]
-    weights = torch.where(model.live, visits, torch.zeros_like(visits))[..., None] * messages.policy
-    leaves = parameters.parameters()
+def _regress(model: TrajectoryModel, parameters: PolicyParameters, weights: Tensor) -> None:
+    """The M-step in a class: maximum likelihood of actions with weights [T, S, A]; moves the parameters."""
+    leaves, log_prior = parameters.parameters(), model.log_action_prior[None]
     optimizer = torch.optim.LBFGS(
         leaves, max_iter=REGRESSION_STEPS, tolerance_grad=1e-10, tolerance_change=1e-14, line_search_fn="strong_wolfe"
     )
-
-    best, kept = math.inf, [leaf.detach().clone() for leaf in leaves]
+    best, kept = math.inf, parameters.vector()
 
     def loss() -> Tensor:
         nonlocal best, kept
@@ -198,16 +270,14 @@ def _regress(
             value = -weighted(weights, parameters.table(log_prior).expand_as(weights)).sum()
         value.backward()
         reached = float(value.detach())
-        if reached < best and all(bool(torch.isfinite(leaf.detach()).all()) for leaf in leaves):
-            best, kept = reached, [leaf.detach().clone() for leaf in leaves]
+        if reached < best and bool(torch.isfinite(place := parameters.vector()).all()):
+            best, kept = reached, place
         return value.detach()
 
     # A likelihood whose best is at infinity sends the search there: the best place that it saw is kept.
     with contextlib.suppress(ValueError):
         optimizer.step(loss)
-    for leaf, value in zip(leaves, kept, strict=True):
-        leaf.copy_(value)
-    return _table(parameters, log_prior, prior)
+    parameters.load(kept)
 
 
 class GaussianActions(nn.Module):

@@ -233,9 +233,7 @@ class RecursionPosterior(ModelPosterior):
         return *sample_backward(self.model, num_samples, seed), {}
 
     def _stored(self) -> dict[str, Any]:
-        if not (
-            self.recursion and self.recursion.is_soft
-        ):  # other recursions are Python functions: files hold what they found
+        if _soft_kind(self.recursion) is None:  # Python functions, of which files hold what they found
             _ = self.initial, self.world
         return super()._stored() | {"recursion": _soft_kind(self.recursion), "kernel": "auto"}
 

@@ -164,9 +164,10 @@ def tabular_posterior(
     policy: Tensor,
     initial: Tensor,
     dynamics: OutcomeDynamics | None = None,
+    visits: tuple[Tensor, Tensor] | None = None,
     details: Mapping[str, Any] | None = None,
 ) -> ModelPosterior:
-    """Builds the answer of a tabular backend over a finite horizon from what it found.
+    """Builds the answer of a tabular backend from what it found.
 
     Args:
         model: the trajectory model.
@@ -180,6 +181,8 @@ def tabular_posterior(
         policy: [T, S, A], q(a_t | s_t).
         initial: [S], q(s_1).
         dynamics: q's; the true ones unless given.
+        visits: (marginals [T + 1, S], absorbed [T + 1]) where they are known already; over an infinite horizon
+            (expected visits [1, S], the probability of ending in the absorbing state [1]).
         details: further numbers.
     """
     return ModelPosterior(
@@ -194,6 +197,7 @@ def tabular_posterior(
         action_probs=policy,
         initial=initial,
         world=dynamics or FixedDynamics(model),
+        visits=visits,
         details=details,
         **({} if elbo is None else {"elbo": elbo}),
     )

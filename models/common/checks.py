@@ -223,3 +223,30 @@ def as_count(value: int, what: str, least: int = 1) -> int:
     if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < least:
         raise ValueError(f"{what} is {value!r}; give a whole number of at least {least}")
     return int(value)
+
+
+def named_index(names: Sequence[str] | None, name: str, what: str) -> int:
+    """The number of a state or an action, by its name."""
+    if names is None or name not in names:
+        known = f"the process has no {what} names" if names is None else f"names are {some_names(names)}"
+        raise ValueError(f"no {what} is called {name!r}; {known}")
+    return list(names).index(name)
+
+
+def available_mask(available: Any, num_states: int, num_actions: int) -> Tensor:
+    """Bool [S, A], checked: all, unless given."""
+    if available is None:
+        return torch.ones(num_states, num_actions, dtype=torch.bool)
+    try:
+        mask = torch.as_tensor(np.asarray(available) if not isinstance(available, Tensor) else available).cpu().clone()
+    except ValueError:
+        raise ValueError("available is ragged; expected bool [S, A] with rows of equal length") from None
+    except TypeError:
+        raise TypeError("available holds no bools; expected bool [S, A], true where the action exists") from None
+    if mask.dtype != torch.bool:
+        raise TypeError(f"available has dtype {mask.dtype}; expected bool [S, A], true where the action exists")
+    check_shape(mask, (num_states, num_actions), "available", "[S, A]")
+    if not mask.any(-1).all():
+        state = int(torch.nonzero(~mask.any(-1))[0])
+        raise ValueError(f"available: state {state} has no action; every state needs at least one")
+    return mask

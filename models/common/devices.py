@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["fork_random_state", "new_table", "place_tensor", "resolve_place"]
+__all__ = ["new_table", "place_tensor", "resolve_place"]
 
 DTYPES = (torch.float64, torch.float32)
 
@@ -84,11 +82,3 @@ def place_tensor(tensor: Tensor, device: torch.device, dtype: torch.dtype, what:
                 "what is forbidden, or keep torch.float64"
             )
     return placed
-
-
-@contextlib.contextmanager
-def fork_random_state() -> Iterator[None]:
-    """Leaves the global random states as they were, those of CUDA devices in use included."""
-    used = torch.cuda.is_available() and torch.cuda.is_initialized()
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count()) if used else []):
-        yield

@@ -57,8 +57,8 @@ def storable(
 
     Args:
         kind: the tag in the file; never change it, or older files cannot be read.
-        pack: object -> its parts by name. The init fields of a dataclass or the fields of a NamedTuple unless given, and
-            of another class all attributes.
+        pack: object -> its parts by name. The init fields of a dataclass or the fields of a NamedTuple unless given,
+            and of another class all attributes.
         unpack: parts -> object. The constructor with keywords unless given, and of another class an object with these
             attributes. Enums need neither.
     """
@@ -70,9 +70,9 @@ def storable(
         if issubclass(cls, enum.Enum):
             made = _Kind(kind, cls, lambda member: {"name": member.name}, lambda parts: cls[parts["name"]])
         else:
-            by_fields = dataclasses.is_dataclass(cls) or issubclass(cls, tuple)
-            default: Callable[[dict[str, Any]], Any] = lambda parts: cls(**parts) if by_fields else _with(cls, parts)
-            made = _Kind(kind, cls, pack or (_fields if by_fields else vars), unpack or default)
+            fields = dataclasses.is_dataclass(cls) or issubclass(cls, tuple)
+            built = (lambda parts: cls(**parts)) if fields else (lambda parts: _with(cls, parts))
+            made = _Kind(kind, cls, pack or (_fields if fields else vars), unpack or built)
         _BY_NAME[kind] = _BY_CLASS[cls] = made
         return cls
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from cai.models.common.storage import storable
+
 __all__ = ["GridLayout"]
 
 
+@storable("grid-layout")
 @dataclass(frozen=True)
 class GridLayout:
     """Cells of a grid, and the direction in which each action points.

@@ -5,20 +5,23 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from cai.models.common.checks import (
+    available_mask,
     check_distribution,
     check_shape,
     float_tensor,
-    some_names,
+    named_index,
     state_mask,
 )
 from cai.models.common.devices import place_tensor, resolve_place
+from cai.models.common.facts import fact_table, process_facts
+from cai.models.common.storage import save, storable
 from cai.models.processes.from_graph import graph_successors, read_initial
 from cai.models.processes.from_sparse import successors_from_sparse
 from cai.models.processes.from_successors import read_successors
@@ -26,7 +29,22 @@ from cai.models.processes.layout import GridLayout
 
 __all__ = ["MDP"]
 
+_STORED = ("next_states", "probabilities", "initial", "available", "terminal", "state_names", "action_names", "layout")
 
+
+def _parts(mdp: MDP) -> dict[str, Any]:
+    """What a file holds of a process: the checked original, and in which dtype it is used."""
+    host = mdp.host
+    return {name: getattr(host, name) for name in _STORED} | {"regions": dict(host.regions), "dtype": mdp.dtype}
+
+
+def _of_parts(parts: dict[str, Any]) -> MDP:
+    following, weights, dtype = parts.pop("next_states"), parts.pop("probabilities"), parts.pop("dtype")
+    mdp = MDP(weights, **parts) if following is None else MDP.from_successors(following, weights, **parts)
+    return mdp.to(dtype=dtype)
+
+
+@storable("mdp", pack=_parts, unpack=_of_parts)
 @dataclass(frozen=True, eq=False)
 class MDP:
     """A finite Markov decision process without its reward.
@@ -111,18 +129,8 @@ class MDP:
         """
         successors, weights, source = read_successors(next_states, probabilities)
         mdp = object.__new__(cls)
-        given = {
-            "transitions": None,
-            "initial": initial,
-            "available": available,
-            "terminal": terminal,
-            "state_names": state_names,
-            "action_names": action_names,
-            "layout": layout,
-            "regions": regions or {},
-        }
-        for name, value in given.items():
-            object.__setattr__(mdp, name, value)
+        mdp.__dict__.update(transitions=None, initial=initial, available=available, terminal=terminal)
+        mdp.__dict__.update(state_names=state_names, action_names=action_names, layout=layout, regions=regions or {})
         mdp._finish(weights, successors, source, "probabilities")
         return mdp
 
@@ -183,7 +191,7 @@ class MDP:
         num_states, num_actions, num_outcomes = probabilities.shape
         if 0 in probabilities.shape:
             raise ValueError(f"{name} has shape {list(probabilities.shape)}; a problem has at least one of each")
-        available = _available(self.available, num_states, num_actions)
+        available = available_mask(self.available, num_states, num_actions)
         probabilities = check_distribution(probabilities, name, source, rows=available)
         empty = ~available & (probabilities.detach().sum(-1) == 0)
         if empty.any():  # an action that does not exist and has no row stays where it is
@@ -323,13 +331,23 @@ class MDP:
         kind = "dense" if self.is_dense else f"K={self.num_outcomes}"
         return f"MDP(S={self.num_states}, A={self.num_actions}, {kind}, {int(self.terminal.sum())} terminal)"
 
+    def _repr_html_(self) -> str:
+        return fact_table("MDP", process_facts(self))
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> MDP:
+        return self  # it never changes, and so its gradients go on reaching what it was made of
+
+    def save(self, path: str | Path) -> Path:
+        """Writes tables, names and layout to a file that `cai.load` reads, without gradients; returns the path."""
+        return save(path, self)
+
     def state_index(self, name: str) -> int:
         """The number of a state, by its name."""
-        return _index(self.state_names, name, "state")
+        return named_index(self.state_names, name, "state")
 
     def action_index(self, name: str) -> int:
         """The number of an action, by its name."""
-        return _index(self.action_names, name, "action")
+        return named_index(self.action_names, name, "action")
 
     def state_name(self, state: int) -> str:
         """The name of a state, or its number."""
@@ -372,28 +390,3 @@ class MDP:
     def dense(self) -> Tensor:
         """[S, A, S], p(s' | s, a); built anew from successor lists (8 S A S bytes in float64)."""
         return self.to_next_states(self.probabilities)
-
-
-def _index(names: Sequence[str] | None, name: str, what: str) -> int:
-    if names is None or name not in names:
-        known = f"the process has no {what} names" if names is None else f"names are {some_names(names)}"
-        raise ValueError(f"no {what} is called {name!r}; {known}")
-    return list(names).index(name)
-
-
-def _available(available: Any, num_states: int, num_actions: int) -> Tensor:
-    if available is None:
-        return torch.ones(num_states, num_actions, dtype=torch.bool)
-    try:
-        mask = torch.as_tensor(np.asarray(available) if not isinstance(available, Tensor) else available).cpu().clone()
-    except ValueError:
-        raise ValueError("available is ragged; expected bool [S, A] with rows of equal length") from None
-    except TypeError:
-        raise TypeError("available holds no bools; expected bool [S, A], true where the action exists") from None
-    if mask.dtype != torch.bool:
-        raise TypeError(f"available has dtype {mask.dtype}; expected bool [S, A], true where the action exists")
-    check_shape(mask, (num_states, num_actions), "available", "[S, A]")
-    if not mask.any(-1).all():
-        state = int(torch.nonzero(~mask.any(-1))[0])
-        raise ValueError(f"available: state {state} has no action; every state needs at least one")
-    return mask

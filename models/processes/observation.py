@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from cai.models.common.checks import check_distribution, check_shape, float_tensor, index_tensor
+from cai.models.common.storage import storable
 from cai.models.processes.mdp import MDP
 
 __all__ = ["ObservationModel", "whole_number"]
@@ -31,6 +32,7 @@ def whole_number(value: Any) -> int | None:
         return None
 
 
+@storable("observation-model")
 @dataclass(frozen=True, eq=False)
 class ObservationModel:
     """A distribution over Z observations for each state, or for each action and the state that it led to.

@@ -5,11 +5,10 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
-import torch
-from pyro import poutine
 from pyro.infer.inspect import get_dependencies
 
-from cai.models.programs.inspect import Program, inspect_program, private_store
+from cai.models.programs.inspect import Program, inspect_program
+from cai.models.programs.session import pyro_session
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -42,7 +41,7 @@ def factor_graph(program: Program) -> nx.Graph[str]:
     import networkx as nx
 
     info = inspect_program(program)
-    with private_store(), torch.random.fork_rng(devices=[]), poutine.block():
+    with pyro_session():
         parents = get_dependencies(program)["prior_dependencies"]
     graph: nx.Graph[str] = nx.Graph()
     for name in parents:

@@ -10,14 +10,14 @@ from __future__ import annotations
 import contextlib
 import inspect
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import pyro
 from pyro import poutine
+from pyro.params.param_store import ParamStoreDict
 
-from cai.models.common.devices import fork_random_state
+from cai.models.programs.session import pyro_session
 from cai.models.trajectory.model import TrajectoryModel
 
 __all__ = ["Program", "ProgramInfo", "explain", "inspect_program", "private_store", "site_time", "trace_program"]
@@ -60,17 +60,14 @@ def site_time(name: str) -> tuple[str, int] | None:
     return (match.group(1), int(match.group(2))) if match else None
 
 
-@contextlib.contextmanager
-def private_store() -> Iterator[None]:
-    """A parameter store that starts as the global one and leaves no trace in it."""
-    store = pyro.get_param_store()
-    with store.scope(store.get_state()):
-        yield
+def private_store() -> contextlib.AbstractContextManager[ParamStoreDict]:
+    """A session of Pyro that draws what is drawn around it."""
+    return pyro_session(None)
 
 
 def trace_program(program: Program) -> poutine.Trace:
-    """One run of the program, drawn from its prior without touching the global random state."""
-    with private_store(), fork_random_state(), poutine.block():
+    """One run of the program, drawn from its prior with a seed of its own."""
+    with pyro_session():
         try:
             return poutine.trace(program).get_trace()
         except (RuntimeError, ValueError) as error:

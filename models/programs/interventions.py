@@ -23,7 +23,7 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 from torch.distributions import Distribution
 
-from cai.models.common.devices import fork_random_state
+from cai.models.common.random_draws import OwnDraws
 from cai.models.processes.observation import whole_number
 from cai.models.programs.inspect import Program, ProgramInfo, inspect_program, site_time
 from cai.models.rewards.tables import Step, evaluate_factor
@@ -187,7 +187,7 @@ def _point_mass(fn: Distribution, value: float) -> Distribution:
     if not fn.has_enumerate_support:
         if fn.event_shape:
             raise ValueError(f"a site draws tensors of shape {list(fn.event_shape)}; only scalars can be set or known")
-        with fork_random_state():
+        with OwnDraws():
             drawn = fn.sample()
         return Delta(torch.tensor(value, dtype=drawn.dtype, device=drawn.device), validate_args=False)
     support = fn.enumerate_support(expand=False)

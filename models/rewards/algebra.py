@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from cai.models.common.checks import float_tensor, state_mask
+from cai.models.common.storage import storable
 from cai.models.processes.mdp import MDP
 from cai.models.rewards.base import RewardFactor, Setting, Step, evaluate_factor, one_number, short_name
 from cai.models.rewards.tables import as_reward
@@ -79,6 +80,7 @@ def name(factor: RewardFactor, given: str) -> RewardFactor:
     return _Named(factor, given)
 
 
+@storable("reward-sum")
 @dataclass(frozen=True, eq=False)
 class _Sum(RewardFactor):
     left: RewardFactor
@@ -136,6 +138,7 @@ class Wrapper(RewardFactor):
         return (self,) if len(inside) == 1 else tuple(replace(self, factor=term) for term in inside)
 
 
+@storable("reward-scaled")
 @dataclass(frozen=True, eq=False)
 class _Scaled(Wrapper):
     number: Tensor
@@ -162,6 +165,7 @@ def _times(values: Tensor, number: Tensor) -> Tensor:
     return values * number
 
 
+@storable("reward-scheduled")
 @dataclass(frozen=True, eq=False)
 class _Scheduled(Wrapper):
     numbers: Tensor | Callable[[int], Any]
@@ -204,6 +208,12 @@ class _Scheduled(Wrapper):
         return number
 
 
+def _restriction(factor: _Restricted) -> dict[str, Any]:
+    parts = {name: getattr(factor, name) for name in ("factor", "states", "actions", "next_states", "transitions")}
+    return parts | {"times": None if factor.times is None else sorted(factor.times)}
+
+
+@storable("reward-restricted", pack=_restriction)
 @dataclass(frozen=True, eq=False)
 class _Restricted(Wrapper):
     times: frozenset[int] | None
@@ -291,6 +301,7 @@ def _transition_mask(transitions: Any, mdp: MDP) -> Tensor:
     return mask
 
 
+@storable("reward-named")
 @dataclass(frozen=True, eq=False)
 class _Named(Wrapper):
     given: str

@@ -6,9 +6,8 @@ exp(r / alpha) on the optimality variable O_t (Levine 2018, section 2.2, equatio
 
 from __future__ import annotations
 
-import contextlib
 import inspect
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol
@@ -17,10 +16,11 @@ import torch
 from torch import Tensor
 
 from cai.models.common.checks import float_tensor
+from cai.models.common.default_dtype import NumbersOf
 from cai.models.common.devices import place_tensor
 from cai.models.processes.mdp import MDP
 
-__all__ = ["RewardFactor", "Setting", "Step", "evaluate_factor", "numbers_of", "one_number", "raw_table", "short_name"]
+__all__ = ["RewardFactor", "Setting", "Step", "evaluate_factor", "one_number", "raw_table", "short_name"]
 
 
 @dataclass(frozen=True)
@@ -200,7 +200,7 @@ def evaluate_factor(factor: RewardFactor, mdp: MDP, step: Step) -> Tensor:
         return place_tensor(values, mdp.device, mdp.dtype, factor.label)
     name = factor.label
     try:
-        with numbers_of(torch.float64):
+        with NumbersOf(torch.float64):
             values = factor.evaluate(mdp, step)
     except TypeError as error:
         if _takes_two(factor.evaluate):
@@ -224,17 +224,6 @@ def evaluate_factor(factor: RewardFactor, mdp: MDP, step: Step) -> Tensor:
             "(table[state, action]), without flatten, squeeze or a loop, and reduce no axis"
         )
     return values.to(mdp.device, mdp.dtype)
-
-
-@contextlib.contextmanager
-def numbers_of(dtype: torch.dtype) -> Iterator[None]:
-    """Python numbers that meet whole indices become numbers of this dtype: 0.1 * state is no float32."""
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)
 
 
 def _advice_on_type(values: Any) -> str:

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from cai.models.common.checks import float_tensor
+from cai.models.common.default_dtype import NumbersOf
 from cai.models.processes.mdp import MDP
-from cai.models.rewards.base import RewardFactor, Step, numbers_of
+from cai.models.rewards.base import RewardFactor, Step
 
 __all__ = ["CALL", "CallableReward", "check_arguments", "digits_lost", "dtype_of", "reward_factor"]
 
@@ -74,7 +75,7 @@ class CallableReward(RewardFactor):
             step.next_state.clone() if self.reads_outcome else None,
         ]
         try:
-            with numbers_of(dtype_of(self.function)):
+            with NumbersOf(dtype_of(self.function)):
                 values = self.function(*given, step.t if self.reads_time else None)  # type: ignore[call-arg, arg-type]
         except Exception as error:
             raise ValueError(f"reward function {self.name} {self._reason(error, mdp, step)}") from error

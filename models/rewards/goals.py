@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from cai.models.common.checks import float_tensor
+from cai.models.common.storage import storable
 from cai.models.processes.mdp import MDP
 from cai.models.rewards.base import RewardFactor, Setting, Step, one_number
 from cai.models.rewards.features import check_features, read_features
@@ -18,6 +19,7 @@ from cai.models.rewards.tables import TableReward
 __all__ = ["Goal", "LinearReward", "Waypoint"]
 
 
+@storable("reward-goal")
 @dataclass(frozen=True, eq=False)
 class Goal(RewardFactor):
     """Pays `value` on entering a set of states from outside it (so it may be terminal).
@@ -51,6 +53,7 @@ class Goal(RewardFactor):
         return torch.where(enters, value, torch.zeros_like(value))
 
 
+@storable("reward-waypoint")
 @dataclass(frozen=True, eq=False)
 class Waypoint(RewardFactor):
     """Pays `value` for being in some states at one time: a preference about s_t alone.
@@ -116,6 +119,7 @@ def _found(mdp: MDP, states: Any) -> str:
     return ", ".join(mdp.state_name(s) for s in members) if len(members) <= 3 else f"{len(members)} states"
 
 
+@storable("reward-linear")
 @dataclass(frozen=True, eq=False)
 class LinearReward(RewardFactor):
     """features . weights; the weights may require grad, and `log_evidence` then differentiates to them.

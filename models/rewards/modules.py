@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from cai.models.common.default_dtype import NumbersOf
 from cai.models.processes.mdp import MDP
-from cai.models.rewards.base import RewardFactor, Step, numbers_of
+from cai.models.rewards.base import RewardFactor, Step
 from cai.models.rewards.features import check_features, read_features
 from cai.models.rewards.functions import CALL, dtype_of
 
@@ -67,7 +68,7 @@ class ModuleReward(RewardFactor):
         dtype, parameter = dtype_of(self.module), next(self.module.parameters(), None)
         features = self.features.to("cpu" if parameter is None else parameter.device, dtype)
         try:
-            with numbers_of(dtype):
+            with NumbersOf(dtype):
                 result = self.module(features)
         except (RuntimeError, TypeError) as error:
             raise ValueError(

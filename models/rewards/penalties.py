@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from cai.models.common.checks import first_index, float_tensor
+from cai.models.common.storage import storable
 from cai.models.processes.mdp import MDP
 from cai.models.rewards.base import RewardFactor, Setting, Step, one_number
 
@@ -19,6 +20,7 @@ __all__ = ["DistancePenalty", "LogBarrier", "VisitationPenalty", "steps_to"]
 METRICS = ("steps", "manhattan", "euclidean")
 
 
+@storable("reward-distance")
 @dataclass(frozen=True, eq=False)
 class DistancePenalty(RewardFactor):
     """Charges `price` for every unit of distance between s_t and the nearest target, on each live step.
@@ -47,6 +49,9 @@ class DistancePenalty(RewardFactor):
         if not bool((table >= 0).all()) or not bool(torch.isfinite(table).all()):
             raise ValueError("the distance table holds negative, infinite or NaN entries; distances are >= 0")
         object.__setattr__(self, "metric", table)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.targets, self.price, self.metric)  # distances are measured again
 
     def check(self, mdp: MDP) -> None:
         self.distances(mdp)
@@ -115,6 +120,7 @@ def steps_to(mdp: MDP, targets: Tensor) -> Tensor:
         far = nearer
 
 
+@storable("reward-visitation")
 @dataclass(frozen=True, eq=False)
 class VisitationPenalty(RewardFactor):
     """Charges `price` times a known density of visits in s_t, on each live step: keep away from where many are.
@@ -162,6 +168,7 @@ class VisitationPenalty(RewardFactor):
         return -torch.as_tensor(self.price) * charged[step.state]
 
 
+@storable("reward-barrier")
 @dataclass(frozen=True, eq=False)
 class LogBarrier(RewardFactor):
     """Weight log slack(s_{t+1}) on each live step: -inf where there is no slack left, and felt before that.

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from cai.models.common.checks import float_tensor
+from cai.models.common.storage import storable
 from cai.models.processes.mdp import MDP
 from cai.models.rewards.base import RewardFactor, Setting, Step, evaluate_factor, one_number
 from cai.models.rewards.functions import CallableReward, check_arguments, digits_lost
@@ -20,6 +21,7 @@ logger = logging.getLogger("cai.models")
 
 __all__ = [
     "CallableReward",
+    "EvaluatedReward",
     "OutcomeReward",
     "RewardFactor",
     "Step",
@@ -45,6 +47,7 @@ def _table(given: Any, name: str) -> Tensor:
     return table
 
 
+@storable("reward-table")
 @dataclass(frozen=True, eq=False)
 class TableReward(RewardFactor):
     """A reward given as a table of s_t [S], of (s_t, a_t) [S, A], or of (s_t, a_t, s_{t+1}) [S, A, S].
@@ -112,6 +115,7 @@ class TableReward(RewardFactor):
         return not mdp.is_dense and not self.explicit and fits
 
 
+@storable("reward-outcomes")
 @dataclass(frozen=True, eq=False)
 class OutcomeReward(RewardFactor):
     """A reward for each listed outcome, [S, A, K] aligned with `MDP.from_successors`.
@@ -135,6 +139,7 @@ class OutcomeReward(RewardFactor):
         return self.table[step.state, step.action, step.outcome]
 
 
+@storable("reward-over-time")
 @dataclass(frozen=True, eq=False)
 class TimeTableReward(RewardFactor):
     """A reward given as a table for each time index: [T, S], [T, S, A] or [T, S, A, S].
@@ -183,6 +188,38 @@ class TimeTableReward(RewardFactor):
         return row[(step.state, step.action, step.next_state)[: row.dim()]]
 
 
+@storable("reward-evaluated")
+@dataclass(frozen=True, eq=False)
+class EvaluatedReward(RewardFactor):
+    """What another reward was found to pay, as one table: for files and other processes, where its code cannot go.
+
+    Args:
+        table: [T, S, A, K] or [T, S, A, 1], or the same with T = 1 for all times; reward units.
+        label: how the reward was called.
+    """
+
+    table: Any
+    label: str = "evaluated reward"  # type: ignore[assignment]  # here it is data
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "reads_time", len(self.table) > 1)
+        object.__setattr__(self, "reads_outcome", self.table.shape[-1] > 1)
+
+    def check(self, mdp: MDP) -> None:
+        shape, fits = list(self.table.shape[1:]), (1, mdp.num_outcomes)
+        if shape[:2] != [mdp.num_states, mdp.num_actions] or shape[2] not in fits:
+            raise ValueError(f"the {self.label} was evaluated on another process: its tables have shape {shape}")
+
+    def check_model(self, model: Setting) -> None:
+        if self.reads_time and len(self.table) < model.steps:
+            raise ValueError(f"the {self.label} was evaluated for {len(self.table)} steps, the model has {model.steps}")
+
+    def evaluate(self, mdp: MDP, step: Step) -> Tensor:
+        outcome = step.outcome if self.reads_outcome else torch.zeros_like(step.outcome)
+        return self.table[step.t if self.reads_time else 0][step.state, step.action, outcome]
+
+
+@storable("reward-step-cost")
 @dataclass(frozen=True, eq=False)
 class StepCost(RewardFactor):
     """Charges `cost` (usually positive) for every live step: reward -cost outside terminal states, 0 inside them."""

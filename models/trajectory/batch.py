@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any, NoReturn, overload
+from typing import Any, ClassVar, NoReturn, overload
 from weakref import WeakValueDictionary
 
 import torch
@@ -13,16 +13,32 @@ from torch import Tensor
 
 from cai.models.common.checks import check_distribution, check_shape, float_tensor, whole_horizon
 from cai.models.common.devices import place_tensor
+from cai.models.common.facts import fact_table
+from cai.models.common.storage import can_store, storable
 from cai.models.processes.mdp import MDP
-from cai.models.rewards.tables import RewardFactor
+from cai.models.rewards.tables import EvaluatedReward, RewardFactor
 from cai.models.trajectory.model import TrajectoryModel
+from cai.models.trajectory.portable import Portable
 
 __all__ = ["ModelBatch"]
 
 EXPECTED_REWARDS = "[B] (a number each), [B, S], [B, S, A], [B, S, A, S] or [B, S, A, K], or a list of B rewards"
 
 
-class ModelBatch(Sequence[TrajectoryModel]):
+def _parts(batch: ModelBatch) -> dict[str, Any]:
+    """What a file holds of a batch: the base, and what its members differ in; rewards of Python code as tables."""
+    rewards = batch._rewards
+    if rewards is not None and not can_store(list(rewards)):
+        pairs = zip(rewards, batch, strict=True)
+        rewards = [own if can_store(own) else member.evaluated_reward() for own, member in pairs]
+    stacked = {"temperature": batch._temperatures, "action_prior": batch._priors, "initial": batch._starts}
+    parts = {name: None if part is None else torch.stack(list(part)) for name, part in stacked.items()}
+    horizons = list(batch.horizons) if batch._differing["horizon"] else None
+    return parts | {"base": batch.base, "reward": None if rewards is None else list(rewards), "horizon": horizons}
+
+
+@storable("model-batch", pack=_parts)
+class ModelBatch(Portable, Sequence[TrajectoryModel]):
     """B problems that share a process and differ in reward, temperature, action prior, start or horizon.
 
     Made by `TrajectoryModel.batch`. Each argument that is given has a leading axis of length B, and the rest is that
@@ -48,6 +64,9 @@ class ModelBatch(Sequence[TrajectoryModel]):
         TypeError, ValueError: as the members would, naming the first that is wrong; if nothing is given, if lengths
             differ, or if B = 0.
     """
+
+    _made_anew: ClassVar[tuple[str, ...]] = ("_made",)
+    _code: ClassVar[str] = "_rewards"
 
     def __init__(
         self,
@@ -119,6 +138,17 @@ class ModelBatch(Sequence[TrajectoryModel]):
     def __repr__(self) -> str:
         differ = [name for name, part in self._differing.items() if part]
         return f"ModelBatch({self._length} members of {self.base!r}, each with its own {', '.join(differ)})"
+
+    def _repr_html_(self) -> str:
+        differ = ", ".join(name for name, part in self._differing.items() if part)
+        return fact_table("ModelBatch", {"members": len(self), "differ in": differ, "base": repr(self.base)})
+
+    def evaluated_reward(self) -> list[EvaluatedReward]:
+        """The reward of each member as a table, without its code and without gradients."""
+        return [member.evaluated_reward() for member in self]
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__({**state, "_made": WeakValueDictionary()})
 
     @property
     def tables(self) -> Tensor | None:

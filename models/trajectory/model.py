@@ -12,20 +12,23 @@ import math
 import numbers
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from cai.models.common.checks import whole_horizon
 from cai.models.common.devices import place_tensor, resolve_place
-from cai.models.common.numerics import safe_log
+from cai.models.common.facts import fact_table, process_facts
+from cai.models.common.numerics import plain_number, safe_log
 from cai.models.common.simulator import Transition
+from cai.models.common.storage import can_store, storable
 from cai.models.processes.mdp import MDP
 from cai.models.rewards.base import raw_table
 from cai.models.rewards.checks import check_elementwise, check_values, warn_of_habits
-from cai.models.rewards.tables import TableReward, as_reward
+from cai.models.rewards.tables import EvaluatedReward, TableReward, as_reward
 from cai.models.trajectory.checks import check_infinite, normalised_prior, outcomes_disagree
+from cai.models.trajectory.portable import Portable
 from cai.models.trajectory.program import ProgramTables, run_program
 from cai.models.trajectory.simulate import TabularSimulator
 
@@ -38,8 +41,24 @@ BATCHED = ("reward", "temperature", "action_prior", "initial", "horizon")  # wha
 TABLE_LIMIT = 2_000_000  # entries of reward tables that are kept
 
 
+def _parts(model: TrajectoryModel) -> dict[str, Any]:
+    """What a file holds of a model: the checked original; a reward of Python code as its table."""
+    host = model.host
+    parts = {entry.name: getattr(host, entry.name) for entry in dataclasses.fields(host) if entry.init}
+    reward = host.reward if can_store(host.reward) else host.evaluated_reward()
+    return parts | {"mdp": model.mdp, "reward": reward, "temperature": plain_number(host.temperature)}
+
+
+def _of_parts(parts: dict[str, Any]) -> TrajectoryModel:
+    model = TrajectoryModel(**parts)
+    if parts["action_prior"].shape == model.host.action_prior.shape:  # not normalised again, to the last bit
+        object.__setattr__(model.host, "action_prior", parts["action_prior"])
+    return model
+
+
+@storable("trajectory-model", pack=_parts, unpack=_of_parts)
 @dataclass(frozen=True, eq=False)
-class TrajectoryModel:
+class TrajectoryModel(Portable):
     """A process, a reward and a horizon: what inference is asked about. Calling it runs the Pyro program.
 
     Sites are `s_1, a_1, O_1, s_2, ..., s_{T+1}`, with every O_t observed to be 1. With a discount, one more value of
@@ -77,6 +96,8 @@ class TrajectoryModel:
     name: str = "model"
     _tables: dict[int, Tensor] = field(init=False, repr=False, default_factory=dict)
     _host: TrajectoryModel | None = field(init=False, repr=False, default=None)
+    _made_anew: ClassVar[tuple[str, ...]] = ("simulator", "_program_tables", "_tables")
+    _code: ClassVar[str] = "reward"
 
     def __post_init__(self) -> None:
         if not isinstance(self.mdp, MDP):
@@ -276,11 +297,24 @@ class TrajectoryModel:
             f"discount={self.discount:g}, optimality={self.optimality!r})"
         )
 
+    def _repr_html_(self) -> str:
+        names = ("name", "horizon", "temperature", "discount", "optimality")
+        facts = {name: getattr(self, name) for name in names} | {"reward": self.reward.label}
+        facts["temperature"] = f"{plain_number(self.temperature):g}"
+        return fact_table("TrajectoryModel", facts | process_facts(self.mdp))
+
+    def evaluated_reward(self) -> EvaluatedReward:
+        """The reward as one table [T or 1, S, A, K or 1], without its code and without gradients."""
+        tables = [self.host._raw_table(t).detach() for t in self.reward_times]
+        return EvaluatedReward(torch.stack(tables), self.reward.label)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__({**state, "_tables": {}})
+
     def replace(self, **changes: Any) -> TrajectoryModel:
         """A copy with some arguments changed, validated anew, on the device and in the dtype of its process."""
         known = [field.name for field in dataclasses.fields(self) if field.init]
-        unknown = [name for name in changes if name not in known]
-        if unknown:
+        if unknown := [name for name in changes if name not in known]:
             raise TypeError(f"a TrajectoryModel has no argument {unknown[0]!r}; it has {', '.join(known)}")
         return dataclasses.replace(self, **{"action_prior": self.host.action_prior, **changes})
 
@@ -296,8 +330,7 @@ class TrajectoryModel:
         """
         from cai.models.trajectory.batch import ModelBatch  # it is made of models
 
-        unknown = [name for name in arguments if name not in BATCHED]
-        if unknown:
+        if unknown := [name for name in arguments if name not in BATCHED]:
             raise TypeError(f"members of a batch cannot differ in {unknown[0]!r}; they can in {', '.join(BATCHED)}")
         return ModelBatch(self, **arguments)
 

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from cai.models.common.checks import first_index, float_tensor
+from cai.models.common.storage import storable
 from cai.models.processes.mdp import MDP
 from cai.models.rewards.base import RewardFactor, Step
 from cai.models.trajectory.model import TrajectoryModel
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 __all__ = ["PotentialShaping", "shaped"]
 
 
+@storable("reward-shaping")
 @dataclass(frozen=True, eq=False)
 class PotentialShaping(RewardFactor):
     """Gamma Phi(s_{t+1}) - Phi(s_t), where Phi counts as 0 in terminal states and after the last step.

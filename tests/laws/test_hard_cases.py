@@ -8,6 +8,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from campaigns import over_seeds
 from methods import EXACT, FAILURE_RATE, Method
 from oracle import exact, random_problem
 from scipy.stats import binom
@@ -99,8 +100,9 @@ def test_enumeration_keeps_marginals_of_messages_far_below_their_shift(size):
 
 
 @pytest.mark.parametrize("method", [m for m in EXACT if m.has_evidence], ids=str)
-def test_large_rewards_on_random_problems(method: Method):
-    for seed in range(40):
+@over_seeds(range(40), quick=10)
+def test_large_rewards_on_random_problems(method: Method, seeds):
+    for seed in seeds:
         problem = random_problem(seed + 500, reward="sa")
         table = problem.model.reward.table * 25
         model = problem.model.replace(reward=table)

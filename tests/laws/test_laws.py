@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from campaigns import each_seed, over_methods, over_seeds
 from methods import ALL, EXACT, FIXED, SAMPLED
 from oracle import exact, fixed, log_beta, log_sum, random_problem
 
@@ -25,10 +26,9 @@ def run(method, model):
     return method.backend.run(model, seed=0)
 
 
-@pytest.mark.parametrize("method", EXACT, ids=str)
-@pytest.mark.parametrize("block", range(8))
-def test_exact_posterior_is_brute_force(method, block):
-    for seed in list(PROBLEMS)[block::8]:
+@over_methods(EXACT, PROBLEMS, quick=40, blocks=4)
+def test_exact_posterior_is_brute_force(method, seeds):
+    for seed in seeds:
         problem = method.problem(seed)
         want, got = exact(problem), run(method, problem.model)
         if want.log_evidence == -math.inf:
@@ -55,9 +55,9 @@ def test_exact_posterior_is_brute_force(method, block):
             assert np.allclose(got.dynamics(t)[state, action].numpy(), row, atol=max(slack, 1e-9)), (seed, t, state)
 
 
-@pytest.mark.parametrize("method", [m for m in EXACT if m.has_values], ids=str)
-def test_exact_values_are_log_probabilities_of_optimality(method):
-    for seed in PROBLEMS:
+@over_methods([m for m in EXACT if m.has_values], PROBLEMS, quick=40)
+def test_exact_values_are_log_probabilities_of_optimality(method, seeds):
+    for seed in seeds:
         problem = method.problem(seed)
         got = run(method, problem.model)
         for t in range(problem.horizon):
@@ -66,10 +66,9 @@ def test_exact_values_are_log_probabilities_of_optimality(method):
                 assert close(got.values[t, state], want, 1e-9), (seed, t, state)
 
 
-@pytest.mark.parametrize("method", FIXED, ids=str)
-@pytest.mark.parametrize("block", range(4))
-def test_fixed_dynamics_are_the_soft_bellman_recursion(method, block):
-    for seed in list(PROBLEMS)[block::4]:
+@over_methods(FIXED, PROBLEMS, quick=40, blocks=4)
+def test_fixed_dynamics_are_the_soft_bellman_recursion(method, seeds):
+    for seed in seeds:
         problem = method.problem(seed)
         got = run(method, problem.model)
         rows = [fixed(problem, state, 0)[0] for state in range(problem.num_states)]
@@ -97,10 +96,10 @@ def test_fixed_dynamics_are_the_soft_bellman_recursion(method, block):
                     assert close(got.values[t, state], problem.temperature * value, 1e-9), (seed, t, state)
 
 
-@pytest.mark.parametrize("method", ALL + SAMPLED, ids=str)
-def test_bounds_decompose(method):
+@over_methods(ALL + SAMPLED, range(60), quick=20)
+def test_bounds_decompose(method, seeds):
     """log p(O) = believed return / alpha - KL(policy) - luck; without the luck it is the bound of fixed dynamics."""
-    for seed in range(60):
+    for seed in seeds:
         problem = method.problem(seed + 1000)
         got = run(method, problem.model)
         if not got.status.ok:
@@ -111,9 +110,9 @@ def test_bounds_decompose(method):
         assert float(got.policy_divergence) >= 0
 
 
-@pytest.mark.parametrize("method", FIXED, ids=str)
-def test_the_bound_is_tight_in_a_deterministic_world(method):
-    for seed in range(40):
+@over_methods(FIXED, range(40), quick=15)
+def test_the_bound_is_tight_in_a_deterministic_world(method, seeds):
+    for seed in seeds:
         problem = method.problem(seed + 2000, deterministic=True, discount=1.0)
         evidence = SumProduct().run(problem.model)
         got = run(method, problem.model)
@@ -121,9 +120,9 @@ def test_the_bound_is_tight_in_a_deterministic_world(method):
         assert close(got.elbo, evidence.log_evidence, method.tolerance), seed
 
 
-@pytest.mark.parametrize("method", ALL + SAMPLED, ids=str)
-def test_a_reward_shift_moves_the_evidence_and_no_policy(method):
-    for seed in range(25):
+@over_methods(ALL + SAMPLED, range(25), quick=8)
+def test_a_reward_shift_moves_the_evidence_and_no_policy(method, seeds):
+    for seed in seeds:
         problem = method.problem(seed + 3000, reward="sa", discount=1.0, terminals=0.0)
         shift = 1.7
         table = problem.model.reward.table
@@ -134,9 +133,9 @@ def test_a_reward_shift_moves_the_evidence_and_no_policy(method):
         assert torch.allclose(after.action_probs, before.action_probs, atol=1e-6), seed
 
 
-@pytest.mark.parametrize("method", FIXED, ids=str)
-def test_a_reward_shift_is_discounted_with_fixed_dynamics(method):
-    for seed in range(25):
+@over_methods(FIXED, range(25), quick=8)
+def test_a_reward_shift_is_discounted_with_fixed_dynamics(method, seeds):
+    for seed in seeds:
         problem = method.problem(seed + 3000, reward="sas", discount=0.8, terminals=0.0)
         shift = 1.7
         table = problem.model.reward.table
@@ -150,10 +149,10 @@ def test_a_reward_shift_is_discounted_with_fixed_dynamics(method):
         assert torch.allclose(after.action_probs, before.action_probs, atol=1e-6), seed
 
 
-@pytest.mark.parametrize("method", [m for m in ALL if m.sees_prior], ids=str)
-def test_a_prior_can_be_folded_into_the_reward(method):
+@over_methods([m for m in ALL if m.sees_prior], range(25), quick=8)
+def test_a_prior_can_be_folded_into_the_reward(method, seeds):
     """r + alpha log(p / u) with the uniform prior u is the same posterior."""
-    for seed in range(25):
+    for seed in seeds:
         problem = method.problem(seed + 4000, reward="sa", terminals=0.0)
         model = problem.model
         uniform = model.mdp.available.double() / model.mdp.available.sum(-1, keepdim=True)
@@ -169,10 +168,11 @@ def test_a_prior_can_be_folded_into_the_reward(method):
             assert torch.allclose(after.action_probs[seen], before.action_probs[seen], atol=1e-6), seed
 
 
-@pytest.mark.parametrize("method", [m for m in ALL if not m.only], ids=str)  # the fall, written out, is a chance
-def test_a_discount_is_an_absorbing_state(method):
+# the fall, written out, is a chance
+@over_methods([m for m in ALL if not m.only], range(30), quick=10)
+def test_a_discount_is_an_absorbing_state(method, seeds):
     """gamma in the model = outcomes that lead to an explicit terminal state with probability 1 - gamma."""
-    for seed in range(30):
+    for seed in seeds:
         problem = method.problem(seed + 5000, discount=0.7)
         model, mdp = problem.model, problem.model.mdp
         num_states, num_actions, width = mdp.probabilities.shape
@@ -213,9 +213,9 @@ def test_a_discount_is_an_absorbing_state(method):
         assert torch.allclose(short.action_probs[seen], long.action_probs[:, :-1][seen], atol=1e-6), seed
 
 
-@pytest.mark.parametrize("method", ALL + SAMPLED, ids=str)
-def test_optimality_as_a_bernoulli_is_the_same_posterior(method):
-    for seed in range(25):
+@over_methods(ALL + SAMPLED, range(25), quick=8)
+def test_optimality_as_a_bernoulli_is_the_same_posterior(method, seeds):
+    for seed in seeds:
         problem = method.problem(seed + 6000)
         model = problem.model
         before, after = run(method, model), run(method, model.replace(optimality="bernoulli"))
@@ -236,9 +236,9 @@ def test_optimality_as_a_bernoulli_is_the_same_posterior(method):
         assert torch.allclose(after.state_marginals, before.state_marginals, atol=10 * method.tolerance), seed
 
 
-@pytest.mark.parametrize("method", ALL, ids=str)
-def test_dense_and_successor_lists_agree(method):
-    for seed in range(25):
+@over_methods(ALL, range(25), quick=8)
+def test_dense_and_successor_lists_agree(method, seeds):
+    for seed in seeds:
         problem = method.problem(seed + 7000, reward="sas")
         model, mdp = problem.model, problem.model.mdp
         keys = {"initial": mdp.initial, "available": mdp.available, "terminal": mdp.terminal}
@@ -252,7 +252,7 @@ def test_dense_and_successor_lists_agree(method):
                 assert close(getattr(left, name), getattr(right, name), method.tolerance), (seed, name)
 
 
-@pytest.mark.parametrize("seed", range(20))
+@each_seed(range(20), quick=8)
 def test_cold_limits(seed):
     """As alpha -> 0: hard value iteration for fixed dynamics, the maximum over successors for the exact target."""
     problem = random_problem(seed + 8000, forbidden=False)
@@ -291,7 +291,7 @@ def test_cold_limits(seed):
         assert float(cold_exact.values[0, state]) == pytest.approx(hard(state, 0, True), abs=slack)
 
 
-@pytest.mark.parametrize("seed", range(10))
+@each_seed(range(10), quick=5)
 def test_the_evidence_differentiates_to_expected_visits(seed):
     """d log p(O) / d r(s, a) = expected number of times that (s, a) is taken under the posterior, over alpha."""
     problem = random_problem(seed + 9000, reward="sa", forbidden=False, terminals=0.0)
@@ -302,9 +302,10 @@ def test_the_evidence_differentiates_to_expected_visits(seed):
     assert torch.allclose(slope, counts, atol=1e-9)
 
 
-def test_the_entropy_form_is_levines_recursion():
+@over_seeds(range(40), quick=15)
+def test_the_entropy_form_is_levines_recursion(seeds):
     """V = alpha log sum_a exp(Q / alpha), without a prior: the values of Levine 2018, section 2.3."""
-    for seed in range(40):
+    for seed in seeds:
         problem = random_problem(seed + 9500, reward="sa", discount=1.0, forbidden=False)
         model = problem.model.replace(action_prior=None)
         alpha, mdp = model.temperature, model.mdp

@@ -2,33 +2,28 @@
 
 from __future__ import annotations
 
-import logging
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from cai.inference.core.driver import drive
+from cai.inference.core.learner import Info, State, status_of
 from cai.inference.core.posterior import Posterior
-from cai.inference.core.progress import progress
 from cai.inference.core.status import Status, Target
-from cai.inference.tabular.backward import Messages, backward
+from cai.inference.tabular.backward import backward
 from cai.inference.tabular.believed_dynamics import FixedDynamics
 from cai.inference.tabular.dynamic_programming import check_settling, optimality_possible, require_finite
 from cai.inference.tabular.methods.value_iteration import HARD
-from cai.inference.tabular.policy_evaluation import forward, policy_backward
-from cai.inference.tabular.posterior import tabular_posterior
+from cai.inference.tabular.policy_evaluation import forward
+from cai.inference.tabular.policy_posterior import policy_posterior
 from cai.inference.tabular.recursion import FIXED, Recursion
 from cai.models.common.numerics import categorical_divergence, expectation, weighted
 from cai.models.trajectory.model import TrajectoryModel
 
-logger = logging.getLogger("cai.inference")
-
-__all__ = ["KLPolicyIteration", "PosteriorPolicyIteration", "path_divergence", "policy_posterior"]
-
-Step = Callable[[Tensor], tuple[Tensor, dict[str, float]]]
+__all__ = ["KLPolicyIteration", "PosteriorPolicyIteration", "path_divergence"]
 
 WIDEST = 1e12  # of the temperatures between which the one of a step is looked for, relative to the model's
 
@@ -74,7 +69,19 @@ class PosteriorPolicyIteration:
     def run(self, model: Any, *, seed: int = 0) -> Posterior:
         """Answers the model; nothing here is random."""
         self.supports(model)
-        return _iterate(self, model, lambda prior: (backward(model, FIXED, prior).policy, {}))
+        return drive(self.learner(model), model, seed=seed)
+
+    def learner(self, model: Any) -> _SoftSequence:
+        """A soft problem around the last policy, at every step."""
+        return _SoftSequence(self)
+
+    def start(self, model: TrajectoryModel) -> Tensor:
+        """[T, S, A], the policy to begin with: the action prior."""
+        return model.action_prior.expand(model.steps, -1, -1)
+
+    def improve(self, model: TrajectoryModel, prior: Tensor, last: dict[str, float]) -> tuple[Tensor, dict[str, float]]:
+        """The next policy [T, S, A] and the numbers of its step by name, given the last policy and numbers."""
+        return backward(model, FIXED, prior).policy, {}
 
 
 @dataclass(frozen=True)
@@ -120,14 +127,89 @@ class KLPolicyIteration:
     def run(self, model: Any, *, seed: int = 0) -> Posterior:
         """Answers the model; nothing here is random."""
         self.supports(model)
-        hint = [model.temperature]
+        return drive(self.learner(model), model, seed=seed)
 
-        def step(prior: Tensor) -> tuple[Tensor, dict[str, float]]:
-            policy, temperature = _bounded_step(model, prior, self.epsilon, hint[-1])
-            hint.append(temperature or hint[-1])
-            return policy, {"divergences": path_divergence(model, policy, prior), "temperatures": temperature}
+    def learner(self, model: Any) -> _SoftSequence:
+        """A step of at most epsilon nats, at every step."""
+        return _SoftSequence(self)
 
-        return _iterate(self, model, step, start=_clear_of_forbidden(model))
+    def start(self, model: TrajectoryModel) -> Tensor:
+        """[T, S, A], the policy to begin with."""
+        return _clear_of_forbidden(model)
+
+    def improve(self, model: TrajectoryModel, prior: Tensor, last: dict[str, float]) -> tuple[Tensor, dict[str, float]]:
+        """The next policy [T, S, A] and the numbers of its step by name, given the last policy and numbers."""
+        hint = last.get("temperatures") or model.temperature
+        policy, temperature = _bounded_step(model, prior, self.epsilon, hint)
+        return policy, {"divergences": path_divergence(model, policy, prior), "temperatures": temperature}
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class PolicySequenceState(State):
+    """Where a sequence of policies is.
+
+    Attributes:
+        policy: [T, S, A], the last one.
+        optimum: the expected return of hard control, reward units.
+        returns: the expected return of every policy so far, reward units.
+        numbers: what the steps had to tell, by name.
+    """
+
+    policy: Tensor
+    optimum: float
+    returns: tuple[float, ...] = ()
+    numbers: dict[str, tuple[float, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class _SoftSequence:
+    """Steps from the action prior, or another policy, until the hard optimum is reached.
+
+    Args:
+        backend: a `PosteriorPolicyIteration` or a `KLPolicyIteration`.
+    """
+
+    backend: Any
+
+    @property
+    def label(self) -> str:
+        return str(self.backend.name)
+
+    @property
+    def limit(self) -> int:
+        return int(self.backend.max_iterations)
+
+    @torch.no_grad()
+    def init(self, model: TrajectoryModel, *, seed: int) -> PolicySequenceState:
+        optimum, policy = model.temperature * float(backward(model, HARD).start), self.backend.start(model)
+        if math.isfinite(optimum):
+            returns = (expected_return(model, policy),)
+            return PolicySequenceState(problem=model, policy=policy, optimum=optimum, returns=returns)
+        status = Status.UNAVOIDABLE if optimality_possible(model) else Status.IMPOSSIBLE
+        return PolicySequenceState(problem=model, status=status, policy=policy, optimum=optimum)
+
+    @torch.no_grad()
+    def step(self, state: PolicySequenceState) -> tuple[PolicySequenceState, Info]:
+        model, last = state.problem, {name: values[-1] for name, values in state.numbers.items()}
+        policy, found = self.backend.improve(model, state.policy, last)
+        numbers = {name: (*state.numbers.get(name, ()), value) for name, value in found.items()}
+        reached = expected_return(model, policy)
+        near = state.optimum - reached <= self.backend.tolerance * max(1.0, abs(state.optimum))
+        following = replace(
+            state,
+            status=Status.SUCCESS if near else None,
+            policy=policy,
+            returns=(*state.returns, reached),
+            numbers=numbers,
+        )
+        return following, Info({"return": reached})
+
+    def posterior(self, state: PolicySequenceState) -> Posterior:
+        details: dict[str, Any] = {"optimum": state.optimum}
+        if state.returns:
+            gap = max(0.0, state.optimum - state.returns[-1])
+            details = {"returns": state.returns, "optimum": state.optimum, "gap": gap} | state.numbers
+        return policy_posterior(self.backend, state.problem, state.policy, status_of(state), details)
 
 
 def _clear_of_forbidden(model: TrajectoryModel) -> Tensor:
@@ -194,56 +276,3 @@ def expected_return(model: TrajectoryModel, policy: Tensor) -> float:
         rewards = expectation(model.mdp.probabilities, model.reward_table(t))
         total += float(weighted(here[:, None] * policy[t], rewards).sum().detach())
     return total
-
-
-def _iterate(backend: Any, model: TrajectoryModel, step: Step, start: Tensor | None = None) -> Posterior:
-    """Steps from the action prior, or another policy, until the hard optimum is reached."""
-    with torch.no_grad():
-        hard: Messages = backward(model, HARD)
-        optimum = model.temperature * float(hard.start)
-        policy = model.action_prior.expand(model.steps, -1, -1) if start is None else start
-        if not math.isfinite(optimum):
-            status = Status.UNAVOIDABLE if optimality_possible(model) else Status.IMPOSSIBLE
-            return policy_posterior(backend, model, policy, status, {"optimum": optimum})
-        returns = [expected_return(model, policy)]
-        history: dict[str, list[float]] = {}
-        status = Status.NOT_CONVERGED
-        slack = backend.tolerance * max(1.0, abs(optimum))
-        try:
-            for _ in progress(backend.max_iterations, backend.name):
-                policy, numbers = step(policy)
-                for key, value in numbers.items():
-                    history.setdefault(key, []).append(value)
-                returns.append(expected_return(model, policy))
-                if optimum - returns[-1] <= slack:
-                    status = Status.SUCCESS
-                    break
-        except KeyboardInterrupt:
-            logger.warning("%s was interrupted after %d steps; the last policy is kept", backend.name, len(returns) - 1)
-    details = {"returns": tuple(returns), "optimum": optimum, "gap": max(0.0, optimum - returns[-1])}
-    return policy_posterior(
-        backend, model, policy, status, details | {key: tuple(values) for key, values in history.items()}
-    )
-
-
-def policy_posterior(
-    backend: Any, model: TrajectoryModel, policy: Tensor, status: Status, details: dict[str, Any]
-) -> Posterior:
-    """The answer of a policy search: a policy [T, S, A] under the true dynamics, and what its own tail is worth."""
-    dynamics = FixedDynamics(model)
-    values, q_values = policy_backward(model, policy, dynamics)
-    failed = status in (Status.IMPOSSIBLE, Status.UNAVOIDABLE)
-    return tabular_posterior(
-        model,
-        backend=backend.name,
-        target=backend.target,
-        status=status,
-        log_evidence=None,
-        elbo=torch.full((), -torch.inf, dtype=torch.float64) if failed else None,
-        values=values,
-        q_values=q_values,
-        policy=policy,
-        initial=model.mdp.initial,
-        dynamics=dynamics,
-        details=details,
-    )

@@ -8,6 +8,7 @@ from safetensors.torch import save_file
 
 from cai.evaluation.evaluate import evaluate
 from cai.inference import infer
+from cai.models.common.storage import save
 from cai.policies.policy import Policy, extract_policy
 
 # ---- policies ----------------------------------------------------------------------------------------------------
@@ -48,16 +49,8 @@ FILES = {
     "binary": lambda path: path.write_bytes(bytes(range(256)) * 4),
     "another table": lambda path: save_file({"weights": torch.ones(2)}, str(path)),
     "another format": lambda path: save_file({"action_probs": torch.ones(2)}, str(path), metadata={"format": "x"}),
-    "no table": lambda path: save_file({"weights": torch.ones(2)}, str(path), metadata={"format": "cai-policy-1"}),
-    "no header": lambda path: save_file(
-        {"action_probs": torch.full((1, 2, 2), 0.5)}, str(path), metadata={"format": "cai-policy-1"}
-    ),
-    "bad header": lambda path: save_file(
-        {"action_probs": torch.full((1, 2, 2), 0.5)},
-        str(path),
-        metadata=dict.fromkeys(("stationary", "state_names", "action_names", "source", "metadata"), "{")
-        | {"format": "cai-policy-1"},
-    ),
+    "bad header": lambda path: save_file({"action_probs": torch.ones(1, 1, 1)}, str(path), metadata={"cai": "{"}),
+    "cut off": lambda path: path.write_bytes(Policy(UNIFORM).save(path).read_bytes()[:-8]),
 }
 
 
@@ -65,17 +58,23 @@ FILES = {
 def test_a_file_that_is_no_policy(write, tmp_path):
     path = tmp_path / "policy.safetensors"
     write(path)
-    with pytest.raises(ValueError, match=r"policy\.safetensors.*Policy\.save"):
+    with pytest.raises(ValueError, match=r"policy\.safetensors'.*(damaged|nothing that cai wrote)"):
         Policy.load(path)
 
 
+def test_a_file_of_another_kind(tmp_path):
+    save(tmp_path / "table", torch.ones(2))
+    with pytest.raises(ValueError, match=r"table' holds a Tensor; expected policy"):
+        Policy.load(tmp_path / "table")
+
+
 def test_a_file_that_is_missing(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"no file.*missing\.safetensors.*policy"):
+    with pytest.raises(FileNotFoundError, match=r"nothing saved at .*missing\.safetensors"):
         Policy.load(tmp_path / "missing.safetensors")
 
 
 def test_a_folder_is_no_policy(tmp_path):
-    with pytest.raises((FileNotFoundError, ValueError), match=r"policy"):
+    with pytest.raises((FileNotFoundError, ValueError), match=r"nothing saved"):
         Policy.load(tmp_path)
 
 

@@ -138,7 +138,7 @@ def test_acting_in_the_true_world_earns_more_than_the_prior():
         "bandwidths": (lambda: walker(torch.ones(3), 20), r"3 entries; states have 1 coordinates"),
         "discrete": (lambda: particle_policy(SequentialMonteCarlo(9).run(small()), 0.1), r"states are discrete"),
         "time": (lambda: walker(None, 20).mean(0.0, 3), r"time index 3.*0 to 2"),
-        "shape": (lambda: walker(None, 20).mean([0.0, 1.0], 0), r"shape \[2\]; expected \[\]"),
+        "shape": (lambda: walker(None, 20).mean([[0.0, 1.0]], 0), r"shape \[1, 2\]; expected \[\]"),
         "infinite": (lambda: walker(None, 20).mean(math.inf, 0), r"finite"),
         "no probabilities": (lambda: walker(None, 20).probs(0.0), r"continuous.*mean"),
         "no mean": (lambda: particle_policy(SequentialMonteCarlo(9).run(small())).mean(0), r"discrete.*probs"),

@@ -6,7 +6,6 @@ import gymnasium
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 
 from cai import MDP, Policy, TrajectoryModel, extract_policy, infer
 from cai.inference.core.status import Status
@@ -220,25 +219,8 @@ def test_round_trip_without_names(tmp_path):
 def test_the_file_is_plain_safetensors(tmp_path):
     path = Policy([[0.25, 0.75]]).save(tmp_path / "p.safetensors")
     with safe_open(str(path), framework="pt") as file:
-        assert list(file.keys()) == ["action_probs"]
-        assert file.metadata()["format"] == "cai-policy-1"
-
-
-def test_loading_what_is_not_there(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no file"):
-        Policy.load(tmp_path / "nothing")
-
-
-def test_loading_what_is_no_safetensors_file(tmp_path):
-    (tmp_path / "text").write_text("not a policy")
-    with pytest.raises(ValueError, match=r"write one with Policy\.save"):
-        Policy.load(tmp_path / "text")
-
-
-def test_loading_safetensors_of_something_else(tmp_path):
-    save_file({"action_probs": torch.ones(1, 1, 1)}, str(tmp_path / "other"))
-    with pytest.raises(ValueError, match="holds no policy"):
-        Policy.load(tmp_path / "other")
+        (name,) = file.keys()
+        assert file.get_tensor(name).tolist() == [[[0.25, 0.75]]]
 
 
 # ---- acting in Gymnasium -----------------------------------------------------------------------------------------
@@ -312,5 +294,5 @@ def test_run_stops_where_the_environment_truncates():
 
 
 def test_run_in_an_environment_with_other_states_is_refused():
-    with pytest.raises(ValueError, match="does not exist"):
+    with pytest.raises(ValueError, match=r"Discrete\(48\); the policy is for 1 numbered states"):
         Policy([[0.5, 0.5, 0.0, 0.0]]).run(gymnasium.make("CliffWalking-v1"), seed=0)

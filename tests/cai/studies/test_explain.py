@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from campaigns import each_seed
 from elsewhere import elsewhere
 from matplotlib.figure import Figure
 from methods import ALL
@@ -57,7 +58,7 @@ def by_paths(problem, weigh, r_max):
     return total
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@each_seed(SEEDS, quick=5)
 def test_optimality_against_all_paths(seed):
     problem = random_problem(seed)
     found = exact(problem)
@@ -72,7 +73,7 @@ def test_optimality_against_all_paths(seed):
     assert bool((explained.prior_optimality <= 1 + 1e-12).all())
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@each_seed(SEEDS, quick=5)
 def test_probabilities_in_sequence_multiply_to_the_evidence(seed):
     """The chain rule: the Bernoulli form's log p(O), which is the factor form's less T r_max / alpha."""
     problem = random_problem(seed)
@@ -91,7 +92,7 @@ def test_probabilities_in_sequence_multiply_to_the_evidence(seed):
 
 @pytest.mark.parametrize("backend", ["exact", "variational"])
 @pytest.mark.parametrize("optimality", ["factor", "bernoulli"])
-@pytest.mark.parametrize("seed", SEEDS)
+@each_seed(SEEDS, quick=5)
 def test_shares_add_up(seed, optimality, backend):
     """To log p(O) for the exact posterior and to the bound for fixed dynamics, whatever the discount."""
     problem = random_problem(seed)
@@ -116,7 +117,7 @@ def test_shares_add_up(seed, optimality, backend):
     assert float(-costs[1] - costs[2]) == pytest.approx(float(answer.luck), abs=1e-9)
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@each_seed(SEEDS, quick=5)
 def test_each_term_against_all_paths(seed):
     problem = random_problem(seed, reward="sak")
     found = exact(problem)
@@ -140,7 +141,7 @@ def test_each_term_against_all_paths(seed):
 # ---- gradients ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@each_seed(SEEDS, quick=5)
 def test_the_gradient_of_evidence_is_occupancy_over_temperature(seed):
     problem = random_problem(seed, reward="sak")
     found = exact(problem)

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from campaigns import over_seeds
 from dense_reference import DIGITS, case_of, random_case, solve
 
 import cai
@@ -124,9 +125,10 @@ def probed(case, **changes):
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("keep", KEEPS)
-def test_gradients_with_respect_to_rewards_are_visits(backend, keep):
+@over_seeds(range(2000, 2024), quick=8)
+def test_gradients_with_respect_to_rewards_are_visits(backend, keep, seeds):
     """d log p(O) / d r(s, a) = E[visits of (s, a)] / alpha, for what the posterior believes; so for the bound."""
-    for seed in range(2000, 2024):
+    for seed in seeds:
         case = random_case(seed, horizon=(1, 4, 5, 10)[seed % 4])
         answer = solve(case, BACKENDS[backend])
         model, more = probed(case)
@@ -157,9 +159,10 @@ def test_visits_where_rewards_are_ten_thousand(backend, sign):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_no_gradient_holds_nan(backend):
+@over_seeds(range(2100, 2124), quick=8)
+def test_no_gradient_holds_nan(backend, seeds):
     """All inputs at once, of values and of the bound, where much is forbidden, unreachable or far below 1e-308."""
-    for seed in range(2100, 2124):
+    for seed in seeds:
         kind, scale = ("sa", "sak")[seed % 2], (2.0, 1e4)[seed // 2 % 2]
         case = random_case(seed, horizon=4, reward=kind, scale=scale, in_time=False)
         chances = torch.as_tensor(case.probabilities).clone().requires_grad_()
@@ -184,9 +187,10 @@ def test_no_gradient_holds_nan(backend):
 
 @pytest.mark.parametrize("kind", ["exact", "fixed"])
 @pytest.mark.parametrize("listed", [True, False])
-def test_by_hand_and_recorded_are_one_gradient(kind, listed):
+@over_seeds(range(2200, 2216), quick=5)
+def test_by_hand_and_recorded_are_one_gradient(kind, listed, seeds):
     """Differentiated once or recorded for more, the gradient of every input is the same, at probability 0 too."""
-    for seed in range(2200, 2216):
+    for seed in seeds:
         case = random_case(seed, horizon=3, listed=listed, reward=("sa", "sas")[seed % 2], in_time=False)
         mdp, model = case.model.mdp, case.model
         chances = mdp.probabilities.clone().requires_grad_()
@@ -205,8 +209,9 @@ def test_by_hand_and_recorded_are_one_gradient(kind, listed):
             torch.testing.assert_close(by_hand, recorded.detach(), rtol=1e-10, atol=1e-10)
 
 
-def test_recorded_values_are_the_values():
-    for seed in range(2300, 2330):
+@over_seeds(range(2300, 2330), quick=10)
+def test_recorded_values_are_the_values(seeds):
+    for seed in seeds:
         case = random_case(seed, horizon=3)
         model = case.model
         rewards = [model.reward_table(t) / model.temperature for t in model.reward_times]

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from campaigns import over_seeds
 from elsewhere import elsewhere
 from oracle import random_problem
 from torch.autograd import gradcheck, gradgradcheck
@@ -76,8 +77,9 @@ def test_nothing_mixes_devices(backend, monkeypatch):
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_a_gpu_says_the_same(backend):
-    for seed in range(12):
+@over_seeds(range(12), quick=4)
+def test_a_gpu_says_the_same(backend, seeds):
+    for seed in seeds:
         model = problem(seed)
         for keep in ("values", "evidence"):
             found = cai.infer(model.to("cuda"), backend, keep=keep, throw=False)

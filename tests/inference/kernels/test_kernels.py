@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from campaigns import over_seeds
 from dense_reference import random_case, solve
 from kernel_checks import KERNELS, RECURSIONS, TOLERANCE, all_values, check, error
 
@@ -15,12 +16,10 @@ from cai.inference.kernels.tables import process_table
 from cai.inference.tabular.forward_messages import _exact_step, forward_messages
 from cai.models import MDP, TrajectoryModel
 
-CASES, SHARES = 500, 10  # SHARES tests, so that the cases spread over processes
 
-
-@pytest.mark.parametrize("share", range(SHARES))
-def test_all_kernels_on_500_random_problems(share):
-    for seed in range(share, CASES, SHARES):
+@over_seeds(range(500), quick=100, blocks=8)
+def test_all_kernels_on_random_problems(seeds):
+    for seed in seeds:
         case = random_case(seed)
         for kind in RECURSIONS:
             answer = solve(case, kind)
@@ -29,14 +28,15 @@ def test_all_kernels_on_500_random_problems(share):
                 assert error(values, answer.values) < TOLERANCE, (seed, kind, kernel)
                 assert error(soft.q_values(values), answer.q_values) < TOLERANCE, (seed, kind, kernel)
                 assert error(soft.backup(values[1], 0), answer.q_values[0]) < TOLERANCE, (seed, kind, kernel)
-            check(case, kind, KERNELS[seed // SHARES % len(KERNELS)], answer)
+            check(case, kind, KERNELS[seed % len(KERNELS)], answer)
 
 
 @pytest.mark.parametrize("kind", RECURSIONS)
 @pytest.mark.parametrize("block", [1, 5, 16])
-def test_small_chunks_change_nothing(kind, block, monkeypatch):
+@over_seeds(range(1000, 1012), quick=4)
+def test_small_chunks_change_nothing(kind, block, monkeypatch, seeds):
     monkeypatch.setattr(plain, "CHUNK", block)
-    for seed in range(1000, 1012):
+    for seed in seeds:
         case = random_case(seed, horizon=3)
         answer = solve(case, kind)
         for kernel in KERNELS:
@@ -46,7 +46,8 @@ def test_small_chunks_change_nothing(kind, block, monkeypatch):
 
 @pytest.mark.parametrize("kind", RECURSIONS)
 @pytest.mark.parametrize("piece", [2**24, 1])
-def test_states_that_are_done_again_agree(kind, piece, monkeypatch):
+@over_seeds(range(1100, 1115), quick=5)
+def test_states_that_are_done_again_agree(kind, piece, monkeypatch, seeds):
     """With a bound that no sum reaches every state takes the path of those that underflow, one or all at a time."""
     original = SoftPass.__init__
 
@@ -56,7 +57,7 @@ def test_states_that_are_done_again_agree(kind, piece, monkeypatch):
 
     monkeypatch.setattr(SoftPass, "__init__", forced)
     monkeypatch.setattr(plain, "CHUNK", piece)
-    for seed in range(1100, 1115):
+    for seed in seeds:
         case = random_case(seed, horizon=3)
         answer = solve(case, kind)
         for kernel in KERNELS:
@@ -64,8 +65,9 @@ def test_states_that_are_done_again_agree(kind, piece, monkeypatch):
             check(case, kind, kernel, answer)
 
 
-def test_forward_messages_times_backward_ones_are_the_marginals():
-    for seed in range(1300, 1340):
+@over_seeds(range(1300, 1340), quick=10)
+def test_forward_messages_times_backward_ones_are_the_marginals(seeds):
+    for seed in seeds:
         case = random_case(seed, horizon=4)
         answer = solve(case, "exact")
         if answer.marginals is None:
@@ -75,9 +77,10 @@ def test_forward_messages_times_backward_ones_are_the_marginals():
 
 
 @pytest.mark.parametrize("size", [1.0, 300.0, 1e4])
-def test_forward_messages_are_those_of_one_shift_for_each_state(size):
+@over_seeds(range(1340, 1360), quick=7)
+def test_forward_messages_are_those_of_one_shift_for_each_state(size, seeds):
     """Also where messages differ by more than a float can hold, and where nothing can be reached."""
-    for seed in range(1340, 1360):
+    for seed in seeds:
         model = random_case(seed, horizon=6).model
         model = model.replace(reward=model.reward * size)
         found = forward_messages(model)
@@ -90,12 +93,13 @@ def test_forward_messages_are_those_of_one_shift_for_each_state(size):
 
 
 @pytest.mark.parametrize("products", [True, False])
-def test_a_transpose_is_the_transpose(products, monkeypatch):
+@over_seeds(range(1400, 1420), quick=7)
+def test_a_transpose_is_the_transpose(products, monkeypatch, seeds):
     """<y, P x> = <P' y, x>, and actions can be summed over first; with torch's sparse products and without."""
     if not products:
         monkeypatch.setattr(tables, "has_sparse_products", lambda device: False)
     generator = torch.Generator().manual_seed(1)
-    for seed in range(1400, 1420):
+    for seed in seeds:
         mdp = random_case(seed).model.mdp
         num_states, rows = mdp.num_states, mdp.num_states * mdp.num_actions
         dense, table = mdp.dense().reshape(rows, num_states), process_table(mdp)

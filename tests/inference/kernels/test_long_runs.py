@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from campaigns import over_seeds
 from dense_reference import DIGITS, case_of, random_case, solve
 from kernel_checks import make
 from native_kernel import needs_native
@@ -44,9 +45,10 @@ def visits_of(case, kernel, keep):
 @pytest.mark.parametrize("kernel", LISTED)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("scale", "forbidden"), [(2.0, False), (2.0, True), (60.0, True), (400.0, False)])
-def test_values_over_long_horizons_are_those_of_plain_loops(kind, kernel, scale, forbidden):
+@over_seeds(range(3000, 3012), quick=4)
+def test_values_over_long_horizons_are_those_of_plain_loops(kind, kernel, scale, forbidden, seeds):
     """With a scale of 400 sums underflow: runs end, begin again, or give way to single steps."""
-    for seed in range(3000, 3012):
+    for seed in seeds:
         options = {"in_time": False, "reward": "sa", "forbidden": forbidden, "listed": True}
         case = random_case(seed, scale=scale, horizon=(40, 75, 131)[seed % 3], **options)
         assert error(values_of(case.model, kind, kernel), solve(case, kind).values) < TOLERANCE
@@ -63,11 +65,12 @@ def test_full_tables_over_long_horizons(kind, kernel):
 @pytest.mark.parametrize("kernel", LISTED)
 @pytest.mark.parametrize("keep", ["values", "evidence", "checkpoints"])
 @pytest.mark.parametrize(("scale", "forbidden"), [(2.0, False), (2.0, True), (60.0, True), (400.0, False)])
-def test_gradients_over_long_horizons_are_visits(kernel, keep, scale, forbidden, monkeypatch):
+@over_seeds(range(3200, 3212), quick=4)
+def test_gradients_over_long_horizons_are_visits(kernel, keep, scale, forbidden, monkeypatch, seeds):
     """d log p(O) / d r(s, a) = E[visits of (s, a)] / alpha, in one scale, by segments, or step by step."""
     if keep == "checkpoints":
         monkeypatch.setattr(adjoint, "SMALL", 0)
-    for seed in range(3200, 3212):
+    for seed in seeds:
         options = {"in_time": False, "reward": "sa", "forbidden": forbidden, "listed": seed % 4 > 0}
         case = random_case(seed, scale=scale, horizon=(40, 75, 131)[seed % 3], **options)
         answer = solve(case, "exact", DIGITS)

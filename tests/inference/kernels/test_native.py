@@ -5,6 +5,7 @@ import random
 import numpy as np
 import pytest
 import torch
+from campaigns import over_seeds
 from dense_reference import random_case
 from elsewhere import elsewhere
 from native_kernel import needs_native
@@ -69,8 +70,9 @@ def test_gradients_are_those_of_plain_torch(kind, horizon):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_gradients_by_probability_of_outcomes_and_in_time(kind):
-    for seed in range(3000, 3030):
+@over_seeds(range(3000, 3030), quick=10)
+def test_gradients_by_probability_of_outcomes_and_in_time(kind, seeds):
+    for seed in seeds:
         case = random_case(seed, horizon=4)
         mdp = case.model.mdp
         chances = mdp.probabilities.clone().requires_grad_()
@@ -177,7 +179,5 @@ def test_other_devices_are_refused():
     model = listed_model(1, 4, 2, 2, 3)
     with elsewhere() as device:
         moved = model.to(device)
-        with pytest.raises(
-            ValueError, match="kernel 'native' runs on the CPU; this process is on .*: use kernel='auto'"
-        ):
+        with pytest.raises(ValueError, match="kernel 'native' runs on the CPU"):
             cai.infer(moved, "exact", kernel="native")

@@ -6,6 +6,7 @@ import numpy as np
 import pyro
 import pytest
 import torch
+from campaigns import over_seeds
 from methods import ALL, EXACT, FAILURE_RATE, FIXED
 from oracle import random_problem
 from scipy.stats import binom
@@ -168,9 +169,10 @@ TABULAR = [m for m in ALL if str(m) in ("exact", "optimistic-closed-form", "vari
 
 @pytest.mark.parametrize("method", TABULAR, ids=str)
 @pytest.mark.parametrize("size", [1.0, 1e2, 1e4, -1e4])
-def test_rewards_of_any_size(method, size):
+@over_seeds(range(20), quick=7)
+def test_rewards_of_any_size(method, size, seeds):
     """Scaling reward and temperature together changes nothing but the units."""
-    for seed in range(20):
+    for seed in seeds:
         problem = random_problem(seed + 100, reward="sas", horizon=3)
         table = problem.model.reward.table
         if size < 0:

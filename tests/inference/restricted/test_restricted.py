@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from campaigns import over_seeds
 from oracle import fixed, moves, random_problem
 from refusals import holds_no_nan
 from restricted_cases import CLASSES, aliased, answer, best, corridor, noisy
@@ -47,9 +48,9 @@ def bound_of(problem, policy):
 # ---- classes that hold the optimum -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("block", range(4))
-def test_tables_reach_the_dynamic_program(block):
-    for seed in range(block, 100, 4):
+@over_seeds(range(100), quick=25)
+def test_tables_reach_the_dynamic_program(seeds):
+    for seed in seeds:
         problem = random_problem(seed)
         want, got = best(problem.model), answer(TabularPolicy(), problem.model)
         assert got.status is want.status, seed
@@ -88,8 +89,9 @@ def test_large_rewards(scale):
         assert float(got.elbo) == pytest.approx(float(want.elbo), rel=1e-12), seed
 
 
-def test_a_linear_layer_on_state_and_time_reaches_the_dynamic_program():
-    for seed in range(12):
+@over_seeds(range(12), quick=4)
+def test_a_linear_layer_on_state_and_time_reaches_the_dynamic_program(seeds):
+    for seed in seeds:
         model = random_problem(seed).model
         features = one_hot_of_state_and_time(model)
         torch.manual_seed(seed)
@@ -105,7 +107,7 @@ def test_a_small_network_learns_the_bridge():
     torch.manual_seed(0)
     model = bridge(slip=0.2, horizon=10)
     network = nn.Sequential(nn.Linear(23, 16), nn.Tanh(), nn.Linear(16, 4))
-    got = answer(network, model, max_steps=40)
+    got = answer(network, model, max_iterations=40)
     assert float(got.elbo) == pytest.approx(float(best(model).elbo), abs=5e-3)
     assert got.details["history"][0] < float(best(model).elbo) - 5
     assert list(got.details["history"]) == sorted(got.details["history"])
@@ -125,8 +127,9 @@ def test_an_identity_observation_sees_the_state():
 
 
 @pytest.mark.parametrize("name", CLASSES)
-def test_a_bound_is_what_the_policy_is_worth_and_below_the_evidence(name):
-    for seed in range(15):
+@over_seeds(range(15), quick=5)
+def test_a_bound_is_what_the_policy_is_worth_and_below_the_evidence(name, seeds):
+    for seed in seeds:
         problem = random_problem(seed)
         torch.manual_seed(seed)
         got, want = answer(CLASSES[name](problem.model), problem.model), best(problem.model)
@@ -248,8 +251,9 @@ def test_states_that_share_a_row_and_differ_in_what_they_can_do():
 # ---- infinite horizons -------------------------------------------------------------------------------------------
 
 
-def test_an_infinite_horizon_is_solved_by_a_stationary_policy():
-    for seed in range(25):
+@over_seeds(range(25), quick=8)
+def test_an_infinite_horizon_is_solved_by_a_stationary_policy(seeds):
+    for seed in seeds:
         problem = random_problem(seed, discount=0.8)
         model = problem.model.replace(horizon=math.inf)
         want = StructuredVariational(tolerance=1e-11).run(model)

@@ -6,6 +6,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from campaigns import over_seeds
 from methods import FAILURE_RATE
 from oracle import random_problem
 from refusals import check, holds_no_nan, refuse
@@ -16,10 +17,11 @@ from torch import nn
 from cai.inference import Status, StructuredVariational
 from cai.inference.restricted.classes import ObservationPolicy, StationaryPolicy, TabularPolicy
 from cai.inference.restricted.natural_gradient import exact_gradient
-from cai.inference.restricted.objective import TableBound, find_tied_supports
-from cai.inference.restricted.parameters import Shape, TiedParameters
+from cai.inference.restricted.objective import TableBound, begin
+from cai.inference.restricted.parameters import Shape
 from cai.inference.restricted.restricted import RestrictedVariational
-from cai.inference.restricted.score_function import ProgramSampler, TableSampler, sampled_gradient
+from cai.inference.restricted.rollouts import ProgramSampler, TableSampler
+from cai.inference.restricted.score_function import sampled_gradient
 from cai.models import MDP, TrajectoryModel, bridge
 from cai.models.programs.inspect import inspect_program
 
@@ -40,8 +42,9 @@ def sampled(policy, model, seed=0, **options):
 def somewhere(model, policy, seed):
     """The exact bound of a problem and parameters away from its optimum, None where -inf is unavoidable."""
     bound = TableBound(model)
-    parameters = RestrictedVariational(policy).policy.start(bound.shape, bound.log_prior)
-    if isinstance(parameters, TiedParameters) and not find_tied_supports(bound, parameters, 100)[0]:
+    problem = begin(RestrictedVariational(policy).policy, bound, model, None)
+    parameters = problem.policy
+    if problem.blocked:
         return None
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -77,8 +80,8 @@ def test_sampled_gradients_are_unbiased(name, baseline):
         exact = exact_gradient(bound, parameters, bound.log_prior)
         directions = torch.randn(2, len(exact), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
         for batch, number in ((3, 100), (400, 25)):
-            sampler = TableSampler(model, bound.log_prior, seed)
-            rows = [sampled_gradient(sampler, parameters, batch, baseline)[0] for _ in range(number)]
+            sampler, random = TableSampler(model, bound.log_prior), torch.Generator().manual_seed(seed)
+            rows = [sampled_gradient(sampler, parameters, batch, baseline, random)[0] for _ in range(number)]
             found = torch.stack(rows) @ directions.T
             errors = found.std(0) / math.sqrt(number)
             distance = (found.mean(0) - directions @ exact).abs()
@@ -96,21 +99,23 @@ def test_the_baseline_takes_noise_away():
         bound, parameters = somewhere(model, TabularPolicy(), seed)
         noise = {}
         for baseline in ("leave-one-out", "none"):
-            sampler = TableSampler(model, bound.log_prior, seed)
-            found = torch.stack([sampled_gradient(sampler, parameters, 10, baseline)[0] for _ in range(100)])
+            sampler, random = TableSampler(model, bound.log_prior), torch.Generator().manual_seed(seed)
+            found = torch.stack([sampled_gradient(sampler, parameters, 10, baseline, random)[0] for _ in range(100)])
             noise[baseline] = float(found.var(0).sum())
         assert noise["leave-one-out"] < 0.5 * noise["none"], (seed, noise)
 
 
-def test_samples_know_the_bound():
-    for seed in range(12):
+@over_seeds(range(12), quick=4)
+def test_samples_know_the_bound(seeds):
+    for seed in seeds:
         model = random_problem(seed, horizon=3).model.replace(optimality="bernoulli")
         start = somewhere(model, noisy(model), seed)
         if start is None:
             continue
         bound, parameters = start
         exact = float(bound.measure(parameters.table(bound.log_prior).detach()).bound)
-        totals = TableSampler(model, bound.log_prior, seed).draw(parameters, 4000).totals
+        random = torch.Generator().manual_seed(seed)
+        totals = TableSampler(model, bound.log_prior).draw(parameters, 4000, random).totals
         assert abs(float(totals.mean()) - exact) <= SOON * float(totals.std()) / math.sqrt(4000) + 1e-9, seed
 
 
@@ -120,9 +125,10 @@ def test_a_program_is_sampled_as_its_model():
     assert model.mdp.num_actions > 1
     bound, parameters = somewhere(model, StationaryPolicy(), 0)
     exact = exact_gradient(bound, parameters, bound.log_prior)
-    sampler = ProgramSampler(lambda: model(), inspect_program(model), None, 0)
+    sampler = ProgramSampler(lambda: model(), inspect_program(model), None)
+    random = torch.Generator().manual_seed(0)
     directions = torch.randn(2, len(exact), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    rows = [sampled_gradient(sampler, parameters, 200, "leave-one-out")[0] for _ in range(60)]
+    rows = [sampled_gradient(sampler, parameters, 200, "leave-one-out", random)[0] for _ in range(60)]
     found = torch.stack(rows) @ directions.T
     errors = found.std(0) / math.sqrt(60)
     assert (errors > 1e-6).all()
@@ -156,8 +162,8 @@ def test_sampled_fits_reach_the_optimum():
 def test_a_sampled_fit_of_a_module_on_the_bridge():
     torch.manual_seed(0)
     model = bridge(horizon=5)
-    got = sampled(nn.Linear(23, 4), model, max_steps=250, num_eval_samples=2000)
-    want = RestrictedVariational(nn.Linear(23, 4), max_steps=60).run(model)
+    got = sampled(nn.Linear(23, 4), model, max_iterations=250, num_eval_samples=2000)
+    want = RestrictedVariational(nn.Linear(23, 4), max_iterations=60).run(model)
     assert got.details["history"][0] < float(want.elbo) - 1
     assert float(got.elbo) == pytest.approx(float(want.elbo), abs=0.2)
 
@@ -182,14 +188,16 @@ def test_the_same_seed_gives_the_same_answer_and_nothing_else_is_touched():
     model = bridge(horizon=3)
     state = torch.random.get_rng_state()
     for question in (model, lambda: model()):
-        runs = [sampled(StationaryPolicy(), question, seed, max_steps=20, num_eval_samples=50) for seed in (4, 4, 5)]
+        runs = [
+            sampled(StationaryPolicy(), question, seed, max_iterations=20, num_eval_samples=50) for seed in (4, 4, 5)
+        ]
         assert torch.equal(runs[0].action_probs, runs[1].action_probs)
         assert runs[0].details["history"] == runs[1].details["history"] != runs[2].details["history"]
     assert torch.equal(torch.random.get_rng_state(), state)
 
 
 def test_a_fit_that_stops_early_says_so():
-    got = sampled(StationaryPolicy(), bridge(horizon=3), max_steps=7, num_eval_samples=50)
+    got = sampled(StationaryPolicy(), bridge(horizon=3), max_iterations=7, num_eval_samples=50)
     assert got.status is Status.NOT_CONVERGED
     assert got.details["steps"] == 7
 
@@ -197,11 +205,11 @@ def test_a_fit_that_stops_early_says_so():
 def test_an_interrupted_fit_keeps_what_it_has(monkeypatch, caplog):
     calls, draw = [], TableSampler.draw
 
-    def interrupted(self, policy, num_samples):
+    def interrupted(self, policy, num_samples, generator):
         calls.append(1)
         if len(calls) == 31:
             raise KeyboardInterrupt
-        return draw(self, policy, num_samples)
+        return draw(self, policy, num_samples, generator)
 
     monkeypatch.setattr(TableSampler, "draw", interrupted)
     got = sampled(StationaryPolicy(), bridge(horizon=3), num_eval_samples=500)
@@ -274,7 +282,7 @@ def test_zero_logits_are_the_programs_own_prior():
     nn.init.zeros_(network.bias)
     program = windy()
     parameters = RestrictedVariational(network).policy.start(Shape(3, 2, 2), torch.zeros(1, 2, 2).double())
-    draws = ProgramSampler(program, inspect_program(program), None, 0).draw(parameters, 50)
+    draws = ProgramSampler(program, inspect_program(program), None).draw(parameters, 50, torch.Generator())
     assert torch.allclose(draws.ratios, torch.zeros(3, 50).double(), atol=1e-12)
 
 
@@ -288,7 +296,7 @@ def test_a_discrete_program_keeps_clear_of_minus_infinity():
     assert abs(float(got.elbo - want.elbo)) <= 5 * got.details["standard_error"] + 1e-3
     torch.manual_seed(0)
     got = sampled(
-        nn.Linear(3, 2), lambda: model(), max_steps=20, num_eval_samples=100
+        nn.Linear(3, 2), lambda: model(), max_iterations=20, num_eval_samples=100
     )  # that has no row to strike from
     assert got.action_probs[:, 1, GO].tolist() == [0.0] * 3
     assert math.isfinite(float(got.elbo))

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from campaigns import over_seeds
 from native_kernel import needs_native
 from oracle import random_problem
 
@@ -76,9 +77,9 @@ def variations(model, seed, number=3):
 
 
 @pytest.mark.parametrize("backend", BACKENDS[:2])
-@pytest.mark.parametrize("start", range(0, 100, 25))
-def test_members_are_answered_as_on_their_own(backend, start):
-    for seed in range(start, start + 25):
+@over_seeds(range(100), quick=30)
+def test_members_are_answered_as_on_their_own(backend, seeds):
+    for seed in seeds:
         model = random_problem(seed).model
         given = variations(model, seed)
         names = list(given)

@@ -7,6 +7,7 @@ from collections import defaultdict
 import numpy as np
 import pytest
 import torch
+from campaigns import each_seed
 from methods import FAILURE_RATE
 from oracle import random_problem
 from refusals import check, refuse
@@ -120,7 +121,7 @@ def random_run(rng, problem, chance, size, sees_first):
     return observations, actions
 
 
-@pytest.mark.parametrize("seed", range(80))
+@each_seed(range(80), quick=24)
 def test_filter_and_smoother_are_sums_over_all_paths(seed):
     rng = np.random.default_rng(1000 + seed)
     problem = random_problem(seed)
@@ -166,7 +167,7 @@ def test_the_likelihoods_of_all_observations_sum_to_the_chance_of_going_on(disco
     )
 
 
-@pytest.mark.parametrize("seed", range(10))
+@each_seed(range(10), quick=4)
 def test_a_discount_is_an_absorbing_state_that_can_be_seen(seed):
     rng = np.random.default_rng(seed)
     moves = rng.dirichlet(np.ones(3), size=(3, 2))

@@ -6,6 +6,7 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
+from campaigns import over_seeds
 from oracle import exact, fixed, log_sum, moves, random_problem
 from refusals import check, holds_no_nan
 
@@ -115,9 +116,9 @@ def failure(problem, start, kind="expected"):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("block", range(2))
-def test_value_iteration_is_bellmans_recursion(kind, block):
-    for seed in range(block, 120, 2):
+@over_seeds(range(120), quick=30)
+def test_value_iteration_is_bellmans_recursion(kind, seeds):
+    for seed in seeds:
         problem = random_problem(seed)
         got, value = ValueIteration(kind).run(problem.model), bellman(problem, kind)
         start = started(problem, [value(0, s)[0] for s in range(problem.num_states)], kind)
@@ -150,8 +151,9 @@ def test_value_iteration_is_bellmans_recursion(kind, block):
 
 
 @pytest.mark.parametrize("kind", ["best", "worst"])
-def test_the_extreme_outcomes_are_believed_in_their_true_proportions(kind):
-    for seed in range(40):
+@over_seeds(range(40), quick=10)
+def test_the_extreme_outcomes_are_believed_in_their_true_proportions(kind, seeds):
+    for seed in seeds:
         problem = random_problem(seed + 200)
         got, value = ValueIteration(kind).run(problem.model), bellman(problem, kind)
         if not got.status.ok:
@@ -181,8 +183,9 @@ def test_the_extreme_outcomes_are_believed_in_their_true_proportions(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_temperature_plays_no_part_but_in_the_bound(kind):
-    for seed in range(15):
+@over_seeds(range(15), quick=5)
+def test_the_temperature_plays_no_part_but_in_the_bound(kind, seeds):
+    for seed in seeds:
         model = random_problem(seed + 300).model
         cold, warm = (ValueIteration(kind).run(model.replace(temperature=alpha)) for alpha in (0.01, 100.0))
         assert cold.status is warm.status
@@ -273,8 +276,9 @@ def test_soft_answers_tend_to_hard_ones_in_the_cold(kind, backend):
 # ---- Boltzmann exploration ---------------------------------------------------------------------------------------
 
 
-def test_boltzmann_exploration_is_soft_on_hard_values():
-    for seed in range(120):
+@over_seeds(range(120), quick=30)
+def test_boltzmann_exploration_is_soft_on_hard_values(seeds):
+    for seed in seeds:
         problem = random_problem(seed + 500)
         alpha = problem.temperature
         got, value = BoltzmannExploration().run(problem.model), bellman(problem)
@@ -320,8 +324,9 @@ def test_the_last_step_is_that_of_the_variational_answer(backend):
 
 
 @pytest.mark.parametrize("backend", [BoltzmannExploration(), OneStepEntropy()], ids=lambda b: b.name)
-def test_heuristics_are_greedy_in_the_cold(backend):
-    for seed in range(20):
+@over_seeds(range(20), quick=7)
+def test_heuristics_are_greedy_in_the_cold(backend, seeds):
+    for seed in seeds:
         problem = random_problem(seed + 700, forbidden=False)
         got, value = backend.run(problem.model.replace(temperature=1e-5)), bellman(problem)
         for t in range(problem.horizon):
@@ -352,8 +357,9 @@ def one_step(problem):
     return value
 
 
-def test_one_step_entropy_is_its_recursion():
-    for seed in range(120):
+@over_seeds(range(120), quick=30)
+def test_one_step_entropy_is_its_recursion(seeds):
+    for seed in seeds:
         problem = random_problem(seed + 800)
         got, value = OneStepEntropy().run(problem.model), one_step(problem)
         start = started(problem, [value(0, s)[0] for s in range(problem.num_states)])

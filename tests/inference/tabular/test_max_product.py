@@ -8,6 +8,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from campaigns import over_seeds
 from oracle import exact, log_sum, paths, random_problem
 from refusals import check, holds_no_nan
 
@@ -70,9 +71,9 @@ def key_of(problem, states, actions):
 # ---- against brute force -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("block", range(3))
-def test_max_product_is_the_largest_of_all_trajectories(block):
-    for seed in range(block, 120, 3):
+@over_seeds(range(120), quick=30)
+def test_max_product_is_the_largest_of_all_trajectories(seeds):
+    for seed in seeds:
         problem = random_problem(seed)
         got, scores = MaxProduct().run(problem.model), all_trajectories(problem)
         best = max(scores.values())
@@ -97,9 +98,10 @@ def test_max_product_is_the_largest_of_all_trajectories(block):
             assert row == pytest.approx(want, abs=1e-12), (seed, t)
 
 
-def test_what_the_trajectory_costs_and_earns():
+@over_seeds(range(80), quick=20)
+def test_what_the_trajectory_costs_and_earns(seeds):
     """Luck is -log p of start and successors, the divergence -log of the prior, the return the outcomes' mean given."""
-    for seed in range(80):
+    for seed in seeds:
         problem = random_problem(seed + 200)
         got = MaxProduct().run(problem.model)
         if not got.status.ok:
@@ -127,8 +129,9 @@ def test_what_the_trajectory_costs_and_earns():
         assert float(got.policy_entropy) == 0.0
 
 
-def test_values_are_those_of_the_best_trajectory_from_each_state_on():
-    for seed in range(60):
+@over_seeds(range(60), quick=15)
+def test_values_are_those_of_the_best_trajectory_from_each_state_on(seeds):
+    for seed in seeds:
         problem = random_problem(seed + 300)
         got = MaxProduct().run(problem.model)
         for t in range(problem.horizon):
@@ -148,9 +151,10 @@ def test_values_are_those_of_the_best_trajectory_from_each_state_on():
 
 
 @pytest.mark.parametrize("backend", ["exact", "optimistic"])
-def test_viterbi_on_the_posterior_finds_the_same_probability(backend):
+@over_seeds(range(80), quick=20)
+def test_viterbi_on_the_posterior_finds_the_same_probability(backend, seeds):
     """The mode of p(tau | O) is that of p(tau, O)."""
-    for seed in range(80):
+    for seed in seeds:
         problem = random_problem(seed + 400)
         posterior = cai.infer(problem.model, backend, throw=False)
         if not posterior.status.ok:
@@ -163,9 +167,10 @@ def test_viterbi_on_the_posterior_finds_the_same_probability(backend):
             assert close(posterior.log_prob(states[None], actions[None])[0], log_q), seed
 
 
-def test_viterbi_on_the_best_of_fixed_policies():
+@over_seeds(range(40), quick=10)
+def test_viterbi_on_the_best_of_fixed_policies(seeds):
     """q = p(s_1) pi p(s'|s,a): its mode by all trajectories."""
-    for seed in range(40):
+    for seed in seeds:
         problem = random_problem(seed + 500, discount=1.0, terminals=0.0)
         posterior = cai.infer(problem.model, "variational", throw=False)
         if not posterior.status.ok:
@@ -285,8 +290,9 @@ def test_the_bound_counts_what_optimality_subtracts(optimality):
 # ---- plans -------------------------------------------------------------------------------------------------------
 
 
-def test_a_plan_plays_the_actions_of_the_trajectory_whatever_happens():
-    for seed in range(25):
+@over_seeds(range(25), quick=8)
+def test_a_plan_plays_the_actions_of_the_trajectory_whatever_happens(seeds):
+    for seed in seeds:
         problem = random_problem(seed + 600)
         mdp = problem.model.mdp
         for backend in ("max-product", "exact", "variational"):
@@ -445,8 +451,9 @@ def test_the_answer_of_a_program_can_be_planned(backend, last):
     assert [[plan.greedy(s, t) for s in range(2)] for t in range(2)] == [[a] * 2 for a in moves]
 
 
-def test_enumeration_of_a_model_has_the_same_mode():
-    for seed in range(25):
+@over_seeds(range(25), quick=8)
+def test_enumeration_of_a_model_has_the_same_mode(seeds):
+    for seed in seeds:
         problem = random_problem(seed + 800)
         posterior = cai.infer(problem.model, "enumeration", throw=False)
         if posterior.status.ok:
@@ -471,14 +478,15 @@ def test_impossible_optimality():
     check(lambda: most_probable_trajectory(got), ValueError, r"p\(O\) = 0")
 
 
-def test_what_is_unavoidable_is_only_bad_luck():
+@over_seeds(range(60), quick=15)
+def test_what_is_unavoidable_is_only_bad_luck(seeds):
     """Kind outcomes are enough: the world is asked not to slip."""
     mdp = MDP([[[0.5, 0.5]], [[0.0, 1.0]]], [1.0, 0.0])
     model = TrajectoryModel(mdp, TableReward(torch.tensor([0.0, -INF]).double()), horizon=3)
     got = cai.infer(model, "max-product")
     assert float(got.elbo) == pytest.approx(3 * math.log(0.5), abs=1e-12)
     assert float(got.luck) == pytest.approx(3 * math.log(2), abs=1e-12)
-    for seed in range(60):
+    for seed in seeds:
         problem = random_problem(seed + 900)
         want = Status.IMPOSSIBLE if exact(problem).log_evidence == -INF else Status.SUCCESS
         assert MaxProduct().run(problem.model).status is want

@@ -7,6 +7,7 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
+from campaigns import over_seeds
 from oracle import moves, random_problem
 from refusals import holds_no_nan
 
@@ -164,8 +165,9 @@ class Game:
 
 
 @pytest.mark.parametrize(("eta", "backend"), [(1, SumProduct()), (0, StructuredVariational())], ids=["one", "zero"])
-def test_one_is_exact_and_zero_is_variational(eta, backend):
-    for seed in range(40):
+@over_seeds(range(40), quick=10)
+def test_one_is_exact_and_zero_is_variational(eta, backend, seeds):
+    for seed in seeds:
         model = random_problem(seed + 100).model
         want, got = backend.run(model), RiskSensitive(eta).run(model)
         assert got.status is want.status, seed
@@ -180,8 +182,9 @@ def test_one_is_exact_and_zero_is_variational(eta, backend):
 
 
 @pytest.mark.parametrize("eta", [-2.0, -1e-6, 1e-6, 1.0, 3.0])
-def test_eta_does_not_matter_in_a_deterministic_world(eta):
-    for seed in range(15):
+@over_seeds(range(15), quick=5)
+def test_eta_does_not_matter_in_a_deterministic_world(eta, seeds):
+    for seed in seeds:
         model = random_problem(seed + 200, deterministic=True, discount=1.0).model
         want, got = SumProduct().run(model), RiskSensitive(eta).run(model)
         assert got.status is want.status
@@ -208,9 +211,9 @@ def agrees(problem, got, value, where):
                     assert row[action] == pytest.approx(chance, abs=1e-9), (where, t, state)
 
 
-@pytest.mark.parametrize("block", range(4))
-def test_the_sweep_is_the_recursion_and_never_falls(block):
-    for seed in range(400 + block, 500, 4):
+@over_seeds(range(400, 500), quick=25)
+def test_the_sweep_is_the_recursion_and_never_falls(seeds):
+    for seed in seeds:
         problem = random_problem(seed)
         forbids = any(-INF in r for rows in problem.outcomes for row in rows for _, _, r in row)
         before = None
@@ -233,8 +236,9 @@ def test_the_sweep_is_the_recursion_and_never_falls(block):
 
 
 @pytest.mark.parametrize("discount", [1.0, 0.8])
-def test_the_ends_of_the_sweep_are_the_extremes(discount):
-    for seed in range(20):
+@over_seeds(range(20), quick=7)
+def test_the_ends_of_the_sweep_are_the_extremes(discount, seeds):
+    for seed in seeds:
         problem = random_problem(seed + 600, discount=discount)
         for eta in (-INF, INF):
             got = RiskSensitive(eta).run(problem.model)
@@ -276,8 +280,9 @@ def test_what_is_believed_is_the_tilted_world(eta):
 
 
 @pytest.mark.parametrize("eta", [-10.0, -1.0, -1e-3, -1e-6, 1e-6, 0.5, 3.0])
-def test_the_start_is_worth_what_the_dual_says(eta):
-    for seed in range(15):
+@over_seeds(range(15), quick=5)
+def test_the_start_is_worth_what_the_dual_says(eta, seeds):
+    for seed in seeds:
         model = random_problem(seed + 800).model
         got = RiskSensitive(eta).run(model)
         if got.status.ok:
@@ -288,10 +293,11 @@ def test_the_start_is_worth_what_the_dual_says(eta):
 
 
 @pytest.mark.parametrize("eta", TILTS)
-def test_nobody_gains_by_moving_alone(eta):
+@over_seeds(range(12), quick=4)
+def test_nobody_gains_by_moving_alone(eta, seeds):
     """Nature maximises for eta > 0 and minimises for eta < 0; the policy always maximises."""
     rng = np.random.default_rng(0)
-    for seed in range(12):
+    for seed in seeds:
         problem = random_problem(seed + 900)
         got = RiskSensitive(eta).run(problem.model)
         if not got.status.ok:
@@ -356,9 +362,10 @@ def test_beside_a_value_of_zero_half_the_variance_shows(name, eta):
     assert abs(got - want) <= slack
 
 
-def test_the_slope_at_zero_is_half_the_accumulated_variance():
+@over_seeds(range(25), quick=8)
+def test_the_slope_at_zero_is_half_the_accumulated_variance(seeds):
     """d V(start) / d eta at 0, from oracle's own steps: variance over outcomes, falls and the start along q."""
-    for seed in range(25):
+    for seed in seeds:
         problem = random_problem(seed + 1000, forbidden=False)
         game, (value, _) = Game(problem, 0.0), tilted(problem, 0.0)
 

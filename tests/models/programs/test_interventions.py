@@ -8,6 +8,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from campaigns import each_seed
 from example_programs import MOVE, PRIOR, REWARD, START, drawn_at_the_end, drawn_first, wind_after_action, windy
 from oracle import log_sum, random_problem
 from pyro import poutine
@@ -352,7 +353,7 @@ def logarithm(value):
     return math.log(value) if value > 0 else -math.inf
 
 
-@pytest.mark.parametrize("seed", range(60))
+@each_seed(range(60), quick=16)
 def test_models_with_discounts_terminals_and_outcomes(seed):
     problem = random_problem(seed)
     model, t = problem.model, seed % problem.horizon

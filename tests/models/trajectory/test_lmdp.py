@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from campaigns import each_seed, over_seeds
 from lmdps import INF, NAN, ONE, SHARP, TEMPERATURES, P, agree, chain, close, listed, random_lmdp, small, solved
 from oracle import log_sum, random_problem
 from refusals import check, holds_no_nan, refuse
@@ -33,7 +34,7 @@ def state_paths(lmdp, state, steps):
             yield (state, *rest), chance * probability, here + cost
 
 
-@pytest.mark.parametrize("seed", range(60))
+@each_seed(range(60), quick=16)
 def test_values_and_control_are_sums_over_state_paths(seed):
     lmdp, alpha, horizon = random_lmdp(seed, positive=seed % 2), TEMPERATURES[seed % 3], 1 + seed % 4
     posterior = ZIteration().run(lmdp.to_model(horizon=horizon, temperature=alpha))
@@ -64,7 +65,7 @@ def test_values_and_control_are_sums_over_state_paths(seed):
     assert posterior.log_evidence is None
 
 
-@pytest.mark.parametrize("seed", range(30))
+@each_seed(range(30), quick=10)
 def test_a_discount_is_a_power_of_the_desirability(seed):
     """z(s) = e^{-q(s)} sum_s' p(s'|s) z(s')^gamma (Todorov 2009), the final cost being paid with the step."""
     lmdp, gamma, horizon = random_lmdp(seed, sure_start=False), 0.6, 4
@@ -108,8 +109,9 @@ def test_z_iteration_is_the_soft_bellman_backup(setting):
     assert answered >= 60
 
 
-def test_any_deterministic_model_is_accepted():
-    for seed in range(60):
+@over_seeds(range(60), quick=15)
+def test_any_deterministic_model_is_accepted(seeds):
+    for seed in seeds:
         problem = random_problem(seed, deterministic=True)
         agree(ZIteration().run(problem.model), StructuredVariational().run(problem.model), seed, 1e-11)
         if problem.discount < 1:
@@ -155,8 +157,9 @@ def test_first_exit_is_the_exact_evidence(signs):
     assert seen.count(Status.DIVERGED) >= 5
 
 
-def test_linear_is_iteration():
-    for seed in range(30):
+@over_seeds(range(30), quick=10)
+def test_linear_is_iteration(seeds):
+    for seed in seeds:
         model = random_lmdp(seed + 500, size=30, forbidden=False).to_model(horizon=INF, temperature=2.0)
         linear, iterated = (ZIteration(solver=name).run(model) for name in ("linear", "iteration"))
         assert (linear.details["solver"], iterated.details["solver"]) == ("linear", "iteration")

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from campaigns import each_seed
 from oracle import exact, fixed, random_problem
 from reward_loops import INF, NEXT, A, S, T, agree, both, dense, listed
 
@@ -69,7 +70,7 @@ def test_a_path_earns_minus_its_first_potential():
 
 
 @pytest.mark.parametrize("over_time", [False, True], ids=["one potential", "over time"])
-@pytest.mark.parametrize("seed", SEEDS)
+@each_seed(SEEDS, quick=10)
 def test_fixed_dynamics_keep_their_policy(seed, over_time):
     """Against the recursion on plain lists of the problem that was not shaped; any discount, T = 1 included."""
     problem = random_problem(seed)
@@ -86,7 +87,7 @@ def test_fixed_dynamics_keep_their_policy(seed, over_time):
                 np.testing.assert_allclose(posterior.action_probs[t, state], policy, atol=1e-9)
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@each_seed(SEEDS, quick=10)
 def test_the_exact_posterior_keeps_its_policy_and_its_dynamics(seed):
     """Discount 1: against the sum over all paths of the problem that was not shaped."""
     problem = random_problem(seed, discount=1.0)

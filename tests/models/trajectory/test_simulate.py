@@ -5,6 +5,7 @@ from collections import Counter, defaultdict
 
 import pytest
 import torch
+from campaigns import over_seeds
 from methods import FAILURE_RATE
 from oracle import paths, random_problem
 from scipy.stats import chi2
@@ -94,8 +95,9 @@ def test_trajectories_follow_the_joint_and_pay_what_it_says(scheduled, looks_up,
     assert met == {"discount", "terminal", "forbidden", "listed"}
 
 
-def test_samples_of_an_exact_posterior_follow_its_joint():
-    for seed in range(16):
+@over_seeds(range(16), quick=5)
+def test_samples_of_an_exact_posterior_follow_its_joint(seeds):
+    for seed in seeds:
         problem = random_problem(seed + 8_000)
         posterior = cai.infer(problem.model, "exact", throw=False)
         weights, _ = joint(problem, problem.temperature)

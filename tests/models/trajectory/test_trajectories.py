@@ -16,10 +16,12 @@ from scipy.stats import binom
 
 import cai
 from cai.inference import Enumeration, StructuredVariational, SumProduct
+from cai.inference.core.driver import drive
 from cai.inference.core.status import NotKnown
+from cai.inference.core.tabular import TabularPosterior
 from cai.inference.particles.smc import SequentialMonteCarlo
 from cai.inference.programs.scoring import score_program
-from cai.inference.programs.svi import FitOptions, fit
+from cai.inference.programs.svi import FitOptions, GuideLearner
 from cai.inference.tabular.backward_sampling import sample_backward
 from cai.models import MDP, TrajectoryModel
 from cai.models.programs.inspect import inspect_program, private_store
@@ -63,7 +65,7 @@ def total_probability(posterior):
 
 
 def forward_sampler(model, num_samples, seed):
-    return SumProduct().run(model).replace(sampler=None).sample(num_samples, seed=seed)
+    return TabularPosterior._draw(SumProduct().run(model), num_samples, seed, False)[:2]
 
 
 @pytest.mark.parametrize("sampler", [sample_backward, forward_sampler], ids=["backward", "forward"])
@@ -161,9 +163,9 @@ def test_probabilities_of_program_trajectories_add_up_to_one(kind):
 def test_a_fitted_guide_is_scored_by_its_own_program(free_dynamics):
     """q(s, a) = sum_wind q(wind) q(s_1 | wind) prod pi(a_t | s_t) q(s_{t+1} | ...), factors left out."""
     program = persistent(3)
-    found = fit(
-        program, inspect_program(program), free_dynamics=free_dynamics, options=FitOptions(60, 1.0, 1e-6), seed=0
-    )
+    options = FitOptions(60, 1.0, 1e-6)
+    learner = GuideLearner(inspect_program(program), free_dynamics, options, answer=lambda program, info, fit: fit)
+    found = drive(learner, program)
     states, actions = every_trajectory(3, 2, 4, 3)
     with private_store(), torch.no_grad():
         for key, value in found.parameters.items():

@@ -1,0 +1,57 @@
+"""Another process that holds one core: what a student's browser, or a second notebook, does to a call."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+
+__all__ = ["BusyCore", "one_thread"]
+
+SETTLE = 0.01  # seconds until the scheduler has given the other process a core
+
+
+class BusyCore:
+    """A process that loops while `running` and is stopped otherwise; POSIX only.
+
+    It is not pinned: the system decides where it runs, as it does with any neighbour.
+    """
+
+    def __enter__(self) -> BusyCore:
+        self._process = subprocess.Popen([sys.executable, "-S", "-c", "while True: pass"])
+        self._signal(signal.SIGSTOP)
+        return self
+
+    def __exit__(self, *reason: object) -> None:
+        self._process.kill()
+        self._process.wait()
+
+    def _signal(self, number: int) -> None:
+        os.kill(self._process.pid, number)
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[None]:
+        """The time during which one core is held."""
+        self._signal(signal.SIGCONT)
+        try:
+            time.sleep(SETTLE)
+            yield
+        finally:
+            self._signal(signal.SIGSTOP)
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """The time during which torch has one thread."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,127 @@
+"""The loop that runs every learner: progress, Ctrl-C, a limit of time, and checkpoints from which a run goes on."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import math
+import time
+from pathlib import Path
+from typing import Any, TypeVar
+
+from cai.inference.core.learner import Learner, State
+from cai.inference.core.posterior import Posterior
+from cai.inference.core.progress import progress
+from cai.inference.core.status import Status
+from cai.models.common.storage import StorageError, load, save
+
+__all__ = ["Checkpoints", "drive"]
+
+logger = logging.getLogger("cai.inference")
+
+S = TypeVar("S", bound=State)
+
+
+class Checkpoints:
+    """Where and how often the state of a run is stored; each file replaces the last one at once, or not at all.
+
+    How often changes no number: a checkpoint reads the state and nothing else.
+
+    Args:
+        folder: of the run; it must exist.
+        steps: store after every so many steps; None for no such rule.
+        seconds: store when so many have passed since the last time.
+    """
+
+    FILE = "state.safetensors"
+
+    def __init__(self, folder: Path, *, steps: int | None = None, seconds: float = 60.0) -> None:
+        if steps is not None and (isinstance(steps, bool) or not isinstance(steps, int) or steps < 1):
+            raise ValueError(f"checkpoint_every is {steps!r}; expected a whole number of steps >= 1, or None")
+        if not seconds > 0:
+            raise ValueError(f"checkpoint_seconds is {seconds!r}; expected seconds > 0")
+        self.path, self.steps, self.seconds = folder / self.FILE, steps, seconds
+        self._written, self._at = -1, time.monotonic()
+
+    def offer(self, state: State) -> None:
+        """Stores the state if it is time."""
+        by_steps = self.steps is not None and state.steps % self.steps == 0
+        if by_steps or time.monotonic() - self._at >= self.seconds:
+            self.write(state)
+
+    def write(self, state: State) -> None:
+        """Stores the state, unless it is stored already."""
+        if state.steps != self._written:
+            values = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
+            del values["problem"]
+            values["status"] = None if state.status is None else state.status.name
+            save(self.path, {"learner": type(state).__qualname__, "state": values})
+            self._written, self._at = state.steps, time.monotonic()
+
+    def restore(self, first: S) -> S:
+        """The stored state of a run that begins with `first`; `first` itself where nothing was stored yet.
+
+        Raises:
+            StorageError: if the file is damaged, or holds the state of another learner.
+        """
+        if not self.path.exists():
+            return first
+        content = load(self.path)
+        names = {field.name for field in dataclasses.fields(first)} - {"problem"}
+        values = content.get("state") if isinstance(content, dict) else None
+        if not isinstance(values, dict) or content["learner"] != type(first).__qualname__ or set(values) != names:
+            raise StorageError(
+                f"{str(self.path)!r} holds no state of this run's learner; it was written by another version, or "
+                "belongs to another run: start anew in an empty folder"
+            )
+        status = None if values["status"] is None else Status[values["status"]]
+        self._written = values["steps"]
+        return dataclasses.replace(first, **values | {"status": status})
+
+
+def drive(
+    learner: Learner[Any],
+    model: Any,
+    *,
+    seed: int = 0,
+    checkpoints: Checkpoints | None = None,
+    max_seconds: float = math.inf,
+) -> Posterior:
+    """Runs a learner until its own criterion or its limit ends it, and returns its answer.
+
+    Interrupted by Ctrl-C, or when the time is over, it returns the best answer so far with status NOT_CONVERGED; only
+    a step that was not finished is lost. With checkpoints it goes on where the last run in the folder stopped.
+
+    Args:
+        learner: what is run.
+        model: what it answers.
+        seed: of everything that it draws.
+        checkpoints: where the state is stored, if anywhere.
+        max_seconds: no step begins later than this after the first.
+    """
+    state: State = learner.init(model, seed=seed)
+    if checkpoints is not None:
+        state = checkpoints.restore(state)
+    metrics: dict[str, float] = {}
+
+    def label() -> str:
+        return ", ".join([learner.label, *(f"{name} {value:.6g}" for name, value in metrics.items())])
+
+    end = time.monotonic() + max_seconds
+    try:
+        for _ in progress(max(0, learner.limit - state.steps), label):
+            if state.status is not None:
+                break
+            if time.monotonic() > end:
+                logger.warning("%s: the time was over after %d steps", learner.label, state.steps)
+                break
+            following, info = learner.step(state)
+            state = dataclasses.replace(following, steps=state.steps + 1)
+            metrics.update(info.metrics)
+            if checkpoints is not None:
+                checkpoints.offer(state)
+    except KeyboardInterrupt:
+        logger.warning("%s was interrupted after %d steps; the best answer so far is kept", learner.label, state.steps)
+    if checkpoints is not None:
+        checkpoints.write(state)
+    return learner.posterior(state)
