@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from cai.evaluation import Outcome, evaluate
 from cai.inference import InferenceError, Posterior, Status, Target, available_backends, infer
 from cai.models import MDP, TrajectoryModel, draw_factor_graph, factor_graph
+from cai.models.common.storage import load
 from cai.policies import Policy, extract_policy
 from cai.studies import Comparison, compare, explain_reward, sweep
 
@@ -37,6 +38,7 @@ __all__ = [
     "extract_policy",
     "factor_graph",
     "infer",
+    "load",
     "plot_comparison",
     "plot_luck",
     "plot_map",

@@ -3,12 +3,14 @@
 from cai.evaluation.batch_results import OutcomeBatch
 from cai.evaluation.evaluate import Outcome, evaluate
 from cai.evaluation.hidden_states import BeliefOutcome, RunRecord, evaluate_belief_policy, simulate
+from cai.evaluation.programs import SampledOutcome
 
 __all__ = [
     "BeliefOutcome",
     "Outcome",
     "OutcomeBatch",
     "RunRecord",
+    "SampledOutcome",
     "evaluate",
     "evaluate_belief_policy",
     "simulate",

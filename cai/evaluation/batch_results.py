@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from cai.inference.core.posterior_batch import padded_stack
+from cai.models.common.storage import Saved, storable
 
 if TYPE_CHECKING:
     from cai.evaluation.evaluate import Outcome
@@ -16,7 +17,8 @@ if TYPE_CHECKING:
 __all__ = ["OutcomeBatch"]
 
 
-class OutcomeBatch(Sequence["Outcome"]):
+@storable("outcome-batch", pack=lambda batch: {"outcomes": list(batch)})
+class OutcomeBatch(Sequence["Outcome"], Saved):
     """B outcomes, in the order of the batch, and their numbers as tensors [B].
 
     Args:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from html import escape
 from typing import Any, overload
 
 import torch
 from torch import Tensor
 
 from cai.evaluation.batch_results import OutcomeBatch
+from cai.evaluation.programs import SampledOutcome, evaluate_program, mean_of_worst
 from cai.inference.tabular.believed_dynamics import FixedDynamics
 from cai.inference.tabular.posterior import measure
 from cai.inference.tabular.stationary.chains import expected_visits
-from cai.models.common.numerics import weighted
+from cai.models.common.storage import Saved, storable
 from cai.models.trajectory.batch import ModelBatch
 from cai.models.trajectory.model import TrajectoryModel
 from cai.policies.policy import Policy
@@ -25,8 +27,9 @@ TAIL = 0.05
 LONGEST = 10**6  # steps after which a rollout over an infinite horizon is cut
 
 
+@storable("outcome")
 @dataclass(frozen=True, eq=False)
-class Outcome:
+class Outcome(Saved):
     """What happens to a policy under the true dynamics. Returns are those of the discounted chain, in reward units.
 
     Attributes:
@@ -54,6 +57,17 @@ class Outcome:
     ends_in: Mapping[str, float] | None
     visits: Mapping[str, float] | None
     returns: Tensor = field(repr=False)
+
+    def _repr_html_(self) -> str:
+        """The numbers as a table."""
+        numbers = {
+            name: getattr(self, name) for name in ("expected_return", "standard_error", "std", "cvar", "entropy")
+        }
+        numbers |= {"absorbed": self.absorbed}
+        for what in ("ends_in", "visits"):
+            numbers |= {f"{what} {region}": chance for region, chance in (getattr(self, what) or {}).items()}
+        lines = "".join(f"<tr><th>{escape(name)}</th><td>{value:.6g}</td></tr>" for name, value in numbers.items())
+        return f"<table><caption>Outcome in the true world</caption>{lines}</table>"
 
     def chance(self, what: str, region: str) -> float:
         """The probability "ends_in" or "visits" of a region, or "absorbed", by the name of the attribute."""
@@ -85,22 +99,34 @@ def evaluate(
 ) -> Outcome: ...
 
 
+@overload
 def evaluate(
-    policy: Policy | Sequence[Policy],
-    model: TrajectoryModel | ModelBatch,
+    policy: Any,
+    model: Callable[[], Any],
+    *,
+    regions: None = None,
+    num_rollouts: int = 2000,
+    tail: float = TAIL,
+    seed: int = 0,
+) -> SampledOutcome: ...
+
+
+def evaluate(
+    policy: Any,
+    model: TrajectoryModel | ModelBatch | Callable[[], Any],
     *,
     regions: Mapping[str, Any] | None = None,
     num_rollouts: int = 2000,
     tail: float = TAIL,
     seed: int = 0,
-) -> Outcome | OutcomeBatch:
+) -> Outcome | OutcomeBatch | SampledOutcome:
     """Runs a policy in the true world: expectations exactly, spread and tail by rollouts.
 
     Args:
         policy: from `extract_policy`, or any `Policy` over the model's states and actions; for a batch one for all
             members, or a list of one for each.
         model: the trajectory model, whose dynamics are the truth here; or a batch, whose members are tried one by one,
-            each as on its own.
+            each as on its own; or a trajectory program, in which rollouts alone tell, on any policy with `act`.
         regions: named sets of states (masks, indices or names) whose visits and endings to report, besides those of
             the process.
         num_rollouts: N, simulated at once.
@@ -108,7 +134,7 @@ def evaluate(
         seed: of the rollouts; the global random state is left alone.
 
     Returns:
-        What happens; of a batch, an `OutcomeBatch`.
+        What happens; of a batch, an `OutcomeBatch`; of a program, a `SampledOutcome` in nats of its factors.
 
     Raises:
         TypeError, ValueError: if the policy does not fit the model, or takes actions that are not available.
@@ -117,14 +143,20 @@ def evaluate(
         options: dict[str, Any] = {"regions": regions, "num_rollouts": num_rollouts, "tail": tail, "seed": seed}
         pairs = zip(_one_each(policy, len(model)), model, strict=True)
         return OutcomeBatch([evaluate(own, member, **options) for own, member in pairs])
-    if not isinstance(model, TrajectoryModel):
-        raise TypeError(f"evaluate needs a TrajectoryModel, whose dynamics it knows; got {type(model).__name__}")
+    if not callable(model):
+        raise TypeError(
+            f"evaluate needs a TrajectoryModel, whose dynamics it knows, or a program; got {type(model).__name__}"
+        )
     if num_rollouts < 2:
         raise ValueError(f"num_rollouts is {num_rollouts}; a spread needs at least 2")
     if not 0 < tail <= 1:
         raise ValueError(f"tail is {tail}; it is a share of the returns: give a number in (0, 1]")
+    if not isinstance(model, TrajectoryModel):
+        if regions:
+            raise ValueError("a program has no regions; leave them out, or evaluate in a TrajectoryModel")
+        return evaluate_program(policy, model, num_rollouts=num_rollouts, tail=tail, seed=seed)
     mdp = model.mdp
-    table = fitting_table(policy, model)  # type: ignore[arg-type]  # a list is refused there
+    table = fitting_table(policy, model)
     named = dict(mdp.regions) | {key: mdp.states(states) for key, states in (regions or {}).items()}
     with torch.no_grad():
         dynamics = FixedDynamics(model)
@@ -144,7 +176,7 @@ def evaluate(
         expected_return=float(found.believed_return),
         standard_error=spread / math.sqrt(num_rollouts),
         std=spread,
-        cvar=_mean_of_worst(returns, tail),
+        cvar=mean_of_worst(returns, tail),
         tail=tail,
         entropy=float(found.policy_entropy),
         occupancy=found.state_marginals,
@@ -164,13 +196,6 @@ def _one_each(policy: Policy | Sequence[Policy], number: int) -> list[Policy]:
             f"there are {len(policy)} policies for {number} members of the batch; give one for each, or one for all"
         )
     return list(policy)
-
-
-def _mean_of_worst(returns: Tensor, tail: float) -> float:
-    """The mean of the worst `tail` share of the samples; the last one counts for the part that it stands for."""
-    ordered, share = returns.sort().values, tail * len(returns)
-    weights = (share - torch.arange(len(returns), dtype=torch.float64)).clamp(0, 1)
-    return float(weighted(weights, ordered).sum() / weights.sum())
 
 
 def fitting_table(policy: Policy, model: TrajectoryModel) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from cai.evaluation.evaluate import LONGEST, fitting_table
 from cai.models.common.simulator import Transition
+from cai.models.common.storage import Saved, storable
 from cai.models.trajectory.model import TrajectoryModel
 from cai.models.trajectory.simulate import draw_rows
 from cai.policies.belief import BeliefPolicy
@@ -20,8 +21,9 @@ __all__ = ["BeliefOutcome", "RunRecord", "evaluate_belief_policy", "simulate"]
 CHUNK = 4_000_000  # entries over (run, state, outcome) that rollouts hold at once
 
 
+@storable("run-record")
 @dataclass(frozen=True, eq=False)
-class RunRecord:
+class RunRecord(Saved):
     """One run in the true world: n actions, and what there was around them.
 
     Attributes:
@@ -37,8 +39,11 @@ class RunRecord:
     observations: tuple[int | None, ...]
     actions: Tensor
     rewards: Tensor
-    beliefs: Tensor = field(repr=False)
+    beliefs: Tensor
     ended: str
+
+    def __repr__(self) -> str:
+        return f"RunRecord of {len(self.actions)} actions: return {self.total:.6g}, ended by {self.ended!r}"
 
     @property
     def total(self) -> float:
@@ -46,8 +51,9 @@ class RunRecord:
         return float(self.rewards.sum())
 
 
+@storable("belief-outcome")
 @dataclass(frozen=True, eq=False)
-class BeliefOutcome:
+class BeliefOutcome(Saved):
     """What a belief policy earned in the true world, in reward units.
 
     Attributes:

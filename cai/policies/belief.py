@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from cai.inference.tabular.filtering import StateFilter
+from cai.models.common.numerics import safe_log
+from cai.models.common.storage import Saved, storable
 from cai.models.processes.mdp import MDP
 from cai.models.processes.observation import ObservationModel
 from cai.models.trajectory.model import TrajectoryModel
@@ -14,7 +18,22 @@ from cai.policies.policy import Policy
 __all__ = ["BeliefPolicy"]
 
 
-class BeliefPolicy:
+def _parts(policy: BeliefPolicy) -> dict[str, Any]:
+    """What a file keeps, with the belief that was reached."""
+    states = policy.states
+    known = {"policy": policy.policy, "process": states.process, "observation_model": states.observation_model}
+    return known | {"log_beliefs": policy._log_beliefs, "t": policy.t}
+
+
+def _of_parts(parts: dict[str, Any]) -> BeliefPolicy:
+    log_beliefs, t = parts.pop("log_beliefs"), parts.pop("t")
+    policy = BeliefPolicy(**parts)
+    policy._log_beliefs, policy.t = log_beliefs, t
+    return policy
+
+
+@storable("belief-policy", pack=_parts, unpack=_of_parts)
+class BeliefPolicy(Saved):
     """A policy on states, averaged over what is believed of them: pi(a | b_t) = sum_s b_t(s) pi_t(a | s).
 
     It keeps the exact filter (`cai.inference.filter_states`), and acts as the policy would in a state drawn from its
@@ -81,18 +100,53 @@ class BeliefPolicy:
         self._log_beliefs = self.states.update(self._log_beliefs, taken, seen, self.t)[0].detach()
         self.t += 1
 
-    def probs(self) -> Tensor:
-        """[A], pi(. | b_t).
+    @property
+    def horizon(self) -> int | float:
+        """T, the number of steps that the policy on states knows; math.inf if it is stationary."""
+        return self.policy.horizon
+
+    def probs(self, beliefs: Any = None, t: int | None = None) -> Tensor:
+        """[A], pi(. | b); [N, A] for N beliefs.
+
+        Args:
+            beliefs: [S] or [N, S], probabilities of states; the policy's own belief unless given.
+            t: the time index (from 0); the policy's own unless given.
 
         Raises:
             ValueError: if t is beyond the policy's horizon, or no action is left that the policy takes and that exists
                 in every state believed possible.
         """
-        return self.action_probs(self._log_beliefs, self.t)[0]
+        logs = self._log_beliefs[0] if beliefs is None else safe_log(torch.as_tensor(beliefs, dtype=torch.float64))
+        rows = self.action_probs(logs.reshape(-1, logs.shape[-1]), self.t if t is None else t)
+        return rows.reshape(*logs.shape[:-1], -1)
+
+    def act(
+        self,
+        observations: Any = None,
+        t: int | None = None,
+        *,
+        generator: torch.Generator | None = None,
+        deterministic: bool = False,
+    ) -> Tensor:
+        """Actions int64 [N] for beliefs [N, S], or 0-dim for one; drawn, or the most probable (the first of equals).
+
+        Args:
+            observations: beliefs, as `probs` takes them; the policy's own unless given, which `observe` updates.
+            t: the time index (from 0); the policy's own unless given.
+            generator: draws the actions; the global one unless given.
+            deterministic: whether to take the most probable action.
+        """
+        rows = self.probs(observations, t)
+        return rows.argmax(-1) if deterministic else torch.multinomial(rows, 1, generator=generator)[..., 0]
+
+    def log_prob(self, actions: Any, observations: Any = None, t: int | None = None) -> Tensor:
+        """Log pi(a | b) in nats, [N] or 0-dim; beliefs and time as for `probs`."""
+        rows, taken = self.probs(observations, t), torch.as_tensor(actions)
+        return rows.gather(-1, taken[..., None].expand(*rows.shape[:-1], 1)).log()[..., 0]
 
     def sample(self, generator: torch.Generator | None = None) -> int:
-        """Draws an action; `observe` then tells what came of it."""
-        return int(torch.multinomial(self.probs(), 1, generator=generator))
+        """Draws an action by its own belief; `observe` then tells what came of it."""
+        return int(self.act(generator=generator))
 
     def action_probs(self, log_beliefs: Tensor, t: int) -> Tensor:
         """[N, A], pi(. | b) at time index t for N beliefs, given as logarithms [N, S]; errors as `probs`."""

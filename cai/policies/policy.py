@@ -120,4 +120,3 @@ def extract_policy(posterior: Posterior, kind: str = "stochastic") -> Any:
     return posterior.policy(kind)  # type: ignore[return-value]
 
 
-policy_classes["table"] = Policy  # what posteriors make

@@ -14,6 +14,7 @@ from cai.inference.core.posterior import Posterior
 from cai.inference.core.progress import progress
 from cai.inference.core.status import Backend, Status
 from cai.inference.registry import backend_label, check_question, check_seed, infer, make_backend
+from cai.models.common.storage import Saved, storable
 from cai.models.trajectory.batch import ModelBatch
 from cai.models.trajectory.model import TrajectoryModel
 from cai.policies.policy import extract_policy
@@ -25,9 +26,11 @@ if TYPE_CHECKING:
 __all__ = ["Comparison", "Row", "chance_columns", "compare"]
 
 DEFAULT_BACKENDS = ("exact", "variational", "optimistic")
+SHOWN = 8  # rows that repr names
 NUMBERS = ("log_evidence", "elbo", "believed_return", "real_return", "optimism_gap", "luck", "policy_entropy")
 
 
+@storable("comparison-row")
 @dataclass(frozen=True, eq=False)
 class Row:
     """One backend's line. Numbers are None where they are not known; -inf is kept here and null in JSON.
@@ -75,12 +78,19 @@ class Row:
         return {**head, **numbers, "seconds": round(self.seconds, 6)}
 
 
-@dataclass(frozen=True, eq=False)
-class Comparison:
+def _parts(comparison: Comparison) -> dict[str, Any]:
+    """What a file keeps; a program is code, which no file holds."""
+    model = comparison.model
+    return {"model": model if isinstance(model, (TrajectoryModel, ModelBatch)) else None, "rows": comparison.rows}
+
+
+@storable("comparison", pack=_parts)
+@dataclass(frozen=True, eq=False, repr=False)
+class Comparison(Saved):
     """The lines of `compare`.
 
     Attributes:
-        model: what was asked.
+        model: what was asked; None for a program's comparison that was loaded.
         rows: one for each backend; of a batch, one for each backend and member.
     """
 
@@ -88,7 +98,13 @@ class Comparison:
     rows: tuple[Row, ...]
 
     def __repr__(self) -> str:
-        return f"Comparison of {', '.join(f'{row.backend} ({row.status.label})' for row in self.rows)}; see to_frame()"
+        rows = [f"{row.backend} ({row.status.label})" for row in self.rows[:SHOWN]]
+        more = [f"and {len(self.rows) - SHOWN} more rows"] if len(self.rows) > SHOWN else []
+        return f"Comparison of {', '.join(rows + more)}; see to_frame()"
+
+    def _repr_html_(self) -> str:
+        """`to_frame` as a table."""
+        return str(self.to_frame().to_html(max_rows=60, float_format="{:.6g}".format))
 
     def member(self, member: int) -> Comparison:
         """The comparison of one member of a batch.

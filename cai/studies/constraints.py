@@ -20,6 +20,7 @@ from cai.inference.core.posterior import Posterior
 from cai.inference.core.status import Backend, Target
 from cai.inference.registry import infer, make_backend
 from cai.models.common.numerics import plain_number
+from cai.models.common.storage import Saved, storable
 from cai.models.rewards.goals import Goal
 from cai.models.trajectory.model import TrajectoryModel
 
@@ -29,8 +30,9 @@ HIGHEST = 1e6  # prices up to this times the temperature are tried
 TRIALS = 200
 
 
+@storable("limited-entries")
 @dataclass(frozen=True, eq=False)
-class Limited:
+class Limited(Saved):
     """A plan that keeps to a limit.
 
     Attributes:

@@ -14,6 +14,7 @@ from cai.inference.core.status import Backend, Target
 from cai.inference.registry import infer
 from cai.inference.tabular.forward_messages import forward_messages
 from cai.models.common.numerics import categorical_divergence, plain_number, safe_log, safe_logsumexp, weighted
+from cai.models.common.storage import Saved, storable
 from cai.models.processes.mdp import MDP
 from cai.models.rewards.base import RewardFactor, Step, raw_table
 from cai.models.trajectory.model import TrajectoryModel
@@ -29,8 +30,9 @@ ENTRY_LIMIT = 20_000_000  # entries of a gradient over [T, S, A, K]
 COSTS = ("policy KL", "dynamics KL", "start KL", "r_max")
 
 
-@dataclass(frozen=True, eq=False)
-class RewardExplanation:
+@storable("reward-explanation")
+@dataclass(frozen=True, eq=False, repr=False)
+class RewardExplanation(Saved):
     """What a reward says along an answer q. T steps, index t from 0; all but `rewards` in nats or per reward unit.
 
     A step is optimal with probability exp((r - r_max) / alpha) (Levine 2018, section 2.2): what optimality="bernoulli"
@@ -69,6 +71,12 @@ class RewardExplanation:
     visit_gradient: Tensor | None
     visits: float | None
     chosen: Tensor | None
+
+    def __repr__(self) -> str:
+        return (
+            f"RewardExplanation of {self.model.name!r} by {self.posterior.backend!r}: {self.total:.6g} nats over "
+            f"{self.model.steps} steps and {len(self.terms)} terms; see to_frame()"
+        )
 
     @property
     def shares(self) -> Tensor:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from cai.inference.registry import make_backend
+from cai.models.common.storage import Saved, storable
 from cai.models.trajectory.batch import ModelBatch
 from cai.studies.comparison import Comparison, compare
 
@@ -17,8 +18,9 @@ if TYPE_CHECKING:
 __all__ = ["Sweep", "sweep"]
 
 
-@dataclass(frozen=True, eq=False)
-class Sweep:
+@storable("sweep")
+@dataclass(frozen=True, eq=False, repr=False)
+class Sweep(Saved):
     """The rows of `compare` for every value of one option.
 
     Attributes:
@@ -32,6 +34,13 @@ class Sweep:
     option: str
     values: tuple[Any, ...]
     comparison: Comparison
+
+    def __repr__(self) -> str:
+        return f"Sweep of {self.backend!r} over {len(self.values)} values of {self.option}; see to_frame()"
+
+    def _repr_html_(self) -> str:
+        """`to_frame` as a table."""
+        return str(self.to_frame().to_html(max_rows=60, float_format="{:.6g}".format))
 
     def to_frame(self) -> pd.DataFrame:
         """The comparison's table, with the option's value in place of the backend."""

@@ -25,7 +25,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
-__all__ = ["StorageError", "can_store", "load", "save", "storable", "stored_kind", "write_atomically"]
+__all__ = ["Saved", "StorageError", "can_store", "load", "save", "storable", "stored_kind", "write_atomically"]
 
 VERSION = 1  # of the document's layout; raised when older files can no longer be read the same way
 FILE = "cai.safetensors"  # the file of an object that was saved as a folder
@@ -298,6 +298,19 @@ def load(path: str | Path, *, expected: str | tuple[str, ...] | None = None) -> 
             raise StorageError(
                 f"{str(path)!r} is damaged at field {reader.field}: {error!r}; save it again, or take a copy"
             ) from error
+
+
+class Saved:
+    """What objects of a declared class do with a path."""
+
+    def save(self, path: str | Path) -> Path:
+        """Writes it to a file that `cai.load` reads, numbers without gradients; returns the path.
+
+        Raises:
+            FileNotFoundError: if the folder does not exist.
+            StorageError: if a part of it cannot be stored; names it.
+        """
+        return save(path, self)
 
 
 def stored_kind(path: str | Path) -> str:

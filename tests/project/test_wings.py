@@ -45,7 +45,7 @@ ARROWS = {
         evaluation -> policies
         studies -> evaluation
         studies -> policies
-        pictures -> studies
+        studies -> pictures
         explorer -> pictures
         explorer -> studies
     """,

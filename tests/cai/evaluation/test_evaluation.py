@@ -353,4 +353,4 @@ def test_wrong_types_are_refused():
     with pytest.raises(TypeError, match="expected a Policy"):
         evaluate([[0.5, 0.5]] * 4, lottery())
     with pytest.raises(TypeError, match="TrajectoryModel"):
-        evaluate(gamble(), lambda: None)
+        evaluate(gamble(), 3)
