@@ -9,7 +9,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from cai.inference.kernels.native.library import call
+from cai.inference.kernels.native.library import call, thread_count
 from cai.inference.kernels.plain import SoftPass
 from cai.inference.kernels.problem import StepTables
 from cai.inference.kernels.tables import Table
@@ -131,7 +131,7 @@ class NativePass(SoftPass):
 
     def product(self, made: StepTables, x: Tensor) -> Tensor:
         out = x.new_empty((self.num_states * self.num_actions, x.shape[1]))
-        size, threads = self.num_states, torch.get_num_threads()
+        size, threads = self.num_states, thread_count()
         call("gather", x.dtype, _native_table(made.table), size, x.shape[1], threads, x.contiguous(), out)
         return out
 
@@ -150,7 +150,7 @@ class NativePass(SoftPass):
     def _native(self, t: int, *, turned: bool = False, merged_turned: bool = False) -> NativeProblem:
         """What the loops read at step t; the tables that it points to are held by `tables`."""
         made, problem, model = self.tables(t), self.problem, self.model
-        native = NativeProblem(self.num_states, self.num_actions, problem.size, torch.get_num_threads(), model.discount)
+        native = NativeProblem(self.num_states, self.num_actions, problem.size, thread_count(), model.discount)
         native.smallest, native.chances = self.smallest, _native_table(made.table)
         native.scores, native.shared_prior = _pointer(made.scores), made.shared_prior
         native.log_chances, native.terminal = _pointer(made.log_chances), _pointer(self._terminal)

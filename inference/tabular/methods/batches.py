@@ -43,6 +43,9 @@ class BatchError(InferenceError):
         super().__init__(answers.backend, posterior.status, posterior, detail)
         self.answers = answers
 
+    def __reduce__(self) -> tuple[type, tuple[PosteriorBatch]]:
+        return type(self), (self.answers,)
+
 
 def infer_batch(
     batch: ModelBatch, backend: Backend, ask: Callable[[TrajectoryModel], Posterior], *, throw: bool
