@@ -17,7 +17,7 @@ from cai.inference.core.storage import storable
 from cai.inference.particles.particles import Filtered, Particles
 from cai.inference.particles.program_system import ReplaySystem
 from cai.inference.programs.posterior import conditional, program_posterior
-from cai.inference.programs.solve import check_program
+from cai.inference.programs.requirements import check_program
 from cai.inference.tabular.backward import backward
 from cai.inference.tabular.believed_dynamics import FixedDynamics, OutcomeDynamics
 from cai.inference.tabular.policy_evaluation import policy_backward

@@ -10,16 +10,23 @@ from torch import Tensor
 
 from cai.inference.core.lazy import without_gradient
 from cai.inference.core.status import Status, Target
-from cai.inference.core.storage import storable
+from cai.inference.core.storage import can_store, storable
 from cai.inference.core.tabular import TabularPosterior
-from cai.inference.programs.enumerated import enumerate_program
-from cai.inference.programs.guide import JointProbe
+from cai.inference.programs.enumerated import EnumeratedProgram, enumerate_program
 from cai.models.common.numerics import safe_log, weighted
 from cai.models.programs.inspect import Program, ProgramInfo
 from cai.models.programs.session import pyro_session
 from cai.models.trajectory.model import TrajectoryModel
 
-__all__ = ["JointDynamics", "Paths", "ProgramPosterior", "conditional", "prior_joints", "program_posterior"]
+__all__ = [
+    "JointDynamics",
+    "Paths",
+    "ProgramPosterior",
+    "conditional",
+    "prior_joints",
+    "program_posterior",
+    "step_joints",
+]
 
 
 def conditional(joint: Tensor, otherwise: Tensor) -> Tensor:
@@ -31,10 +38,18 @@ def conditional(joint: Tensor, otherwise: Tensor) -> Tensor:
 
 def prior_joints(program: Program, info: ProgramInfo) -> list[Tensor]:
     """T tables [S, A, S] of p(s_t, a_t, s_{t+1}) in the program itself, optimality ignored."""
-    probe = JointProbe(info)
-    with pyro_session(), torch.enable_grad():
-        run = enumerate_program(probe(program))
-        return list(torch.autograd.grad(run.expect(run.probes.values()), probe.epsilons))
+    with pyro_session(), torch.no_grad():
+        run = enumerate_program(program)
+    return step_joints(run, info)
+
+
+def step_joints(run: EnumeratedProgram, info: ProgramInfo) -> list[Tensor]:
+    """T tables [S, A, S] (the last [S, A, 1] without s_{T+1}) of q(s_t, a_t, s_{t+1})."""
+    steps = [(f"s_{t}", f"a_{t}", f"s_{t + 1}") for t in range(1, info.horizon + 1)]
+    if info.has_last_state:
+        return run.joints(steps)
+    *joints, last = run.joints([*steps[:-1], steps[-1][:2]])
+    return [*joints, last[..., None]]
 
 
 class Paths(Protocol):
@@ -73,6 +88,9 @@ class ProgramPosterior(TabularPosterior):
 
     def _observed_sites(self) -> tuple[str, ...]:
         return self.info.factors
+
+    def _stored(self) -> dict[str, Any]:
+        return super()._stored() | ({"paths": self.paths} if can_store(self.paths) else {})
 
     def _source(self, what: str) -> Any:
         if self.paths is None:

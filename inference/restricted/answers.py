@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -11,10 +12,8 @@ from torch import Tensor
 from cai.inference.core.posterior import Posterior
 from cai.inference.core.status import NotKnown, Status
 from cai.inference.core.storage import storable
-from cai.inference.programs.guide import POLICY, StructuredGuide
+from cai.inference.programs.answers import posterior_of_run
 from cai.inference.programs.posterior import ProgramPosterior, conditional
-from cai.inference.programs.solve import posterior_of_program
-from cai.inference.programs.svi import Fit
 from cai.inference.restricted.objective import Problem, ProgramBound
 from cai.inference.restricted.rollouts import Draws
 from cai.inference.restricted.score_function import sampler_of
@@ -39,9 +38,17 @@ def enumerated_answer(backend: Any, problem: Problem, status: Status, details: d
     if isinstance(bound, ProgramBound):
         assert problem.info is not None
         elbo = torch.full((), -torch.inf, dtype=torch.float64) if problem.blocked else bound.measure(table).bound
-        guide = StructuredGuide(model, info=problem.info)
-        fit = Fit(guide, bound.at(table), elbo, status, details, {POLICY: table.clone()})
-        return posterior_of_program(backend, model, problem.info, fit)
+        return posterior_of_run(
+            model,
+            problem.info,
+            bound.at(table),
+            backend=backend.name,
+            target=backend.target,
+            status=status,
+            log_evidence=None,
+            elbo=elbo,
+            details=details,
+        )
     with torch.no_grad():
         infeasible = torch.isinf(policy_values(model, table.exp())[0])
     if backend.policy.stationary:
@@ -73,7 +80,6 @@ def sampled_answer(
     if problem.bound is not None:
         log_prior = torch.where(torch.isfinite(problem.log_prior), log_prior, -torch.inf)
     table = policy.table(log_prior).detach().exp().expand(horizon, num_states, num_actions)
-
     return ProgramPosterior(
         backend=backend.name,
         target=backend.target,
@@ -91,7 +97,7 @@ def sampled_answer(
         model=problem.model,
         info=info,
         world=DrawnDynamics(draws.states, draws.actions, num_states, num_actions),
-        paths=FreshPaths(sampler, policy),
+        paths=FreshPaths(sampler, copy.deepcopy(policy)),
         details=details | policy.details(),
     )
 

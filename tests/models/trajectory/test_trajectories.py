@@ -5,7 +5,6 @@ import math
 from collections import defaultdict
 
 import numpy as np
-import pyro
 import pytest
 import torch
 from example_programs import all_paths, drawn_at_the_end, drawn_first, persistent, windy
@@ -16,15 +15,9 @@ from scipy.stats import binom
 
 import cai
 from cai.inference import Enumeration, StructuredVariational, SumProduct
-from cai.inference.core.driver import drive
 from cai.inference.core.status import NotKnown
-from cai.inference.core.tabular import TabularPosterior
 from cai.inference.particles.smc import SequentialMonteCarlo
-from cai.inference.programs.scoring import score_program
-from cai.inference.programs.svi import FitOptions, GuideLearner
-from cai.inference.tabular.backward_sampling import sample_backward
 from cai.models import MDP, TrajectoryModel
-from cai.models.programs.inspect import inspect_program, private_store
 
 
 def trajectory_probabilities(problem):
@@ -64,12 +57,7 @@ def total_probability(posterior):
     return float(scores.exp().sum())
 
 
-def forward_sampler(model, num_samples, seed):
-    return TabularPosterior._draw(SumProduct().run(model), num_samples, seed, False)[:2]
-
-
-@pytest.mark.parametrize("sampler", [sample_backward, forward_sampler], ids=["backward", "forward"])
-def test_trajectories_follow_brute_force(sampler):
+def test_trajectories_follow_brute_force():
     problems = [p for p in map(random_problem, range(30)) if exact(p).log_evidence > -math.inf]
     assert sum(p.discount < 1 for p in problems) > 5
     assert sum(any(p.terminal) for p in problems) > 5
@@ -78,7 +66,7 @@ def test_trajectories_follow_brute_force(sampler):
     tests = sum(len(trajectory_probabilities(p)) + 1 for p in problems)
     for problem in problems:
         want = trajectory_probabilities(problem)
-        states, actions = sampler(problem.model, count, seed=11)
+        states, actions = SumProduct().run(problem.model).sample(count, seed=11)
         assert states.shape == (count, problem.horizon + 1)
         assert actions.shape == (count, problem.horizon)
         drawn, idle = defaultdict(int), []
@@ -101,8 +89,9 @@ def test_log_prob_is_the_probability_of_a_trajectory():
         want = trajectory_probabilities(problem) if exact(problem).log_evidence > -math.inf else None
         if want is None:
             continue
-        states, actions = sample_backward(problem.model, 60, seed)
-        got = SumProduct().run(problem.model).log_prob(states, actions)
+        posterior = SumProduct().run(problem.model)
+        states, actions = posterior.sample(60, seed=seed)
+        got = posterior.log_prob(states, actions)
         for row, taken, score in zip(states, actions, got.tolist(), strict=True):
             key, rest = cut(problem, row, taken)
             absorbed += rest > 0
@@ -159,20 +148,15 @@ def test_probabilities_of_program_trajectories_add_up_to_one(kind):
     assert torch.isfinite(posterior.log_prob(states, actions)).all()
 
 
-@pytest.mark.parametrize("free_dynamics", [False, True])
-def test_a_fitted_guide_is_scored_by_its_own_program(free_dynamics):
+@pytest.mark.parametrize("backend", ["variational", "optimistic", "enumeration"])
+def test_samples_of_a_program_follow_its_probabilities(backend):
     """q(s, a) = sum_wind q(wind) q(s_1 | wind) prod pi(a_t | s_t) q(s_{t+1} | ...), factors left out."""
-    program = persistent(3)
-    options = FitOptions(60, 1.0, 1e-6)
-    learner = GuideLearner(inspect_program(program), free_dynamics, options, answer=lambda program, info, fit: fit)
-    found = drive(learner, program)
+    options = {} if backend == "enumeration" else {"max_iterations": 60, "tolerance": 1e-6}
+    posterior = cai.infer(persistent(3), backend, **options)
     states, actions = every_trajectory(3, 2, 4, 3)
-    with private_store(), torch.no_grad():
-        for key, value in found.parameters.items():
-            pyro.param(key, value)
-        scores = score_program(found.guide, states, actions, factors=False)
+    scores = posterior.log_prob(states, actions)
     assert float(scores.exp().sum()) == pytest.approx(1.0, abs=1e-9)
-    drawn, count = found.sample(4000, 3), 4000
+    drawn, count = posterior.sample(4000, seed=3), 4000
     keys = {row: i for i, row in enumerate(map(tuple, torch.cat([states, actions], 1).tolist()))}
     seen = torch.zeros(len(keys))
     for row in map(tuple, torch.cat(drawn, 1).tolist()):
@@ -183,10 +167,10 @@ def test_a_fitted_guide_is_scored_by_its_own_program(free_dynamics):
 
 
 def test_a_trajectory_longer_than_a_chunk_scores_the_same():
-    program = windy(2)
+    posterior = cai.infer(windy(2), "enumeration")
     states, actions = every_trajectory(3, 2, 3, 2)
-    once = score_program(program, states, actions)
-    many = score_program(program, states.repeat(60, 1), actions.repeat(60, 1))
+    once = posterior.log_prob(states, actions)
+    many = posterior.log_prob(states.repeat(60, 1), actions.repeat(60, 1))
     assert len(many) > 4096
     assert torch.equal(many, once.repeat(60))
 
@@ -212,9 +196,11 @@ def scored(states, actions, **options):
         "action": (scored([[0, 0, 1]], [[0, -1]]), r"actions\[0, 1\] is -1; expected 0 to 0"),
         "floats": (scored([[0.0, 0.0, 1.0]], [[0, 0]]), TypeError, r"states has dtype.*whole numbers"),
         "endless": (scored([[0, 0]], [[0]], horizon=math.inf, discount=0.5), r"infinite horizon"),
-        "no backward samples": (lambda: sample_backward(small(), 0), r"num_samples is 0"),
-        "endless samples": (lambda: sample_backward(small(horizon=math.inf, discount=0.5), 1), r"infinite horizon"),
-        "impossible samples": (lambda: sample_backward(small(reward=[-math.inf, 0.0]), 1), r"p\(O\) = 0"),
+        "no samples": (lambda: cai.infer(small(), "exact").sample(0), r"num_samples is 0"),
+        "endless samples": (
+            lambda: cai.infer(small(horizon=math.inf, discount=0.5), "exact").sample(1),
+            r"infinite horizon",
+        ),
     }
 )
 def test_bad_trajectories_are_refused(build, error, pattern):
