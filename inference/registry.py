@@ -12,10 +12,11 @@ from typing import Any, overload
 
 from cai.inference.backends.optimistic import Optimistic
 from cai.inference.backends.variational import StructuredVariational
+from cai.inference.core.backend import Backend
 from cai.inference.core.driver import Checkpoints, check_schedule, drive
 from cai.inference.core.posterior import Posterior
 from cai.inference.core.posterior_batch import PosteriorBatch
-from cai.inference.core.status import Backend, InferenceError
+from cai.inference.core.status import InferenceError
 from cai.inference.particles.smc import ImportanceSampling, SequentialMonteCarlo
 from cai.inference.programs.enumeration import Enumeration
 from cai.inference.restricted.restricted import RestrictedVariational

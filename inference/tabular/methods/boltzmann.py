@@ -10,14 +10,15 @@ from torch import Tensor
 
 from cai.inference.core.posterior import Posterior
 from cai.inference.core.status import Target
+from cai.inference.kernels.backups import fixed_backup, soft_policy
 from cai.inference.tabular.dynamic_programming import (
     check_settling,
     closed_form_posterior,
     require_finite,
     require_model,
 )
-from cai.inference.tabular.messages import Recursion, fixed_backup, soft_policy
 from cai.inference.tabular.methods.value_iteration import HARD
+from cai.inference.tabular.recursion import Recursion
 from cai.inference.tabular.stationary.iteration import Settling
 from cai.models.common.numerics import expectation
 from cai.models.trajectory.model import TrajectoryModel

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from cai.inference.core.posterior import Posterior
 from cai.inference.core.status import Target
 from cai.inference.tabular.dynamic_programming import check_settling, closed_form_posterior, require_model
-from cai.inference.tabular.messages import tilted_recursion
+from cai.inference.tabular.recursion import tilted_recursion
 from cai.inference.tabular.stationary.iteration import Settling
 
 __all__ = ["RiskSensitive"]

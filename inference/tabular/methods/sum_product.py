@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 from cai.inference.core.posterior import Posterior
 from cai.inference.core.status import Target
 from cai.inference.tabular.dynamic_programming import check_keep, check_settling, closed_form_posterior, require_model
-from cai.inference.tabular.messages import EXACT
+from cai.inference.tabular.recursion import EXACT
 from cai.inference.tabular.stationary.iteration import Settling
 
 __all__ = ["SumProduct"]
@@ -38,7 +38,7 @@ class SumProduct:
     max_iterations: int = 1_000_000
     accelerate: bool = True
     keep: Literal["values", "evidence"] = "values"
-    kernel: Literal["auto", "dense", "csr", "successors", "collapsed", "native"] = "auto"
+    kernel: Literal["auto", "native", "torch"] = "auto"
 
     name: ClassVar[str] = "exact"
     target: ClassVar[Target] = Target.EXACT

@@ -8,8 +8,9 @@ from typing import Any, ClassVar, Literal
 
 from cai.inference.core.posterior import Posterior
 from cai.inference.core.status import Target
+from cai.inference.kernels.backups import fixed_backup, hard_choice
 from cai.inference.tabular.dynamic_programming import check_settling, closed_form_posterior, require_model
-from cai.inference.tabular.messages import Recursion, fixed_backup, hard_choice, tilted_recursion
+from cai.inference.tabular.recursion import Recursion, tilted_recursion
 from cai.inference.tabular.stationary.iteration import Settling
 
 __all__ = ["HARD", "ValueIteration"]

@@ -23,13 +23,15 @@ from torch import Tensor
 
 from cai.inference.core.posterior import Posterior
 from cai.inference.core.status import Status, Target
+from cai.inference.kernels.backups import fixed_backup, soft_policy
+from cai.inference.tabular.backward import Messages
 from cai.inference.tabular.dynamic_programming import (
     check_settling,
     closed_form_posterior,
     messages_posterior,
     require_model,
 )
-from cai.inference.tabular.messages import FIXED, Messages, Recursion, fixed_backup, soft_policy
+from cai.inference.tabular.recursion import FIXED, Recursion
 from cai.inference.tabular.stationary.chains import has_trap, reaches_terminal
 from cai.inference.tabular.stationary.desirability import PathSums
 from cai.inference.tabular.stationary.iteration import Settling
