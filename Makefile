@@ -35,7 +35,7 @@ format: $(READY)
 # mypy does not see that cai.models lies in models/, so it reads an installed copy.
 types: $(READY)
 	rm -rf build/types && mkdir -p build/types
-	$(BIN)/pip install --quiet --no-deps --no-build-isolation --target build/types .
+	CXXFLAGS=-O0 $(BIN)/pip install --quiet --no-deps --no-build-isolation --target build/types .
 	cp setup.cfg build/types/
 	cd build/types && MYPYPATH=. ../../$(BIN)/mypy -p cai
 

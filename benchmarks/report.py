@@ -40,7 +40,8 @@ def timing_rows(report: dict[str, Any]) -> list[tuple[str, ...]]:
     for name, result in report["workloads"].items():
         bandwidth = f"{result['bytes'] / 1e6:,.0f} MB at {result['bandwidth'] / 1e9:.1f} GB/s"
         twice = "; twice for a gradient" if any(row["job"] == "gradient" for row in result["rows"]) else ""
-        rows.append((name, "", "floor", seconds_text(result["floor_s"]), "", "", "", "1", "", bandwidth + twice))
+        floors = seconds_text(result["floor_s"]), "", seconds_text(result["one_thread_floor_s"]), ""
+        rows.append((name, "", "floor", *floors, "1", "", bandwidth + twice))
         own = {row["job"]: row["median_s"] for row in result["rows"] if row["contender"] == "cai"}
         for row in result["rows"]:
             job = JOBS[row["job"]]

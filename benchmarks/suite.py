@@ -114,7 +114,7 @@ def run_workload(
             around[key, ""] = nullcontext
             if key != TRIAD:
                 around[key, "busy"] = busy.running
-            if key != TRIAD and rows[key]["contender"].startswith("cai"):
+            if key == TRIAD or rows[key]["contender"].startswith("cai"):
                 around[key, "one_thread"] = one_thread
         samples = interleave(
             {turn: calls[turn[0]] for turn in around},
@@ -124,7 +124,7 @@ def run_workload(
             tick=lambda turn: tick(f"{name}: timing {turn[0]}"),
             around=around,
         )
-    bandwidth = TRIAD_BYTES / samples[TRIAD, ""].median
+    bandwidth, alone = (TRIAD_BYTES / samples[TRIAD, condition].median for condition in ("", "one_thread"))
     for key, row in rows.items():
         if (key, "") in samples:
             sample = samples[key, ""]
@@ -140,6 +140,7 @@ def run_workload(
         "value_bytes": workload.value_bytes,
         "bandwidth": bandwidth,
         "floor_s": bytes_moved(workload) / bandwidth,
+        "one_thread_floor_s": bytes_moved(workload) / alone,
         "rows": list(rows.values()),
     }
 

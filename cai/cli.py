@@ -274,7 +274,7 @@ def _save(result: Comparison, folder: Path) -> list[Path]:
         if posterior is None or not row.status.ok or posterior.values is None:
             continue
         figures[f"values-{name}"] = plots.plot_values(posterior)
-        if posterior.step_luck is not None and float(posterior.luck_by_state().sum()) > 1e-12:
+        if posterior.has_outcomes and float(posterior.luck_by_state().sum()) > 1e-12:
             figures[f"luck-{name}"] = plots.plot_luck(posterior)
         if str(row.target) == "exact" and result.model.is_finite and "messages" not in figures:
             figures["messages"] = plots.plot_messages(posterior)

@@ -6,14 +6,15 @@ if __name__ != "cai.inference":
         "or every class in it would exist twice"
     )
 
+from cai.inference.backends.optimistic import Optimistic
+from cai.inference.backends.variational import StructuredVariational
+from cai.inference.core.most_probable import most_probable_trajectory
 from cai.inference.core.posterior import Posterior
 from cai.inference.core.posterior_batch import PosteriorBatch
 from cai.inference.core.status import Backend, InferenceError, NotKnown, Status, Target
 from cai.inference.particles.particles import Particles
 from cai.inference.particles.smc import ImportanceSampling, SequentialMonteCarlo
 from cai.inference.programs.enumeration import Enumeration
-from cai.inference.programs.optimistic import Optimistic
-from cai.inference.programs.variational import StructuredVariational
 from cai.inference.registry import available_backends, infer
 from cai.inference.restricted.classes import ModulePolicy, ObservationPolicy, StationaryPolicy, TabularPolicy
 from cai.inference.restricted.restricted import RestrictedVariational
@@ -22,7 +23,7 @@ from cai.inference.tabular.filtering import filter_states, observation_log_likel
 from cai.inference.tabular.methods.batches import BatchError
 from cai.inference.tabular.methods.boltzmann import BoltzmannExploration, OneStepEntropy
 from cai.inference.tabular.methods.composition import compose_models, compose_posteriors
-from cai.inference.tabular.methods.max_product import MaxProduct, most_probable_trajectory
+from cai.inference.tabular.methods.max_product import MaxProduct
 from cai.inference.tabular.methods.policy_iteration import KLPolicyIteration, PosteriorPolicyIteration
 from cai.inference.tabular.methods.risk import RiskSensitive
 from cai.inference.tabular.methods.sum_product import SumProduct

@@ -8,13 +8,13 @@ import numbers
 from importlib.metadata import entry_points
 from typing import Any, overload
 
+from cai.inference.backends.optimistic import Optimistic
+from cai.inference.backends.variational import StructuredVariational
 from cai.inference.core.posterior import Posterior
 from cai.inference.core.posterior_batch import PosteriorBatch
 from cai.inference.core.status import Backend, InferenceError
 from cai.inference.particles.smc import ImportanceSampling, SequentialMonteCarlo
 from cai.inference.programs.enumeration import Enumeration
-from cai.inference.programs.optimistic import Optimistic
-from cai.inference.programs.variational import StructuredVariational
 from cai.inference.restricted.restricted import RestrictedVariational
 from cai.inference.restricted.reward_weighted import EMPolicySearch, RewardWeightedRegression
 from cai.inference.tabular.methods.batches import infer_batch

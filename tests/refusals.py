@@ -1,6 +1,5 @@
 """What the tests of refused input share: a small valid problem, and how a refusal is read."""
 
-import dataclasses
 import math
 from collections.abc import Mapping
 
@@ -70,11 +69,11 @@ def no_nan(value, where):
 
 
 def holds_no_nan(posterior):
-    for field in dataclasses.fields(posterior):
-        no_nan(getattr(posterior, field.name), field.name)
+    for name in posterior.names():
+        no_nan(getattr(posterior, name), name)
     for t in range(posterior.action_probs.shape[0]):
         no_nan(posterior.dynamics(t), "dynamics")
-        if posterior.step_luck is not None:
+        if posterior.has_outcomes:
             no_nan(posterior.luck_map(t), "luck_map")
     dataset = posterior.to_xarray()
     no_nan(dict(dataset.attrs), "to_xarray attributes")

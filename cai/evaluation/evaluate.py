@@ -14,8 +14,8 @@ from torch import Tensor
 from cai.evaluation.batch_results import OutcomeBatch
 from cai.evaluation.programs import SampledOutcome, evaluate_program, mean_of_worst
 from cai.inference.tabular.believed_dynamics import FixedDynamics
-from cai.inference.tabular.posterior import measure
 from cai.inference.tabular.stationary.chains import expected_visits
+from cai.models.common.numerics import expectation, weighted
 from cai.models.common.storage import Saved, storable
 from cai.models.trajectory.batch import ModelBatch
 from cai.models.trajectory.model import TrajectoryModel
@@ -125,8 +125,9 @@ def evaluate(
     Args:
         policy: from `extract_policy`, or any `Policy` over the model's states and actions; for a batch one for all
             members, or a list of one for each.
-        model: the trajectory model, whose dynamics are the truth here; or a batch, whose members are tried one by one,
-            each as on its own; or a trajectory program, in which rollouts alone tell, on any policy with `act`.
+        model: the trajectory model, whose dynamics are the truth here, in float64 on the CPU wherever it was moved; or
+            a batch, whose members are tried one by one, each as on its own; or a trajectory program, in which rollouts
+            alone tell, on any policy with `act`.
         regions: named sets of states (masks, indices or names) whose visits and endings to report, besides those of
             the process.
         num_rollouts: N, simulated at once.
@@ -155,36 +156,73 @@ def evaluate(
         if regions:
             raise ValueError("a program has no regions; leave them out, or evaluate in a TrajectoryModel")
         return evaluate_program(policy, model, num_rollouts=num_rollouts, tail=tail, seed=seed)
-    mdp = model.mdp
-    table = fitting_table(policy, model)
-    named = dict(mdp.regions) | {key: mdp.states(states) for key, states in (regions or {}).items()}
+    table, world = fitting_table(policy, model), model.host
+    named = dict(world.mdp.regions) | {key: world.mdp.states(states) for key, states in (regions or {}).items()}
     with torch.no_grad():
-        dynamics = FixedDynamics(model)
-        visits = None if model.is_finite else expected_visits(model, mdp.initial, table, dynamics)
-        found = measure(model, mdp.initial, table, dynamics, visits)
-        generator = torch.Generator().manual_seed(seed)
-        steps = model.steps if model.is_finite else LONGEST
-        returns = model.simulator.returns(table, num_rollouts, steps, generator)
-        ends = visited = None
-        absorbed = float(found.absorbed[-1])
-        if model.is_finite:
-            ends = {key: float(found.state_marginals[-1][mask].sum()) for key, mask in named.items()}
-            visited = {key: _chance_of_visit(model, table, mask) for key, mask in named.items()}
-        possible = math.isfinite(float(found.believed_return))  # what is forbidden may be too rare for the rollouts
+        found = _expectations(world, table, named)
+        steps = world.steps if world.is_finite else LONGEST
+        returns = world.simulator.returns(table, num_rollouts, steps, torch.Generator().manual_seed(seed))
+    possible = math.isfinite(found["expected_return"])  # what is forbidden may be too rare for the rollouts
     spread = float(returns.std()) if possible and bool(torch.isfinite(returns).all()) else math.inf
     return Outcome(
-        expected_return=float(found.believed_return),
         standard_error=spread / math.sqrt(num_rollouts),
         std=spread,
         cvar=mean_of_worst(returns, tail),
         tail=tail,
-        entropy=float(found.policy_entropy),
-        occupancy=found.state_marginals,
-        absorbed=absorbed,
-        ends_in=ends,
-        visits=visited,
         returns=returns,
+        **found,
     )
+
+
+def _expectations(model: TrajectoryModel, table: Tensor, regions: Mapping[str, Tensor]) -> dict[str, Any]:
+    """What is known exactly of a policy [T or 1, S, A]: the fields of `Outcome` that need no rollouts."""
+    mdp, live = model.mdp, model.live
+    size = mdp.num_states * mdp.num_actions
+    entropies = torch.special.entr(table).sum(-1)  # [T or 1, S]
+    # The first chain counts everything; of the others, one a region, each leaves the count as it enters its region.
+    inside = torch.stack([torch.zeros_like(live), *regions.values()])
+    mass = mdp.initial.expand(len(inside), -1)
+    entered = torch.zeros(len(inside), dtype=mass.dtype)
+    occupancy, taken, entropy = [], torch.zeros_like(table[0]), 0.0  # taken: [S, A], how often in live states
+    expected_return = 0.0
+    if not model.is_finite:
+        visits, absorbed = expected_visits(model, mdp.initial, table, FixedDynamics(model))
+        mass = visits
+    for t in range(model.steps):
+        occupancy.append(mass[0])
+        entered = entered + torch.where(inside, mass, 0.0).sum(-1)
+        mass = torch.where(inside, 0.0, mass)
+        step = t if len(table) > 1 else 0
+        flow = mass[:, :, None] * table[step]
+        here = torch.where(live[:, None], flow[0], 0.0)
+        taken += here
+        entropy += float(torch.where(live, mass[0] * entropies[step], 0.0).sum())
+        if len(model.reward_times) > 1 or t == model.steps - 1:  # else all steps pay by one table, once they are added
+            expected_return += float(weighted(taken, _mean_rewards(model, t)).sum())
+            taken = torch.zeros_like(taken)
+        if model.is_finite:
+            flow = (flow * model.survival[:, None]).reshape(len(flow), size)
+            if mdp.next_states is None:
+                mass = flow @ mdp.probabilities.reshape(size, -1)
+            else:
+                targets, weights = mdp.next_states.reshape(-1), mdp.probabilities.reshape(size, -1)
+                moved = [(row[:, None] * weights).reshape(-1) for row in flow]
+                mass = torch.stack([mass.new_zeros(mdp.num_states).index_add(0, targets, row) for row in moved])
+    found: dict[str, Any] = {"expected_return": expected_return, "entropy": entropy, "ends_in": None, "visits": None}
+    if not model.is_finite:
+        return found | {"occupancy": visits, "absorbed": float(absorbed[-1])}
+    occupancy.append(mass[0])
+    entered = (entered + torch.where(inside, mass, 0.0).sum(-1)).clamp(max=1.0).tolist()
+    found["ends_in"] = {key: float(mass[0][region].sum()) for key, region in regions.items()}
+    found["visits"] = dict(zip(regions, entered[1:], strict=True))
+    absorbed = max(0.0, 1 - float(mass[0].sum())) if model.discount < 1 else 0.0
+    return found | {"occupancy": torch.stack(occupancy), "absorbed": absorbed}
+
+
+def _mean_rewards(model: TrajectoryModel, t: int) -> Tensor:
+    """[S, A], the expected reward of each action at time index t; -inf where something forbidden can happen."""
+    rewards = model.reward_table(t)
+    return rewards[..., 0] if rewards.shape[-1] == 1 else expectation(model.mdp.probabilities, rewards)
 
 
 def _one_each(policy: Policy | Sequence[Policy], number: int) -> list[Policy]:
@@ -199,7 +237,7 @@ def _one_each(policy: Policy | Sequence[Policy], number: int) -> list[Policy]:
 
 
 def fitting_table(policy: Policy, model: TrajectoryModel) -> Tensor:
-    """The policy's [T, S, A] for this model."""
+    """The policy's [T, S, A] for this model, [1, S, A] if it is stationary."""
     if hasattr(policy, "belief"):
         raise TypeError(
             f"a {type(policy).__name__} acts on what it observes; use "
@@ -223,7 +261,7 @@ def fitting_table(policy: Policy, model: TrajectoryModel) -> Tensor:
                 f"the policy's {what} differ from the model's: number {place} is {own[place]!r} there and "
                 f"{other[place]!r} here; it was made for another model"
             )
-    forbidden = (table > 0) & ~mdp.available
+    forbidden = (table > 0) & ~mdp.host.available
     if forbidden.any():
         t, state, action = torch.nonzero(forbidden)[0].tolist()
         raise ValueError(
@@ -231,7 +269,7 @@ def fitting_table(policy: Policy, model: TrajectoryModel) -> Tensor:
             "which is not available there"
         )
     if policy.stationary:
-        return table.expand(model.steps, -1, -1)
+        return table
     if not model.is_finite:
         raise ValueError("the horizon is infinite and the policy knows finitely many steps; give a stationary policy")
     if table.shape[0] < model.steps:
@@ -239,16 +277,3 @@ def fitting_table(policy: Policy, model: TrajectoryModel) -> Tensor:
             f"the policy knows {table.shape[0]} steps, the model has {model.steps}; infer with a longer horizon"
         )
     return table[: model.steps]
-
-
-def _chance_of_visit(model: TrajectoryModel, table: Tensor, region: Tensor) -> float:
-    """Probability of being in the region at any time, by letting it swallow the chain."""
-    outside = ~region
-    mass = torch.where(outside, model.mdp.initial, torch.zeros_like(model.mdp.initial))
-    entered = float(model.mdp.initial[region].sum())
-    alive = FixedDynamics(model).outcomes(0)[0]
-    for t in range(model.steps):
-        mass = model.mdp.scatter((mass[:, None] * table[t])[..., None] * alive)
-        entered += float(mass[region].sum())
-        mass = torch.where(outside, mass, torch.zeros_like(mass))
-    return min(1.0, entered)

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
 
 from cai.inference.core.policy import TablePolicy, policy_classes
 from cai.inference.core.posterior import Posterior
-from cai.inference.core.status import Status
-from cai.inference.tabular.methods.max_product import most_probable_trajectory
 from cai.models.common.storage import load, storable
 from cai.policies.environments import Runs, check_discrete
 
@@ -26,7 +22,6 @@ if TYPE_CHECKING:
 __all__ = ["Policy", "extract_policy"]
 
 KIND = "policy"
-KINDS = ("stochastic", "greedy", "plan")
 
 
 @storable(KIND)
@@ -122,38 +117,7 @@ def extract_policy(posterior: Posterior, kind: str = "stochastic") -> Any:
     """
     if not isinstance(posterior, Posterior):
         raise TypeError(f"expected the posterior that cai.infer returns, got {type(posterior).__name__}")
-    if kind not in KINDS:
-        raise ValueError(f"kind is {kind!r}; expected one of {', '.join(map(repr, KINDS))}")
-    if posterior.status in (Status.DIVERGED, Status.IMPOSSIBLE, Status.DEGENERATE):
-        raise ValueError(f"the posterior of {posterior.backend!r} holds no policy: {posterior.status}")
-    table = posterior.action_probs.detach()
-    if 0 in table.shape:
-        if kind != "stochastic":
-            raise ValueError(f"the answer of {posterior.backend!r} is particles alone; its one kind is 'stochastic'")
-        return policy_classes["particles"](posterior.details["particles"], source=posterior.backend)
-    mdp = posterior.mdp
-    if kind != "stochastic":
-        best = (table - 1e-12 * torch.arange(table.shape[-1])).argmax(-1)  # equals up to rounding: the first
-        table = torch.nn.functional.one_hot(best, table.shape[-1]).double()
-    if kind == "plan":
-        table = _planned(posterior, table)
-    return Policy(
-        table,
-        stationary=posterior.horizon == math.inf,
-        state_names=tuple(mdp.state_names) if mdp and mdp.state_names else None,
-        action_names=tuple(mdp.action_names) if mdp and mdp.action_names else None,
-        source=posterior.backend,
-        metadata={"kind": kind, "target": str(posterior.target), "horizon": str(posterior.horizon)},
-    )
+    return posterior.policy(kind)
 
 
-def _planned(posterior: Posterior, greedy: Tensor) -> Tensor:
-    """[T, S, A], the actions of the most probable trajectory in every state, and greedy ones where it says nothing."""
-    states, actions, _ = most_probable_trajectory(posterior)
-    mdp, table = posterior.mdp, greedy.clone()
-    for t, (state, action) in enumerate(zip(states.tolist(), actions.tolist(), strict=False)):
-        if state == greedy.shape[1] or (mdp is not None and bool(mdp.terminal[state])):
-            break
-        played = torch.ones(greedy.shape[1], dtype=torch.bool) if mdp is None else mdp.available[:, action]
-        table[t, played] = torch.nn.functional.one_hot(torch.tensor(action), greedy.shape[-1]).double()
-    return table
+policy_classes["table"] = Policy  # what posteriors make

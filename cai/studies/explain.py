@@ -225,7 +225,7 @@ def _bound(posterior: Posterior) -> Tensor:
         )
     # A policy that was searched for does not say how it would change with the reward.
     follows = posterior.elbo is not None and posterior.elbo.requires_grad and posterior.action_probs.requires_grad
-    if posterior.step_outcomes is None or not follows:
+    if not posterior.has_outcomes or not follows:
         raise ValueError(
             f"the answer of {posterior.backend!r} knows no outcomes, or not how its policy follows the reward; use a "
             "closed form: 'exact' or 'variational'"
@@ -256,7 +256,6 @@ def _names(terms: tuple[RewardFactor, ...], mdp: MDP) -> tuple[str, ...]:
 
 def _along(model: TrajectoryModel, posterior: Posterior, terms: tuple[RewardFactor, ...]) -> tuple[Tensor, ...]:
     """(expected rewards [T, N], costs [T, 4], expected optimality [T]) along q."""
-    assert posterior.step_outcomes is not None
     mdp, live = model.mdp, model.live
     rewards = torch.zeros(model.steps, len(terms), dtype=torch.float64)
     costs = torch.zeros(model.steps, len(COSTS), dtype=torch.float64)
@@ -265,7 +264,7 @@ def _along(model: TrajectoryModel, posterior: Posterior, terms: tuple[RewardFact
     for t in range(model.steps):
         here = torch.where(live, posterior.state_marginals[t], 0.0)
         pairs = here[:, None] * posterior.action_probs[t]
-        alive, fallen = posterior.step_outcomes(t)
+        alive, fallen = posterior.outcomes(t)
         joint = pairs[..., None] * (alive + fallen)
         for i, term in enumerate(terms):
             table = raw_table(term, mdp.host, t).to(joint)

@@ -1,58 +1,68 @@
-"""The answer to a model: a distribution over trajectories in three parts, start, policy and dynamics."""
+"""The answer to a model: a distribution q over trajectories. What every kind of answer is and can do."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+import html
+import math
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import torch
 from torch import Tensor
 
-from cai.inference.core.lazy import deferrable, stored_fields
-from cai.inference.core.status import Status, Target
-from cai.inference.programs.scoring import score_trajectories
+from cai.inference.core.lazy import Lazy, lazy
+from cai.inference.core.policy import Policy
+from cai.inference.core.status import NotKnown, Status, Target
+from cai.inference.core.storage import can_store, save
 from cai.models.processes.mdp import MDP
+from cai.models.programs.inspect import site_time
 from cai.models.trajectory.model import TrajectoryModel
-from cai.models.trajectory.simulate import sample_chain
 
 if TYPE_CHECKING:
     import xarray
 
-__all__ = ["Posterior"]
+__all__ = ["NUMBERS", "Posterior", "Trajectories"]
+
+NUMBERS = ("log_evidence", "elbo", "believed_return", "luck", "policy_divergence", "policy_entropy")
+TABLES = (
+    *("values", "q_values", "action_probs", "action_prior", "initial", "state_marginals", "absorbed", "dynamics"),
+    *("outcomes", "luck_map", "luck_by_state", "has_outcomes", "world"),
+)
+LEFT_BEHIND = "left behind: this copy holds numbers alone; infer again where gradients are needed"
 
 
-@dataclass(frozen=True, eq=False)
-class Posterior:
-    """A distribution q over trajectories, and what it says.
+class Trajectories(NamedTuple):
+    """N trajectories.
 
-    T steps, S states, A actions; index t is time t + 1 of the formulas. With a discount, the rows of `dynamics` and
-    `state_marginals` sum to less than 1, and `absorbed` holds the rest. Over an infinite horizon the time axis has
-    length 1 and `state_marginals` [1, S] counts expected visits. Where a backend cannot know a number it is None.
+    Attributes:
+        states: [N, T + 1, ...] ([N, T, ...] for a program that draws no s_{T+1}); int64 where they are discrete, and S
+            then is the absorbing state of a discount.
+        actions: [N, T, ...]; int64 where they are discrete.
+    """
+
+    states: Tensor
+    actions: Tensor
+
+
+class Posterior(Lazy):
+    """A distribution q over trajectories, and what it says; frozen.
+
+    Every kind of answer has what stands here, and its own besides: `TabularPosterior` tables over states and actions,
+    `ParticlePosterior` weighted trajectories. What a kind does not have raises `NotKnown`, a ValueError. Numbers that a
+    backend cannot know are None; what was not computed yet is computed when it is first looked at, and then held.
+
+    Answers can be pickled, deep-copied, and saved and loaded (`save`, `cai.load`). The copy holds the same numbers
+    without gradients, and `details["gradients"]` says so where there were any. A Pyro program is pickled along where
+    Python can do that, and is never saved: `model` is None then, and what needs the program raises `NotKnown`.
 
     Attributes:
         backend: the name of the backend.
         target: what the backend approximates.
         status: whether the answer can be used, and what to do if not.
         horizon: T (math.inf if infinite).
-        log_evidence: log p(O_{1:T} = 1), nats, 0-dim; exact backends only.
-        elbo: the bound on the log evidence that q attains, nats, 0-dim.
-        values: [T, S], soft values in reward units; -inf where optimality is impossible.
-        q_values: [T, S, A], reward units.
-        action_probs: [T, S, A], q(a_t | s_t); the action prior where the row cannot matter.
-        action_prior: [S, A], p(a | s); [T, S, A] for a Pyro program, which may change it over time.
-        initial: [S], q(s_1).
-        state_marginals: [T + 1, S], q(s_t).
-        absorbed: [T + 1], the probability of having fallen into the discount's absorbing state.
-        believed_return: expected sum of rewards under q, reward units.
-        luck: KL of q's dynamics and start from the true ones, nats: what the plan hopes for.
-        policy_divergence: KL of q's policy from the action prior along q, nats.
-        policy_entropy: expected sum over live steps of H(q(. | s_t)), nats.
         model: the trajectory model or the Pyro program that was asked about.
-        sampler: how `sample` draws, where start, policy and dynamics are not all of q.
-        scorer: how `log_prob` scores, likewise.
-        step_outcomes: q(s_{t+1} | s_t, a_t) over the listed outcomes, as `OutcomeDynamics.outcomes` returns it.
         details: further numbers of the backend, e.g. the history of an iteration.
     """
 
@@ -60,33 +70,54 @@ class Posterior:
     target: Target
     status: Status
     horizon: int | float
-    log_evidence: Tensor | None
-    elbo: Tensor | None
-    values: Tensor | None
-    q_values: Tensor | None
-    action_probs: Tensor
-    action_prior: Tensor
-    initial: Tensor
-    state_marginals: Tensor
-    absorbed: Tensor
-    believed_return: Tensor | None
-    luck: Tensor | None
-    policy_divergence: Tensor | None
-    policy_entropy: Tensor | None
-    model: Any = field(repr=False)
-    step_dynamics: Callable[[int], Tensor] = field(repr=False)
-    step_luck: Callable[[int], Tensor] | None = field(repr=False, default=None)
-    sampler: Callable[[int, int], tuple[Tensor, Tensor]] | None = field(repr=False, default=None)
-    scorer: Callable[[Tensor, Tensor], Tensor] | None = field(repr=False, default=None)
-    step_outcomes: Callable[[int], tuple[Tensor, Tensor]] | None = field(repr=False, default=None)
-    details: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    model: Any
+    kind = "posterior"  # in sentences: "the tabular answer"
+
+    def __init__(self, *, details: Mapping[str, Any] | None = None, **parts: Any) -> None:
+        super().__init__(**parts, details=MappingProxyType(dict(details or {})))
+
+    @lazy
+    def details(self) -> Mapping[str, Any]:
+        return MappingProxyType({})
+
+    # ---- numbers ------------------------------------------------------------------------------------------------
+
+    @lazy
+    def log_evidence(self) -> Tensor | None:
+        """Log p(O_{1:T} = 1), nats, 0-dim; exact backends only."""
+        return None
+
+    @lazy
+    def elbo(self) -> Tensor | None:
+        """The bound on the log evidence that q attains, nats, 0-dim."""
+        return None
+
+    @lazy
+    def believed_return(self) -> Tensor | None:
+        """Expected sum of rewards under q, reward units, 0-dim."""
+        return None
+
+    @lazy
+    def luck(self) -> Tensor | None:
+        """KL of q's dynamics and start from the true ones, nats, 0-dim: what the plan hopes for."""
+        return None
+
+    @lazy
+    def policy_divergence(self) -> Tensor | None:
+        """KL of q's policy from the action prior along q, nats, 0-dim."""
+        return None
+
+    @lazy
+    def policy_entropy(self) -> Tensor | None:
+        """Expected sum over live steps of H(q(. | s_t)), nats, 0-dim."""
+        return None
+
+    # ---- what was asked -----------------------------------------------------------------------------------------
 
     @property
     def steps(self) -> int:
         """The length of the time axis: T, or 1 over an infinite horizon."""
-        if isinstance(self.model, TrajectoryModel):
-            return self.model.steps
-        return int(self.action_probs.shape[0])
+        return 1 if self.horizon == math.inf else int(self.horizon)
 
     @property
     def mdp(self) -> MDP | None:
@@ -98,86 +129,29 @@ class Posterior:
         """alpha; 1 for a Pyro program, whose factors are in nats."""
         return self.model.temperature if isinstance(self.model, TrajectoryModel) else 1.0
 
-    def dynamics(self, t: int) -> Tensor:
-        """[S, A, S], q(s_{t+1} | s_t, a_t) at time index t; dense, and built anew on each call.
+    # ---- trajectories -------------------------------------------------------------------------------------------
 
-        Rows sum to less than 1 with a discount. Rows that q never visits hold the true dynamics where these are known.
-
-        Raises:
-            IndexError: if t is not a time index of the answer.
-        """
-        return self.step_dynamics(self._time(t))
-
-    def luck_map(self, t: int) -> Tensor:
-        """[S, A], KL of q(s_{t+1} | s_t, a_t) from the true dynamics at time index t, in nats.
-
-        Raises:
-            ValueError: if the backend does not know it.
-        """
-        if self.step_luck is None:
-            raise ValueError(f"backend {self.backend!r} does not know its luck step by step; use 'exact'")
-        return self.step_luck(self._time(t))
-
-    def luck_by_state(self) -> Tensor:
-        """[S], the luck assumed in each state, summed over time along q, in nats; with that of the start it is `luck`.
-
-        Raises:
-            ValueError: if the backend does not know it.
-        """
-        policy, marginals = self.action_probs, self.state_marginals
-        total = torch.zeros_like(policy[0, :, 0])
-        for t in range(self.steps):
-            total = total + marginals[t] * (policy[t] * self.luck_map(t)).sum(-1)
-        return total.detach()
-
-    def __repr__(self) -> str:
-        known = {name: getattr(self, name) for name in ("log_evidence", "elbo", "believed_return", "luck")}
-        numbers = ", ".join(f"{name}={float(value.detach()):.6g}" for name, value in known.items() if value is not None)
-        head = f"{self.backend!r}, target={self.target}, status={self.status.label}, T={self.horizon}"
-        return f"Posterior({head}, {numbers})"
-
-    def sample(self, num_samples: int, *, seed: int = 0) -> tuple[Tensor, Tensor]:
+    def sample(self, num_samples: int, *, seed: int = 0, latents: bool = False) -> Any:
         """Draws trajectories from q.
 
         Args:
             num_samples: N.
             seed: of the generator; the global random state is left alone.
+            latents: whether to return the further latents that the answer has, too.
 
         Returns:
-            States int64 [N, T + 1] (S is the absorbing state of a discount; [N, T] for a program that draws no
-            s_{T+1}), and actions int64 [N, T].
+            `Trajectories` (states, actions); with `latents` a pair of these and a dict of [N, ...] by site.
 
         Raises:
             ValueError: if the horizon is infinite, or there is no q (p(O) = 0, or no particle left).
+            NotKnown: if the answer draws no further latents, or left its program behind.
         """
-        if self.status in (Status.IMPOSSIBLE, Status.DEGENERATE):
-            raise ValueError(f"there is no posterior to sample: {self.status}")
+        self._refuse_failure("sample")
         if num_samples < 1:
             raise ValueError(f"num_samples is {num_samples}; ask for at least 1")
-        if self.sampler is not None:
-            return self.sampler(num_samples, seed)
-        if self.horizon == float("inf"):
-            raise ValueError("trajectories of an infinite horizon have no end; extract the policy and roll it out")
-        generator = torch.Generator().manual_seed(seed)
-        mdp = self.mdp
-        listed = mdp is not None and self.step_outcomes is not None
-        return sample_chain(
-            self.initial,
-            self.action_probs.__getitem__,
-            self._moves,
-            mdp.next_states if listed and mdp is not None else None,
-            self.steps,
-            num_samples,
-            generator,
-        )
-
-    def _moves(self, t: int) -> tuple[Tensor, Tensor]:
-        """At time index t: weights [S, A, K] of the outcomes as they are listed, and [S, A] of a fall."""
-        if self.step_outcomes is not None and self.mdp is not None:
-            alive, fallen = self.step_outcomes(t)
-            return alive, fallen.sum(-1)
-        rows = self.dynamics(t)
-        return rows, (1 - rows.sum(-1)).clamp(min=0) if self._falls else torch.zeros_like(rows[..., 0])
+        states, actions, further = self._draw(num_samples, seed, latents)
+        drawn = Trajectories(states, actions)
+        return (drawn, further) if latents else drawn
 
     def log_prob(self, states: Any, actions: Any) -> Tensor:
         """The log probability of whole trajectories under q, as `sample` returns them.
@@ -195,72 +169,174 @@ class Posterior:
                 particle left), or q has no probabilities of whole trajectories.
             TypeError: if states or actions are no whole numbers.
         """
-        return score_trajectories(self, states, actions)
+        self._refuse_failure("score by")
+        if self.horizon == math.inf:
+            raise ValueError("trajectories of an infinite horizon have no end, so none has a probability")
+        return self._score(states, actions)
+
+    def marginal(self, site: str) -> Tensor:
+        """The distribution of one latent site under q, optimality taken into account as the answer does.
+
+        Args:
+            site: "s_1" .. "s_{T+1}", "a_1" .. "a_T", or a further latent of a program or of outcomes, e.g. "wind_3".
+
+        Returns:
+            [N], probabilities of the site's N values. Under a discount "s_t" has length S and sums to less than 1
+            (`absorbed` holds the rest), while "a_t" counts the absorbing state's uniform actions. Where the latent is
+            continuous, raises NotKnown.
+
+        Raises:
+            ValueError: if there is no such latent, or it is observed; naming those there are. Over an infinite horizon
+                "s_1" alone has a time.
+            NotKnown: if this answer does not know it.
+        """
+        self._refuse_failure("take a marginal of")
+        if site in self._observed_sites() or (site.startswith("O_") and site not in self.sites):
+            raise ValueError(f"site {site!r} is observed, so it has no distribution; ask for a latent one")
+        if self.horizon == math.inf and site != "s_1":
+            raise ValueError(
+                f"over an infinite horizon the start 's_1' alone stands at a time of its own, and {site!r} was asked "
+                "for; state_marginals holds expected visits"
+            )
+        if site not in self.sites:
+            names = ", ".join(self.sites[:12]) + (", ..." if len(self.sites) > 12 else "")
+            raise ValueError(f"there is no latent site {site!r}; there are {names}")
+        where = site_time(site)
+        return self._marginal(*where) if where else self._further_marginal(site)
 
     @property
-    def _falls(self) -> bool:
-        return isinstance(self.model, TrajectoryModel) and self.model.discount < 1
+    def sites(self) -> tuple[str, ...]:
+        """The latent sites that `marginal` can be asked for."""
+        times = range(1, self._state_times + 1)
+        return tuple(f"{kind}_{t}" for t in times for kind in "sa" if kind == "s" or t <= self.steps)
 
-    def _time(self, t: int) -> int:
-        steps = self.steps
-        if not -steps <= t < steps:
-            raise IndexError(f"time index {t} is outside the answer; it has indices 0 to {steps - 1}")
-        return t % steps
+    @property
+    def _state_times(self) -> int:
+        """How many states a trajectory has: T + 1, or T for a program that draws no s_{T+1}."""
+        return self.steps + 1
+
+    def policy(self, kind: str = "stochastic") -> Policy:
+        """What the answer says to do, ready to act.
+
+        Args:
+            kind: "stochastic", q(a_t | s_t) itself; tabular answers also know "greedy", its most probable action with
+                certainty (the first of equals), and "plan", the actions of q's most probable trajectory, open loop.
+
+        Raises:
+            ValueError: if there is no such kind, or the answer holds no policy.
+        """
+        raise self._unknown("a policy", "ask 'exact', 'variational' or 'smc'")
+
+    # ---- what a kind of answer defines --------------------------------------------------------------------------
+
+    def _draw(self, num_samples: int, seed: int, latents: bool) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """States, actions, and further latents where they are asked for."""
+        raise self._unknown("how to draw trajectories", "ask 'exact', 'enumeration' or 'smc'")
+
+    def _score(self, states: Any, actions: Any) -> Tensor:
+        raise self._unknown("probabilities of whole trajectories", "ask 'exact', or 'enumeration' for a program")
+
+    def _marginal(self, kind: str, t: int) -> Tensor:
+        """Of "s" or "a" at time t = 1, 2, ..."""
+        raise self._unknown(f"the marginal of {kind}_{t}", "ask 'exact', or 'enumeration' for a program")
+
+    def _further_marginal(self, site: str) -> Tensor:
+        raise self._unknown(f"the marginal of {site!r}", "ask 'enumeration'")
+
+    def _observed_sites(self) -> tuple[str, ...]:
+        return tuple(f"O_{t}" for t in range(1, self.steps + 1))
+
+    # ---- words --------------------------------------------------------------------------------------------------
+
+    def __getattr__(self, name: str) -> Any:
+        if name in TABLES:
+            why = str(self.__dict__.get("details", {}).get("tables", ""))
+            raise self._unknown(f"{name}, a table over numbered states", "infer with 'exact' or 'enumeration'", why)
+        raise AttributeError(f"a {type(self).__name__} has no attribute {name!r}")
+
+    def _unknown(self, what: str, instead: str, why: str = "") -> NotKnown:
+        backend = self.__dict__.get("backend", "unknown")
+        return NotKnown(what, f"the {self.kind} answer of backend {backend!r}", instead, why)
+
+    def _refuse_failure(self, what: str) -> None:
+        if self.status in (Status.IMPOSSIBLE, Status.DEGENERATE):
+            raise ValueError(f"there is no posterior to {what}: {self.status}")
+
+    def _numbers(self) -> dict[str, float]:
+        """Those that are known by now; nothing is computed."""
+        held = {name: self.__dict__.get(name) for name in NUMBERS}
+        return {name: float(value.detach()) for name, value in held.items() if isinstance(value, Tensor)}
+
+    def __repr__(self) -> str:
+        head = f"{self.backend!r}, target={self.target}, status={self.status.label}, T={self.horizon}"
+        return f"{type(self).__name__}({', '.join([head, *(f'{k}={v:.6g}' for k, v in self._numbers().items())])})"
+
+    def _repr_html_(self) -> str:
+        head = {"backend": self.backend, "target": self.target, "status": self.status.label, "horizon": self.horizon}
+        rows = head | {name.replace("_", " "): f"{value:.6g}" for name, value in self._numbers().items()}
+        cells = "".join(f"<tr><th>{html.escape(k)}</th><td>{html.escape(str(v))}</td></tr>" for k, v in rows.items())
+        return f"<table><caption>{type(self).__name__}</caption>{cells}</table>"
 
     def to_xarray(self) -> xarray.Dataset:
-        """The tables with named axes: dims time, state, action; numbers as attributes.
+        """The tables with named axes, numbers as attributes."""
+        raise self._unknown("tables with named axes", "infer with 'exact', or 'enumeration' for a program")
 
-        `state_marginals` and `absorbed` have the longer axis `time_of_state`, which ends at T + 1.
+    def _xarray_attributes(self) -> dict[str, Any]:
+        numbers = {name: value for name in NUMBERS if (value := getattr(self, name)) is not None}
+        words = {"backend": self.backend, "target": str(self.target), "status": self.status.label}
+        return words | {name: float(value.detach()) for name, value in numbers.items()}
+
+    # ---- travelling ---------------------------------------------------------------------------------------------
+
+    def save(self, folder: str | Path) -> Path:
+        """Writes the answer to a folder that `cai.load` reads: numbers and words, of which nothing is ever executed.
+
+        What files cannot hold stays behind: gradients, Pyro programs (`model` comes back as None), and the names of
+        further details in `details["left_behind"]`. A Python reward is saved as its table.
+
+        Args:
+            folder: made if need be.
+
+        Returns:
+            The folder.
         """
-        import xarray
+        return save(folder, self, folder=True)
 
-        mdp = self.mdp
-        num_states, num_actions = self.action_prior.shape[-2:]
-        steps, longer = self.steps, self.state_marginals.shape[0]
-        coordinates = {
-            "time": list(range(1, steps + 1)),
-            "time_of_state": list(range(1, longer + 1)),
-            "state": [mdp.state_name(s) if mdp else str(s) for s in range(num_states)],
-            "action": [mdp.action_name(a) if mdp else str(a) for a in range(num_actions)],
-        }
-        axes = {
-            "values": ("time", "state"),
-            "q_values": ("time", "state", "action"),
-            "action_probs": ("time", "state", "action"),
-            "action_prior": ("time", "state", "action")[-self.action_prior.dim() :],
-            "initial": ("state",),
-            "state_marginals": ("time_of_state", "state"),
-            "absorbed": ("time_of_state",),
-        }
-        tables = {
-            name: (dims, table.detach().cpu().numpy())
-            for name, dims in axes.items()
-            if (table := getattr(self, name)) is not None
-        }
-        scalars = ("log_evidence", "elbo", "believed_return", "luck", "policy_divergence", "policy_entropy")
-        attributes: dict[str, Any] = {"backend": self.backend, "target": str(self.target), "status": self.status.label}
-        attributes |= {name: float(getattr(self, name).detach()) for name in scalars if getattr(self, name) is not None}
-        return xarray.Dataset(tables, coords=coordinates, attrs=attributes)
+    def _state(self) -> dict[str, Any]:
+        gradients = any(isinstance(part, Tensor) and part.requires_grad for part in self.__dict__.values())
+        note = {"gradients": LEFT_BEHIND} if gradients else {}
+        return super()._state() | {"details": dict(self.details) | note}
 
-    def replace(self, **changes: Any) -> Posterior:
-        """A copy with some attributes changed."""
-        unknown = [name for name in changes if name not in self.__dataclass_fields__]
-        if unknown:
-            raise TypeError(f"a Posterior has no attribute {unknown[0]!r}")
-        return Posterior(**stored_fields(self) | changes)
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: part for name, part in self._state().items() if name not in self._of_program or _pickles(part)}
+
+    _of_program = ("model",)  # parts that may be, or hold, a program that stays behind
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        details = MappingProxyType(dict(state["details"]))
+        super().__setstate__({"model": None} | state | {"details": details})
+
+    def _stored(self) -> dict[str, Any]:
+        """The parts that files hold."""
+        state = {name: part for name, part in self._state().items() if name != "_records"}
+        if not isinstance(self.model, TrajectoryModel):
+            state = {name: part for name, part in state.items() if name not in self._of_program}
+        kept = {key: part for key, part in state["details"].items() if can_store(part)}
+        lost = tuple(state["details"].keys() - kept.keys())
+        return state | {"details": kept | ({"left_behind": lost} if lost else {})}
+
+    @classmethod
+    def _from_stored(cls, parts: dict[str, Any]) -> Posterior:
+        made = object.__new__(cls)
+        made.__setstate__({**parts, "_records": False})
+        return made
 
 
-deferrable(
-    Posterior,
-    "initial",
-    "elbo",
-    "values",
-    "q_values",
-    "action_probs",
-    "state_marginals",
-    "absorbed",
-    "believed_return",
-    "luck",
-    "policy_divergence",
-    "policy_entropy",
-)
+def _pickles(part: Any) -> bool:
+    if isinstance(part, TrajectoryModel):
+        return True
+    try:
+        pickle.dumps(part)
+    except Exception:  # whatever a program's parts raise
+        return False
+    return True

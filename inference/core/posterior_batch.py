@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import overload
+from pathlib import Path
+from typing import Any, overload
 
 import torch
 from torch import Tensor
 
+from cai.inference.core.lazy import without_gradient
 from cai.inference.core.posterior import Posterior
 from cai.inference.core.status import Status, Target
+from cai.inference.core.storage import save, storable
 from cai.models.trajectory.batch import ModelBatch
 
 __all__ = ["PosteriorBatch", "padded_stack"]
@@ -51,6 +54,23 @@ class PosteriorBatch(Sequence[Posterior]):
         self._made: dict[int, Posterior] = {}
 
     # ---- members ------------------------------------------------------------------------------------------------
+
+    def _parts(self) -> dict[str, Any]:
+        """What a copy is made of; its members hold numbers without gradients."""
+        known = {"log_evidence": self._log_evidence, "elbo": self._elbo}
+        named = {"models": self.models, "backend": self.backend, "target": self.target, "statuses": self.statuses}
+        return named | {name: without_gradient(part) for name, part in known.items()} | {"members": list(self)}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self._parts()
+
+    def __setstate__(self, parts: dict[str, Any]) -> None:
+        members = parts.pop("members")
+        self.__init__(member=members.__getitem__, **parts)  # type: ignore[misc]
+
+    def save(self, folder: str | Path) -> Path:
+        """Writes all answers to a folder that `cai.load` reads, as `Posterior.save` does; returns the folder."""
+        return save(folder, self, folder=True)
 
     def __len__(self) -> int:
         return len(self.statuses)
@@ -178,6 +198,15 @@ class PosteriorBatch(Sequence[Posterior]):
 
     def _same_kind(self) -> bool:
         return len({horizon == float("inf") for horizon in self.models.horizons}) == 1
+
+
+def _batch(parts: dict[str, Any]) -> PosteriorBatch:
+    made = object.__new__(PosteriorBatch)
+    made.__setstate__(parts)
+    return made
+
+
+storable("posterior-batch", pack=PosteriorBatch._parts, unpack=_batch)(PosteriorBatch)
 
 
 def padded_stack(tables: Sequence[Tensor], endings: Sequence[Tensor], alike: bool) -> Tensor:

@@ -40,7 +40,7 @@ class Status(str, Enum):
     )
     NOT_CONVERGED = (
         "not converged: the iteration stopped at its limit before its criterion was met, so the answer is not final; "
-        "raise max_steps (or max_iterations, or over an infinite horizon max_backups), or loosen tolerance"
+        "raise max_iterations, or loosen tolerance"
     )
     DIVERGED = (
         "diverged: over an infinite horizon no stationary answer is assured; fixed dynamics need a discount below 1, "
@@ -95,7 +95,11 @@ class InferenceError(RuntimeError):
         self.backend = backend
         self.status = status
         self.posterior = posterior
+        self.detail = detail
         super().__init__(f"backend {backend!r}: {status}" + (f" ({detail})" if detail else ""))
+
+    def __reduce__(self) -> tuple[type, tuple[Any, ...]]:
+        return type(self), (self.backend, self.status, self.posterior, self.detail)
 
 
 @runtime_checkable

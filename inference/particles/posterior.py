@@ -3,27 +3,32 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from types import MappingProxyType
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from cai.inference.core.lazy import lazy
+from cai.inference.core.policy import Policy, policy_classes
 from cai.inference.core.posterior import Posterior
 from cai.inference.core.status import Status, Target
+from cai.inference.core.storage import storable
 from cai.inference.particles.particles import Filtered, Particles
 from cai.inference.particles.program_system import ReplaySystem
 from cai.inference.programs.posterior import conditional, program_posterior
-from cai.inference.programs.solve import check_program
+from cai.inference.programs.requirements import check_program
 from cai.inference.tabular.believed_dynamics import FixedDynamics, OutcomeDynamics
 from cai.inference.tabular.messages import EXACT, backward, policy_backward
 from cai.inference.tabular.posterior import tabular_posterior
 from cai.models.common.numerics import expectation, safe_log
-from cai.models.programs.inspect import ProgramInfo, explain
+from cai.models.programs.inspect import ProgramInfo, explain, site_time
 from cai.models.trajectory.model import TrajectoryModel
 
-__all__ = ["CountedDynamics", "answer_model", "answer_program"]
+if TYPE_CHECKING:
+    import xarray
+
+__all__ = ["CountedDynamics", "ParticlePaths", "ParticlePosterior", "answer_model", "answer_program"]
 
 
 def _count(size: int, index: Tensor, weights: Tensor) -> Tensor:
@@ -31,6 +36,7 @@ def _count(size: int, index: Tensor, weights: Tensor) -> Tensor:
     return torch.zeros(size, dtype=torch.float64).index_add(0, index, weights)
 
 
+@storable("counted-dynamics")
 class CountedDynamics(OutcomeDynamics):
     """The outcomes of weighted particles, counted when asked for; rows never visited keep the true dynamics.
 
@@ -56,6 +62,114 @@ class CountedDynamics(OutcomeDynamics):
         rows = conditional(joint, torch.cat(FixedDynamics(model).outcomes(t), -1).detach())
         alive, fallen = rows.split(num_outcomes, -1)
         return alive, fallen
+
+
+@storable("particle-paths")
+@dataclass(frozen=True, eq=False)
+class ParticlePaths:
+    """Whole trajectories among weighted particles: drawn by weight, scored by the share that took them."""
+
+    particles: Particles
+
+    def sample(self, num_samples: int, seed: int) -> tuple[Tensor, Tensor]:
+        """States [N, T + 1, ...] ([N, T, ...] without s_{T+1}), and actions [N, T, ...]."""
+        return self.sample_latents(num_samples, seed)[:2]
+
+    def sample_latents(self, num_samples: int, seed: int) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """States, actions, and the further latents [N, ...] of the same trajectories by site."""
+        drawn = self.particles.resample(num_samples, seed)
+        further = {name: part for name, part in drawn.values.items() if site_time(name) is None}
+        return drawn.states, drawn.actions, further
+
+    def log_prob(self, states: Tensor, actions: Tensor) -> Tensor:
+        """[N], log of the weight of the particles that took exactly these trajectories."""
+        own = torch.cat([self.particles.states, self.particles.actions], 1)
+        given = torch.cat([states, actions], 1)
+        _, index = torch.cat([own, given]).unique(dim=0, return_inverse=True)
+        shares = _count(int(index.max()) + 1, index[: len(own)], self.particles.weights)
+        return safe_log(shares[index[len(own) :]])
+
+    def marginal(self, site: str, size: int | None = None) -> Tensor:
+        """[N], the weight of each value of a discrete site; N values, or up to the largest that a particle took."""
+        values = self.particles.values[site]
+        return _count(size or int(values.max()) + 1, values.long(), self.particles.weights)
+
+
+class ParticlePosterior(Posterior):
+    """The answer that weighted trajectories are, of a program whose states or actions are continuous: no tables.
+
+    Attributes:
+        particles: the trajectories and their weights; None where none is left.
+        ess: the effective sample size before the first step and after each.
+        info: the program from outside: its sites and their sizes.
+    """
+
+    particles: Particles | None
+    ess: Tensor
+    info: ProgramInfo
+    kind = "particle"
+
+    @lazy
+    def evidence_error(self) -> Tensor | None:
+        """The standard error of `log_evidence`, nats, 0-dim; None for particles that were resampled on the way.
+
+        It is the spread of the weights over sqrt(N), relative to their mean.
+        """
+        if self.particles is None or self.details.get("resamplings"):
+            return None
+        weights = self.particles.weights * self.particles.num_particles
+        return weights.std() / math.sqrt(len(weights))
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        return self.info.latents
+
+    def _observed_sites(self) -> tuple[str, ...]:
+        return self.info.factors
+
+    def _known(self, what: str) -> Particles:
+        if self.particles is None:
+            raise self._unknown(what, "infer with more particles", "none is left")
+        return self.particles
+
+    def policy(self, kind: str = "stochastic") -> Policy:
+        if kind != "stochastic":
+            raise ValueError(f"kind is {kind!r}; particles of continuous sites know 'stochastic' alone")
+        if self.particles is None:
+            raise ValueError(f"the posterior of {self.backend!r} holds no policy: {self.status}")
+        return policy_classes["particles"](self.particles, source=self.backend)  # type: ignore[no-any-return]
+
+    def _draw(self, num_samples: int, seed: int, latents: bool) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        return ParticlePaths(self._known("how to draw trajectories")).sample_latents(num_samples, seed)
+
+    def _score(self, states: Any, actions: Any) -> Tensor:
+        why = "a set of weighted particles of continuous sites has no density"
+        raise self._unknown("probabilities of trajectories", "ask particles.expect(...) for expectations", why)
+
+    def _marginal(self, kind: str, t: int) -> Tensor:
+        return self._further_marginal(f"{kind}_{t}")
+
+    def _further_marginal(self, site: str) -> Tensor:
+        if site not in self.info.sizes:
+            why = f"{site!r} is continuous or not a scalar, and has no table of probabilities"
+            raise self._unknown(f"the marginal of {site!r}", "look at particles.values and particles.weights", why)
+        return ParticlePaths(self._known(f"the marginal of {site!r}")).marginal(site, self.info.sizes[site])
+
+    def to_xarray(self) -> xarray.Dataset:
+        """The particles with named axes: each latent site by (particle, ...), and their weights [N]."""
+        import xarray
+
+        particles = self._known("particles with named axes")
+        tables = {
+            name: (("particle", *(f"{name}_axis_{i}" for i in range(1, part.dim()))), part.detach().cpu().numpy())
+            for name, part in particles.values.items()
+        }
+        tables["weight"] = (("particle",), particles.weights.cpu().numpy())
+        return xarray.Dataset(tables, attrs=self._xarray_attributes())
+
+
+storable("particles", pack=lambda p: {"values": dict(p.values), "log_weights": p.log_weights})(Particles)
+storable("particle-posterior", pack=ParticlePosterior._stored, unpack=ParticlePosterior._from_stored)(ParticlePosterior)
 
 
 @torch.no_grad()
@@ -104,10 +218,10 @@ def answer_program(system: ReplaySystem, found: Filtered, *, backend: str, targe
     """The posterior of a program: tables counted from the particles if its sites can be enumerated, else none."""
     program, info, particles = system.program, system.info, found.particles
     if particles is None:
-        return _without_tables(system, found, "no particle is left", backend=backend, target=target)
+        return _particle_answer(system, found, "no particle is left", backend=backend, target=target)
     if info.continuous:
         why = f"its latent {info.continuous[0]!r} is continuous or not a scalar, so there is nothing to count"
-        return _without_tables(system, found, why, backend=backend, target=target)
+        return _particle_answer(system, found, why, backend=backend, target=target)
     try:
         check_program(info, backend)
         weights = particles.weights
@@ -117,7 +231,7 @@ def answer_program(system: ReplaySystem, found: Filtered, *, backend: str, targe
             chosen = [safe_log(policy[t][states[:, t], actions[:, t]]) for t in range(info.horizon)]
             return expectation(weights, sum(chosen) - system.log_prior_actions).clamp(min=0)
 
-        posterior = program_posterior(
+        return program_posterior(
             program,
             info,
             [_joint(particles, info, t) for t in range(1, info.horizon + 1)],
@@ -128,22 +242,11 @@ def answer_program(system: ReplaySystem, found: Filtered, *, backend: str, targe
             elbo=None,
             believed_return=expectation(weights, system.returns),
             policy_divergence=policy_divergence,
-            sampler=_sampler(particles),
+            paths=ParticlePaths(particles),
             details=_details(found),
         )
     except (ValueError, RuntimeError, IndexError, AssertionError) as error:  # enumeration fails, the particles stand
-        return _without_tables(system, found, explain(error) or type(error).__name__, backend=backend, target=target)
-    return posterior.replace(scorer=lambda states, actions: _log_share(particles, states, actions))
-
-
-def _sampler(particles: Particles) -> Callable[[int, int], tuple[Tensor, Tensor]]:
-    """Draws whole trajectories among the particles."""
-
-    def draw(num_samples: int, seed: int) -> tuple[Tensor, Tensor]:
-        drawn = particles.resample(num_samples, seed)
-        return drawn.states, drawn.actions
-
-    return draw
+        return _particle_answer(system, found, explain(error) or type(error).__name__, backend=backend, target=target)
 
 
 def _joint(particles: Particles, info: ProgramInfo, t: int) -> Tensor:
@@ -156,43 +259,23 @@ def _joint(particles: Particles, info: ProgramInfo, t: int) -> Tensor:
     return _count(math.prod(shape), place, particles.weights).reshape(shape)
 
 
-def _log_share(particles: Particles, states: Tensor, actions: Tensor) -> Tensor:
-    """[N], log of the weight of the particles that took exactly these trajectories."""
-    own = torch.cat([particles.states, particles.actions], 1)
-    given = torch.cat([states, actions], 1)
-    _, index = torch.cat([own, given]).unique(dim=0, return_inverse=True)
-    shares = _count(int(index.max()) + 1, index[: len(own)], particles.weights)
-    return safe_log(shares[index[len(own) :]])
-
-
-def _without_tables(system: ReplaySystem, found: Filtered, why: str, *, backend: str, target: Target) -> Posterior:
-    """The answer that its particles are: tables have no rows (size 0), and what would need them is None."""
-    info, particles = system.info, found.particles
-    believed = None if particles is None else expectation(particles.weights, system.returns)
-    empty = torch.zeros(info.horizon, 0, 0, dtype=torch.float64)
-    longer = info.horizon + info.has_last_state
-    return Posterior(
+def _particle_answer(
+    system: ReplaySystem, found: Filtered, why: str, *, backend: str, target: Target
+) -> ParticlePosterior:
+    """The answer that its particles are; `why` it has no tables stands in its details."""
+    particles = found.particles
+    return ParticlePosterior(
         backend=backend,
         target=target,
         status=Status.DEGENERATE if particles is None else Status.SUCCESS,
-        horizon=info.horizon,
+        horizon=system.info.horizon,
         log_evidence=found.log_evidence,
-        elbo=None,
-        values=None,
-        q_values=None,
-        action_probs=empty,
-        action_prior=empty,
-        initial=torch.zeros(0, dtype=torch.float64),
-        state_marginals=torch.zeros(longer, 0, dtype=torch.float64),
-        absorbed=torch.zeros(longer, dtype=torch.float64),
-        believed_return=believed,
-        luck=None,
-        policy_divergence=None,
-        policy_entropy=None,
+        believed_return=None if particles is None else expectation(particles.weights, system.returns),
         model=system.program,
-        step_dynamics=lambda t: torch.zeros(0, 0, 0, dtype=torch.float64),
-        sampler=None if particles is None else _sampler(particles),
-        details=MappingProxyType({**_details(found), "tables": why}),
+        info=system.info,
+        particles=particles,
+        ess=found.ess,
+        details=_details(found) | {"tables": why},
     )
 
 

@@ -44,8 +44,8 @@ class SequentialMonteCarlo:
     particle visited keep the action prior and the true dynamics. `elbo` is the bound that this q attains, so it never
     exceeds log p(O), though it may exceed the noisy `log_evidence`. For a program q is the particles themselves:
     `sample` draws from them, `log_prob` is the log of their share, and `luck` what the estimate leaves over. Its tables
-    are counts where its sites can be enumerated; else, as for continuous sites, they have size 0 (see
-    `cai.policies.particle_policy`), and `details["tables"]` says why.
+    are counts where its sites can be enumerated; else, as for continuous sites, the answer is a `ParticlePosterior`
+    without tables, and `details["tables"]` says why.
 
     `details` holds "particles" (`Particles`, the weighted trajectories), "ess" (the effective sample size before the
     first step and after each) and "resamplings". Early steps have few distinct ancestors once a run was resampled

@@ -23,35 +23,13 @@ from pyro.ops import packed
 from pyro.poutine.enum_messenger import EnumMessenger
 from torch import Tensor
 
+from cai.inference.programs.elimination import Term, eliminate, union
 from cai.inference.programs.exact_sites import ExactSites
 from cai.inference.programs.guide import Redistribute, StructuredGuide
+from cai.models.common.numerics import safe_logsumexp
 from cai.models.programs.inspect import explain
 
-__all__ = [
-    "EnumeratedProgram",
-    "Term",
-    "can_succeed",
-    "eliminate",
-    "enumerate_guide",
-    "enumerate_program",
-    "find_supports",
-]
-
-
-@dataclass(frozen=True, eq=False)
-class Term:
-    """A tensor with named dimensions: `dims[i]` is the symbol of axis i, one symbol for each latent site."""
-
-    tensor: Tensor
-    dims: str
-
-    def aligned(self, dims: str) -> Tensor:
-        """The tensor with axes in the order of `dims`, of size 1 where it does not depend on one."""
-        present = [self.dims.index(dim) for dim in dims if dim in self.dims]
-        shape, sizes = [], iter([self.tensor.shape[i] for i in present])
-        for dim in dims:
-            shape.append(next(sizes) if dim in self.dims else 1)
-        return self.tensor.permute(present).reshape(shape)
+__all__ = ["EnumeratedProgram", "enumerate_guide", "enumerate_program"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,20 +37,16 @@ class EnumeratedProgram:
     """One enumerated run of q's program.
 
     Attributes:
-        order: latent sites as they were drawn.
-        symbols: their dimensions.
+        symbols: the dimension of every latent site, in the order of the draws.
         log_q: their log probabilities under q.
         log_p: under the program itself, for the sites that q has redistributed.
-        factors: log factors by site, probes left out.
-        probes: those of `JointProbe`.
+        factors: log factors by site.
     """
 
-    order: tuple[str, ...]
     symbols: dict[str, str]
     log_q: dict[str, Term]
     log_p: dict[str, Term]
     factors: dict[str, Term]
-    probes: dict[str, Term]
 
     def detach(self) -> EnumeratedProgram:
         """The same tables without their autograd history."""
@@ -80,16 +54,41 @@ class EnumeratedProgram:
         def cut(terms: dict[str, Term]) -> dict[str, Term]:
             return {name: Term(term.tensor.detach(), term.dims) for name, term in terms.items()}
 
-        return EnumeratedProgram(
-            self.order, self.symbols, cut(self.log_q), cut(self.log_p), cut(self.factors), cut(self.probes)
-        )
+        return EnumeratedProgram(self.symbols, cut(self.log_q), cut(self.log_p), cut(self.factors))
+
+    @property
+    def learns(self) -> bool:
+        """Whether the program has parameters of its own that require grad."""
+        return any(term.tensor.requires_grad for terms in (self.log_q, self.factors) for term in terms.values())
+
+    def conditioned(self) -> tuple[Tensor, EnumeratedProgram]:
+        """The exact posterior of a program that nothing was redistributed in: sums over latents, the last drawn first.
+
+        Returns:
+            log p(O) in nats, 0-dim, -inf where it is 0; and the run under q(x | context) = p(x | context, O), every
+            site redistributed. Contexts that optimality rules out keep the program's own conditionals.
+        """
+        posterior = dict(self.log_q)
+
+        def reduce(name: str, total: Tensor, dims: str, axis: int) -> Tensor:
+            weights = self.log_q[name].aligned(dims) + total
+            message = safe_logsumexp(weights, axis)
+            known = torch.isfinite(message).unsqueeze(axis)
+            rows = torch.where(known, weights - torch.where(known, message.unsqueeze(axis), 0.0), -torch.inf)
+            own = self.log_q[name].aligned(dims).expand(rows.shape)
+            posterior[name] = Term(torch.where(known, rows, own).detach(), dims)
+            return message
+
+        evidence = eliminate(self.symbols, self.factors.values(), reduce, own=self.log_q).tensor
+        cut = self.detach()
+        return evidence, EnumeratedProgram(self.symbols, posterior, cut.log_q, cut.factors)
 
     def divergence_terms(self, sites: Iterable[str] | None = None) -> list[Term]:
         """Log p - log q of redistributed sites (all, unless given); 0 where q is 0."""
         terms = []
         for name in self.log_p if sites is None else sites:
             log_p, log_q = self.log_p[name], self.log_q[name]
-            dims = _union((log_p, log_q))
+            dims = union((log_p, log_q))
             p, q = log_p.aligned(dims), log_q.aligned(dims)
             p, q = torch.broadcast_tensors(p, q)
             counts = torch.isfinite(q)
@@ -119,7 +118,7 @@ class EnumeratedProgram:
                 watch(name, total, dims, axis, weights)
             return (weights * total).sum(axis)
 
-        return eliminate(self, finite, reduce, _add).tensor
+        return eliminate(self.symbols, finite, reduce, own=self.log_q).tensor
 
     def bound(self) -> Tensor:
         """E_q[log factors + log p - log q], the evidence lower bound in nats, 0-dim (Levine 2018, equation 19).
@@ -199,28 +198,37 @@ class EnumeratedProgram:
 
     def reach(self, dims: str) -> Tensor:
         """Bool, one axis for each of `dims` (of latents that are alive together): which values q can take at once."""
-        size = {self.symbols[name]: _size(self, name) for name in self.order}
-        leaf = torch.zeros([size[dim] for dim in dims], dtype=torch.float64, requires_grad=True)
+        names = {symbol: name for name, symbol in self.symbols.items()}
+        return self.joints([tuple(names[dim] for dim in dims)])[0] > 0
+
+    def joints(self, groups: Iterable[tuple[str, ...]]) -> list[Tensor]:
+        """Joint distributions under q of sites that are alive together, as derivatives of an expectation.
+
+        Args:
+            groups: the sites of each, e.g. ("s_1", "a_1", "s_2").
+
+        Returns:
+            A tensor with one axis a site for each group, float64, summing to 1.
+        """
+        leaves, terms = [], []
+        for group in groups:
+            leaves.append(torch.zeros([self.size(name) for name in group], dtype=torch.float64, requires_grad=True))
+            kept = [i for i, name in enumerate(group) if self.size(name) > 1]
+            dims = "".join(self.symbols[group[i]] for i in kept)
+            terms.append(Term(leaves[-1].reshape([leaves[-1].shape[i] for i in kept]), dims))
         with torch.enable_grad():
-            (joint,) = torch.autograd.grad(self.expect([Term(leaf, dims)]), leaf)
-        return joint > 0
+            return list(torch.autograd.grad(self.expect(terms), leaves))
+
+    def size(self, name: str) -> int:
+        """The number of values of a site."""
+        term = self.log_q[name]
+        return int(term.tensor.shape[term.dims.index(self.symbols[name])]) if self.symbols[name] in term.dims else 1
 
     def table(self, name: str, context: tuple[str, ...], sizes: dict[str, int]) -> Tensor:
         """[*context, N], q's conditional probabilities of a site."""
         dims = "".join(self.symbols[site] for site in (*context, name))
         shape = tuple(sizes[site] for site in (*context, name))
         return self.log_q[name].aligned(dims).exp().expand(shape)
-
-
-def _add(parts: list[Tensor]) -> Tensor:
-    result = parts[0]
-    for part in parts[1:]:
-        result = result + part
-    return result
-
-
-def _union(terms: Iterable[Term]) -> str:
-    return "".join(sorted(set().union(*(term.dims for term in terms))))
 
 
 def enumerate_program(
@@ -256,127 +264,30 @@ def enumerate_program(
         raise ValueError(f"the program failed when every latent was enumerated: {explain(error)}") from error
     redistributed = handler()
     originals = {} if redistributed is None else redistributed.originals
-    order: list[str] = []
     symbols: dict[str, str] = {}
     log_q: dict[str, Term] = {}
     log_p: dict[str, Term] = {}
     factors: dict[str, Term] = {}
-    probes: dict[str, Term] = {}
     for name, node in trace.nodes.items():
         if node["type"] != "sample" or node["infer"].get("_deterministic", False):
             continue
         value = node["packed"]["log_prob"]
         term = Term(value, value._pyro_dims)
         if node["is_observed"]:
-            (probes if name.startswith("_joint_") else factors)[name] = term
+            factors[name] = term
             continue
         if node["infer"].get("_enumerate_dim") is None:
             raise ValueError(
                 f"latent site {name!r} is not discrete, so it cannot be enumerated; use 'smc', which draws"
             )
-        order.append(name)
         symbols[name] = node["infer"]["_enumerate_symbol"]
         log_q[name] = term
         if name in originals:
             own = packed.pack(originals[name].log_prob(node["value"]), node["infer"]["_dim_to_symbol"])
             log_p[name] = Term(own, own._pyro_dims)
-    return EnumeratedProgram(tuple(order), symbols, log_q, log_p, factors, probes)
+    return EnumeratedProgram(symbols, log_q, log_p, factors)
 
 
 def enumerate_guide(guide: StructuredGuide) -> EnumeratedProgram:
     """Runs a structured guide with every latent enumerated."""
     return enumerate_program(guide, lambda: guide.handler)
-
-
-def eliminate(
-    run: EnumeratedProgram,
-    terms: Iterable[Term],
-    reduce: Callable[[str, Tensor, str, int], Tensor],
-    combine: Callable[[list[Tensor]], Tensor],
-) -> Term:
-    """Eliminates the latents, the last drawn first; what is left has no dimension.
-
-    Args:
-        run: the enumerated program.
-        terms: what is carried backward.
-        reduce: (site, combined terms, their dims, axis) -> the combined terms without that axis.
-        combine: makes one tensor of several that broadcast.
-    """
-    waiting = list(terms)
-    for name in reversed(run.order):
-        symbol = run.symbols[name]
-        involved = [term for term in waiting if symbol in term.dims]
-        if not involved:
-            continue
-        waiting = [term for term in waiting if symbol not in term.dims]
-        dims = "".join(sorted(set(_union(involved)) | set(run.log_q[name].dims)))
-        total = combine([term.aligned(dims) for term in involved])
-        axis = dims.index(symbol)
-        waiting.append(Term(reduce(name, total, dims, axis), dims.replace(symbol, "")))
-    return Term(combine([term.tensor for term in waiting]), "") if waiting else Term(torch.zeros(()).double(), "")
-
-
-def find_supports(run: EnumeratedProgram, contexts: dict[str, tuple[str, ...]]) -> tuple[dict[str, Tensor], bool]:
-    """Which values keep q clear of factors of -inf, by eliminating yes-or-no messages.
-
-    A redistributed site may choose: it keeps the values from which -inf can be avoided for sure. Every other site is
-    chance: all its possible values must be clear. What a site's table does not see counts as chance too, as far as it
-    can be met under the program's own support; this may rule out more than the best q would.
-
-    Args:
-        run: the enumerated program under q.
-        contexts: the sites that each redistributed site's table is indexed by.
-
-    Returns:
-        Bool tables [*context, N] for the redistributed sites (where no value is clear, all are kept), and whether
-        -inf is avoided from the start on.
-    """
-    terms = [Term(~torch.isinf(term.tensor), term.dims) for term in run.factors.values()]
-    terms += [Term(~torch.isinf(term.tensor), term.dims) for term in run.divergence_terms()]
-    if all(bool(term.tensor.all()) for term in terms):
-        return {}, True
-    supports: dict[str, Tensor] = {}
-
-    def reduce(name: str, clear: Tensor, dims: str, axis: int) -> Tensor:
-        possible = torch.isfinite(run.log_q[name].aligned(dims))
-        if name not in contexts:
-            return (clear | ~possible).all(axis)
-        order = "".join(run.symbols[site] for site in (*contexts[name], name))
-        unseen = [i for i, dim in enumerate(dims) if dim not in order]
-        seen = clear
-        if unseen:  # what the table does not see must be clear whatever it is, as far as it can be
-            others = dims.replace(run.symbols[name], "")
-            met = Term(run.reach(others), others).aligned(dims)
-            seen = (clear | ~met).all(unseen, keepdim=True)
-        allowed = seen & possible
-        kept = torch.where(allowed.any(axis, keepdim=True), allowed, possible)
-        sizes = tuple(_size(run, site) for site in (*contexts[name], name))
-        table = kept.any(unseen) if unseen else kept
-        left = "".join(dim for dim in dims if dim in order)
-        supports[name] = Term(table, left).aligned(order).expand(sizes)
-        return allowed.any(axis)
-
-    clear = eliminate(run, terms, reduce, _every)
-    return supports, bool(clear.tensor)
-
-
-def can_succeed(run: EnumeratedProgram) -> bool:
-    """Whether some trajectory of positive probability keeps clear of -inf: p(O) > 0."""
-    terms = [Term(~torch.isinf(term.tensor), term.dims) for term in run.factors.values()]
-
-    def reduce(name: str, clear: Tensor, dims: str, axis: int) -> Tensor:
-        return (clear & torch.isfinite(run.log_q[name].aligned(dims))).any(axis)
-
-    return bool(eliminate(run, terms, reduce, _every).tensor)
-
-
-def _every(parts: list[Tensor]) -> Tensor:
-    result = parts[0]
-    for part in parts[1:]:
-        result = result & part
-    return result
-
-
-def _size(run: EnumeratedProgram, site: str) -> int:
-    term = run.log_q[site]
-    return int(term.tensor.shape[term.dims.index(run.symbols[site])]) if run.symbols[site] in term.dims else 1

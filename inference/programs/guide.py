@@ -18,7 +18,7 @@ from torch.distributions import Distribution
 from cai.inference.programs.exact_sites import ExactSites, redistribute, support_logits
 from cai.models.programs.inspect import Program, ProgramInfo, inspect_program, site_time
 
-__all__ = ["POLICY", "PREFIX", "JointProbe", "Redistribute", "StructuredGuide", "drawn_sites", "free_name"]
+__all__ = ["POLICY", "PREFIX", "Redistribute", "StructuredGuide", "drawn_sites", "free_name"]
 
 
 PREFIX = "cai.guide."
@@ -98,48 +98,6 @@ class FreeTables:
     def table(self, name: str, shape: tuple[int, ...]) -> Tensor:
         """Logits [*context, N], zero (the program's own conditionals) to begin with."""
         return pyro.param(free_name(name), lambda: torch.zeros(shape, dtype=torch.float64))
-
-
-class JointProbe(Messenger):
-    """Adds a factor epsilon_t[s_t, a_t, s_{t+1}] to every step, whose gradient is the step's joint distribution.
-
-    Args:
-        info: of the program.
-
-    Attributes:
-        epsilons: T tensors of zeros that require grad, [S, A, S] (the last [S, A, 1] without s_{T+1}).
-    """
-
-    prefix = "_joint_"
-
-    def __init__(self, info: ProgramInfo) -> None:
-        super().__init__()
-        self.horizon = info.horizon
-        self.has_last_state = info.has_last_state
-        lasts = [info.num_states] * info.horizon
-        if not info.has_last_state:
-            lasts[-1] = 1
-        self.epsilons = [
-            torch.zeros(info.num_states, info.num_actions, last, dtype=torch.float64, requires_grad=True)
-            for last in lasts
-        ]
-        self._values: dict[str, Tensor] = {}
-
-    def _pyro_post_sample(self, msg: Any) -> None:
-        site = site_time(msg["name"])
-        if site is None or msg["is_observed"]:
-            return
-        kind, t = site
-        self._values[msg["name"]] = msg["value"]
-        if kind == "s" and t > 1:
-            step = t - 1
-        elif kind == "a" and t == self.horizon and not self.has_last_state:
-            step = t
-        else:
-            return
-        state, action = self._values[f"s_{step}"].long(), self._values[f"a_{step}"].long()
-        following = msg["value"].long() if kind == "s" else torch.zeros((), dtype=torch.int64)
-        pyro.factor(f"{self.prefix}{step}", self.epsilons[step - 1][state, action, following])
 
 
 def drawn_sites(nodes: Any, kind: str, count: int, num_samples: int) -> Tensor:

@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from types import MappingProxyType
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from cai.inference.core.posterior import Posterior
+from cai.inference.core.lazy import without_gradient
 from cai.inference.core.status import Status, Target
-from cai.inference.programs.enumerated import enumerate_program
-from cai.inference.programs.guide import JointProbe
+from cai.inference.core.storage import can_store, storable
+from cai.inference.core.tabular import TabularPosterior
+from cai.inference.programs.enumerated import EnumeratedProgram, enumerate_program
 from cai.models.common.numerics import safe_log, weighted
 from cai.models.programs.inspect import Program, ProgramInfo
 from cai.models.programs.session import pyro_session
 from cai.models.trajectory.model import TrajectoryModel
 
-__all__ = ["conditional", "prior_joints", "program_posterior"]
+__all__ = [
+    "JointDynamics",
+    "Paths",
+    "ProgramPosterior",
+    "conditional",
+    "prior_joints",
+    "program_posterior",
+    "step_joints",
+]
 
 
 def conditional(joint: Tensor, otherwise: Tensor) -> Tensor:
@@ -30,10 +38,120 @@ def conditional(joint: Tensor, otherwise: Tensor) -> Tensor:
 
 def prior_joints(program: Program, info: ProgramInfo) -> list[Tensor]:
     """T tables [S, A, S] of p(s_t, a_t, s_{t+1}) in the program itself, optimality ignored."""
-    probe = JointProbe(info)
-    with pyro_session(), torch.enable_grad():
-        run = enumerate_program(probe(program))
-        return list(torch.autograd.grad(run.expect(run.probes.values()), probe.epsilons))
+    with pyro_session(), torch.no_grad():
+        run = enumerate_program(program)
+    return step_joints(run, info)
+
+
+def step_joints(run: EnumeratedProgram, info: ProgramInfo) -> list[Tensor]:
+    """T tables [S, A, S] (the last [S, A, 1] without s_{T+1}) of q(s_t, a_t, s_{t+1})."""
+    steps = [(f"s_{t}", f"a_{t}", f"s_{t + 1}") for t in range(1, info.horizon + 1)]
+    if info.has_last_state:
+        return run.joints(steps)
+    *joints, last = run.joints([*steps[:-1], steps[-1][:2]])
+    return [*joints, last[..., None]]
+
+
+class Paths(Protocol):
+    """How whole trajectories of q are drawn and scored, where start, policy and dynamics are not all of it.
+
+    Where it knows further latents it also has `marginal(site, size)`, [size] probabilities, and `sample_latents`, which
+    returns states, actions and a dict of [N] by site.
+    """
+
+    def sample(self, num_samples: int, seed: int) -> tuple[Tensor, Tensor]:
+        """States int64 [N, T + 1] ([N, T] without s_{T+1}), and actions int64 [N, T]."""
+
+    def log_prob(self, states: Tensor, actions: Tensor) -> Tensor:
+        """[N], log q of such trajectories in nats, further latents summed out."""
+
+
+class ProgramPosterior(TabularPosterior):
+    """A tabular answer to a Pyro program; of further latents it knows what `paths` knows.
+
+    Attributes:
+        info: the program from outside: its sites and their sizes.
+        paths: how whole trajectories are drawn and scored; None where that was left behind with the program.
+    """
+
+    info: ProgramInfo
+    paths: Paths | None
+    kind = "program's"
+    _of_program = ("model", "paths")
+
+    @property
+    def _state_times(self) -> int:
+        return self.info.horizon + self.info.has_last_state
+
+    def _further(self) -> tuple[str, ...]:
+        return self.info.further
+
+    def _observed_sites(self) -> tuple[str, ...]:
+        return self.info.factors
+
+    def _stored(self) -> dict[str, Any]:
+        return super()._stored() | ({"paths": self.paths} if can_store(self.paths) else {})
+
+    def _source(self, what: str) -> Any:
+        if self.paths is None:
+            raise self._unknown(what, "infer again", "its program was left behind when it was saved or pickled")
+        return self.paths
+
+    def _draw(self, num_samples: int, seed: int, latents: bool) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        source = self._source("how to draw trajectories")
+        if latents and self.info.further:
+            if not hasattr(source, "sample_latents"):
+                raise self._unknown("how to draw further latents", "ask 'smc'")
+            return source.sample_latents(num_samples, seed)  # type: ignore[no-any-return]
+        return *source.sample(num_samples, seed), {}
+
+    def _score(self, states: Any, actions: Any) -> Tensor:
+        source = self._source("probabilities of whole trajectories")
+        return source.log_prob(*self._checked(states, actions))  # type: ignore[no-any-return]
+
+    def _further_marginal(self, site: str) -> Tensor:
+        source = self._source(f"the marginal of {site!r}")
+        if not hasattr(source, "marginal"):
+            return super()._further_marginal(site)
+        return source.marginal(site, self.info.sizes[site])  # type: ignore[no-any-return]
+
+
+storable("program-info")(ProgramInfo)
+storable("program-posterior", pack=ProgramPosterior._stored, unpack=ProgramPosterior._from_stored)(ProgramPosterior)
+
+
+@storable("joint-dynamics")
+class JointDynamics:
+    """q(s_{t+1} | s_t, a_t) of a program, from joint tables of each step.
+
+    Args:
+        model: the `TrajectoryModel`, whose dynamics are the true ones; None for another program.
+        before: T tables [S, A, S] of p(s_t, a_t, s_{t+1}) in the program itself; S counts the absorbing state.
+        joints: the same of q.
+    """
+
+    listed = False
+
+    def __init__(self, model: TrajectoryModel | None, before: list[Tensor], joints: list[Tensor]) -> None:
+        self.model, self.before, self.joints = model, before, joints
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: without_gradient(part) for name, part in vars(self).items()}
+
+    def outcomes(self, t: int) -> tuple[Tensor, Tensor]:
+        """Of next states [S, A, S], and of a fall [S, A, 1]; rows that q never visits hold the program's own."""
+        before, model = self.before[t], self.model
+        known = conditional(before, torch.full_like(before, 1.0 / before.shape[-1]))
+        num_states = before.shape[0] if model is None else model.mdp.num_states
+        if model is not None:
+            known = known.clone()
+            known[:num_states, :, :num_states] = model.mdp.dense() * model.survival[:, None, None]
+        rows = conditional(self.joints[t], known)[:num_states]
+        return rows[..., :num_states], rows[..., num_states:]
+
+    def divergence(self, t: int) -> Tensor | None:
+        """None: further latents may have been paid for, which the tables do not show."""
+        return None
 
 
 def program_posterior(
@@ -48,25 +166,26 @@ def program_posterior(
     elbo: Tensor | None,
     believed_return: Tensor,
     policy_divergence: Callable[[Tensor], Tensor] | Tensor,
-    sampler: Callable[[int, int], tuple[Tensor, Tensor]] | None = None,
+    paths: Paths | None = None,
     details: Mapping[str, Any] | None = None,
-) -> Posterior:
-    """Builds a posterior from q's joints.
+) -> ProgramPosterior:
+    """Builds the answer to a program from q's joints.
 
     Args:
         program: what was asked.
         info: its outside.
         joints: T tables [S, A, S] (the last [S, A, 1] without s_{T+1}) of q(s_t, a_t, s_{t+1}); S counts the absorbing
             state of a discount.
-        backend: see `Posterior`, like what follows.
-        target: see `Posterior`.
-        status: see `Posterior`.
-        log_evidence: see `Posterior`.
-        elbo: see `Posterior`.
-        believed_return: reward units.
-        policy_divergence: nats; or, of the policy [T, S, A], a function that finds it.
-        sampler: see `Posterior.sample`.
-        details: see `Posterior`.
+        backend: the name of the backend.
+        target: what it approximates.
+        status: how it ended.
+        log_evidence: nats, 0-dim; None where it is not known.
+        elbo: the bound that q attains, nats, 0-dim; None where it is not known.
+        believed_return: expected sum of rewards under q, reward units, 0-dim.
+        policy_divergence: KL of q's policy from the action prior along q, nats, 0-dim; or, of the policy [T, S, A], a
+            function that finds it.
+        paths: how trajectories of q are drawn and scored.
+        details: further numbers.
     """
     model = program if isinstance(program, TrajectoryModel) else None
     num_states = model.mdp.num_states if model is not None else info.num_states
@@ -83,15 +202,13 @@ def program_posterior(
     divergence = policy_divergence(policy) if callable(policy_divergence) else policy_divergence
     bound = log_evidence if log_evidence is not None else elbo
     bound = None if bound is None else bound.detach()
-    return Posterior(
+    return ProgramPosterior(
         backend=backend,
         target=target,
         status=status,
         horizon=info.horizon,
         log_evidence=log_evidence,
         elbo=elbo,
-        values=None,
-        q_values=None,
         action_probs=policy[:, :num_states],
         action_prior=prior[0, :num_states] if model is not None else prior,
         initial=full[0, :num_states],
@@ -102,9 +219,10 @@ def program_posterior(
         policy_divergence=divergence,
         policy_entropy=_entropy(model, full[: info.horizon, :num_states], policy[:, :num_states]),
         model=program,
-        step_dynamics=lambda t: _dynamics(model, before[t], joints[t])[:num_states, :, :num_states],
-        sampler=sampler,
-        details=MappingProxyType(dict(details or {})),
+        info=info,
+        world=JointDynamics(model, before, joints),
+        paths=paths,
+        details=details,
     )
 
 
@@ -121,13 +239,3 @@ def _entropy(model: TrajectoryModel | None, marginals: Tensor, policy: Tensor) -
     if model is not None:
         marginals = torch.where(model.live, marginals, torch.zeros((), dtype=torch.float64))
     return -weighted(marginals[..., None] * policy, safe_log(policy)).sum()
-
-
-def _dynamics(model: TrajectoryModel | None, before: Tensor, joint: Tensor) -> Tensor:
-    """q(s' | s, a) of a step; rows that q never visits from the true dynamics where they are known."""
-    known = conditional(before, torch.full_like(before, 1.0 / before.shape[-1]))
-    if model is not None:
-        num_states = model.mdp.num_states
-        known = known.clone()
-        known[:num_states, :, :num_states] = model.mdp.dense() * model.survival[:, None, None]
-    return conditional(joint, known)

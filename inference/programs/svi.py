@@ -10,23 +10,16 @@ from typing import Any
 
 import pyro
 import torch
-from pyro.infer import SVI
 from pyro.params.param_store import ParamStoreDict
 from torch import Tensor
 
 from cai.inference.core.learner import Info, State, generator_at, status_of, stood_still
 from cai.inference.core.posterior import Posterior
 from cai.inference.core.status import Status
-from cai.inference.programs.enumerated import (
-    EnumeratedProgram,
-    Term,
-    can_succeed,
-    enumerate_guide,
-    enumerate_program,
-    find_supports,
-)
-from cai.inference.programs.guide import POLICY, PREFIX, JointProbe, StructuredGuide, drawn_sites, free_name
-from cai.inference.programs.scoring import score_program
+from cai.inference.programs.elimination import Term
+from cai.inference.programs.enumerated import EnumeratedProgram, enumerate_guide, enumerate_program
+from cai.inference.programs.guide import POLICY, PREFIX, StructuredGuide, free_name
+from cai.inference.programs.supports import find_supports
 from cai.models.common.numerics import safe_log
 from cai.models.programs.inspect import Program, ProgramInfo, site_time
 from cai.models.programs.session import pyro_session
@@ -40,7 +33,7 @@ class FitOptions:
 
     Attributes:
         max_iterations: the most gradient steps.
-        learning_rate: of Pyro's SGD along the natural gradient; 1 is a full soft greedy step. Halved whenever a step
+        learning_rate: of steps along the natural gradient; 1 is a full soft greedy step. Halved whenever a step
             would lower the bound.
         tolerance: in nats; stop when no entry of the natural gradient exceeds it, or when the bound has grown by less
             over (10 + 2 T) / learning_rate steps.
@@ -56,45 +49,18 @@ class Fit:
     """A fitted guide.
 
     Attributes:
-        guide: the guide, for its structure.
         run: its enumerated run at the best parameters, without gradients.
+        contexts: for every site that was redistributed, the sites that its table is indexed by.
         bound: the best bound, nats.
-        status: SUCCESS, NOT_CONVERGED, or IMPOSSIBLE / UNAVOIDABLE where no q keeps clear of -inf.
-        parameters: the best, by their names in Pyro's store.
+        status: SUCCESS, NOT_CONVERGED, or IMPOSSIBLE / UNAVOIDABLE where no q avoids -inf.
         details: "history" (the bound at every step), "steps" and "gradient" (its largest last entry).
     """
 
-    guide: StructuredGuide
     run: EnumeratedProgram
+    contexts: dict[str, tuple[str, ...]]
     bound: Tensor
     status: Status
     details: dict[str, Any]
-    parameters: dict[str, Tensor]
-
-    def probed(self, probe: JointProbe) -> EnumeratedProgram:
-        """The enumerated run with probes."""
-        with pyro_session(), torch.enable_grad():
-            for key, value in self.parameters.items():
-                pyro.param(key, value)
-            return enumerate_program(probe(self.guide), lambda: self.guide.handler)
-
-    def sample(self, num_samples: int, seed: int) -> tuple[Tensor, Tensor]:
-        """Trajectories of q, by running the guide; states [N, T + 1] ([N, T] without s_{T+1}) and actions [N, T]."""
-        info = self.guide.info
-        with pyro_session(seed), torch.no_grad():
-            for key, value in self.parameters.items():
-                pyro.param(key, value)
-            with pyro.poutine.trace() as tracer, pyro.plate("_samples", num_samples, dim=-1):
-                self.guide()
-        nodes, last = tracer.trace.nodes, info.horizon + info.has_last_state
-        return drawn_sites(nodes, "s", last, num_samples), drawn_sites(nodes, "a", info.horizon, num_samples)
-
-    def log_prob(self, states: Tensor, actions: Tensor) -> Tensor:
-        """[N], log q of trajectories as `sample` returns them, by running the guide; further latents are summed out."""
-        with pyro_session(), torch.no_grad():
-            for key, value in self.parameters.items():
-                pyro.param(key, value)
-            return score_program(self.guide, states, actions, factors=False)
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,7 +98,7 @@ class GuideState(State):
 
 @dataclass(frozen=True, eq=False)
 class GuideLearner:
-    """Maximises the enumerated bound of a program's structured guide with Pyro's SVI, along the natural gradient.
+    """Maximises the enumerated bound of a program's structured guide by steps along its natural gradient.
 
     Pyro's parameter store and torch's global random state are left as they were.
 
@@ -178,35 +144,21 @@ class GuideLearner:
         )
 
     def step(self, state: GuideState) -> tuple[GuideState, Info]:
-        guide, best, slopes = state.problem.guide, state.best, state.slopes
-        bound, gradient, rate, history = state.bound, state.gradient, state.rate, state.history
-
-        def loss(program: Program, guide: StructuredGuide) -> float:
-            """Minus the bound; sets minus the natural gradient as the slope of the parameters."""
-            nonlocal best, slopes, bound, gradient, rate, history
-            run = enumerate_guide(guide)
-            assert guide.handler is not None
-            reached, advantages = run.detach().advantages(guide.handler.contexts, guide.info.sizes)
-            history = (*history, float(reached))
-            if float(reached) >= bound - 1e-12 * max(1.0, abs(bound)):
-                bound, best = max(bound, float(reached)), state.place
-                slopes = _slopes(best, advantages)
-                gradient = max((float(slope.abs().max()) for slope in slopes.values()), default=0.0)
-            else:  # too far: go back, and take half the step
-                with torch.no_grad():
-                    for key, value in best.items():
-                        pyro.param(key).copy_(value)
-                rate /= 2
-            for key, slope in slopes.items():
-                pyro.param(key).grad = -rate * slope
-            return -float(reached)
-
-        generator = generator_at(state.random)
-        with pyro_session(generator) as store, torch.enable_grad():
+        best, slopes, bound, gradient, rate = state.best, state.slopes, state.bound, state.gradient, state.rate
+        guide, generator = state.problem.guide, generator_at(state.random)
+        with pyro_session(generator) as store, torch.no_grad():
             _load(store, state.problem.store, state.place)
-            optimiser = pyro.optim.SGD({"lr": 1.0})
-            SVI(guide.program, guide, optimiser, loss, loss_and_grads=loss).step()
-            place = _parameters(store)
+            run = enumerate_guide(guide).detach()
+        assert guide.handler is not None
+        reached, advantages = run.advantages(guide.handler.contexts, guide.info.sizes)
+        history = (*state.history, float(reached))
+        if float(reached) >= bound - 1e-12 * max(1.0, abs(bound)):
+            bound, best = max(bound, float(reached)), state.place
+            slopes = _slopes(best, advantages)
+            gradient = max((float(slope.abs().max()) for slope in slopes.values()), default=0.0)
+        else:  # too far: go back, and take half the step
+            rate /= 2
+        place = {key: value + rate * slopes[key] for key, value in best.items()}
         tolerance = self.options.tolerance
         # Changes travel one step of the program for each step of the fit, so a shorter wait would prove nothing.
         patience = math.ceil((10 + 2 * self.info.horizon) / self.options.learning_rate)
@@ -232,7 +184,8 @@ class GuideLearner:
             run = enumerate_guide(guide)
             bound = torch.full((), -math.inf, dtype=torch.float64) if blocked else run.bound()
         details = {"history": state.history, "steps": state.steps, "gradient": state.gradient}
-        found = Fit(guide, run, bound, status_of(state), {} if blocked else details, state.best)
+        assert guide.handler is not None
+        found = Fit(run, dict(guide.handler.contexts), bound, status_of(state), {} if blocked else details)
         return self.answer(guide.program, self.info, found)
 
 
@@ -262,8 +215,9 @@ def _slopes(parameters: dict[str, Tensor], advantages: dict[str, Tensor]) -> dic
 
 def _why_blocked(program: Program) -> Status:
     """IMPOSSIBLE if p(O) = 0, else UNAVOIDABLE."""
-    with pyro_session():
-        return Status.UNAVOIDABLE if can_succeed(enumerate_program(program)) else Status.IMPOSSIBLE
+    with pyro_session(), torch.no_grad():
+        evidence, _ = enumerate_program(program).conditioned()
+    return Status.UNAVOIDABLE if bool(torch.isfinite(evidence)) else Status.IMPOSSIBLE
 
 
 def _start_at_prior(run: EnumeratedProgram, policy: Tensor) -> None:

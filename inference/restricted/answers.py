@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from types import MappingProxyType
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from cai.inference.core.posterior import Posterior
-from cai.inference.core.status import Status
-from cai.inference.programs.guide import POLICY, StructuredGuide
-from cai.inference.programs.posterior import conditional
-from cai.inference.programs.solve import posterior_of_program
-from cai.inference.programs.svi import Fit
+from cai.inference.core.status import NotKnown, Status
+from cai.inference.core.storage import storable
+from cai.inference.programs.answers import posterior_of_run
+from cai.inference.programs.posterior import ProgramPosterior, conditional
 from cai.inference.restricted.objective import Problem, ProgramBound
 from cai.inference.restricted.rollouts import Draws
 from cai.inference.restricted.score_function import sampler_of
@@ -38,9 +37,17 @@ def enumerated_answer(backend: Any, problem: Problem, status: Status, details: d
     if isinstance(bound, ProgramBound):
         assert problem.info is not None
         elbo = torch.full((), -torch.inf, dtype=torch.float64) if problem.blocked else bound.measure(table).bound
-        guide = StructuredGuide(model, info=problem.info)
-        fit = Fit(guide, bound.at(table), elbo, status, details, {POLICY: table.clone()})
-        return posterior_of_program(backend, model, problem.info, fit)
+        return posterior_of_run(
+            model,
+            problem.info,
+            bound.at(table),
+            backend=backend.name,
+            target=backend.target,
+            status=status,
+            log_evidence=None,
+            elbo=elbo,
+            details=details,
+        )
     with torch.no_grad():
         infeasible = torch.isinf(policy_values(model, table.exp())[0])
     if backend.policy.stationary:
@@ -73,42 +80,78 @@ def sampled_answer(
         log_prior = torch.where(torch.isfinite(problem.log_prior), log_prior, -torch.inf)
     table = policy.table(log_prior).detach().exp().expand(horizon, num_states, num_actions)
 
-    def dynamics(t: int) -> Tensor:
-        following = num_states if t + 1 < last else 1
-        to = draws.states[:, t + 1] if t + 1 < last else torch.zeros_like(draws.states[:, 0])
-        index = (draws.states[:, t] * num_actions + draws.actions[:, t]) * following + to
-        joint = torch.bincount(index, minlength=num_states * num_actions * following).double()
-        joint = joint.reshape(num_states, num_actions, following)
-        return conditional(joint, torch.full_like(joint, 1.0 / following))
-
-    def sample(num_samples: int, seed: int) -> tuple[Tensor, Tensor]:
-        with torch.no_grad():
-            fresh = sampler.draw(policy, num_samples, torch.Generator().manual_seed(seed))
-        return fresh.states, fresh.actions
-
-    return Posterior(
+    return ProgramPosterior(
         backend=backend.name,
         target=backend.target,
         status=status,
         horizon=horizon,
-        log_evidence=None,
         elbo=details["estimate"],
-        values=None,
-        q_values=None,
         action_probs=table,
         action_prior=prior,
         initial=counts[0] / counts[0].sum(),
         state_marginals=counts / counts.sum(-1, keepdim=True),
-        absorbed=torch.zeros(last, dtype=torch.float64),
         believed_return=(draws.before + draws.rewards.sum(0)).mean(),
         luck=torch.zeros((), dtype=torch.float64),
         policy_divergence=draws.ratios.sum(0).mean(),
         policy_entropy=draws.entropies.sum(0).mean(),
         model=problem.model,
-        step_dynamics=dynamics,
-        sampler=sample,
-        details=MappingProxyType(details | policy.details()),
+        info=info,
+        world=DrawnDynamics(draws.states, draws.actions, num_states, num_actions),
+        paths=FreshPaths(sampler, policy),
+        details=details | policy.details(),
     )
+
+
+@storable("drawn-dynamics")
+@dataclass(frozen=True, eq=False)
+class DrawnDynamics:
+    """Frequencies of next states among drawn trajectories.
+
+    Attributes:
+        states: int64 [N, T + 1] ([N, T] of a program that draws no s_{T+1}).
+        actions: int64 [N, T].
+        num_states: S.
+        num_actions: A.
+    """
+
+    states: Tensor
+    actions: Tensor
+    num_states: int
+    num_actions: int
+    listed: ClassVar[bool] = False
+
+    def outcomes(self, t: int) -> tuple[Tensor, Tensor]:
+        """Of next states [S, A, S] ([S, A, 1] at the end without s_{T+1}), and of a fall [S, A, 0]."""
+        ends = t + 1 == self.states.shape[1]
+        following = 1 if ends else self.num_states
+        to = torch.zeros_like(self.states[:, 0]) if ends else self.states[:, t + 1]
+        index = (self.states[:, t] * self.num_actions + self.actions[:, t]) * following + to
+        joint = torch.bincount(index, minlength=self.num_states * self.num_actions * following).double()
+        joint = joint.reshape(self.num_states, self.num_actions, following)
+        return conditional(joint, torch.full_like(joint, 1.0 / following)), joint[..., :0]
+
+    def divergence(self, t: int) -> Tensor | None:
+        """None: the dynamics are the true ones, from which frequencies differ by chance alone."""
+        return None
+
+
+@dataclass(frozen=True, eq=False)
+class FreshPaths:
+    """Trajectories of a program under a fitted policy, by running it."""
+
+    sampler: Any
+    policy: Any
+
+    def sample(self, num_samples: int, seed: int) -> tuple[Tensor, Tensor]:
+        """States int64 [N, T + 1] ([N, T] without s_{T+1}), and actions int64 [N, T]."""
+        with torch.no_grad():
+            fresh = self.sampler.draw(self.policy, num_samples, torch.Generator().manual_seed(seed))
+        return fresh.states, fresh.actions
+
+    def log_prob(self, states: Tensor, actions: Tensor) -> Tensor:
+        """Raises NotKnown: the program's further latents are drawn, not summed out."""
+        kind = "the answer of a sampled fit"
+        raise NotKnown("probabilities of whole trajectories", kind, "ask 'enumeration', which sums over latents")
 
 
 def _mean_rows(rows: Tensor, states: Tensor, num_states: int) -> Tensor:

@@ -18,10 +18,12 @@ import torch
 from torch import Tensor
 
 from cai.inference.core.status import Status
-from cai.inference.programs.enumerated import EnumeratedProgram, Term, can_succeed, enumerate_program, find_supports
+from cai.inference.programs.elimination import Term
+from cai.inference.programs.enumerated import EnumeratedProgram, enumerate_program
 from cai.inference.programs.exact_sites import ExactSites
 from cai.inference.programs.guide import Redistribute
-from cai.inference.programs.posterior import conditional, prior_joints
+from cai.inference.programs.posterior import conditional, step_joints
+from cai.inference.programs.supports import find_supports
 from cai.inference.restricted.classes import PolicyClass
 from cai.inference.restricted.parameters import PolicyParameters, Shape, TiedParameters
 from cai.inference.tabular.believed_dynamics import FixedDynamics
@@ -206,10 +208,11 @@ class ProgramBound(PolicyBound):
 
         with pyro_session(seed), torch.no_grad():
             self.run = enumerate_program(guide, lambda: handler).detach()
-            self._possible = can_succeed(enumerate_program(program))
+            own = enumerate_program(program)
+            self._possible = bool(torch.isfinite(own.conditioned()[0]))
         self.contexts = dict(handler.contexts)
         uniform = torch.full(self.shape, 1.0 / info.num_actions, dtype=torch.float64)
-        joints = [joint.sum(-1) for joint in prior_joints(program, info)]
+        joints = [joint.sum(-1) for joint in step_joints(own.detach(), info)]
         self.log_prior = safe_log(conditional(torch.stack(joints), uniform))
 
     def at(self, log_policy: Tensor) -> EnumeratedProgram:
@@ -228,11 +231,7 @@ class ProgramBound(PolicyBound):
         return Measured(bound, self._visits(run), scores, torch.ones(self.shape[:2], dtype=torch.bool))
 
     def _visits(self, run: EnumeratedProgram) -> Tensor:
-        steps, num_states, _ = self.shape
-        leaves = [torch.zeros(num_states, dtype=torch.float64, requires_grad=True) for _ in range(steps)]
-        with torch.enable_grad():
-            total = run.expect(Term(leaf, run.symbols[f"s_{t + 1}"]) for t, leaf in enumerate(leaves))
-            return torch.stack(torch.autograd.grad(total, leaves))
+        return torch.stack(run.joints((f"s_{t + 1}",) for t in range(self.shape.steps)))
 
     def safe(self, cells: Tensor) -> tuple[Tensor, bool]:
         with torch.no_grad():

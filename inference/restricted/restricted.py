@@ -12,7 +12,7 @@ import torch
 from cai.inference.core.driver import drive
 from cai.inference.core.posterior import Posterior
 from cai.inference.core.status import Target
-from cai.inference.programs.solve import DENSE_LIMIT, check_program
+from cai.inference.programs.requirements import ENUMERATION_BYTES, check_program, table_bytes
 from cai.inference.restricted.answers import enumerated_answer, sampled_answer
 from cai.inference.restricted.classes import ModulePolicy, ObservationPolicy, StationaryPolicy, as_policy_class
 from cai.inference.restricted.natural_gradient import AscentLearner, AscentOptions
@@ -185,8 +185,7 @@ class RestrictedVariational:
         if isinstance(model, TrajectoryModel):
             return begin(self.policy, TableBound(model), model, None)
         info = inspect_program(model)
-        table = 8 * info.num_states**2 * info.num_actions
-        if self.gradient == "enumerated" or (not info.continuous and table <= DENSE_LIMIT):
+        if self.gradient == "enumerated" or (not info.continuous and table_bytes(info) <= ENUMERATION_BYTES):
             return begin(self.policy, ProgramBound(model, info, seed=seed), model, info)
         shape = Shape(info.horizon, info.num_states, info.num_actions)
         log_prior = torch.full((1, *shape[1:]), -math.log(shape.num_actions), dtype=torch.float64)

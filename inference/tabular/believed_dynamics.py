@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from cai.inference.core.lazy import without_gradient
+from cai.inference.core.storage import storable
 from cai.models.common.numerics import (
     categorical_divergence,
     divergence_from_ratio,
@@ -37,8 +39,13 @@ class Step(NamedTuple):
 class OutcomeDynamics:
     """q(s_{t+1} | s_t, a_t) over the listed outcomes, the rest being the fall into the absorbing state."""
 
+    listed = True  # outcomes are those of the process, in its order
+
     def __init__(self, model: TrajectoryModel) -> None:
         self.model = model
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: without_gradient(value) for name, value in vars(self).items()}
 
     def tables(self, t: int) -> tuple[Tensor, Tensor]:
         """What `outcomes` returns; a subclass defines this, or `step`."""
@@ -61,6 +68,7 @@ class OutcomeDynamics:
         return torch.zeros_like(self.model.action_prior) if divergence is None else divergence
 
 
+@storable("fixed-dynamics")
 class FixedDynamics(OutcomeDynamics):
     """The true dynamics, discount included."""
 
@@ -72,6 +80,7 @@ class FixedDynamics(OutcomeDynamics):
         return Step(model.mdp.probabilities * stays, model.mdp.probabilities * (1 - stays), None)
 
 
+@storable("tilted-dynamics")
 class TiltedDynamics(OutcomeDynamics):
     """Dynamics bent towards what is worth more: q_k proportional to p_k e^{eta (rho_k + v(s'_k))}, falls included.
 
@@ -157,6 +166,7 @@ def tilted_start(model: TrajectoryModel, values: Tensor, eta: float) -> Tensor:
     return torch.zeros_like(whole).masked_scatter(some, weights / weights.sum())
 
 
+@storable("table-dynamics")
 class TableDynamics(OutcomeDynamics):
     """Dynamics given as tables for each step.
 

@@ -8,19 +8,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cai.inference.core.lazy import Later, mapped, resolved, stored_fields
-from cai.inference.core.posterior import Posterior
+from cai.inference.core.lazy import lazy, table, view
 from cai.inference.core.status import Status, Target
+from cai.inference.core.storage import storable
 from cai.inference.kernels.choose import KERNELS
 from cai.inference.tabular.backward_sampling import sample_backward
 from cai.inference.tabular.believed_dynamics import FixedDynamics, OutcomeDynamics
-from cai.inference.tabular.messages import EXACT, KEEP, Choice, Messages, Recursion, backward, occupancies
-from cai.inference.tabular.posterior import tabular_posterior
+from cai.inference.tabular.messages import EXACT, FIXED, KEEP, Choice, Messages, Recursion, backward, occupancies
+from cai.inference.tabular.posterior import ModelPosterior, in_reward_units
 from cai.inference.tabular.stationary.chains import can_succeed, expected_visits, has_trap
 from cai.inference.tabular.stationary.iteration import Settling, stationary_messages
 from cai.models.trajectory.model import TrajectoryModel
 
 __all__ = [
+    "RecursionPosterior",
     "check_keep",
     "check_settling",
     "closed_form_posterior",
@@ -84,7 +85,7 @@ def closed_form_posterior(
     details: dict[str, Any] | None = None,
     keep: str = "values",
     kernel: str = "auto",
-) -> Posterior:
+) -> RecursionPosterior:
     """Answers a model by dynamic programming.
 
     Args:
@@ -139,7 +140,7 @@ def messages_posterior(
     details: dict[str, Any] | None = None,
     keep: str = "values",
     kernel: str = "auto",
-) -> Posterior:
+) -> RecursionPosterior:
     """The answer that backward messages stand for; over an infinite horizon that failed, what is left of it.
 
     Args:
@@ -148,57 +149,91 @@ def messages_posterior(
         messages: over the whole horizon.
         status: how their computation ended.
         backend: the name of the backend.
-        target: see `closed_form_posterior`.
+        target: for `exact` and `fixed-dynamics` the last message is the bound; for others the bound is what q attains.
         policy: [T, S, A], of q; that of the messages unless given.
         details: further numbers of the backend.
-        keep: as the messages were made; what they did not keep is computed again whenever it is looked at.
-        kernel: likewise.
+        keep: "evidence" computes tables at every look; else they are held once they were computed.
+        kernel: how sums over outcomes are computed.
     """
-    found, start = dict(details or {}), messages.start
-    stored = stored_fields(messages)
+    found, bound = dict(details or {}), messages.start + model.evidence_offset
+    parts: dict[str, Any] = {"backend": backend, "target": target, "model": model, "horizon": model.horizon}
+    parts |= {"recursion": recursion, "messages": messages, "kernel": kernel, "holds_tables": keep != "evidence"}
     if policy is not None:
-        stored["policy"] = policy
-    if not model.is_finite and not status.ok:
-        return _without_expectations(model, backend, target, status, messages, resolved(stored["policy"]), found)
-    initial: Tensor | Later = model.mdp.initial
-    dynamics: OutcomeDynamics | Later = FixedDynamics(model)
-    if status.ok:
-        initial = Later(lambda: recursion.believed_start(model, messages.first_values))
-        dynamics = Later(lambda: recursion.beliefs(model, messages.values)[1], held=keep != "evidence")
-    visits: tuple[Tensor, Tensor] | Later | None = None
-    if not model.is_finite:
+        parts["action_probs"] = policy
+    if not status.ok:
+        parts |= {"initial": model.mdp.initial, "world": FixedDynamics(model)}
+    if not model.is_finite and status.ok:
+        settled = RecursionPosterior(**parts, status=status)
         try:
-            visits = expected_visits(model, resolved(initial), resolved(stored["policy"]), resolved(dynamics))
+            parts["visits"] = expected_visits(model, settled.initial, settled.action_probs, settled.world)
         except ValueError as error:  # values settle, but what q believes never ends
-            found["why"] = str(error).split(",")[0]
-            return _without_expectations(
-                model, backend, target, Status.DIVERGED, messages, resolved(stored["policy"]), found
-            )
-    elif status.ok and policy is None and recursion.is_soft and not start.requires_grad:
-        visits = Later(
-            lambda: occupancies(model, recursion, resolved(initial), messages.values, kernel)[0],
-            held=keep != "evidence",
-        )
-    bound = start + model.evidence_offset
-    exactly = target is Target.EXACT and status.ok and model.is_finite
-    sampler = (lambda num_samples, seed: sample_backward(model, num_samples, seed)) if exactly else None
-    found["start"] = start.detach()
-    return tabular_posterior(
-        model,
-        backend=backend,
-        target=target,
-        status=status,
-        log_evidence=bound if target is Target.EXACT else None,
-        elbo=None if target is Target.OTHER and status.ok else bound,
-        values=mapped(stored["values"], lambda values: values[: model.steps]),
-        q_values=stored["q_values"],
-        policy=stored["policy"],
-        initial=initial,
-        dynamics=dynamics,
-        visits=visits,
-        details=found,
-        sampler=sampler,
-    )
+            status, found["why"] = Status.DIVERGED, str(error).split(",")[0]
+    if not model.is_finite and not status.ok:
+        return _without_expectations(model, target, status, messages, parts | {"details": found})
+    if target is Target.EXACT:
+        parts["log_evidence"] = bound
+    if target is not Target.OTHER or not status.ok:
+        parts["elbo"] = bound
+    return RecursionPosterior(**parts, status=status, details=found | {"start": messages.start.detach()})
+
+
+class RecursionPosterior(ModelPosterior):
+    """The answer of dynamic programming: backward messages, of which all else is computed when it is looked at.
+
+    Attributes:
+        recursion: how they were passed, and so which dynamics they believe in.
+        messages: in nats.
+        kernel: how sums over outcomes are computed.
+    """
+
+    recursion: Recursion
+    messages: Messages
+    kernel: str
+
+    @view
+    def values(self) -> Tensor | None:
+        """[T, S], soft values in reward units; -inf where optimality is impossible."""
+        return in_reward_units(self.messages.values[: self.steps], self.model.temperature)
+
+    @view
+    def q_values(self) -> Tensor | None:
+        """[T, S, A], in reward units."""
+        return in_reward_units(self.messages.q_values, self.model.temperature)
+
+    @view
+    def action_probs(self) -> Tensor:
+        """[T, S, A], q(a_t | s_t); the action prior where the row cannot matter."""
+        return self.messages.policy
+
+    @lazy
+    def initial(self) -> Tensor:
+        """[S], q(s_1)."""
+        return self.recursion.believed_start(self.model, self.messages.first_values)
+
+    @table
+    def world(self) -> OutcomeDynamics:
+        """Q's dynamics over the listed outcomes."""
+        return self.recursion.beliefs(self.model, self.messages.values)[1]
+
+    @table
+    def visits(self) -> tuple[Tensor, Tensor] | None:
+        """(marginals [T + 1, S], absorbed [T + 1]) by one forward sweep of a soft recursion."""
+        own = "action_probs" not in self.__dict__
+        if not (self.model.is_finite and self.status.ok and own and _soft_kind(self.recursion)):
+            return None
+        if self.messages.start.requires_grad:
+            return None
+        return occupancies(self.model, self.recursion, self.initial, self.messages.values, self.kernel)[0]
+
+    def _draw(self, num_samples: int, seed: int, latents: bool) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        if self.target is not Target.EXACT or not self.model.is_finite or not self.status.ok:
+            return super()._draw(num_samples, seed, latents)
+        return *sample_backward(self.model, num_samples, seed), {}
+
+    def _stored(self) -> dict[str, Any]:
+        if _soft_kind(self.recursion) is None:  # Python functions, of which files hold what they found
+            _ = self.initial, self.world
+        return super()._stored() | {"recursion": _soft_kind(self.recursion), "kernel": "auto"}
 
 
 def failure_status(model: TrajectoryModel, recursion: Recursion) -> Status:
@@ -216,37 +251,45 @@ def optimality_possible(model: TrajectoryModel) -> bool:
 
 
 def _without_expectations(
-    model: TrajectoryModel,
-    backend: str,
-    target: Target,
-    status: Status,
-    messages: Messages,
-    policy: Tensor,
-    details: dict[str, Any],
-) -> Posterior:
+    model: TrajectoryModel, target: Target, status: Status, messages: Messages, parts: dict[str, Any]
+) -> RecursionPosterior:
     """What is left where an infinite horizon has no answer: the status, and messages unless they diverged."""
-    fixed, settled = FixedDynamics(model), status is not Status.DIVERGED
-    hopeless = status in (Status.IMPOSSIBLE, Status.UNAVOIDABLE)
-    nothing = messages.start if hopeless else None
-    return Posterior(
-        backend=backend,
-        target=target,
-        status=status,
-        horizon=model.horizon,
-        log_evidence=nothing if target is Target.EXACT else None,
-        elbo=nothing,
-        values=model.temperature * messages.values[:1] if settled else None,
-        q_values=model.temperature * messages.q_values if settled else None,
-        action_probs=policy if settled else model.action_prior[None],
-        action_prior=model.action_prior,
-        initial=model.mdp.initial,
-        state_marginals=torch.zeros_like(model.mdp.initial)[None],
-        absorbed=model.mdp.initial.new_zeros(1),
-        believed_return=nothing,
-        luck=None,
-        policy_divergence=None,
-        policy_entropy=None,
-        model=model,
-        step_dynamics=lambda t: model.mdp.to_next_states(fixed.outcomes(t)[0]),
-        details=details,
-    )
+    nothing = messages.start if status in (Status.IMPOSSIBLE, Status.UNAVOIDABLE) else None
+    unknown = dict.fromkeys(("luck", "policy_divergence", "policy_entropy"))
+    parts = parts | unknown | {"initial": model.mdp.initial, "world": FixedDynamics(model)}
+    parts |= {"log_evidence": nothing if target is Target.EXACT else None, "elbo": nothing, "believed_return": nothing}
+    zero = torch.zeros_like(model.mdp.initial)
+    parts |= {"state_marginals": zero[None], "absorbed": zero.new_zeros(1)}
+    if status is Status.DIVERGED:
+        parts |= {"values": None, "q_values": None, "action_probs": model.action_prior[None]}
+    return RecursionPosterior(**parts, status=status)
+
+
+# Files hold soft recursions by their kind, and of others what they found; kernels are chosen anew where they are read.
+_SOFT = {"exact": EXACT, "fixed": FIXED, None: None}
+
+
+def _soft_kind(recursion: Recursion | None) -> str | None:
+    return recursion.kind if recursion is not None and recursion.is_soft else None
+
+
+def _pack_messages(messages: Messages) -> dict[str, Any]:
+    parts = {name: part for name, part in messages._state().items() if name != "_records"}
+    if "recursion" in parts:
+        parts |= {"recursion": _soft_kind(messages.recursion), "kernel": "auto"}
+    return parts
+
+
+def _unpack_messages(parts: dict[str, Any]) -> Messages:
+    with torch.no_grad():
+        return Messages(**parts | ({"recursion": _SOFT[parts["recursion"]]} if "recursion" in parts else {}))
+
+
+def _unpack(parts: dict[str, Any]) -> RecursionPosterior:
+    found = RecursionPosterior._from_stored(parts | {"recursion": _SOFT[parts["recursion"]]})
+    assert isinstance(found, RecursionPosterior)
+    return found
+
+
+storable("messages", pack=_pack_messages, unpack=_unpack_messages)(Messages)
+storable("recursion-posterior", pack=RecursionPosterior._stored, unpack=_unpack)(RecursionPosterior)

@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from cai.inference.core.lazy import Later, deferrable
+from cai.inference.core.lazy import Lazy, lazy, table
 from cai.inference.kernels.backups import fixed_backup, hard_choice, optimistic_backup, soft_policy, tilted_backup
 from cai.inference.kernels.gradients import asks_for_gradients, soft_values
 from cai.inference.kernels.passes import make_pass, make_sweep
@@ -57,31 +57,49 @@ PIECE = 2**14  # states of a start that are weighed at a time
 _KINDS: dict[Backup, Literal["exact", "fixed"]] = {optimistic_backup: "exact", fixed_backup: "fixed"}
 
 
-@dataclass(frozen=True, eq=False)
-class Messages:
-    """Backward messages in nats. What was not kept is computed again whenever it is looked at.
+class Messages(Lazy):
+    """Backward messages in nats. What was not kept is computed when it is looked at.
 
     Attributes:
-        values: [T + 1, S], log beta_t(s); the last row is 0. (Stationary: [2, S], both rows the same.)
-        q_values: [T, S, A], log beta_t(s, a).
-        policy: [T, S, A], pi(a | s); the action prior where v = -inf.
         start: the certainty equivalent of v(s_1) at the recursion's eta; 0-dim.
-        first: [S], the first row of the values, where they are not kept.
+        model: what they are about, where some of them are computed later; likewise what follows.
+        recursion: one of the two soft ones.
+        log_prior: [T, S, A], in place of the model's action prior; None for that.
+        kernel: how sums over outcomes are computed.
     """
 
-    values: Tensor
-    q_values: Tensor
-    policy: Tensor
     start: Tensor
-    first: Tensor | None = None
+    model: TrajectoryModel
+    recursion: Recursion
+    log_prior: Tensor | None = None
+    kernel: str
 
-    @property
+    @table
+    def values(self) -> Tensor:
+        """[T + 1, S], log beta_t(s); the last row is 0. Over an infinite horizon [2, S], both rows the same."""
+        assert self.recursion.kind is not None
+        found = soft_values(self.model, self.recursion.kind, kernel=self.kernel, log_prior=self.log_prior)[1]
+        assert found is not None
+        return found
+
+    @table
+    def q_values(self) -> Tensor:
+        """[T, S, A], log beta_t(s, a)."""
+        records = asks_for_gradients(self.model, self.log_prior)
+        return _q_values(self.model, self.recursion, self.values, self.kernel, records)
+
+    @table
+    def policy(self) -> Tensor:
+        """[T, S, A], pi(a | s); the action prior where v = -inf."""
+        choice, model, prior = self.recursion.choice, self.model, self.log_prior
+        own = model.log_action_prior
+        rows = enumerate(self.q_values)
+        return torch.stack([choice(model, q, own if prior is None else prior[t])[1] for t, q in rows])
+
+    @lazy
     def first_values(self) -> Tensor:
         """[S], the values of the first step."""
-        return self.values[0] if self.first is None else self.first
-
-
-deferrable(Messages, "values", "q_values", "policy")
+        return self.values[0]
 
 
 @dataclass(frozen=True, eq=False)
@@ -171,29 +189,18 @@ def backward(
     records = asks_for_gradients(model, log_prior)
     if not recursion.is_soft or recursion.kind is None:
         return _step_by_step(model, recursion, log_prior, kernel, records)
-    kind = recursion.kind
-    first, kept = soft_values(model, kind, kernel=kernel, log_prior=log_prior, all_steps=keep != "evidence")
-
-    def all_values() -> Tensor:
-        found = kept if kept is not None else soft_values(model, kind, kernel=kernel, log_prior=log_prior)[1]
-        assert found is not None
-        return found
-
-    held = keep == "values"
-    q_values: Any = Later(lambda: _q_values(model, recursion, all_values(), kernel, records), held=held)
-
-    def policies() -> Tensor:
-        return torch.stack(
-            [recursion.choice(model, table, _at(model, log_prior, t))[1] for t, table in enumerate(q_values())]
-        )
-
-    values: Any = kept if kept is not None else Later(all_values, held=False)
-    policy: Any = Later(policies, held=held)
-    return Messages(values, q_values, policy, recursion.start(model, first), first)
-
-
-def _at(model: TrajectoryModel, log_prior: Tensor | None, t: int) -> Tensor:
-    return model.log_action_prior if log_prior is None else log_prior[t]
+    first, kept = soft_values(model, recursion.kind, kernel=kernel, log_prior=log_prior, all_steps=keep != "evidence")
+    parts = {} if kept is None else {"values": kept}
+    return Messages(
+        model=model,
+        recursion=recursion,
+        log_prior=log_prior,
+        kernel=kernel,
+        start=recursion.start(model, first),
+        first_values=first,
+        holds_tables=keep != "evidence",
+        **parts,
+    )
 
 
 def _q_values(model: TrajectoryModel, recursion: Recursion, values: Tensor, kernel: str, records: bool) -> Tensor:
@@ -227,7 +234,7 @@ def _step_by_step(
         rows.append((following, q_values, policy))
     parts = [torch.stack(part) for part in zip(*reversed(rows), strict=True)]
     start = recursion.start(model, values)
-    return Messages(torch.cat([values[None], parts[0]]), parts[1], parts[2], start)
+    return Messages(values=torch.cat([values[None], parts[0]]), q_values=parts[1], policy=parts[2], start=start)
 
 
 def occupancies(

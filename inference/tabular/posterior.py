@@ -1,24 +1,24 @@
-"""The answers of tabular backends: from policy, start and dynamics to a `Posterior`, its expectations included."""
+"""Answers to trajectory models: from policy, start and dynamics to everything that is expected along q."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from cai.inference.core.lazy import Later, mapped, resolved
-from cai.inference.core.posterior import Posterior
+from cai.inference.core.lazy import lazy, table
 from cai.inference.core.status import Status, Target
+from cai.inference.core.storage import storable
+from cai.inference.core.tabular import TabularPosterior
 from cai.inference.tabular.believed_dynamics import FixedDynamics, OutcomeDynamics
-from cai.inference.tabular.messages import with_absorbed
+from cai.inference.tabular.messages import forward, with_absorbed
 from cai.models.common.numerics import categorical_divergence, safe_log, weighted
 from cai.models.trajectory.model import TrajectoryModel
 
-__all__ = ["QuantitiesOfQ", "measure", "tabular_posterior"]
+__all__ = ["ModelPosterior", "QuantitiesOfQ", "in_reward_units", "measure", "tabular_posterior"]
 
 
 @dataclass(frozen=True)
@@ -77,6 +77,80 @@ def measure(
     return QuantitiesOfQ(marginals, absorbed, returns, luck, divergence, entropy)
 
 
+class ModelPosterior(TabularPosterior):
+    """A tabular answer to a `TrajectoryModel`; what is expected along q is computed when it is first looked at.
+
+    Attributes:
+        world: q's dynamics over the listed outcomes.
+    """
+
+    model: TrajectoryModel
+    world: OutcomeDynamics
+
+    @lazy
+    def action_prior(self) -> Tensor:
+        """[S, A], p(a | s)."""
+        return self.model.action_prior
+
+    @table
+    def visits(self) -> tuple[Tensor, Tensor] | None:
+        """(marginals [T + 1, S], absorbed [T + 1]), where they are found faster than by going along q."""
+        return None
+
+    @lazy
+    def statistics(self) -> QuantitiesOfQ:
+        """What is expected along q; tables are left out of it where no table is to stay."""
+        found = measure(self.model, self.initial, self.action_probs, self.world, self.visits)
+        gone: Any = None
+        return found if self.holds_tables else replace(found, state_marginals=gone, absorbed=gone)
+
+    def _where(self) -> tuple[Tensor, Tensor]:
+        visits = self.visits
+        if visits is None and self.holds_tables:
+            return self.statistics.state_marginals, self.statistics.absorbed
+        return forward(self.model, self.initial, self.action_probs, self.world) if visits is None else visits
+
+    @table
+    def state_marginals(self) -> Tensor:
+        """[T + 1, S], q(s_t); over an infinite horizon expected visits [1, S]."""
+        return self._where()[0]
+
+    @table
+    def absorbed(self) -> Tensor:
+        """[T + 1], the probability of having fallen into the discount's absorbing state."""
+        return self._where()[1]
+
+    @lazy
+    def believed_return(self) -> Tensor | None:
+        """Expected sum of rewards under q, reward units, 0-dim."""
+        return self.statistics.believed_return
+
+    @lazy
+    def luck(self) -> Tensor | None:
+        """KL of q's dynamics and start from the true ones, nats, 0-dim: what the plan hopes for."""
+        return self.statistics.luck
+
+    @lazy
+    def policy_divergence(self) -> Tensor | None:
+        """KL of q's policy from the action prior along q, nats, 0-dim."""
+        return self.statistics.policy_divergence
+
+    @lazy
+    def policy_entropy(self) -> Tensor | None:
+        """Expected sum over live steps of H(q(. | s_t)), nats, 0-dim."""
+        return self.statistics.policy_entropy
+
+    @lazy
+    def elbo(self) -> Tensor | None:
+        """The bound that q attains, nats, 0-dim: what it earns, less what its policy and its luck cost."""
+        found = self.statistics
+        costs = found.policy_divergence + found.luck
+        return found.believed_return / self.model.temperature - costs + self.model.evidence_offset
+
+
+storable("model-posterior", pack=ModelPosterior._stored, unpack=ModelPosterior._from_stored)(ModelPosterior)
+
+
 def tabular_posterior(
     model: TrajectoryModel,
     *,
@@ -85,81 +159,53 @@ def tabular_posterior(
     status: Status,
     log_evidence: Tensor | None,
     elbo: Tensor | None,
-    values: Tensor | Later,
-    q_values: Tensor | Later,
-    policy: Tensor | Later,
-    initial: Tensor | Later,
-    dynamics: OutcomeDynamics | Later | None = None,
-    visits: tuple[Tensor, Tensor] | Later | None = None,
-    sampler: Callable[[int, int], tuple[Tensor, Tensor]] | None = None,
+    values: Tensor,
+    q_values: Tensor,
+    policy: Tensor,
+    initial: Tensor,
+    dynamics: OutcomeDynamics | None = None,
+    visits: tuple[Tensor, Tensor] | None = None,
     details: Mapping[str, Any] | None = None,
-) -> Posterior:
-    """Builds the posterior of a tabular backend; `values` [T, S] and `q_values` [T, S, A] in nats.
+) -> ModelPosterior:
+    """Builds the answer of a tabular backend from what it found.
 
-    What is expected along q is worked out when it is first asked for. Where `elbo` is None it is measured: what q
-    earns, less what its policy and its luck cost.
+    Args:
+        model: the trajectory model.
+        backend: the name of the backend.
+        target: what it approximates.
+        status: how it ended.
+        log_evidence: nats, 0-dim; None where it is not known.
+        elbo: the bound that q attains, nats, 0-dim; measured along q if None.
+        values: [T, S], nats.
+        q_values: [T, S, A], nats.
+        policy: [T, S, A], q(a_t | s_t).
+        initial: [S], q(s_1).
+        dynamics: q's; the true ones unless given.
+        visits: (marginals [T + 1, S], absorbed [T + 1]) where they are known already; over an infinite horizon
+            (expected visits [1, S], the probability of ending in the absorbing state [1]).
+        details: further numbers.
     """
-    dynamics = dynamics or FixedDynamics(model)
-    temperature = model.temperature
-
-    def measured() -> QuantitiesOfQ:
-        return measure(model, resolved(initial), resolved(policy), resolved(dynamics), resolved(visits))
-
-    def number(name: str) -> Any:
-        return Later(lambda: getattr(found(), name))
-
-    def bound() -> Tensor:
-        of_q = found()
-        paid = of_q.policy_divergence + of_q.luck
-        return of_q.believed_return / temperature - paid + model.evidence_offset
-
-    found = Later(measured)
-    if isinstance(visits, Later) and not visits.held:  # numbers stay, tables do not
-        gone: Any = None
-        found = Later(lambda: replace(measured(), state_marginals=gone, absorbed=gone))
-    attained: Any = Later(bound) if elbo is None else elbo
-    chosen: Any = policy
-    start: Any = initial
-    marginals: Any = number("state_marginals") if visits is None else mapped(visits, lambda pair: pair[0])
-    absorbed: Any = number("absorbed") if visits is None else mapped(visits, lambda pair: pair[1])
-    return Posterior(
+    return ModelPosterior(
+        model=model,
         backend=backend,
         target=target,
         status=status,
         horizon=model.horizon,
         log_evidence=log_evidence,
-        elbo=attained,
-        values=_in_reward_units(values, temperature),
-        q_values=_in_reward_units(q_values, temperature),
-        action_probs=chosen,
-        action_prior=model.action_prior,
-        initial=start,
-        state_marginals=marginals,
-        absorbed=absorbed,
-        believed_return=number("believed_return"),
-        luck=number("luck"),
-        policy_divergence=number("policy_divergence"),
-        policy_entropy=number("policy_entropy"),
-        model=model,
-        step_dynamics=lambda t: model.mdp.to_next_states(resolved(dynamics).outcomes(t)[0]),
-        step_luck=lambda t: resolved(dynamics).divergence(t),
-        sampler=sampler,
-        step_outcomes=lambda t: resolved(dynamics).outcomes(t),
-        details=MappingProxyType(dict(details or {})),
+        values=in_reward_units(values, model.temperature),
+        q_values=in_reward_units(q_values, model.temperature),
+        action_probs=policy,
+        initial=initial,
+        world=dynamics or FixedDynamics(model),
+        visits=visits,
+        details=details,
+        **({} if elbo is None else {"elbo": elbo}),
     )
 
 
-def _in_reward_units(table: Tensor | Later, temperature: float | Tensor) -> Any:
-    """Alpha times a table in nats, made when it is looked at; the table itself where alpha is 1."""
-    if not isinstance(temperature, Tensor) and temperature == 1:
-        return table
-    if isinstance(table, Later):
-        return mapped(table, lambda found: _scaled(found, temperature))
-    return Later(lambda: _scaled(table, temperature), held=False)
-
-
-def _scaled(table: Tensor, temperature: float | Tensor) -> Tensor:
+def in_reward_units(nats: Tensor, temperature: float | Tensor) -> Tensor:
+    """Alpha times a table in nats; the table itself where alpha is 1."""
     if not isinstance(temperature, Tensor):
-        return temperature * table
-    hopeless = torch.isinf(table)  # 0 * inf would make its gradient NaN
-    return torch.where(hopeless, table.detach(), temperature * torch.where(hopeless, torch.zeros_like(table), table))
+        return nats if temperature == 1 else temperature * nats
+    infinite = torch.isinf(nats)  # 0 * inf would make its gradient NaN
+    return torch.where(infinite, nats.detach(), temperature * torch.where(infinite, torch.zeros_like(nats), nats))

@@ -117,6 +117,17 @@ def check_distribution(probabilities: Tensor, name: str, source: torch.dtype, ro
     return probabilities / torch.where(divides[..., None], probabilities.sum(-1, keepdim=True), 1.0)
 
 
+def read_distribution(values: Any, shape: tuple[int | None, ...], name: str, letters: str) -> Tensor:
+    """Float64 [..., N] of `shape`, probabilities that were checked; `letters` is how the shape is written.
+
+    Raises:
+        TypeError, ValueError: if these are no numbers, the shape is another one, or a row does not sum to 1.
+    """
+    tensor, source = float_tensor(values, name)
+    check_shape(tensor, shape, name, letters)
+    return check_distribution(tensor, name, source)
+
+
 def some_names(names: Sequence[str]) -> str:
     """The first few names, and dots where there are more."""
     return ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
@@ -234,9 +245,7 @@ def named_index(names: Sequence[str] | None, name: str, what: str) -> int:
 
 
 def available_mask(available: Any, num_states: int, num_actions: int) -> Tensor:
-    """Bool [S, A], checked: all, unless given."""
-    if available is None:
-        return torch.ones(num_states, num_actions, dtype=torch.bool)
+    """Bool [S, A], checked."""
     try:
         mask = torch.as_tensor(np.asarray(available) if not isinstance(available, Tensor) else available).cpu().clone()
     except ValueError:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple, overload
 
 import torch
 from torch import Tensor
@@ -15,6 +16,7 @@ __all__ = [
     "certainty_equivalent",
     "divergence_from_ratio",
     "expectation",
+    "held",
     "plain_number",
     "safe_log",
     "safe_logsumexp",
@@ -29,6 +31,36 @@ BITS = 1.0 / NATS  # in one nat
 def plain_number(value: float | Tensor) -> float:
     """A number, or a 0-dim tensor that may require grad, as a Python float."""
     return float(value.detach()) if isinstance(value, Tensor) else float(value)
+
+
+class held:
+    """A property of a tensor that is computed once and held, unless it has an autograd history.
+
+    A graph must be new for every backward pass; whether there is one is seen wherever the property is asked for.
+    """
+
+    def __init__(self, function: Callable[[Any], Tensor]) -> None:
+        self.function = function
+        self.__doc__ = function.__doc__
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    @overload
+    def __get__(self, instance: None, owner: type) -> held: ...
+
+    @overload
+    def __get__(self, instance: object, owner: type) -> Tensor: ...
+
+    def __get__(self, instance: object | None, owner: type) -> Any:
+        if instance is None:
+            return self
+        with torch.enable_grad():
+            found = self.function(instance)
+        if found.requires_grad:
+            return found if torch.is_grad_enabled() else found.detach()
+        instance.__dict__[self.name] = found
+        return found
 
 
 def safe_log(values: Tensor) -> Tensor:

@@ -57,8 +57,10 @@ def storable(
 
     Args:
         kind: the tag in the file; never change it, or older files cannot be read.
-        pack: object -> its parts by name. The init fields of a dataclass or the fields of a NamedTuple unless given.
-        unpack: parts -> object; the constructor with keywords unless given. Enums need neither.
+        pack: object -> its parts by name. The init fields of a dataclass or the fields of a NamedTuple unless given,
+            and of another class all attributes.
+        unpack: parts -> object. The constructor with keywords unless given, and of another class an object with these
+            attributes. Enums need neither.
     """
 
     def declare(cls: C) -> C:
@@ -68,7 +70,9 @@ def storable(
         if issubclass(cls, enum.Enum):
             made = _Kind(kind, cls, lambda member: {"name": member.name}, lambda parts: cls[parts["name"]])
         else:
-            made = _Kind(kind, cls, pack or _fields, unpack or (lambda parts: cls(**parts)))
+            fields = dataclasses.is_dataclass(cls) or issubclass(cls, tuple)
+            built = (lambda parts: cls(**parts)) if fields else (lambda parts: _with(cls, parts))
+            made = _Kind(kind, cls, pack or (_fields if fields else vars), unpack or built)
         _BY_NAME[kind] = _BY_CLASS[cls] = made
         return cls
 
@@ -79,6 +83,12 @@ def _fields(value: Any) -> dict[str, Any]:
     if isinstance(value, tuple):
         return value._asdict()  # type: ignore[attr-defined, no-any-return]
     return {entry.name: getattr(value, entry.name) for entry in dataclasses.fields(value) if entry.init}
+
+
+def _with(cls: type, parts: dict[str, Any]) -> Any:
+    made = object.__new__(cls)
+    made.__dict__.update(parts)
+    return made
 
 
 # ---- writing --------------------------------------------------------------------------------------------------------

@@ -14,9 +14,9 @@ from torch import Tensor
 from cai.models.common.checks import (
     available_mask,
     check_distribution,
-    check_shape,
     float_tensor,
     named_index,
+    read_distribution,
     state_mask,
 )
 from cai.models.common.devices import place_tensor, resolve_place
@@ -69,6 +69,10 @@ class MDP:
     Attributes:
         probabilities: [S, A, K], of each outcome.
         next_states: int64 [S, A, K], or None when dense (then outcome k leads to state k).
+        num_states: S.
+        num_actions: A.
+        num_outcomes: K, the outcomes listed for one (state, action); S when dense.
+        is_dense: whether the process was given as [S, A, S].
 
     Raises:
         ValueError, TypeError: if a row does not sum to 1, an entry is negative or not finite, a shape or dtype does
@@ -85,6 +89,10 @@ class MDP:
     regions: Mapping[str, Any] = field(default_factory=dict)
     probabilities: Tensor = field(init=False, repr=False)
     next_states: Tensor | None = field(init=False, repr=False, default=None)
+    num_states: int = field(init=False, repr=False)
+    num_actions: int = field(init=False, repr=False)
+    num_outcomes: int = field(init=False, repr=False)
+    is_dense: bool = field(init=False, repr=False)
     _host: MDP | None = field(init=False, repr=False, default=None)
 
     def __post_init__(self) -> None:
@@ -191,7 +199,9 @@ class MDP:
         num_states, num_actions, num_outcomes = probabilities.shape
         if 0 in probabilities.shape:
             raise ValueError(f"{name} has shape {list(probabilities.shape)}; a problem has at least one of each")
-        available = available_mask(self.available, num_states, num_actions)
+        available = torch.ones(num_states, num_actions, dtype=torch.bool)
+        if self.available is not None:
+            available = available_mask(self.available, num_states, num_actions)
         probabilities = check_distribution(probabilities, name, source, rows=available)
         empty = ~available & (probabilities.detach().sum(-1) == 0)
         if empty.any():  # an action that does not exist and has no row stays where it is
@@ -203,9 +213,7 @@ class MDP:
                 here = torch.arange(num_states)[:, None, None].expand_as(next_states)
                 next_states = torch.where(empty[..., None], here, next_states)
             probabilities = torch.where(empty[..., None], stay, probabilities)
-        initial, initial_source = float_tensor(self.initial, "initial")
-        check_shape(initial, (num_states,), "initial", "[S]")
-        initial = check_distribution(initial, "initial", initial_source)
+        initial = read_distribution(self.initial, (num_states,), "initial", "[S]")
         for names, what in ((self.state_names, "state_names"), (self.action_names, "action_names")):
             if names is not None and (isinstance(names, str) or not isinstance(names, Iterable)):
                 raise TypeError(f"{what} is {names!r}; give a list of names")
@@ -215,7 +223,9 @@ class MDP:
                     f"{what}_names holds {len(set(names))} different names among {len(names)}; "
                     f"expected {size}, one for each {what}"
                 )
-        terminal = self.terminal if self.terminal is not None else []
+        terminal = torch.zeros(num_states, dtype=torch.bool)
+        if self.terminal is not None:
+            terminal = state_mask(self.terminal, num_states, self.state_names, "terminal")
         if not isinstance(self.regions, Mapping):
             raise TypeError(f"regions is {self.regions!r}; give a dict from names to states, e.g. {{'exit': [3]}}")
         dense = None if next_states is not None else probabilities
@@ -229,13 +239,16 @@ class MDP:
             "next_states": next_states,
             "initial": initial,
             "available": available,
-            "terminal": state_mask(terminal, num_states, self.state_names, "terminal"),
+            "terminal": terminal,
             "state_names": None if self.state_names is None else tuple(str(n) for n in self.state_names),
             "action_names": None if self.action_names is None else tuple(str(n) for n in self.action_names),
             "regions": regions,
+            "num_states": num_states,
+            "num_actions": num_actions,
+            "num_outcomes": num_outcomes,
+            "is_dense": dense is not None,
         }
-        for key, value in final.items():
-            object.__setattr__(self, key, value)
+        self.__dict__.update(final)
         leaves = self._leaving_probability()
         if (leaves > 1e-9).any():
             state = int(torch.nonzero(leaves > 1e-9)[0])
@@ -306,26 +319,6 @@ class MDP:
         return moved
 
     # ---- what it is ---------------------------------------------------------------------------------------------
-
-    @property
-    def num_states(self) -> int:
-        """S."""
-        return int(self.probabilities.shape[0])
-
-    @property
-    def num_actions(self) -> int:
-        """A."""
-        return int(self.probabilities.shape[1])
-
-    @property
-    def num_outcomes(self) -> int:
-        """K, the outcomes listed for one (state, action); S when dense."""
-        return int(self.probabilities.shape[2])
-
-    @property
-    def is_dense(self) -> bool:
-        """Whether the process was given as [S, A, S]."""
-        return self.next_states is None
 
     def __repr__(self) -> str:
         kind = "dense" if self.is_dense else f"K={self.num_outcomes}"

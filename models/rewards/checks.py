@@ -14,30 +14,44 @@ from torch import Tensor
 from cai.models.common.checks import first_index
 from cai.models.processes.mdp import MDP
 from cai.models.rewards.algebra import Wrapper
-from cai.models.rewards.base import RewardFactor, Step, evaluate_factor, raw_table
+from cai.models.rewards.base import RewardFactor, Setting, Step, evaluate_factor, raw_table
 from cai.models.rewards.functions import CallableReward, digits_lost
 
 logger = logging.getLogger("cai.models")
 
-__all__ = ["check_elementwise", "check_values", "warn_of_habits"]
+__all__ = ["check_reward"]
 
 PROBES = 7  # steps that a user's factor is asked about once more, on their own
 COST = re.compile(r"(^|_)(cost|costs|penalty|penalties|expense|expenses|loss|losses)($|_)", re.IGNORECASE)
 _warned: WeakKeyDictionary[RewardFactor, set[str]] = WeakKeyDictionary()
 
 
-def check_values(factor: RewardFactor, mdp: MDP, table: Tensor, t: int) -> None:
-    """Refuses NaN, +inf, and rewards in terminal states; names the term, the state, the action and the next state.
+def check_reward(factor: RewardFactor, model: Setting, mdp: MDP, times: range) -> None:
+    """Looks at everything that a factor says of a model, once.
 
     Args:
         factor: of the model.
+        model: the horizon and the discount that it is meant for.
         mdp: the process, as it was checked.
-        table: [S, A, 1] or [S, A, K], what the factor says at time index t.
-        t: the time index.
+        times: the time indices at which the factor may differ.
 
     Raises:
-        ValueError: with the first entry that is wrong.
+        TypeError, ValueError: if it does not fit, holds NaN or +inf, pays in terminal states, or does not treat each
+            step by itself.
     """
+    factor.check_model(model)
+    own = [term for term in factor.terms() if any(_is_users(root) for root in _roots(term))]
+    for t in times:
+        table = raw_table(factor, mdp, t)
+        _check_values(factor, mdp, table, t)
+        if own and t == times[0]:
+            _check_elementwise(factor, own, mdp, table, t)
+        if own and t == times[-1]:
+            _warn_of_habits(own, mdp, t)
+
+
+def _check_values(factor: RewardFactor, mdp: MDP, table: Tensor, t: int) -> None:
+    """Refuses NaN, +inf, and rewards in terminal states; names the term, the state, the action and the next state."""
     table = table.detach()
     when = f" at time index {t}" if factor.reads_time else ""
     for bad, what in ((torch.isnan(table), "NaN"), (table == torch.inf, "+inf")):
@@ -74,22 +88,17 @@ def check_values(factor: RewardFactor, mdp: MDP, table: Tensor, t: int) -> None:
         )
 
 
-def check_elementwise(factor: RewardFactor, mdp: MDP, table: Tensor, t: int) -> None:
-    """Asks a user's own factor about a few steps alone, and holds the answers against its table.
+def _check_elementwise(factor: RewardFactor, own: list[RewardFactor], mdp: MDP, table: Tensor, t: int) -> None:
+    """Asks the terms of a user's own about a few steps alone, and holds the answers against the whole table.
 
     A result that only happens to broadcast (flattened, or summed over an axis) gives other rewards in other company.
-
-    Raises:
-        ValueError: with the first step that differs.
     """
     number = table.numel()
     flat = torch.linspace(0, number - 1, min(PROBES, number), dtype=torch.float64).long()
     places = [torch.div(flat, table[0].numel(), rounding_mode="floor")]
     places += [torch.div(flat, table.shape[-1], rounding_mode="floor") % table.shape[1], flat % table.shape[2]]
     state, action, outcome = places
-    for term in factor.terms():
-        if not any(_is_users(root) for root in _roots(term)):
-            continue
+    for term in own:
         whole = (table if term is factor else raw_table(term, mdp, t)).detach().expand(table.shape)
         following = torch.zeros_like(outcome)
         if term.reads_outcome:
@@ -110,9 +119,9 @@ def check_elementwise(factor: RewardFactor, mdp: MDP, table: Tensor, t: int) -> 
                 )
 
 
-def warn_of_habits(factor: RewardFactor, mdp: MDP, t: int) -> None:
+def _warn_of_habits(own: list[RewardFactor], mdp: MDP, t: int) -> None:
     """Logs what is surely not meant: a cost returned as a reward, gradients that were lost, digits that were lost."""
-    for term in factor.terms():
+    for term in own:
         for root in _roots(term):
             if not isinstance(root, CallableReward):
                 continue
@@ -157,16 +166,13 @@ def _is_users(root: RewardFactor) -> bool:
     return isinstance(root, CallableReward) or not type(root).__module__.startswith("cai.models.")
 
 
-def _roots(factor: RewardFactor) -> Iterator[RewardFactor]:
-    """The factors that a composition is made of."""
-    terms = factor.terms()
-    if len(terms) > 1:
-        for term in terms:
-            yield from _roots(term)
-    elif isinstance(factor, Wrapper):
-        yield from _roots(factor.factor)
-    else:
-        yield factor
+def _roots(term: RewardFactor) -> Iterator[RewardFactor]:
+    """The factors that one term of a reward is made of."""
+    if not isinstance(term, Wrapper):
+        yield term
+        return
+    for inner in term.factor.terms():
+        yield from _roots(inner)
 
 
 def _where(factor: RewardFactor, mdp: MDP, place: tuple[int, ...]) -> str:

@@ -37,7 +37,7 @@ __all__ = [
 def _table(given: Any, name: str) -> Tensor:
     """A float64 tensor; says so where rounding to fewer digits has changed the numbers already."""
     table, source = float_tensor(given, name)
-    if not table.requires_grad and (example := digits_lost(table, source)):
+    if source != torch.float64 and not table.requires_grad and (example := digits_lost(table, source)):
         logger.warning(
             "the %s came as %s and holds %s; it was rounded before it got here: make it with dtype=torch.float64",
             name,

@@ -20,12 +20,12 @@ from torch import Tensor
 from cai.models.common.checks import whole_horizon
 from cai.models.common.devices import place_tensor, resolve_place
 from cai.models.common.facts import fact_table, process_facts
-from cai.models.common.numerics import plain_number, safe_log
+from cai.models.common.numerics import held, plain_number, safe_log
 from cai.models.common.simulator import Transition
 from cai.models.common.storage import can_store, storable
 from cai.models.processes.mdp import MDP
 from cai.models.rewards.base import raw_table
-from cai.models.rewards.checks import check_elementwise, check_values, warn_of_habits
+from cai.models.rewards.checks import check_reward
 from cai.models.rewards.tables import EvaluatedReward, TableReward, as_reward
 from cai.models.trajectory.checks import check_infinite, normalised_prior, outcomes_disagree
 from cai.models.trajectory.portable import Portable
@@ -96,7 +96,7 @@ class TrajectoryModel(Portable):
     name: str = "model"
     _tables: dict[int, Tensor] = field(init=False, repr=False, default_factory=dict)
     _host: TrajectoryModel | None = field(init=False, repr=False, default=None)
-    _made_anew: ClassVar[tuple[str, ...]] = ("simulator", "_program_tables", "_tables")
+    _made_anew: ClassVar[tuple[str, ...]] = ("simulator", "_program_tables", "_tables", "log_potentials")
     _code: ClassVar[str] = "reward"
 
     def __post_init__(self) -> None:
@@ -133,8 +133,7 @@ class TrajectoryModel(Portable):
         object.__setattr__(self, "reward", factor)
         if not self.is_finite:
             check_infinite(self.mdp, factor, self.discount)
-        for t in self.reward_times:
-            self._check_reward(t)
+        check_reward(factor, self, self.mdp, self.reward_times)
         if not self.is_finite and self.optimality == "bernoulli" and self.r_max != 0:
             raise ValueError(
                 f"optimality='bernoulli' subtracts r_max = {self.r_max:g} at each of infinitely many steps, and the "
@@ -190,32 +189,32 @@ class TrajectoryModel(Portable):
 
     # ---- what backends read -------------------------------------------------------------------------------------
 
-    @property
+    @cached_property
     def is_finite(self) -> bool:
         """Whether the horizon is a number of steps."""
         return self.horizon != math.inf
 
-    @property
+    @cached_property
     def steps(self) -> int:
         """T, or 1 where the horizon is infinite and one stationary step stands for all."""
         return int(self.horizon) if self.is_finite else 1
 
-    @property
+    @cached_property
     def reward_times(self) -> range:
         """The time indices whose reward tables differ: all where the reward reads t, else just 0."""
         return range(self.steps) if self.reward.reads_time else range(1)
 
-    @property
+    @held
     def log_action_prior(self) -> Tensor:
         """[S, A], log p(a | s)."""
         return safe_log(self.action_prior)
 
-    @property
+    @held
     def live(self) -> Tensor:
         """Bool [S], the states in which a decision is made."""
         return ~self.mdp.terminal
 
-    @property
+    @held
     def survival(self) -> Tensor:
         """[S], the probability that the chain goes on after a transition from a state: the discount, 1 if terminal."""
         ones = torch.ones_like(self.mdp.initial, requires_grad=False)
@@ -237,8 +236,13 @@ class TrajectoryModel(Portable):
         return self._tables[key]
 
     def log_potential(self, t: int) -> Tensor:
-        """Log of the potential of O_t, the rewards of step t in nats: [S, A, 1] or [S, A, K], as `reward_table`."""
+        """Log of the potential of O_t, the rewards of step t in nats, -inf where forbidden: [S, A, 1], or [S, A, K]."""
         return self.in_nats(self.reward_table(t))
+
+    @held
+    def log_potentials(self) -> Tensor:
+        """[T, S, A, 1 or K], or [1, S, A, 1 or K] where the reward does not read t: the log potentials of all steps."""
+        return torch.stack([self.log_potential(t) for t in self.reward_times])
 
     def in_nats(self, rewards: Tensor) -> Tensor:
         """Rewards over the temperature; what is forbidden has no gradient, whatever the temperature."""
@@ -387,13 +391,3 @@ class TrajectoryModel(Portable):
 
     def _raw_table(self, t: int) -> Tensor:
         return raw_table(self.reward, self.mdp, t)
-
-    def _check_reward(self, t: int) -> None:
-        if t == self.reward_times[0]:
-            self.reward.check_model(self)
-        table = self._raw_table(t)
-        check_values(self.reward, self.mdp, table, t)
-        if t == self.reward_times[0]:
-            check_elementwise(self.reward, self.mdp, table, t)
-        if t == self.reward_times[-1]:
-            warn_of_habits(self.reward, self.mdp, t)

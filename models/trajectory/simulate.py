@@ -129,26 +129,39 @@ class TabularSimulator:
         generator: torch.Generator | None = None,
         *,
         falls: bool = True,
+        rewards: Tensor | None = None,
     ) -> Drawn:
-        """`step`, with the outcomes that were drawn; falls=False leaves the discount to the caller's weights."""
+        """One step of N chains, with the outcomes that were drawn.
+
+        Args:
+            states: int64 [N], 0 to S; S is the absorbing state of the discount.
+            actions: int64 [N], available where they are taken.
+            t: the time index, from 0.
+            generator: of the draws; torch's global one unless given.
+            falls: whether the discount ends chains; False leaves it to the weights of the caller.
+            rewards: the table [S, A, 1 or K] of this step, if it is at hand; reward units.
+        """
         inside = states.clamp(max=self.num_states - 1)
         outcomes = draw_rows(self._probabilities[inside, actions], generator)
         following = outcomes if self._next_states is None else self._next_states[inside, actions, outcomes]
         live = self._live[states]
-        rewards = self._rewards(inside, actions, outcomes, following, t)
-        rewards = torch.where(live, rewards, torch.zeros_like(rewards))
+        paid = self._rewards(inside, actions, outcomes, following, t, rewards)
+        paid = torch.where(live, paid, torch.zeros_like(paid))
         following = torch.where(live, following, states)
         if falls and self.model.discount < 1:
             lost = live & (_uniform(states, states.shape, generator) >= self.model.discount)
             following = following.masked_fill(lost, self.num_states)
         outcomes = outcomes.masked_fill(states == self.num_states, 0)
-        return Drawn(following, rewards, self._live[following], outcomes)
+        return Drawn(following, paid, self._live[following], outcomes)
 
-    def _rewards(self, states: Tensor, actions: Tensor, outcomes: Tensor, following: Tensor, t: int) -> Tensor:
+    def _rewards(
+        self, states: Tensor, actions: Tensor, outcomes: Tensor, following: Tensor, t: int, table: Tensor | None
+    ) -> Tensor:
         """[N], what a step pays in live states, reward units."""
         zero = torch.zeros_like(outcomes)
-        if self._looks_up:
+        if table is None and self._looks_up:
             table = self.model.reward_table(0 if self._stationary else t).detach()
+        if table is not None:
             return table[states, actions, outcomes if self._outcomes_pay else zero]
         step = Step(states, actions, outcomes, following, t)
         if not self._outcomes_pay:
@@ -164,6 +177,7 @@ class TabularSimulator:
             max_steps: after so many steps the rest is cut off.
             generator: of the draws; torch's global one unless given.
         """
+        table = self.model.reward_table(0).detach() if self._stationary else None
         states = self.reset(n, generator)
         total = policy.new_zeros(n)
         alive = self._live[states]
@@ -171,7 +185,7 @@ class TabularSimulator:
             if not bool(alive.any()):
                 break
             rows = policy[t if len(policy) > 1 else 0][states.clamp(max=self.num_states - 1)]
-            states, rewards, alive, _ = self.draw(states, draw_rows(rows, generator), t, generator)
+            states, rewards, alive, _ = self.draw(states, draw_rows(rows, generator), t, generator, rewards=table)
             total = total + rewards
         return total
 

@@ -318,7 +318,7 @@ def test_targets_are_those_of_the_defaults_and_missed_ones_are_shown():
         }
 
     results = {
-        "A": {"floor_s": 1.0, "rows": [row("cai", "fixed", 1.2), row("cai", "exact", 1.3)]},
+        "A": {"one_thread_floor_s": 1.0, "rows": [row("cai", "fixed", 1.2), row("cai", "exact", 1.3)]},
         "B": {
             "floor_s": 1.0,
             "rows": [
@@ -331,7 +331,7 @@ def test_targets_are_those_of_the_defaults_and_missed_ones_are_shown():
         },
         "C": {"floor_s": 1.0, "rows": [row("cai", "fixed", 0.6), row("quantecon", "fixed", None)]},
         "D": {"floor_s": 1.0, "rows": [row("cai", "gradient", 3.0), row("cai", "exact", 1.0)]},
-        "E": {"floor_s": 2.0, "rows": [row("cai", "fixed", 5.0)]},
+        "E": {"one_thread_floor_s": 2.0, "rows": [row("cai", "fixed", 5.0)]},
         "F": {
             "floor_s": 1.0,
             "rows": [row("cai", "exact", 0.9), row("cai", "statistics", 3.1), row("loop", "exact", 1.0)],
@@ -348,13 +348,13 @@ def test_targets_are_those_of_the_defaults_and_missed_ones_are_shown():
     assert set(busy.values()) == {(1.0, True)}
     assert len(busy) == 9
     assert {target: entry for target, entry in judged.items() if "one core busy" not in target} == {
-        "A, fixed: cai over the floor": (1.2, True),
-        "A, exact: cai over the floor": (1.3, False),
+        "A, fixed: cai over the floor, one thread each": (1.2, True),
+        "A, exact: cai over the floor, one thread each": (1.3, False),
         "B, fixed: cai on one thread over quantecon": (0.6, True),
         "B, fixed: cai on one thread over a loop with a CSR product": (1.2, False),
         "B: cai exact over cai fixed": (1.25, False),
         "D: gradient over the value pass": (3.0, False),
-        "E, fixed: cai over the batch's floor": (2.5, True),
+        "E, fixed: cai over the batch's floor, one thread each": (2.5, True),
         "F, exact: cai over the loop of a lecture": (0.9, True),
         "F, statistics: cai over the loop of a lecture": (3.1, False),
         "C, fixed, cai: memory added over that of the values": (1.4, True),

@@ -40,6 +40,9 @@ ARROWS = {
         restricted -> core
         restricted -> programs
         restricted -> tabular
+        backends -> core
+        backends -> programs
+        backends -> tabular
     """,
     "cai": """
         evaluation -> policies

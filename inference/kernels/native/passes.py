@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from cai.inference.kernels.multi_step import Run, exact_run, open_scale, run_levels
-from cai.inference.kernels.native.library import call
+from cai.inference.kernels.native.library import call, thread_count
 from cai.inference.kernels.native.sums import NativeStep, NativeSums
 from cai.inference.kernels.outcome_sums import OutcomeSums
 from cai.inference.kernels.soft_backward import SoftPass
@@ -47,7 +47,7 @@ class NativePass(SoftPass):
         return self._steps[key][1], _native(made.sums if apart else self.collapsed)
 
     def _filled(self, made: Constants, problems: int, apart: bool, by_state: bool) -> tuple[NativeStep, list[Tensor]]:
-        actions, threads = self.num_actions if apart else 1, torch.get_num_threads()
+        actions, threads = self.num_actions if apart else 1, thread_count()
         step = NativeStep(self.num_states, actions, problems, threads, self.model.discount, made.scale)
         step.smallest, step.prior_problems = self.smallest, 1
         parts = {}

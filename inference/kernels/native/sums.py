@@ -9,7 +9,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from cai.inference.kernels.native.library import call, library
+from cai.inference.kernels.native.library import call, library, thread_count
 from cai.inference.kernels.outcome_sums import OutcomeSums
 from cai.inference.kernels.sparse_patterns import Merging, transposed_table
 
@@ -120,7 +120,7 @@ class NativeSums(OutcomeSums):
 
     def _run(self, table: NativeTable, x: Tensor, width: int, out: Tensor) -> None:
         problems = x.shape[1] if x.dim() > 1 else 1
-        call("gather", self.weights.dtype, table, width, problems, torch.get_num_threads(), x.contiguous(), out)
+        call("gather", self.weights.dtype, table, width, problems, thread_count(), x.contiguous(), out)
 
     def scatter(self, y: Tensor) -> Tensor:
         if self.transpose is None:
@@ -183,7 +183,7 @@ class NativeSums(OutcomeSums):
         """
         given = {"levels": levels, "factors": factors.contiguous(), "terminal": terminal, "hopeless": hopeless}
         pointers = {name: part.data_ptr() for name, part in given.items() if part is not None}
-        threads = torch.get_num_threads()
+        threads = thread_count()
         chain = NativeChain(self.num_states, steps, stride, threads, discount, least, most, **pointers)
         scratch = torch.empty((2, self.num_states), dtype=torch.float64)
         return call("chain", self.weights.dtype, chain, self.table, first, scratch)
@@ -193,7 +193,7 @@ class NativeSums(OutcomeSums):
             return ahead.t() @ behind
         totals = torch.empty_like(self.weights)
         rows = ahead.contiguous(), behind.contiguous(), totals
-        call("correlate", totals.dtype, self.table, self.num_states, len(ahead), *rows, torch.get_num_threads())
+        call("correlate", totals.dtype, self.table, self.num_states, len(ahead), *rows, thread_count())
         return totals
 
     def spread(self, totals: Tensor) -> Tensor:

@@ -9,23 +9,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cai.inference.core.lazy import Later
 from cai.inference.core.posterior import Posterior
 from cai.inference.core.posterior_batch import PosteriorBatch
 from cai.inference.core.progress import progress
 from cai.inference.core.status import Backend, InferenceError, Status
 from cai.inference.kernels.batched_values import batched_values
 from cai.inference.kernels.gradients import soft_values
-from cai.inference.programs.optimistic import Optimistic
-from cai.inference.programs.variational import StructuredVariational
 from cai.inference.tabular.dynamic_programming import failure_status, messages_posterior
-from cai.inference.tabular.messages import EXACT, FIXED, Messages, Recursion, backward
-from cai.inference.tabular.methods.sum_product import SumProduct
+from cai.inference.tabular.messages import EXACT, FIXED, Messages, Recursion
 from cai.models.common.numerics import expectation, safe_log, weighted
 from cai.models.trajectory.batch import ModelBatch
 from cai.models.trajectory.model import TrajectoryModel
 
 __all__ = ["BatchError", "infer_batch"]
+
+_SOFT = {"exact": EXACT, "fixed": FIXED}
 
 
 class BatchError(InferenceError):
@@ -45,13 +43,17 @@ class BatchError(InferenceError):
         super().__init__(answers.backend, posterior.status, posterior, detail)
         self.answers = answers
 
+    def __reduce__(self) -> tuple[type, tuple[PosteriorBatch]]:
+        return type(self), (self.answers,)
+
 
 def infer_batch(
     batch: ModelBatch, backend: Backend, ask: Callable[[TrajectoryModel], Posterior], *, throw: bool
 ) -> PosteriorBatch:
     """Answers every member, in one backward pass where that can be.
 
-    It can for 'exact', and for 'variational' and 'optimistic' in closed form, over finite horizons, if no reward reads
+    It can for a backend that says that it is one of the two soft recursions (`soft_recursion` is "exact" or "fixed":
+    'exact', and 'variational' and 'optimistic' in closed form), over finite horizons, if no reward reads
     t and, unless the dynamics are fixed, none reads the outcome. Where members differ in their starts alone, rewards
     may read what they like; where in starts and horizons, anything but t. Everything else is answered member by member:
     other backends, other rewards, infinite horizons, and kernel='collapsed', which is made for one problem.
@@ -66,7 +68,7 @@ def infer_batch(
         ValueError: if the backend does not accept a member.
         BatchError: if a member did not succeed and `throw` is True; it holds all answers.
     """
-    recursion = _recursion(backend)
+    recursion = _SOFT.get(getattr(backend, "soft_recursion", None))
     if recursion is not None and _in_one_pass(batch, recursion, backend):
         answers = _OnePass(batch, recursion, backend).answers()
     else:
@@ -90,15 +92,6 @@ def _one_by_one(batch: ModelBatch, backend: Backend, ask: Callable[[TrajectoryMo
         statuses=[posterior.status for posterior in found],
         member=found.__getitem__,
     )
-
-
-def _recursion(backend: Backend) -> Recursion | None:
-    """The soft recursion that a backend is in closed form."""
-    if type(backend) is SumProduct:
-        return EXACT
-    if type(backend) in (StructuredVariational, Optimistic) and backend.solver != "svi":  # type: ignore[attr-defined]
-        return FIXED if type(backend) is StructuredVariational else EXACT
-    return None
 
 
 def _in_one_pass(batch: ModelBatch, recursion: Recursion, backend: Any) -> bool:
@@ -214,15 +207,13 @@ class _OnePass:
             )
 
     def _messages(self, member: int, model: TrajectoryModel) -> Messages:
-        recursion, kernel, keep = self.recursion, self.kernel, self.keep
-
-        def again() -> Messages:
-            return backward(model, recursion, keep=keep, kernel=kernel)
-
-        held = Later(again, held=keep == "values")
-        values: Any = Later(lambda: again().values, held=False)
-        if self.columns:
-            values = self.columns[member][self.steps - self.horizons[member] :]
-        q_values: Any = Later(lambda: held().q_values, held=False)
-        policy: Any = Later(lambda: held().policy, held=False)
-        return Messages(values, q_values, policy, self.starts[member], self.first[member])
+        kept = {"values": self.columns[member][self.steps - self.horizons[member] :]} if self.columns else {}
+        return Messages(
+            model=model,
+            recursion=self.recursion,
+            kernel=self.kernel,
+            start=self.starts[member],
+            first_values=self.first[member],
+            holds_tables=self.keep != "evidence",
+            **kept,
+        )

@@ -140,7 +140,7 @@ def compose_posteriors(posteriors: Sequence[Posterior], weights: Any) -> Posteri
         status = Status.DIVERGED if not model.is_finite and has_trap(model) else status
     after = torch.zeros_like(values[:1]) if model.is_finite else values
     details = {"mixture": mixture.detach(), "log_desirability": values[0].detach()}
-    messages = Messages(torch.cat([values, after]), q_values, policy, start)
+    messages = Messages(values=torch.cat([values, after]), q_values=q_values, policy=policy, start=start)
     return messages_posterior(
         model, FIXED, messages, status, backend="composition", target=Target.FIXED_DYNAMICS, details=details
     )

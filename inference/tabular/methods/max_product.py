@@ -10,8 +10,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from cai.inference.core.most_probable import first_largest, shared_successors
 from cai.inference.core.posterior import Posterior
-from cai.inference.core.status import Status, Target
+from cai.inference.core.status import Target
+from cai.inference.core.storage import storable
 from cai.inference.tabular.believed_dynamics import FixedDynamics, OutcomeDynamics
 from cai.inference.tabular.dynamic_programming import closed_form_posterior, require_finite
 from cai.inference.tabular.messages import Recursion
@@ -19,7 +21,7 @@ from cai.inference.tabular.stationary.iteration import Settling
 from cai.models.common.numerics import safe_log, safe_logsumexp
 from cai.models.trajectory.model import TrajectoryModel
 
-__all__ = ["MaxProduct", "most_probable_trajectory"]
+__all__ = ["MaxProduct"]
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ class MaxProduct:
     def run(self, model: Any, *, seed: int = 0) -> Posterior:
         """Answers the model; nothing here is random."""
         self.supports(model)
-        groups = _groups(model)
+        groups = shared_successors(model)
         recursion = _MaxProductRecursion(partial(_max_backup, groups=groups), _certain_choice, math.inf, groups)
         return closed_form_posterior(model, recursion, backend=self.name, target=self.target, settling=Settling())
 
@@ -62,7 +64,7 @@ class _MaxProductRecursion(Recursion):
     """Max-product messages.
 
     Attributes:
-        groups: see `_groups`.
+        groups: int64 [S, A, K], the first outcome with the same next state; None where no two outcomes share one.
     """
 
     groups: Tensor | None = None
@@ -84,6 +86,7 @@ def _max_backup(model: TrajectoryModel, values: Tensor, t: int, groups: Tensor |
     return torch.where(model.live[:, None], q_values, torch.zeros_like(q_values))
 
 
+@storable("certain-dynamics")
 class _CertainDynamics(OutcomeDynamics):
     """From every (s, a) to the successor on the best trajectory, and nowhere else."""
 
@@ -126,46 +129,10 @@ def log_successors(model: TrajectoryModel, groups: Tensor | None, values: Tensor
     return alive, every + fall
 
 
-def _groups(model: TrajectoryModel) -> Tensor | None:
-    """int64 [S, A, K], the first outcome with the same next state; None where no two outcomes share one."""
-    successors = model.mdp.next_states
-    if successors is None:
-        return None
-    ordered, places = torch.sort(successors, dim=-1, stable=True)
-    fresh = torch.ones_like(ordered, dtype=torch.bool)
-    fresh[..., 1:] = ordered[..., 1:] != ordered[..., :-1]
-    if bool(fresh.all()):
-        return None
-    heads = torch.where(fresh, torch.arange(ordered.shape[-1]), torch.zeros_like(ordered)).cummax(-1).values
-    return torch.zeros_like(successors).scatter(-1, places, places.gather(-1, heads))
-
-
-def _moves(posterior: Posterior, model: TrajectoryModel | None, groups: Tensor | None, t: int) -> tuple[Tensor, Tensor]:
-    """(q's probabilities of where each (s, a) leads [S, A, N], which states these are; S where it falls)."""
-    if model is None or posterior.step_outcomes is None:
-        moves = posterior.dynamics(t)
-        if model is not None and model.discount < 1:
-            moves = torch.cat([moves, (1 - moves.sum(-1, keepdim=True)).clamp(min=0)], -1)
-        return moves, torch.arange(moves.shape[-1])[None, None, :]
-    alive, fallen = (part.detach() for part in posterior.step_outcomes(t))
-    if groups is not None:
-        alive = torch.zeros_like(alive).scatter_add(-1, groups, alive)
-    fall = torch.full((*alive.shape[:-1], 1), model.mdp.num_states)
-    leads = torch.cat([model.mdp.successors().expand_as(alive), fall], -1)
-    return torch.cat([alive, fallen.sum(-1, keepdim=True)], -1), leads
-
-
 def _shares(scores: Tensor) -> Tensor:
     """Probabilities proportional to e^scores along the last axis; all 0 where every score is -inf."""
     total = safe_logsumexp(scores)[..., None]
     return (scores - torch.where(torch.isfinite(total), total, torch.zeros_like(total))).exp()
-
-
-def first_largest(scores: Tensor) -> Tensor:
-    """Index of the largest along the last axis; of equals, up to rounding, the first."""
-    largest = scores.detach().amax(-1, keepdim=True)
-    slack = 1e-12 * torch.where(torch.isfinite(largest), largest.abs(), torch.zeros_like(largest)).clamp(min=1.0)
-    return (scores.detach() >= largest - slack).to(torch.uint8).argmax(-1)
 
 
 def _certain_choice(model: TrajectoryModel, q_values: Tensor, log_prior: Tensor) -> tuple[Tensor, Tensor]:
@@ -175,46 +142,3 @@ def _certain_choice(model: TrajectoryModel, q_values: Tensor, log_prior: Tensor)
     hopeless = torch.isinf(values) | ~model.live
     policy = torch.nn.functional.one_hot(first_largest(scores), scores.shape[-1]).double()
     return values, torch.where(hopeless[:, None], log_prior.exp(), policy)
-
-
-def most_probable_trajectory(posterior: Posterior) -> tuple[Tensor, Tensor, float]:
-    """The mode of q over trajectories, by Viterbi's recursion on its tables.
-
-    Args:
-        posterior: an answer over a finite horizon.
-
-    Returns:
-        States int64 [T + 1] (S once fallen into the discount's absorbing state), actions int64 [T], and log q of it in
-        nats. What is done in terminal and absorbing states does not count, and stands as action 0.
-
-    Raises:
-        ValueError: if the horizon is infinite, or there is no posterior.
-    """
-    if posterior.horizon == math.inf:
-        raise ValueError("a trajectory of an infinite horizon has no end; infer with horizon=N to plan ahead")
-    if posterior.status is Status.IMPOSSIBLE or 0 in posterior.action_probs.shape:
-        raise ValueError(f"the posterior of {posterior.backend!r} holds no tables of a trajectory ({posterior.status})")
-    num_states = posterior.action_prior.shape[-2]
-    model = posterior.model if isinstance(posterior.model, TrajectoryModel) else None
-    ended = torch.zeros(num_states, dtype=torch.bool) if model is None else ~model.live
-    value = torch.zeros(num_states + 1, dtype=torch.float64)
-    best: list[tuple[Tensor, Tensor]] = []
-    groups = None if model is None else _groups(model)
-    with torch.no_grad():
-        for t in reversed(range(posterior.action_probs.shape[0])):
-            chances, leads = _moves(posterior, model, groups, t)
-            scores = safe_log(chances) + value[leads]
-            following = leads.expand_as(scores).gather(-1, first_largest(scores)[..., None])[..., 0]
-            scores = safe_log(posterior.action_probs[t]) + scores.amax(-1)
-            action = torch.where(ended, torch.zeros_like(scores[:, 0], dtype=torch.int64), first_largest(scores))
-            following = following.gather(1, action[:, None])[:, 0]
-            following = torch.where(ended, torch.arange(num_states), following)
-            best.append((action, following))
-            value = torch.cat([torch.where(ended, torch.zeros_like(scores[:, 0]), scores.amax(-1)), value[-1:]])
-        start = safe_log(posterior.initial) + value[:-1]
-        states, actions = [int(first_largest(start))], []
-        for action, following in reversed(best):
-            inside = states[-1] < num_states
-            actions.append(int(action[states[-1]]) if inside else 0)
-            states.append(int(following[states[-1]]) if inside else num_states)
-    return torch.tensor(states), torch.tensor(actions), float(start.max())

@@ -42,6 +42,7 @@ class SumProduct:
 
     name: ClassVar[str] = "exact"
     target: ClassVar[Target] = Target.EXACT
+    soft_recursion: ClassVar[str | None] = "exact"
     accepts: ClassVar[str] = "a TrajectoryModel, any horizon"
     cost: ClassVar[str] = "T S A K time, T S A memory"
 

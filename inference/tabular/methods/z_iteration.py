@@ -126,7 +126,9 @@ class ZIteration:
         }
         q_values = worlds.backup(model, log_z, 0)
         policy = soft_policy(model, q_values)[1]
-        messages = Messages(torch.stack([log_z, log_z]), q_values[None], policy[None], start)
+        messages = Messages(
+            values=torch.stack([log_z, log_z]), q_values=q_values[None], policy=policy[None], start=start
+        )
         return messages_posterior(
             model, FIXED, messages, status, backend=self.name, target=self.target, details=details
         )

@@ -88,7 +88,8 @@ def stationary_messages(
     }
     if status is Status.DIVERGED:
         details["why"] = conditions.why or f"values still grew after {iteration.step} backups, however far they were"
-    return Messages(torch.stack([values, values]), q_values[None], policy[None], start), status, details
+    found = Messages(values=torch.stack([values, values]), q_values=q_values[None], policy=policy[None], start=start)
+    return found, status, details
 
 
 class _Iteration:

@@ -26,10 +26,10 @@ def test_a_sweep_has_a_row_for_each_value_in_the_order_asked_for():
 
 
 def test_other_options_stay_where_they_are():
-    found = sweep(lottery(), "variational", solver="svi", max_steps=[1, 200])
+    found = sweep(lottery(), "variational", solver="svi", max_iterations=[1, 200])
     assert [row.backend for row in found.comparison.rows] == [
-        "variational(solver=svi, max_steps=1)",
-        "variational(solver=svi, max_steps=200)",
+        "variational(solver=svi, max_iterations=1)",
+        "variational(solver=svi, max_iterations=200)",
     ]
     assert [row.status.ok for row in found.comparison.rows] == [False, True]
 
@@ -115,7 +115,7 @@ def test_convergence_needs_a_history():
         ("risk:eta=-2", "risk(eta=-2)"),
         ("risk:eta=-1", "risk"),
         ("risk:eta=inf", "risk(eta=inf)"),
-        ("variational:solver=svi, max_steps=7", "variational(solver=svi, max_steps=7)"),
+        ("variational:solver=svi, max_iterations=7", "variational(solver=svi, max_iterations=7)"),
         ("exact:accelerate=false", "exact(accelerate=False)"),
     ],
 )

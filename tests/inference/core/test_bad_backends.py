@@ -26,7 +26,7 @@ BACKENDS = {
         r"tolerance.*instance of SumProduct",
     ),
     "solver": (lambda: infer(model(), "variational", solver="adam"), r"solver is 'adam'.*closed-form, svi"),
-    "steps": (lambda: infer(model(), "variational", max_steps=0), r"max_steps is 0.*>= 1"),
+    "steps": (lambda: infer(model(), "variational", max_iterations=0), r"max_iterations is 0.*>= 1"),
     "rate": (lambda: infer(model(), "optimistic", learning_rate=2.0), r"learning_rate is 2.*\(0, 1\]"),
     "nan rate": (lambda: infer(model(), "optimistic", learning_rate=NAN), r"learning_rate is nan.*\(0, 1\]"),
     "tolerance": (lambda: infer(model(), "variational", tolerance=0.0), r"tolerance is 0.*> 0"),

@@ -127,8 +127,9 @@ def test_every_attribute_and_batches(backend):
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("dense", [True, False])
-def test_float32_and_threads(kind, dense):
+def test_float32_and_threads(kind, dense, monkeypatch):
     """Large enough that loops are shared; every thread writes its own rows, so that their number changes nothing."""
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: set(range(8)), raising=False)
     model = listed_model(9, 3000, 4, 8, 6, discount=0.99, walls=not dense)
     if dense:
         chances = torch.rand(150, 4, 150, dtype=torch.float64)

@@ -61,7 +61,7 @@ def test_a_shorter_step_gets_there_too(rate):
 
 
 def test_svi_that_stops_early_says_so_and_keeps_its_best():
-    posterior = StructuredVariational(solver="svi", max_steps=2).run(bridge(horizon=10))
+    posterior = StructuredVariational(solver="svi", max_iterations=2).run(bridge(horizon=10))
     assert posterior.status is Status.NOT_CONVERGED
     assert float(posterior.elbo) == pytest.approx(max(posterior.details["history"]), abs=1e-9)
     assert float(posterior.elbo) < float(StructuredVariational().run(bridge(horizon=10)).elbo)

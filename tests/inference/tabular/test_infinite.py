@@ -41,7 +41,7 @@ FIXED = [name for name, (_, eta, _) in PLANNERS.items() if eta == 0]
 def slower(backend, **changes):
     """The backend with other limits; those of `variational` have names of their own."""
     if backend.name == "variational" and "max_steps" in changes:
-        changes["max_backups"] = changes.pop("max_steps")
+        changes["max_iterations"] = changes.pop("max_steps")
     return type(backend)(**{**backend.__dict__, **changes})
 
 

@@ -14,7 +14,8 @@ from refusals import check, holds_no_nan
 
 import cai
 from cai.inference import InferenceError, Status, SumProduct
-from cai.inference.tabular.methods.max_product import MaxProduct, most_probable_trajectory
+from cai.inference.core.most_probable import most_probable_trajectory
+from cai.inference.tabular.methods.max_product import MaxProduct
 from cai.models import MDP, OutcomeReward, TableReward, TrajectoryModel, bridge
 
 INF = math.inf
@@ -246,7 +247,7 @@ def test_a_debt_beside_what_is_forbidden():
 @pytest.mark.parametrize("size", [1.0, 1e4])
 def test_viterbi_is_not_drawn_by_the_rounding_of_a_row(size):
     """Rewards that make a fall next to impossible, and so many ways that each has less than 1e-16."""
-    # Once: the fall is what a row of the dynamics lacks to 1, which is rounding here; `step_outcomes` knows it.
+    # Once: the fall is what a row of the dynamics lacks to 1, which is rounding here; `outcomes` knows it.
     rng = np.random.default_rng(0)
     chances = rng.dirichlet(np.full(40, 20.0), size=(40, 1))
     model = TrajectoryModel(MDP(chances, np.ones(40) / 40), 20 * size, horizon=15, discount=0.9)

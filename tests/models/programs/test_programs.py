@@ -279,6 +279,6 @@ def test_a_transition_that_looks_further_back_is_fitted_to_the_end():
     fixed = float(cai.infer(program, "variational").elbo)
     freed = cai.infer(program, "optimistic", tolerance=1e-6)
     assert freed.status is Status.SUCCESS
-    longer = cai.infer(program, "optimistic", max_steps=500, throw=False)
+    longer = cai.infer(program, "optimistic", max_iterations=500, throw=False)
     assert float(freed.elbo) == pytest.approx(float(longer.elbo), abs=1e-4)
     assert fixed < float(freed.elbo) < evidence

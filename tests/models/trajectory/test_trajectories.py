@@ -5,7 +5,6 @@ import math
 from collections import defaultdict
 
 import numpy as np
-import pyro
 import pytest
 import torch
 from example_programs import all_paths, drawn_at_the_end, drawn_first, persistent, windy
@@ -16,13 +15,11 @@ from scipy.stats import binom
 
 import cai
 from cai.inference import Enumeration, StructuredVariational, SumProduct
-from cai.inference.core.driver import drive
+from cai.inference.core.status import NotKnown
+from cai.inference.core.tabular import TabularPosterior
 from cai.inference.particles.smc import SequentialMonteCarlo
-from cai.inference.programs.scoring import score_program
-from cai.inference.programs.svi import FitOptions, GuideLearner
 from cai.inference.tabular.backward_sampling import sample_backward
 from cai.models import MDP, TrajectoryModel
-from cai.models.programs.inspect import inspect_program, private_store
 
 
 def trajectory_probabilities(problem):
@@ -63,7 +60,7 @@ def total_probability(posterior):
 
 
 def forward_sampler(model, num_samples, seed):
-    return SumProduct().run(model).replace(sampler=None).sample(num_samples, seed=seed)
+    return TabularPosterior._draw(SumProduct().run(model), num_samples, seed, False)[:2]
 
 
 @pytest.mark.parametrize("sampler", [sample_backward, forward_sampler], ids=["backward", "forward"])
@@ -157,20 +154,15 @@ def test_probabilities_of_program_trajectories_add_up_to_one(kind):
     assert torch.isfinite(posterior.log_prob(states, actions)).all()
 
 
-@pytest.mark.parametrize("free_dynamics", [False, True])
-def test_a_fitted_guide_is_scored_by_its_own_program(free_dynamics):
+@pytest.mark.parametrize("backend", ["variational", "optimistic", "enumeration"])
+def test_samples_of_a_program_follow_its_probabilities(backend):
     """q(s, a) = sum_wind q(wind) q(s_1 | wind) prod pi(a_t | s_t) q(s_{t+1} | ...), factors left out."""
-    program = persistent(3)
-    options = FitOptions(60, 1.0, 1e-6)
-    learner = GuideLearner(inspect_program(program), free_dynamics, options, answer=lambda program, info, fit: fit)
-    found = drive(learner, program)
+    options = {} if backend == "enumeration" else {"max_iterations": 60, "tolerance": 1e-6}
+    posterior = cai.infer(persistent(3), backend, **options)
     states, actions = every_trajectory(3, 2, 4, 3)
-    with private_store(), torch.no_grad():
-        for key, value in found.parameters.items():
-            pyro.param(key, value)
-        scores = score_program(found.guide, states, actions, factors=False)
+    scores = posterior.log_prob(states, actions)
     assert float(scores.exp().sum()) == pytest.approx(1.0, abs=1e-9)
-    drawn, count = found.sample(4000, 3), 4000
+    drawn, count = posterior.sample(4000, seed=3), 4000
     keys = {row: i for i, row in enumerate(map(tuple, torch.cat([states, actions], 1).tolist()))}
     seen = torch.zeros(len(keys))
     for row in map(tuple, torch.cat(drawn, 1).tolist()):
@@ -181,10 +173,10 @@ def test_a_fitted_guide_is_scored_by_its_own_program(free_dynamics):
 
 
 def test_a_trajectory_longer_than_a_chunk_scores_the_same():
-    program = windy(2)
+    posterior = cai.infer(windy(2), "enumeration")
     states, actions = every_trajectory(3, 2, 3, 2)
-    once = score_program(program, states, actions)
-    many = score_program(program, states.repeat(60, 1), actions.repeat(60, 1))
+    once = posterior.log_prob(states, actions)
+    many = posterior.log_prob(states.repeat(60, 1), actions.repeat(60, 1))
     assert len(many) > 4096
     assert torch.equal(many, once.repeat(60))
 
@@ -222,8 +214,9 @@ def test_bad_trajectories_are_refused(build, error, pattern):
 def test_log_prob_without_a_posterior_is_refused():
     posterior = cai.infer(small(reward=[-math.inf, 0.0]), "exact", throw=False)
     check(lambda: posterior.log_prob([[0, 0, 0]], [[0, 0]]), ValueError, r"no posterior to score by: impossible")
-    secret = cai.infer(small(), "variational").replace(step_outcomes=None, sampler=lambda n, seed: None)
-    check(lambda: secret.log_prob([[0, 0, 0]], [[0, 0]]), ValueError, r"no scorer.*remember more")
+    parts = {name: getattr(cai.infer(small()), name) for name in ("backend", "target", "status", "horizon", "model")}
+    secret = cai.Posterior(**parts)
+    check(lambda: secret.log_prob([[0, 0, 0]], [[0, 0]]), NotKnown, r"does not know probabilities of whole.*'exact'")
 
 
 def test_the_density_of_a_trajectory_differentiates():

@@ -1,0 +1,114 @@
+"""What the backends with a structured guide share: their options, and which solver answers a model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+from cai.inference.core.driver import drive
+from cai.inference.core.posterior import Posterior
+from cai.inference.core.status import Target
+from cai.inference.programs.answers import GuideAnswer
+from cai.inference.programs.requirements import check_enumerable, check_program
+from cai.inference.programs.svi import FitOptions, GuideLearner
+from cai.inference.tabular.dynamic_programming import check_keep, closed_form_posterior
+from cai.inference.tabular.messages import EXACT, FIXED
+from cai.inference.tabular.stationary.iteration import Settling
+from cai.models.programs.inspect import inspect_program
+from cai.models.trajectory.model import TrajectoryModel
+
+__all__ = ["StructuredBackend"]
+
+SOLVERS = ("auto", "closed-form", "svi")
+
+
+@dataclass(frozen=True)
+class StructuredBackend:
+    """A guide that is the program itself, some of its sites re-distributed; the options are those of its two solvers.
+
+    Args:
+        solver: "closed-form", dynamic programming on the tables of a `TrajectoryModel`; "svi", gradient steps on the
+            enumerated bound, for any trajectory program of discrete sites; "auto" takes the first where there are
+            tables and else the second.
+        max_iterations: the most gradient steps (1000 unless given), or over an infinite horizon backups (a million).
+        learning_rate: of the gradient steps along the natural gradient, in (0, 1]; 1 solves a chain of T steps in
+            about T.
+        tolerance: in nats. Gradient steps stop when no entry of the natural gradient exceeds it, or when the bound has
+            grown by less than it, relative to its size once that exceeds 1 nat, over (10 + 2 T) / learning_rate steps;
+            over an infinite horizon the backups stop when the values are known to this, relative in the same way.
+        accelerate: over an infinite horizon, whether Newton steps (soft policy iteration) may shorten what has not
+            converged after 200 backups; the criterion stays that of plain backups.
+        keep: of the closed form: "values", what is looked at is computed and then held; "evidence", nothing else is.
+        kernel: of the closed form, how its sums are formed.
+    """
+
+    solver: Literal["auto", "closed-form", "svi"] = "auto"
+    max_iterations: int | None = None
+    learning_rate: float = 1.0
+    tolerance: float = 1e-9
+    accelerate: bool = True
+    keep: Literal["values", "evidence"] = "values"
+    kernel: Literal["auto", "dense", "csr", "successors", "collapsed", "native"] = "auto"
+
+    name: ClassVar[str]
+    target: ClassVar[Target]
+    free_dynamics: ClassVar[bool]
+    accepts: ClassVar[str] = "a TrajectoryModel, any horizon; or any program of discrete sites (svi)"
+    cost: ClassVar[str] = "T S A K time (closed form); T S A S time and memory a step (svi)"
+
+    def __init_subclass__(cls) -> None:
+        options = (StructuredBackend.__doc__ or "").partition("Args:")
+        cls.__doc__ = f"{cls.__doc__}\n    {options[1]}{options[2]}"  # the options stand in every help text
+
+    def __post_init__(self) -> None:
+        if self.solver not in SOLVERS:
+            raise ValueError(f"solver is {self.solver!r}; expected one of {', '.join(SOLVERS)}")
+        if self.max_iterations is not None and self.max_iterations < 1:
+            raise ValueError(f"max_iterations is {self.max_iterations}; it must be >= 1")
+        if not 0 < self.learning_rate <= 1:
+            raise ValueError(f"learning_rate is {self.learning_rate}; along the natural gradient it lies in (0, 1]")
+        if not self.tolerance > 0:
+            raise ValueError(f"tolerance is {self.tolerance}; it must be > 0")
+        check_keep(self.keep, self.kernel)
+
+    @property
+    def soft_recursion(self) -> str | None:
+        """The soft recursion that its closed form is; None where the solver is another."""
+        return None if self.solver == "svi" else "exact" if self.free_dynamics else "fixed"
+
+    def supports(self, model: Any) -> None:
+        """Raises ValueError if the solver cannot answer this model, and says which can."""
+        if isinstance(model, TrajectoryModel):
+            if self.solver == "svi":
+                check_enumerable(model, self.name, "solver='closed-form'")
+            return
+        if self.solver == "closed-form":
+            raise ValueError(
+                f"backend {self.name!r} has a closed form only for a TrajectoryModel, whose tables it reads; "
+                "for a program use solver='svi'"
+            )
+        check_program(inspect_program(model), self.name)
+
+    def run(self, model: Any, *, seed: int = 0) -> Posterior:
+        """Answers a model or a program; `seed` is for programs that draw while they are enumerated."""
+        self.supports(model)
+        learner = self.learner(model)
+        if learner is not None:
+            return drive(learner, model, seed=seed)
+        return closed_form_posterior(
+            model,
+            EXACT if self.free_dynamics else FIXED,
+            backend=self.name,
+            target=self.target,
+            settling=Settling(self.tolerance, self.max_iterations or 1_000_000, self.accelerate),
+            keep=self.keep,
+            kernel=self.kernel,
+        )
+
+    def learner(self, model: Any) -> GuideLearner | None:
+        """The iteration by gradient steps; None where the model is answered in closed form."""
+        if isinstance(model, TrajectoryModel) and self.solver != "svi":
+            return None
+        options = FitOptions(self.max_iterations or 1000, self.learning_rate, self.tolerance)
+        answer = GuideAnswer(self.name, self.target)
+        return GuideLearner(inspect_program(model), self.free_dynamics, options, answer)
