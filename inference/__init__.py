@@ -19,6 +19,7 @@ from cai.inference.registry import available_backends, infer
 from cai.inference.restricted.classes import ModulePolicy, ObservationPolicy, StationaryPolicy, TabularPolicy
 from cai.inference.restricted.restricted import RestrictedVariational
 from cai.inference.restricted.reward_weighted import EMPolicySearch, GaussianActions, RewardWeightedRegression
+from cai.inference.resume import resume
 from cai.inference.tabular.filtering import filter_states, observation_log_likelihood, smooth_states
 from cai.inference.tabular.methods.batches import BatchError
 from cai.inference.tabular.methods.boltzmann import BoltzmannExploration, OneStepEntropy
@@ -69,5 +70,6 @@ __all__ = [
     "infer",
     "most_probable_trajectory",
     "observation_log_likelihood",
+    "resume",
     "smooth_states",
 ]

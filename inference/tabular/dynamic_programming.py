@@ -12,7 +12,6 @@ from cai.inference.core.lazy import lazy, table, view
 from cai.inference.core.status import Status, Target
 from cai.inference.core.storage import storable
 from cai.inference.kernels.choose import KERNELS
-from cai.inference.tabular.backward_sampling import sample_backward
 from cai.inference.tabular.believed_dynamics import FixedDynamics, OutcomeDynamics
 from cai.inference.tabular.messages import EXACT, FIXED, KEEP, Choice, Messages, Recursion, backward, occupancies
 from cai.inference.tabular.posterior import ModelPosterior, in_reward_units
@@ -224,11 +223,6 @@ class RecursionPosterior(ModelPosterior):
         if self.messages.start.requires_grad:
             return None
         return occupancies(self.model, self.recursion, self.initial, self.messages.values, self.kernel)[0]
-
-    def _draw(self, num_samples: int, seed: int, latents: bool) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        if self.target is not Target.EXACT or not self.model.is_finite or not self.status.ok:
-            return super()._draw(num_samples, seed, latents)
-        return *sample_backward(self.model, num_samples, seed), {}
 
     def _stored(self) -> dict[str, Any]:
         if _soft_kind(self.recursion) is None:  # Python functions, of which files hold what they found

@@ -16,9 +16,7 @@ from scipy.stats import binom
 import cai
 from cai.inference import Enumeration, StructuredVariational, SumProduct
 from cai.inference.core.status import NotKnown
-from cai.inference.core.tabular import TabularPosterior
 from cai.inference.particles.smc import SequentialMonteCarlo
-from cai.inference.tabular.backward_sampling import sample_backward
 from cai.models import MDP, TrajectoryModel
 
 
@@ -59,12 +57,7 @@ def total_probability(posterior):
     return float(scores.exp().sum())
 
 
-def forward_sampler(model, num_samples, seed):
-    return TabularPosterior._draw(SumProduct().run(model), num_samples, seed, False)[:2]
-
-
-@pytest.mark.parametrize("sampler", [sample_backward, forward_sampler], ids=["backward", "forward"])
-def test_trajectories_follow_brute_force(sampler):
+def test_trajectories_follow_brute_force():
     problems = [p for p in map(random_problem, range(30)) if exact(p).log_evidence > -math.inf]
     assert sum(p.discount < 1 for p in problems) > 5
     assert sum(any(p.terminal) for p in problems) > 5
@@ -73,7 +66,7 @@ def test_trajectories_follow_brute_force(sampler):
     tests = sum(len(trajectory_probabilities(p)) + 1 for p in problems)
     for problem in problems:
         want = trajectory_probabilities(problem)
-        states, actions = sampler(problem.model, count, seed=11)
+        states, actions = SumProduct().run(problem.model).sample(count, seed=11)
         assert states.shape == (count, problem.horizon + 1)
         assert actions.shape == (count, problem.horizon)
         drawn, idle = defaultdict(int), []
@@ -96,8 +89,9 @@ def test_log_prob_is_the_probability_of_a_trajectory():
         want = trajectory_probabilities(problem) if exact(problem).log_evidence > -math.inf else None
         if want is None:
             continue
-        states, actions = sample_backward(problem.model, 60, seed)
-        got = SumProduct().run(problem.model).log_prob(states, actions)
+        posterior = SumProduct().run(problem.model)
+        states, actions = posterior.sample(60, seed=seed)
+        got = posterior.log_prob(states, actions)
         for row, taken, score in zip(states, actions, got.tolist(), strict=True):
             key, rest = cut(problem, row, taken)
             absorbed += rest > 0
@@ -202,9 +196,11 @@ def scored(states, actions, **options):
         "action": (scored([[0, 0, 1]], [[0, -1]]), r"actions\[0, 1\] is -1; expected 0 to 0"),
         "floats": (scored([[0.0, 0.0, 1.0]], [[0, 0]]), TypeError, r"states has dtype.*whole numbers"),
         "endless": (scored([[0, 0]], [[0]], horizon=math.inf, discount=0.5), r"infinite horizon"),
-        "no backward samples": (lambda: sample_backward(small(), 0), r"num_samples is 0"),
-        "endless samples": (lambda: sample_backward(small(horizon=math.inf, discount=0.5), 1), r"infinite horizon"),
-        "impossible samples": (lambda: sample_backward(small(reward=[-math.inf, 0.0]), 1), r"p\(O\) = 0"),
+        "no samples": (lambda: cai.infer(small(), "exact").sample(0), r"num_samples is 0"),
+        "endless samples": (
+            lambda: cai.infer(small(horizon=math.inf, discount=0.5), "exact").sample(1),
+            r"infinite horizon",
+        ),
     }
 )
 def test_bad_trajectories_are_refused(build, error, pattern):
