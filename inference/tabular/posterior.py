@@ -14,7 +14,7 @@ from cai.inference.core.status import Status, Target
 from cai.inference.core.storage import storable
 from cai.inference.core.tabular import TabularPosterior
 from cai.inference.tabular.believed_dynamics import FixedDynamics, OutcomeDynamics
-from cai.inference.tabular.messages import forward, with_absorbed
+from cai.inference.tabular.policy_evaluation import forward, with_absorbed
 from cai.models.common.numerics import categorical_divergence, safe_log, weighted
 from cai.models.trajectory.model import TrajectoryModel
 
