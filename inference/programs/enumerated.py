@@ -211,12 +211,12 @@ class EnumeratedProgram:
             A tensor with one axis a site for each group, float64, summing to 1.
         """
         leaves, terms = [], []
-        for group in groups:
-            leaves.append(torch.zeros([self.size(name) for name in group], dtype=torch.float64, requires_grad=True))
-            kept = [i for i, name in enumerate(group) if self.size(name) > 1]
-            dims = "".join(self.symbols[group[i]] for i in kept)
-            terms.append(Term(leaves[-1].reshape([leaves[-1].shape[i] for i in kept]), dims))
         with torch.enable_grad():
+            for group in groups:
+                leaves.append(torch.zeros([self.size(name) for name in group], dtype=torch.float64, requires_grad=True))
+                kept = [i for i, name in enumerate(group) if self.size(name) > 1]
+                dims = "".join(self.symbols[group[i]] for i in kept)
+                terms.append(Term(leaves[-1].reshape([leaves[-1].shape[i] for i in kept]), dims))
             return list(torch.autograd.grad(self.expect(terms), leaves))
 
     def size(self, name: str) -> int:
