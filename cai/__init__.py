@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from cai.evaluation import Outcome, evaluate
-from cai.inference import InferenceError, Posterior, Status, Target, available_backends, infer
+from cai.inference import InferenceError, Posterior, Status, Target, available_backends, infer, resume
 from cai.models import MDP, TrajectoryModel, draw_factor_graph, factor_graph
 from cai.models.common.storage import load
 from cai.policies import Policy, extract_policy
@@ -45,6 +45,7 @@ __all__ = [
     "plot_messages",
     "plot_sweep",
     "plot_values",
+    "resume",
     "sweep",
 ]
 

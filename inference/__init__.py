@@ -8,10 +8,11 @@ if __name__ != "cai.inference":
 
 from cai.inference.backends.optimistic import Optimistic
 from cai.inference.backends.variational import StructuredVariational
+from cai.inference.core.backend import Backend
 from cai.inference.core.most_probable import most_probable_trajectory
 from cai.inference.core.posterior import Posterior
 from cai.inference.core.posterior_batch import PosteriorBatch
-from cai.inference.core.status import Backend, InferenceError, NotKnown, Status, Target
+from cai.inference.core.status import InferenceError, NotKnown, Status, Target
 from cai.inference.particles.particles import Particles
 from cai.inference.particles.smc import ImportanceSampling, SequentialMonteCarlo
 from cai.inference.programs.enumeration import Enumeration
@@ -19,6 +20,7 @@ from cai.inference.registry import available_backends, infer
 from cai.inference.restricted.classes import ModulePolicy, ObservationPolicy, StationaryPolicy, TabularPolicy
 from cai.inference.restricted.restricted import RestrictedVariational
 from cai.inference.restricted.reward_weighted import EMPolicySearch, GaussianActions, RewardWeightedRegression
+from cai.inference.resume import resume
 from cai.inference.tabular.filtering import filter_states, observation_log_likelihood, smooth_states
 from cai.inference.tabular.methods.batches import BatchError
 from cai.inference.tabular.methods.boltzmann import BoltzmannExploration, OneStepEntropy
@@ -69,5 +71,6 @@ __all__ = [
     "infer",
     "most_probable_trajectory",
     "observation_log_likelihood",
+    "resume",
     "smooth_states",
 ]

@@ -12,19 +12,21 @@ Answers made so can be compared, drawn, saved and loaded like any other. A class
 `TabularPosterior` or `Posterior`, and is declared by `storable`.
 """
 
+from cai.inference.core.backend import Backend
 from cai.inference.core.driver import drive
 from cai.inference.core.learner import Info, Iterative, Learner, State, generator_at, generator_state
 from cai.inference.core.policy import Policy, TablePolicy
 from cai.inference.core.posterior import Posterior, Trajectories
-from cai.inference.core.status import Backend, InferenceError, NotKnown, Status, Target
+from cai.inference.core.status import InferenceError, NotKnown, Status, Target
 from cai.inference.core.storage import storable
 from cai.inference.core.tabular import TabularPosterior
+from cai.inference.kernels.backups import fixed_backup, optimistic_backup, soft_policy
 from cai.inference.particles.posterior import ParticlePosterior
 from cai.inference.tabular.believed_dynamics import FixedDynamics, OutcomeDynamics
 from cai.inference.tabular.dynamic_programming import closed_form_posterior, require_finite, require_model
-from cai.inference.tabular.messages import EXACT, FIXED, Recursion, fixed_backup, optimistic_backup, soft_policy
 from cai.inference.tabular.policy_posterior import policy_posterior
 from cai.inference.tabular.posterior import tabular_posterior
+from cai.inference.tabular.recursion import EXACT, FIXED, Recursion
 from cai.inference.tabular.stationary.iteration import Settling
 from cai.models.common.simulator import Simulator
 

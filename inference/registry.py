@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 import numbers
 from importlib.metadata import entry_points
+from pathlib import Path
 from typing import Any, overload
 
 from cai.inference.backends.optimistic import Optimistic
 from cai.inference.backends.variational import StructuredVariational
+from cai.inference.core.backend import Backend
+from cai.inference.core.driver import Checkpoints, check_schedule, drive
 from cai.inference.core.posterior import Posterior
 from cai.inference.core.posterior_batch import PosteriorBatch
-from cai.inference.core.status import Backend, InferenceError
+from cai.inference.core.status import InferenceError
 from cai.inference.particles.smc import ImportanceSampling, SequentialMonteCarlo
 from cai.inference.programs.enumeration import Enumeration
 from cai.inference.restricted.restricted import RestrictedVariational
 from cai.inference.restricted.reward_weighted import EMPolicySearch, RewardWeightedRegression
+from cai.inference.runs import begin_run, learner_for
 from cai.inference.tabular.methods.batches import infer_batch
 from cai.inference.tabular.methods.boltzmann import BoltzmannExploration, OneStepEntropy
 from cai.inference.tabular.methods.max_product import MaxProduct
@@ -31,7 +36,9 @@ from cai.models.trajectory.batch import ModelBatch
 
 logger = logging.getLogger("cai.inference")
 
-__all__ = ["available_backends", "backend_label", "check_question", "check_seed", "infer", "make_backend"]
+__all__ = ["available_backends", "backend_label", "check_question", "check_seed", "infer", "judged", "make_backend"]
+
+RENAMED = {"max_steps", "max_backups"}  # earlier names of max_iterations
 
 _BUILT_IN: tuple[Any, ...] = (
     SumProduct,
@@ -93,6 +100,10 @@ def make_backend(backend: str | Backend, **options: Any) -> Backend:
         try:
             made: Backend = classes[backend](**options)
         except TypeError as error:
+            if old := RENAMED & options.keys():
+                raise ValueError(
+                    f"backend {backend!r}: {min(old)} is called max_iterations, as in every backend"
+                ) from None
             made_of = dataclasses.fields(classes[backend]) if dataclasses.is_dataclass(classes[backend]) else ()
             fields = ", ".join(field.name for field in made_of) or "none"
             raise ValueError(f"backend {backend!r}: {error}; its options are: {fields}") from None
@@ -169,12 +180,26 @@ def infer(
 
 
 def infer(
-    model: Any, backend: str | Backend = "exact", *, seed: int = 0, throw: bool = True, **options: Any
+    model: Any,
+    backend: str | Backend = "exact",
+    *,
+    seed: int = 0,
+    throw: bool = True,
+    folder: str | Path | None = None,
+    checkpoint_every: int | None = None,
+    checkpoint_seconds: float = 60.0,
+    max_seconds: float = math.inf,
+    **options: Any,
 ) -> Posterior | PosteriorBatch:
     """Asks a backend for the distribution over trajectories given optimality.
 
     A batch (`TrajectoryModel.batch`) is answered by a `PosteriorBatch`, each member as on its own: in one backward pass
     where `infer_batch` says so, else member by member.
+
+    Backends that iterate (`svi`, `restricted`, `em` and others with a method `learner`) can be interrupted by Ctrl-C;
+    the best answer so far then comes back with status NOT_CONVERGED (raised as an `InferenceError` if `throw` is True).
+    With a folder, what they have reached is also stored, and `cai.resume(folder)` goes on from there, even after a
+    crash, and ends with the same bits as a run that nothing stopped.
 
     Args:
         model: a `TrajectoryModel`, a batch of them, or any Pyro program with sites `s_1, a_1, O_1, s_2, ...` (factors
@@ -183,6 +208,10 @@ def infer(
         seed: for backends that draw; the same for every member of a batch.
         throw: raise unless the status is success; with False the posterior comes back with its status. A batch is
             answered to its end before the first failure is raised.
+        folder: where a run is stored; it is made if need be, and must hold no other run.
+        checkpoint_every: store after every so many steps; None for no such rule. No number depends on it.
+        checkpoint_seconds: store when so many seconds have passed since the last time.
+        max_seconds: begin no step later than this, and answer with the best so far.
         **options: hyper-parameters of a backend given by name.
 
     Returns:
@@ -196,12 +225,27 @@ def infer(
     check_question(model)
     check_seed(seed)
     chosen = make_backend(backend, **options)
+    in_steps = folder is not None or max_seconds < math.inf
     if isinstance(model, ModelBatch):
+        if in_steps:
+            raise ValueError("folder and max_seconds are for the run of one model; ask about the members one by one")
         return infer_batch(model, chosen, lambda member: _ask(member, chosen, seed), throw=throw)
     chosen.supports(model)
-    posterior = _ask(model, chosen, seed)
+    if not in_steps:
+        return judged(chosen, _ask(model, chosen, seed), throw)
+    learner, checkpoints = learner_for(chosen, model), None
+    if folder is not None:
+        check_schedule(checkpoint_every, checkpoint_seconds)
+        path = begin_run(folder, chosen, model, seed)
+        checkpoints = Checkpoints(path, steps=checkpoint_every, seconds=checkpoint_seconds)
+    posterior = drive(learner, model, seed=seed, checkpoints=checkpoints, max_seconds=max_seconds)
+    return judged(chosen, posterior, throw)
+
+
+def judged(backend: Backend, posterior: Posterior, throw: bool) -> Posterior:
+    """The posterior; raises InferenceError if it failed and `throw` is True."""
     if throw and not posterior.status.ok:
-        raise InferenceError(chosen.name, posterior.status, posterior, str(posterior.details.get("why", "")))
+        raise InferenceError(backend.name, posterior.status, posterior, str(posterior.details.get("why", "")))
     return posterior
 
 

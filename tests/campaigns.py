@@ -4,11 +4,12 @@ import pytest
 
 
 def over_seeds(every, quick, blocks=2):
-    """Parametrises a test over "seeds": the first `quick` of `every` seed, and the rest behind the marker `campaign`.
+    """Parametrises a test over "seeds": some in every run of the suite, the rest behind the marker `campaign`.
 
     Args:
         every: all seeds of the law, in order.
-        quick: how many of them each run of the suite tries; they must reach every regime of the law.
+        quick: how many of them, from the first on, each run tries; or a list of these seeds where regimes are rare,
+            and then the campaign tries all of `every`. They must reach every regime of the law.
         blocks: into how many tests the rest is cut, so that it spreads over processes.
     """
     return pytest.mark.parametrize("seeds", seed_parts(every, quick, blocks))
@@ -17,7 +18,7 @@ def over_seeds(every, quick, blocks=2):
 def seed_parts(every, quick, blocks):
     """The parameters of over_seeds."""
     every = list(every)
-    first, rest = every[:quick], every[quick:]
+    first, rest = (every[:quick], every[quick:]) if isinstance(quick, int) else (list(quick), every)
     parts = [pytest.param(first, id=f"{len(first)} problems")]
     for block in range(blocks):
         if part := rest[block::blocks]:

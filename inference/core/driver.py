@@ -12,14 +12,21 @@ from typing import Any, TypeVar
 from cai.inference.core.learner import Learner, State
 from cai.inference.core.posterior import Posterior
 from cai.inference.core.progress import progress
-from cai.inference.core.status import Status
-from cai.models.common.storage import StorageError, load, save
+from cai.inference.core.storage import StorageError, load, save
 
-__all__ = ["Checkpoints", "drive"]
+__all__ = ["Checkpoints", "check_schedule", "drive"]
 
 logger = logging.getLogger("cai.inference")
 
 S = TypeVar("S", bound=State)
+
+
+def check_schedule(steps: int | None, seconds: float) -> None:
+    """Refuses intervals of checkpoints that make no sense."""
+    if steps is not None and (isinstance(steps, bool) or not isinstance(steps, int) or steps < 1):
+        raise ValueError(f"checkpoint_every is {steps!r}; expected a whole number of steps >= 1, or None")
+    if not seconds > 0:
+        raise ValueError(f"checkpoint_seconds is {seconds!r}; expected seconds > 0")
 
 
 class Checkpoints:
@@ -36,10 +43,6 @@ class Checkpoints:
     FILE = "state.safetensors"
 
     def __init__(self, folder: Path, *, steps: int | None = None, seconds: float = 60.0) -> None:
-        if steps is not None and (isinstance(steps, bool) or not isinstance(steps, int) or steps < 1):
-            raise ValueError(f"checkpoint_every is {steps!r}; expected a whole number of steps >= 1, or None")
-        if not seconds > 0:
-            raise ValueError(f"checkpoint_seconds is {seconds!r}; expected seconds > 0")
         self.path, self.steps, self.seconds = folder / self.FILE, steps, seconds
         self._written, self._at = -1, time.monotonic()
 
@@ -54,7 +57,6 @@ class Checkpoints:
         if state.steps != self._written:
             values = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
             del values["problem"]
-            values["status"] = None if state.status is None else state.status.name
             save(self.path, {"learner": type(state).__qualname__, "state": values})
             self._written, self._at = state.steps, time.monotonic()
 
@@ -74,9 +76,8 @@ class Checkpoints:
                 f"{str(self.path)!r} holds no state of this run's learner; it was written by another version, or "
                 "belongs to another run: start anew in an empty folder"
             )
-        status = None if values["status"] is None else Status[values["status"]]
         self._written = values["steps"]
-        return dataclasses.replace(first, **values | {"status": status})
+        return dataclasses.replace(first, **values)
 
 
 def drive(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -79,7 +80,6 @@ def sampled_answer(
     if problem.bound is not None:
         log_prior = torch.where(torch.isfinite(problem.log_prior), log_prior, -torch.inf)
     table = policy.table(log_prior).detach().exp().expand(horizon, num_states, num_actions)
-
     return ProgramPosterior(
         backend=backend.name,
         target=backend.target,
@@ -97,7 +97,7 @@ def sampled_answer(
         model=problem.model,
         info=info,
         world=DrawnDynamics(draws.states, draws.actions, num_states, num_actions),
-        paths=FreshPaths(sampler, policy),
+        paths=FreshPaths(sampler, copy.deepcopy(policy)),
         details=details | policy.details(),
     )
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from cai.inference.restricted.parameters import ModuleParameters, PolicyParameters, Shape, TiedParameters
 from cai.models.common.checks import check_distribution, check_shape, float_tensor, index_tensor
 from cai.models.common.random_draws import OwnDraws
+from cai.models.common.storage import storable
 
 __all__ = ["ModulePolicy", "ObservationPolicy", "PolicyClass", "StationaryPolicy", "TabularPolicy", "as_policy_class"]
 
@@ -53,6 +54,7 @@ def _own_row(shape: Shape, stationary: bool, log_prior: Tensor) -> TiedParameter
     return TiedParameters(shape, states, torch.ones_like(states).double(), shape.num_states, stationary, log_prior)
 
 
+@storable("policy-class-tabular")
 @dataclass(frozen=True)
 class TabularPolicy(PolicyClass):
     """pi_t(a | s), free at each time and state: no restriction, so the optimum is the dynamic program's."""
@@ -65,6 +67,7 @@ class TabularPolicy(PolicyClass):
         return _own_row(shape, False, log_prior)
 
 
+@storable("policy-class-stationary")
 @dataclass(frozen=True)
 class StationaryPolicy(PolicyClass):
     """pi(a | s), one table for all times."""
@@ -77,6 +80,7 @@ class StationaryPolicy(PolicyClass):
         return _own_row(shape, True, log_prior)
 
 
+@storable("policy-class-observation")
 @dataclass(frozen=True, eq=False)
 class ObservationPolicy(PolicyClass):
     """A memoryless policy mu(a | o) that sees an observation of the state alone: q(a|s) = sum_o p(o|s) mu(a|o).

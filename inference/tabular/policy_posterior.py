@@ -12,8 +12,9 @@ from torch import Tensor
 from cai.inference.core.status import Status
 from cai.inference.tabular.believed_dynamics import FixedDynamics
 from cai.inference.tabular.dynamic_programming import failure_status
-from cai.inference.tabular.messages import FIXED, policy_backward
+from cai.inference.tabular.policy_evaluation import policy_backward
 from cai.inference.tabular.posterior import ModelPosterior, tabular_posterior
+from cai.inference.tabular.recursion import FIXED
 from cai.inference.tabular.stationary.chains import ChainSystems, expected_visits
 from cai.inference.tabular.stationary.reachability import edges_of, leads_to
 from cai.models.common.numerics import categorical_divergence, expectation, weighted

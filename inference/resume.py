@@ -1,0 +1,57 @@
+"""Goes on with runs that were stored and cut off."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+from cai.inference.core.driver import Checkpoints, check_schedule, drive
+from cai.inference.core.posterior import Posterior
+from cai.inference.registry import judged, make_backend
+from cai.inference.runs import learner_for, read_run
+
+__all__ = ["resume"]
+
+
+def resume(
+    folder: str | Path,
+    *,
+    model: Any = None,
+    throw: bool = True,
+    checkpoint_every: int | None = None,
+    checkpoint_seconds: float = 60.0,
+    max_seconds: float = math.inf,
+    **options: Any,
+) -> Posterior:
+    """Goes on with the run that `infer(..., folder=...)` began, from the last state that was stored.
+
+    It ends with the same bits as a run that nothing stopped, on the same machine with the same versions. A run that has
+    ended gives its answer again; one that ended at its limit goes on if a higher `max_iterations` is given.
+
+    Args:
+        folder: of the run.
+        model: what the run is about. A `TrajectoryModel` comes back from the folder (a Python reward as its table, so
+            that nothing there is executed); a program must be given again, and its sites and sizes are checked.
+        throw: raise unless the status is success; with False the posterior comes back with its status.
+        checkpoint_every: store after every so many steps; None for no such rule.
+        checkpoint_seconds: store when so many seconds have passed since the last time.
+        max_seconds: begin no step later than this, and answer with the best so far.
+        **options: options of the backend that no file can hold, such as a policy's module, as the run began with them;
+            and a higher `max_iterations`.
+
+    Raises:
+        FileNotFoundError: if the folder holds no run.
+        StorageError: if it is damaged; names the file and the field.
+        ValueError: if the run is about another model, or something is missing that no file can hold.
+        InferenceError: if inference failed and `throw` is True.
+    """
+    check_schedule(checkpoint_every, checkpoint_seconds)
+    run, model, options = read_run(folder, model, options)
+    backend = make_backend(run.backend, **options)
+    backend.supports(model)
+    checkpoints = Checkpoints(Path(folder), steps=checkpoint_every, seconds=checkpoint_seconds)
+    learner = learner_for(backend, model)
+    return judged(
+        backend, drive(learner, model, seed=run.seed, checkpoints=checkpoints, max_seconds=max_seconds), throw
+    )

@@ -1,0 +1,165 @@
+"""Folders of runs: what was asked of which backend, so that a run which was cut off can go on from its last state."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from cai.inference.core.learner import Iterative, Learner
+from cai.inference.core.storage import StorageError, can_store, load, save
+from cai.models.programs.inspect import inspect_program
+from cai.models.trajectory.model import TrajectoryModel
+
+__all__ = ["Run", "begin_run", "learner_for", "read_run"]
+
+FILE = "run.safetensors"
+
+
+class Run(NamedTuple):
+    """What a folder says of its run.
+
+    Attributes:
+        backend: its name.
+        options: its options by name.
+        given: the options that a file cannot hold, such as a module, with a fingerprint of each.
+        seed: of the run.
+        model: the trajectory model; None for a program, or where its reward cannot be stored.
+        outside: what was seen of the model from outside, to know another one by.
+    """
+
+    backend: str
+    options: dict[str, Any]
+    given: dict[str, str]
+    seed: int
+    model: TrajectoryModel | None
+    outside: dict[str, Any]
+
+
+def learner_for(backend: Any, model: Any) -> Learner[Any]:
+    """The learner of a backend for a model.
+
+    Raises:
+        ValueError: if the backend answers the model without iterations.
+    """
+    learner = backend.learner(model) if isinstance(backend, Iterative) else None
+    if learner is None:
+        raise ValueError(
+            f"backend {backend.name!r} answers this model without a run that could be stored or cut short; leave out "
+            "folder and max_seconds, and keep its answer by posterior.save"
+        )
+    return learner
+
+
+def begin_run(folder: str | Path, backend: Any, model: Any, seed: int) -> Path:
+    """Makes the folder of a new run and writes down what is asked.
+
+    Raises:
+        FileExistsError: if the folder holds a run already.
+        ValueError: if the backend is no dataclass, so that nobody knows its options.
+    """
+    path = Path(folder)
+    if (path / FILE).exists():
+        raise FileExistsError(
+            f"{str(folder)!r} holds a run already; cai.resume({str(folder)!r}) goes on with it, and a new run needs a "
+            "folder of its own"
+        )
+    if not dataclasses.is_dataclass(backend):
+        raise ValueError(f"backend {backend.name!r} is no dataclass, so its options cannot be stored; leave out folder")
+    options, given = {}, {}
+    for field in dataclasses.fields(backend):
+        if field.init:
+            value = getattr(backend, field.name)
+            if can_store(value):
+                options[field.name] = value
+            else:
+                given[field.name] = _fingerprint(value)
+    stored = model if isinstance(model, TrajectoryModel) and can_store(model) else None
+    path.mkdir(parents=True, exist_ok=True)
+    run = Run(backend.name, options, given, int(seed), stored, _outside(model))
+    save(path / FILE, run._asdict())
+    return path
+
+
+def read_run(folder: str | Path, model: Any, options: Mapping[str, Any]) -> tuple[Run, Any, dict[str, Any]]:
+    """What a folder says of its run, the model that it is about, and all options of its backend.
+
+    Args:
+        folder: of the run.
+        model: the model; None to take the stored one.
+        options: options given again, in place of the stored ones.
+
+    Raises:
+        FileNotFoundError: if there is no run.
+        StorageError: if the folder is damaged.
+        ValueError: if something that no file can hold is missing, or is not what the run began with.
+    """
+    path = Path(folder) / FILE
+    if not path.exists():
+        raise FileNotFoundError(f"{str(folder)!r} holds no run; cai.infer(model, backend, folder=...) begins one")
+    content = load(path)
+    if not isinstance(content, dict) or set(content) != set(Run._fields):
+        raise StorageError(f"{str(path)!r} does not describe a run; it is damaged, or of another version")
+    run = Run(**content)
+    if model is None and run.model is None:
+        raise ValueError(
+            f"the run in {str(folder)!r} is about a program (or a reward that no file can hold); give it again: "
+            "cai.resume(folder, model=...)"
+        )
+    model = run.model if model is None else model
+    outside = _outside(model)
+    differing = [name for name in outside | run.outside if outside.get(name) != run.outside.get(name)]
+    if differing:
+        raise ValueError(
+            f"the run in {str(folder)!r} is about another model: its {differing[0]} is not the same; give the model "
+            "that the run began with"
+        )
+    for name, fingerprint in run.given.items():
+        if name not in options:
+            raise ValueError(
+                f"the run in {str(folder)!r} was given {name}=..., which no file can hold; give it again: "
+                f"cai.resume(folder, {name}=...)"
+            )
+        if _fingerprint(options[name]) != fingerprint:
+            raise ValueError(f"the run in {str(folder)!r} began with another {name}; give that one")
+    return run, model, run.options | dict(options)
+
+
+def _outside(model: Any) -> dict[str, Any]:
+    """What two models differ in by name: tables by their digests, or of a program its sites and sizes."""
+    if not isinstance(model, TrajectoryModel):
+        return {name: _plain(value) for name, value in dataclasses.asdict(inspect_program(model)).items()}
+    mdp = model.mdp
+    parts: dict[str, Any] = {"horizon": model.horizon, "discount": model.discount, "optimality": model.optimality}
+    parts |= {"states": mdp.num_states, "actions": mdp.num_actions}
+    tables = {"probabilities": mdp.probabilities, "next states": mdp.next_states, "start": mdp.initial}
+    tables |= {"terminal states": mdp.terminal, "action prior": model.action_prior}
+    tables["temperature"] = torch.as_tensor(model.temperature, dtype=torch.float64)
+    rewards = [model.reward_table(t) for t in model.reward_times]
+    parts |= {name: "" if table is None else _digest([table]) for name, table in tables.items()}
+    return parts | {"reward": _digest(rewards)}
+
+
+def _plain(value: Any) -> Any:
+    return dict(sorted(value.items())) if isinstance(value, dict) else value
+
+
+def _digest(tables: list[Tensor]) -> str:
+    digest = hashlib.sha256()
+    for table in tables:
+        plain = table.detach().cpu().contiguous()
+        digest.update(f"{plain.dtype}{list(plain.shape)}".encode() + plain.numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _fingerprint(value: Any) -> str:
+    """Tells modules apart by their layers and numbers, and anything else by its class alone."""
+    module = getattr(value, "module", value)
+    if isinstance(module, nn.Module):
+        return f"{module}{_digest(list(module.state_dict().values()))}"
+    return type(value).__qualname__
