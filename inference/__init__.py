@@ -8,10 +8,11 @@ if __name__ != "cai.inference":
 
 from cai.inference.backends.optimistic import Optimistic
 from cai.inference.backends.variational import StructuredVariational
+from cai.inference.core.backend import Backend
 from cai.inference.core.most_probable import most_probable_trajectory
 from cai.inference.core.posterior import Posterior
 from cai.inference.core.posterior_batch import PosteriorBatch
-from cai.inference.core.status import Backend, InferenceError, NotKnown, Status, Target
+from cai.inference.core.status import InferenceError, NotKnown, Status, Target
 from cai.inference.particles.particles import Particles
 from cai.inference.particles.smc import ImportanceSampling, SequentialMonteCarlo
 from cai.inference.programs.enumeration import Enumeration

@@ -12,10 +12,11 @@ from typing import Any, overload
 
 from cai.inference.backends.optimistic import Optimistic
 from cai.inference.backends.variational import StructuredVariational
+from cai.inference.core.backend import Backend
 from cai.inference.core.driver import Checkpoints, check_schedule, drive
 from cai.inference.core.posterior import Posterior
 from cai.inference.core.posterior_batch import PosteriorBatch
-from cai.inference.core.status import Backend, InferenceError
+from cai.inference.core.status import InferenceError
 from cai.inference.particles.smc import ImportanceSampling, SequentialMonteCarlo
 from cai.inference.programs.enumeration import Enumeration
 from cai.inference.restricted.restricted import RestrictedVariational
@@ -36,6 +37,8 @@ from cai.models.trajectory.batch import ModelBatch
 logger = logging.getLogger("cai.inference")
 
 __all__ = ["available_backends", "backend_label", "check_question", "check_seed", "infer", "judged", "make_backend"]
+
+RENAMED = {"max_steps", "max_backups"}  # earlier names of max_iterations
 
 _BUILT_IN: tuple[Any, ...] = (
     SumProduct,
@@ -97,6 +100,10 @@ def make_backend(backend: str | Backend, **options: Any) -> Backend:
         try:
             made: Backend = classes[backend](**options)
         except TypeError as error:
+            if old := RENAMED & options.keys():
+                raise ValueError(
+                    f"backend {backend!r}: {min(old)} is called max_iterations, as in every backend"
+                ) from None
             made_of = dataclasses.fields(classes[backend]) if dataclasses.is_dataclass(classes[backend]) else ()
             fields = ", ".join(field.name for field in made_of) or "none"
             raise ValueError(f"backend {backend!r}: {error}; its options are: {fields}") from None

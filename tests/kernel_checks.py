@@ -5,9 +5,11 @@ import math
 import numpy as np
 import torch
 
+from cai.inference.kernels.choose import make_pass
 from cai.inference.kernels.native import library as native
-from cai.inference.kernels.passes import make_pass
-from cai.inference.tabular.messages import EXACT, FIXED, backward, occupancies
+from cai.inference.kernels.problem import SoftProblem
+from cai.inference.tabular.backward import backward, occupancies
+from cai.inference.tabular.recursion import EXACT, FIXED
 
 RECURSIONS = {"exact": EXACT, "fixed": FIXED}
 # Both sides round: values of size 1e2 after up to 40 steps differ by 1e-12 or so, and occupancies by as much.
@@ -24,15 +26,33 @@ def error(found, expected, scale=1.0):
     return float(np.abs(found[finite] - expected[finite]).max(initial=0.0)) / scale
 
 
-def kernels_for(case, kind):
-    names = {"csr", "successors", "auto", *(["native"] if native.available() else [])}
-    names |= {"dense"} if case.model.mdp.is_dense else set()
-    return sorted(names | ({"collapsed"} if kind == "exact" and not case.model.reward.reads_time else set()))
+KERNELS = ("native", "torch") if native.available() else ("torch",)
 
 
-def all_values(case, kind, kernel, values_only=True):
-    soft = make_pass(case.model, kind, kernel=kernel, values_only=values_only)
-    return soft, soft.values(case.model.mdp.probabilities.new_empty(case.horizon + 1, case.model.mdp.num_states))
+def make(model, kind, kernel="auto", **parts):
+    """The passes of a problem."""
+    return make_pass(SoftProblem(model, kind, **parts), kernel)
+
+
+def values_of(soft):
+    """[T + 1, S, B], all values."""
+    rows = soft.rows(soft.model.steps + 1)
+    rows[-1] = 0.0
+    soft.backward(rows, 0, soft.model.steps)
+    return rows
+
+
+def all_values(case, kind, kernel):
+    soft = make(case.model, kind, kernel)
+    return soft, values_of(soft)[..., 0]
+
+
+def visits_along(soft, values, initial):
+    """[S, A], the expected visits of every (s, a), as what flows to the log prior."""
+    _, prior, *rewards = soft.problem.inputs()
+    totals = [None, torch.zeros_like(prior), *(None for _ in rewards)]
+    soft.forward(values[..., None], 0, initial[:, None], totals)
+    return totals[1]
 
 
 def check(case, kind, kernel, answer, tolerance=TOLERANCE, scale=1.0, spread=1.0):
@@ -41,7 +61,7 @@ def check(case, kind, kernel, answer, tolerance=TOLERANCE, scale=1.0, spread=1.0
     `scale` is the size of the values; probabilities are powers of differences of values, so that they are known to
     `scale` times rounding too (`spread`).
     """
-    messages = backward(case.model, RECURSIONS[kind], kernel="auto" if kernel == "collapsed" else kernel)
+    messages = backward(case.model, RECURSIONS[kind], kernel=kernel)
     assert error(messages.values, answer.values, scale) < tolerance
     assert error(messages.q_values, answer.q_values, scale) < tolerance
     assert error(messages.policy, answer.policy, spread) < tolerance
@@ -50,7 +70,8 @@ def check(case, kind, kernel, answer, tolerance=TOLERANCE, scale=1.0, spread=1.0
         return
     initial = RECURSIONS[kind].believed_start(case.model, messages.values[0])
     assert error(initial, answer.initial, spread) < tolerance
-    (marginals, absorbed), visits = occupancies(case.model, RECURSIONS[kind], initial, messages.values, kernel)
+    marginals, absorbed = occupancies(case.model, RECURSIONS[kind], initial, messages.values, kernel)
+    visits = visits_along(make(case.model, kind, kernel), messages.values, initial)
     live = ~case.terminal
     assert error(marginals, answer.marginals, spread) < tolerance
     assert error(visits[torch.as_tensor(live)], answer.visits[live], spread * case.horizon) < tolerance

@@ -99,7 +99,6 @@ class Policy(TablePolicy, Runs):
 
 
 HTML_ROWS, HTML_COLUMNS = 12, 12
-policy_classes["table"] = Policy
 
 
 def extract_policy(posterior: Posterior, kind: str = "stochastic") -> Any:

@@ -10,9 +10,10 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from cai.evaluation.evaluate import Outcome, evaluate
+from cai.inference.core.backend import Backend
 from cai.inference.core.posterior import Posterior
 from cai.inference.core.progress import progress
-from cai.inference.core.status import Backend, Status
+from cai.inference.core.status import Status
 from cai.inference.registry import backend_label, check_question, check_seed, infer, make_backend
 from cai.models.common.storage import Saved, storable
 from cai.models.trajectory.batch import ModelBatch

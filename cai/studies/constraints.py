@@ -16,8 +16,9 @@ from typing import Any
 
 import torch
 
+from cai.inference.core.backend import Backend
 from cai.inference.core.posterior import Posterior
-from cai.inference.core.status import Backend, Target
+from cai.inference.core.status import Target
 from cai.inference.registry import infer, make_backend
 from cai.models.common.numerics import plain_number
 from cai.models.common.storage import Saved, storable

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from cai.inference.core.backend import Backend
 from cai.inference.core.posterior import Posterior
-from cai.inference.core.status import Backend, Target
+from cai.inference.core.status import Target
 from cai.inference.registry import infer
 from cai.inference.tabular.forward_messages import forward_messages
 from cai.models.common.numerics import categorical_divergence, plain_number, safe_log, safe_logsumexp, weighted

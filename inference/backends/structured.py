@@ -12,7 +12,7 @@ from cai.inference.programs.answers import GuideAnswer
 from cai.inference.programs.requirements import check_enumerable, check_program
 from cai.inference.programs.svi import FitOptions, GuideLearner
 from cai.inference.tabular.dynamic_programming import check_keep, closed_form_posterior
-from cai.inference.tabular.messages import EXACT, FIXED
+from cai.inference.tabular.recursion import EXACT, FIXED
 from cai.inference.tabular.stationary.iteration import Settling
 from cai.models.programs.inspect import inspect_program
 from cai.models.trajectory.model import TrajectoryModel
@@ -48,7 +48,7 @@ class StructuredBackend:
     tolerance: float = 1e-9
     accelerate: bool = True
     keep: Literal["values", "evidence"] = "values"
-    kernel: Literal["auto", "dense", "csr", "successors", "collapsed", "native"] = "auto"
+    kernel: Literal["auto", "native", "torch"] = "auto"
 
     name: ClassVar[str]
     target: ClassVar[Target]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,17 +12,14 @@ from cai.inference.core.status import Status
 from cai.models.common.numerics import safe_log
 from cai.models.trajectory.model import TrajectoryModel
 
-if TYPE_CHECKING:
-    from cai.inference.core.tabular import TabularPosterior
-
 __all__ = ["first_largest", "most_probable_trajectory", "shared_successors"]
 
 
-def most_probable_trajectory(posterior: TabularPosterior) -> tuple[Tensor, Tensor, float]:
+def most_probable_trajectory(posterior: Any) -> tuple[Tensor, Tensor, float]:
     """The mode of q over trajectories, by Viterbi's recursion on its tables.
 
     Args:
-        posterior: an answer over a finite horizon.
+        posterior: a `TabularPosterior` over a finite horizon.
 
     Returns:
         States int64 [T + 1] (S once fallen into the discount's absorbing state), actions int64 [T], and log q of it in
@@ -61,9 +58,7 @@ def most_probable_trajectory(posterior: TabularPosterior) -> tuple[Tensor, Tenso
     return torch.tensor(states), torch.tensor(actions), float(start.max())
 
 
-def _moves(
-    posterior: TabularPosterior, model: TrajectoryModel | None, groups: Tensor | None, t: int
-) -> tuple[Tensor, Tensor]:
+def _moves(posterior: Any, model: TrajectoryModel | None, groups: Tensor | None, t: int) -> tuple[Tensor, Tensor]:
     """(q's probabilities of where each (s, a) leads [S, A, N], which states these are; S where it falls)."""
     if model is None or not posterior.has_outcomes:
         moves = posterior.dynamics(t)

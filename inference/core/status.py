@@ -1,14 +1,11 @@
-"""What a backend promises, and how it says that something went wrong."""
+"""What an answer approximates, whether it can be used, and how failures are raised."""
 
 from __future__ import annotations
 
 from enum import Enum
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
+from typing import Any
 
-if TYPE_CHECKING:
-    from cai.inference.core.posterior import Posterior
-
-__all__ = ["Backend", "InferenceError", "NotKnown", "Status", "Target"]
+__all__ = ["InferenceError", "NotKnown", "Status", "Target"]
 
 
 class Target(str, Enum):
@@ -91,7 +88,7 @@ class NotKnown(ValueError, AttributeError):
 class InferenceError(RuntimeError):
     """Raised by `cai.infer` when the status is not success; `posterior` holds what was found all the same."""
 
-    def __init__(self, backend: str, status: Status, posterior: Posterior | None = None, detail: str = "") -> None:
+    def __init__(self, backend: str, status: Status, posterior: Any = None, detail: str = "") -> None:
         self.backend = backend
         self.status = status
         self.posterior = posterior
@@ -100,26 +97,3 @@ class InferenceError(RuntimeError):
 
     def __reduce__(self) -> tuple[type, tuple[Any, ...]]:
         return type(self), (self.backend, self.status, self.posterior, self.detail)
-
-
-@runtime_checkable
-class Backend(Protocol):
-    """An inference method: a frozen dataclass of hyper-parameters that answers models.
-
-    Attributes:
-        name: how it is called in tables and on the command line.
-        target: what it approximates.
-        accepts: what it takes, in a few words for the list of backends.
-        cost: time and memory in T, S, A and K.
-    """
-
-    name: ClassVar[str]
-    target: ClassVar[Target]
-    accepts: ClassVar[str]
-    cost: ClassVar[str]
-
-    def supports(self, model: Any) -> None:
-        """Raises ValueError with the reason, and a backend that fits, if `run` cannot answer the model."""
-
-    def run(self, model: Any, *, seed: int = 0) -> Posterior:
-        """Answers the model."""

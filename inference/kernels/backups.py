@@ -9,7 +9,8 @@ Messages are in nats, v = V / alpha and q = Q / alpha, with rho = r / alpha. Ove
     hard choice      v = max_a q over the actions of positive prior
 
 The first two are the third at eta = 1 and in the limit eta -> 0. The discount enters as in section 2.5 there: the chain
-falls into an absorbing state of value 0. `SoftPass` computes the first two without gradients, many times as fast.
+falls into an absorbing state of value 0. `SoftPass` computes the first two over whole
+horizons, many times as fast.
 """
 
 from __future__ import annotations
@@ -28,10 +29,8 @@ __all__ = [
     "fixed_backup",
     "hard_choice",
     "optimistic_backup",
-    "outcome_q_values",
-    "outcome_ratios",
-    "outcome_slopes",
     "soft_policy",
+    "soft_q_values",
     "tilted_backup",
 ]
 
@@ -41,7 +40,7 @@ def continuation(model: TrajectoryModel, values: Tensor, eta: float = 1.0) -> Te
 
     Args:
         model: the trajectory model.
-        values: [S], or for eta = 1 also [S, B], nats.
+        values: [..., S], nats.
         eta: see `tilted_backup`.
     """
     if model.discount == 1:
@@ -51,97 +50,63 @@ def continuation(model: TrajectoryModel, values: Tensor, eta: float = 1.0) -> Te
     else:
         arrived = torch.stack([values, torch.zeros_like(values)], -1)
         worth = certainty_equivalent(values.new_tensor([model.discount, 1 - model.discount]), arrived, eta)
-    live = model.live if values.dim() == 1 else model.live[:, None]
-    return torch.where(live, worth, values)
+    return torch.where(model.live, worth, values)
 
 
-def outcome_q_values(
-    model: TrajectoryModel, kind: Literal["fixed", "exact"], probabilities: Tensor, rewards: Tensor, values: Tensor
+def soft_q_values(
+    model: TrajectoryModel,
+    kind: Literal["fixed", "exact"],
+    probabilities: Tensor,
+    rewards: Tensor,
+    values: Tensor,
+    part: slice = slice(None),
 ) -> Tensor:
-    """Q [S, A] of the two targets from tables.
+    """Q [..., s, A] of the two targets from tables; leading axes are problems of one process.
 
     Args:
         model: the trajectory model, for next states, live states and discount.
         kind: which backup.
-        probabilities: [S, A, K].
-        rewards: [S, A, 1] or [S, A, K], nats.
-        values: [S], nats.
+        probabilities: [s, A, K].
+        rewards: [..., s, A, 1] or [..., s, A, K], nats.
+        values: [..., S], nats.
+        part: of which states.
     """
-    mdp = model.mdp
+    worth = continuation(model, values) if kind == "exact" else model.discount * values
+    leads = model.mdp.next_states
+    arrived = worth[..., None, None, :] if leads is None else worth[..., leads[part]]
     if kind == "exact":
-        q_values = safe_logsumexp(safe_log(probabilities) + rewards + mdp.gather(continuation(model, values)))
+        q_values = safe_logsumexp(safe_log(probabilities) + rewards + arrived)
     elif rewards.shape[-1] > 1:
-        q_values = expectation(probabilities, rewards + model.discount * mdp.gather(values))
-    elif mdp.next_states is None:
-        q_values = rewards[..., 0] + model.discount * _expected_dense(probabilities, values)
+        q_values = expectation(probabilities, rewards + arrived)
+    elif leads is None:
+        q_values = rewards[..., 0] + _expected_dense(probabilities, worth)
     else:
-        q_values = rewards[..., 0] + model.discount * expectation(probabilities, mdp.gather(values))
-    return torch.where(model.live[:, None], q_values, torch.zeros_like(q_values))
-
-
-def outcome_ratios(
-    model: TrajectoryModel, kind: Literal["fixed", "exact"], rewards: Tensor, following: Tensor
-) -> Tensor:
-    """q(k|s,a) / p(k|s,a) [S, A, K] of the dynamics that a target believes in, 0 where it is not possible.
-
-    Args:
-        model: the trajectory model, for its process and discount.
-        kind: which backup.
-        rewards: [S, A, 1] or [S, A, K], nats.
-        following: v_{t+1} [S], nats.
-    """
-    probabilities = model.mdp.probabilities.detach()
-    if kind == "fixed":
-        return (probabilities > 0).to(probabilities.dtype)
-    scores = rewards + model.mdp.gather(continuation(model, following))
-    q_values = safe_logsumexp(safe_log(probabilities) + scores)[..., None]
-    ratios = (scores - torch.where(torch.isfinite(q_values), q_values, torch.zeros_like(q_values))).exp()
-    return torch.where((probabilities > 0) & torch.isfinite(q_values), ratios, torch.zeros_like(ratios))
-
-
-def outcome_slopes(
-    model: TrajectoryModel, kind: Literal["fixed", "exact"], rewards: Tensor, following: Tensor, ratios: Tensor
-) -> Tensor:
-    """The derivative of q(s, a) with respect to p(k|s,a), on what is possible: [S, A, K].
-
-    Args:
-        model: the trajectory model, for its process and discount.
-        kind: which backup.
-        rewards: [S, A, 1] or [S, A, K], nats.
-        following: v_{t+1} [S], nats.
-        ratios: those of `outcome_ratios`.
-    """
-    if kind == "exact":
-        return ratios
-    worth = model.discount * model.mdp.gather(following)
-    if rewards.shape[-1] > 1:  # else the reward has no probability as its factor
-        worth = worth + rewards
-    worth = worth.expand_as(ratios)
-    return torch.where((ratios > 0) & torch.isfinite(worth), worth, torch.zeros_like(worth))
+        q_values = rewards[..., 0] + expectation(probabilities, arrived)
+    return torch.where(model.live[part][:, None], q_values, torch.zeros_like(q_values))
 
 
 def optimistic_backup(model: TrajectoryModel, values: Tensor, t: int) -> Tensor:
     """Q [S, A] when the dynamics are conditioned on optimality too (Levine 2018, equation 7)."""
     rewards = model.log_potential(t)
-    return outcome_q_values(model, "exact", model.mdp.probabilities, rewards, values)
+    return soft_q_values(model, "exact", model.mdp.probabilities, rewards, values)
 
 
 def fixed_backup(model: TrajectoryModel, values: Tensor, t: int) -> Tensor:
     """Q [S, A] when the dynamics are those of the world (Levine 2018, equation 15)."""
     rewards = model.log_potential(t)
-    return outcome_q_values(model, "fixed", model.mdp.probabilities, rewards, values)
+    return soft_q_values(model, "fixed", model.mdp.probabilities, rewards, values)
 
 
 def _expected_dense(transitions: Tensor, values: Tensor) -> Tensor:
-    """sum_s' p(s'|s,a) v(s') as a product, -inf where a value of -inf can be reached."""
+    """sum_s' p(s'|s,a) v(s') as a product [..., s, A], -inf where a value of -inf can be reached."""
     if transitions.requires_grad:  # what is not possible has no slope, as in lists of outcomes
         transitions = torch.where(transitions > 0, transitions, torch.zeros_like(transitions))
-    lost = torch.isinf(values)
-    result = transitions @ torch.where(lost, torch.zeros_like(values), values)
-    if lost.any():
-        reaches = (transitions @ lost.to(transitions.dtype)) > 0
-        result = torch.where(reaches, torch.full_like(result, -torch.inf), result)
-    return result
+    shape, table = transitions.shape[:2], transitions.flatten(0, 1).t()
+    infinite = torch.isinf(values)
+    result = torch.where(infinite, torch.zeros_like(values), values) @ table
+    if infinite.any():
+        result = torch.where(infinite.to(table.dtype) @ table > 0, torch.full_like(result, -torch.inf), result)
+    return result.unflatten(-1, shape)
 
 
 def tilted_backup(model: TrajectoryModel, values: Tensor, t: int, eta: float) -> Tensor:
@@ -158,30 +123,30 @@ def tilted_backup(model: TrajectoryModel, values: Tensor, t: int, eta: float) ->
 
 
 def soft_policy(model: TrajectoryModel, q_values: Tensor, log_prior: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """(v [S], pi [S, A]) from q [S, A]; rows without hope keep the action prior, terminal ones have v = 0.
+    """(v [..., S], pi [..., S, A]) from q; where v = -inf the action prior stays, terminal states have v = 0.
 
     Args:
         model: the trajectory model.
-        q_values: [S, A], nats.
-        log_prior: [S, A], in place of the model's own.
+        q_values: [..., S, A], nats.
+        log_prior: [S, A] or [..., S, A], in place of the model's own.
     """
     prior = model.action_prior if log_prior is None else log_prior.exp()
     scores = (model.log_action_prior if log_prior is None else log_prior) + q_values
     values = safe_logsumexp(scores)
     values = torch.where(model.live, values, torch.zeros_like(values))
-    hopeless = torch.isinf(values) | ~model.live
-    shift = torch.where(hopeless, torch.zeros_like(values), values)
-    policy = torch.where(hopeless[:, None], prior, (scores - shift[:, None]).exp())
+    infeasible = torch.isinf(values) | ~model.live
+    shift = torch.where(infeasible, torch.zeros_like(values), values)
+    policy = torch.where(infeasible[..., None], prior, (scores - shift[..., None]).exp())
     return values, policy / policy.sum(-1, keepdim=True)
 
 
 def hard_choice(model: TrajectoryModel, q_values: Tensor, log_prior: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """(max_a q [S], pi [S, A]): all on the best action; equals, up to rounding, share by their prior."""
+    """(max_a q [..., S], pi [..., S, A]): all on the best action; equals, up to rounding, share by their prior."""
     prior = model.action_prior if log_prior is None else log_prior.exp()
     offered = torch.where(prior > 0, q_values, torch.full_like(q_values, -torch.inf))
-    values = torch.where(model.live, offered.amax(-1), torch.zeros_like(q_values[:, 0]))
-    hopeless = torch.isinf(values) | ~model.live
+    values = torch.where(model.live, offered.amax(-1), torch.zeros_like(q_values[..., 0]))
+    infeasible = torch.isinf(values) | ~model.live
     slack = 1e-12 * values.detach().abs().clamp(min=1.0)
-    best = torch.where(offered >= (values - slack)[:, None], prior, torch.zeros_like(prior))
-    policy = torch.where(hopeless[:, None], prior, best)
+    best = torch.where(offered >= (values - slack)[..., None], prior, torch.zeros_like(prior))
+    policy = torch.where(infeasible[..., None], prior, best)
     return values, policy / policy.sum(-1, keepdim=True)

@@ -18,7 +18,8 @@ from cai.inference.particles.particles import LogPsi, move_particles
 from cai.inference.particles.posterior import answer_model, answer_program
 from cai.inference.particles.program_system import ReplaySystem, check_vectorised
 from cai.inference.particles.table_system import TableSystem
-from cai.inference.tabular.messages import EXACT, backward
+from cai.inference.tabular.backward import backward
+from cai.inference.tabular.recursion import EXACT
 from cai.models.programs.inspect import ProgramInfo, inspect_program
 from cai.models.trajectory.model import TrajectoryModel
 

@@ -14,11 +14,14 @@ from cai.inference.core.driver import drive
 from cai.inference.core.learner import Info, State, status_of
 from cai.inference.core.posterior import Posterior
 from cai.inference.core.status import Status, Target
+from cai.inference.kernels.backups import hard_choice
 from cai.inference.restricted.classes import TabularPolicy, as_policy_class
 from cai.inference.restricted.parameters import PolicyParameters, Shape
+from cai.inference.tabular.backward import backward
 from cai.inference.tabular.dynamic_programming import check_settling, require_finite
-from cai.inference.tabular.messages import EXACT, backward, forward, hard_choice, tilted_recursion
+from cai.inference.tabular.policy_evaluation import forward
 from cai.inference.tabular.policy_posterior import policy_posterior
+from cai.inference.tabular.recursion import EXACT, tilted_recursion
 from cai.models.common.checks import float_tensor
 from cai.models.common.numerics import weighted
 from cai.models.trajectory.model import TrajectoryModel
@@ -112,7 +115,7 @@ class EMPolicySearch:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "policy", as_policy_class(self.policy))
-        check_settling(self.tolerance, self.max_iterations, "max_iterations")
+        check_settling(self.tolerance, self.max_iterations)
 
     def supports(self, model: Any) -> None:
         """Raises ValueError unless the model is a `TrajectoryModel` with a finite horizon that fits the policy."""

@@ -11,12 +11,14 @@ from torch import Tensor
 from cai.inference.core.lazy import lazy, table, view
 from cai.inference.core.status import Status, Target
 from cai.inference.core.storage import storable
-from cai.inference.kernels.choose import KERNELS
+from cai.inference.kernels.choose import check_kernel
+from cai.inference.tabular.backward import KEEP, Messages, backward, occupancies
 from cai.inference.tabular.believed_dynamics import FixedDynamics, OutcomeDynamics
-from cai.inference.tabular.messages import EXACT, FIXED, KEEP, Choice, Messages, Recursion, backward, occupancies
 from cai.inference.tabular.posterior import ModelPosterior, in_reward_units
+from cai.inference.tabular.recursion import EXACT, FIXED, Choice, Recursion
 from cai.inference.tabular.stationary.chains import can_succeed, expected_visits, has_trap
 from cai.inference.tabular.stationary.iteration import Settling, stationary_messages
+from cai.models.common.threads import spare_core
 from cai.models.trajectory.model import TrajectoryModel
 
 __all__ = [
@@ -52,10 +54,10 @@ def require_finite(model: Any, backend: str, instead: str) -> None:
         )
 
 
-def check_settling(tolerance: float, max_steps: int, name: str = "max_steps") -> None:
+def check_settling(tolerance: float, max_iterations: int) -> None:
     """Refuses a tolerance or a number of backups that make no sense."""
-    if max_steps < 1:
-        raise ValueError(f"{name} is {max_steps}; it must be >= 1")
+    if max_iterations < 1:
+        raise ValueError(f"max_iterations is {max_iterations}; it must be >= 1")
     if not tolerance > 0:
         raise ValueError(f"tolerance is {tolerance}; it must be > 0")
 
@@ -69,10 +71,10 @@ def check_keep(keep: str, kernel: str) -> None:
         )
     if keep not in KEEP:
         raise ValueError(f"keep is {keep!r}; expected one of {', '.join(KEEP)}")
-    if kernel not in KERNELS:
-        raise ValueError(f"kernel is {kernel!r}; expected one of {', '.join(KERNELS)}")
+    check_kernel(kernel)
 
 
+@spare_core()
 def closed_form_posterior(
     model: TrajectoryModel,
     recursion: Recursion,
@@ -155,6 +157,8 @@ def messages_posterior(
         kernel: how sums over outcomes are computed.
     """
     found, bound = dict(details or {}), messages.start + model.evidence_offset
+    if messages.kernel is not None:
+        found["kernel"] = messages.kernel
     parts: dict[str, Any] = {"backend": backend, "target": target, "model": model, "horizon": model.horizon}
     parts |= {"recursion": recursion, "messages": messages, "kernel": kernel, "holds_tables": keep != "evidence"}
     if policy is not None:
@@ -222,7 +226,7 @@ class RecursionPosterior(ModelPosterior):
             return None
         if self.messages.start.requires_grad:
             return None
-        return occupancies(self.model, self.recursion, self.initial, self.messages.values, self.kernel)[0]
+        return occupancies(self.model, self.recursion, self.initial, self.messages.values, self.kernel)
 
     def _stored(self) -> dict[str, Any]:
         if _soft_kind(self.recursion) is None:  # Python functions, of which files hold what they found

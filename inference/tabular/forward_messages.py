@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
-from cai.inference.kernels.gradients import asks_for_gradients
-from cai.inference.kernels.passes import make_pass
+from cai.inference.kernels.problem import SoftProblem
+from cai.inference.kernels.values import asks_for_gradients
 from cai.models.common.numerics import safe_log, safe_logsumexp
 from cai.models.trajectory.model import TrajectoryModel
 
 __all__ = ["forward_messages"]
 
 
-def forward_messages(model: TrajectoryModel, kernel: str = "auto") -> Tensor:
+def forward_messages(model: TrajectoryModel) -> Tensor:
     """[T + 1, S], log p(s_t, O_{1:t-1} = 1) in nats.
 
     Times the backward message it is the posterior marginal: p(s_t | O) p(O) (slides "Forward messages", after CS285).
@@ -24,7 +22,6 @@ def forward_messages(model: TrajectoryModel, kernel: str = "auto") -> Tensor:
 
     Args:
         model: the trajectory model, of a finite horizon.
-        kernel: see `cai.inference.kernels.choose`.
     """
     rows = [safe_log(model.mdp.initial)]
     if asks_for_gradients(model) or (torch.is_grad_enabled() and rows[0].requires_grad):
@@ -32,23 +29,20 @@ def forward_messages(model: TrajectoryModel, kernel: str = "auto") -> Tensor:
             rows.append(_exact_step(model, rows[-1], t))
         return torch.stack(rows)
     with torch.no_grad():
-        soft = make_pass(model, "exact", kernel="auto" if kernel == "collapsed" else kernel)
-        stays = safe_log(model.survival)
-        table: tuple[object, Tensor] | None = None
+        tables, stays = SoftProblem(model, "exact"), safe_log(model.survival)
+        smallest = torch.finfo(model.dtype).tiny / torch.finfo(model.dtype).eps
+        made = tables.tables(0)
         for t in range(model.steps):
-            made = soft.constants(t)
-            if table is None or table[0] is not made:
-                table = made, soft.all_scores(made)  # p(a|s) e^rho over the largest of each state
-            scores = rows[-1] + stays + made.row_largest
-            largest = float(scores.max())
-            shift = largest if math.isfinite(largest) else 0.0
-            arriving = (scores - shift).exp()
-            sums = made.sums.scatter((table[1] * arriving[:, None]).reshape(-1))
-            following = sums.log() + shift
-            low = sums < soft.smallest
+            made = tables.tables(t) if model.reward.reads_time else made
+            scores = rows[-1] + stays + made.row_largest[:, 0]
+            shift = scores.max() if bool(torch.isfinite(scores.max())) else 0.0
+            arriving = made.weights * (scores - shift).exp()[:, None, None]
+            sums = made.table.scatter(arriving.view(-1, 1))[:, 0]
+            low = sums < smallest
             if bool(low.any()) and bool((low & _reached(model, rows[-1])).any()):
-                following = _exact_step(model, rows[-1], t)
-            rows.append(following)
+                rows.append(_exact_step(model, rows[-1], t))
+            else:
+                rows.append(sums.log() + shift)
     return torch.stack(rows)
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from cai.inference.core.posterior import Posterior
 from cai.inference.core.status import Status
 from cai.inference.tabular.believed_dynamics import FixedDynamics
-from cai.inference.tabular.messages import policy_backward
+from cai.inference.tabular.policy_evaluation import policy_backward
 from cai.inference.tabular.posterior import tabular_posterior
 from cai.inference.tabular.stationary.chains import expected_visits, transition_matrix
 from cai.models.common.numerics import categorical_divergence, expectation

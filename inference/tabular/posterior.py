@@ -9,18 +9,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cai.inference.core.lazy import lazy, table
+from cai.inference.core.lazy import lazy, table, without_gradient
 from cai.inference.core.status import Status, Target
 from cai.inference.core.storage import storable
 from cai.inference.core.tabular import TabularPosterior
 from cai.inference.tabular.believed_dynamics import FixedDynamics, OutcomeDynamics
-from cai.inference.tabular.messages import forward, with_absorbed
+from cai.inference.tabular.policy_evaluation import forward, with_absorbed
 from cai.models.common.numerics import categorical_divergence, safe_log, weighted
 from cai.models.trajectory.model import TrajectoryModel
 
 __all__ = ["ModelPosterior", "QuantitiesOfQ", "in_reward_units", "measure", "tabular_posterior"]
 
 
+@storable("statistics-of-q")
 @dataclass(frozen=True)
 class QuantitiesOfQ:
     """Expectations along q: see the attributes of `Posterior`."""
@@ -103,6 +104,13 @@ class ModelPosterior(TabularPosterior):
         found = measure(self.model, self.initial, self.action_probs, self.world, self.visits)
         gone: Any = None
         return found if self.holds_tables else replace(found, state_marginals=gone, absorbed=gone)
+
+    def _state(self) -> dict[str, Any]:
+        state = super()._state()
+        if "statistics" in state:
+            parts = vars(state["statistics"])
+            state["statistics"] = QuantitiesOfQ(**{name: without_gradient(part) for name, part in parts.items()})
+        return state
 
     def _where(self) -> tuple[Tensor, Tensor]:
         visits = self.visits

@@ -19,7 +19,7 @@ import pytest
 import cai
 from cai.inference.tabular.believed_dynamics import FixedDynamics
 from cai.inference.tabular.dynamic_programming import require_model
-from cai.inference.tabular.messages import policy_backward
+from cai.inference.tabular.policy_evaluation import policy_backward
 from cai.inference.tabular.posterior import tabular_posterior
 from cai.models import bridge
 from cai.models.common.numerics import expectation

@@ -125,7 +125,6 @@ def circle(graph):
 GRAPH = imports(ROOT)
 
 
-@pytest.mark.xfail(reason="some arrows are still to be cut")
 def test_every_import_follows_an_arrow_of_the_table():
     assert wrong_arrows(GRAPH) == []
 
@@ -139,7 +138,7 @@ def test_the_wings_form_no_circle(floor):
     assert circle(graph) is None
 
 
-@pytest.mark.xfail(reason="some arrows are still to be cut")
+@pytest.mark.xfail(reason="the kernels still hold one")
 def test_the_files_of_inference_form_no_circle():
     inner = {module for module in GRAPH if wing(module)[0] == "inference"} - {"cai.inference"}
     assert circle({module: GRAPH[module] & inner for module in inner}) is None

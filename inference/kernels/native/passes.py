@@ -1,182 +1,194 @@
-"""Backward passes and forward sweeps whose steps are single C++ loops: kernel="native"."""
+"""Passes over whole horizons by the native loops: one call each, where steps are alike."""
 
 from __future__ import annotations
 
-import math
-from typing import Any
+import ctypes
+from collections.abc import Sequence
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from cai.inference.kernels.multi_step import Run, exact_run, open_scale, run_levels
 from cai.inference.kernels.native.library import call, thread_count
-from cai.inference.kernels.native.sums import NativeStep, NativeSums
-from cai.inference.kernels.outcome_sums import OutcomeSums
-from cai.inference.kernels.soft_backward import SoftPass
-from cai.inference.kernels.soft_forward import SoftSweep
-from cai.inference.kernels.step_constants import Constants
+from cai.inference.kernels.plain import SoftPass
+from cai.inference.kernels.problem import StepTables
+from cai.inference.kernels.tables import Table
+from cai.models.common.devices import new_table
 
-__all__ = ["NativePass", "NativeSweep"]
+__all__ = ["NativePass"]
+
+
+class NativeTable(ctypes.Structure):
+    """`Sums` of cpp/sums.h."""
+
+    _fields_ = [
+        ("rows", ctypes.c_int64),
+        ("outcomes", ctypes.c_int64),
+        ("pointers", ctypes.c_void_p),
+        ("columns", ctypes.c_void_p),
+        ("weights", ctypes.c_void_p),
+    ]
+
+
+class NativeProblem(ctypes.Structure):
+    """`Problem` of cpp/step.h."""
+
+    _fields_ = [
+        *((name, ctypes.c_int64) for name in ("states", "actions", "problems", "threads")),
+        *((name, ctypes.c_double) for name in ("discount", "smallest", "rise")),
+        *((name, NativeTable) for name in ("chances", "turned", "merged", "merged_turned")),
+        ("shared_prior", ctypes.c_double),
+        *((name, ctypes.c_void_p) for name in ("scores", "weights", "row_largest", "factors", "log_chances")),
+        *((name, ctypes.c_void_p) for name in ("slots", "terminal")),
+    ]
 
 
 class NativePass(SoftPass):
-    """A `SoftPass` whose steps are native. Fixed dynamics have a shift for each state: no state is done again."""
+    """A `SoftPass` whose passes are C++ loops. What outcomes or steps tell apart has its gradients by plain torch."""
 
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        self.x = self.shift = torch.empty(0, dtype=torch.float64)
-        # By whether actions are apart, and shares relative to those of all states: what the step was made from, the
-        # step, and the tables that it points to.
-        self._steps: dict[tuple[bool, bool], tuple[Constants, NativeStep, list[Tensor]]] = {}
+    name = "native"
 
-    def native_step(
-        self, t: int, problems: int, *, by_action: bool = False, by_state: bool = True
-    ) -> tuple[NativeStep, NativeSums]:
-        """What the loops read at step t.
+    def backward(self, rows: Tensor, begin: int, steps: int) -> None:
+        if not self.problem.in_time:
+            self._backward(rows, 0, steps)
+            return
+        pair = self.rows(2)
+        for number in reversed(range(steps)):
+            pair[1] = rows[(number + 1) % len(rows)]
+            self._backward(pair, begin + number, 1)
+            rows[number % len(rows)] = pair[0]
 
-        Args:
-            t: the step.
-            problems: B.
-            by_action: whether the sums of each action are asked for, even if actions have been summed over.
-            by_state: whether shares of actions are relative to the largest of each state, or of all, for one problem.
-        """
-        made, apart = self.constants(t), by_action or self.collapsed is None
-        key = apart, by_state
-        if key not in self._steps or self._steps[key][0] is not made or self._steps[key][1].problems != problems:
-            self._steps[key] = made, *self._filled(made, problems, apart, by_state)
-        return self._steps[key][1], _native(made.sums if apart else self.collapsed)
+    def _backward(self, rows: Tensor, t: int, steps: int) -> None:
+        exact = self.problem.kind == "exact"
+        call("backward", rows.dtype, self._native(t), exact, rows, steps, len(rows))
 
-    def _filled(self, made: Constants, problems: int, apart: bool, by_state: bool) -> tuple[NativeStep, list[Tensor]]:
-        actions, threads = self.num_actions if apart else 1, thread_count()
-        step = NativeStep(self.num_states, actions, problems, threads, self.model.discount, made.scale)
-        step.smallest, step.prior_problems = self.smallest, 1
-        parts = {}
-        if self.kind == "exact" and by_state:
-            parts["row_largest"] = made.row_largest.contiguous()
-        elif self.kind == "exact":
-            step.level = self.rise
-        if apart and self.held is not None:
-            parts["weights"] = self.held.contiguous()
-        elif apart:
-            parts["rewards"] = made.rewards.contiguous()
-            if isinstance(made.prior, Tensor):
-                shared = made.prior.dim() == 2 or made.prior.stride(-1) == 0  # by all problems
-                parts["prior"] = (made.prior[..., 0] if shared and made.prior.dim() == 3 else made.prior).contiguous()
-                step.prior_problems = 1 if shared else problems
-            else:
-                step.shared_prior = made.prior
-        for name, part in parts.items():
-            setattr(step, name, part.data_ptr())
-        return step, list(parts.values())
-
-    def rooms(self, like: Tensor) -> tuple[Tensor, Tensor]:
-        """Memory for what arrives, [S] or [S, B], and for shifts [B], in float64."""
-        if self.x.shape != like.shape:
-            self.x = torch.empty(like.shape, dtype=torch.float64)
-            self.shift = torch.empty(like.shape[1] if like.dim() > 1 else 1, dtype=torch.float64)
-        return self.x, self.shift
-
-    @property
-    def allows_runs(self) -> bool:
-        """Steps under fixed dynamics have a shift for each state in any case."""
-        return super().allows_runs and self.kind == "exact"
-
-    def exact_sums(self, x: Tensor, made: Constants, out: Tensor) -> None:
-        if self.collapsed is not None:
-            super().exact_sums(x, made, out)
-        else:
-            self._weighted_sums(x, out, by_state=True)
-
-    def scaled_sums(self, x: Tensor, made: Constants, out: Tensor) -> None:
-        if self.by_row:
-            super().scaled_sums(x, made, out)
-        else:
-            self._weighted_sums(x, out, by_state=False)
-
-    def _weighted_sums(self, x: Tensor, out: Tensor, *, by_state: bool) -> None:
-        step, sums = self.native_step(0, _problems(x), by_state=by_state)
-        call("weighted_sums", out.dtype, step, sums.table, x.contiguous(), out)
-
-    def run(self, rows: Tensor, last: int) -> Run:
-        if self.collapsed is None:
-            return exact_run(self, rows, last)
-        known = rows[last].clone()
-        scale = open_scale(self, known, self.whole("arrivals", known))
-        if scale is None:
-            return Run(last, [])
-        discount = self.model.discount
-        levels, falls = run_levels(self, scale.level, last), discount < 1 or len(self.terminal) > 0
-        fallen = torch.tensor([math.exp(-level) for level in levels], dtype=torch.float64) if falls else None
-        rows[last] = scale.known
-        done = _native(self.collapsed).run(
-            rows[last],
-            -rows.stride(0),
-            len(levels) - 1,
-            self.factors,
-            least=self.smallest,
-            most=1 / self.smallest,
-            discount=discount,
-            levels=fallen,
-            terminal=self.model.mdp.terminal if len(self.terminal) else None,
-            hopeless=scale.hopeless,
+    def forward(
+        self,
+        rows: Tensor,
+        begin: int,
+        adjoint: Tensor,
+        totals: Sequence[Tensor | None],
+        incoming: Tensor | None = None,
+        bound: float = 1.0,
+    ) -> Tensor:
+        if self.problem.in_time or totals[0] is not None or (totals[2] is not None and totals[2].shape[-1] > 1):
+            return super().forward(rows, begin, adjoint, totals, incoming, bound)
+        ahead, total = adjoint.to(torch.float64, copy=True).contiguous(), self._total()
+        exact, given = self.problem.kind == "exact", None if incoming is None else incoming.contiguous()
+        call(
+            "forward",
+            rows.dtype,
+            self._native(0, turned=True),
+            exact,
+            rows.contiguous(),
+            len(rows) - 1,
+            given,
+            bound,
+            ahead,
+            total,
+            None,
         )
-        rows[last] = known
-        return Run(last - done, levels[: done + 1][::-1])
+        self._add(total, totals)
+        return ahead.to(rows.dtype)
 
-    def _fixed_step(self, following: Tensor, t: int, out: Tensor) -> None:
-        step, sums = self.native_step(t, _problems(following))
-        call("fixed_step", out.dtype, step, sums.table, following.contiguous(), out)
+    def backward_in_one_scale(self, steps: int) -> tuple[Tensor, Tensor] | None:
+        if not self.problem.merges or self.tables(0).table.pattern is None or self.problem.in_time:
+            return None
+        rows, levels = self.rows(steps + 1), torch.empty(steps + 1, dtype=torch.float64)
+        rows[-1] = 0.0
+        served = call("merged_backward", rows.dtype, self._native(0), rows, steps, levels)
+        return (rows, levels) if served else None
 
-    def _exact_step(self, following: Tensor, t: int, out: Tensor) -> None:
-        step, sums = self.native_step(t, _problems(following))
-        if call("exact_step", out.dtype, step, sums.table, following.contiguous(), *self.rooms(out), out):
-            states = torch.isposinf(out).nonzero(as_tuple=True)  # whose sums underflow
-            out[states] = self.local_values(following, t, states)
+    def forward_in_one_scale(
+        self, rows: Tensor, levels: Tensor, adjoint: Tensor, totals: Sequence[Tensor | None], bound: float
+    ) -> bool:
+        ahead, total, steps = adjoint.to(torch.float64, copy=True).contiguous(), self._total(), len(rows) - 1
+        native = self._native(0, merged_turned=True)
+        if not call("merged_forward", rows.dtype, native, rows, levels, steps, bound, ahead, total):
+            return False
+        self._add(total, totals)
+        return True
+
+    def marginals(self, values: Tensor, initial: Tensor) -> Tensor:
+        if self.problem.in_time:
+            return super().marginals(values, initial)
+        result, ahead = new_table(values, tuple(values.shape)), initial.to(torch.float64, copy=True).contiguous()
+        exact, steps = self.problem.kind == "exact", len(values) - 1
+        call(
+            "forward",
+            values.dtype,
+            self._native(0, turned=True),
+            exact,
+            values.contiguous(),
+            steps,
+            None,
+            1.0,
+            ahead,
+            self._total(),
+            result,
+        )
+        return result
+
+    def product(self, made: StepTables, x: Tensor) -> Tensor:
+        out = x.new_empty((self.num_states * self.num_actions, x.shape[1]))
+        size, threads = self.num_states, thread_count()
+        call("gather", x.dtype, _native_table(made.table), size, x.shape[1], threads, x.contiguous(), out)
+        return out
+
+    def _total(self) -> Tensor:
+        return torch.zeros((self.num_states, self.num_actions, self.problem.size), dtype=torch.float64)
+
+    def _add(self, total: Tensor, totals: Sequence[Tensor | None]) -> None:
+        """Adds the sum of all d_t [S, A, B] to the gradients of log prior and rewards."""
+        single = self.problem.rewards is None
+        _, prior, rewards = totals
+        if prior is not None:
+            prior.add_(total.movedim(-1, 0) if prior.dim() == 3 else total.sum(-1))
+        if rewards is not None:
+            rewards.add_(total if single else total.movedim(-1, 0)[..., None])
+
+    def _native(self, t: int, *, turned: bool = False, merged_turned: bool = False) -> NativeProblem:
+        """What the loops read at step t; the tables that it points to are held by `tables`."""
+        made, problem, model = self.tables(t), self.problem, self.model
+        native = NativeProblem(self.num_states, self.num_actions, problem.size, thread_count(), model.discount)
+        native.smallest, native.chances = self.smallest, _native_table(made.table)
+        native.scores, native.shared_prior = _pointer(made.scores), made.shared_prior
+        native.log_chances, native.terminal = _pointer(made.log_chances), _pointer(self._terminal)
+        if turned and made.table.pattern is not None:
+            native.turned = _native_table(made.table.turned)
+        if problem.kind == "exact":
+            native.row_largest = _pointer(made.row_largest)
+            native.weights = _pointer(made.weights) if problem.holds_weights else None
+        if problem.merges:
+            native.merged, native.rise = _native_table(made.merged), float(made.row_largest.max())
+            native.factors = _pointer(self._factors)
+        if merged_turned and made.table.pattern is not None:
+            native.merged_turned = _native_table(made.merged.turned)
+            native.slots = _pointer(made.table.pattern.merged[1])
+        return native
+
+    @cached_property
+    def _factors(self) -> Tensor:
+        """[S], the largest e^score of each state relative to the largest of all."""
+        largest = self.tables(0).row_largest[:, 0]
+        return (largest - largest.max()).exp()
+
+    @cached_property
+    def _terminal(self) -> Tensor | None:
+        """uint8 [S], None where no state is terminal."""
+        terminal = self.model.mdp.terminal
+        return terminal.to(torch.uint8) if bool(terminal.any()) else None
 
 
-class NativeSweep(SoftSweep):
-    """A `SoftSweep` whose steps are native."""
-
-    soft: NativePass
-
-    def __init__(self, soft: NativePass, kept: Tensor, times: list[int], levels: list[float] | None = None) -> None:
-        super().__init__(soft, kept, times, levels)
-        self._sums, self._rate = torch.empty_like(kept[0]), torch.empty_like(kept[0])
-
-    def _fixed_shares(self, t: int, values: Tensor, following: Tensor, adjoint: Tensor) -> Tensor:
-        soft = self.soft
-        step, sums = soft.native_step(t, _problems(values))
-        tables = (following.contiguous(), self._counted(adjoint).contiguous(), self._table, self._direct)
-        call("fixed_shares", values.dtype, step, sums.table, *tables)
-        return sums.scatter(self._table.view(-1, *values.shape[1:])).mul_(soft.model.discount)
-
-    def _exact_shares(self, t: int, values: Tensor, following: Tensor, adjoint: Tensor, wants_table: bool) -> Tensor:
-        soft, adjoint = self.soft, self._counted(adjoint)
-        step, sums = soft.native_step(t, _problems(values), by_action=True)
-        least = soft.smallest * max(1.0, self.bound)
-        x, shift = soft.rooms(values)
-        table, products = (self._table, None) if wants_table else (None, self._products)
-        passed, transposed = torch.empty_like(values), sums.transpose
-        before = (part.contiguous() for part in (values, following, adjoint))
-        after = (self._sums, self._rate, self._weighted, table, products, passed)
-        turned = None if transposed is None else transposed.table
-        low = call("exact_shares", values.dtype, step, sums.table, turned, *before, least, x, shift, *after)
-        if transposed is None:
-            c = shift if values.dim() > 1 else float(shift)
-            passed = sums.scatter(self._weighted.view(-1, *values.shape[1:]))
-            passed.mul_(x.to(passed.dtype) if soft.model.discount == 1 else soft.discounted(following, c))
-        if low:
-            states = (self._sums < least) & torch.isfinite(values) & (adjoint != 0)
-            self._pass_locally(t, values, following, adjoint, states, passed, wants_table)
-        if wants_table:
-            self._direct.add_(self._table)
-        return passed
+def _pointer(tensor: Tensor | None) -> int | None:
+    assert tensor is None or tensor.is_contiguous()
+    return None if tensor is None else tensor.data_ptr()
 
 
-def _native(sums: OutcomeSums | None) -> NativeSums:
-    assert isinstance(sums, NativeSums)
-    return sums
-
-
-def _problems(values: Tensor) -> int:
-    return values.shape[1] if values.dim() > 1 else 1
+def _native_table(table: Table) -> NativeTable:
+    rows, pattern, weights = len(table.weights), table.pattern, _pointer(table.weights)
+    if pattern is None:
+        return NativeTable(rows, -1, None, None, weights)
+    if isinstance(pattern.begins, int):
+        return NativeTable(pattern.shape[0], pattern.begins, None, _pointer(pattern.columns), weights)
+    return NativeTable(pattern.shape[0], 0, _pointer(pattern.begins), _pointer(pattern.columns), weights)

@@ -9,15 +9,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cai.inference.core.backend import Backend
 from cai.inference.core.posterior import Posterior
 from cai.inference.core.posterior_batch import PosteriorBatch
 from cai.inference.core.progress import progress
-from cai.inference.core.status import Backend, InferenceError, Status
-from cai.inference.kernels.batched_values import batched_values
-from cai.inference.kernels.gradients import soft_values
+from cai.inference.core.status import InferenceError, Status
+from cai.inference.kernels.values import batched_values, soft_values
+from cai.inference.tabular.backward import Messages
 from cai.inference.tabular.dynamic_programming import failure_status, messages_posterior
-from cai.inference.tabular.messages import EXACT, FIXED, Messages, Recursion
+from cai.inference.tabular.recursion import EXACT, FIXED, Recursion
 from cai.models.common.numerics import expectation, safe_log, weighted
+from cai.models.common.threads import spare_core
 from cai.models.trajectory.batch import ModelBatch
 from cai.models.trajectory.model import TrajectoryModel
 
@@ -56,7 +58,7 @@ def infer_batch(
     'exact', and 'variational' and 'optimistic' in closed form), over finite horizons, if no reward reads
     t and, unless the dynamics are fixed, none reads the outcome. Where members differ in their starts alone, rewards
     may read what they like; where in starts and horizons, anything but t. Everything else is answered member by member:
-    other backends, other rewards, infinite horizons, and kernel='collapsed', which is made for one problem.
+    other backends, other rewards, and infinite horizons.
 
     Args:
         batch: the problems.
@@ -70,7 +72,8 @@ def infer_batch(
     """
     recursion = _SOFT.get(getattr(backend, "soft_recursion", None))
     if recursion is not None and _in_one_pass(batch, recursion, backend):
-        answers = _OnePass(batch, recursion, backend).answers()
+        with spare_core():
+            answers = _OnePass(batch, recursion, backend).answers()
     else:
         answers = _one_by_one(batch, backend, ask)
     if throw and not all(status.ok for status in answers.statuses):
@@ -95,7 +98,7 @@ def _one_by_one(batch: ModelBatch, backend: Backend, ask: Callable[[TrajectoryMo
 
 
 def _in_one_pass(batch: ModelBatch, recursion: Recursion, backend: Any) -> bool:
-    if backend.kernel == "collapsed" or not all(math.isfinite(horizon) for horizon in batch.horizons):
+    if not all(math.isfinite(horizon) for horizon in batch.horizons):
         return False
     if not batch.varies_step:
         return not batch.base.reward.reads_time or len(set(batch.horizons)) == 1

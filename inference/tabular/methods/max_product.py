@@ -16,7 +16,7 @@ from cai.inference.core.status import Target
 from cai.inference.core.storage import storable
 from cai.inference.tabular.believed_dynamics import FixedDynamics, OutcomeDynamics
 from cai.inference.tabular.dynamic_programming import closed_form_posterior, require_finite
-from cai.inference.tabular.messages import Recursion
+from cai.inference.tabular.recursion import Recursion
 from cai.inference.tabular.stationary.iteration import Settling
 from cai.models.common.numerics import safe_log, safe_logsumexp
 from cai.models.trajectory.model import TrajectoryModel

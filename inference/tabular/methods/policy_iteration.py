@@ -13,11 +13,13 @@ from cai.inference.core.driver import drive
 from cai.inference.core.learner import Info, State, status_of
 from cai.inference.core.posterior import Posterior
 from cai.inference.core.status import Status, Target
+from cai.inference.tabular.backward import backward
 from cai.inference.tabular.believed_dynamics import FixedDynamics
 from cai.inference.tabular.dynamic_programming import check_settling, optimality_possible, require_finite
-from cai.inference.tabular.messages import FIXED, Recursion, backward, forward
 from cai.inference.tabular.methods.value_iteration import HARD
+from cai.inference.tabular.policy_evaluation import forward
 from cai.inference.tabular.policy_posterior import policy_posterior
+from cai.inference.tabular.recursion import FIXED, Recursion
 from cai.models.common.numerics import categorical_divergence, expectation, weighted
 from cai.models.trajectory.model import TrajectoryModel
 
@@ -58,7 +60,7 @@ class PosteriorPolicyIteration:
     cost: ClassVar[str] = "T S A K time an iteration, T S A memory"
 
     def __post_init__(self) -> None:
-        check_settling(self.tolerance, self.max_iterations, "max_iterations")
+        check_settling(self.tolerance, self.max_iterations)
 
     def supports(self, model: Any) -> None:
         """Raises ValueError unless the model is a `TrajectoryModel` with a finite horizon."""
@@ -116,7 +118,7 @@ class KLPolicyIteration:
     def __post_init__(self) -> None:
         if not self.epsilon > 0 or math.isinf(self.epsilon):
             raise ValueError(f"epsilon is {self.epsilon}; a step is bounded by a finite number of nats above 0")
-        check_settling(self.tolerance, self.max_iterations, "max_iterations")
+        check_settling(self.tolerance, self.max_iterations)
 
     def supports(self, model: Any) -> None:
         """Raises ValueError unless the model is a `TrajectoryModel` with a finite horizon."""

@@ -23,13 +23,15 @@ from torch import Tensor
 
 from cai.inference.core.posterior import Posterior
 from cai.inference.core.status import Status, Target
+from cai.inference.kernels.backups import fixed_backup, soft_policy
+from cai.inference.tabular.backward import Messages
 from cai.inference.tabular.dynamic_programming import (
     check_settling,
     closed_form_posterior,
     messages_posterior,
     require_model,
 )
-from cai.inference.tabular.messages import FIXED, Messages, Recursion, fixed_backup, soft_policy
+from cai.inference.tabular.recursion import FIXED, Recursion
 from cai.inference.tabular.stationary.chains import has_trap, reaches_terminal
 from cai.inference.tabular.stationary.desirability import PathSums
 from cai.inference.tabular.stationary.iteration import Settling
@@ -56,12 +58,12 @@ class ZIteration:
             (`benchmarks/road.py`), and its time does not grow with the length of the paths.
         tolerance: the iteration stops when log z is known to this, in nats, relative to the largest log z once that
             exceeds 1.
-        max_steps: the most steps of the iteration.
+        max_iterations: the most steps of the iteration.
     """
 
     solver: Literal["auto", "iteration", "linear"] = "auto"
     tolerance: float = 1e-10
-    max_steps: int = 1_000_000
+    max_iterations: int = 1_000_000
 
     name: ClassVar[str] = "z-iteration"
     target: ClassVar[Target] = Target.FIXED_DYNAMICS
@@ -71,7 +73,7 @@ class ZIteration:
     def __post_init__(self) -> None:
         if self.solver not in SOLVERS:
             raise ValueError(f"solver is {self.solver!r}; expected one of {', '.join(SOLVERS)}")
-        check_settling(self.tolerance, self.max_steps)
+        check_settling(self.tolerance, self.max_iterations)
 
     def supports(self, model: Any) -> None:
         """Raises ValueError if some action has several next states, or the solver does not fit the horizon."""
@@ -101,7 +103,7 @@ class ZIteration:
             Recursion(worlds.backup, eta=0.0),
             backend=self.name,
             target=self.target,
-            settling=Settling(self.tolerance, self.max_steps, accelerate=self.solver == "auto"),
+            settling=Settling(self.tolerance, self.max_iterations, accelerate=self.solver == "auto"),
             details={"solver": "iteration", "steps": model.steps, "rate": None},
         )
         desirability = None if posterior.values is None else posterior.values[0].detach() / model.temperature
@@ -112,7 +114,7 @@ class ZIteration:
         solver = self.solver
         if solver == "auto":
             solver = "iteration" if system.sums.pattern.method == "iterate" else "linear"
-        log_z, status = system.answer(solver, self.tolerance, self.max_steps)
+        log_z, status = system.answer(solver, self.tolerance, self.max_iterations)
         start = expectation(model.mdp.initial, log_z)
         if status.ok and not math.isfinite(float(start.detach())):
             possible = bool((reaches_terminal(model) & (model.mdp.initial > 0)).any())

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from cai.inference.core.status import Status
-from cai.inference.tabular.messages import Recursion, soft_policy
+from cai.inference.kernels.backups import soft_policy
+from cai.inference.tabular.recursion import Recursion
 from cai.inference.tabular.stationary.chains import always_ends, reaches_terminal
 from cai.inference.tabular.stationary.desirability import PathSums
 from cai.models.common.numerics import expectation, safe_log, safe_logsumexp

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from cai.inference.core.status import Status
-from cai.inference.tabular.messages import Messages, Recursion
+from cai.inference.tabular.backward import Messages
+from cai.inference.tabular.recursion import Recursion
 from cai.inference.tabular.stationary.chains import ChainSystems
 from cai.inference.tabular.stationary.convergence import Conditions, conditions_of, first_values
 from cai.inference.tabular.stationary.linear_systems import LinearSystem

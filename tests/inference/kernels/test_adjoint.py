@@ -9,10 +9,10 @@ from campaigns import over_seeds
 from dense_reference import DIGITS, case_of, random_case, solve
 
 import cai
-from cai.inference.kernels import soft_backward as soft_pass
-from cai.inference.kernels.gradients import recorded_values, soft_values
-from cai.inference.kernels.soft_backward import SoftPass
-from cai.inference.tabular.messages import EXACT, FIXED
+from cai.inference.kernels import plain
+from cai.inference.kernels.plain import SoftPass
+from cai.inference.kernels.values import recorded_values, soft_values
+from cai.inference.tabular.recursion import EXACT, FIXED
 from cai.models import MDP, CallableReward, OutcomeReward, TableReward, TrajectoryModel
 
 BACKENDS = {"exact": "exact", "variational": "fixed"}
@@ -232,8 +232,7 @@ def test_gradients_of_sums_that_underflow(backend, monkeypatch):
         self.smallest = 1e6
 
     for piece in (2**24, 1):
-        monkeypatch.setattr(soft_pass, "PIECE", piece)
-        monkeypatch.setattr(soft_pass, "BLOCK", 4)
+        monkeypatch.setattr(plain, "CHUNK", piece)
         for kind, listed in (("sa", True), ("sas", False), ("sak", True)):
             inputs = leaves(SHAPES[kind], listed)
             question = (kind, listed, 4, False, 0.9, *inputs)

@@ -10,7 +10,7 @@ from oracle import random_problem
 from torch.autograd import gradcheck, gradgradcheck
 
 import cai
-from cai.inference.kernels import choose as kernels
+from cai.inference.kernels import tables
 from cai.models import MDP, TrajectoryModel
 
 NUMBERS = (
@@ -56,18 +56,16 @@ def test_float32_stays_float32(backend, keep):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("kernel", ["successors", "dense"])
-def test_nothing_mixes_devices(backend, kernel, monkeypatch):
-    """The stand-in for a device has no sparse layouts, so the sums that use them are not chosen here."""
-    monkeypatch.setattr(kernels, "_has_sparse_products", lambda mdp: False)
+def test_nothing_mixes_devices(backend, monkeypatch):
+    """The stand-in for a device has no sparse layouts, so that sums are made by an index."""
+    monkeypatch.setattr(tables, "has_sparse_products", lambda device: False)
     asked = 0
     for seed in range(12):
         model = problem(seed)
-        if kernel == "dense" and not model.mdp.is_dense:
-            continue
         for keep in ("values", "evidence"):
             with elsewhere() as device:
-                found = cai.infer(model.to(device), backend, keep=keep, kernel=kernel, throw=False)
+                found = cai.infer(model.to(device), backend, keep=keep, throw=False)
+                assert found.details["kernel"] == "torch"
                 found = found.replace(**{name: getattr(found, name) for name in NUMBERS})
                 found = found.replace(
                     **{name: table.cpu() for name in NUMBERS if (table := getattr(found, name)) is not None}
@@ -79,13 +77,12 @@ def test_nothing_mixes_devices(backend, kernel, monkeypatch):
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("kernel", ["auto", "csr", "successors"])
 @over_seeds(range(12), quick=4)
-def test_a_gpu_says_the_same(backend, kernel, seeds):
+def test_a_gpu_says_the_same(backend, seeds):
     for seed in seeds:
         model = problem(seed)
         for keep in ("values", "evidence"):
-            found = cai.infer(model.to("cuda"), backend, keep=keep, kernel=kernel, throw=False)
+            found = cai.infer(model.to("cuda"), backend, keep=keep, throw=False)
             assert found.values.is_cuda
             agree(found, cai.infer(model, backend, throw=False), 1e-9)
 

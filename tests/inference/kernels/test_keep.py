@@ -10,8 +10,8 @@ from dense_reference import case_of, random_case, solve
 
 import cai
 from cai.inference import SumProduct
-from cai.inference.kernels import gradients as adjoint
-from cai.inference.tabular.messages import KEEP
+from cai.inference.kernels import values as adjoint
+from cai.inference.tabular.backward import KEEP
 from cai.models import MDP, TableReward, TrajectoryModel
 
 BACKENDS = ("exact", "optimistic", "variational")
@@ -81,7 +81,7 @@ def test_what_is_done_with_an_answer_works(backend, keep):
 
 def test_a_comparison_takes_the_option():
     case = good_cases(3200, 1)[0]
-    asked = ["exact", "exact:keep=evidence", "variational:keep=evidence,kernel=csr"]
+    asked = ["exact", "exact:keep=evidence", "variational:keep=evidence,kernel=torch"]
     rows = cai.compare(case.model, asked, num_rollouts=10).rows
     assert rows[1].backend == "exact(keep=evidence)"
     for row in rows[1:2]:

@@ -7,12 +7,12 @@ import pytest
 import torch
 from campaigns import over_seeds
 from dense_reference import random_case
+from elsewhere import elsewhere
 from native_kernel import needs_native
 
 import cai
-from cai.inference.kernels.gradients import soft_values
-from cai.inference.kernels.native.sums import NativeSums
-from cai.inference.kernels.soft_backward import SoftPass
+from cai.inference.kernels.plain import SoftPass
+from cai.inference.kernels.values import soft_values
 from cai.models import MDP, TrajectoryModel
 
 KINDS = ("exact", "fixed")
@@ -50,7 +50,7 @@ def gradients(model, kind, kernel, inputs, all_steps):
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("horizon", [1, 5, 16, 33, 70])
-def test_gradients_are_those_of_the_other_kernels(kind, horizon):
+def test_gradients_are_those_of_plain_torch(kind, horizon):
     """From 32 steps on actions are summed over first, and rates are added up for 16 steps at a time."""
     for seed, discount in ((0, 1.0), (1, 0.9), (2, 1.0)):
         model = listed_model(seed, 12, 3, 3, horizon, discount=discount)
@@ -63,7 +63,7 @@ def test_gradients_are_those_of_the_other_kernels(kind, horizon):
             changed = model.replace(reward=reward, temperature=temperature, action_prior=normal)
             found = gradients(changed, kind, "native", asked, all_steps)
             changed = model.replace(reward=reward, temperature=temperature, action_prior=normal)
-            expected = gradients(changed, kind, "csr", asked, all_steps)
+            expected = gradients(changed, kind, "torch", asked, all_steps)
             for one, other in zip(found, expected, strict=True):
                 # Sums of up to 70 * 12 gradients of size 1 to 100, rounded in another order.
                 torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
@@ -84,7 +84,7 @@ def test_gradients_by_probability_of_outcomes_and_in_time(kind, seeds):
         model = TrajectoryModel(built, case.model.reward, 4, case.temperature, case.discount, case.model.action_prior)
         for all_steps in (True, False):
             (found,) = gradients(model, kind, "native", [chances], all_steps)
-            (expected,) = gradients(model, kind, "successors", [chances], all_steps)
+            (expected,) = gradients(model, kind, "torch", [chances], all_steps)
             torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
 
 
@@ -95,7 +95,7 @@ def test_gradients_where_sums_underflow(kind, lowest, monkeypatch):
     model = listed_model(5, 9, 2, 3, 40)
     reward = (model.reward_table(0)[..., 0] * (1.0 if lowest else 400.0)).clone().requires_grad_()
     model = model.replace(reward=reward)
-    (expected,) = gradients(model, kind, "csr", [reward], True)
+    (expected,) = gradients(model, kind, "torch", [reward], True)
     if lowest:
         original = SoftPass.__init__
 
@@ -117,7 +117,7 @@ def test_every_attribute_and_batches(backend):
     for keep in ("values", "evidence"):
         found = cai.infer(model.batch(reward=rewards), backend, kernel="native", keep=keep)
         for member in (0, 11, 18):  # 16 members make one pass
-            expected = cai.infer(model.replace(reward=rewards[member]), backend, kernel="successors")
+            expected = cai.infer(model.replace(reward=rewards[member]), backend, kernel="torch")
             alone = cai.infer(model.replace(reward=rewards[member]), backend, kernel="native", keep=keep)
             for name in names:
                 want = getattr(expected, name)
@@ -144,7 +144,7 @@ def test_float32_and_threads(kind, dense, monkeypatch):
         torch.set_num_threads(threads)
     assert torch.equal(answers[0], answers[1])
     assert torch.equal(answers[0], answers[2])
-    torch.testing.assert_close(answers[0], soft_values(model, kind)[1], rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(answers[0], soft_values(model, kind, kernel="torch")[1], rtol=1e-12, atol=1e-12)
     single = soft_values(model.to(dtype=torch.float32), kind, kernel="native")[1]
     assert single.dtype == torch.float32
     torch.testing.assert_close(single.double(), answers[0], rtol=1e-5, atol=1e-5)
@@ -177,5 +177,8 @@ def test_log_sums_against_many_digits():
 
 
 def test_other_devices_are_refused():
-    with pytest.raises(ValueError, match="kernel 'native' runs on the CPU; this process is on meta: use kernel='auto'"):
-        NativeSums(torch.empty(2, 1, 2, device="meta"), 2)
+    model = listed_model(1, 4, 2, 2, 3)
+    with elsewhere() as device:
+        moved = model.to(device)
+        with pytest.raises(ValueError, match="kernel 'native' runs on the CPU"):
+            cai.infer(moved, "exact", kernel="native")

@@ -5,10 +5,9 @@ import pytest
 import torch
 from campaigns import over_seeds
 from dense_reference import DIGITS, case_of, random_case, solve
-from kernel_checks import RECURSIONS, TOLERANCE, all_values, check, error, kernels_for
+from kernel_checks import KERNELS, RECURSIONS, TOLERANCE, all_values, check, error, make, values_of, visits_along
 
-from cai.inference.kernels.passes import make_pass
-from cai.inference.tabular.messages import backward, occupancies
+from cai.inference.tabular.backward import backward, occupancies
 from cai.models import MDP
 
 
@@ -30,7 +29,7 @@ def test_rewards_of_ten_thousand_against_sixty_digits(kind, sign, discount):
         case = case_of(mdp, table, 6, temperature=0.5, discount=discount, prior=rng.dirichlet(np.ones(3), size=5))
         answer = solve(case, kind, DIGITS)
         size = max(1.0, np.abs(answer.values[np.isfinite(answer.values)]).max())
-        for kernel in kernels_for(case, kind):
+        for kernel in KERNELS:
             assert error(all_values(case, kind, kernel)[1], answer.values, size) < 1e-12
             check(case, kind, kernel, answer, 1e-12, scale=size, spread=max(size, 100.0))
 
@@ -64,7 +63,7 @@ def test_values_that_range_over_thousands_of_nats(kind, loss):
     answer = solve(case, kind)
     size = np.abs(answer.values[np.isfinite(answer.values)]).max()
     assert np.ptp(answer.values[0]) > 8 * loss
-    for kernel in kernels_for(case, kind):
+    for kernel in KERNELS:
         assert error(all_values(case, kind, kernel)[1], answer.values, size) < 1e-13
         check(case, kind, kernel, answer, 1e-13, scale=size, spread=max(size, 1e3))
 
@@ -77,7 +76,7 @@ def test_only_an_action_of_vanishing_prior_leads_to_hope():
     case = case_of(mdp, rewards, 3)
     answer = solve(case, "exact", DIGITS)
     assert answer.values[0, 0] > 3000  # by way of the action that costs 800
-    for kernel in kernels_for(case, "exact"):
+    for kernel in KERNELS:
         assert error(all_values(case, "exact", kernel)[1], answer.values, 6000.0) < 1e-14
 
 
@@ -87,7 +86,7 @@ def test_the_smallest_problems(kind):
         for number, mdp in enumerate((MDP([[[1.0]]], [1.0]), MDP.from_successors([[[0, 0]]], [[[0.25, 0.75]]], [1.0]))):
             case = case_of(mdp, np.array([[-0.25]]), horizon, temperature=0.5, discount=(1.0, 0.9)[number])
             answer = solve(case, kind)
-            for kernel in kernels_for(case, kind):
+            for kernel in KERNELS:
                 assert error(all_values(case, kind, kernel)[1], answer.values) < TOLERANCE
                 check(case, kind, kernel, answer)
 
@@ -98,7 +97,7 @@ def test_a_long_horizon(kind, discount):
     rng = np.random.default_rng(3)
     case = case_of(_spread_out(rng, 3, 2, listed=True), rng.normal(size=(3, 2)), 500, discount=discount)
     answer = solve(case, kind)
-    for kernel in kernels_for(case, kind):
+    for kernel in KERNELS:
         assert error(all_values(case, kind, kernel)[1], answer.values, 100.0) < TOLERANCE
         check(case, kind, kernel, answer)
 
@@ -111,7 +110,8 @@ def test_no_mass_is_lost_where_values_are_millions_of_nats(kind, reward):
     case = case_of(_spread_out(rng, 5, 3, listed=False), reward + rng.normal(size=(5, 3)), 500, temperature=0.1)
     messages = backward(case.model, RECURSIONS[kind], keep="values")
     initial = RECURSIONS[kind].believed_start(case.model, messages.values[0])
-    (marginals, _), visits = occupancies(case.model, RECURSIONS[kind], initial, messages.values)
+    marginals, _ = occupancies(case.model, RECURSIONS[kind], initial, messages.values)
+    visits = visits_along(make(case.model, kind), messages.values, initial)
     assert float((marginals.sum(-1) - 1).abs().max()) < 1e-11
     assert abs(float(visits.sum()) / 500 - 1) < 1e-11
 
@@ -125,16 +125,15 @@ def test_float32_models_agree_to_their_rounding(kind, seeds):
         answer = solve(case, kind)
         size = max(1.0, np.abs(answer.values[np.isfinite(answer.values)]).max())
         single = case.model.to(dtype=torch.float32)
-        for kernel in kernels_for(case, kind):
-            values = torch.empty(case.horizon + 1, single.mdp.num_states)
-            values = make_pass(single, kind, kernel=kernel, values_only=True).values(values)
+        for kernel in KERNELS:
+            values = values_of(make(single, kind, kernel))[..., 0]
             assert error(values, answer.values, size) < 1e-5
         messages = backward(single, RECURSIONS[kind])
         assert {part.dtype for part in (messages.values, messages.q_values, messages.policy)} == {torch.float32}
         assert error(messages.policy, answer.policy, size) < 1e-5
         if answer.marginals is not None:
             initial = RECURSIONS[kind].believed_start(single, messages.values[0])
-            (marginals, _), _ = occupancies(single, RECURSIONS[kind], initial, messages.values)
+            marginals, _ = occupancies(single, RECURSIONS[kind], initial, messages.values)
             assert error(marginals, answer.marginals, size) < 1e-5
 
 
@@ -146,13 +145,9 @@ def test_a_batch_is_its_problems_one_by_one(kind):
         tables = rng.normal(size=(4, 5, 3)) * np.array([1.0, 10.0, 400.0, 1e4])[:, None, None]
         tables[1, 2] = -np.inf
         cases = [case_of(mdp, table, 6, discount=0.95) for table in tables]
-        rewards = torch.as_tensor(tables).movedim(0, -1).contiguous()
-        for kernel in set(kernels_for(cases[0], kind)) - {"collapsed", "auto"}:
-            soft = make_pass(cases[0].model, kind, kernel=kernel, rewards=rewards)
-            values = soft.values(torch.empty(7, 5, 4, dtype=torch.float64))
-            q_values = soft.q_values(values[1], 0)
+        for kernel in KERNELS:
+            values = values_of(make(cases[0].model, kind, kernel, rewards=torch.as_tensor(tables)))
             for number, case in enumerate(cases):
                 answer = solve(case, kind)
                 size = max(1.0, np.abs(answer.values[np.isfinite(answer.values)]).max())
                 assert error(values[..., number], answer.values, size) < 1e-13
-                assert error(q_values[..., number], answer.q_values[0], size) < 1e-13

@@ -20,7 +20,8 @@ from cai.inference.particles.particles import systematic
 from cai.inference.particles.program_system import ReplaySystem
 from cai.inference.particles.smc import ImportanceSampling, SequentialMonteCarlo
 from cai.inference.particles.table_system import TableSystem
-from cai.inference.tabular.messages import EXACT, backward
+from cai.inference.tabular.backward import backward
+from cai.inference.tabular.recursion import EXACT
 from cai.models import MDP, TrajectoryModel
 from cai.models.programs.inspect import inspect_program
 from cai.models.trajectory.simulate import inverse_cdf

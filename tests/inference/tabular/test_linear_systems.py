@@ -10,8 +10,8 @@ from campaigns import over_seeds
 import cai
 from cai.inference import Status, StructuredVariational, SumProduct
 from cai.inference.tabular.believed_dynamics import FixedDynamics
-from cai.inference.tabular.messages import EXACT
 from cai.inference.tabular.methods.z_iteration import ZIteration
+from cai.inference.tabular.recursion import EXACT
 from cai.inference.tabular.stationary import linear_systems
 from cai.inference.tabular.stationary.chains import always_ends, expected_visits
 from cai.inference.tabular.stationary.convergence import conditions_of

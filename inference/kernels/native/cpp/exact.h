@@ -1,4 +1,5 @@
-// The exact backup with one shift for all states, and one step of its sweep.
+// The exact backup with one shift for all states, and one step forward along it. States whose sums underflow are done
+// again by a shift of their own.
 
 #pragma once
 
@@ -8,9 +9,9 @@ namespace cai::LEVEL {
 
 // x = gamma e^{v - c} + (1 - gamma) e^{-c} [S, B]; c [B], the largest finite value, at least 0 with a discount.
 template <class F>
-void arrivals(const Step& step, const F* following, double* x, double* shift, int threads) {
-  const int64_t S = step.states, B = step.problems;
-  for (int64_t b = 0; b < B; ++b) shift[b] = step.discount < 1.0 ? 0.0 : -INFTY;
+void arrivals(const Problem& problem, const F* following, double* x, double* shift, int threads) {
+  const int64_t S = problem.states, B = problem.problems;
+  for (int64_t b = 0; b < B; ++b) shift[b] = problem.discount < 1.0 ? 0.0 : -INFTY;
 #pragma omp parallel num_threads(threads)
   {
     Vector<double> largest(B, -INFTY);
@@ -37,67 +38,54 @@ void arrivals(const Step& step, const F* following, double* x, double* shift, in
 #pragma omp single
     for (int64_t b = 0; b < B; ++b) shift[b] = shift[b] == -INFTY ? 0.0 : shift[b];
     Vector<double> fallen(B, 0.0);
-    if (step.discount < 1.0)
-      for (int64_t b = 0; b < B; ++b) fallen[b] = (1.0 - step.discount) * std::exp(-shift[b]);
+    if (problem.discount < 1.0)
+      for (int64_t b = 0; b < B; ++b) fallen[b] = (1.0 - problem.discount) * std::exp(-shift[b]);
 #pragma omp for schedule(static)
     for (int64_t start = 0; start < S; start += 1024) {
       const int64_t stop = std::min(S, start + 1024);
       if (B == 1) {
         const double c = shift[0], f = fallen[0];
 #pragma omp simd
-        for (int64_t s = start; s < stop; ++s) x[s] = step.discount * power(double(following[s]) - c) + f;
+        for (int64_t s = start; s < stop; ++s) x[s] = problem.discount * power(double(following[s]) - c) + f;
       } else {
         for (int64_t s = start; s < stop; ++s)
 #pragma omp simd
           for (int64_t b = 0; b < B; ++b)
-            x[s * B + b] = step.discount * power(double(following[s * B + b]) - shift[b]) + fallen[b];
+            x[s * B + b] = problem.discount * power(double(following[s * B + b]) - shift[b]) + fallen[b];
       }
     }
   }
 }
 
-// p(a|s) e^rho over the largest of its state, [count, A, B] from `start` on: those at hand, or made here, their
-// exponents in `own`; null where actions have been summed over.
+// p(a|s) e^rho over the largest of its state [count, A, B] from `start` on: those at hand, or made in `made`.
 template <class F>
-const F* shares_of(const Step& step, int64_t start, int64_t count, Vector<double>& own, Vector<F>& made) {
-  const int64_t A = step.actions, B = step.problems, number = count * A * B;
-  if (step.weights != nullptr) return static_cast<const F*>(step.weights) + start * A * B;
-  if (step.rewards == nullptr) return nullptr;
-  const F* rewards = static_cast<const F*>(step.rewards) + start * A * B;
-  const F* prior = static_cast<const F*>(step.prior);
-  const F* largest = static_cast<const F*>(step.row_largest);
-  if (largest != nullptr) largest += start * B;
+const F* weights_of(const Problem& problem, int64_t start, int64_t count, F* made) {
+  const int64_t A = problem.actions, B = problem.problems;
+  if (problem.weights != nullptr) return static_cast<const F*>(problem.weights) + start * A * B;
+  const F* scores = static_cast<const F*>(problem.scores) + start * A * B;
+  const F* largest = static_cast<const F*>(problem.row_largest) + start * B;
   for (int64_t row = 0; row < count * A; ++row)
+#pragma omp simd
     for (int64_t b = 0; b < B; ++b) {
-      const int64_t at = step.prior_problems > 1 ? (start * A + row) * B + b : start * A + row;
-      const double before = prior == nullptr ? step.shared_prior : double(prior[at]);
-      const double most = step.row_largest == nullptr ? step.level : double(largest[row / A * B + b]);
-      own[row * B + b] = step.scale * rewards[row * B + b] + before - most;
+      const double score = double(scores[row * B + b]) + problem.shared_prior;
+      made[row * B + b] = F(score - double(largest[row / A * B + b]));
     }
 #pragma omp simd
-  for (int64_t i = 0; i < number; ++i) made[i] = F(power(own[i]));
-  return made.data();
+  for (int64_t i = 0; i < count * A * B; ++i) made[i] = F(power(double(made[i])));
+  return made;
 }
 
-// Products P x of a block [count, A, B], and their sums over actions [count, B], weighted where there are weights.
+// Products P x of a block [count, A, B], and their weighted sums over actions [count, B]; or, without weights, those of
+// the merged table.
 template <class F>
-void exact_sums(const Step& step, const Sums& sums, const double* x, const F* weights, int64_t start, int64_t count,
+void exact_sums(const Problem& problem, const F* weights, const double* x, int64_t start, int64_t count,
                 double* arrived, double* total) {
-  const int64_t A = step.actions, B = step.problems;
-  products<F, false>(sums, start * A, count * A, step.states, x, B, arrived);
-  if (A == 1 && weights == nullptr) {
-    std::copy(arrived, arrived + count * B, total);
-    return;
-  }
+  const int64_t A = problem.actions, B = problem.problems;
+  if (weights == nullptr) return products<F, false>(problem.merged, start, count, problem.states, x, B, total);
+  products<F, false>(problem.chances, start * A, count * A, problem.states, x, B, arrived);
   for (int64_t i = 0; i < count; ++i) {
     double* sum = total + i * B;
     const double* product = arrived + i * A * B;
-    if (weights == nullptr) {
-      for (int64_t b = 0; b < B; ++b) sum[b] = product[b];
-      for (int64_t a = 1; a < A; ++a)
-        for (int64_t b = 0; b < B; ++b) sum[b] += product[a * B + b];
-      continue;
-    }
     const F* weight = weights + i * A * B;
     for (int64_t b = 0; b < B; ++b) sum[b] = weight[b] * product[b];
     for (int64_t a = 1; a < A; ++a)
@@ -106,33 +94,73 @@ void exact_sums(const Step& step, const Sums& sums, const double* x, const F* we
   }
 }
 
-// What follows has the same block loop three times: with one that calls a function of each block batches took 2.8 times
-// as long (GCC 12).
+// Calls use(action, next state, log p(a|s) + rho_k + log p_k + what it is worth to arrive) for what is possible in s.
+template <class F, class Use>
+void each_outcome(const Problem& problem, const F* following, int64_t s, int64_t b, const Use& use) {
+  const Sums& sums = problem.chances;
+  const int64_t A = problem.actions, B = problem.problems;
+  const F *chances = static_cast<const F*>(sums.weights), *logs = static_cast<const F*>(problem.log_chances);
+  const bool dense = sums.outcomes < 0;
+  for (int64_t a = 0; a < A; ++a) {
+    const int64_t row = s * A + a;
+    const double score = double(static_cast<const F*>(problem.scores)[row * B + b]) + problem.shared_prior;
+    if (score == -INFTY) continue;
+    const int64_t even = dense ? problem.states : sums.outcomes;
+    const int64_t begin = sums.pointers != nullptr ? sums.pointers[row] : row * even;
+    const int64_t end = sums.pointers != nullptr ? sums.pointers[row + 1] : begin + even;
+    for (int64_t entry = begin; entry < end; ++entry) {
+      const int64_t next = dense ? entry - begin : sums.columns[entry];
+      double worth = following[next * B + b];
+      if (chances[entry] == F(0) && logs == nullptr) continue;
+      if (problem.discount < 1.0) {
+        const double goes_on = worth + std::log(problem.discount), falls = std::log1p(-problem.discount);
+        const double high = std::max(goes_on, falls), low = std::min(goes_on, falls);
+        worth = high + std::log1p(std::exp(low - high));
+      }
+      if (worth == -INFTY) continue;
+      const double chance = logs != nullptr ? double(logs[entry]) : std::log(double(chances[entry]));
+      if (chance > -INFTY) use(a, next, score + chance + worth);
+    }
+  }
+}
 
-// v_t, +inf where a sum underflows; x [S, B] and c [B] are left behind. Returns how many did.
+// v_t(s) by a shift of its own.
 template <class F>
-int64_t exact_step(const Step& step, const Sums& sums, const F* following, double* x, double* shift, F* out) {
-  const int64_t A = step.actions, B = step.problems, block = block_of(step);
-  const int threads = threads_for(entries(sums, step.states) * B, step.threads);
-  const F* row_largest = static_cast<const F*>(step.row_largest);
-  arrivals(step, following, x, shift, threads);
+double local_value(const Problem& problem, const F* following, int64_t s, int64_t b) {
+  double largest = -INFTY, sum = 0.0;
+  each_outcome(problem, following, s, b, [&](int64_t, int64_t, double x) { largest = std::max(largest, x); });
+  if (largest == -INFTY) return -INFTY;
+  each_outcome(problem, following, s, b, [&](int64_t, int64_t, double x) { sum += std::exp(x - largest); });
+  return largest + std::log(sum);
+}
+
+// The block loops here are written out: with one loop that calls a function of each block batches took 2.8 times as long
+// (GCC 12).
+
+// v_t [S, B] from v_{t+1}; x [S, B] and c [B] are memory.
+template <class F>
+void exact_step(const Problem& problem, bool merged, const F* following, double* x, double* shift, F* out) {
+  const int64_t A = problem.actions, B = problem.problems, block = block_of(problem);
+  const int threads = threads_for(merged ? entries(problem.merged, problem.states) : work_of(problem), problem.threads);
+  const F* row_largest = static_cast<const F*>(problem.row_largest);
+  arrivals(problem, following, x, shift, threads);
   int64_t low = 0;
 #pragma omp parallel num_threads(threads) reduction(+ : low)
   {
-    Vector<double> arrived(A * block * B), total(block * B), own(A * block * B);
-    Vector<F> made(A * block * B);
+    Vector<double> arrived(merged ? 0 : A * block * B), total(block * B);
+    Vector<F> made(merged || problem.weights != nullptr ? 0 : A * block * B);
 #pragma omp for schedule(static)
-    for (int64_t start = 0; start < step.states; start += block) {
-      const int64_t count = std::min(block, step.states - start);
-      const F* weights = shares_of<F>(step, start, count, own, made);
-      exact_sums<F>(step, sums, x, weights, start, count, arrived.data(), total.data());
+    for (int64_t start = 0; start < problem.states; start += block) {
+      const int64_t count = std::min(block, problem.states - start);
+      const F* weights = merged ? nullptr : weights_of<F>(problem, start, count, made.data());
+      exact_sums<F>(problem, weights, x, start, count, arrived.data(), total.data());
       const F* largest = row_largest + start * B;
       F* place = out + start * B;
       if (B == 1) {
         const double c = shift[0];
 #pragma omp simd reduction(+ : low)
         for (int64_t i = 0; i < count; ++i) {
-          const bool sound = total[i] >= step.smallest;
+          const bool sound = total[i] >= problem.smallest;
           place[i] = F(sound ? logarithm(total[i]) + largest[i] + c : INFTY);
           low += !sound;
         }
@@ -140,109 +168,91 @@ int64_t exact_step(const Step& step, const Sums& sums, const F* following, doubl
         for (int64_t i = 0; i < count * B; i += B)
 #pragma omp simd reduction(+ : low)
           for (int64_t b = 0; b < B; ++b) {
-            const bool sound = total[i + b] >= step.smallest;
+            const bool sound = total[i + b] >= problem.smallest;
             place[i + b] = F(sound ? logarithm(total[i + b]) + largest[i + b] + shift[b] : INFTY);
             low += !sound;
           }
       }
     }
   }
-  return low;
+  end_terminal(problem, out);
+  if (low == 0) return;
+#pragma omp parallel for num_threads(threads) schedule(dynamic, 64)
+  for (int64_t i = 0; i < problem.states * B; ++i)
+    if (out[i] == F(INFTY)) out[i] = F(local_value(problem, following, i / B, i % B));
 }
 
-// The sums over actions and outcomes of x [S, B] alone, [S, B].
+// From a_t [S, B]: d_t(s, a), added to `total` [S, A, B], and a_{t+1} in place of a_t. Sums under `least`, by which rates
+// might overflow, are done again. `flow` [S, A, B], x and `rates` [S, B] and c [B] are memory.
 template <class F>
-void weighted_sums(const Step& step, const Sums& sums, const F* x, F* out) {
-  const int64_t A = step.actions, B = step.problems, block = block_of(step);
-  const int threads = threads_for(entries(sums, step.states) * B, step.threads);
-  Vector<double> copy;
-  const double* from = as_double(x, step.states * B, copy);
-#pragma omp parallel num_threads(threads)
-  {
-    Vector<double> arrived(A * block * B), total(block * B), own(A * block * B);
-    Vector<F> made(A * block * B);
-#pragma omp for schedule(static)
-    for (int64_t start = 0; start < step.states; start += block) {
-      const int64_t count = std::min(block, step.states - start);
-      const F* weights = shares_of<F>(step, start, count, own, made);
-      exact_sums<F>(step, sums, from, weights, start, count, arrived.data(), total.data());
-      for (int64_t i = 0; i < count * B; ++i) out[start * B + i] = F(total[i]);
-    }
-  }
-}
-
-// What flows on from y(s, a): passed(s') = gamma e^{v - c} times the sum of w y, through the transposed table.
-template <class F>
-void pass_on(const Step& step, const Sums& transposed, const F* y, int64_t width, const F* following, const double* x,
-             const double* shift, F* passed) {
-  const int64_t B = step.problems, SIZE = 512;
-  const int threads = threads_for(entries(transposed, width) * B, step.threads);
-  Vector<double> copy;
-  const double* from = as_double(y, width * B, copy);
-#pragma omp parallel num_threads(threads)
-  {
-    Vector<double> found(SIZE * B);
-#pragma omp for schedule(static)
-    for (int64_t start = 0; start < step.states; start += SIZE) {
-      const int64_t number = std::min(SIZE, step.states - start), begin = start * B;
-      products<F, false>(transposed, start, number, width, from, B, found.data());
-      for (int64_t i = 0; i < number * B; ++i) {
-        const double goes_on =
-            step.discount == 1.0 ? x[begin + i] : step.discount * power(double(following[begin + i]) - shift[i % B]);
-        passed[begin + i] = F(found[i] * goes_on);
-      }
-    }
-  }
-}
-
-// One step of the sweep, actions apart: sums [S, B] and rates [S, B] (adjoint / sum, 0 where a sum is below `least`); the
-// weighted shares w * rate [S, A, B]; either d_t itself, or the products times rates, added to `total_products`; and what
-// is passed on, where there is a transposed table. Returns how many states that have hope and an adjoint fell below
-// `least`.
-template <class F>
-int64_t exact_shares(const Step& step, const Sums& sums, const Sums* transposed, const F* values, const F* following,
-                     const F* adjoint, double least, double* x, double* shift, F* sum_out, F* rate_out, F* weighted,
-                     F* table, F* total_products, F* passed) {
-  const int64_t A = step.actions, B = step.problems, block = block_of(step);
-  const int threads = threads_for(entries(sums, step.states) * B, step.threads);
-  arrivals(step, following, x, shift, threads);
+void exact_forward(const Problem& problem, const F* values, const F* following, double* adjoint, double least,
+                   double* flow, double* total, double* x, double* rates, double* shift) {
+  const int64_t A = problem.actions, B = problem.problems, block = block_of(problem), S = problem.states;
+  const int threads = threads_for(work_of(problem), problem.threads);
+  const uint8_t* terminal = problem.terminal;
+  arrivals(problem, following, x, shift, threads);
   int64_t low = 0;
 #pragma omp parallel num_threads(threads) reduction(+ : low)
   {
-    Vector<double> arrived(A * block * B), total(block * B), own(A * block * B);
-    Vector<F> made(A * block * B);
+    Vector<double> arrived(A * block * B), sums(block * B);
+    Vector<F> made(problem.weights != nullptr ? 0 : A * block * B);
 #pragma omp for schedule(static)
-    for (int64_t start = 0; start < step.states; start += block) {
-      const int64_t count = std::min(block, step.states - start), length = count * B;
-      const F* weights = shares_of<F>(step, start, count, own, made);
-      exact_sums<F>(step, sums, x, weights, start, count, arrived.data(), total.data());
-      const F* above = adjoint + start * B;
+    for (int64_t start = 0; start < S; start += block) {
+      const int64_t count = std::min(block, S - start);
+      const F* weights = weights_of<F>(problem, start, count, made.data());
+      exact_sums<F>(problem, weights, x, start, count, arrived.data(), sums.data());
+      const double* above = adjoint + start * B;
       const F* value = values + start * B;
-      F* rate = rate_out + start * B;
-      F* stored = sum_out + start * B;
+      double* rate = rates + start * B;
+      if (terminal != nullptr)
+        for (int64_t i = 0; i < count * B; ++i) sums[i] = terminal[start + i / B] ? INFTY : sums[i];
 #pragma omp simd reduction(+ : low)
-      for (int64_t i = 0; i < length; ++i) {
-        const bool sound = total[i] > 0.0 && total[i] >= least;
-        rate[i] = F(sound ? double(above[i]) / total[i] : 0.0);
-        stored[i] = F(total[i]);
-        low += !sound && value[i] > F(-INFTY) && above[i] != F(0);
+      for (int64_t i = 0; i < count * B; ++i) {
+        const bool sound = sums[i] > 0.0 && sums[i] >= least;
+        const bool again = !sound && value[i] > F(-INFTY) && above[i] != 0.0;
+        rate[i] = sound ? above[i] / sums[i] : 0.0;
+        low += again;
+        sums[i] = again ? -1.0 : sums[i];
       }
       for (int64_t row = 0; row < count * A; ++row) {
         const int64_t inside = row * B, at = start * A * B + inside, state = row / A * B;
+#pragma omp simd
         for (int64_t b = 0; b < B; ++b) {
-          const F share = weights[inside + b] * rate[state + b];
-          weighted[at + b] = share;
-          if (table != nullptr) {
-            table[at + b] = F(share * arrived[inside + b]);
-          } else {
-            total_products[at + b] += F(rate[state + b] * arrived[inside + b]);
-          }
+          const double share = weights[inside + b] * rate[state + b];
+          flow[at + b] = share;
+          total[at + b] += share * arrived[inside + b];
         }
       }
+      for (int64_t i = 0; low > 0 && i < count * B; ++i)
+        if (sums[i] < 0.0) rate[i] = INFTY;
     }
   }
-  if (transposed != nullptr) pass_on(step, *transposed, weighted, step.states * A, following, x, shift, passed);
-  return low;
+  Vector<double> above(low > 0 ? S * B : 0);
+  for (int64_t i = 0; i < above.size(); ++i) above[i] = adjoint[i];
+  turned_products<F>(problem, flow, adjoint);
+  for (int64_t s = 0; s < S; ++s)
+#pragma omp simd
+    for (int64_t b = 0; b < B; ++b)
+      adjoint[s * B + b] *= problem.discount == 1.0
+                                ? x[s * B + b]
+                                : problem.discount * power(double(following[s * B + b]) - shift[b]);
+  for (int64_t i = 0; i < above.size(); ++i) {
+    if (rates[i] != INFTY) continue;
+    const int64_t s = i / B, b = i % B;
+    const double value = values[i];
+    double sum = 0.0;
+    each_outcome(problem, following, s, b, [&](int64_t, int64_t, double term) { sum += std::exp(term - value); });
+    each_outcome(problem, following, s, b, [&](int64_t a, int64_t next, double term) {
+      const double part = above[i] / sum * std::exp(term - value);
+      const double v = following[next * B + b];
+      // The probability given optimality that a chain which arrives goes on.
+      const double goes_on = problem.discount == 1.0
+                                 ? 1.0
+                                 : 1.0 / (1.0 + (1.0 - problem.discount) / problem.discount * std::exp(-v));
+      total[(s * A + a) * B + b] += part;
+      adjoint[next * B + b] += part * goes_on;
+    });
+  }
 }
 
 }  // namespace cai::LEVEL

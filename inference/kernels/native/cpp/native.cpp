@@ -1,49 +1,88 @@
-// The steps of soft control as fused loops, compiled once for each set of instructions.
+// The passes of soft control over whole horizons, compiled once for each set of instructions.
 //
 // LEVEL names the set: it is the namespace of everything here, and ends the names of what is exported, so that no two
 // compilations share a function: a linker that finds one twice keeps either, whatever instructions it uses.
 //
-// Tables are row-major: values [S, B], rewards, priors and shares [S, A, B], of B problems side by side (often one).
-// They are stored as F and computed in double.
+// Tables are row-major: values [S, B], scores and weights [S, A, B], of B problems side by side (often one). They are
+// stored as F and computed in double.
 
-#include "chain.h"
-#include "exact.h"
 #include "fixed.h"
+#include "merged.h"
+
+namespace cai::LEVEL {
+
+// Writes the messages of `steps` steps before the last row, which is known, into rows [., S, B] of which every `ring`-th
+// shares its memory.
+template <class F>
+void backward(const Problem& problem, bool exact, F* rows, int64_t steps, int64_t ring) {
+  const int64_t size = problem.states * problem.problems;
+  if (exact && problem.merged.rows > 0) {
+    merged_backward<F>(problem, rows, steps, ring, nullptr);
+    return;
+  }
+  Vector<double> x(exact ? size : 0), shift(problem.problems);
+  for (int64_t t = steps - 1; t >= 0; --t) {
+    const F* following = rows + (t + 1) % ring * size;
+    F* out = rows + t % ring * size;
+    if (exact) {
+      exact_step(problem, false, following, x.data(), shift.data(), out);
+    } else {
+      fixed_step(problem, following, out);
+    }
+  }
+}
+
+// Follows a_t [S, B] along messages in rows [steps + 1, S, B], from the first to the last, in place. What arrives at
+// step t is added from `incoming` [steps, S, B]; the d_t are added to `total` [S, A, B]. With `marginals` [steps + 1, S,
+// B] all a_t are written there, and terminal states keep theirs; else these pass nothing on. `bound` is one on every a_t.
+template <class F>
+void forward(const Problem& problem, bool exact, const F* rows, int64_t steps, const F* incoming, double bound,
+             double* adjoint, double* total, F* marginals) {
+  const int64_t S = problem.states, B = problem.problems, size = S * B;
+  const double least = problem.smallest * std::max(1.0, bound);
+  Vector<double> flow(size * problem.actions), x(exact ? size : 0), rates(exact ? size : 0), shift(B);
+  Vector<double> ended(marginals != nullptr && problem.terminal != nullptr ? size : 0, 0.0);
+  for (int64_t t = 0; t <= steps; ++t) {
+    for (int64_t i = 0; incoming != nullptr && t < steps && i < size; ++i) adjoint[i] += incoming[t * size + i];
+    for (int64_t i = 0; i < ended.size(); ++i) {
+      adjoint[i] += ended[i];
+      ended[i] = problem.terminal[i / B] ? adjoint[i] : 0.0;
+    }
+    for (int64_t i = 0; marginals != nullptr && i < size; ++i) marginals[t * size + i] = F(adjoint[i]);
+    if (t == steps) return;
+    const F* following = rows + (t + 1) * size;
+    if (exact) {
+      exact_forward(problem, rows + t * size, following, adjoint, least, flow.data(), total, x.data(), rates.data(),
+                    shift.data());
+    } else {
+      fixed_forward(problem, following, adjoint, flow.data(), total);
+    }
+  }
+}
+
+}  // namespace cai::LEVEL
 
 using namespace cai::LEVEL;
 
 #pragma GCC visibility push(default)
 extern "C" {
-#define EXPORT(F, SUFFIX)                                                                                            \
-  void fixed_step_##SUFFIX(const Step* step, const Sums* sums, const F* following, F* out) {                         \
-    fixed_step(*step, *sums, following, out);                                                                        \
+#define EXPORT(F, SUFFIX)                                                                                         \
+  void backward_##SUFFIX(const Problem* problem, int64_t exact, F* rows, int64_t steps, int64_t ring) {              \
+    backward(*problem, exact != 0, rows, steps, ring);                                                               \
   }                                                                                                                  \
-  void fixed_shares_##SUFFIX(const Step* step, const Sums* sums, const F* following, const F* adjoint, F* table,     \
-                             F* total) {                                                                             \
-    fixed_shares(*step, *sums, following, adjoint, table, total);                                                    \
+  int64_t merged_backward_##SUFFIX(const Problem* problem, F* rows, int64_t steps, double* levels) {                 \
+    return merged_backward(*problem, rows, steps, steps + 1, levels);                                                \
   }                                                                                                                  \
-  int64_t exact_step_##SUFFIX(const Step* step, const Sums* sums, const F* following, double* x, double* shift,      \
-                              F* out) {                                                                              \
-    return exact_step(*step, *sums, following, x, shift, out);                                                       \
+  void forward_##SUFFIX(const Problem* problem, int64_t exact, const F* rows, int64_t steps, const F* incoming,      \
+                        double bound, double* adjoint, double* total, F* marginals) {                                \
+    forward(*problem, exact != 0, rows, steps, incoming, bound, adjoint, total, marginals);                          \
   }                                                                                                                  \
-  int64_t exact_shares_##SUFFIX(const Step* step, const Sums* sums, const Sums* transposed, const F* values,         \
-                                const F* following, const F* adjoint, double least, double* x, double* shift,        \
-                                F* totals, F* rates, F* weighted, F* table, F* products, F* passed) {                \
-    return exact_shares(*step, *sums, transposed, values, following, adjoint, least, x, shift, totals, rates,        \
-                        weighted, table, products, passed);                                                          \
-  }                                                                                                                  \
-  void weighted_sums_##SUFFIX(const Step* step, const Sums* sums, const F* x, F* out) {                              \
-    weighted_sums(*step, *sums, x, out);                                                                             \
+  int64_t merged_forward_##SUFFIX(const Problem* problem, const F* rows, const double* levels, int64_t steps,        \
+                                  double bound, double* adjoint, double* total) {                                    \
+    return merged_forward(*problem, rows, levels, steps, bound, adjoint, total);                                     \
   }                                                                                                                  \
   void gather_##SUFFIX(const Sums* sums, int64_t width, int64_t problems, int64_t threads, const F* x, F* out) {     \
     gather(*sums, width, problems, threads, x, out);                                                                 \
-  }                                                                                                                  \
-  int64_t chain_##SUFFIX(const Chain* chain, const Sums* sums, F* rows, double* scratch) {                           \
-    return run_chain(*chain, *sums, rows, scratch);                                                                  \
-  }                                                                                                                  \
-  void correlate_##SUFFIX(const Sums* sums, int64_t width, int64_t count, const F* ahead, const F* behind,           \
-                          F* totals, int64_t threads) {                                                              \
-    correlate(*sums, width, count, ahead, behind, totals, threads);                                                  \
   }
 #define JOINED(number, level) number##_##level
 #define SUFFIX_OF(number, level) JOINED(number, level)

@@ -7,7 +7,7 @@ from cai.inference.core.posterior import Posterior
 from cai.inference.core.status import Status, Target
 from cai.inference.tabular.believed_dynamics import FixedDynamics
 from cai.inference.tabular.dynamic_programming import require_finite
-from cai.inference.tabular.messages import policy_backward
+from cai.inference.tabular.policy_evaluation import policy_backward
 from cai.inference.tabular.posterior import tabular_posterior
 from cai.models.common.numerics import expectation
 

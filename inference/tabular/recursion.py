@@ -1,0 +1,91 @@
+"""Recursions: one backup of messages over outcomes with one choice of actions; every tabular backend is one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from cai.inference.kernels.backups import fixed_backup, optimistic_backup, soft_policy, tilted_backup
+from cai.inference.tabular.believed_dynamics import FixedDynamics, OutcomeDynamics, TiltedDynamics, tilted_start
+from cai.models.common.numerics import certainty_equivalent, safe_log, safe_logsumexp
+from cai.models.trajectory.model import TrajectoryModel
+
+__all__ = ["EXACT", "FIXED", "Backup", "Choice", "Recursion", "tilted_recursion"]
+
+Backup = Callable[[TrajectoryModel, Tensor, int], Tensor]
+Choice = Callable[[TrajectoryModel, Tensor, Tensor], tuple[Tensor, Tensor]]
+CHUNK = 2**14  # initial states that are weighed at a time
+_KINDS: dict[Backup, Literal["exact", "fixed"]] = {optimistic_backup: "exact", fixed_backup: "fixed"}
+
+
+@dataclass(frozen=True, eq=False)
+class Recursion:
+    """One way to plan backward: a backup of messages over outcomes, and a choice of actions.
+
+    Attributes:
+        backup: (model, v [S], t) -> q [S, A], nats.
+        choice: (model, q [..., S, A], log prior [..., S, A]) -> (v [..., S], pi [..., S, A]).
+        eta: how the backup weighs outcomes, and so which dynamics it believes in: those tilted by eta, 0 for the true
+            ones.
+    """
+
+    backup: Backup
+    choice: Choice = soft_policy
+    eta: float = 1.0
+
+    @property
+    def is_soft(self) -> bool:
+        """Whether it is one of the two soft recursions, which run over whole horizons at once."""
+        return self.kind is not None and self.choice is soft_policy
+
+    @property
+    def kind(self) -> Literal["exact", "fixed"] | None:
+        """The name of its backup if that is one of the two of the soft recursions."""
+        return _KINDS.get(self.backup)
+
+    def start(self, model: TrajectoryModel, log_messages: Tensor) -> Tensor:
+        """What the start is worth, nats: the log evidence at eta = 1, the mean of v at eta = 0; 0-dim.
+
+        Args:
+            model: for the initial distribution.
+            log_messages: [S], v of the first step.
+        """
+        # The certainty equivalent of those of its chunks: the temporaries of one chunk are all the memory it takes.
+        shares, worth = [], []
+        for initial, part in zip(model.mdp.initial.split(CHUNK), log_messages.split(CHUNK), strict=True):
+            possible = initial.detach() > 0  # often few
+            if bool(possible.any()):
+                weights = initial[possible]
+                shares.append(weights.sum())
+                worth.append(self.equivalent(weights / shares[-1], part[possible]))
+        return self.equivalent(torch.stack(shares), torch.stack(worth))
+
+    def equivalent(self, weights: Tensor, log_messages: Tensor) -> Tensor:
+        """The certainty equivalent, nats, of messages [..., S] that come with probabilities `weights` [..., S]."""
+        if self.eta == 1:
+            return safe_logsumexp(safe_log(weights) + log_messages)
+        return certainty_equivalent(weights, log_messages, self.eta)
+
+    def believed_start(self, model: TrajectoryModel, log_messages: Tensor) -> Tensor:
+        """q(s_1) [S], from v_1 [S]."""
+        return model.mdp.initial if self.eta == 0 else tilted_start(model, log_messages, self.eta)
+
+    def beliefs(self, model: TrajectoryModel, log_messages: Tensor) -> tuple[Tensor, OutcomeDynamics]:
+        """q(s_1) [S] and the dynamics that the recursion believes in, from v [T + 1, S]."""
+        if self.eta == 0:
+            return model.mdp.initial, FixedDynamics(model)
+        return self.believed_start(model, log_messages[0]), TiltedDynamics(model, log_messages, self.eta)
+
+
+EXACT = Recursion(optimistic_backup, eta=1.0)
+FIXED = Recursion(fixed_backup, eta=0.0)
+
+
+def tilted_recursion(eta: float, choice: Choice = soft_policy) -> Recursion:
+    """The recursion with outcomes tilted by eta."""
+    return Recursion(partial(tilted_backup, eta=eta), choice, eta)
