@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from operator import attrgetter
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from cai.inference.core.lazy import lazy, table
+from cai.inference.core.lazy import lazy, table, without_gradient
 from cai.inference.core.status import Status, Target
 from cai.inference.core.storage import storable
 from cai.inference.core.tabular import TabularPosterior
@@ -21,6 +22,7 @@ from cai.models.trajectory.model import TrajectoryModel
 __all__ = ["ModelPosterior", "QuantitiesOfQ", "in_reward_units", "measure", "tabular_posterior"]
 
 
+@storable("statistics-of-q")
 @dataclass(frozen=True)
 class QuantitiesOfQ:
     """Expectations along q: see the attributes of `Posterior`."""
@@ -104,6 +106,13 @@ class ModelPosterior(TabularPosterior):
         gone: Any = None
         return found if self.holds_tables else replace(found, state_marginals=gone, absorbed=gone)
 
+    def _state(self) -> dict[str, Any]:
+        state = super()._state()
+        if "statistics" in state:
+            parts = vars(state["statistics"])
+            state["statistics"] = QuantitiesOfQ(**{name: without_gradient(part) for name, part in parts.items()})
+        return state
+
     def _where(self) -> tuple[Tensor, Tensor]:
         visits = self.visits
         if visits is None and self.holds_tables:
@@ -120,25 +129,10 @@ class ModelPosterior(TabularPosterior):
         """[T + 1], the probability of having fallen into the discount's absorbing state."""
         return self._where()[1]
 
-    @lazy
-    def believed_return(self) -> Tensor | None:
-        """Expected sum of rewards under q, reward units, 0-dim."""
-        return self.statistics.believed_return
-
-    @lazy
-    def luck(self) -> Tensor | None:
-        """KL of q's dynamics and start from the true ones, nats, 0-dim: what the plan hopes for."""
-        return self.statistics.luck
-
-    @lazy
-    def policy_divergence(self) -> Tensor | None:
-        """KL of q's policy from the action prior along q, nats, 0-dim."""
-        return self.statistics.policy_divergence
-
-    @lazy
-    def policy_entropy(self) -> Tensor | None:
-        """Expected sum over live steps of H(q(. | s_t)), nats, 0-dim."""
-        return self.statistics.policy_entropy
+    believed_return = lazy[Tensor | None](attrgetter("statistics.believed_return"))
+    luck = lazy[Tensor | None](attrgetter("statistics.luck"))
+    policy_divergence = lazy[Tensor | None](attrgetter("statistics.policy_divergence"))
+    policy_entropy = lazy[Tensor | None](attrgetter("statistics.policy_entropy"))
 
     @lazy
     def elbo(self) -> Tensor | None:
