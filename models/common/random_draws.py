@@ -48,9 +48,8 @@ class _GivenGenerator(TorchDispatchMode):
 
     def __init__(self, source: int | torch.Generator) -> None:
         super().__init__()
-        given = isinstance(source, torch.Generator)
-        self.seed = source.initial_seed() if given else source
-        self.generators = {source.device: source} if given else {}
+        self.seed = source.initial_seed() if isinstance(source, torch.Generator) else source
+        self.generators = {source.device: source} if isinstance(source, torch.Generator) else {}
 
     def __torch_dispatch__(self, func: Any, kinds: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
