@@ -1,4 +1,4 @@
-"""The enumerated bound: expectations under q by Pyro's enumeration of q's own program.
+"""Programs whose latents Pyro has enumerated: the exact posterior, and the bound of a q, by sums over tables.
 
 Pyro enumerates q's program on the model side, which keeps every variable's dimension apart also where the program
 reads r(s_t, a_t, s_{t+1}) or draws s_{t+1} at the end of iteration t (enumerating a guide under `pyro.markov` is wrong

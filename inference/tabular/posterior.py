@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -128,25 +129,10 @@ class ModelPosterior(TabularPosterior):
         """[T + 1], the probability of having fallen into the discount's absorbing state."""
         return self._where()[1]
 
-    @lazy
-    def believed_return(self) -> Tensor | None:
-        """Expected sum of rewards under q, reward units, 0-dim."""
-        return self.statistics.believed_return
-
-    @lazy
-    def luck(self) -> Tensor | None:
-        """KL of q's dynamics and start from the true ones, nats, 0-dim: what the plan hopes for."""
-        return self.statistics.luck
-
-    @lazy
-    def policy_divergence(self) -> Tensor | None:
-        """KL of q's policy from the action prior along q, nats, 0-dim."""
-        return self.statistics.policy_divergence
-
-    @lazy
-    def policy_entropy(self) -> Tensor | None:
-        """Expected sum over live steps of H(q(. | s_t)), nats, 0-dim."""
-        return self.statistics.policy_entropy
+    believed_return = lazy[Tensor | None](attrgetter("statistics.believed_return"))
+    luck = lazy[Tensor | None](attrgetter("statistics.luck"))
+    policy_divergence = lazy[Tensor | None](attrgetter("statistics.policy_divergence"))
+    policy_entropy = lazy[Tensor | None](attrgetter("statistics.policy_entropy"))
 
     @lazy
     def elbo(self) -> Tensor | None:

@@ -222,14 +222,14 @@ class _FirstExit:
         """rho(G), where it is cheap to know."""
         return self.all_live.spectral_radius() if self.all_live.number <= RATE_LIMIT else None
 
-    def answer(self, solver: str, tolerance: float, max_steps: int) -> tuple[Tensor, Status]:
+    def answer(self, solver: str, tolerance: float, max_iterations: int) -> tuple[Tensor, Status]:
         """(log z [S], status); log z is 0 in terminal states, and -inf where no end can be reached."""
-        status = self.all_live.dies_out(self.gains, self.leaks, max_steps)
+        status = self.all_live.dies_out(self.gains, self.leaks, max_iterations)
         if status.ok:
             status = Status.SUCCESS if self.sums.best_paths() else Status.DIVERGED
         height = self.sums.height
         if status.ok and solver == "iteration":
-            status = self.sums.iterate(tolerance, max_steps)
+            status = self.sums.iterate(tolerance, max_iterations)
             height = self.sums.height
         if status.ok and (solver == "linear" or (torch.is_grad_enabled() and self.sums.log_weights.requires_grad)):
             height, status = self.sums.solve()

@@ -11,7 +11,7 @@ from oracle import random_problem
 
 import cai
 from cai.inference import BatchError, InferenceError, PosteriorBatch, Status
-from cai.inference.kernels import batched_values
+from cai.inference.kernels import values as batched_values
 from cai.models import MDP, ModelBatch, OutcomeReward, TrajectoryModel
 
 NUMBERS = ("log_evidence", "elbo", "believed_return", "luck", "policy_divergence", "policy_entropy")
