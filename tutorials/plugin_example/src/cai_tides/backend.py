@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from cai.inference.extend import Posterior, Status, Target, policy_posterior, require_model
+from cai.inference.extend import Posterior, Target, policy_posterior, require_model
 
 
 @dataclass(frozen=True)
@@ -12,14 +12,13 @@ class FollowThePrior:
 
     name: ClassVar[str] = "follow-the-prior"
     target: ClassVar[Target] = Target.OTHER
-    accepts: ClassVar[str] = "a TrajectoryModel"
+    accepts: ClassVar[str] = "a TrajectoryModel, any horizon"
     cost: ClassVar[str] = "T S A K time"
 
     def supports(self, model) -> None:
-        """Refuses what is no tabular model."""
+        """Refuses what is no model with tables."""
         require_model(model, self.name, "'enumeration'")
 
     def run(self, model, *, seed: int = 0) -> Posterior:
-        """The answer."""
-        policy = model.action_prior.expand(model.steps, -1, -1)
-        return policy_posterior(self, model, policy, Status.SUCCESS, {})
+        """The answer; nothing here is random."""
+        return policy_posterior(self, model, model.action_prior.expand(model.steps, -1, -1))
