@@ -245,7 +245,7 @@ def optimality_possible(model: TrajectoryModel) -> bool:
     if not model.is_finite:
         return can_succeed(model)
     with torch.no_grad():
-        return math.isfinite(float(backward(model, EXACT).start))
+        return math.isfinite(float(backward(model, EXACT, keep="evidence").start))
 
 
 def _without_expectations(
