@@ -214,7 +214,7 @@ class RecursionPosterior(ModelPosterior):
         return self.recursion.believed_start(self.model, self.messages.first_values)
 
     @table
-    def world(self) -> OutcomeDynamics:
+    def world(self) -> OutcomeDynamics:  # type: ignore[override]  # a frozen attribute, which nobody sets
         """Q's dynamics over the listed outcomes."""
         return self.recursion.beliefs(self.model, self.messages.values)[1]
 
