@@ -38,6 +38,8 @@ logger = logging.getLogger("cai.inference")
 
 __all__ = ["available_backends", "backend_label", "check_question", "check_seed", "infer", "judged", "make_backend"]
 
+RENAMED = {"max_steps", "max_backups"}  # earlier names of max_iterations
+
 _BUILT_IN: tuple[Any, ...] = (
     SumProduct,
     StructuredVariational,
@@ -98,6 +100,10 @@ def make_backend(backend: str | Backend, **options: Any) -> Backend:
         try:
             made: Backend = classes[backend](**options)
         except TypeError as error:
+            if old := RENAMED & options.keys():
+                raise ValueError(
+                    f"backend {backend!r}: {min(old)} is called max_iterations, as in every backend"
+                ) from None
             made_of = dataclasses.fields(classes[backend]) if dataclasses.is_dataclass(classes[backend]) else ()
             fields = ", ".join(field.name for field in made_of) or "none"
             raise ValueError(f"backend {backend!r}: {error}; its options are: {fields}") from None

@@ -284,6 +284,8 @@ def _finished(
     outcome = None
     if posterior is not None and "why" in posterior.details:
         detail = f"{status} ({posterior.details['why']})"
+    elif posterior is not None:
+        detail = detail or str(posterior.details.get("note", ""))
     if posterior is not None and isinstance(model, TrajectoryModel):
         try:
             outcome = evaluate(extract_policy(posterior), model, seed=seed, num_rollouts=num_rollouts)
@@ -296,7 +298,7 @@ def _finished(
         gap = 0.0 if math.isclose(believed, real, rel_tol=1e-12, abs_tol=1e-12) else believed - real
     return Row(
         backend=backend_label(backend),
-        target=str(backend.target),
+        target=str(backend.target if posterior is None else posterior.target),
         status=status,
         detail=detail,
         log_evidence=_number(posterior, "log_evidence"),

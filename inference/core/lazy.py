@@ -9,6 +9,8 @@ from typing import Any, Generic, Self, TypeVar, overload
 import torch
 from torch import Tensor
 
+from cai.models.common.threads import spare_core
+
 __all__ = ["Lazy", "lazy", "table", "view", "without_gradient"]
 
 T = TypeVar("T", covariant=True)
@@ -35,7 +37,7 @@ class lazy(Generic[T]):
     def __get__(self, instance: Any, owner: type) -> Self | T:
         if instance is None:
             return self
-        with torch.set_grad_enabled(instance._records):
+        with torch.set_grad_enabled(instance._records), spare_core():
             value = self.compute(instance)
         if self.is_held_by(instance):
             instance.__dict__[self.name] = value  # found there from now on, before this descriptor

@@ -314,13 +314,12 @@ class Posterior(Lazy):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         details = MappingProxyType(dict(state["details"]))
-        super().__setstate__({"model": None} | state | {"details": details})
+        super().__setstate__(dict.fromkeys(self._of_program) | state | {"details": details})
 
     def _stored(self) -> dict[str, Any]:
         """The parts that files hold."""
         state = {name: part for name, part in self._state().items() if name != "_records"}
-        if not isinstance(self.model, TrajectoryModel):
-            state = {name: part for name, part in state.items() if name not in self._of_program}
+        state = {name: part for name, part in state.items() if name not in self._of_program or can_store(part)}
         kept = {key: part for key, part in state["details"].items() if can_store(part)}
         lost = tuple(state["details"].keys() - kept.keys())
         return state | {"details": kept | ({"left_behind": lost} if lost else {})}

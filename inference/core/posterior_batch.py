@@ -18,6 +18,19 @@ from cai.models.trajectory.batch import ModelBatch
 __all__ = ["PosteriorBatch", "padded_stack"]
 
 
+class _stacked:
+    """An attribute of all members, stacked by a method of the batch; None where no member knows it."""
+
+    def __init__(self, method: str, doc: str) -> None:
+        self.method, self.__doc__ = method, doc
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    def __get__(self, batch: Any, owner: type) -> Any:
+        return self if batch is None else getattr(batch, self.method)(self.name)
+
+
 class PosteriorBatch(Sequence[Posterior]):
     """B posteriors, in the order of the batch. `answers[b]` is a member's, made when it is looked at.
 
@@ -118,36 +131,9 @@ class PosteriorBatch(Sequence[Posterior]):
         return self._numbers("elbo") if self._elbo is None else self._elbo
 
     @property
-    def believed_return(self) -> Tensor | None:
-        """[B], expected sums of rewards under each q, reward units."""
-        return self._numbers("believed_return")
-
-    @property
-    def luck(self) -> Tensor | None:
-        """[B], KL of each q's dynamics and start from the true ones, nats."""
-        return self._numbers("luck")
-
-    @property
-    def policy_divergence(self) -> Tensor | None:
-        """[B], KL of each q's policy from the action prior along q, nats."""
-        return self._numbers("policy_divergence")
-
-    @property
-    def policy_entropy(self) -> Tensor | None:
-        """[B], expected sums over live steps of H(q(. | s_t)), nats."""
-        return self._numbers("policy_entropy")
-
-    # ---- tables -------------------------------------------------------------------------------------------------
-
-    @property
     def values(self) -> Tensor | None:
         """[B, T, S], soft values in reward units."""
         return self._tables("values") if self._values is None else self._values()
-
-    @property
-    def q_values(self) -> Tensor | None:
-        """[B, T, S, A], reward units."""
-        return self._tables("q_values")
 
     @property
     def action_probs(self) -> Tensor:
@@ -155,21 +141,17 @@ class PosteriorBatch(Sequence[Posterior]):
         tables = [posterior.action_probs for posterior in self]
         return padded_stack(tables, [posterior.model.action_prior for posterior in self], self._same_kind())
 
-    @property
-    def initial(self) -> Tensor:
-        """[B, S], q(s_1)."""
-        return torch.stack([posterior.initial for posterior in self])
+    believed_return = _stacked("_numbers", "[B], expected sums of rewards under each q, reward units.")
+    luck = _stacked("_numbers", "[B], KL of each q's dynamics and start from the true ones, nats.")
+    policy_divergence = _stacked("_numbers", "[B], KL of each q's policy from the action prior along q, nats.")
+    policy_entropy = _stacked("_numbers", "[B], expected sums over live steps of H(q(. | s_t)), nats.")
+    q_values = _stacked("_tables", "[B, T, S, A], in reward units.")
+    initial = _stacked("_numbers", "[B, S], q(s_1).")
+    state_marginals = _stacked("_lasting", "[B, T + 1, S], q(s_t).")
+    absorbed = _stacked("_lasting", "[B, T + 1], the probability of having fallen into the absorbing state.")
 
-    @property
-    def state_marginals(self) -> Tensor:
-        """[B, T + 1, S], q(s_t)."""
-        tables = [posterior.state_marginals for posterior in self]
-        return padded_stack(tables, [table[-1] for table in tables], self._same_kind())
-
-    @property
-    def absorbed(self) -> Tensor:
-        """[B, T + 1], the probability of having fallen into the discount's absorbing state."""
-        tables = [posterior.absorbed for posterior in self]
+    def _lasting(self, name: str) -> Tensor:
+        tables = [getattr(posterior, name) for posterior in self]
         return padded_stack(tables, [table[-1] for table in tables], self._same_kind())
 
     def _numbers(self, name: str) -> Tensor | None:
@@ -178,9 +160,9 @@ class PosteriorBatch(Sequence[Posterior]):
 
     def _tables(self, name: str) -> Tensor | None:
         known = self._known(name)
-        return (
-            None if known is None else padded_stack(known, [table.new_zeros(()) for table in known], self._same_kind())
-        )
+        if known is None:
+            return None
+        return padded_stack(known, [table.new_zeros(()) for table in known], self._same_kind())
 
     def _known(self, name: str) -> list[Tensor] | None:
         """What each member has of that name; None where none has any."""

@@ -262,7 +262,7 @@ class TabularPosterior(Posterior):
         return taken + self.absorbed[t - 1] / len(taken)
 
     def _further_marginal(self, site: str) -> Tensor:
-        if not site.startswith("k_") or site not in self._further():
+        if not self.has_outcomes:
             return super()._further_marginal(site)
         t = int(site[2:]) - 1
         joint = (self.state_marginals[t][:, None] * self.action_probs[t])[..., None]

@@ -51,11 +51,13 @@ class GuideAnswer:
         if target is Target.EXACT and found.status is not Status.IMPOSSIBLE:
             gap, unseen = _left_out(program, found)
             if gap is not None:
-                target, details = Target.OTHER, details | {"gap": gap, "unseen": unseen}
+                target = Target.OTHER
                 sites = [f"{site} does not see {', '.join(others)}" for site, others in unseen.items()]
                 why = "; ".join(sites[:3]) + ("; ..." if len(sites) > 3 else "") or "it has not converged"
                 advice = "so it is not the exact posterior, which 'enumeration' gives"
-                logger.warning("%s: its bound lies %.4g nats below log p(O), %s: %s", self.backend, gap, advice, why)
+                note = f"its bound lies {gap:.4g} nats below log p(O), {advice}: {why}"
+                details |= {"gap": gap, "unseen": unseen, "note": note}
+                logger.warning("%s: %s", self.backend, note)
         return posterior_of_run(
             program,
             info,

@@ -1,4 +1,4 @@
-"""The enumerated bound: expectations under q by Pyro's enumeration of q's own program.
+"""Programs whose latents Pyro has enumerated: the exact posterior, and the bound of a q, by sums over tables.
 
 Pyro enumerates q's program on the model side, which keeps every variable's dimension apart also where the program
 reads r(s_t, a_t, s_{t+1}) or draws s_{t+1} at the end of iteration t (enumerating a guide under `pyro.markov` is wrong
@@ -211,12 +211,12 @@ class EnumeratedProgram:
             A tensor with one axis a site for each group, float64, summing to 1.
         """
         leaves, terms = [], []
-        for group in groups:
-            leaves.append(torch.zeros([self.size(name) for name in group], dtype=torch.float64, requires_grad=True))
-            kept = [i for i, name in enumerate(group) if self.size(name) > 1]
-            dims = "".join(self.symbols[group[i]] for i in kept)
-            terms.append(Term(leaves[-1].reshape([leaves[-1].shape[i] for i in kept]), dims))
         with torch.enable_grad():
+            for group in groups:
+                leaves.append(torch.zeros([self.size(name) for name in group], dtype=torch.float64, requires_grad=True))
+                kept = [i for i, name in enumerate(group) if self.size(name) > 1]
+                dims = "".join(self.symbols[group[i]] for i in kept)
+                terms.append(Term(leaves[-1].reshape([leaves[-1].shape[i] for i in kept]), dims))
             return list(torch.autograd.grad(self.expect(terms), leaves))
 
     def size(self, name: str) -> int:

@@ -90,7 +90,7 @@ class Redistribute(Messenger):
 
 
 class FreeTables:
-    """The parameters of freed sites, made when a site is first met."""
+    """The parameters of freed sites, made when a site is first drawn."""
 
     def __init__(self, sizes: dict[str, int]) -> None:
         self.sizes = sizes

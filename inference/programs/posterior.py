@@ -10,7 +10,7 @@ from torch import Tensor
 
 from cai.inference.core.lazy import without_gradient
 from cai.inference.core.status import Status, Target
-from cai.inference.core.storage import can_store, storable
+from cai.inference.core.storage import storable
 from cai.inference.core.tabular import TabularPosterior
 from cai.inference.programs.enumerated import EnumeratedProgram, enumerate_program
 from cai.models.common.numerics import safe_log, weighted
@@ -88,9 +88,6 @@ class ProgramPosterior(TabularPosterior):
 
     def _observed_sites(self) -> tuple[str, ...]:
         return self.info.factors
-
-    def _stored(self) -> dict[str, Any]:
-        return super()._stored() | ({"paths": self.paths} if can_store(self.paths) else {})
 
     def _source(self, what: str) -> Any:
         if self.paths is None:

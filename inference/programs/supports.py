@@ -19,7 +19,7 @@ def find_supports(run: EnumeratedProgram, contexts: dict[str, tuple[str, ...]]) 
 
     A redistributed site may choose: it keeps the values from which -inf can be avoided for sure. Every other site is
     chance: all its possible values must be safe. What a site's table does not see counts as chance too, as far as it
-    can be met under the program's own support; this may rule out more than the best q would.
+    can occur under the program's own support; this may rule out more than the best q would.
 
     Args:
         run: the enumerated program under q.
@@ -44,8 +44,8 @@ def find_supports(run: EnumeratedProgram, contexts: dict[str, tuple[str, ...]]) 
         seen = safe
         if unseen:  # what the table does not see must be safe whatever it is, as far as it can be
             others = dims.replace(run.symbols[name], "")
-            met = Term(run.reach(others), others).aligned(dims)
-            seen = (safe | ~met).all(unseen, keepdim=True)
+            reachable = Term(run.reach(others), others).aligned(dims)
+            seen = (safe | ~reachable).all(unseen, keepdim=True)
         allowed = seen & possible
         kept = torch.where(allowed.any(axis, keepdim=True), allowed, possible)
         sizes = tuple(run.size(site) for site in (*contexts[name], name))

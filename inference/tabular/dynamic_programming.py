@@ -18,6 +18,7 @@ from cai.inference.tabular.posterior import ModelPosterior, in_reward_units
 from cai.inference.tabular.recursion import EXACT, FIXED, Choice, Recursion
 from cai.inference.tabular.stationary.chains import can_succeed, expected_visits, has_trap
 from cai.inference.tabular.stationary.iteration import Settling, stationary_messages
+from cai.models.common.threads import spare_core
 from cai.models.trajectory.model import TrajectoryModel
 
 __all__ = [
@@ -53,10 +54,10 @@ def require_finite(model: Any, backend: str, instead: str) -> None:
         )
 
 
-def check_settling(tolerance: float, max_steps: int, name: str = "max_steps") -> None:
+def check_settling(tolerance: float, max_iterations: int) -> None:
     """Refuses a tolerance or a number of backups that make no sense."""
-    if max_steps < 1:
-        raise ValueError(f"{name} is {max_steps}; it must be >= 1")
+    if max_iterations < 1:
+        raise ValueError(f"max_iterations is {max_iterations}; it must be >= 1")
     if not tolerance > 0:
         raise ValueError(f"tolerance is {tolerance}; it must be > 0")
 
@@ -73,6 +74,7 @@ def check_keep(keep: str, kernel: str) -> None:
     check_kernel(kernel)
 
 
+@spare_core()
 def closed_form_posterior(
     model: TrajectoryModel,
     recursion: Recursion,

@@ -4,23 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from operator import attrgetter
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from cai.inference.core.lazy import lazy, table
+from cai.inference.core.lazy import lazy, table, without_gradient
 from cai.inference.core.status import Status, Target
 from cai.inference.core.storage import storable
 from cai.inference.core.tabular import TabularPosterior
 from cai.inference.tabular.believed_dynamics import FixedDynamics, OutcomeDynamics
-from cai.inference.tabular.policy_evaluation import forward, with_absorbed
+from cai.inference.tabular.policy_evaluation import CHUNK, forward
 from cai.models.common.numerics import categorical_divergence, safe_log, weighted
 from cai.models.trajectory.model import TrajectoryModel
 
 __all__ = ["ModelPosterior", "QuantitiesOfQ", "in_reward_units", "measure", "tabular_posterior"]
 
 
+@storable("statistics-of-q")
 @dataclass(frozen=True)
 class QuantitiesOfQ:
     """Expectations along q: see the attributes of `Posterior`."""
@@ -40,7 +42,7 @@ def measure(
     dynamics: OutcomeDynamics,
     visits: tuple[Tensor, Tensor] | None = None,
 ) -> QuantitiesOfQ:
-    """Walks along q once and adds up what it believes, hopes for and pays.
+    """Expected return, policy KL, dynamics KL and entropy along q, many steps at a time.
 
     Args:
         model: the trajectory model.
@@ -49,32 +51,29 @@ def measure(
         dynamics: of q.
         visits: marginals [T + 1, S] and absorbed [T + 1] where they are known already.
     """
-    live, rows = model.live, [initial]
-    returns = luck = divergence = entropy = initial.new_zeros(())
-    for t in range(model.steps):
-        rewards = model.reward_table(t)
-        step = None
-        if visits is None or rewards.shape[-1] > 1:
-            step = dynamics.step(t)
-        here = rows[-1] if visits is None else visits[0][t]
-        joint = here[:, None] * policy[t]
-        if visits is None and step is not None:
-            rows.append(model.mdp.scatter(joint[..., None] * step.alive))
+    visits = forward(model, initial, policy, dynamics) if visits is None else visits
+    live, timed = model.live, model.reward.reads_time
+    rewards = model.reward_table(0)
+    returns = divergence = entropy = initial.new_zeros(())
+    luck = categorical_divergence(initial, model.mdp.initial)
+    size = max(1, CHUNK // model.mdp.probabilities.numel())
+    for begin in range(0, model.steps, size):
+        times = range(begin, min(begin + size, model.steps))
+        chosen, here = policy[begin : times.stop], visits[0][begin : times.stop]
         here = torch.where(live, here, torch.zeros_like(here))
-        joint = torch.where(live[:, None], joint, torch.zeros_like(joint))
-        if step is None or rewards.shape[-1] == 1:
+        joint = here[..., None] * chosen
+        if timed:
+            rewards = torch.stack([model.reward_table(t) for t in times])
+        if rewards.shape[-1] == 1:
             returns = returns + weighted(joint, rewards[..., 0]).sum()
         else:
-            chances = step.alive if step.fallen is None else step.alive + step.fallen
-            returns = returns + weighted(joint[..., None] * chances, rewards).sum()
-        if not isinstance(dynamics, FixedDynamics):
-            paid = dynamics.divergence(t) if step is None or step.divergence is None else step.divergence
-            luck = luck + weighted(joint, paid).sum()
-        divergence = divergence + weighted(here, categorical_divergence(policy[t], model.action_prior)).sum()
-        entropy = entropy - weighted(joint, safe_log(policy[t])).sum()
-    luck = luck + categorical_divergence(initial, model.mdp.initial)
-    marginals, absorbed = with_absorbed(model, torch.stack(rows)) if visits is None else visits
-    return QuantitiesOfQ(marginals, absorbed, returns, luck, divergence, entropy)
+            returns = returns + weighted(joint[..., None] * dynamics.chances(times), rewards).sum()
+        costs = dynamics.divergences(times)
+        if costs is not None:
+            luck = luck + weighted(joint, costs).sum()
+        divergence = divergence + weighted(here, categorical_divergence(chosen, model.action_prior)).sum()
+        entropy = entropy - weighted(joint, safe_log(chosen)).sum()
+    return QuantitiesOfQ(*visits, returns, luck, divergence, entropy)
 
 
 class ModelPosterior(TabularPosterior):
@@ -104,6 +103,13 @@ class ModelPosterior(TabularPosterior):
         gone: Any = None
         return found if self.holds_tables else replace(found, state_marginals=gone, absorbed=gone)
 
+    def _state(self) -> dict[str, Any]:
+        state = super()._state()
+        if "statistics" in state:
+            parts = vars(state["statistics"])
+            state["statistics"] = QuantitiesOfQ(**{name: without_gradient(part) for name, part in parts.items()})
+        return state
+
     def _where(self) -> tuple[Tensor, Tensor]:
         visits = self.visits
         if visits is None and self.holds_tables:
@@ -120,25 +126,10 @@ class ModelPosterior(TabularPosterior):
         """[T + 1], the probability of having fallen into the discount's absorbing state."""
         return self._where()[1]
 
-    @lazy
-    def believed_return(self) -> Tensor | None:
-        """Expected sum of rewards under q, reward units, 0-dim."""
-        return self.statistics.believed_return
-
-    @lazy
-    def luck(self) -> Tensor | None:
-        """KL of q's dynamics and start from the true ones, nats, 0-dim: what the plan hopes for."""
-        return self.statistics.luck
-
-    @lazy
-    def policy_divergence(self) -> Tensor | None:
-        """KL of q's policy from the action prior along q, nats, 0-dim."""
-        return self.statistics.policy_divergence
-
-    @lazy
-    def policy_entropy(self) -> Tensor | None:
-        """Expected sum over live steps of H(q(. | s_t)), nats, 0-dim."""
-        return self.statistics.policy_entropy
+    believed_return = lazy[Tensor | None](attrgetter("statistics.believed_return"))
+    luck = lazy[Tensor | None](attrgetter("statistics.luck"))
+    policy_divergence = lazy[Tensor | None](attrgetter("statistics.policy_divergence"))
+    policy_entropy = lazy[Tensor | None](attrgetter("statistics.policy_entropy"))
 
     @lazy
     def elbo(self) -> Tensor | None:

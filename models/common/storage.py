@@ -59,8 +59,8 @@ def storable(
         kind: the tag in the file; never change it, or older files cannot be read.
         pack: object -> its parts by name. The init fields of a dataclass or the fields of a NamedTuple unless given,
             and of another class all attributes.
-        unpack: parts -> object. The constructor with keywords unless given, and of another class an object with these
-            attributes. Enums need neither.
+        unpack: parts -> object. The constructor with keywords unless given; an object with these attributes where they
+            are all attributes. Enums need neither.
     """
 
     def declare(cls: C) -> C:
@@ -71,7 +71,8 @@ def storable(
             made = _Kind(kind, cls, lambda member: {"name": member.name}, lambda parts: cls[parts["name"]])
         else:
             fields = dataclasses.is_dataclass(cls) or issubclass(cls, tuple)
-            built = (lambda parts: cls(**parts)) if fields else (lambda parts: _with(cls, parts))
+            called = fields or pack is not None
+            built = (lambda parts: cls(**parts)) if called else (lambda parts: _with(cls, parts))
             made = _Kind(kind, cls, pack or (_fields if fields else vars), unpack or built)
         _BY_NAME[kind] = _BY_CLASS[cls] = made
         return cls
@@ -97,7 +98,8 @@ def _with(cls: type, parts: dict[str, Any]) -> Any:
 class _Writer:
     """Turns a value into a JSON document and the tensors that it names."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, copies: bool = True) -> None:
+        self.copies = copies
         self.tensors: dict[str, Tensor] = {}
         self.sums: dict[str, int] = {}
         self.objects: list[Any] = []
@@ -144,6 +146,8 @@ class _Writer:
         return {"$": "object", "is": len(self.objects) - 1}
 
     def _tensor(self, value: Tensor, where: str) -> str:
+        if not self.copies:
+            return where
         plain = value.detach().cpu()
         plain = plain.to_dense() if plain.layout is not torch.strided else plain
         self.tensors[where] = plain.clone(memory_format=torch.contiguous_format)  # shares no memory with another
@@ -158,8 +162,8 @@ def _checksum(table: Tensor) -> int:
 def can_store(value: Any) -> bool:
     """Whether `save` would accept the value."""
     try:
-        _Writer().encode(value, "value")
-    except (StorageError, ValueError, TypeError):
+        _Writer(copies=False).encode(value, "value")
+    except (ValueError, TypeError):
         return False
     return True
 

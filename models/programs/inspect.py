@@ -7,7 +7,6 @@ optional. A policy for it sees s_t and t alone.
 
 from __future__ import annotations
 
-import contextlib
 import inspect
 import re
 from collections.abc import Callable
@@ -15,12 +14,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from pyro import poutine
-from pyro.params.param_store import ParamStoreDict
 
 from cai.models.programs.session import pyro_session
 from cai.models.trajectory.model import TrajectoryModel
 
-__all__ = ["Program", "ProgramInfo", "explain", "inspect_program", "private_store", "site_time", "trace_program"]
+__all__ = ["Program", "ProgramInfo", "explain", "inspect_program", "site_time", "trace_program"]
 
 Program = Callable[[], Any]
 
@@ -58,11 +56,6 @@ def site_time(name: str) -> tuple[str, int] | None:
     """("s", 3) for "s_3", ("a", 1) for "a_1", None for any other site."""
     match = _SITE.match(name)
     return (match.group(1), int(match.group(2))) if match else None
-
-
-def private_store() -> contextlib.AbstractContextManager[ParamStoreDict]:
-    """A session of Pyro that draws what is drawn around it."""
-    return pyro_session(None)
 
 
 def trace_program(program: Program) -> poutine.Trace:

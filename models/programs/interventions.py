@@ -58,7 +58,7 @@ class RevisedProgram:
         handler = _Revise(self.interventions, self.evidence)
         with handler:
             self.program()
-        unmet = [name for name in (*self.interventions, *self.evidence) if name not in handler.met]
+        unmet = [name for name in (*self.interventions, *self.evidence) if name not in handler.drawn]
         if unmet:
             raise ValueError(
                 f"this run of the program did not draw {unmet[0]!r}, which is set or known; a site that is must be "
@@ -125,8 +125,10 @@ def condition(program: Program, actions: Mapping[int | str, Any]) -> RevisedProg
     """The program in which some sites are known, as evidence beside optimality.
 
     Args:
-        program: as in `do`.
-        actions: what is known, as in `do`; keys may name states and further latents too.
+        program: a `TrajectoryModel` with a finite horizon, any trajectory program, or what `do` and `condition` made.
+        actions: what is known: {time index of an action, from 0, or name of a latent site (state, action or further
+            latent): value}, values being whole numbers, or any number where a site is continuous; for a
+            `TrajectoryModel` also names of actions and states.
 
     Returns:
         A program whose evidence is p(O, a_t = a): the posterior is p(tau | O, a_t = a). A value that the program never
@@ -154,7 +156,7 @@ class _Revise(Messenger):
         super().__init__()
         self.interventions = interventions
         self.evidence = evidence
-        self.met: set[str] = set()
+        self.drawn: set[str] = set()
         self._densities: dict[str, Tensor] = {}
 
     def _pyro_sample(self, msg: Any) -> None:
@@ -162,15 +164,15 @@ class _Revise(Messenger):
             return
         name, fn = msg["name"], msg["fn"]
         if name in self.interventions:
-            self.met.add(name)
+            self.drawn.add(name)
             msg["fn"] = _point_mass(fn, self.interventions[name])
-        elif name in self.evidence and not fn.has_enumerate_support:  # a density cannot be met by chance
+        elif name in self.evidence and not fn.has_enumerate_support:  # a density gives no probability to one value
             msg["fn"] = _point_mass(fn, self.evidence[name])
             self._densities[name] = fn.log_prob(msg["fn"].v)
 
     def _pyro_post_sample(self, msg: Any) -> None:
         if msg["type"] == "sample" and not msg["is_observed"] and msg["name"] in self.evidence:
-            self.met.add(msg["name"])
+            self.drawn.add(msg["name"])
             if msg["name"] in self._densities:
                 pyro.factor(f"{EVIDENCE}{msg['name']}", self._densities.pop(msg["name"]))
                 return
@@ -323,8 +325,8 @@ def _check_model(model: TrajectoryModel, info: ProgramInfo, interventions: Mappi
     for t in range(min(model.steps, last)):
         chosen, following = interventions.get(f"a_{t + 1}"), interventions.get(f"s_{t + 2}")
         taken = model.action_prior > 0 if chosen is None else (actions == chosen).expand(mdp.num_states, -1)
-        met = (reached & model.live)[:, None] & taken
-        unknown = met & ~mdp.available
+        tried = (reached & model.live)[:, None] & taken
+        unknown = tried & ~mdp.available
         if unknown.any():
             state, action = torch.nonzero(unknown)[0].tolist()
             raise ValueError(_not_available(model, reached, state, action, t))
@@ -333,7 +335,7 @@ def _check_model(model: TrajectoryModel, info: ProgramInfo, interventions: Mappi
             reached = mdp.scatter(moves.double()) > 0
             continue
         if following < mdp.num_states:
-            _check_reward(model, met, following, t)
+            _check_reward(model, tried, following, t)
         reached = states == following
 
 
@@ -349,7 +351,7 @@ def _not_available(model: TrajectoryModel, reached: Tensor, state: int, action: 
     )
 
 
-def _check_reward(model: TrajectoryModel, met: Tensor, following: int, t: int) -> None:
+def _check_reward(model: TrajectoryModel, tried: Tensor, following: int, t: int) -> None:
     """Refuses to set s_{t+2} where the step before is rewarded by its outcome, which may lead elsewhere."""
     mdp, site = model.mdp, f"s_{t + 2}"
     if not model.reward.reads_outcome or (mdp.is_dense and not model.has_outcome_sites):
@@ -368,7 +370,7 @@ def _check_reward(model: TrajectoryModel, met: Tensor, following: int, t: int) -
     rewards = evaluate_factor(model.reward, mdp, step).detach().expand(shape)
     differs = (rewards != rewards[..., :1]).any(-1)
     leads = ((mdp.next_states == following) & (mdp.probabilities > 0)).any(-1)
-    unknown = met & differs & ~leads
+    unknown = tried & differs & ~leads
     if unknown.any():
         where, taken = torch.nonzero(unknown)[0].tolist()
         raise ValueError(

@@ -12,12 +12,13 @@ from __future__ import annotations
 import ctypes
 import functools
 import hashlib
-import os
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from cai.models.common.threads import thread_count
 
 __all__ = ["available", "call", "instructions", "library", "thread_count"]
 
@@ -64,28 +65,6 @@ def _loaded() -> ctypes.CDLL | str:
 def instructions() -> str:
     """Which of the compilations is called: "baseline", "avx2" or "avx512"."""
     return library().cai_level().decode()
-
-
-def thread_count() -> int:
-    """How many threads a large step may use: one core is left to others, so that on two cores it is one.
-
-    Threads meet at the end of every step. Where another process holds a core, one of them waits there for its turn, for
-    milliseconds, and all the others wait for it. Measured on two cores, as time over that of one thread on idle ones
-    (4 actions, 4 outcomes, a grid; fixed dynamics / sum-product):
-
-        states      one thread     two threads    one thread,      two threads,
-                    takes, a step  on idle cores  one core busy    one core busy
-        1,000       0.08 / 0.02 ms   1.0 / 0.9      0.8 / 1.1        1.0 / 1.2
-        10,000      0.4 / 0.2 ms     0.6 / 0.7      0.9 / 1.0        1.3 / 1.4
-        100,000     5 / 9 ms         0.7 / 1.2      1.1 / 1.1        1.4 / 1.3
-        1,000,000   80 / 100 ms      0.9 / 0.8      1.1 / 1.0        2.2 / 1.7
-
-    Handing out blocks of states as threads come for them (OpenMP's dynamic schedule) was no better. So no step is large
-    enough on two cores; with more, those that are free take `WORTH_THREADS` of cpp/sums.h multiplications or more.
-    `torch.set_num_threads` limits the number further.
-    """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(torch.get_num_threads(), cores - 1))
 
 
 def call(name: str, dtype: torch.dtype, *arguments: Any) -> int:

@@ -19,6 +19,7 @@ from cai.inference.tabular.backward import Messages
 from cai.inference.tabular.dynamic_programming import failure_status, messages_posterior
 from cai.inference.tabular.recursion import EXACT, FIXED, Recursion
 from cai.models.common.numerics import expectation, safe_log, weighted
+from cai.models.common.threads import spare_core
 from cai.models.trajectory.batch import ModelBatch
 from cai.models.trajectory.model import TrajectoryModel
 
@@ -71,7 +72,8 @@ def infer_batch(
     """
     recursion = _SOFT.get(getattr(backend, "soft_recursion", None))
     if recursion is not None and _in_one_pass(batch, recursion, backend):
-        answers = _OnePass(batch, recursion, backend).answers()
+        with spare_core():
+            answers = _OnePass(batch, recursion, backend).answers()
     else:
         answers = _one_by_one(batch, backend, ask)
     if throw and not all(status.ok for status in answers.statuses):
@@ -185,8 +187,14 @@ class _OnePass:
         )
 
     def _all_values(self) -> Tensor:
-        """[B, T, S], reward units; column by column this takes several times as long."""
-        values = torch.cat([group[: self.steps].permute(2, 0, 1) for group in self.groups])
+        """[B, T, S], reward units."""
+        if any(group.requires_grad for group in self.groups):
+            values = torch.cat([group[: self.steps].permute(2, 0, 1) for group in self.groups])
+        else:  # step by step what is read stays in the cache: a third of the time
+            values = self.first.new_empty(len(self.batch), self.steps, self.model.mdp.num_states)
+            for group, part in zip(self.groups, values.split([group.shape[-1] for group in self.groups]), strict=True):
+                for t in range(self.steps):
+                    part[:, t] = group[t].T
         temperatures = self.batch.temperatures
         scale = self.model.temperature if temperatures is None else temperatures[:, None, None]
         if isinstance(scale, Tensor) and scale.requires_grad:

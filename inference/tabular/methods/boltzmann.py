@@ -40,12 +40,12 @@ class BoltzmannExploration:
 
     Args:
         tolerance: as in `SumProduct`, like what follows.
-        max_steps: see there.
+        max_iterations: over an infinite horizon, the most backups.
         accelerate: see there.
     """
 
     tolerance: float = 1e-10
-    max_steps: int = 1_000_000
+    max_iterations: int = 1_000_000
     accelerate: bool = True
 
     name: ClassVar[str] = "boltzmann"
@@ -54,7 +54,7 @@ class BoltzmannExploration:
     cost: ClassVar[str] = "T S A K time, T S A memory"
 
     def __post_init__(self) -> None:
-        check_settling(self.tolerance, self.max_steps)
+        check_settling(self.tolerance, self.max_iterations)
 
     def supports(self, model: Any) -> None:
         """Raises ValueError unless the model is a `TrajectoryModel`."""
@@ -63,7 +63,7 @@ class BoltzmannExploration:
     def run(self, model: Any, *, seed: int = 0) -> Posterior:
         """Answers the model; nothing here is random."""
         self.supports(model)
-        settling = Settling(self.tolerance, self.max_steps, self.accelerate)
+        settling = Settling(self.tolerance, self.max_iterations, self.accelerate)
         return closed_form_posterior(
             model, HARD, backend=self.name, target=self.target, settling=settling, acts=soft_policy
         )

@@ -39,7 +39,7 @@ class RiskSensitive:
     Args:
         eta: any number; +-inf takes the best or the worst possible outcome.
         tolerance: as in `SumProduct`, like what follows.
-        max_steps: see there.
+        max_iterations: over an infinite horizon, the most backups.
         accelerate: see there.
 
     Over an infinite horizon values may grow without end for any eta but 0 in a discounted world: the status says so.
@@ -47,7 +47,7 @@ class RiskSensitive:
 
     eta: float = -1.0
     tolerance: float = 1e-10
-    max_steps: int = 1_000_000
+    max_iterations: int = 1_000_000
     accelerate: bool = True
 
     name: ClassVar[str] = "risk"
@@ -65,7 +65,7 @@ class RiskSensitive:
             raise ValueError(
                 f"eta is {self.eta!r}; give a number: 1 is the exact posterior, 0 the true dynamics, below 0 caution"
             )
-        check_settling(self.tolerance, self.max_steps)
+        check_settling(self.tolerance, self.max_iterations)
 
     def supports(self, model: Any) -> None:
         """Raises ValueError unless the model is a `TrajectoryModel`."""
@@ -79,6 +79,6 @@ class RiskSensitive:
             tilted_recursion(float(self.eta)),
             backend=self.name,
             target=self.target,
-            settling=Settling(self.tolerance, self.max_steps, self.accelerate),
+            settling=Settling(self.tolerance, self.max_iterations, self.accelerate),
             details={"eta": float(self.eta)},
         )

@@ -24,7 +24,7 @@ class SumProduct:
     Args:
         tolerance: over an infinite horizon, the largest change of a value (in nats, relative to its size once that
             exceeds 1) at which the iteration stops.
-        max_steps: over an infinite horizon, the most backups.
+        max_iterations: over an infinite horizon, the most backups.
         accelerate: over an infinite horizon, whether Newton steps (soft policy iteration) may shorten what has not
             settled after 200 backups; the criterion stays that of plain backups.
         keep: what of a finite horizon stays in memory: "values", T S numbers (q-values, policies and marginals are
@@ -35,7 +35,7 @@ class SumProduct:
     """
 
     tolerance: float = 1e-10
-    max_steps: int = 1_000_000
+    max_iterations: int = 1_000_000
     accelerate: bool = True
     keep: Literal["values", "evidence"] = "values"
     kernel: Literal["auto", "native", "torch"] = "auto"
@@ -47,7 +47,7 @@ class SumProduct:
     cost: ClassVar[str] = "T S A K time, T S A memory"
 
     def __post_init__(self) -> None:
-        check_settling(self.tolerance, self.max_steps)
+        check_settling(self.tolerance, self.max_iterations)
         check_keep(self.keep, self.kernel)
 
     def supports(self, model: Any) -> None:
@@ -57,7 +57,7 @@ class SumProduct:
     def run(self, model: Any, *, seed: int = 0) -> Posterior:
         """Answers the model; nothing here is random."""
         self.supports(model)
-        settling = Settling(self.tolerance, self.max_steps, self.accelerate)
+        settling = Settling(self.tolerance, self.max_iterations, self.accelerate)
         return closed_form_posterior(
             model,
             EXACT,

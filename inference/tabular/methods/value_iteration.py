@@ -35,13 +35,13 @@ class ValueIteration:
     Args:
         successors: how the values of the next states are weighed.
         tolerance: as in `SumProduct` (values in nats), like what follows.
-        max_steps: see there.
+        max_iterations: over an infinite horizon, the most backups.
         accelerate: see there.
     """
 
     successors: Literal["expected", "best", "worst"] = "expected"
     tolerance: float = 1e-10
-    max_steps: int = 1_000_000
+    max_iterations: int = 1_000_000
     accelerate: bool = True
 
     name: ClassVar[str] = "value-iteration"
@@ -52,7 +52,7 @@ class ValueIteration:
     def __post_init__(self) -> None:
         if self.successors not in SUCCESSORS:
             raise ValueError(f"successors is {self.successors!r}; expected one of {', '.join(SUCCESSORS)}")
-        check_settling(self.tolerance, self.max_steps)
+        check_settling(self.tolerance, self.max_iterations)
 
     def supports(self, model: Any) -> None:
         """Raises ValueError unless the model is a `TrajectoryModel`."""
@@ -64,5 +64,5 @@ class ValueIteration:
         recursion = (
             HARD if self.successors == "expected" else tilted_recursion(SUCCESSORS[self.successors], hard_choice)
         )
-        settling = Settling(self.tolerance, self.max_steps, self.accelerate)
+        settling = Settling(self.tolerance, self.max_iterations, self.accelerate)
         return closed_form_posterior(model, recursion, backend=self.name, target=self.target, settling=settling)

@@ -58,12 +58,12 @@ class ZIteration:
             (`benchmarks/road.py`), and its time does not grow with the length of the paths.
         tolerance: the iteration stops when log z is known to this, in nats, relative to the largest log z once that
             exceeds 1.
-        max_steps: the most steps of the iteration.
+        max_iterations: the most steps of the iteration.
     """
 
     solver: Literal["auto", "iteration", "linear"] = "auto"
     tolerance: float = 1e-10
-    max_steps: int = 1_000_000
+    max_iterations: int = 1_000_000
 
     name: ClassVar[str] = "z-iteration"
     target: ClassVar[Target] = Target.FIXED_DYNAMICS
@@ -73,7 +73,7 @@ class ZIteration:
     def __post_init__(self) -> None:
         if self.solver not in SOLVERS:
             raise ValueError(f"solver is {self.solver!r}; expected one of {', '.join(SOLVERS)}")
-        check_settling(self.tolerance, self.max_steps)
+        check_settling(self.tolerance, self.max_iterations)
 
     def supports(self, model: Any) -> None:
         """Raises ValueError if some action has several next states, or the solver does not fit the horizon."""
@@ -103,7 +103,7 @@ class ZIteration:
             Recursion(worlds.backup, eta=0.0),
             backend=self.name,
             target=self.target,
-            settling=Settling(self.tolerance, self.max_steps, accelerate=self.solver == "auto"),
+            settling=Settling(self.tolerance, self.max_iterations, accelerate=self.solver == "auto"),
             details={"solver": "iteration", "steps": model.steps, "rate": None},
         )
         desirability = None if posterior.values is None else posterior.values[0].detach() / model.temperature
@@ -114,7 +114,7 @@ class ZIteration:
         solver = self.solver
         if solver == "auto":
             solver = "iteration" if system.sums.pattern.method == "iterate" else "linear"
-        log_z, status = system.answer(solver, self.tolerance, self.max_steps)
+        log_z, status = system.answer(solver, self.tolerance, self.max_iterations)
         start = expectation(model.mdp.initial, log_z)
         if status.ok and not math.isfinite(float(start.detach())):
             possible = bool((reaches_terminal(model) & (model.mdp.initial > 0)).any())
@@ -222,14 +222,14 @@ class _FirstExit:
         """rho(G), where it is cheap to know."""
         return self.all_live.spectral_radius() if self.all_live.number <= RATE_LIMIT else None
 
-    def answer(self, solver: str, tolerance: float, max_steps: int) -> tuple[Tensor, Status]:
+    def answer(self, solver: str, tolerance: float, max_iterations: int) -> tuple[Tensor, Status]:
         """(log z [S], status); log z is 0 in terminal states, and -inf where no end can be reached."""
-        status = self.all_live.dies_out(self.gains, self.leaks, max_steps)
+        status = self.all_live.dies_out(self.gains, self.leaks, max_iterations)
         if status.ok:
             status = Status.SUCCESS if self.sums.best_paths() else Status.DIVERGED
         height = self.sums.height
         if status.ok and solver == "iteration":
-            status = self.sums.iterate(tolerance, max_steps)
+            status = self.sums.iterate(tolerance, max_iterations)
             height = self.sums.height
         if status.ok and (solver == "linear" or (torch.is_grad_enabled() and self.sums.log_weights.requires_grad)):
             height, status = self.sums.solve()

@@ -139,7 +139,7 @@ class PathSums:
             near = False  # the leap was none: climb from where it led
         return self.height, Status.SUCCESS
 
-    def iterate(self, tolerance: float, max_steps: int) -> Status:
+    def iterate(self, tolerance: float, max_iterations: int) -> Status:
         """Iterates, and leaves log z in h.
 
         Alongside run the powers of G' on 1. Once G'^n 1 <= 1/2, rho(G) < 1, what G'^n leaves of any error is at most
@@ -152,7 +152,7 @@ class PathSums:
                 x, power, length, change = ones, ones, torch.zeros_like(ones), ones
                 left, largest = 1.0, 1.0
                 while left > 0.5 and largest <= MOVED:
-                    if self.steps >= max_steps:
+                    if self.steps >= max_iterations:
                         return Status.NOT_CONVERGED
                     moved = ends + (moves * x[self.following]).sum(-1)
                     change, x = (moved - x).abs(), moved
@@ -215,14 +215,14 @@ class PathSums:
     def _system(self, weights: Tensor) -> LinearSystem:
         return self.pattern.system(weights[self.inside])
 
-    def dies_out(self, gains: bool, leaks: Tensor, max_steps: int) -> Status:
+    def dies_out(self, gains: bool, leaks: Tensor, max_iterations: int) -> Status:
         """Whether rho(G) < 1: else sums over ever longer paths do not settle, and z is nothing.
 
         Args:
             gains: whether some action gains weight. Else G is substochastic, and dies out iff every state leads to one
                 from which weight leaks; that is a search.
             leaks: bool [S], the states whose weights inside add up to less than 1.
-            max_steps: of the iteration, where G is too large to factorise.
+            max_iterations: of the iteration, where G is too large to factorise.
 
         Returns:
             SUCCESS if it does, DIVERGED if not, NOT_CONVERGED if the steps did not suffice to tell.
@@ -234,7 +234,7 @@ class PathSums:
         if not self.best_paths():
             return Status.DIVERGED
         with torch.no_grad():
-            return self.iterate(math.inf, max_steps) if self.pattern.method == "iterate" else self.solve()[1]
+            return self.iterate(math.inf, max_iterations) if self.pattern.method == "iterate" else self.solve()[1]
 
     def spectral_radius(self) -> float:
         """rho(G), of a dense matrix; inf where an entry is too large for a float."""

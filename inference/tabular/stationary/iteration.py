@@ -40,13 +40,13 @@ class Settling:
 
     Attributes:
         tolerance: in nats, relative to the largest value once that exceeds 1.
-        max_steps: the most backups.
+        max_iterations: the most backups.
         accelerate: whether Newton steps may shorten what has not settled after 200 backups, and large worlds begin near
             their answer.
     """
 
     tolerance: float = 1e-10
-    max_steps: int = 1_000_000
+    max_iterations: int = 1_000_000
     accelerate: bool = True
 
 
@@ -111,7 +111,7 @@ class _Iteration:
 
     def run(self) -> Status:
         """Backs up until the error left is within the tolerance."""
-        while self.step < self.settling.max_steps:
+        while self.step < self.settling.max_iterations:
             self._backup()
             if self._error_left() <= self.settling.tolerance * self._size():
                 return Status.SUCCESS

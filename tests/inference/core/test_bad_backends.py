@@ -15,7 +15,7 @@ BACKENDS = {
     "unknown": (lambda: infer(model(), "magic"), r"'magic'.*known are exact, variational"),
     "unknown option": (
         lambda: infer(model(), "exact", steps=3),
-        r"'exact'.*'steps'.*options are: tolerance, max_steps, accelerate, keep, kernel$",
+        r"'exact'.*'steps'.*options are: tolerance, max_iterations, accelerate, keep, kernel$",
     ),
     "option of none": (lambda: infer(model(), "enumeration", steps=3), r"'enumeration'.*'steps'.*options are: none$"),
     "class": (lambda: infer(model(), SumProduct), TypeError, r"SumProduct is a class.*SumProduct\(\.\.\.\)"),
@@ -31,7 +31,12 @@ BACKENDS = {
     "nan rate": (lambda: infer(model(), "optimistic", learning_rate=NAN), r"learning_rate is nan.*\(0, 1\]"),
     "tolerance": (lambda: infer(model(), "variational", tolerance=0.0), r"tolerance is 0.*> 0"),
     "nan tolerance": (lambda: infer(model(), "variational", tolerance=NAN), r"tolerance is nan.*> 0"),
-    "exact steps": (lambda: infer(model(), "exact", max_steps=0), r"max_steps is 0.*>= 1"),
+    "an old name": (
+        lambda: infer(model(), "restricted", max_steps=5),
+        r"max_steps is called max_iterations, as in every backend",
+    ),
+    "another old name": (lambda: infer(model(), "variational", max_backups=5), r"max_backups is called max_iterations"),
+    "exact steps": (lambda: infer(model(), "exact", max_iterations=0), r"max_iterations is 0.*>= 1"),
     "exact tolerance": (lambda: infer(model(), "exact", tolerance=-1.0), r"tolerance is -1.*> 0"),
     "exact nan tolerance": (lambda: infer(model(), "exact", tolerance=NAN), r"tolerance is nan.*> 0"),
     "compare one": (lambda: compare(model(), "exact"), TypeError, r"backends is 'exact'.*list.*\['exact'"),

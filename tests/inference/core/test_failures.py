@@ -256,17 +256,17 @@ def test_diverged_in_a_table():
     assert line["elbo"] is line["log_evidence"] is line["real_return"] is None
 
 
-@pytest.mark.parametrize(("backend", "limit"), [("exact", "max_steps"), ("variational", "max_iterations")])
+@pytest.mark.parametrize(("backend", "limit"), [("exact", "max_iterations"), ("variational", "max_iterations")])
 def test_too_few_backups_are_a_status(backend, limit):
     problem = model(process=mdp(), horizon=INF, discount=0.99)
     posterior = infer(problem, backend, throw=False, **{limit: 3})
     assert posterior.status is Status.NOT_CONVERGED
     holds_no_nan(posterior)
-    with pytest.raises(InferenceError, match=r"not converged.*max_steps"):
+    with pytest.raises(InferenceError, match=r"not converged.*max_iterations"):
         infer(problem, backend, **{limit: 3})
 
 
-@pytest.mark.parametrize(("backend", "limit"), [("exact", "max_steps"), ("variational", "max_iterations")])
+@pytest.mark.parametrize(("backend", "limit"), [("exact", "max_iterations"), ("variational", "max_iterations")])
 def test_a_terminal_state_out_of_reach_is_a_status(backend, limit):
     process = mdp(changed(TABLE, ((1, 1), [0.0, 1.0, 0.0])), terminal=[2])
     posterior = infer(model(process=process, horizon=INF), backend, throw=False, **{limit: 1000})

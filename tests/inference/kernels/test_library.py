@@ -87,13 +87,6 @@ def test_compilations_for_different_processors_share_no_function():
     assert {f"{name}_{level}" for name in exported for level in ("baseline",)} <= set(held)
 
 
-@pytest.mark.parametrize(("cores", "given", "used"), [(1, 4, 1), (2, 2, 1), (4, 2, 2), (4, 4, 3), (8, 1, 1)])
-def test_one_core_is_left_to_others(cores, given, used, monkeypatch):
-    monkeypatch.setattr("os.sched_getaffinity", lambda process: set(range(cores)), raising=False)
-    monkeypatch.setattr(torch, "get_num_threads", lambda: given)
-    assert native.thread_count() == used
-
-
 @needs_native
 def test_the_library_brings_no_openmp_runtime_of_its_own():
     """It takes torch's, which is loaded: two would each start their own threads, on the same cores."""

@@ -465,7 +465,7 @@ REFUSED = {
         ValueError,
         "successors is 'mean'; expected one of expected, best, worst",
     ),
-    "no backups": (lambda: ValueIteration(max_steps=0), ValueError, "max_steps is 0; it must be >= 1"),
+    "no backups": (lambda: ValueIteration(max_iterations=0), ValueError, "max_iterations is 0; it must be >= 1"),
     "no tolerance": (lambda: BoltzmannExploration(tolerance=0), ValueError, "tolerance is 0; it must be > 0"),
     "nan": (lambda: ValueIteration(tolerance=math.nan), ValueError, "tolerance is nan; it must be > 0"),
     "program": (

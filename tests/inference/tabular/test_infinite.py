@@ -39,9 +39,7 @@ FIXED = [name for name, (_, eta, _) in PLANNERS.items() if eta == 0]
 
 
 def slower(backend, **changes):
-    """The backend with other limits; those of `variational` have names of their own."""
-    if backend.name == "variational" and "max_steps" in changes:
-        changes["max_iterations"] = changes.pop("max_steps")
+    """The backend with other limits."""
     return type(backend)(**{**backend.__dict__, **changes})
 
 
@@ -456,8 +454,8 @@ def test_growth_in_a_circle_diverges_too(eta, cycle):
     moves = np.roll(np.eye(size), 1, axis=1)[:, None, :]
     model = TrajectoryModel(MDP(moves, np.eye(size)[0]), [sign * r for r in cycle], horizon=INF, discount=0.9)
     for backend in (
-        RiskSensitive(eta, max_steps=1000),
-        *([ValueIteration("best", max_steps=1000)] if eta == INF else []),
+        RiskSensitive(eta, max_iterations=1000),
+        *([ValueIteration("best", max_iterations=1000)] if eta == INF else []),
     ):
         says_diverged(backend.run(model))
 
@@ -465,7 +463,7 @@ def test_growth_in_a_circle_diverges_too(eta, cycle):
 @pytest.mark.parametrize("eta", [-3.0, -0.3, 1.0, 3.0])
 @pytest.mark.parametrize(("distance", "accelerate"), [(-0.1, True), (-0.1, False), (-1e-2, True)])
 def test_growth_next_to_the_edge_diverges(eta, distance, accelerate):
-    says_diverged(RiskSensitive(eta, accelerate=accelerate, max_steps=3000).run(edge(distance, eta)[0]))
+    says_diverged(RiskSensitive(eta, accelerate=accelerate, max_iterations=3000).run(edge(distance, eta)[0]))
 
 
 @pytest.mark.parametrize("eta", [-3.0, 0.3])
@@ -495,7 +493,7 @@ def test_what_settles_next_to_the_edge_is_not_called_diverged(eta, distance):
 def test_no_number_comes_out_of_what_has_none(distance, discount, eta):
     """On the edge and beyond values grow like log n and faster: anything but success, and in finite time."""
     # Newton steps can throw such values far out, where every change is small beside their size.
-    got = RiskSensitive(eta, max_steps=300).run(edge(distance, eta, discount)[0])
+    got = RiskSensitive(eta, max_iterations=300).run(edge(distance, eta, discount)[0])
     assert got.status in (Status.DIVERGED, Status.NOT_CONVERGED)
     holds_no_nan(got)
 
@@ -557,14 +555,14 @@ def test_a_loop_that_costs_nothing_is_a_status():
 def test_what_stops_early_says_so(name):
     backend, eta, _ = PLANNERS[name]
     world = World(80, sign_for(eta), discount=0.99)
-    got = slower(backend, max_steps=1).run(world.model)
+    got = slower(backend, max_iterations=1).run(world.model)
     assert got.status is Status.NOT_CONVERGED
     assert got.details["steps"] == 1
     assert got.values is not None
     assert got.elbo is None
     holds_no_nan(got)
-    with pytest.raises(cai.inference.InferenceError, match=r"not converged.*raise max_steps"):
-        cai.infer(world.model, slower(backend, max_steps=1))
+    with pytest.raises(cai.inference.InferenceError, match=r"not converged.*raise max_iterations"):
+        cai.infer(world.model, slower(backend, max_iterations=1))
 
 
 @pytest.mark.parametrize("name", PLANNERS)

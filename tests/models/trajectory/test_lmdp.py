@@ -339,7 +339,7 @@ def test_what_does_not_die_out_has_diverged():
 def test_too_few_steps_say_so():
     for options in ({}, {"discount": 0.9}):
         model = chain(30, 0.01).to_model(horizon=INF, **options)
-        got = ZIteration(solver="iteration", max_steps=3).run(model)
+        got = ZIteration(solver="iteration", max_iterations=3).run(model)
         assert got.status is Status.NOT_CONVERGED
         assert got.values is not None
         holds_no_nan(got)
@@ -441,7 +441,7 @@ def test_bad_problems_are_refused(build, error, pattern):
         "linear, discount": (lambda: solved(backend=ZIteration("linear"), discount=0.5), "discount 0.5; use"),
         "solver": (lambda: ZIteration("magic"), "solver is 'magic'; expected one of auto, iteration, linear"),
         "tolerance": (lambda: ZIteration(tolerance=0), "tolerance is 0; it must be > 0"),
-        "steps": (lambda: ZIteration(max_steps=0), "max_steps is 0; it must be >= 1"),
+        "steps": (lambda: ZIteration(max_iterations=0), "max_iterations is 0; it must be >= 1"),
     }
 )
 def test_what_z_iteration_cannot_answer_is_refused(build, error, pattern):
