@@ -11,7 +11,7 @@ from oracle import random_problem
 
 import cai
 from cai.inference import BatchError, InferenceError, PosteriorBatch, Status
-from cai.inference.kernels import batched_values
+from cai.inference.kernels import values as batched_values
 from cai.models import MDP, ModelBatch, OutcomeReward, TrajectoryModel
 
 NUMBERS = ("log_evidence", "elbo", "believed_return", "luck", "policy_divergence", "policy_entropy")
@@ -185,9 +185,7 @@ def test_one_member_and_small_groups(monkeypatch):
     assert_members(model.batch(**single), "exact", (*NUMBERS, *TABLES))
 
 
-@pytest.mark.parametrize(
-    "kernel", ["csr", "successors", "collapsed", pytest.param("native", marks=needs_native), "auto"]
-)
+@pytest.mark.parametrize("kernel", ["torch", pytest.param("native", marks=needs_native)])
 def test_kernels(kernel):
     model = random_problem(6, discount=1.0).model
     given = variations(model, 6)
