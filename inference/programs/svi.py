@@ -65,7 +65,12 @@ class Fit:
 
 @dataclass(frozen=True, eq=False)
 class _Problem:
-    """What a fit works on: the guide, and Pyro's parameter store as the first run of the program left it."""
+    """What a fit works on.
+
+    Attributes:
+        guide: the guide.
+        store: Pyro's parameter store as the first run of the program left it.
+    """
 
     guide: StructuredGuide
     store: dict[str, Any]
@@ -123,7 +128,7 @@ class GuideLearner:
         supports: dict[str, Tensor] = {}
         guide = StructuredGuide(model, free_dynamics=self.free_dynamics, supports=supports, info=self.info)
         generator = torch.Generator().manual_seed(seed)
-        with pyro_session(generator) as store, torch.enable_grad():
+        with pyro_session(generator, model) as store, torch.enable_grad():
             first = enumerate_guide(guide)
             assert guide.handler is not None
             found, safe = find_supports(first, guide.handler.contexts)
@@ -146,7 +151,7 @@ class GuideLearner:
     def step(self, state: GuideState) -> tuple[GuideState, Info]:
         best, slopes, bound, gradient, rate = state.best, state.slopes, state.bound, state.gradient, state.rate
         guide, generator = state.problem.guide, generator_at(state.random)
-        with pyro_session(generator) as store, torch.no_grad():
+        with pyro_session(generator, guide.program) as store, torch.no_grad():
             _load(store, state.problem.store, state.place)
             run = enumerate_guide(guide).detach()
         assert guide.handler is not None
@@ -179,7 +184,7 @@ class GuideLearner:
 
     def posterior(self, state: GuideState) -> Posterior:
         guide, blocked = state.problem.guide, state.status in (Status.IMPOSSIBLE, Status.UNAVOIDABLE)
-        with pyro_session(generator_at(state.random)) as store, torch.no_grad():
+        with pyro_session(generator_at(state.random), guide.program) as store, torch.no_grad():
             _load(store, state.problem.store, state.best)
             run = enumerate_guide(guide)
             bound = torch.full((), -math.inf, dtype=torch.float64) if blocked else run.bound()
@@ -215,7 +220,7 @@ def _slopes(parameters: dict[str, Tensor], advantages: dict[str, Tensor]) -> dic
 
 def _why_blocked(program: Program) -> Status:
     """IMPOSSIBLE if p(O) = 0, else UNAVOIDABLE."""
-    with pyro_session(), torch.no_grad():
+    with pyro_session(program=program), torch.no_grad():
         evidence, _ = enumerate_program(program).conditioned()
     return Status.UNAVOIDABLE if bool(torch.isfinite(evidence)) else Status.IMPOSSIBLE
 
