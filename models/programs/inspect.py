@@ -15,7 +15,7 @@ from typing import Any
 
 from pyro import poutine
 
-from cai.models.programs.session import draws_outside_sites, pyro_session
+from cai.models.programs.session import draws_outside_sites
 from cai.models.trajectory.model import TrajectoryModel
 
 __all__ = ["Program", "ProgramInfo", "explain", "inspect_program", "site_time", "trace_program"]
@@ -63,11 +63,10 @@ def trace_program(program: Program) -> poutine.Trace:
     traces = []
 
     def run() -> None:
-        with pyro_session(program=program):
-            try:
-                traces.append(poutine.trace(program).get_trace())
-            except (RuntimeError, ValueError) as error:
-                raise ValueError(f"the program failed when it was run: {explain(error)}") from error
+        try:
+            traces.append(poutine.trace(program).get_trace())
+        except (RuntimeError, ValueError) as error:
+            raise ValueError(f"the program failed when it was run: {explain(error)}") from error
 
     draws_outside_sites(run, program)
     return traces[0]

@@ -58,17 +58,18 @@ def draws_outside_sites(run: Callable[[], Any], program: Any) -> bool:
     """Whether a program draws outside of its sites (`torch.rand` in its body); sessions then see to that, too.
 
     Args:
-        run: runs the program once, in a session of its own.
+        run: runs the program once.
         program: the program.
     """
     before = torch.get_rng_state()
-    run()
+    with pyro_session():
+        run()
     if torch.equal(before, torch.get_rng_state()):
         return False
     # It drew, or another thread did meanwhile: the same again, with what is drawn outside of sites apart.
     apart = torch.Generator().manual_seed(0)
     first, sites = apart.get_state(), _SiteDraws(0)
-    with sites, OwnDraws(apart, sites.given):
+    with _session(sites), OwnDraws(apart, sites.given):
         run()
     if torch.equal(first, apart.get_state()):
         return False
@@ -92,6 +93,13 @@ def pyro_session(draws: int | torch.Generator | None = 0, program: Any = None) -
     own: Any = contextlib.nullcontext()
     if draws is not None:
         own = OwnDraws(draws) if program is not None and program in _DRAW_OUTSIDE else _SiteDraws(draws)
+    with _session(own) as store:
+        yield store
+
+
+@contextlib.contextmanager
+def _session(own: Any) -> Iterator[ParamStoreDict]:
+    """A session in which the context manager `own` draws."""
     with _LOCK:
         outside = pyro.get_param_store()
         before = set(outside.keys())
