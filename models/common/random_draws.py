@@ -58,9 +58,8 @@ class GivenGenerator(TorchDispatchMode):
     def __init__(self, source: int | torch.Generator) -> None:
         super().__init__()
         self.active = False
-        given = isinstance(source, torch.Generator)
-        self.seed = source.initial_seed() if given else source
-        self.generators = {source.device: source} if given else {}
+        self.seed = source.initial_seed() if isinstance(source, torch.Generator) else source
+        self.generators = {source.device: source} if isinstance(source, torch.Generator) else {}
 
     def __enter__(self) -> Any:
         self.active = True

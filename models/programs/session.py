@@ -32,7 +32,11 @@ class _Parameters(Messenger):
 
     def __init__(self) -> None:
         super().__init__()
-        self.stores = [ParamStoreDict(), *(outer.stores[0] for outer in reversed(_OPEN)), pyro.get_param_store()]
+        self.stores: list[ParamStoreDict] = [
+            ParamStoreDict(),
+            *(outer.stores[0] for outer in reversed(_OPEN)),
+            pyro.get_param_store(),
+        ]
         self.asked: set[str] = set()
 
     def _pyro_param(self, msg: Any) -> None:
