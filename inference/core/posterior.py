@@ -310,7 +310,7 @@ class Posterior(Lazy):
     def __getstate__(self) -> dict[str, Any]:
         return {name: part for name, part in self._state().items() if name not in self._of_program or _pickles(part)}
 
-    _of_program = ("model",)  # parts that may be, or hold, a program that stays behind
+    _of_program: tuple[str, ...] = ("model",)  # parts that may be, or hold, a program that stays behind
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         details = MappingProxyType(dict(state["details"]))

@@ -148,7 +148,7 @@ class TabularPosterior(Posterior):
         if kind != "stochastic":
             best = (probs - 1e-12 * torch.arange(probs.shape[-1])).argmax(-1)  # equals up to rounding: the first
             probs = torch.nn.functional.one_hot(best, probs.shape[-1]).double()
-        return policy_classes["table"](  # type: ignore[no-any-return]
+        return policy_classes["table"](
             self._planned(probs) if kind == "plan" else probs,
             stationary=self.horizon == math.inf,
             state_names=tuple(mdp.state_names) if mdp and mdp.state_names else None,

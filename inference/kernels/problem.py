@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
 
@@ -30,28 +30,28 @@ class StepTables:
         rewards: [S, A, B], rho; where it sees outcomes its mean (fixed dynamics) or its largest (exact).
         prior: log p(a|s), [S, A, 1] or [S, A, B]; one number where all actions of all states have the same.
         log_chances: the logarithms of the table's entries, as it holds them, where rewards see outcomes (exact).
+        scores: [S, A, B], rewards + log prior; without the latter where it is one number.
+        shared_prior: the number that `scores` leaves out, else 0.
+        row_largest: [S, B], the largest score of each state with `shared_prior`, 0 where none is finite.
     """
 
     table: Table
     rewards: Tensor
     prior: Tensor | float
     log_chances: Tensor | None = None
+    scores: Tensor = field(init=False)
+    shared_prior: float = field(init=False)
+    row_largest: Tensor = field(init=False)
 
-    @cached_property
-    def scores(self) -> Tensor:
-        """[S, A, B], rewards + log prior; without it where it is one number."""
-        return self.rewards + self.prior if isinstance(self.prior, Tensor) else self.rewards
-
-    @property
-    def shared_prior(self) -> float:
-        """What `scores` leaves out."""
-        return 0.0 if isinstance(self.prior, Tensor) else self.prior
-
-    @cached_property
-    def row_largest(self) -> Tensor:
-        """[S, B], the largest score of each state, 0 where none is finite."""
-        largest = self.scores.amax(1) + self.shared_prior
-        return largest.masked_fill_(torch.isinf(largest), 0.0)
+    def __post_init__(self) -> None:
+        shared = not isinstance(self.prior, Tensor)
+        scores = self.rewards if shared else self.rewards + self.prior
+        largest = scores.amax(1) + (self.prior if shared else 0.0)
+        self.__dict__.update(
+            scores=scores,
+            shared_prior=self.prior if shared else 0.0,
+            row_largest=largest.masked_fill_(torch.isinf(largest), 0.0),
+        )
 
     @cached_property
     def weights(self) -> Tensor:
@@ -73,6 +73,10 @@ class SoftProblem:
         kind: which backup.
         log_prior: [S, A], [T, S, A] or, for a batch, [B, S, A]; the model's unless given.
         rewards: [B, S, A], nats, for a batch.
+        size: B, 1 without a batch.
+        in_time: whether steps differ.
+        merges: whether values alone come from sums over actions that are made once and for all.
+        holds_weights: whether powers of scores are held.
     """
 
     model: TrajectoryModel
@@ -80,28 +84,19 @@ class SoftProblem:
     log_prior: Tensor | None = None
     rewards: Tensor | None = None
 
-    @property
-    def size(self) -> int:
-        """B, 1 without a batch."""
-        return 1 if self.rewards is None else len(self.rewards)
+    size: int = field(init=False)
+    in_time: bool = field(init=False)
+    merges: bool = field(init=False)
+    holds_weights: bool = field(init=False)
 
-    @property
-    def in_time(self) -> bool:
-        """Whether steps differ."""
-        timed = self.log_prior is not None and self.log_prior.dim() == 3
-        return self.rewards is None and (timed or self.model.reward.reads_time)
-
-    @property
-    def merges(self) -> bool:
-        """Whether values alone come from sums over actions that are made once and for all."""
-        single = self.rewards is None and not self.in_time
-        return self.kind == "exact" and single and self.model.steps >= MERGED_STEPS
-
-    @property
-    def holds_weights(self) -> bool:
-        """Whether powers of scores are held."""
-        numbers = self.model.action_prior.numel() * self.size
-        return self.kind == "exact" and (self.merges or numbers <= HELD_WEIGHTS)
+    def __post_init__(self) -> None:
+        single, model = self.rewards is None, self.model
+        timed = single and ((self.log_prior is not None and self.log_prior.dim() == 3) or model.reward.reads_time)
+        size = 1 if self.rewards is None else len(self.rewards)
+        merges = self.kind == "exact" and single and not timed and model.steps >= MERGED_STEPS
+        small = model.action_prior.numel() * size <= HELD_WEIGHTS
+        holds = self.kind == "exact" and (merges or small)
+        self.__dict__.update(size=size, in_time=timed, merges=merges, holds_weights=holds)
 
     def inputs(self) -> tuple[Tensor, ...]:
         """(probabilities [S, A, K], log prior, rewards in nats [S, A, 1 or K] of each step that differs)."""

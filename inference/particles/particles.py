@@ -25,7 +25,6 @@ from torch import Tensor
 
 from cai.inference.core.progress import progress
 from cai.models.common.numerics import expectation, safe_logsumexp
-from cai.models.common.random_draws import OwnDraws
 from cai.models.programs.inspect import site_time
 from cai.models.trajectory.simulate import draw_start, inverse_cdf
 
@@ -141,8 +140,8 @@ class ParticleSystem(Protocol):
 
     horizon: int
 
-    def start(self, num_particles: int) -> Tensor:
-        """Draws everything before the first action; log weights [N]."""
+    def start(self, num_particles: int, generator: torch.Generator | None = None) -> Tensor:
+        """Draws everything before the first action, and all that follows, from a generator; log weights [N]."""
 
     def advance(self, steps: range) -> Tensor:
         """Draws the next steps; the log factor of each, [len(steps), N]."""
@@ -186,36 +185,36 @@ def move_particles(
         ess_threshold: resample before a step when the effective sample size is below this share of N; 1 always, 0
             never.
         log_psi: the lookahead, (states [N, ...], time index) -> [N] in nats.
-        seed: of everything that is drawn; the global random state is left as it was.
+        seed: of everything that is drawn; the global random state is left alone.
     """
     horizon = system.horizon
     blocks = [range(horizon)] if ess_threshold == 0 else [range(t, t + 1) for t in range(horizon)]
-    with OwnDraws(seed):
-        log_weights = system.start(num_particles)
-        ahead = torch.zeros_like(log_weights) if log_psi is None else log_psi(system.state(0), 0)
-        log_weights = log_weights + ahead
-        evidence = torch.zeros((), dtype=torch.float64)
-        history, resamplings = [effective_sample_size(log_weights)], 0
-        for i in progress(len(blocks), "moving particles"):
-            if history[-1] == 0:
-                break
-            if ess_threshold > 0 and (ess_threshold == 1 or history[-1] < ess_threshold * num_particles):
-                index = systematic(log_weights, torch.rand((), dtype=torch.float64))
-                evidence = evidence + log_mean_exp(log_weights)
-                system.select(index)
-                ahead, log_weights = ahead[index], torch.zeros_like(log_weights)
-                resamplings += 1
-            for t, factors in zip(blocks[i], system.advance(blocks[i]), strict=True):
-                before, ahead = ahead, torch.zeros_like(ahead)
-                if log_psi is not None and t + 1 < horizon:
-                    ahead = log_psi(system.state(t + 1), t + 1)
-                gone = torch.isinf(log_weights)  # where psi was 0, the difference is not defined, and not needed
-                gain = factors + ahead - torch.where(gone, torch.zeros_like(before), before)
-                log_weights = torch.where(gone, log_weights, log_weights + gain)
-                history.append(effective_sample_size(log_weights))
-        particles = None
-        if history[-1] > 0:
-            particles = Particles(system.values(), log_weights + evidence)
+    generator = torch.Generator().manual_seed(seed)
+    log_weights = system.start(num_particles, generator)
+    ahead = torch.zeros_like(log_weights) if log_psi is None else log_psi(system.state(0), 0)
+    log_weights = log_weights + ahead
+    evidence = torch.zeros((), dtype=torch.float64)
+    history, resamplings = [effective_sample_size(log_weights)], 0
+    for i in progress(len(blocks), "moving particles"):
+        if history[-1] == 0:
+            break
+        if ess_threshold > 0 and (ess_threshold == 1 or history[-1] < ess_threshold * num_particles):
+            index = systematic(log_weights, torch.rand((), dtype=torch.float64, generator=generator))
+            evidence = evidence + log_mean_exp(log_weights)
+            system.select(index)
+            ahead, log_weights = ahead[index], torch.zeros_like(log_weights)
+            resamplings += 1
+        for t, factors in zip(blocks[i], system.advance(blocks[i]), strict=True):
+            before, ahead = ahead, torch.zeros_like(ahead)
+            if log_psi is not None and t + 1 < horizon:
+                ahead = log_psi(system.state(t + 1), t + 1)
+            gone = torch.isinf(log_weights)  # where psi was 0, the difference is not defined, and not needed
+            gain = factors + ahead - torch.where(gone, torch.zeros_like(before), before)
+            log_weights = torch.where(gone, log_weights, log_weights + gain)
+            history.append(effective_sample_size(log_weights))
+    particles = None
+    if history[-1] > 0:
+        particles = Particles(system.values(), log_weights + evidence)
     found = torch.full((), -torch.inf, dtype=torch.float64) if particles is None else particles.log_evidence
     return Filtered(particles, found, tuple(history), resamplings)
 

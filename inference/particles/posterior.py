@@ -139,7 +139,7 @@ class ParticlePosterior(Posterior):
             raise ValueError(f"kind is {kind!r}; particles of continuous sites know 'stochastic' alone")
         if self.particles is None:
             raise ValueError(f"the posterior of {self.backend!r} holds no policy: {self.status}")
-        return policy_classes["particles"](self.particles, source=self.backend)  # type: ignore[no-any-return]
+        return policy_classes["particles"](self.particles, source=self.backend)
 
     def _draw(self, num_samples: int, seed: int, latents: bool) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         return ParticlePaths(self._known("how to draw trajectories")).sample_latents(num_samples, seed)

@@ -116,10 +116,12 @@ class ReplaySystem:
         self.horizon = info.horizon
         self.returns = torch.zeros(0, dtype=torch.float64)
         self.log_prior_actions = torch.zeros(0, dtype=torch.float64)
+        self._generator: torch.Generator | None = None
         self._known: dict[str, Tensor] = {}
         self._counted: set[str] = set()
 
-    def start(self, num_particles: int) -> Tensor:
+    def start(self, num_particles: int, generator: torch.Generator | None = None) -> Tensor:
+        self._generator = generator
         self._known, self._counted = {}, set()
         self.returns = torch.zeros(num_particles, dtype=torch.float64)
         self.log_prior_actions = torch.zeros(num_particles, dtype=torch.float64)
@@ -151,7 +153,7 @@ class ReplaySystem:
         num_particles = self.returns.shape[0]
         following = first + count  # the time index of the action to stop at
         stop = f"a_{following + 1}" if following < self.horizon else None
-        found = run_stacked(self.program, self._known, num_particles, stop)
+        found = run_stacked(self.program, self._known, num_particles, stop, draws=self._generator)
         factors = torch.zeros(count, num_particles, dtype=torch.float64)
         for name, step in found.steps.items():
             if name not in self._counted:
@@ -166,12 +168,18 @@ class ReplaySystem:
 
 
 def run_stacked(
-    program: Program, known: dict[str, Tensor], size: int, stop: str | None = None, score_latents: bool = False
+    program: Program,
+    known: dict[str, Tensor],
+    size: int,
+    stop: str | None = None,
+    *,
+    score_latents: bool = False,
+    draws: torch.Generator | None = None,
 ) -> _Replay:
-    """Runs a program under a plate of particles, some of its sites known, up to a site."""
+    """Runs a program under a plate of particles, some of its sites known, up to a site; draws from a generator."""
     replay = _Replay(known, stop, score_latents)
     plate = pyro.plate(PLATE, size, dim=-1)
-    with _explained(), pyro_session(None), torch.no_grad(), plate, contextlib.suppress(_Stop):
+    with _explained(), pyro_session(draws), torch.no_grad(), plate, contextlib.suppress(_Stop):
         replay(_Sites()(program))()
     for name, value in replay.drawn.items():
         if value.shape[:1] != (size,):

@@ -23,12 +23,14 @@ class TableSystem:
         self.horizon = model.steps
         uniform = torch.full((1, model.mdp.num_actions), 1.0 / model.mdp.num_actions, dtype=torch.float64)
         self._prior = torch.cat([model.action_prior.detach(), uniform])  # the last row is the absorbing state's
+        self._generator: torch.Generator | None = None
         self._states: list[Tensor] = []
         self._choices: list[tuple[Tensor, Tensor]] = []
         self._parents: list[Tensor | None] = []
 
-    def start(self, num_particles: int) -> Tensor:
-        state = self.model.reset(num_particles)
+    def start(self, num_particles: int, generator: torch.Generator | None = None) -> Tensor:
+        self._generator = generator
+        state = self.model.reset(num_particles, generator)
         self._states, self._choices, self._parents = [state], [], [None]
         return torch.full((num_particles,), self.model.evidence_offset, dtype=torch.float64)
 
@@ -45,8 +47,8 @@ class TableSystem:
 
     def _step(self, t: int) -> Tensor:
         model, states = self.model, self._states[-1]
-        actions = draw_rows(self._prior[states])
-        drawn = model.simulator.draw(states, actions, t)
+        actions = draw_rows(self._prior[states], self._generator)
+        drawn = model.simulator.draw(states, actions, t, self._generator)
         self._states.append(drawn.next_states)
         self._choices.append((actions, drawn.outcomes))
         self._parents.append(None)

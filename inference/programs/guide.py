@@ -112,11 +112,11 @@ class StructuredGuide:
     Args:
         program: a `TrajectoryModel` or any trajectory program.
         free_dynamics: whether start and dynamics move too.
-        supports: see `Redistribute`.
+        supports: for sites by name, bool tables over their context and values; what is false gets probability 0.
         info: of the program, if it is known already.
 
-    The parameters live in Pyro's parameter store, under names that begin with PREFIX: the policy's logits [T, S, A],
-    and a table for each freed site.
+    The parameters live in the parameter store that Pyro uses where the guide is called, under names that begin with
+    PREFIX: the policy's logits [T, S, A], and a table for each freed site.
     """
 
     def __init__(

@@ -38,7 +38,7 @@ def conditional(joint: Tensor, otherwise: Tensor) -> Tensor:
 
 def prior_joints(program: Program, info: ProgramInfo) -> list[Tensor]:
     """T tables [S, A, S] of p(s_t, a_t, s_{t+1}) in the program itself, optimality ignored."""
-    with pyro_session(), torch.no_grad():
+    with pyro_session(program=program), torch.no_grad():
         run = enumerate_program(program)
     return step_joints(run, info)
 
@@ -99,18 +99,18 @@ class ProgramPosterior(TabularPosterior):
         if latents and self.info.further:
             if not hasattr(source, "sample_latents"):
                 raise self._unknown("how to draw further latents", "ask 'smc'")
-            return source.sample_latents(num_samples, seed)  # type: ignore[no-any-return]
+            return source.sample_latents(num_samples, seed)
         return *source.sample(num_samples, seed), {}
 
     def _score(self, states: Any, actions: Any) -> Tensor:
         source = self._source("probabilities of whole trajectories")
-        return source.log_prob(*self._checked(states, actions))  # type: ignore[no-any-return]
+        return source.log_prob(*self._checked(states, actions))
 
     def _further_marginal(self, site: str) -> Tensor:
         source = self._source(f"the marginal of {site!r}")
         if not hasattr(source, "marginal"):
             return super()._further_marginal(site)
-        return source.marginal(site, self.info.sizes[site])  # type: ignore[no-any-return]
+        return source.marginal(site, self.info.sizes[site])
 
 
 storable("program-info")(ProgramInfo)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -62,7 +62,7 @@ class Measured(NamedTuple):
     usable: Tensor
 
 
-class PolicyBound:
+class PolicyBound(Protocol):
     """The bound as a function of a policy.
 
     Attributes:
@@ -75,7 +75,6 @@ class PolicyBound:
 
     def measure(self, log_policy: Tensor) -> Measured:
         """Evaluates log q, [T, S, A] or [1, S, A]."""
-        raise NotImplementedError
 
     def safe(self, cells: Tensor) -> tuple[Tensor, bool]:
         """Which actions are sure to avoid -inf if later choices are made well.
@@ -86,15 +85,12 @@ class PolicyBound:
         Returns:
             Bool [T, S, A], part of `cells` (all of them where none is safe), and whether every start is safe.
         """
-        raise NotImplementedError
 
     def reachable(self, cells: Tensor) -> Tensor:
         """Bool [T, S], the live states that a policy which does all of `cells` can come to."""
-        raise NotImplementedError
 
     def possible(self) -> bool:
         """Whether p(O) > 0."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,7 +123,7 @@ class Problem:
         return not bool(self.policy.mixed(torch.isfinite(self.log_prior)).any())
 
 
-class TableBound(PolicyBound):
+class TableBound:
     """On the tables of a `TrajectoryModel`: O(T S A K) time a policy (a linear system of size S if T is infinite)."""
 
     def __init__(self, model: TrajectoryModel) -> None:
@@ -194,7 +190,7 @@ class TableBound(PolicyBound):
         return optimality_possible(self.model)
 
 
-class ProgramBound(PolicyBound):
+class ProgramBound:
     """On a program: it is enumerated once, and every policy then takes the place of its action sites' tables."""
 
     def __init__(self, program: Program, info: ProgramInfo, *, seed: int) -> None:
@@ -206,7 +202,7 @@ class ProgramBound(PolicyBound):
             with handler, ExactSites():
                 program()
 
-        with pyro_session(seed), torch.no_grad():
+        with pyro_session(seed, program), torch.no_grad():
             self.run = enumerate_program(guide, lambda: handler).detach()
             own = enumerate_program(program)
             self._possible = bool(torch.isfinite(own.conditioned()[0]))

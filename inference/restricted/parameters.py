@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -34,12 +34,11 @@ def flat(parts: Iterable[Tensor]) -> Tensor:
     return torch.cat([part.reshape(-1) for part in parts])
 
 
-class PolicyParameters:
+class PolicyParameters(Protocol):
     """The parameters of one policy, and the probabilities that they stand for."""
 
     def parameters(self) -> list[Tensor]:
         """The leaves that move."""
-        raise NotImplementedError
 
     def vector(self) -> Tensor:
         """[P], a copy of all parameters in a row."""
@@ -63,19 +62,15 @@ class PolicyParameters:
         Returns:
             [N, A], -inf where `log_prior` is.
         """
-        raise NotImplementedError
 
     def table(self, log_prior: Tensor) -> Tensor:
         """[T, S, A] or a broadcasting [1, S, A], log q of every state, from `log_prior` of either shape."""
-        raise NotImplementedError
 
     def perturb(self, generator: torch.Generator) -> None:
         """Moves to a random place, for a restart."""
-        raise NotImplementedError
 
     def details(self) -> dict[str, Any]:
         """What of the parameters belongs into the answer."""
-        raise NotImplementedError
 
 
 class TiedParameters(PolicyParameters):

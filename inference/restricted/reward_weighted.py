@@ -46,7 +46,7 @@ class RewardWeightedRegression:
     Target `other`: with `TabularPolicy` the policy of `exact`; else its moment projection on the class.
 
     Args:
-        policy: the class, as in `RestrictedVariational`: `TabularPolicy()`, `StationaryPolicy()`,
+        policy: the class of policies: `TabularPolicy()`, `StationaryPolicy()`,
             `ObservationPolicy(...)`, or a torch module such as `GaussianActions(...)`. `TabularPolicy()` unless given.
     """
 
@@ -71,7 +71,7 @@ class RewardWeightedRegression:
 
     def learner(self, model: Any) -> _Search:
         """One regression is one step."""
-        return _Search(self, limit=1)
+        return _Search(self, self.name, limit=1)
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,8 @@ class EMPolicySearch:
     in nats); a local optimum of the objective in other classes.
 
     Args:
-        policy: the class, as in `RewardWeightedRegression`.
+        policy: the class of policies: `TabularPolicy()` (unless given), `StationaryPolicy()`, `ObservationPolicy(...)`,
+            or a torch module such as `GaussianActions(...)`.
         max_iterations: the most EM steps.
         tolerance: in nats, relative to the objective's size once that exceeds 1. A free policy stops when the objective
             is within this of its limit, other classes when a step gains less.
@@ -128,7 +129,7 @@ class EMPolicySearch:
 
     def learner(self, model: Any) -> _Search:
         """An E-step and an M-step are one step."""
-        return _Search(self, limit=self.max_iterations, tolerance=self.tolerance)
+        return _Search(self, self.name, limit=self.max_iterations, tolerance=self.tolerance)
 
 
 def _check(backend: Any, model: Any) -> None:
@@ -180,17 +181,15 @@ class _Search:
 
     Args:
         backend: a `RewardWeightedRegression` or an `EMPolicySearch`.
+        label: its name.
         limit: the most steps.
         tolerance: of the objective, in nats, relative to its size once that exceeds 1; None if one step is the answer.
     """
 
     backend: Any
+    label: str
     limit: int
     tolerance: float | None = None
-
-    @property
-    def label(self) -> str:
-        return str(self.backend.name)
 
     @torch.no_grad()
     def init(self, model: TrajectoryModel, *, seed: int) -> SearchState:

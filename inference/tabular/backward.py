@@ -11,7 +11,7 @@ from torch import Tensor
 from cai.inference.core.lazy import Lazy, lazy, table
 from cai.inference.kernels.backups import soft_q_values
 from cai.inference.kernels.choose import choose_kernel, make_pass
-from cai.inference.kernels.problem import SoftProblem
+from cai.inference.kernels.problem import Kind, SoftProblem
 from cai.inference.kernels.values import asks_for_gradients, soft_values
 from cai.inference.tabular.policy_evaluation import in_chunks, with_absorbed
 from cai.inference.tabular.recursion import Recursion
@@ -81,7 +81,7 @@ class Messages(Lazy):
         return self.kernel or "auto"
 
 
-def _kind(recursion: Recursion) -> str:
+def _kind(recursion: Recursion) -> Kind:
     assert recursion.kind is not None
     return recursion.kind
 

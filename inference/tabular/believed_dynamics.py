@@ -67,6 +67,15 @@ class OutcomeDynamics:
         divergence = self.step(t).divergence
         return torch.zeros_like(self.model.action_prior) if divergence is None else divergence
 
+    def chances(self, times: range) -> Tensor:
+        """[n, S, A, K] or, where all steps are alike, [S, A, K]: the chance that an outcome happens at these times."""
+        steps = (self.step(t) for t in times)
+        return torch.stack([alive if fallen is None else alive + fallen for alive, fallen, _ in steps])
+
+    def divergences(self, times: range) -> Tensor | None:
+        """[n, S, A], `divergence` at these times; None where the dynamics are the true ones."""
+        return torch.stack([self.divergence(t) for t in times])
+
 
 @storable("fixed-dynamics")
 class FixedDynamics(OutcomeDynamics):
@@ -79,6 +88,12 @@ class FixedDynamics(OutcomeDynamics):
         stays = model.survival[:, None, None]
         return Step(model.mdp.probabilities * stays, model.mdp.probabilities * (1 - stays), None)
 
+    def chances(self, times: range) -> Tensor:
+        return self.model.mdp.probabilities
+
+    def divergences(self, times: range) -> None:
+        return None
+
 
 @storable("tilted-dynamics")
 class TiltedDynamics(OutcomeDynamics):
@@ -86,7 +101,7 @@ class TiltedDynamics(OutcomeDynamics):
 
     With eta = 1 these are the dynamics given optimality, p(s_{t+1} | s_t, a_t, O_{1:T}) (Levine 2018, section 2.4);
     eta = 0 leaves the true ones, eta < 0 bends towards what is worth less, and eta = +-inf leaves the best or worst
-    outcomes alone, in their true proportions. Where nothing can be hoped for, the true ones stand.
+    outcomes alone, in their true proportions. Where no outcome is possible given optimality, the true ones stand.
 
     Args:
         model: the trajectory model.
@@ -100,9 +115,8 @@ class TiltedDynamics(OutcomeDynamics):
         self.eta = eta
 
     def step(self, t: int) -> Step:
-        weights, ratios = self._ratios(t)
-        moved = (safe_log(weights) + ratios).exp()
-        moved = moved / moved.sum(-1, keepdim=True)
+        weights, ratios = self._ratios(t, self.values[t + 1])
+        moved = self._moved(weights, ratios)
         divergence = self._divergence(weights, ratios)
         if self.model.discount == 1:
             return Step(moved, None, divergence)
@@ -110,17 +124,37 @@ class TiltedDynamics(OutcomeDynamics):
         return Step(alive, fallen, divergence)
 
     def divergence(self, t: int) -> Tensor:
-        return self._divergence(*self._ratios(t))
+        return self._divergence(*self._ratios(t, self.values[t + 1]))
 
-    def _ratios(self, t: int) -> tuple[Tensor, Tensor]:
-        """The true chances of all outcomes, falls behind them where there are any, and log(q / p) of each."""
+    def chances(self, times: range) -> Tensor:
+        if self.model.reward.reads_time:
+            return super().chances(times)
+        moved = self._moved(*self._ratios(0, self.values[times.start + 1 : times.stop + 1]))
+        if self.model.discount == 1:
+            return moved
+        alive, fallen = moved.split(self.model.mdp.num_outcomes, -1)
+        return alive + fallen
+
+    def divergences(self, times: range) -> Tensor:
+        if self.model.reward.reads_time:
+            return torch.stack([self.divergence(t) for t in times])
+        return self._divergence(*self._ratios(0, self.values[times.start + 1 : times.stop + 1]))
+
+    def _ratios(self, t: int, following: Tensor) -> tuple[Tensor, Tensor]:
+        """The true chances of all outcomes, falls behind them where there are any, and log(q / p) of each.
+
+        Args:
+            t: the step, for its rewards.
+            following: [..., S], messages of the next one; those of several steps give [..., S, A, K].
+        """
         model = self.model
         true = FixedDynamics(model).step(t)
-        lost = model.log_potential(t)
-        worth = (lost + model.mdp.gather(self.values[t + 1])).expand(true.alive.shape)
+        rewards = model.log_potential(t)
+        worth = rewards + model.mdp.gather(following)
+        worth = worth.expand(torch.broadcast_shapes(worth.shape, true.alive.shape))
         weights = true.alive
         if true.fallen is not None:
-            worth = torch.cat([worth, lost.expand(true.alive.shape)], -1)
+            worth = torch.cat([worth, rewards.expand(worth.shape)], -1)
             weights = torch.cat([true.alive, true.fallen], -1)
         if math.isinf(self.eta):
             ratios = self._extremes(worth, weights)
@@ -132,6 +166,11 @@ class TiltedDynamics(OutcomeDynamics):
         else:
             ratios = tilted_log_ratio(weights, worth, self.eta)
         return weights, torch.where(model.live[:, None, None], ratios, torch.zeros_like(ratios))
+
+    @staticmethod
+    def _moved(weights: Tensor, ratios: Tensor) -> Tensor:
+        moved = (safe_log(weights) + ratios).exp()
+        return moved / moved.sum(-1, keepdim=True)
 
     @staticmethod
     def _divergence(weights: Tensor, ratios: Tensor) -> Tensor:
@@ -149,7 +188,7 @@ class TiltedDynamics(OutcomeDynamics):
 
 
 def tilted_start(model: TrajectoryModel, values: Tensor, eta: float) -> Tensor:
-    """[S], q(s_1) proportional to p(s_1) e^{eta v(s_1)}, as `TiltedDynamics`; p(s_1) where nothing can be hoped for."""
+    """[S], q(s_1) proportional to p(s_1) e^{eta v(s_1)}, as `TiltedDynamics`; p(s_1) where none is possible."""
     whole = model.mdp.initial
     some = whole.detach() > 0  # often few
     initial, values = whole[some], values[some]

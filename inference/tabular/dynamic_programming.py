@@ -214,7 +214,7 @@ class RecursionPosterior(ModelPosterior):
         return self.recursion.believed_start(self.model, self.messages.first_values)
 
     @table
-    def world(self) -> OutcomeDynamics:
+    def world(self) -> OutcomeDynamics:  # type: ignore[override]  # a frozen attribute, which nobody sets
         """Q's dynamics over the listed outcomes."""
         return self.recursion.beliefs(self.model, self.messages.values)[1]
 
@@ -245,7 +245,7 @@ def optimality_possible(model: TrajectoryModel) -> bool:
     if not model.is_finite:
         return can_succeed(model)
     with torch.no_grad():
-        return math.isfinite(float(backward(model, EXACT).start))
+        return math.isfinite(float(backward(model, EXACT, keep="evidence").start))
 
 
 def _without_expectations(

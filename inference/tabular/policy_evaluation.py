@@ -11,7 +11,7 @@ from cai.inference.tabular.believed_dynamics import OutcomeDynamics
 from cai.models.common.numerics import categorical_divergence, expectation
 from cai.models.trajectory.model import TrajectoryModel
 
-__all__ = ["forward", "in_chunks", "policy_backward", "with_absorbed"]
+__all__ = ["CHUNK", "forward", "in_chunks", "policy_backward", "with_absorbed"]
 
 CHUNK = 2**22  # numbers of the largest table that is made at a time
 

@@ -1,20 +1,23 @@
-"""The answer of a search for policies: one policy under the true dynamics, and what its own tail is worth."""
+"""The answer that one policy is: what it amounts to under the true dynamics, over any horizon."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from cai.inference.core.posterior import Posterior
 from cai.inference.core.status import Status
 from cai.inference.tabular.believed_dynamics import FixedDynamics
+from cai.inference.tabular.dynamic_programming import failure_status
 from cai.inference.tabular.policy_evaluation import policy_backward
-from cai.inference.tabular.posterior import tabular_posterior
-from cai.inference.tabular.stationary.chains import expected_visits, transition_matrix
-from cai.models.common.numerics import categorical_divergence, expectation
+from cai.inference.tabular.posterior import ModelPosterior, tabular_posterior
+from cai.inference.tabular.recursion import FIXED
+from cai.inference.tabular.stationary.chains import ChainSystems, expected_visits
+from cai.inference.tabular.stationary.reachability import edges_of, leads_to
+from cai.models.common.numerics import categorical_divergence, expectation, weighted
 from cai.models.trajectory.model import TrajectoryModel
 
 __all__ = ["policy_posterior", "policy_values"]
@@ -28,7 +31,10 @@ def policy_values(model: TrajectoryModel, policy: Tensor) -> tuple[Tensor, Tenso
 
     Args:
         model: the trajectory model.
-        policy: [T, S, A].
+        policy: [T, S, A]; [1, S, A] over an infinite horizon.
+
+    Raises:
+        ArithmeticError: if over an infinite horizon the sums have no limit.
     """
     fixed = FixedDynamics(model)
     if model.is_finite:
@@ -36,49 +42,62 @@ def policy_values(model: TrajectoryModel, policy: Tensor) -> tuple[Tensor, Tenso
     alive, fallen = fixed.outcomes(0)
     rewards = expectation(alive + fallen, model.log_potential(0))
     earned = expectation(policy[0], rewards) - categorical_divergence(policy[0], model.action_prior)
-    moves = transition_matrix(model, policy[0], fixed)
-    lost = model.live & torch.isinf(earned)
-    for _ in range(model.mdp.num_states):
-        more = lost | (model.live & (moves[:, lost] > 0).any(-1))
-        if bool((more == lost).all()):
-            break
-        lost = more
-    counts = model.live & ~lost
-    system = torch.eye(int(counts.sum()), dtype=torch.float64) - moves[counts][:, counts]
-    solved = torch.linalg.solve(system, earned[counts][:, None])[:, 0]
-    values = torch.where(lost, torch.full_like(earned, -torch.inf), torch.zeros_like(earned))
-    values = values.index_add(0, torch.nonzero(counts).flatten(), solved)
-    q_values = rewards + expectation(alive, model.mdp.gather(values))
+    moves = policy[0][..., None] * alive * model.live[:, None, None]
+    forbidden = model.live & torch.isinf(earned)
+    infeasible = leads_to(*edges_of(moves.detach() > 0, model.mdp.successors()), forbidden)
+    chains = ChainSystems(model, model.live & ~infeasible)
+    values = chains.spread(chains.system(moves).solve(earned[chains.counts]))
+    values = torch.where(infeasible, torch.full_like(values, -torch.inf), values)
+    q_values = rewards + weighted(alive, model.mdp.gather(values).expand_as(alive)).sum(-1)
     return values[None], torch.where(model.live[:, None], q_values, torch.zeros_like(q_values))[None]
 
 
 def policy_posterior(
-    backend: Any, model: TrajectoryModel, policy: Tensor, status: Status, details: Mapping[str, Any]
-) -> Posterior:
-    """What a policy [T, S, A] ([1, S, A] over an infinite horizon) amounts to under the true dynamics.
+    backend: Any,
+    model: TrajectoryModel,
+    policy: Tensor,
+    status: Status = Status.SUCCESS,
+    details: Mapping[str, Any] | None = None,
+) -> ModelPosterior:
+    """What a policy amounts to under the true dynamics: values, returns, and the bound that it attains.
 
     Args:
         backend: whose answer it is; its name and target are read.
-        model: the trajectory model.
-        policy: the policy.
+        model: the trajectory model, of any horizon.
+        policy: [T, S, A], or [1, S, A] over an infinite horizon (T = `model.steps`); rows sum to 1.
         status: how the search for it ended.
         details: further numbers of the search.
+
+    Returns:
+        The answer. Its status is UNAVOIDABLE or IMPOSSIBLE where the policy meets a reward of -inf; over an infinite
+        horizon DIVERGED where it never ends, so that nothing adds up, and `details["why"]` says where.
     """
-    dynamics = FixedDynamics(model)
-    values, q_values = policy_values(model, policy)
-    visits = None if model.is_finite else expected_visits(model, model.mdp.initial, policy, dynamics)
+    found, visits = dict(details or {}), None
+    try:
+        if not model.is_finite:  # first, since it says in words where a policy never ends
+            visits = expected_visits(model, model.mdp.initial, policy, FixedDynamics(model))
+        values, q_values = policy_values(model, policy)
+    except (ArithmeticError, ValueError) as error:
+        found["why"], zero = str(error).split(",")[0], torch.zeros_like(model.mdp.initial)
+        unknown = ("values", "q_values", "elbo", "believed_return", "luck", "policy_divergence", "policy_entropy")
+        parts: dict[str, Any] = dict.fromkeys(unknown) | {"visits": (zero[None], zero.new_zeros(1))}
+        parts |= {"model": model, "horizon": model.horizon, "action_probs": policy, "initial": model.mdp.initial}
+        parts |= {"backend": backend.name, "target": backend.target, "world": FixedDynamics(model)}
+        return ModelPosterior(**parts, status=Status.DIVERGED, details=found)
+    elbo = expectation(model.mdp.initial, values[0]) + model.evidence_offset
+    if status.ok and not math.isfinite(float(elbo.detach())):
+        status = failure_status(model, FIXED)
     return tabular_posterior(
         model,
         backend=backend.name,
         target=backend.target,
         status=status,
         log_evidence=None,
-        elbo=expectation(model.mdp.initial, values[0]) + model.evidence_offset,
+        elbo=elbo,
         values=values,
         q_values=q_values,
         policy=policy,
         initial=model.mdp.initial,
-        dynamics=dynamics,
         visits=visits,
-        details=details,
+        details=found,
     )

@@ -15,7 +15,7 @@ from cai.inference.core.status import Status, Target
 from cai.inference.core.storage import storable
 from cai.inference.core.tabular import TabularPosterior
 from cai.inference.tabular.believed_dynamics import FixedDynamics, OutcomeDynamics
-from cai.inference.tabular.policy_evaluation import forward, with_absorbed
+from cai.inference.tabular.policy_evaluation import CHUNK, forward
 from cai.models.common.numerics import categorical_divergence, safe_log, weighted
 from cai.models.trajectory.model import TrajectoryModel
 
@@ -42,7 +42,7 @@ def measure(
     dynamics: OutcomeDynamics,
     visits: tuple[Tensor, Tensor] | None = None,
 ) -> QuantitiesOfQ:
-    """Walks along q once and adds up what it believes, hopes for and pays.
+    """Expected return, policy KL, dynamics KL and entropy along q, many steps at a time.
 
     Args:
         model: the trajectory model.
@@ -51,32 +51,29 @@ def measure(
         dynamics: of q.
         visits: marginals [T + 1, S] and absorbed [T + 1] where they are known already.
     """
-    live, rows = model.live, [initial]
-    returns = luck = divergence = entropy = initial.new_zeros(())
-    for t in range(model.steps):
-        rewards = model.reward_table(t)
-        step = None
-        if visits is None or rewards.shape[-1] > 1:
-            step = dynamics.step(t)
-        here = rows[-1] if visits is None else visits[0][t]
-        joint = here[:, None] * policy[t]
-        if visits is None and step is not None:
-            rows.append(model.mdp.scatter(joint[..., None] * step.alive))
+    visits = forward(model, initial, policy, dynamics) if visits is None else visits
+    live, timed = model.live, model.reward.reads_time
+    rewards = model.reward_table(0)
+    returns = divergence = entropy = initial.new_zeros(())
+    luck = categorical_divergence(initial, model.mdp.initial)
+    size = max(1, CHUNK // model.mdp.probabilities.numel())
+    for begin in range(0, model.steps, size):
+        times = range(begin, min(begin + size, model.steps))
+        chosen, here = policy[begin : times.stop], visits[0][begin : times.stop]
         here = torch.where(live, here, torch.zeros_like(here))
-        joint = torch.where(live[:, None], joint, torch.zeros_like(joint))
-        if step is None or rewards.shape[-1] == 1:
+        joint = here[..., None] * chosen
+        if timed:
+            rewards = torch.stack([model.reward_table(t) for t in times])
+        if rewards.shape[-1] == 1:
             returns = returns + weighted(joint, rewards[..., 0]).sum()
         else:
-            chances = step.alive if step.fallen is None else step.alive + step.fallen
-            returns = returns + weighted(joint[..., None] * chances, rewards).sum()
-        if not isinstance(dynamics, FixedDynamics):
-            paid = dynamics.divergence(t) if step is None or step.divergence is None else step.divergence
-            luck = luck + weighted(joint, paid).sum()
-        divergence = divergence + weighted(here, categorical_divergence(policy[t], model.action_prior)).sum()
-        entropy = entropy - weighted(joint, safe_log(policy[t])).sum()
-    luck = luck + categorical_divergence(initial, model.mdp.initial)
-    marginals, absorbed = with_absorbed(model, torch.stack(rows)) if visits is None else visits
-    return QuantitiesOfQ(marginals, absorbed, returns, luck, divergence, entropy)
+            returns = returns + weighted(joint[..., None] * dynamics.chances(times), rewards).sum()
+        costs = dynamics.divergences(times)
+        if costs is not None:
+            luck = luck + weighted(joint, costs).sum()
+        divergence = divergence + weighted(here, categorical_divergence(chosen, model.action_prior)).sum()
+        entropy = entropy - weighted(joint, safe_log(chosen)).sum()
+    return QuantitiesOfQ(*visits, returns, luck, divergence, entropy)
 
 
 class ModelPosterior(TabularPosterior):

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from cai.inference.kernels.backups import fixed_backup, optimistic_backup, soft_policy, tilted_backup
+from cai.inference.kernels.problem import Kind
 from cai.inference.tabular.believed_dynamics import FixedDynamics, OutcomeDynamics, TiltedDynamics, tilted_start
 from cai.models.common.numerics import certainty_equivalent, safe_log, safe_logsumexp
 from cai.models.trajectory.model import TrajectoryModel
@@ -20,7 +20,7 @@ __all__ = ["EXACT", "FIXED", "Backup", "Choice", "Recursion", "tilted_recursion"
 Backup = Callable[[TrajectoryModel, Tensor, int], Tensor]
 Choice = Callable[[TrajectoryModel, Tensor, Tensor], tuple[Tensor, Tensor]]
 CHUNK = 2**14  # initial states that are weighed at a time
-_KINDS: dict[Backup, Literal["exact", "fixed"]] = {optimistic_backup: "exact", fixed_backup: "fixed"}
+_KINDS: dict[Backup, Kind] = {optimistic_backup: "exact", fixed_backup: "fixed"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,10 +41,10 @@ class Recursion:
     @property
     def is_soft(self) -> bool:
         """Whether it is one of the two soft recursions, which run over whole horizons at once."""
-        return self.kind is not None and self.choice is soft_policy
+        return self.choice is soft_policy and self.backup in _KINDS
 
     @property
-    def kind(self) -> Literal["exact", "fixed"] | None:
+    def kind(self) -> Kind | None:
         """The name of its backup if that is one of the two of the soft recursions."""
         return _KINDS.get(self.backup)
 

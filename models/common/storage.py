@@ -82,12 +82,12 @@ def storable(
 
 def _fields(value: Any) -> dict[str, Any]:
     if isinstance(value, tuple):
-        return value._asdict()  # type: ignore[attr-defined, no-any-return]
+        return value._asdict()  # type: ignore[attr-defined]
     return {entry.name: getattr(value, entry.name) for entry in dataclasses.fields(value) if entry.init}
 
 
 def _with(cls: type, parts: dict[str, Any]) -> Any:
-    made = object.__new__(cls)
+    made: Any = object.__new__(cls)
     made.__dict__.update(parts)
     return made
 

@@ -363,8 +363,8 @@ class MDP:
         return self.next_states
 
     def gather(self, values: Tensor) -> Tensor:
-        """Reads values [S] at each outcome's next state: [S, A, K], or a broadcasting [1, 1, S] when dense."""
-        return values[None, None, :] if self.next_states is None else values[self.next_states]
+        """Reads values [..., S] at each outcome's next state: [..., S, A, K], or [..., 1, 1, S] when dense."""
+        return values[..., None, None, :] if self.next_states is None else values[..., self.next_states]
 
     def scatter(self, weights: Tensor) -> Tensor:
         """Adds weights [S, A, K] up at the outcomes' next states: [S]."""

@@ -2,6 +2,7 @@
 
 import ast
 import configparser
+import math
 import os
 import re
 import shutil
@@ -10,19 +11,12 @@ import sys
 import sysconfig
 import textwrap
 import zipfile
-from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
 
 import pytest
 
 import cai
-from cai.inference.tabular.believed_dynamics import FixedDynamics
-from cai.inference.tabular.dynamic_programming import require_model
-from cai.inference.tabular.policy_evaluation import policy_backward
-from cai.inference.tabular.posterior import tabular_posterior
 from cai.models import bridge
-from cai.models.common.numerics import expectation
 
 ROOT = Path(__file__).parents[2]
 FLOORS = {"models": ("cai.models",), "inference": ("cai.models", "cai.inference"), "cai": ("cai",)}
@@ -60,11 +54,11 @@ def test_the_folders_cannot_be_imported_by_their_own_names(folder):
 
 def test_files_can_be_read_in_one_sitting():
     for path in sources("models", "inference", "cai"):
-        assert len(path.read_text().splitlines()) <= 500, path
+        assert len(path.read_text().splitlines()) <= 400, path
 
 
 def test_the_root_namespace_is_small_and_real():
-    assert len(cai.__all__) <= 25
+    assert len(cai.__all__) <= 30
     for name in cai.__all__:
         assert hasattr(cai, name), name
 
@@ -123,11 +117,10 @@ def test_readme_code_prints_what_the_readme_says(capsys, monkeypatch):
 def test_the_backend_of_the_contributing_notes_runs():
     text = (ROOT / "CONTRIBUTING.md").read_text()
     code = textwrap.dedent(text.split("```py\n")[1].split("```")[0])
-    names = {"dataclass": dataclass, "ClassVar": ClassVar, "Status": cai.Status, "Target": cai.Target}
-    names |= {"require_model": require_model, "FixedDynamics": FixedDynamics, "policy_backward": policy_backward}
-    names |= {"tabular_posterior": tabular_posterior, "expectation": expectation}
+    names = {"__name__": "notes"}
     exec(compile(code, "CONTRIBUTING.md", "exec"), names)
-    prior, best = cai.compare(bridge(discount=0.9), [names["FollowThePrior"](), "variational"]).rows
-    assert prior.status.ok
-    assert prior.elbo == pytest.approx(prior.real_return, abs=1e-9)
-    assert prior.elbo < best.elbo
+    for options in ({}, {"discount": 0.9}, {"horizon": math.inf, "discount": 0.9}):
+        prior, best = cai.compare(bridge(**options), [names["FollowThePrior"](), "variational"]).rows
+        assert prior.status.ok, options
+        assert prior.elbo == pytest.approx(prior.real_return, abs=1e-9), options
+        assert prior.elbo < best.elbo, options

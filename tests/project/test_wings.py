@@ -38,6 +38,7 @@ ARROWS = {
         particles -> programs
         particles -> tabular
         restricted -> core
+        restricted -> kernels
         restricted -> programs
         restricted -> tabular
         backends -> core
@@ -138,7 +139,6 @@ def test_the_wings_form_no_circle(floor):
     assert circle(graph) is None
 
 
-@pytest.mark.xfail(reason="the kernels still hold one")
 def test_the_files_of_inference_form_no_circle():
     inner = {module for module in GRAPH if wing(module)[0] == "inference"} - {"cai.inference"}
     assert circle({module: GRAPH[module] & inner for module in inner}) is None

@@ -70,7 +70,7 @@ def infer_batch(
         ValueError: if the backend does not accept a member.
         BatchError: if a member did not succeed and `throw` is True; it holds all answers.
     """
-    recursion = _SOFT.get(getattr(backend, "soft_recursion", None))
+    recursion = _SOFT.get(str(getattr(backend, "soft_recursion", None)))
     if recursion is not None and _in_one_pass(batch, recursion, backend):
         with spare_core():
             answers = _OnePass(batch, recursion, backend).answers()

@@ -73,7 +73,7 @@ class PosteriorPolicyIteration:
 
     def learner(self, model: Any) -> _SoftSequence:
         """A soft problem around the last policy, at every step."""
-        return _SoftSequence(self)
+        return _SoftSequence(self, self.name, self.max_iterations)
 
     def start(self, model: TrajectoryModel) -> Tensor:
         """[T, S, A], the policy to begin with: the action prior."""
@@ -100,7 +100,8 @@ class KLPolicyIteration:
     Args:
         epsilon: nats a step, > 0.
         max_iterations: the most steps.
-        tolerance: as in `PosteriorPolicyIteration`.
+        tolerance: stop when the expected return is within this of the hard optimum's, in reward units, relative to
+            its size once that exceeds 1.
 
     `details` holds "returns", "optimum", "gap", and for every step its "divergences" and "temperatures" (0 for a last
     step that reaches the optimum without the constraint).
@@ -131,7 +132,7 @@ class KLPolicyIteration:
 
     def learner(self, model: Any) -> _SoftSequence:
         """A step of at most epsilon nats, at every step."""
-        return _SoftSequence(self)
+        return _SoftSequence(self, self.name, self.max_iterations)
 
     def start(self, model: TrajectoryModel) -> Tensor:
         """[T, S, A], the policy to begin with."""
@@ -167,17 +168,13 @@ class _SoftSequence:
 
     Args:
         backend: a `PosteriorPolicyIteration` or a `KLPolicyIteration`.
+        label: its name.
+        limit: the most steps.
     """
 
     backend: Any
-
-    @property
-    def label(self) -> str:
-        return str(self.backend.name)
-
-    @property
-    def limit(self) -> int:
-        return int(self.backend.max_iterations)
+    label: str
+    limit: int
 
     @torch.no_grad()
     def init(self, model: TrajectoryModel, *, seed: int) -> PolicySequenceState:

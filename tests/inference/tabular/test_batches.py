@@ -185,9 +185,7 @@ def test_one_member_and_small_groups(monkeypatch):
     assert_members(model.batch(**single), "exact", (*NUMBERS, *TABLES))
 
 
-@pytest.mark.parametrize(
-    "kernel", ["csr", "successors", "collapsed", pytest.param("native", marks=needs_native), "auto"]
-)
+@pytest.mark.parametrize("kernel", ["torch", pytest.param("native", marks=needs_native)])
 def test_kernels(kernel):
     model = random_problem(6, discount=1.0).model
     given = variations(model, 6)
