@@ -13,7 +13,7 @@ from collections.abc import Iterator
 __all__ = ["BusyCore", "one_thread"]
 
 # Ends with the harness, however that ends.
-LOOP = "import os; parent = os.getppid()\nwhile os.getppid() == parent: pass"
+LOOP = "import os, sys; parent = int(sys.argv[1])\nwhile os.getppid() == parent: pass"
 SETTLE = 0.01  # seconds until the scheduler has given the other process a core
 
 
@@ -24,7 +24,7 @@ class BusyCore:
     """
 
     def __enter__(self) -> BusyCore:
-        self._process = subprocess.Popen([sys.executable, "-S", "-c", LOOP])
+        self._process = subprocess.Popen([sys.executable, "-S", "-c", LOOP, str(os.getpid())])
         self._signal(signal.SIGSTOP)
         return self
 
