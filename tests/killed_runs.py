@@ -43,9 +43,9 @@ def module():
 
 # name: (model, backend, options, what is called in every step, in which call the process dies)
 RUNS = {
-    "svi": (lambda: bridge(horizon=5), "variational", {"solver": "svi"}, (svi, "enumerate_guide"), 5),
-    "svi of dynamics": (lottery, "optimistic", {"solver": "svi", "learning_rate": 0.5}, (svi, "enumerate_guide"), 6),
-    "svi of a program": (lambda: program, "optimistic", {"learning_rate": 0.5}, (svi, "enumerate_guide"), 6),
+    "svi": (lambda: bridge(horizon=5), "variational", {"solver": "svi"}, (svi._Problem, "at"), 5),
+    "svi of dynamics": (lottery, "optimistic", {"solver": "svi", "learning_rate": 0.5}, (svi._Problem, "at"), 6),
+    "svi of a program": (lambda: program, "optimistic", {"learning_rate": 0.5}, (svi._Problem, "at"), 6),
     "enumerated": (lambda: bridge(horizon=4), "restricted", {}, (objective.TableBound, "measure"), 5),
     "restarts": (
         lambda: bridge(horizon=3),

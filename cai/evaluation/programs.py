@@ -16,6 +16,7 @@ from torch import Tensor
 from cai.inference.particles.program_system import check_vectorised
 from cai.inference.programs.exact_sites import ExactSites
 from cai.models.common.numerics import weighted
+from cai.models.common.random_draws import OwnDraws
 from cai.models.common.storage import Saved, storable
 from cai.models.programs.inspect import ProgramInfo, inspect_program, site_time
 from cai.models.programs.session import pyro_session
@@ -86,7 +87,7 @@ def evaluate_program(
     check_vectorised(program, info)
     acting = _Acting(policy, info, num_rollouts)
     plate = pyro.plate("_rollouts", num_rollouts, dim=-1)
-    with pyro_session(seed, program), torch.no_grad(), plate:
+    with pyro_session(None), OwnDraws(seed), torch.no_grad(), plate:
         acting(ExactSites()(program))()
     returns = acting.returns
     possible = bool(torch.isfinite(returns).all())

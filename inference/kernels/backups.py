@@ -103,9 +103,9 @@ def _expected_dense(transitions: Tensor, values: Tensor) -> Tensor:
         transitions = torch.where(transitions > 0, transitions, torch.zeros_like(transitions))
     shape, table = transitions.shape[:2], transitions.flatten(0, 1).t()
     infinite = torch.isinf(values)
-    result = torch.where(infinite, torch.zeros_like(values), values) @ table
+    result = (torch.where(infinite, torch.zeros_like(values), values)[..., None, :] @ table)[..., 0, :]
     if infinite.any():
-        result = torch.where(infinite.to(table.dtype) @ table > 0, torch.full_like(result, -torch.inf), result)
+        result = torch.where((infinite.to(table.dtype)[..., None, :] @ table)[..., 0, :] > 0, -torch.inf, result)
     return result.unflatten(-1, shape)
 
 

@@ -66,7 +66,8 @@ class EnumeratedProgram:
 
         Returns:
             log p(O) in nats, 0-dim, -inf where it is 0; and the run under q(x | context) = p(x | context, O), every
-            site redistributed. Contexts that optimality rules out keep the program's own conditionals.
+            site redistributed. Contexts that optimality rules out keep the program's own conditionals, and
+            all do where p(O) = 0.
         """
         posterior = dict(self.log_q)
 
@@ -81,6 +82,8 @@ class EnumeratedProgram:
 
         evidence = eliminate(self.symbols, self.factors.values(), reduce, own=self.log_q).tensor
         cut = self.detach()
+        if not bool(torch.isfinite(evidence)):  # optimality rules out everything, also what is drawn along the way
+            posterior = cut.log_q
         return evidence, EnumeratedProgram(self.symbols, posterior, cut.log_q, cut.factors)
 
     def divergence_terms(self, sites: Iterable[str] | None = None) -> list[Term]:

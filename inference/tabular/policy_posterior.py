@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,10 +10,8 @@ from torch import Tensor
 
 from cai.inference.core.status import Status
 from cai.inference.tabular.believed_dynamics import FixedDynamics
-from cai.inference.tabular.dynamic_programming import failure_status
 from cai.inference.tabular.policy_evaluation import policy_backward
 from cai.inference.tabular.posterior import ModelPosterior, tabular_posterior
-from cai.inference.tabular.recursion import FIXED
 from cai.inference.tabular.stationary.chains import ChainSystems, expected_visits
 from cai.inference.tabular.stationary.reachability import edges_of, leads_to
 from cai.models.common.numerics import categorical_divergence, expectation, weighted
@@ -69,8 +66,8 @@ def policy_posterior(
         details: further numbers of the search.
 
     Returns:
-        The answer. Its status is UNAVOIDABLE or IMPOSSIBLE where the policy meets a reward of -inf; over an infinite
-        horizon DIVERGED where it never ends, so that nothing adds up, and `details["why"]` says where.
+        The answer; its `elbo` is -inf where the policy can meet a reward of -inf. Over an infinite horizon its status
+        is DIVERGED where the policy never ends, so that nothing adds up, and `details["why"]` says where.
     """
     found, visits = dict(details or {}), None
     try:
@@ -84,16 +81,13 @@ def policy_posterior(
         parts |= {"model": model, "horizon": model.horizon, "action_probs": policy, "initial": model.mdp.initial}
         parts |= {"backend": backend.name, "target": backend.target, "world": FixedDynamics(model)}
         return ModelPosterior(**parts, status=Status.DIVERGED, details=found)
-    elbo = expectation(model.mdp.initial, values[0]) + model.evidence_offset
-    if status.ok and not math.isfinite(float(elbo.detach())):
-        status = failure_status(model, FIXED)
     return tabular_posterior(
         model,
         backend=backend.name,
         target=backend.target,
         status=status,
         log_evidence=None,
-        elbo=elbo,
+        elbo=expectation(model.mdp.initial, values[0]) + model.evidence_offset,
         values=values,
         q_values=q_values,
         policy=policy,

@@ -78,6 +78,7 @@ class GivenGenerator(TorchDispatchMode):
         return seeded(*args, **{**kwargs, "generator": self._generator(torch.device(device or "cpu"))})
 
     def _generator(self, device: torch.device) -> torch.Generator:
+        device = torch.device("cpu") if device.type == "meta" else device  # which has no numbers to draw
         if device not in self.generators:
             self.generators[device] = torch.Generator(device).manual_seed(self.seed)
         return self.generators[device]
