@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from cai.inference.core.status import Status
+from cai.inference.tabular.backward import policy_backward
 from cai.inference.tabular.believed_dynamics import FixedDynamics
 from cai.inference.tabular.dynamic_programming import failure_status
-from cai.inference.tabular.policy_evaluation import policy_backward
 from cai.inference.tabular.posterior import ModelPosterior, tabular_posterior
 from cai.inference.tabular.recursion import FIXED
 from cai.inference.tabular.stationary.chains import ChainSystems, expected_visits
