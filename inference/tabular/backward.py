@@ -45,7 +45,7 @@ class Messages(Lazy):
 
     @table
     def soft(self) -> SoftPass:
-        """The passes over the horizon, with the tables of a step once they were made."""
+        """The passes over the horizon."""
         assert self.recursion.kind is not None
         return make_pass(SoftProblem(self.model, self.recursion.kind, self.log_prior), self.kernel or "auto")
 
@@ -63,7 +63,9 @@ class Messages(Lazy):
         model, kind, values = self.model, self.recursion.kind, self.values
         assert kind is not None
         if not values.requires_grad:
-            return self.soft.q_values(values)
+            found = self.soft.q_values(values)
+            self.soft.made = None
+            return found
         if model.reward.reads_time:
             return torch.stack([self.recursion.backup(model, values[t + 1], t) for t in range(model.steps)])
         chances, rewards = model.mdp.probabilities, model.log_potential(0)
@@ -119,6 +121,7 @@ def backward(
         return _step_by_step(model, recursion, log_prior, kernel)
     soft = make_pass(SoftProblem(model, kind, log_prior), kernel)
     first, kept = soft_values(model, kind, log_prior=log_prior, all_steps=keep != "evidence", soft=soft)
+    soft.made = None  # what a step reads takes as much memory as many values
     parts = {} if kept is None else {"values": kept, "soft": soft}
     return Messages(
         model=model,
