@@ -12,6 +12,8 @@ from collections.abc import Iterator
 
 __all__ = ["BusyCore", "one_thread"]
 
+# Ends with the harness, however that ends.
+LOOP = "import os, sys; parent = int(sys.argv[1])\nwhile os.getppid() == parent: pass"
 SETTLE = 0.01  # seconds until the scheduler has given the other process a core
 
 
@@ -22,7 +24,7 @@ class BusyCore:
     """
 
     def __enter__(self) -> BusyCore:
-        self._process = subprocess.Popen([sys.executable, "-S", "-c", "while True: pass"])
+        self._process = subprocess.Popen([sys.executable, "-S", "-c", LOOP, str(os.getpid())])
         self._signal(signal.SIGSTOP)
         return self
 
@@ -38,7 +40,9 @@ class BusyCore:
         """The time during which one core is held."""
         self._signal(signal.SIGCONT)
         try:
-            time.sleep(SETTLE)
+            begun = time.perf_counter()
+            while time.perf_counter() - begun < SETTLE:  # a sleep would let the caches go cold, for this call alone
+                pass
             yield
         finally:
             self._signal(signal.SIGSTOP)

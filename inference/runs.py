@@ -69,8 +69,9 @@ def begin_run(folder: str | Path, backend: Any, model: Any, seed: int) -> Path:
             f"{str(folder)!r} holds a run already; cai.resume({str(folder)!r}) goes on with it, and a new run needs a "
             "folder of its own"
         )
+    name: str = backend.name
     if not dataclasses.is_dataclass(backend):
-        raise ValueError(f"backend {backend.name!r} is no dataclass, so its options cannot be stored; leave out folder")
+        raise ValueError(f"backend {name!r} is no dataclass, so its options cannot be stored; leave out folder")
     options, given = {}, {}
     for field in dataclasses.fields(backend):
         if field.init:
@@ -81,7 +82,7 @@ def begin_run(folder: str | Path, backend: Any, model: Any, seed: int) -> Path:
                 given[field.name] = _fingerprint(value)
     stored = model if isinstance(model, TrajectoryModel) and can_store(model) else None
     path.mkdir(parents=True, exist_ok=True)
-    run = Run(backend.name, options, given, int(seed), stored, _outside(model))
+    run = Run(name, options, given, int(seed), stored, _outside(model))
     save(path / FILE, run._asdict())
     return path
 

@@ -212,11 +212,11 @@ def _expectations(model: TrajectoryModel, table: Tensor, regions: Mapping[str, T
     if not model.is_finite:
         return found | {"occupancy": visits, "absorbed": float(absorbed[-1])}
     occupancy.append(mass[0])
-    entered = (entered + torch.where(inside, mass, 0.0).sum(-1)).clamp(max=1.0).tolist()
+    visited = (entered + torch.where(inside, mass, 0.0).sum(-1)).clamp(max=1.0).tolist()
     found["ends_in"] = {key: float(mass[0][region].sum()) for key, region in regions.items()}
-    found["visits"] = dict(zip(regions, entered[1:], strict=True))
-    absorbed = max(0.0, 1 - float(mass[0].sum())) if model.discount < 1 else 0.0
-    return found | {"occupancy": torch.stack(occupancy), "absorbed": absorbed}
+    found["visits"] = dict(zip(regions, visited[1:], strict=True))
+    lost = max(0.0, 1 - float(mass[0].sum())) if model.discount < 1 else 0.0
+    return found | {"occupancy": torch.stack(occupancy), "absorbed": lost}
 
 
 def _mean_rewards(model: TrajectoryModel, t: int) -> Tensor:

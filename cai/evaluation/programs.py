@@ -86,7 +86,7 @@ def evaluate_program(
     check_vectorised(program, info)
     acting = _Acting(policy, info, num_rollouts)
     plate = pyro.plate("_rollouts", num_rollouts, dim=-1)
-    with pyro_session(seed), torch.no_grad(), plate:
+    with pyro_session(seed, program), torch.no_grad(), plate:
         acting(ExactSites()(program))()
     returns = acting.returns
     possible = bool(torch.isfinite(returns).all())

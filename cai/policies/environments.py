@@ -159,7 +159,7 @@ def _play(
     waiting = np.zeros(number, dtype=bool)  # under NEXT_STEP: the coming step resets the environment and pays nothing
     records: list[list[tuple[float, int, bool]]] = [[] for _ in shares]
     observations = world.start(seed)
-    actions = None
+    actions: np.ndarray | None = None
     while bool((left > 0).any()):
         acting = np.flatnonzero((left > 0) & ~waiting)
         for time in np.unique(t[acting]):
@@ -170,6 +170,7 @@ def _play(
             if actions is None:
                 actions = np.zeros((number, *taken.shape[1:]), dtype=world.dtype)
             actions[rows] = taken
+        assert actions is not None  # somebody acts in the first step
         observations, rewards, terminated, truncated = world.step(actions)
         total[acting] += rewards[acting]
         t[acting] += 1

@@ -249,7 +249,7 @@ class SoftPass:
                     pieces[place] = pieces[place].detach().requires_grad_()
                     asked.append((pieces[place], total[..., part, :] if place == 1 else _states(total, place, part)))
             with torch.enable_grad():
-                v = plain_values(self.model, problem.kind, *pieces, ahead, part)
+                v = plain_values(self.model, problem.kind, pieces[0], pieces[1], pieces[2], ahead, part)
             leaves = [ahead, *(leaf for leaf, _ in asked)]
             found = torch.autograd.grad(v, leaves, adjoint[..., part], allow_unused=True)
             for total, gradient in zip([passed, *(total for _, total in asked)], found, strict=True):

@@ -195,8 +195,9 @@ def _swept(
         )
     cuts = sorted({*ctx.times, *first}) if len(kept) < ctx.times[-1] + 1 else sorted({0, *first, ctx.times[-1]})
     for begin, end in pairwise(cuts):
-        if first.get(begin) is not None:
-            adjoint = adjoint + first[begin]
+        gradient = first.get(begin)
+        if gradient is not None:
+            adjoint = adjoint + gradient
         if len(kept) == ctx.times[-1] + 1:
             rows = kept[begin : end + 1]
         else:

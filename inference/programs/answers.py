@@ -123,7 +123,7 @@ def _outcome_tables(model: TrajectoryModel, found: Fit, info: ProgramInfo, t: in
 
 def _left_out(program: Program, found: Fit) -> tuple[float | None, dict[str, tuple[str, ...]]]:
     """How far q's bound stays below log p(O), None if it does not; and what its sites would have to see, by site."""
-    with pyro_session(), torch.no_grad():
+    with pyro_session(program=program), torch.no_grad():
         evidence, exact = enumerate_program(program).conditioned()
     gap = float(evidence) - float(found.bound)
     if not gap > GAP * max(1.0, abs(float(evidence))):

@@ -48,7 +48,7 @@ class Enumeration:
     def run(self, model: Any, *, seed: int = 0) -> Posterior:
         """Answers the model; `seed` is for programs that draw while they are enumerated."""
         info = self._inspect(model)
-        with pyro_session(seed):
+        with pyro_session(seed, model):
             run = enumerate_program(model)
         log_evidence, posterior = run.conditioned()
         possible = bool(torch.isfinite(log_evidence))

@@ -38,7 +38,7 @@ def conditional(joint: Tensor, otherwise: Tensor) -> Tensor:
 
 def prior_joints(program: Program, info: ProgramInfo) -> list[Tensor]:
     """T tables [S, A, S] of p(s_t, a_t, s_{t+1}) in the program itself, optimality ignored."""
-    with pyro_session(), torch.no_grad():
+    with pyro_session(program=program), torch.no_grad():
         run = enumerate_program(program)
     return step_joints(run, info)
 

@@ -8,12 +8,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import pyro
 import torch
-from pyro.params.param_store import ParamStoreDict
 from torch import Tensor
 
-from cai.inference.core.learner import Info, State, generator_at, status_of, stood_still
+from cai.inference.core.learner import Info, State, status_of, stood_still
 from cai.inference.core.posterior import Posterior
 from cai.inference.core.status import Status
 from cai.inference.programs.elimination import Term
@@ -65,10 +63,40 @@ class Fit:
 
 @dataclass(frozen=True, eq=False)
 class _Problem:
-    """What a fit works on: the guide, and Pyro's parameter store as the first run of the program left it."""
+    """What a fit works on: the guide as it was enumerated once, at the program's own conditionals.
 
-    guide: StructuredGuide
-    store: dict[str, Any]
+    Attributes:
+        run: its enumerated run, without gradients; steps put other tables into it.
+        contexts: for every redistributed site, the sites that its table is indexed by.
+        supports: for sites by name, bool tables [*context, N]; what is false has probability 0.
+        sizes: of all sites.
+    """
+
+    run: EnumeratedProgram
+    contexts: dict[str, tuple[str, ...]]
+    supports: dict[str, Tensor]
+    sizes: dict[str, int]
+
+    def at(self, place: dict[str, Tensor]) -> EnumeratedProgram:
+        """The run of the guide with these parameters."""
+        log_q = dict(self.run.log_q)
+        for name, context in self.contexts.items():
+            dims = "".join(self.run.symbols[site] for site in (*context, name))
+            logits = Term(_table(place, name), dims)
+            if free_name(name) in place:
+                own = self.run.log_p[name]
+                dims = "".join(sorted({*dims, *own.dims}))
+                logits = Term(own.aligned(dims) + logits.aligned(dims), dims)
+            if name in self.supports:
+                allowed = Term(self.supports[name], "".join(self.run.symbols[site] for site in (*context, name)))
+                logits = Term(logits.tensor.masked_fill(~allowed.aligned(dims), -math.inf), dims)
+            log_q[name] = Term(logits.tensor.log_softmax(dims.index(self.run.symbols[name])), dims)
+        return dataclasses.replace(self.run, log_q=log_q)
+
+
+def _table(place: dict[str, Tensor], name: str) -> Tensor:
+    """The parameter [*context, N] of a site."""
+    return place[free_name(name)] if free_name(name) in place else place[POLICY][int(name[2:]) - 1]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -76,14 +104,14 @@ class GuideState(State):
     """Where a fit of a guide is.
 
     Attributes:
-        place: the guide's parameters that the next step evaluates, by their names in Pyro's store.
+        place: the guide's parameters that the next step evaluates, by name: the policy's logits [T, S, A], and for each
+            freed site logits [*context, N] that are added to the program's own.
         best: those of the highest bound so far.
         slopes: the natural gradient there.
         bound: the highest bound, nats; -inf before the first step.
         gradient: the largest entry of `slopes`, nats.
         rate: the length of a step.
         history: the bound at every step, nats.
-        random: the state of the generator that programs which draw are given.
     """
 
     place: dict[str, Tensor]
@@ -93,14 +121,14 @@ class GuideState(State):
     gradient: float
     rate: float
     history: tuple[float, ...]
-    random: Tensor
 
 
 @dataclass(frozen=True, eq=False)
 class GuideLearner:
     """Maximises the enumerated bound of a program's structured guide by steps along its natural gradient.
 
-    Pyro's parameter store and torch's global random state are left as they were.
+    The program is enumerated once; what it draws while it is, is drawn then. Pyro's parameter store and torch's global
+    random state are left as they were.
 
     Args:
         info: of the program.
@@ -120,19 +148,16 @@ class GuideLearner:
         return self.options.max_iterations
 
     def init(self, model: Program, *, seed: int) -> GuideState:
-        supports: dict[str, Tensor] = {}
-        guide = StructuredGuide(model, free_dynamics=self.free_dynamics, supports=supports, info=self.info)
-        generator = torch.Generator().manual_seed(seed)
-        with pyro_session(generator) as store, torch.enable_grad():
-            first = enumerate_guide(guide)
-            assert guide.handler is not None
-            found, safe = find_supports(first, guide.handler.contexts)
-            supports.update(found)
-            _start_at_prior(first, pyro.param(POLICY))
-            place = _parameters(store)
+        guide = StructuredGuide(model, free_dynamics=self.free_dynamics, info=self.info)
+        with pyro_session(seed, model) as store, torch.no_grad():
+            run = enumerate_guide(guide).detach()
+            place = {key: value.detach().clone() for key, value in store.items() if key.startswith(PREFIX)}
+        assert guide.handler is not None
+        supports, safe = find_supports(run, guide.handler.contexts)
+        _start_at_prior(run, place[POLICY])
         return GuideState(
-            problem=_Problem(guide, store.get_state()),
-            status=None if safe else _why_blocked(model),
+            problem=(model, _Problem(run, dict(guide.handler.contexts), supports, self.info.sizes)),
+            status=None if safe else _why_blocked(model, seed),
             place=place,
             best=place,
             slopes={},
@@ -140,17 +165,12 @@ class GuideLearner:
             gradient=math.inf,
             rate=self.options.learning_rate,
             history=(),
-            random=generator.get_state(),
         )
 
     def step(self, state: GuideState) -> tuple[GuideState, Info]:
         best, slopes, bound, gradient, rate = state.best, state.slopes, state.bound, state.gradient, state.rate
-        guide, generator = state.problem.guide, generator_at(state.random)
-        with pyro_session(generator) as store, torch.no_grad():
-            _load(store, state.problem.store, state.place)
-            run = enumerate_guide(guide).detach()
-        assert guide.handler is not None
-        reached, advantages = run.advantages(guide.handler.contexts, guide.info.sizes)
+        problem = state.problem[1]
+        reached, advantages = problem.at(state.place).advantages(problem.contexts, problem.sizes)
         history = (*state.history, float(reached))
         if float(reached) >= bound - 1e-12 * max(1.0, abs(bound)):
             bound, best = max(bound, float(reached)), state.place
@@ -173,32 +193,16 @@ class GuideLearner:
             gradient=gradient,
             rate=rate,
             history=history,
-            random=generator.get_state(),
         )
         return following, Info({"bound": bound}, improved=best is state.place)
 
     def posterior(self, state: GuideState) -> Posterior:
-        guide, blocked = state.problem.guide, state.status in (Status.IMPOSSIBLE, Status.UNAVOIDABLE)
-        with pyro_session(generator_at(state.random)) as store, torch.no_grad():
-            _load(store, state.problem.store, state.best)
-            run = enumerate_guide(guide)
-            bound = torch.full((), -math.inf, dtype=torch.float64) if blocked else run.bound()
+        (program, problem), blocked = state.problem, state.status in (Status.IMPOSSIBLE, Status.UNAVOIDABLE)
+        run = problem.at(state.best)
+        bound = torch.full((), -math.inf, dtype=torch.float64) if blocked else run.bound()
         details = {"history": state.history, "steps": state.steps, "gradient": state.gradient}
-        assert guide.handler is not None
-        found = Fit(run, dict(guide.handler.contexts), bound, status_of(state), {} if blocked else details)
-        return self.answer(guide.program, self.info, found)
-
-
-def _load(store: ParamStoreDict, state: dict[str, Any], parameters: dict[str, Tensor]) -> None:
-    """Fills the store of a session with what a program left in another, and with copies of the guide's parameters."""
-    store.set_state(state)
-    for key, value in parameters.items():
-        store[key] = value.clone()
-
-
-def _parameters(store: ParamStoreDict) -> dict[str, Tensor]:
-    """A copy of the guide's own; a program may have parameters too, which are not ours to move."""
-    return {key: value.detach().clone() for key, value in store.items() if key.startswith(PREFIX)}
+        found = Fit(run, problem.contexts, bound, status_of(state), {} if blocked else details)
+        return self.answer(program, self.info, found)
 
 
 def _slopes(parameters: dict[str, Tensor], advantages: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -213,9 +217,9 @@ def _slopes(parameters: dict[str, Tensor], advantages: dict[str, Tensor]) -> dic
     return slopes
 
 
-def _why_blocked(program: Program) -> Status:
+def _why_blocked(program: Program, seed: int) -> Status:
     """IMPOSSIBLE if p(O) = 0, else UNAVOIDABLE."""
-    with pyro_session(), torch.no_grad():
+    with pyro_session(seed, program), torch.no_grad():
         evidence, _ = enumerate_program(program).conditioned()
     return Status.UNAVOIDABLE if bool(torch.isfinite(evidence)) else Status.IMPOSSIBLE
 

@@ -125,6 +125,7 @@ class AscentLearner:
     def _step_of_rows(self, state: AscentState) -> tuple[AscentState, Status | None]:
         """One step along the natural gradient of rows, halved as long as it gains less than it should."""
         problem, policy, here = state.problem, state.problem.policy, state.here
+        assert here is not None  # a blocked problem takes no step
         bound, size = state.history[-1], self._size(state)
         gradient, direction = policy.natural_gradient(problem.log_prior, here.visits, here.scores, here.usable)
         state = dataclasses.replace(state, gradient=float(direction.abs().max()))
@@ -144,6 +145,7 @@ class AscentLearner:
     def _step_in_trust_region(self, state: AscentState) -> tuple[AscentState, Status | None]:
         """One damped natural step (Levenberg and Marquardt); damping and radius follow how well it was foretold."""
         problem, policy, here, place = state.problem, state.problem.policy, state.here, state.place
+        assert here is not None  # a blocked problem takes no step
         bound, size, shape = state.history[-1], self._size(state), state.problem.bound.shape
         damping, radius, tolerance = state.damping, state.radius, self.options.tolerance * size
         rejected = False

@@ -202,7 +202,7 @@ class ProgramBound:
             with handler, ExactSites():
                 program()
 
-        with pyro_session(seed), torch.no_grad():
+        with pyro_session(seed, program), torch.no_grad():
             self.run = enumerate_program(guide, lambda: handler).detach()
             own = enumerate_program(program)
             self._possible = bool(torch.isfinite(own.conditioned()[0]))

@@ -146,7 +146,7 @@ class ProgramSampler:
 
     def draw(self, policy: PolicyParameters, num_samples: int, generator: torch.Generator) -> Draws:
         sites = _PolicySites(policy, self.allowed, num_samples)
-        with pyro_session(generator):
+        with pyro_session(generator, self.program):
             try:
                 with poutine.trace() as tracer, pyro.plate("_samples", num_samples, dim=-1), sites, ExactSites():
                     self.program()

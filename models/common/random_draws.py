@@ -16,7 +16,7 @@ from torch._ops import OpOverloadPacket
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-__all__ = ["OwnDraws"]
+__all__ = ["GivenGenerator", "OwnDraws"]
 
 
 _QUIET = {"torch.functional", "torch._tensor"}  # modules whose functions, written in Python, do not draw
@@ -30,26 +30,44 @@ class OwnDraws(TorchFunctionMode):
 
     Args:
         source: the seed of the generators, one a device; or the generator to draw from.
+        other: draws with their own generators, which stay what they are while they are made (`other.active`).
     """
 
-    def __init__(self, source: int | torch.Generator = 0) -> None:
+    def __init__(self, source: int | torch.Generator = 0, other: GivenGenerator | None = None) -> None:
         super().__init__()
-        self._dispatch = _GivenGenerator(source)
+        self._dispatch, self._other = GivenGenerator(source), other
 
     def __torch_function__(self, func: Any, kinds: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func.__module__ not in _QUIET if isinstance(func, types.FunctionType) else _may_draw(func):
+        busy = self._other is not None and self._other.active
+        if not busy and (func.__module__ not in _QUIET if isinstance(func, types.FunctionType) else _may_draw(func)):
             with self._dispatch:
                 return func(*args, **(kwargs or {}))
         return func(*args, **(kwargs or {}))
 
 
-class _GivenGenerator(TorchDispatchMode):
-    """Gives every operator that draws a generator."""
+class GivenGenerator(TorchDispatchMode):
+    """Gives every operator that draws a generator.
+
+    Args:
+        source: as for `OwnDraws`.
+
+    Attributes:
+        active: whether it is entered.
+    """
 
     def __init__(self, source: int | torch.Generator) -> None:
         super().__init__()
+        self.active = False
         self.seed = source.initial_seed() if isinstance(source, torch.Generator) else source
         self.generators = {source.device: source} if isinstance(source, torch.Generator) else {}
+
+    def __enter__(self) -> Any:
+        self.active = True
+        return super().__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        self.active = False
+        super().__exit__(*error)
 
     def __torch_dispatch__(self, func: Any, kinds: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}

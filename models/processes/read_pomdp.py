@@ -226,14 +226,14 @@ class _Reader:
             known = np.where(seen.any(-1), highest.max(-1), rewards.max(-1))
             rewards = known[..., None]
         transitions, by_outcome = moves.transpose(1, 0, 2), rewards[..., 0].transpose(1, 0, 2)
-        shared = {"state_names": names["states"], "action_names": names["actions"]}
+        states, taken = names["states"], names["actions"]
         if len(start) <= DENSE_STATES:
-            mdp = MDP(transitions, start, **shared)
+            mdp = MDP(transitions, start, state_names=states, action_names=taken)
         else:
             width = int((transitions > 0).sum(-1).max())
             leads = np.argsort(transitions <= 0, axis=-1, kind="stable")[..., :width]
             chances, by_outcome = (np.take_along_axis(part, leads, -1) for part in (transitions, by_outcome))
-            mdp = MDP.from_successors(leads, chances, start, **shared)
+            mdp = MDP.from_successors(leads, chances, start, state_names=states, action_names=taken)
         reward, possible = torch.from_numpy(np.ascontiguousarray(by_outcome)), mdp.probabilities > 0
         largest = torch.where(possible, reward, -torch.inf).amax(-1)
         if bool((~possible | (reward == largest[..., None])).all()):

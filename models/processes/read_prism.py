@@ -256,8 +256,8 @@ def _read_rewards(
         chain = mdp.num_actions == 1 and not any(len(words) > 3 for _, words in lines)
         form = ("SOURCE", "TARGET") if chain else ("SOURCE", "CHOICE", "TARGET")
         for line, words in lines[_header(lines, len(form), mdp.num_states) :]:
-            key, amount = _reward_row(path, line, words, form, mdp.num_states)
-            found = where.get((key[0], 0, key[1]) if chain else tuple(key))
+            ends, amount = _reward_row(path, line, words, form, mdp.num_states)
+            found = where.get((ends[0], 0, ends[1]) if chain else tuple(ends))
             if found is None:
                 raise ValueError(f"{path}, line {line}: the model has no transition {' '.join(words[:-1])}")
             for place in found:

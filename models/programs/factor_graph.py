@@ -41,7 +41,7 @@ def factor_graph(program: Program) -> nx.Graph[str]:
     import networkx as nx
 
     info = inspect_program(program)
-    with pyro_session():
+    with pyro_session(program=program):
         parents = get_dependencies(program)["prior_dependencies"]
     graph: nx.Graph[str] = nx.Graph()
     for name in parents:

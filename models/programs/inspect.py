@@ -15,7 +15,7 @@ from typing import Any
 
 from pyro import poutine
 
-from cai.models.programs.session import pyro_session
+from cai.models.programs.session import draws_outside_sites
 from cai.models.trajectory.model import TrajectoryModel
 
 __all__ = ["Program", "ProgramInfo", "explain", "inspect_program", "site_time", "trace_program"]
@@ -60,11 +60,16 @@ def site_time(name: str) -> tuple[str, int] | None:
 
 def trace_program(program: Program) -> poutine.Trace:
     """One run of the program, drawn from its prior with a seed of its own."""
-    with pyro_session():
+    traces = []
+
+    def run() -> None:
         try:
-            return poutine.trace(program).get_trace()
+            traces.append(poutine.trace(program).get_trace())
         except (RuntimeError, ValueError) as error:
             raise ValueError(f"the program failed when it was run: {explain(error)}") from error
+
+    draws_outside_sites(run, program)
+    return traces[0]
 
 
 def explain(error: Exception) -> str:

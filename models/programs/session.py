@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
+from weakref import WeakSet
 
 import pyro
 import torch
@@ -17,12 +18,13 @@ from pyro import poutine
 from pyro.params.param_store import ParamStoreDict
 from pyro.poutine.messenger import Messenger
 
-from cai.models.common.random_draws import OwnDraws
+from cai.models.common.random_draws import GivenGenerator, OwnDraws
 
-__all__ = ["pyro_session"]
+__all__ = ["draws_outside_sites", "pyro_session"]
 
 _LOCK = threading.RLock()
 _OPEN: list[_Parameters] = []  # of the thread that holds the lock, the innermost session last
+_DRAW_OUTSIDE: WeakSet[Any] = WeakSet()  # programs that were seen to draw outside of their sites
 
 
 class _Parameters(Messenger):
@@ -43,24 +45,72 @@ class _Parameters(Messenger):
         msg["fn"] = store.get_param
 
 
+class _SiteDraws(Messenger):
+    """Draws the sites of a program from a generator of the session."""
+
+    def __init__(self, source: int | torch.Generator) -> None:
+        super().__init__()
+        self.given = GivenGenerator(source)
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if not msg["done"] and not msg["is_observed"] and msg["value"] is None:
+            with self.given:
+                msg["value"] = msg["fn"](*msg["args"], **msg["kwargs"])
+
+
+def draws_outside_sites(run: Callable[[], Any], program: Any) -> bool:
+    """Whether a program draws outside of its sites (`torch.rand` in its body); sessions then see to that, too.
+
+    Args:
+        run: runs the program once.
+        program: the program.
+    """
+    before = torch.get_rng_state()
+    with pyro_session():
+        run()
+    if torch.equal(before, torch.get_rng_state()):
+        return False
+    # It drew, or another thread did meanwhile: the same again, with what is drawn outside of sites apart.
+    apart = torch.Generator().manual_seed(0)
+    first, sites = apart.get_state(), _SiteDraws(0)
+    with _session(sites), OwnDraws(apart, sites.given):
+        run()
+    if torch.equal(first, apart.get_state()):
+        return False
+    torch.set_rng_state(before)
+    _DRAW_OUTSIDE.add(program)
+    return True
+
+
 @contextlib.contextmanager
-def pyro_session(draws: int | torch.Generator | None = 0) -> Iterator[ParamStoreDict]:
+def pyro_session(draws: int | torch.Generator | None = 0, program: Any = None) -> Iterator[ParamStoreDict]:
     """Runs Pyro undisturbed by other sessions and by handlers around it, leaving nothing behind.
 
     Args:
-        draws: the seed of what torch draws inside, or the generator to draw from, so that the global random state is
+        draws: the seed of what is drawn inside, or the generator to draw from, so that the global random state is
             neither read nor changed; with None random functions are left as they are around the session.
+        program: what is run; where `inspect_program` saw it draw outside of its sites, these draws count as well.
 
     Yields:
         The parameters made inside. A session within a session sees those of the outer one too.
     """
+    own: Any = contextlib.nullcontext()
+    if draws is not None:
+        own = OwnDraws(draws) if program is not None and program in _DRAW_OUTSIDE else _SiteDraws(draws)
+    with _session(own) as store:
+        yield store
+
+
+@contextlib.contextmanager
+def _session(own: Any) -> Iterator[ParamStoreDict]:
+    """A session in which the context manager `own` draws."""
     with _LOCK:
         outside = pyro.get_param_store()
         before = set(outside.keys())
         handler = _Parameters()
         _OPEN.append(handler)
         try:
-            with poutine.block(), handler, contextlib.nullcontext() if draws is None else OwnDraws(draws):
+            with poutine.block(), handler, own:
                 yield handler.stores[0]
         finally:
             _OPEN.pop()

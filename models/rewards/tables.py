@@ -199,7 +199,7 @@ class EvaluatedReward(RewardFactor):
     """
 
     table: Any
-    label: str = "evaluated reward"  # type: ignore[assignment]  # here it is data
+    label: str = "evaluated reward"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "reads_time", len(self.table) > 1)

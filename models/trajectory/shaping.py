@@ -26,7 +26,7 @@ from torch import Tensor
 from cai.models.common.checks import first_index, float_tensor
 from cai.models.common.storage import storable
 from cai.models.processes.mdp import MDP
-from cai.models.rewards.base import RewardFactor, Step
+from cai.models.rewards.base import RewardFactor, Setting, Step
 from cai.models.trajectory.model import TrajectoryModel
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ class PotentialShaping(RewardFactor):
                 "expected [S] or [T, S]"
             )
 
-    def check_model(self, model: TrajectoryModel) -> None:
+    def check_model(self, model: Setting) -> None:
         if model.discount != self.discount or model.horizon != self.horizon:
             raise ValueError(
                 f"the shaping was made for discount {self.discount:g} and horizon {self.horizon}; the model has "

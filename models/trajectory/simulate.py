@@ -8,14 +8,14 @@ size S is made for processes with successor lists.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from cai.models.common.simulator import Transition
 from cai.models.processes.mdp import MDP
-from cai.models.rewards.base import Step, evaluate_factor
+from cai.models.rewards.base import RewardFactor, Step, evaluate_factor
 
 __all__ = ["Drawn", "TabularSimulator", "draw_rows", "draw_start", "inverse_cdf", "sample_chain"]
 
@@ -75,9 +75,14 @@ class Drawn(NamedTuple):
 
 
 class _Problem(Protocol):
-    mdp: MDP
-    reward: Any
-    discount: float
+    @property
+    def mdp(self) -> MDP: ...
+
+    @property
+    def reward(self) -> RewardFactor: ...
+
+    @property
+    def discount(self) -> float: ...
 
     @property
     def reward_times(self) -> range: ...
