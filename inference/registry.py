@@ -22,12 +22,12 @@ from cai.inference.programs.enumeration import Enumeration
 from cai.inference.restricted.restricted import RestrictedVariational
 from cai.inference.restricted.reward_weighted import EMPolicySearch, RewardWeightedRegression
 from cai.inference.runs import begin_run, learner_for
+from cai.inference.tabular.dynamic_programming import SumProduct
 from cai.inference.tabular.methods.batches import infer_batch
 from cai.inference.tabular.methods.boltzmann import BoltzmannExploration, OneStepEntropy
 from cai.inference.tabular.methods.max_product import MaxProduct
 from cai.inference.tabular.methods.policy_iteration import KLPolicyIteration, PosteriorPolicyIteration
 from cai.inference.tabular.methods.risk import RiskSensitive
-from cai.inference.tabular.methods.sum_product import SumProduct
 from cai.inference.tabular.methods.value_iteration import ValueIteration
 from cai.inference.tabular.methods.z_iteration import ZIteration
 from cai.models.common.options import split_options
@@ -90,7 +90,7 @@ def make_backend(backend: str | Backend, **options: Any) -> Backend:
         TypeError: if it is neither a name nor a backend.
     """
     if isinstance(backend, str):
-        backend, written = split_options(backend, "backend")
+        backend, written = split_options(backend, "backend") if ":" in backend else (backend.strip(), {})
         classes = {cls.name: cls for cls in _BUILT_IN}
         if backend not in classes:  # looking for plug-ins takes a while
             classes = available_backends()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from collections.abc import Callable
 from typing import Any, Generic, Self, TypeVar, overload
@@ -22,6 +23,8 @@ class lazy(Generic[T]):
     Gradients are recorded iff they were when the object was made.
     """
 
+    stays = True  # whether every object keeps the value
+
     def __init__(self, compute: Callable[[Any], T]) -> None:
         self.compute, self.__doc__ = compute, compute.__doc__
 
@@ -37,29 +40,28 @@ class lazy(Generic[T]):
     def __get__(self, instance: Any, owner: type) -> Self | T:
         if instance is None:
             return self
-        with torch.set_grad_enabled(instance._records), spare_core():
+        shared = torch.get_num_threads() > 1  # not so where an attribute is computed for another one
+        with torch.set_grad_enabled(instance._records), spare_core() if shared else contextlib.nullcontext():
             value = self.compute(instance)
-        if self.is_held_by(instance):
+        if self.stays or instance.holds_tables:
             instance.__dict__[self.name] = value  # found there from now on, before this descriptor
         return value
-
-    def is_held_by(self, instance: Any) -> bool:
-        """Whether the object keeps the value."""
-        return True
 
 
 class table(lazy[T]):
     """A `lazy` that is computed anew at each look where the object is to stay small (`holds_tables` is False)."""
 
-    def is_held_by(self, instance: Any) -> bool:
-        return bool(instance.holds_tables)
+    stays = False
 
 
 class view(lazy[T]):
     """A `lazy` that is made at each look, since it is quickly made of what is held."""
 
-    def is_held_by(self, instance: Any) -> bool:
-        return False
+    def __get__(self, instance: Any, owner: type) -> Any:
+        if instance is None:
+            return self
+        with torch.set_grad_enabled(instance._records):
+            return self.compute(instance)
 
 
 class Lazy:

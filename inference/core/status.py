@@ -53,18 +53,16 @@ class Status(str, Enum):
     FAILED = "failed: the backend broke with an error of its own; see the message"
     UNSUPPORTED = "unsupported: the backend does not accept this model; see the message for one that does"
 
+    label: str
+    """The first words of the text, for tables."""
+    ok: bool
+    """Whether the answer can be used as it is."""
+
+    def __init__(self, text: str) -> None:
+        self.label, self.ok = text.split(":")[0], text == "success"
+
     def __str__(self) -> str:
         return self.value
-
-    @property
-    def label(self) -> str:
-        """The first words of the text, for tables."""
-        return self.value.split(":")[0]
-
-    @property
-    def ok(self) -> bool:
-        """Whether the answer can be used as it is."""
-        return self is Status.SUCCESS
 
 
 class NotKnown(ValueError, AttributeError):

@@ -46,7 +46,7 @@ def choose_kernel(mdp: MDP, kernel: str = "auto") -> str:
         RuntimeError: if "native" is asked for and is not part of this installation.
     """
     check_kernel(kernel)
-    on_cpu = mdp.device.type == "cpu" and type(mdp.probabilities.detach()) is Tensor
+    on_cpu = mdp.probabilities.device.type == "cpu" and type(mdp.probabilities.detach()) is Tensor
     if kernel == "native":
         if not on_cpu:
             raise ValueError(f"kernel 'native' runs on the CPU; this process is on {mdp.device}: use kernel='auto'")

@@ -49,14 +49,14 @@ class SoftPass:
         self.model, self.num_states, self.num_actions = model, model.mdp.num_states, model.mdp.num_actions
         dtype = model.mdp.probabilities.dtype
         self.smallest = torch.finfo(dtype).tiny / torch.finfo(dtype).eps
-        self._tables: tuple[int, StepTables] | None = None
+        self.made: tuple[int, StepTables] | None = None  # by the step; None gives the memory back
 
     def tables(self, t: int) -> StepTables:
         """Those of step t, made once where steps are alike."""
         key = t if self.problem.in_time else 0
-        if self._tables is None or self._tables[0] != key:
-            self._tables = key, self.problem.tables(key)
-        return self._tables[1]
+        if self.made is None or self.made[0] != key:
+            self.made = key, self.problem.tables(key)
+        return self.made[1]
 
     # ---- backward -----------------------------------------------------------------------------------------------
 

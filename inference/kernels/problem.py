@@ -98,6 +98,11 @@ class SoftProblem:
         holds = self.kind == "exact" and (merges or small)
         self.__dict__.update(size=size, in_time=timed, merges=merges, holds_weights=holds)
 
+    @cached_property
+    def table(self) -> Table:
+        """[S A, S], p(s'|s,a), which all problems on a process share."""
+        return process_table(self.model.mdp)
+
     def inputs(self) -> tuple[Tensor, ...]:
         """(probabilities [S, A, K], log prior, rewards in nats [S, A, 1 or K] of each step that differs)."""
         prior = self.model.log_action_prior if self.log_prior is None else self.log_prior
@@ -122,7 +127,7 @@ class SoftProblem:
             return self._tables(t)
 
     def _tables(self, t: int) -> StepTables:
-        mdp, table = self.model.mdp, process_table(self.model.mdp)
+        mdp, table = self.model.mdp, self.table
         prior: Tensor | float
         if self.log_prior is None:
             prior = _shared_prior(self.model)

@@ -18,9 +18,8 @@ from cai.inference.particles.particles import Filtered, Particles
 from cai.inference.particles.program_system import ReplaySystem
 from cai.inference.programs.posterior import conditional, program_posterior
 from cai.inference.programs.requirements import check_program
-from cai.inference.tabular.backward import backward
+from cai.inference.tabular.backward import backward, policy_backward
 from cai.inference.tabular.believed_dynamics import FixedDynamics, OutcomeDynamics
-from cai.inference.tabular.policy_evaluation import policy_backward
 from cai.inference.tabular.posterior import tabular_posterior
 from cai.inference.tabular.recursion import EXACT
 from cai.models.common.numerics import expectation, safe_log

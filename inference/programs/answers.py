@@ -16,8 +16,8 @@ from cai.inference.programs.enumerated import EnumeratedProgram, enumerate_progr
 from cai.inference.programs.posterior import program_posterior, step_joints
 from cai.inference.programs.site_tables import SiteTables
 from cai.inference.programs.svi import Fit
+from cai.inference.tabular.backward import policy_backward
 from cai.inference.tabular.believed_dynamics import FixedDynamics, OutcomeDynamics, TableDynamics
-from cai.inference.tabular.policy_evaluation import policy_backward
 from cai.inference.tabular.posterior import tabular_posterior
 from cai.models.common.numerics import safe_log, weighted
 from cai.models.programs.inspect import Program, ProgramInfo

@@ -26,9 +26,9 @@ from cai.inference.programs.posterior import conditional, step_joints
 from cai.inference.programs.supports import find_supports
 from cai.inference.restricted.classes import PolicyClass
 from cai.inference.restricted.parameters import PolicyParameters, Shape, TiedParameters
+from cai.inference.tabular.backward import forward
 from cai.inference.tabular.believed_dynamics import FixedDynamics
 from cai.inference.tabular.dynamic_programming import optimality_possible
-from cai.inference.tabular.policy_evaluation import forward
 from cai.inference.tabular.policy_posterior import policy_values
 from cai.inference.tabular.stationary.chains import expected_visits
 from cai.models.common.numerics import expectation, safe_log

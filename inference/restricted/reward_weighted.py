@@ -17,9 +17,8 @@ from cai.inference.core.status import Status, Target
 from cai.inference.kernels.backups import hard_choice
 from cai.inference.restricted.classes import TabularPolicy, as_policy_class
 from cai.inference.restricted.parameters import PolicyParameters, Shape
-from cai.inference.tabular.backward import backward
+from cai.inference.tabular.backward import backward, forward
 from cai.inference.tabular.dynamic_programming import check_settling, require_finite
-from cai.inference.tabular.policy_evaluation import forward
 from cai.inference.tabular.policy_posterior import policy_posterior
 from cai.inference.tabular.recursion import EXACT, tilted_recursion
 from cai.models.common.checks import float_tensor

@@ -1,9 +1,10 @@
-"""Backward messages of a whole finite horizon, and where a soft recursion expects to be."""
+"""Backward messages of a whole finite horizon, what a policy under given dynamics is worth, and where it leads."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,16 +12,18 @@ from torch import Tensor
 from cai.inference.core.lazy import Lazy, lazy, table
 from cai.inference.kernels.backups import soft_q_values
 from cai.inference.kernels.choose import choose_kernel, make_pass
-from cai.inference.kernels.problem import Kind, SoftProblem
+from cai.inference.kernels.plain import SoftPass
+from cai.inference.kernels.problem import SoftProblem
 from cai.inference.kernels.values import asks_for_gradients, soft_values
-from cai.inference.tabular.policy_evaluation import in_chunks, with_absorbed
+from cai.inference.tabular.believed_dynamics import OutcomeDynamics
 from cai.inference.tabular.recursion import Recursion
-from cai.models.common.numerics import safe_log
+from cai.models.common.numerics import categorical_divergence, expectation, safe_log
 from cai.models.trajectory.model import TrajectoryModel
 
-__all__ = ["KEEP", "Messages", "backward", "occupancies"]
+__all__ = ["CHUNK", "KEEP", "Messages", "backward", "forward", "in_chunks", "occupancies", "policy_backward"]
 
 KEEP = ("values", "evidence")
+CHUNK = 2**22  # numbers of the largest table that is made at a time
 
 
 class Messages(Lazy):
@@ -41,18 +44,28 @@ class Messages(Lazy):
     kernel: str | None = None
 
     @table
+    def soft(self) -> SoftPass:
+        """The passes over the horizon."""
+        assert self.recursion.kind is not None
+        return make_pass(SoftProblem(self.model, self.recursion.kind, self.log_prior), self.kernel or "auto")
+
+    @table
     def values(self) -> Tensor:
         """[T + 1, S], log beta_t(s), of which the last row is 0; for a stationary answer [2, S], both rows the same."""
-        found = soft_values(self.model, _kind(self.recursion), kernel=self._kernel, log_prior=self.log_prior)[1]
+        soft = self.soft
+        found = soft_values(self.model, soft.problem.kind, log_prior=self.log_prior, soft=soft)[1]
         assert found is not None
         return found
 
     @table
     def q_values(self) -> Tensor:
         """[T, S, A], log beta_t(s, a)."""
-        model, kind, values = self.model, _kind(self.recursion), self.values
-        if not asks_for_gradients(model, self.log_prior):
-            return make_pass(SoftProblem(model, kind, self.log_prior), self._kernel).q_values(values.detach())
+        model, kind, values = self.model, self.recursion.kind, self.values
+        assert kind is not None
+        if not values.requires_grad:
+            found = self.soft.q_values(values)
+            self.soft.made = None
+            return found
         if model.reward.reads_time:
             return torch.stack([self.recursion.backup(model, values[t + 1], t) for t in range(model.steps)])
         chances, rewards = model.mdp.probabilities, model.log_potential(0)
@@ -71,19 +84,13 @@ class Messages(Lazy):
             own.numel(),
         )
 
+    def _state(self) -> dict[str, Any]:
+        return {name: part for name, part in super()._state().items() if name != "soft"}
+
     @lazy
     def first_values(self) -> Tensor:
         """[S], the values of the first step."""
         return self.values[0]
-
-    @property
-    def _kernel(self) -> str:
-        return self.kernel or "auto"
-
-
-def _kind(recursion: Recursion) -> Kind:
-    assert recursion.kind is not None
-    return recursion.kind
 
 
 def backward(
@@ -109,11 +116,13 @@ def backward(
         kernel: for the soft recursions, see `cai.inference.kernels.choose`.
     """
     log_prior = None if prior is None else safe_log(prior)
-    if not recursion.is_soft:
+    kind = recursion.kind
+    if kind is None or not recursion.is_soft:
         return _step_by_step(model, recursion, log_prior, kernel)
-    soft = make_pass(SoftProblem(model, _kind(recursion), log_prior), kernel)
-    first, kept = soft_values(model, soft.problem.kind, log_prior=log_prior, all_steps=keep != "evidence", soft=soft)
-    parts = {} if kept is None else {"values": kept}
+    soft = make_pass(SoftProblem(model, kind, log_prior), kernel)
+    first, kept = soft_values(model, kind, log_prior=log_prior, all_steps=keep != "evidence", soft=soft)
+    soft.made = None  # what a step reads takes as much memory as many values
+    parts = {} if kept is None else {"values": kept, "soft": soft}
     return Messages(
         model=model,
         recursion=recursion,
@@ -164,6 +173,56 @@ def occupancies(
         values: [T + 1, S], nats.
         kernel: see `cai.inference.kernels.choose`.
     """
+    assert recursion.kind is not None
     with torch.no_grad():
-        soft = make_pass(SoftProblem(model, _kind(recursion)), kernel)
+        soft = make_pass(SoftProblem(model, recursion.kind), kernel)
         return with_absorbed(model, soft.marginals(values.detach(), initial.detach()))
+
+
+def in_chunks(make: Callable[[slice], Tensor], steps: int, numbers: int) -> Tensor:
+    """A table [T, ...] made of as many steps at a time as memory should hold.
+
+    Args:
+        make: returns the part of some steps.
+        steps: T.
+        numbers: that one step takes on the way.
+    """
+    size = max(1, CHUNK // numbers)
+    parts = [make(slice(begin, begin + size)) for begin in range(0, steps, size)]
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def policy_backward(model: TrajectoryModel, policy: Tensor, dynamics: OutcomeDynamics) -> tuple[Tensor, Tensor]:
+    """What q's own tail is worth in nats, KL terms counted: values [T, S] and q_values [T, S, A]."""
+    values = torch.zeros_like(model.mdp.initial)
+    rows = []
+    for t in reversed(range(model.steps)):
+        alive, fallen, divergence = dynamics.step(t)
+        chances = alive if fallen is None else alive + fallen
+        rewards = expectation(chances, model.log_potential(t))
+        q_values = rewards + expectation(alive, model.mdp.gather(values))
+        q_values = q_values if divergence is None else q_values - divergence
+        q_values = torch.where(model.live[:, None], q_values, torch.zeros_like(q_values))
+        values = expectation(policy[t], q_values) - categorical_divergence(policy[t], model.action_prior)
+        values = torch.where(model.live, values, torch.zeros_like(values))
+        rows.append((values, q_values))
+    stacked = [torch.stack(part) for part in zip(*reversed(rows), strict=True)]
+    return stacked[0], stacked[1]
+
+
+def forward(
+    model: TrajectoryModel, initial: Tensor, policy: Tensor, dynamics: OutcomeDynamics
+) -> tuple[Tensor, Tensor]:
+    """State marginals [T + 1, S] of q, and the probability of having been absorbed [T + 1]."""
+    rows = [initial]
+    for t in range(model.steps):
+        alive, _ = dynamics.outcomes(t)
+        rows.append(model.mdp.scatter((rows[-1][:, None] * policy[t])[..., None] * alive))
+    return with_absorbed(model, torch.stack(rows))
+
+
+def with_absorbed(model: TrajectoryModel, marginals: Tensor) -> tuple[Tensor, Tensor]:
+    """(q(s_t) [T + 1, S], the rest of the probability [T + 1], which a discount has taken)."""
+    if model.discount == 1:
+        return marginals, marginals.new_zeros(len(marginals))
+    return marginals, (1 - marginals.sum(-1)).clamp(min=0)

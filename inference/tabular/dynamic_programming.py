@@ -1,14 +1,16 @@
-"""Answers read off backward messages: one function for every backend that is a recursion on tables."""
+"""Exact inference by sum-product messages, and what every backend reads off a recursion on tables."""
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from cai.inference.core.lazy import lazy, table, view
+from cai.inference.core.posterior import Posterior
 from cai.inference.core.status import Status, Target
 from cai.inference.core.storage import storable
 from cai.inference.kernels.choose import check_kernel
@@ -23,6 +25,7 @@ from cai.models.trajectory.model import TrajectoryModel
 
 __all__ = [
     "RecursionPosterior",
+    "SumProduct",
     "check_keep",
     "check_settling",
     "closed_form_posterior",
@@ -71,7 +74,63 @@ def check_keep(keep: str, kernel: str) -> None:
         )
     if keep not in KEEP:
         raise ValueError(f"keep is {keep!r}; expected one of {', '.join(KEEP)}")
-    check_kernel(kernel)
+    if kernel != "auto":
+        check_kernel(kernel)
+
+
+@dataclass(frozen=True)
+class SumProduct:
+    """The posterior over trajectories given optimality, by backward messages (Levine 2018, sections 2.3 and 2.4).
+
+    Policy, dynamics and start are all conditioned on O_{1:T} = 1: the answer believes that the world will be kind
+    (equation 7). `Posterior.luck` says how much it believes so.
+
+    Args:
+        tolerance: over an infinite horizon, the largest change of a value (in nats, relative to its size once that
+            exceeds 1) at which the iteration stops.
+        max_iterations: over an infinite horizon, the most backups.
+        accelerate: over an infinite horizon, whether Newton steps (soft policy iteration) may shorten what has not
+            settled after 200 backups; the criterion stays that of plain backups.
+        keep: what of a finite horizon stays in memory: "values", T S numbers (q-values, policies and marginals are
+            computed when they are first looked at, and then held); or "evidence", 18 S (where gradients are asked for,
+            T S up to 64 MiB; beyond, 2 sqrt(T) S, and every value is computed twice), and what is looked at is
+            computed again.
+        kernel: how sums over outcomes are computed, see `cai.inference.kernels.choose`; "auto" chooses.
+    """
+
+    tolerance: float = 1e-10
+    max_iterations: int = 1_000_000
+    accelerate: bool = True
+    keep: Literal["values", "evidence"] = "values"
+    kernel: Literal["auto", "native", "torch"] = "auto"
+
+    name: ClassVar[str] = "exact"
+    target: ClassVar[Target] = Target.EXACT
+    soft_recursion: ClassVar[str | None] = "exact"
+    accepts: ClassVar[str] = "a TrajectoryModel, any horizon"
+    cost: ClassVar[str] = "T S A K time, T S A memory"
+
+    def __post_init__(self) -> None:
+        check_settling(self.tolerance, self.max_iterations)
+        check_keep(self.keep, self.kernel)
+
+    def supports(self, model: Any) -> None:
+        """Raises ValueError unless the model is a `TrajectoryModel`."""
+        require_model(model, self.name, "'enumeration'")
+
+    def run(self, model: Any, *, seed: int = 0) -> Posterior:
+        """Answers the model; nothing here is random."""
+        self.supports(model)
+        settling = Settling(self.tolerance, self.max_iterations, self.accelerate)
+        return closed_form_posterior(
+            model,
+            EXACT,
+            backend=self.name,
+            target=self.target,
+            settling=settling,
+            keep=self.keep,
+            kernel=self.kernel,
+        )
 
 
 @spare_core()

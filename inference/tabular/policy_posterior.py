@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from cai.inference.core.status import Status
+from cai.inference.tabular.backward import policy_backward
 from cai.inference.tabular.believed_dynamics import FixedDynamics
-from cai.inference.tabular.policy_evaluation import policy_backward
 from cai.inference.tabular.posterior import ModelPosterior, tabular_posterior
 from cai.inference.tabular.stationary.chains import ChainSystems, expected_visits
 from cai.inference.tabular.stationary.reachability import edges_of, leads_to

@@ -14,8 +14,8 @@ from cai.inference.core.lazy import lazy, table, without_gradient
 from cai.inference.core.status import Status, Target
 from cai.inference.core.storage import storable
 from cai.inference.core.tabular import TabularPosterior
+from cai.inference.tabular.backward import CHUNK, forward
 from cai.inference.tabular.believed_dynamics import FixedDynamics, OutcomeDynamics
-from cai.inference.tabular.policy_evaluation import CHUNK, forward
 from cai.models.common.numerics import categorical_divergence, safe_log, weighted
 from cai.models.trajectory.model import TrajectoryModel
 

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
-import torch
 from torch import Tensor
 
 from cai.inference.kernels.backups import fixed_backup, optimistic_backup, soft_policy, tilted_backup
 from cai.inference.kernels.problem import Kind
 from cai.inference.tabular.believed_dynamics import FixedDynamics, OutcomeDynamics, TiltedDynamics, tilted_start
-from cai.models.common.numerics import certainty_equivalent, safe_log, safe_logsumexp
+from cai.models.common.numerics import start_value
 from cai.models.trajectory.model import TrajectoryModel
 
 __all__ = ["EXACT", "FIXED", "Backup", "Choice", "Recursion", "tilted_recursion"]
 
 Backup = Callable[[TrajectoryModel, Tensor, int], Tensor]
 Choice = Callable[[TrajectoryModel, Tensor, Tensor], tuple[Tensor, Tensor]]
-CHUNK = 2**14  # initial states that are weighed at a time
 _KINDS: dict[Backup, Kind] = {optimistic_backup: "exact", fixed_backup: "fixed"}
 
 
@@ -32,21 +30,19 @@ class Recursion:
         choice: (model, q [..., S, A], log prior [..., S, A]) -> (v [..., S], pi [..., S, A]).
         eta: how the backup weighs outcomes, and so which dynamics it believes in: those tilted by eta, 0 for the true
             ones.
+        kind: the name of its backup if that is one of the two of the soft recursions.
+        is_soft: whether it is one of the two soft recursions, which run over whole horizons at once.
     """
 
     backup: Backup
     choice: Choice = soft_policy
     eta: float = 1.0
+    kind: Kind | None = field(init=False)
+    is_soft: bool = field(init=False)
 
-    @property
-    def is_soft(self) -> bool:
-        """Whether it is one of the two soft recursions, which run over whole horizons at once."""
-        return self.choice is soft_policy and self.backup in _KINDS
-
-    @property
-    def kind(self) -> Kind | None:
-        """The name of its backup if that is one of the two of the soft recursions."""
-        return _KINDS.get(self.backup)
+    def __post_init__(self) -> None:
+        kind = _KINDS.get(self.backup)
+        self.__dict__.update(kind=kind, is_soft=kind is not None and self.choice is soft_policy)
 
     def start(self, model: TrajectoryModel, log_messages: Tensor) -> Tensor:
         """What the start is worth, nats: the log evidence at eta = 1, the mean of v at eta = 0; 0-dim.
@@ -55,21 +51,7 @@ class Recursion:
             model: for the initial distribution.
             log_messages: [S], v of the first step.
         """
-        # The certainty equivalent of those of its chunks: the temporaries of one chunk are all the memory it takes.
-        shares, worth = [], []
-        for initial, part in zip(model.mdp.initial.split(CHUNK), log_messages.split(CHUNK), strict=True):
-            possible = initial.detach() > 0  # often few
-            if bool(possible.any()):
-                weights = initial[possible]
-                shares.append(weights.sum())
-                worth.append(self.equivalent(weights / shares[-1], part[possible]))
-        return self.equivalent(torch.stack(shares), torch.stack(worth))
-
-    def equivalent(self, weights: Tensor, log_messages: Tensor) -> Tensor:
-        """The certainty equivalent, nats, of messages [..., S] that come with probabilities `weights` [..., S]."""
-        if self.eta == 1:
-            return safe_logsumexp(safe_log(weights) + log_messages)
-        return certainty_equivalent(weights, log_messages, self.eta)
+        return start_value(model.mdp.initial, log_messages, self.eta)
 
     def believed_start(self, model: TrajectoryModel, log_messages: Tensor) -> Tensor:
         """q(s_1) [S], from v_1 [S]."""

@@ -17,15 +17,18 @@ __all__ = [
     "divergence_from_ratio",
     "expectation",
     "held",
+    "message_equivalent",
     "plain_number",
     "safe_log",
     "safe_logsumexp",
+    "start_value",
     "tilted_log_ratio",
     "weighted",
 ]
 
 NATS = math.log(2.0)  # in one bit
 BITS = 1.0 / NATS  # in one nat
+CHUNK = 2**14  # initial states that are weighed at a time
 
 
 def plain_number(value: float | Tensor) -> float:
@@ -118,6 +121,25 @@ def certainty_equivalent(weights: Tensor, values: Tensor, eta: float) -> Tensor:
     if eta != 0:
         result = result + (tilt.log_norm + tilt.log_kept) / eta
     return torch.where(tilt.hopeless, nothing, result)
+
+
+def message_equivalent(weights: Tensor, log_messages: Tensor, eta: float) -> Tensor:
+    """The certainty equivalent, nats, of log messages [..., S] that come with probabilities `weights` [..., S]."""
+    if eta == 1:
+        return safe_logsumexp(safe_log(weights) + log_messages)
+    return certainty_equivalent(weights, log_messages, eta)
+
+
+def start_value(initial: Tensor, log_messages: Tensor, eta: float) -> Tensor:
+    """`message_equivalent` of the initial distribution [S], 0-dim, in the memory of a chunk of states."""
+    shares, worth = [], []
+    for start, part in zip(initial.split(CHUNK), log_messages.split(CHUNK), strict=True):
+        possible = start.detach() > 0  # often few
+        if bool(possible.any()):
+            weights = start[possible]
+            shares.append(weights.sum())
+            worth.append(message_equivalent(weights / shares[-1], part[possible], eta))
+    return message_equivalent(torch.stack(shares), torch.stack(worth), eta)
 
 
 def tilted_log_ratio(weights: Tensor, values: Tensor, eta: float) -> Tensor:

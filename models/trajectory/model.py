@@ -145,12 +145,12 @@ class TrajectoryModel(Portable):
     @property
     def dtype(self) -> torch.dtype:
         """Of its tables and answers: torch.float64, or torch.float32."""
-        return self.mdp.dtype
+        return self.mdp.probabilities.dtype
 
     @property
     def device(self) -> torch.device:
         """Where its tensors are."""
-        return self.mdp.device
+        return self.mdp.probabilities.device
 
     @property
     def host(self) -> TrajectoryModel:
@@ -209,12 +209,12 @@ class TrajectoryModel(Portable):
         """[S, A], log p(a | s)."""
         return safe_log(self.action_prior)
 
-    @held
+    @cached_property
     def live(self) -> Tensor:
         """Bool [S], the states in which a decision is made."""
         return ~self.mdp.terminal
 
-    @held
+    @cached_property
     def survival(self) -> Tensor:
         """[S], the probability that the chain goes on after a transition from a state: the discount, 1 if terminal."""
         ones = torch.ones_like(self.mdp.initial, requires_grad=False)

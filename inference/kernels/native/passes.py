@@ -131,8 +131,8 @@ class NativePass(SoftPass):
 
     def product(self, made: StepTables, x: Tensor) -> Tensor:
         out = x.new_empty((self.num_states * self.num_actions, x.shape[1]))
-        size, threads = self.num_states, thread_count()
-        call("gather", x.dtype, _native_table(made.table), size, x.shape[1], threads, x.contiguous(), out)
+        size = self.num_states
+        call("gather", x.dtype, _native_table(made.table), size, x.shape[1], self._threads, x.contiguous(), out)
         return out
 
     def _total(self) -> Tensor:
@@ -150,7 +150,7 @@ class NativePass(SoftPass):
     def _native(self, t: int, *, turned: bool = False, merged_turned: bool = False) -> NativeProblem:
         """What the loops read at step t; the tables that it points to are held by `tables`."""
         made, problem, model = self.tables(t), self.problem, self.model
-        native = NativeProblem(self.num_states, self.num_actions, problem.size, thread_count(), model.discount)
+        native = NativeProblem(self.num_states, self.num_actions, problem.size, self._threads, model.discount)
         native.smallest, native.chances = self.smallest, _native_table(made.table)
         native.scores, native.shared_prior = _pointer(made.scores), made.shared_prior
         native.log_chances, native.terminal = _pointer(made.log_chances), _pointer(self._terminal)
@@ -166,6 +166,10 @@ class NativePass(SoftPass):
             native.merged_turned = _native_table(made.merged.turned)
             native.slots = _pointer(made.table.pattern.merged[1])
         return native
+
+    @cached_property
+    def _threads(self) -> int:
+        return thread_count()
 
     @cached_property
     def _factors(self) -> Tensor:

@@ -18,7 +18,7 @@ from cai.inference.kernels.values import batched_values, soft_values
 from cai.inference.tabular.backward import Messages
 from cai.inference.tabular.dynamic_programming import failure_status, messages_posterior
 from cai.inference.tabular.recursion import EXACT, FIXED, Recursion
-from cai.models.common.numerics import expectation, safe_log, weighted
+from cai.models.common.numerics import expectation, message_equivalent, safe_log, weighted
 from cai.models.common.threads import spare_core
 from cai.models.trajectory.batch import ModelBatch
 from cai.models.trajectory.model import TrajectoryModel
@@ -146,7 +146,7 @@ class _OnePass:
         self.columns = [column for group in groups for column in group.unbind(-1)] if self.keep != "evidence" else []
         self.groups = groups if self.columns else []
         initial = self.model.mdp.initial if batch.initials is None else batch.initials
-        self.starts = recursion.equivalent(initial, self.first)
+        self.starts = message_equivalent(initial, self.first, recursion.eta)
 
     def _rewards(self) -> Tensor:
         """[B, S, A], nats; what a reward says of outcomes as its expectation, which fixed dynamics leave."""

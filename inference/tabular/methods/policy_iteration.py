@@ -13,11 +13,10 @@ from cai.inference.core.driver import drive
 from cai.inference.core.learner import Info, State, status_of
 from cai.inference.core.posterior import Posterior
 from cai.inference.core.status import Status, Target
-from cai.inference.tabular.backward import backward
+from cai.inference.tabular.backward import backward, forward
 from cai.inference.tabular.believed_dynamics import FixedDynamics
 from cai.inference.tabular.dynamic_programming import check_settling, optimality_possible, require_finite
 from cai.inference.tabular.methods.value_iteration import HARD
-from cai.inference.tabular.policy_evaluation import forward
 from cai.inference.tabular.policy_posterior import policy_posterior
 from cai.inference.tabular.recursion import FIXED, Recursion
 from cai.models.common.numerics import categorical_divergence, expectation, weighted
