@@ -96,7 +96,7 @@ class TrajectoryModel(Portable):
     name: str = "model"
     _tables: dict[int, Tensor] = field(init=False, repr=False, default_factory=dict)
     _host: TrajectoryModel | None = field(init=False, repr=False, default=None)
-    _made_anew: ClassVar[tuple[str, ...]] = ("simulator", "_program_tables", "_tables", "log_potentials")
+    _made_anew: ClassVar[tuple[str, ...]] = ("simulator", "_program_tables", "_tables")
     _code: ClassVar[str] = "reward"
 
     def __post_init__(self) -> None:
@@ -238,11 +238,6 @@ class TrajectoryModel(Portable):
     def log_potential(self, t: int) -> Tensor:
         """Log of the potential of O_t, the rewards of step t in nats, -inf where forbidden: [S, A, 1], or [S, A, K]."""
         return self.in_nats(self.reward_table(t))
-
-    @held
-    def log_potentials(self) -> Tensor:
-        """[T, S, A, 1 or K], or [1, S, A, 1 or K] where the reward does not read t: the log potentials of all steps."""
-        return torch.stack([self.log_potential(t) for t in self.reward_times])
 
     def in_nats(self, rewards: Tensor) -> Tensor:
         """Rewards over the temperature; what is forbidden has no gradient, whatever the temperature."""

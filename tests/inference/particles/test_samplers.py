@@ -37,10 +37,11 @@ SETTINGS = list(itertools.product((0.0, 0.5, 1.0), (False, True)))
 
 
 @pytest.mark.parametrize(("threshold", "looks_ahead"), SETTINGS)
-@over_seeds(range(6), quick=2, blocks=1)
+@over_seeds(range(7), quick=2, blocks=1)
 def test_the_evidence_is_unbiased(threshold, looks_ahead, seeds):
     turn, tried = SETTINGS.index((threshold, looks_ahead)), 0
-    for seed in [turn % 3 + 3 * number for number in seeds]:  # every problem is tried with two of the settings
+    problems = [seed for number in seeds if (seed := turn % 3 + 3 * number) < 20]
+    for seed in problems:  # every problem is tried with two of the settings
         # A high temperature gives weights of moderate tails, for which 200 replicates are many.
         model = random_problem(seed + 20_000, horizon=3).model.replace(temperature=2.5)
         if seed % 2:
@@ -53,7 +54,7 @@ def test_the_evidence_is_unbiased(threshold, looks_ahead, seeds):
             continue
         tried += 1
         assert is_unbiased(logs, want, 20 * len(SETTINGS)), seed
-    assert tried > len(seeds) / 2
+    assert tried >= (5 if len(problems) > 5 else 1)
 
 
 def test_the_unbiasedness_test_can_fail():
