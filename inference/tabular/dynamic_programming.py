@@ -18,7 +18,7 @@ from cai.inference.tabular.backward import KEEP, Messages, backward, occupancies
 from cai.inference.tabular.believed_dynamics import FixedDynamics, OutcomeDynamics
 from cai.inference.tabular.posterior import ModelPosterior, in_reward_units
 from cai.inference.tabular.recursion import EXACT, FIXED, Choice, Recursion
-from cai.inference.tabular.stationary.chains import can_succeed, expected_visits, has_trap
+from cai.inference.tabular.stationary.chains import can_succeed, expected_visits, pays_for_ever
 from cai.inference.tabular.stationary.iteration import Settling, stationary_messages
 from cai.models.common.threads import spare_core
 from cai.models.trajectory.model import TrajectoryModel
@@ -159,21 +159,20 @@ def closed_form_posterior(
         keep: what of a finite horizon stays in memory, see `backward`.
         kernel: see `backward`.
     """
-    found, status = dict(details or {}), Status.SUCCESS
+    found, status, attaining = dict(details or {}), Status.SUCCESS, None
     if model.is_finite:
         messages = backward(model, recursion, keep=keep, kernel=kernel)
     else:
-        messages, status, iteration = stationary_messages(model, recursion, settling)
-        found |= iteration
+        stationary = stationary_messages(model, recursion, settling)
+        messages, status = stationary.messages, stationary.status
+        found |= stationary.details
+        attaining = stationary.chosen
     policy = None
     if acts is not None:
         policy = torch.stack([acts(model, q_values, model.log_action_prior)[1] for q_values in messages.q_values])
     start = messages.start
     if status.ok and not math.isfinite(float(start.detach())):
-        if not model.is_finite and has_trap(model):
-            status, found["why"] = Status.DIVERGED, "the start can lead to where nothing ends"
-        else:
-            status = failure_status(model, recursion)
+        status = failure_status(model, recursion)
     return messages_posterior(
         model,
         recursion,
@@ -183,6 +182,7 @@ def closed_form_posterior(
         target=target,
         policy=policy,
         details=found,
+        attaining=attaining,
         keep=keep,
         kernel=kernel,
     )
@@ -198,6 +198,7 @@ def messages_posterior(
     target: Target,
     policy: Tensor | None = None,
     details: dict[str, Any] | None = None,
+    attaining: Tensor | None = None,
     keep: str = "values",
     kernel: str = "auto",
 ) -> RecursionPosterior:
@@ -212,6 +213,7 @@ def messages_posterior(
         target: for `exact` and `fixed-dynamics` the last message is the bound; for others the bound is what q attains.
         policy: [T, S, A], of q; that of the messages unless given.
         details: further numbers of the backend.
+        attaining: int64 [S], over an infinite horizon, actions that reach the values of hard control.
         keep: "evidence" computes tables at every look; else they are held once they were computed.
         kernel: how sums over outcomes are computed.
     """
@@ -222,14 +224,18 @@ def messages_posterior(
     parts |= {"recursion": recursion, "messages": messages, "kernel": kernel, "holds_tables": keep != "evidence"}
     if policy is not None:
         parts["action_probs"] = policy
+    elif attaining is not None:
+        parts["attaining"] = attaining
     if not status.ok:
         parts |= {"initial": model.mdp.initial, "world": FixedDynamics(model)}
     if not model.is_finite and status.ok:
         settled = RecursionPosterior(**parts, status=status)
         try:
             parts["visits"] = expected_visits(model, settled.initial, settled.action_probs, settled.world)
+            if pays_for_ever(model, settled.action_probs[0], settled.world):
+                parts |= {"policy_divergence": bound.new_full((), math.inf), "elbo": bound.new_full((), -math.inf)}
         except ValueError as error:  # values settle, but what q believes never ends
-            status, found["why"] = Status.DIVERGED, str(error).split(",")[0]
+            status, found["why"] = Status.NOT_ASSURED, str(error).split(",")[0]
     if not model.is_finite and not status.ok:
         return _without_expectations(model, target, status, messages, parts | {"details": found})
     if target is Target.EXACT:
@@ -246,11 +252,14 @@ class RecursionPosterior(ModelPosterior):
         recursion: how they were passed, and so which dynamics they believe in.
         messages: in nats.
         kernel: how sums over outcomes are computed.
+        attaining: int64 [S], of hard control over an infinite horizon: among equally good actions one by which the
+            value is reached, -1 where nothing is; None elsewhere.
     """
 
     recursion: Recursion
     messages: Messages
     kernel: str
+    attaining: Tensor | None = None
 
     @view
     def values(self) -> Tensor | None:
@@ -266,6 +275,10 @@ class RecursionPosterior(ModelPosterior):
     def action_probs(self) -> Tensor:
         """[T, S, A], q(a_t | s_t); the action prior where the row cannot matter."""
         return self.messages.policy
+
+    def _most_probable_actions(self, probs: Tensor) -> Tensor:
+        best = super()._most_probable_actions(probs)
+        return best if self.attaining is None else torch.where(self.attaining >= 0, self.attaining, best)
 
     @lazy
     def initial(self) -> Tensor:
