@@ -23,9 +23,10 @@ from cai.inference.tabular.stationary.steps import Moves, Steps, Values
 __all__ = ["Chains", "Found", "error_bound", "grows", "policy_iteration", "soft_policy_iteration"]
 
 Array = np.ndarray[Any, Any]
-STALLS = 4  # steps without progress after which rounding is all that is left
+STALLS = 6  # steps without progress after which rounding is all that is left
+NEAR = 4.0  # of the rounding of delta: what is left at which no step is worth its price
 FAR = 1e12  # how far values are pushed, relative to their size, to see whether they would move on
-LOOKS = (3, 10, 30, 100)  # steps after which growth is looked for
+LOOKS = (25, 100, 300)  # steps after which growth is looked for
 ROUND = 128  # backups over which growth is looked for
 LARGE = 50_000  # edges beyond which it is fewer
 CHECKS = 6  # attempts at a bound
@@ -55,6 +56,7 @@ class Chains:
         self.steps, self.inside = steps, steps.targets < steps.number
         rows, columns = steps.sources[self.inside], steps.targets[self.inside]
         self.pattern = Pattern(torch.from_numpy(rows), torch.from_numpy(columns), steps.number)
+        self.last: LinearSystem | None = None
 
     def system(self, moves: Moves) -> LinearSystem:
         """I - P of the moves."""
@@ -65,7 +67,12 @@ class Chains:
 
     def solve(self, moves: Moves, side: Array) -> Array | None:
         """(I - P)^-1 b [N]; None if the chain does not end."""
-        found = self.system(moves).answer(side.astype(np.float64)[:, None])
+        self.last = self.system(moves)
+        return self.solve_last(side)
+
+    def solve_last(self, side: Array) -> Array | None:
+        """The same for the chain of the last solve."""
+        found = None if self.last is None else self.last.answer(side.astype(np.float64)[:, None])
         return None if found is None or not np.isfinite(found).all() else found[:, 0]
 
 
@@ -84,7 +91,7 @@ def soft_policy_iteration(steps: Steps, values: Values, limit: int, chains: Chai
         moves = steps.moves(values)
         left = moves.left
         best, since = (left, 0) if left < 0.5 * best else (best, since + 1)
-        if left <= 0.5 or (since >= STALLS and best < 1e6):
+        if left <= NEAR or since >= (1 if best < 100 * NEAR else STALLS):
             return Found(values, count)
         step = chains.solve(moves, moves.delta)
         following = None if step is None else values.moved(step)
@@ -170,17 +177,32 @@ def _moved(steps: Steps, values: Values, count: int) -> Array:
 
 
 def error_bound(steps: Steps, found: Found, chains: Chains | None = None) -> Array | None:
-    """[N], a bound on how far each value is from the fixed point, as above; None where none was found."""
+    """[N], a bound on how far each value is from the fixed point, as above; None where none was found.
+
+    Where moves are as good as the best, they may lead along other ways than the policy found, and need wider bounds
+    there: the widths are taken along the moves that go beyond (policy iteration for them), or in proportion to values.
+    """
     chains, values = chains or Chains(steps), found.values
     moves = steps.moves(values)
-    chain = moves if found.chosen is None else steps.moves(values, found.chosen)
     side = 2 * (np.abs(moves.delta) + moves.rounding)
-    for _ in range(CHECKS):
-        width = chains.solve(chain, side)
+
+    def encloses(width: Array) -> tuple[bool, Moves]:
+        up, down = steps.moves(values.moved(width)), steps.moves(values.moved(-width))
+        return bool((up.delta <= -up.rounding).all() and (down.delta >= down.rounding).all()), up
+
+    chain = moves if found.chosen is None else steps.moves(values, found.chosen)
+    for attempt in range(CHECKS):
+        width = chains.solve_last(side) if attempt == 0 and chains.last else chains.solve(chain, side)
         if width is None or (width < 0).any():
             return None
-        up, down = steps.moves(values.moved(width)), steps.moves(values.moved(-width))
-        if (up.delta <= -up.rounding).all() and (down.delta >= down.rounding).all():
+        fine, chain = encloses(width)
+        if fine:
             return width
-        chain, side = up, 1.5 * side
+        if attempt == 0 and found.chosen is not None:
+            paid = np.abs(steps.rewards[found.chosen])
+            if paid.all():
+                width = (np.abs(values.total) * float((2 * side / paid).max())).astype(np.float64)
+                if encloses(width)[0]:
+                    return width
+        side = 1.5 * side
     return None

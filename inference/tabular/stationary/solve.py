@@ -24,6 +24,7 @@ from cai.inference.tabular.stationary.newton import (
     policy_iteration,
     soft_policy_iteration,
 )
+from cai.inference.tabular.stationary.path_sums import path_sums
 from cai.inference.tabular.stationary.steps import Moves, Steps, Values
 
 __all__ = ["Solution", "conclude", "solve_by_backups", "solve_soft"]
@@ -124,7 +125,9 @@ def solve_soft(solution: Solution, group: Array) -> None:
             return
         part = solution.steps.select(pairs, edges, unknown, solution.worth)
         chains = Chains(part)
-        found = soft_policy_iteration(part, _value_of_prior(part, chains), solution.left() - 1, chains)
+        begin = path_sums(part)
+        values = _value_of_prior(part, chains) if begin is None else part.values(begin)
+        found = soft_policy_iteration(part, values, solution.left() - 1, chains)
         solution.count, solution.jumps = solution.count + found.steps + 1, solution.jumps + found.steps + 1
         if found.grew is None:
             conclude(solution, part, unknown, found, chains)

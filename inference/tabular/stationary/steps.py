@@ -195,6 +195,7 @@ class Steps:
         eps = float(np.finfo(dtype).eps)
         high, low = np.append(values.high, 0).astype(dtype), np.append(values.low, 0).astype(dtype)
         x = (high[self.targets] - high[self.sources]) + (low[self.targets] - low[self.sources])
+        apart = np.abs(x) + np.abs(self.gains)
         x += self.gains
         chances = self.chances.astype(dtype)
         if self.eta == 0:
@@ -210,7 +211,7 @@ class Steps:
         else:
             advantages, weights, size = log_mean_exp(self.eta * x, chances, self.pairs, self.first_edges, self.lost)
             advantages, size = advantages / self.eta, size / abs(self.eta)
-            size = size + np.add.reduceat(weights * np.abs(x), self.first_edges)
+            size = size + np.add.reduceat(weights * apart, self.first_edges)
         if chosen is not None:
             policy = np.zeros(len(self.states), dtype)
             policy[chosen] = 1
