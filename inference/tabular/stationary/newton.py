@@ -5,7 +5,7 @@ attain it. Newton's step (I - P)^-1 (F(v) - v) is therefore policy iteration, an
 point from any v <= F(v) where F is convex (eta >= 0): by the value of a policy that ends (Puterman 1994, section 6.4).
 
 Bound: if F(v + w) <= v + w and F(v - w) >= v - w for some w >= 0, then F maps what lies between into itself, and the
-fixed point is there. (I - P) w = 2 (|delta| + rounding) gives such a w near v, and both sides are looked at.
+fixed point is there. (I - P) w = 1.25 (|delta| + rounding) gives such a w near v, and both sides are looked at.
 """
 
 from __future__ import annotations
@@ -87,11 +87,12 @@ def soft_policy_iteration(steps: Steps, values: Values, limit: int, chains: Chai
     """
     chains = chains or Chains(steps)
     best, since = np.inf, 0
+    near = NEAR if steps.dtype is np.float64 else 0.5
     for count in range(limit):
         moves = steps.moves(values)
         left = moves.left
         best, since = (left, 0) if left < 0.5 * best else (best, since + 1)
-        if left <= NEAR or since >= (1 if best < 100 * NEAR else STALLS):
+        if left <= near or since >= (1 if best < 100 * NEAR else STALLS):
             return Found(values, count)
         step = chains.solve(moves, moves.delta)
         following = None if step is None else values.moved(step)
@@ -146,13 +147,13 @@ def policy_iteration(steps: Steps, chosen: Array, limit: int, values: Values | N
     return Found(values, limit, None, chosen)
 
 
-def grows(steps: Steps, values: Values) -> Array | None:
+def grows(steps: Steps, values: Values, rounds: bool = True) -> Array | None:
     """Bool [N], the states that move most, if they would move on as they do however far along they are; else None.
 
     Then nothing holds them: what leads to other states weighs nothing any more. Values are looked at after one backup
     and after many, since in a circle of states each may fall in its turn while all of them rise.
     """
-    for count in (1, ROUND if len(steps.pairs) <= LARGE else ROUND // 8):
+    for count in (1, ROUND if len(steps.pairs) <= LARGE else ROUND // 8) if rounds else (1,):
         moved = _moved(steps, values, count)
         largest = float(np.abs(moved).max(initial=0.0))
         if not 0 < largest < np.inf:
@@ -184,15 +185,19 @@ def error_bound(steps: Steps, found: Found, chains: Chains | None = None) -> Arr
     """
     chains, values = chains or Chains(steps), found.values
     moves = steps.moves(values)
-    side = 2 * (np.abs(moves.delta) + moves.rounding)
+    side = 1.25 * (np.abs(moves.delta) + moves.rounding)
 
     def encloses(width: Array) -> tuple[bool, Moves]:
         up, down = steps.moves(values.moved(width)), steps.moves(values.moved(-width))
         return bool((up.delta <= -up.rounding).all() and (down.delta >= down.rounding).all()), up
 
+    if chains.last is not None:  # the chain of a step before is as good, if what it gives does
+        width = chains.solve_last(side)
+        if width is not None and (width >= 0).all() and encloses(width)[0]:
+            return width
     chain = moves if found.chosen is None else steps.moves(values, found.chosen)
     for attempt in range(CHECKS):
-        width = chains.solve_last(side) if attempt == 0 and chains.last else chains.solve(chain, side)
+        width = chains.solve(chain, side)
         if width is None or (width < 0).any():
             return None
         fine, chain = encloses(width)

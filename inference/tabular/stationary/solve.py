@@ -30,8 +30,10 @@ from cai.inference.tabular.stationary.steps import Moves, Steps, Values
 __all__ = ["Solution", "conclude", "solve_by_backups", "solve_soft"]
 
 Array = np.ndarray[Any, Any]
+ROUND = 128  # backups before growth is looked for over whole rounds
 HISTORY = 10_000  # changes that are kept
 LONGEST = 2_000_000  # edges up to which long double is tried where float64 does not do
+SMALL = 1000  # edges up to which backups are made in long double
 POLISH = 50  # Newton's steps near the answer
 
 
@@ -168,7 +170,7 @@ def conclude(
     """
     bound, values = error_bound(part, found, chains), found.values.total
     if len(part.pairs) <= LONGEST and part.dtype is np.float64 and (bound is None or not solution.fits(bound, values)):
-        part = part.long()
+        part = part.at(np.longdouble)
         begin = Values(found.values.high.astype(np.longdouble), found.values.low.astype(np.longdouble))
         if found.chosen is None:
             found = soft_policy_iteration(part, begin, POLISH)
@@ -215,22 +217,23 @@ def solve_by_backups(solution: Solution, group: Array, accelerate: bool) -> None
             return
         part = steps.select(pairs, edges, unknown, solution.worth)
         chains, values, wait = Chains(part), part.values(np.zeros(part.number)), 8
+        quick = part if len(part.pairs) <= SMALL else part.at(np.float64)
         change, first, count = math.inf, values.total, 0
         while solution.left():
             count += 1
-            moves = part.moves(values)
-            values, before, change = values.moved(moves.delta), change, float(np.abs(moves.delta).max())
+            delta = quick.moves(values).delta
+            values, before, change = values.moved(delta), change, float(np.abs(delta).max())
             solution.count += 1
             solution.changes[:] = [*solution.changes, change] if len(solution.changes) < HISTORY else solution.changes
             if change == 0:  # every longer horizon has the same values
-                solution.put(unknown, values, count * np.finfo(part.dtype).eps * np.abs(values.total))
+                solution.put(unknown, values, count * np.finfo(quick.dtype).eps * np.abs(values.total))
                 return
             rate = change / before if math.isfinite(before) else math.inf
             near = rate < 1 and solution.fits(np.full(part.number, change * rate / (1 - rate)), values.total)
             if count < wait and not near:
                 continue
             wait = max(wait, math.ceil(1.25 * count) if near else 2 * count)
-            grew = grows(part, values)
+            grew = None if near else grows(quick, values, count >= ROUND)
             if grew is not None:
                 rising = float(values.total[grew][0] - first[grew][0]) > 0
                 solution.put(np.flatnonzero(unknown)[grew], np.inf if rising else -np.inf, 0.0)

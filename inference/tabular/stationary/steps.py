@@ -132,10 +132,10 @@ class Steps:
         """What is computed in: long double up to 100,000 edges, else float64."""
         return np.longdouble if len(self.pairs) <= LONG_LIMIT else np.float64
 
-    def long(self) -> Steps:
-        """The same in long double."""
+    def at(self, dtype: Any) -> Steps:
+        """The same, computed in long double or float64."""
         found = replace(self)
-        found.__dict__["dtype"] = np.longdouble
+        found.__dict__["dtype"] = dtype
         return found
 
     def values(self, values: Array) -> Values:
@@ -224,7 +224,7 @@ class Steps:
             prior = self.prior.astype(dtype)
             delta, policy, own = log_mean_exp(advantages, prior, self.states, self.first_pairs, self.refused)
         rounding = np.add.reduceat(policy * size, self.first_pairs) + (0 if chosen is not None or self.hard else own)
-        return Moves(delta, 4 * eps * rounding, advantages, policy, policy[self.pairs] * weights)
+        return Moves(delta, 3 * eps * rounding, advantages, policy, policy[self.pairs] * weights)
 
 
 def log_mean_exp(

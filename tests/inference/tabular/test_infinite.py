@@ -558,8 +558,11 @@ def test_what_stops_early_says_so(name):
     backend, eta, _ = PLANNERS[name]
     world = World(80, sign_for(eta), discount=0.99)
     got = slower(backend, max_iterations=1).run(world.model)
-    assert got.status is Status.NOT_CONVERGED
     assert got.details["steps"] == 1
+    if eta == 1:  # sums over paths are one linear system
+        assert got.status is Status.SUCCESS
+        return
+    assert got.status is Status.NOT_CONVERGED
     assert got.values is not None
     assert got.elbo is None
     holds_no_nan(got)
