@@ -47,7 +47,7 @@ def test_it_is_stored_and_keeps_gradients(tmp_path):
     stored = cai.load(model.save(tmp_path / "model.cai"))
     torch.testing.assert_close(cai.infer(stored).values, cai.infer(model).values)
     values = torch.tensor([1.0, 2.0], dtype=torch.float64, requires_grad=True)
-    entries = torch.sparse_coo_tensor(torch.tensor([[0, 4], [1, 2]]), values, (S * A, S))
+    entries = torch.sparse_coo_tensor(torch.tensor([[0, 4], [1, 2]]), values, (S * A, S), check_invariants=True)
     cai.infer(TrajectoryModel(MDP(table, 0), entries, 4)).log_evidence.backward()
     assert bool((values.grad != 0).any())
 
