@@ -31,6 +31,7 @@ from cai.inference.tabular.methods.z_iteration import ZIteration
 from cai.models.common.options import split_options
 from cai.models.common.plugins import Plugins, load_plugins
 from cai.models.processes.mdp import MDP
+from cai.models.programs.observed_sites import as_conditioned
 from cai.models.trajectory.batch import ModelBatch
 
 __all__ = ["available_backends", "backend_label", "check_question", "check_seed", "infer", "judged", "make_backend"]
@@ -210,7 +211,7 @@ def infer(
 
     Args:
         model: a `TrajectoryModel`, a batch of them, or any Pyro program with sites `s_1, a_1, O_1, s_2, ...` (factors
-            in nats).
+            in nats). A state or an action that the program observes is evidence, as by `condition`.
         backend: a name (see `available_backends`), or an instance such as `SumProduct()`.
         seed: for backends that draw; the same for every member of a batch.
         throw: raise unless the status is success; with False the posterior comes back with its status. A batch is
@@ -230,6 +231,7 @@ def infer(
             holds all answers).
     """
     check_question(model)
+    model = as_conditioned(model)
     check_seed(seed)
     chosen = make_backend(backend, **options)
     in_steps = folder is not None or max_seconds < math.inf

@@ -16,6 +16,7 @@ from cai.inference.core.progress import progress
 from cai.inference.core.status import Status
 from cai.inference.registry import backend_label, check_question, check_seed, infer, make_backend
 from cai.models.common.storage import Saved, storable
+from cai.models.programs.observed_sites import as_conditioned
 from cai.models.trajectory.batch import ModelBatch
 from cai.models.trajectory.model import TrajectoryModel
 from cai.policies.policy import extract_policy
@@ -216,6 +217,7 @@ def compare(
     if isinstance(backends, str) or not isinstance(backends, Iterable):
         raise TypeError(f"backends is {backends!r}; give a list of names or instances, e.g. ['exact', 'variational']")
     check_question(model)
+    model = as_conditioned(model)
     check_seed(seed)
     chosen = [make_backend(backend) for backend in backends]
     if not chosen:
