@@ -7,7 +7,7 @@ import logging
 import math
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,10 +20,12 @@ from typer.exceptions import TyperException
 
 from cai.inference.core.status import InferenceError
 from cai.inference.registry import available_backends, infer
+from cai.models.common.files import StorageError, write_atomically, write_picture
 from cai.models.programs.factor_graph import draw_factor_graph
 from cai.models.rewards.registry import available_rewards, build_reward
 from cai.models.trajectory.model import TrajectoryModel
 from cai.models.zoo.registry import available_models, build_model
+from cai.starting import INTERRUPTED, interrupts_as_usual, only_own_output
 from cai.studies.comparison import DEFAULT_BACKENDS, Comparison, Row, chance_columns, compare
 
 __all__ = ["app", "main"]
@@ -83,17 +85,22 @@ def compare_command(
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="Save pictures and comparison.json here.")] = None,
 ) -> None:
     """Ask several backends about a model, and try their policies in the true world."""
-    problem = _with_rewards(_build(model, horizon, temperature, discount, slip), reward)
-    folder = _folder(out)
-    result = compare(problem, backend or DEFAULT_BACKENDS, seed=seed)
-    saved = _save(result, folder) if folder is not None else []
+    with only_own_output() if as_json else contextlib.nullcontext():
+        problem = _with_rewards(_build(model, horizon, temperature, discount, slip), reward)
+        folder = _folder(out)
+        result = compare(problem, backend or DEFAULT_BACKENDS, seed=seed)
     if as_json:
-        print(result.to_json())
-        return
-    console = _console()
-    _print_comparison(console, result)
-    for path in saved:
-        console.print(f"saved {path}", highlight=False, soft_wrap=True)
+        print(result.to_json(), flush=True)
+    else:
+        _print_comparison(_console(), result)
+    if folder is not None:  # last, so that a full disk loses no answer
+        with only_own_output() if as_json else contextlib.nullcontext():
+            for path in _save(result, folder):
+                if not as_json:
+                    _console().print(f"saved {path}", highlight=False, soft_wrap=True)
+    if not any(row.status.ok for row in result.rows):
+        print("error: no backend has answered; the rows say why", file=sys.stderr)
+        raise typer.Exit(1)
 
 
 @app.command("models")
@@ -103,10 +110,13 @@ def models_command() -> None:
     for column in ("model", "S", "A", "T", "what it is"):
         table.add_column(column, justify="right" if column in "SAT" else "left")
     for entry in available_models().values():
-        problem = entry.build()
-        table.add_row(
-            entry.name, str(problem.mdp.num_states), str(problem.mdp.num_actions), str(problem.horizon), entry.summary
-        )
+        sizes, summary = ["-"] * 3, entry.summary
+        try:
+            problem = entry.build()
+            sizes = [str(size) for size in (problem.mdp.num_states, problem.mdp.num_actions, problem.horizon)]
+        except Exception as error:  # a plug-in's own fault must not hide the others
+            summary = f"cannot be built: {error!r}"
+        table.add_row(entry.name, *sizes, summary)
     _console().print(table)
 
 
@@ -166,10 +176,7 @@ def draw_command(
     else:
         picture = {"values": plots.plot_values, "luck": plots.plot_luck, "messages": plots.plot_messages}[what]
         figure = picture(infer(problem, backend, seed=seed))
-    try:
-        figure.savefig(path, dpi=150)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"the picture cannot be saved as {str(path)!r}: {error}") from None
+    write_picture(path, figure)
     _console().print(f"saved {path}", highlight=False, soft_wrap=True)
 
 
@@ -188,7 +195,11 @@ def explore_command(
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs the command line; a bad argument ends in exit code 2 and one sentence on standard error."""
+    """Runs the command line; what goes wrong ends in one sentence on standard error.
+
+    Exit codes: 1 where no backend answers or a file cannot be written, 2 for bad arguments, 130 for Ctrl-C.
+    """
+    interrupts_as_usual()
     logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stderr)
     torch.set_num_threads(1)  # the tables are small, and threads that wait for each other cost more than they bring
     code: Any = 0
@@ -197,14 +208,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
         code = app(args=words or ["--help"], prog_name="cai", standalone_mode=False)
     except TyperException as error:
         _fail(error.format_message() if hasattr(error, "format_message") else str(error))
+    except StorageError as error:
+        _fail(str(error), code=1)
     except (ValueError, OSError) as error:
         _fail(str(error))
     except (typer.Abort, KeyboardInterrupt):
-        _fail("interrupted", code=130)
+        _fail("interrupted", code=INTERRUPTED)
     except typer.Exit as error:
         code = error.exit_code
     except InferenceError as error:
         _fail(str(error), code=1)
+    except MemoryError as error:
+        _fail(f"not enough memory: {error}", code=1)
+    except SystemExit as error:
+        _fail(f"a plug-in ended the program (exit code {error.code!r})", code=1)
     sys.exit(code if isinstance(code, int) else 0)
 
 
@@ -261,7 +278,10 @@ def _plots() -> Any:
     return plots
 
 
-def _save(result: Comparison, folder: Path) -> list[Path]:
+def _save(result: Comparison, folder: Path) -> Iterator[Path]:
+    """Writes the pictures and the numbers of a comparison; yields each file that is there."""
+    numbers = result.to_json(indent=2) + "\n"
+    yield write_atomically(folder / "comparison.json", numbers.encode())
     plots = _plots()
     figures = {"comparison": result.plot()}
     if result.model.is_finite:
@@ -278,14 +298,9 @@ def _save(result: Comparison, folder: Path) -> list[Path]:
             figures[f"luck-{name}"] = plots.plot_luck(posterior)
         if str(row.target) == "exact" and result.model.is_finite and "messages" not in figures:
             figures["messages"] = plots.plot_messages(posterior)
-    paths = []
     for title, figure in figures.items():
-        paths.append(folder / f"{title}.png")
-        figure.savefig(paths[-1], dpi=150)
+        yield write_picture(folder / f"{title}.png", figure)
         plots.plt.close(figure)
-    paths.append(folder / "comparison.json")
-    paths[-1].write_text(result.to_json(indent=2) + "\n")
-    return paths
 
 
 def _print_comparison(console: Console, result: Comparison) -> None:

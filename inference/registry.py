@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
 import math
 import numbers
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, overload
 
@@ -31,10 +29,9 @@ from cai.inference.tabular.methods.risk import RiskSensitive
 from cai.inference.tabular.methods.value_iteration import ValueIteration
 from cai.inference.tabular.methods.z_iteration import ZIteration
 from cai.models.common.options import split_options
+from cai.models.common.plugins import Plugins, load_plugins
 from cai.models.processes.mdp import MDP
 from cai.models.trajectory.batch import ModelBatch
-
-logger = logging.getLogger("cai.inference")
 
 __all__ = ["available_backends", "backend_label", "check_question", "check_seed", "infer", "judged", "make_backend"]
 
@@ -66,15 +63,22 @@ def available_backends() -> dict[str, Any]:
 
     A plug-in is a class that follows `Backend`; it cannot replace a built-in name.
     """
-    classes = {cls.name: cls for cls in _BUILT_IN}
-    for point in entry_points(group="cai.backends"):
-        if point.name in classes:
-            continue
-        try:
-            classes[point.name] = point.load()
-        except Exception as error:  # one broken plug-in must not take the others with it
-            logger.warning("backend plug-in %s (%s) cannot be loaded: %r", point.name, point.value, error)
-    return classes
+    return _built_in() | _plugins().made
+
+
+def _built_in() -> dict[str, Any]:
+    return {cls.name: cls for cls in _BUILT_IN}
+
+
+def _plugins() -> Plugins:
+    return load_plugins("cai.backends", _built_in(), _checked_backend)
+
+
+def _checked_backend(name: str, made: Any) -> Any:
+    missing = [part for part in ("name", "target", "accepts", "cost", "supports", "run") if not hasattr(made, part)]
+    if not callable(made) or missing:
+        raise TypeError(f"it is no backend class: it lacks {', '.join(missing) or 'a constructor'}")
+    return made
 
 
 def make_backend(backend: str | Backend, **options: Any) -> Backend:
@@ -91,9 +95,12 @@ def make_backend(backend: str | Backend, **options: Any) -> Backend:
     """
     if isinstance(backend, str):
         backend, written = split_options(backend, "backend") if ":" in backend else (backend.strip(), {})
-        classes = {cls.name: cls for cls in _BUILT_IN}
+        classes = _built_in()
         if backend not in classes:  # looking for plug-ins takes a while
-            classes = available_backends()
+            plugins = _plugins()
+            if backend in plugins.broken:
+                raise ValueError(plugins.broken[backend])
+            classes |= plugins.made
         options = written | options
         if backend not in classes:
             raise ValueError(f"no backend is called {backend!r}; known are {', '.join(classes)}")

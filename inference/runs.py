@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from cai.inference.core.learner import Iterative, Learner
 from cai.inference.core.storage import StorageError, can_store, load, save
+from cai.models.common.files import MissingFile, TakenPath
+from cai.models.common.schema import check_fields
 from cai.models.programs.inspect import inspect_program
 from cai.models.trajectory.model import TrajectoryModel
 
@@ -65,7 +67,7 @@ def begin_run(folder: str | Path, backend: Any, model: Any, seed: int) -> Path:
     """
     path = Path(folder)
     if (path / FILE).exists():
-        raise FileExistsError(
+        raise TakenPath(
             f"{str(folder)!r} holds a run already; cai.resume({str(folder)!r}) goes on with it, and a new run needs a "
             "folder of its own"
         )
@@ -102,10 +104,14 @@ def read_run(folder: str | Path, model: Any, options: Mapping[str, Any]) -> tupl
     """
     path = Path(folder) / FILE
     if not path.exists():
-        raise FileNotFoundError(f"{str(folder)!r} holds no run; cai.infer(model, backend, folder=...) begins one")
+        raise MissingFile(f"{str(folder)!r} holds no run; cai.infer(model, backend, folder=...) begins one")
     content = load(path)
     if not isinstance(content, dict) or set(content) != set(Run._fields):
         raise StorageError(f"{str(path)!r} does not describe a run; it is damaged, or of another version")
+    try:
+        check_fields(Run, content)
+    except TypeError as error:
+        raise StorageError(f"{str(path)!r} is damaged: {error}") from None
     run = Run(**content)
     if model is None and run.model is None:
         raise ValueError(

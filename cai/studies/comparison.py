@@ -73,10 +73,11 @@ class Row:
     def to_dict(self) -> dict[str, Any]:
         """The line as JSON allows it: null for what is not known or not finite."""
         numbers = {key: _finite(getattr(self, key)) for key in NUMBERS}
+        why = self.detail or ("" if self.status.ok else str(self.status))
         head: dict[str, Any] = {"backend": self.backend, "target": self.target, "status": self.status.label}
         if self.member is not None:
             head["member"] = self.member
-        return {**head, **numbers, "seconds": round(self.seconds, 6)}
+        return {**head, **numbers, "seconds": round(self.seconds, 6), "detail": why}
 
 
 def _parts(comparison: Comparison) -> dict[str, Any]:
@@ -263,7 +264,7 @@ def _row(model: Any, backend: Backend, seed: int, num_rollouts: int) -> Row:
     try:
         posterior = infer(model, backend, seed=seed, throw=False)
         status = posterior.status
-    except Exception as error:  # a row that fails, also in a plug-in, must not take the others with it
+    except (Exception, SystemExit) as error:  # a row that fails, also in a plug-in, must not take the others with it
         detail = _reason(error)
         status = Status.UNSUPPORTED if isinstance(error, ValueError) else Status.FAILED
     seconds = time.perf_counter() - begin
@@ -314,7 +315,7 @@ def _finished(
     )
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: BaseException) -> str:
     """What a row says of an error: a refusal is its own text, anything else is named."""
     return str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
 

@@ -14,7 +14,7 @@ from cai.inference.programs.svi import FitOptions, GuideLearner
 from cai.inference.tabular.dynamic_programming import check_keep, closed_form_posterior
 from cai.inference.tabular.recursion import EXACT, FIXED
 from cai.inference.tabular.stationary.iteration import Settling
-from cai.models.programs.inspect import inspect_program
+from cai.models.programs.inspect import ProgramInfo, inspect_program
 from cai.models.trajectory.model import TrajectoryModel
 
 __all__ = ["StructuredBackend"]
@@ -87,11 +87,16 @@ class StructuredBackend:
                 f"backend {self.name!r} has a closed form only for a TrajectoryModel, whose tables it reads; "
                 "for a program use solver='svi'"
             )
-        check_program(inspect_program(model), self.name)
+        self._outside(model)
+
+    def _outside(self, program: Any) -> ProgramInfo:
+        """What gradient steps work on; refuses what they cannot."""
+        info = inspect_program(program)
+        check_program(info, self.name)
+        return info
 
     def run(self, model: Any, *, seed: int = 0) -> Posterior:
         """Answers a model or a program; `seed` is for programs that draw while they are enumerated."""
-        self.supports(model)
         learner = self.learner(model)
         if learner is not None:
             return drive(learner, model, seed=seed)
@@ -107,8 +112,10 @@ class StructuredBackend:
 
     def learner(self, model: Any) -> GuideLearner | None:
         """The iteration by gradient steps; None where the model is answered in closed form."""
-        if isinstance(model, TrajectoryModel) and self.solver != "svi":
-            return None
+        if isinstance(model, TrajectoryModel) or self.solver == "closed-form":
+            self.supports(model)
+            if self.solver != "svi":
+                return None
         options = FitOptions(self.max_iterations or 1000, self.learning_rate, self.tolerance)
         answer = GuideAnswer(self.name, self.target)
-        return GuideLearner(inspect_program(model), self.free_dynamics, options, answer)
+        return GuideLearner(self._outside(model), self.free_dynamics, options, answer)

@@ -106,7 +106,7 @@ class ParticlePosterior(Posterior):
     """
 
     particles: Particles | None
-    ess: Tensor
+    ess: tuple[float, ...]
     info: ProgramInfo
     kind = "particle"
 

@@ -19,7 +19,7 @@ from pyro.distributions.util import scale_and_mask
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
-from cai.inference.programs.exact_sites import ExactSites
+from cai.inference.programs.guide import ExactSites
 from cai.models.programs.inspect import Program, ProgramInfo, explain, site_time
 from cai.models.programs.session import pyro_session
 

@@ -10,7 +10,7 @@ import torch
 from cai.inference.core.posterior import Posterior
 from cai.inference.core.status import Status, Target
 from cai.inference.programs.answers import posterior_of_run
-from cai.inference.programs.enumerated import enumerate_program
+from cai.inference.programs.guide import enumerate_program
 from cai.inference.programs.requirements import check_enumerable, check_program
 from cai.models.programs.inspect import ProgramInfo, inspect_program
 from cai.models.programs.session import pyro_session

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from cai.inference.core.storage import storable
-from cai.inference.programs.elimination import Term, eliminate
-from cai.inference.programs.enumerated import EnumeratedProgram
+from cai.inference.programs.enumerated import EnumeratedProgram, Term, eliminate
 from cai.models.common.numerics import safe_logsumexp
 from cai.models.programs.inspect import site_time
 from cai.models.trajectory.simulate import draw_rows
@@ -37,14 +36,8 @@ class SiteTables:
     @classmethod
     def of(cls, run: EnumeratedProgram) -> SiteTables:
         """The conditionals of an enumerated run under q."""
-        contexts: dict[str, tuple[str, ...]] = {}
-        tables = {}
-        for name, term in run.log_q.items():
-            contexts[name] = tuple(other for other in contexts if run.symbols[other] in term.dims)
-            dims = "".join(run.symbols[site] for site in (*contexts[name], name))
-            shape = [run.size(site) for site in (*contexts[name], name)]
-            tables[name] = term.aligned(dims).detach().exp().expand(shape).contiguous()
-        return cls(contexts, tables)
+        found = run.conditionals()
+        return cls({name: found[name][0] for name in found}, {name: found[name][1] for name in found})
 
     def sample(self, num_samples: int, seed: int) -> tuple[Tensor, Tensor]:
         """Draws trajectories.

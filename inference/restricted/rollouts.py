@@ -11,8 +11,7 @@ from pyro import poutine
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
-from cai.inference.programs.exact_sites import ExactSites, redistribute, support_logits
-from cai.inference.programs.guide import drawn_sites
+from cai.inference.programs.guide import ExactSites, drawn_sites, redistribute, support_logits
 from cai.inference.restricted.parameters import PolicyParameters
 from cai.models.common.numerics import plain_number
 from cai.models.programs.inspect import Program, ProgramInfo, explain, site_time

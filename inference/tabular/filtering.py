@@ -28,9 +28,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cai.models.common.checks import whole_number
 from cai.models.common.numerics import safe_log, safe_logsumexp
 from cai.models.processes.mdp import MDP
-from cai.models.processes.observation import ObservationModel, whole_number
+from cai.models.processes.observation import ObservationModel
 from cai.models.trajectory.model import TrajectoryModel
 
 __all__ = ["StateFilter", "filter_states", "observation_log_likelihood", "smooth_states"]

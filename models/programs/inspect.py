@@ -15,7 +15,7 @@ from typing import Any
 
 from pyro import poutine
 
-from cai.models.programs.session import draws_outside_sites
+from cai.models.programs.session import first_run
 from cai.models.trajectory.model import TrajectoryModel
 
 __all__ = ["Program", "ProgramInfo", "explain", "inspect_program", "site_time", "trace_program"]
@@ -60,16 +60,10 @@ def site_time(name: str) -> tuple[str, int] | None:
 
 def trace_program(program: Program) -> poutine.Trace:
     """One run of the program, drawn from its prior with a seed of its own."""
-    traces = []
-
-    def run() -> None:
-        try:
-            traces.append(poutine.trace(program).get_trace())
-        except (RuntimeError, ValueError) as error:
-            raise ValueError(f"the program failed when it was run: {explain(error)}") from error
-
-    draws_outside_sites(run, program)
-    return traces[0]
+    try:
+        return first_run(program)
+    except (RuntimeError, ValueError) as error:
+        raise ValueError(f"the program failed when it was run: {explain(error)}") from error
 
 
 def explain(error: Exception) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import numbers
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,7 @@ from cai.models.common.storage import storable
 from cai.models.processes.mdp import MDP
 from cai.models.rewards.base import RewardFactor, Setting, Step, evaluate_factor, one_number
 from cai.models.rewards.functions import CallableReward, check_arguments, digits_lost
+from cai.models.rewards.sparse import SparseReward, given_sparse
 
 logger = logging.getLogger("cai.models")
 
@@ -24,6 +26,7 @@ __all__ = [
     "EvaluatedReward",
     "OutcomeReward",
     "RewardFactor",
+    "SparseReward",
     "Step",
     "StepCost",
     "TableReward",
@@ -239,6 +242,8 @@ class StepCost(RewardFactor):
 def as_reward(reward: Any) -> RewardFactor:
     """Makes a factor of a factor, a table, a function, a torch module or a number (the same reward on every live step).
 
+    A table may be sparse, as `SparseReward` says.
+
     Args:
         reward: what to convert. A function or module is called with (state, action, next_state, t); a module that works
             on features is `ModuleReward(module, features)`.
@@ -263,4 +268,12 @@ def as_reward(reward: Any) -> RewardFactor:
         raise TypeError(
             f"a reward of type {type(reward).__name__} is not understood; give a table, function or factor{hint}"
         )
+    if isinstance(reward, Mapping):
+        raise TypeError(
+            f"a reward of type {type(reward).__name__} is not understood; give a table [S], [S, A] or [S, A, S] in the "
+            "order of the states and actions, e.g. [rewards[name] for name in mdp.state_names]; for a few states "
+            "Goal('exit', 10.0) pays on entry, and rewards add up"
+        )
+    if given_sparse(reward):
+        return SparseReward(reward)
     return TableReward(reward, explicit=False)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import inspect
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.metadata import entry_points
 from typing import Any
 
+from cai.models.common.plugins import Plugins, load_plugins
 from cai.models.processes.observation import ObservationModel
 from cai.models.trajectory.model import TrajectoryModel
 from cai.models.zoo.chains import chain, double_chain, river_swim
@@ -20,8 +19,6 @@ from cai.models.zoo.random_mdps import random_mdp
 from cai.models.zoo.risk import ladder, lottery
 from cai.models.zoo.roads import small_roads, street_places, three_paths
 from cai.models.zoo.toy_text import gymnasium_model
-
-logger = logging.getLogger("cai.models")
 
 __all__ = ["ModelEntry", "available_models", "build_model", "state_places"]
 
@@ -109,16 +106,23 @@ def available_models() -> dict[str, ModelEntry]:
 
     A plug-in is a function that returns a `TrajectoryModel`; the first line of its docstring is its summary.
     """
-    entries = {entry.name: entry for entry in _BUILT_IN}
-    for point in entry_points(group="cai.models"):
-        try:
-            build = point.load()
-        except Exception as error:  # one broken plug-in must not take the others with it
-            logger.warning("model plug-in %s (%s) cannot be loaded: %r", point.name, point.value, error)
-            continue
-        summary = (inspect.getdoc(build) or "a plug-in").splitlines()[0]
-        entries.setdefault(point.name, ModelEntry(point.name, summary, build))
-    return entries
+    return _built_in() | _plugins().made
+
+
+def _built_in() -> dict[str, ModelEntry]:
+    return {entry.name: entry for entry in _BUILT_IN}
+
+
+def _plugins() -> Plugins:
+    return load_plugins("cai.models", _built_in(), _entry)
+
+
+def _entry(name: str, build: Any) -> ModelEntry:
+    if not callable(build):
+        raise TypeError(f"it is a {type(build).__name__}; expected a function that returns a TrajectoryModel")
+    entry = ModelEntry(name, (inspect.getdoc(build) or "a plug-in").splitlines()[0], build)
+    _ = entry.options  # of what has no signature nobody could say what it takes
+    return entry
 
 
 def state_places(model: TrajectoryModel) -> list[tuple[float, float]] | None:
@@ -140,7 +144,12 @@ def build_model(name: str, **options: Any) -> TrajectoryModel:
         ValueError: if there is no such model, or it does not take an option.
     """
     options = {key: value for key, value in options.items() if value is not None}
-    entries = available_models()
+    entries = _built_in()
+    if name.replace("_", "-") not in entries:  # looking for plug-ins takes a while
+        plugins = _plugins()
+        if name in plugins.broken:
+            raise ValueError(plugins.broken[name])
+        entries |= plugins.made
     name = name.replace("_", "-") if name.replace("_", "-") in entries else name
     if name not in entries:
         if "-v" in name or ":" in name:

@@ -1,0 +1,28 @@
+"""Names that were meant: what is said after a name that nobody knows."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+__all__ = ["did_you_mean"]
+
+SEARCHED = 20_000  # names that are compared; more take longer than the reader of a message wants to wait
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The words for a message: " (did you mean 'bridge'?)" where a known name looks like the one given, else "".
+
+    Case and the marks between words do not count.
+
+    Args:
+        name: what was asked for.
+        known: what there is.
+    """
+    plain = {_plain(text): text for text, _ in zip(known, range(SEARCHED), strict=False)}
+    found = difflib.get_close_matches(_plain(name), plain, n=1)
+    return f" (did you mean {plain[found[0]]!r}?)" if found else ""
+
+
+def _plain(text: str) -> str:
+    return str(text).lower().replace("_", "-").replace(" ", "-")
