@@ -13,6 +13,7 @@ from torch import Tensor
 
 from cai.inference.programs.guide import ExactSites, drawn_sites, redistribute, support_logits
 from cai.inference.restricted.parameters import PolicyParameters
+from cai.models.common.numerics import plain_number
 from cai.models.programs.inspect import Program, ProgramInfo, explain, site_time
 from cai.models.programs.session import pyro_session
 from cai.models.trajectory.model import TrajectoryModel
@@ -91,7 +92,7 @@ class TableSampler:
             actions.append(action)
             states.append(state)
         log_probs, rewards, ratios, entropies = (torch.stack(part) for part in zip(*columns, strict=True))
-        before = torch.full((num_samples,), model.evidence_offset, dtype=torch.float64)
+        before = torch.full((num_samples,), plain_number(model.evidence_offset), dtype=torch.float64)
         draws = torch.stack(states, -1), torch.stack(actions, -1)
         return Draws(log_probs, rewards, before, ratios, entropies, *draws, priors)
 

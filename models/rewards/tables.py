@@ -218,7 +218,7 @@ class EvaluatedReward(RewardFactor):
             raise ValueError(f"the {self.label} was evaluated for {len(self.table)} steps, the model has {model.steps}")
 
     def evaluate(self, mdp: MDP, step: Step) -> Tensor:
-        outcome = step.outcome if self.reads_outcome else torch.zeros_like(step.outcome)
+        outcome = step.outcome if self.reads_outcome else 0
         return self.table[step.t if self.reads_time else 0][step.state, step.action, outcome]
 
 
