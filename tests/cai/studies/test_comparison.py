@@ -170,7 +170,7 @@ def test_json_schema(indent):
     assert (table["model"], table["horizon"], table["temperature"], table["discount"]) == ("bridge", 20, 2.0, 0.9)
     assert [row["backend"] for row in table["rows"]] == DEFAULTS
     for row in table["rows"]:
-        assert list(row) == ROW_KEYS
+        assert list(row) == [*ROW_KEYS, "detail"]
         assert row["status"] == "success"
         unknown = ["log_evidence"] if row["backend"] == "variational" else []
         assert [key for key, value in row.items() if value is None] == unknown
@@ -342,7 +342,7 @@ def test_handwritten_program_in_json():
     assert list(table) == KEYS
     assert [table[key] for key in KEYS[:4]] == ["handwritten", 3, 1.0, 1.0]
     for row in table["rows"]:
-        assert list(row) == ROW_KEYS
+        assert list(row) == [*ROW_KEYS, "detail"]
         assert (row["real_return"], row["optimism_gap"]) == (None, None)
         assert row["believed_return"] is not None
 
