@@ -12,6 +12,7 @@ from cai.inference.backends.optimistic import Optimistic
 from cai.inference.backends.variational import StructuredVariational
 from cai.inference.core.backend import Backend
 from cai.inference.core.driver import Checkpoints, check_schedule, drive
+from cai.inference.core.memory import check_memory
 from cai.inference.core.posterior import Posterior
 from cai.inference.core.posterior_batch import PosteriorBatch
 from cai.inference.core.status import InferenceError
@@ -242,6 +243,7 @@ def infer(
 
     Raises:
         ValueError: if the backend is unknown or does not accept the model.
+        TooLarge: if what it needs does not fit into the memory that there is (a ValueError and a MemoryError).
         InferenceError: if inference failed and `throw` is True; it holds the posterior (of a batch: `BatchError`, which
             holds all answers).
     """
@@ -253,8 +255,10 @@ def infer(
     if isinstance(model, ModelBatch):
         if in_steps:
             raise ValueError("folder and max_seconds are for the run of one model; ask about the members one by one")
+        check_memory(chosen, model)
         return infer_batch(model, chosen, lambda member: _ask(member, chosen, seed), throw=throw)
     chosen.supports(model)
+    check_memory(chosen, model)
     if not in_steps:
         return judged(chosen, _ask(model, chosen, seed), throw)
     learner, checkpoints = learner_for(chosen, model), None

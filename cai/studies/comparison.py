@@ -294,7 +294,13 @@ def _finished(
             outcome = evaluate(extract_policy(posterior), model, seed=seed, num_rollouts=num_rollouts)
         except Exception as error:
             detail = detail or _reason(error)
-    believed = _number(posterior, "believed_return")
+    numbers: dict[str, float | None] = {}
+    for name in ("believed_return", "log_evidence", "elbo", "luck", "policy_entropy"):
+        try:
+            numbers[name] = _number(posterior, name)
+        except Exception as error:  # what is computed when it is looked at can fail too
+            numbers[name], detail = None, detail or _reason(error)
+    believed = numbers["believed_return"]
     real = outcome.expected_return if outcome is not None else None
     gap = None
     if believed is not None and real is not None and not believed == real == -math.inf:
@@ -304,16 +310,12 @@ def _finished(
         target=str(backend.target if posterior is None else posterior.target),
         status=status,
         detail=detail,
-        log_evidence=_number(posterior, "log_evidence"),
-        elbo=_number(posterior, "elbo"),
-        believed_return=believed,
         real_return=real,
         optimism_gap=gap,
-        luck=_number(posterior, "luck"),
-        policy_entropy=_number(posterior, "policy_entropy"),
         seconds=seconds,
         posterior=posterior,
         outcome=outcome,
+        **numbers,
     )
 
 
