@@ -29,6 +29,7 @@ from cai.inference.tabular.methods.policy_iteration import KLPolicyIteration, Po
 from cai.inference.tabular.methods.risk import RiskSensitive
 from cai.inference.tabular.methods.value_iteration import ValueIteration
 from cai.inference.tabular.methods.z_iteration import ZIteration
+from cai.models.common.names import did_you_mean
 from cai.models.common.options import split_options
 from cai.models.common.plugins import Plugins, load_plugins
 from cai.models.processes.mdp import MDP
@@ -105,7 +106,9 @@ def make_backend(backend: str | Backend, **options: Any) -> Backend:
             classes |= plugins.made
         options = written | options
         if backend not in classes:
-            raise ValueError(f"no backend is called {backend!r}; known are {', '.join(classes)}")
+            raise ValueError(
+                f"no backend is called {backend!r}{did_you_mean(backend, classes)}; known are {', '.join(classes)}"
+            )
         try:
             made: Backend = classes[backend](**options)
         except TypeError as error:
@@ -114,8 +117,12 @@ def make_backend(backend: str | Backend, **options: Any) -> Backend:
                     f"backend {backend!r}: {min(old)} is called max_iterations, as in every backend"
                 ) from None
             made_of = dataclasses.fields(classes[backend]) if dataclasses.is_dataclass(classes[backend]) else ()
-            fields = ", ".join(field.name for field in made_of) or "none"
-            raise ValueError(f"backend {backend!r}: {error}; its options are: {fields}") from None
+            fields = [field.name for field in made_of]
+            unknown = next((name for name in options if name not in fields), "") if fields else ""
+            raise ValueError(
+                f"backend {backend!r}: {error}{did_you_mean(unknown, fields)}; its options are: "
+                f"{', '.join(fields) or 'none'}"
+            ) from None
         return made
     if isinstance(backend, type):
         raise TypeError(f"{backend.__name__} is a class; pass an instance: {backend.__name__}(...)")
@@ -172,6 +179,14 @@ def check_question(model: Any) -> None:
         )
     if isinstance(model, str):
         raise TypeError(f"{model!r} is a name; build it first with cai.models.build_model({model!r})")
+    if isinstance(model, (list, tuple)) and model:
+        advice = (
+            "ask about each, [cai.infer(one) for one in models]; variants of one process are asked about together as "
+            "model.batch(reward=[...], temperature=[...])"
+        )
+        if isinstance(model[0], MDP):
+            advice = "that is a process and its reward: TrajectoryModel(mdp, reward, horizon=...) makes a model of them"
+        raise TypeError(f"expected one model, got a {type(model).__name__} of {len(model)}; {advice}")
     if not callable(model) and not isinstance(model, ModelBatch):
         raise TypeError(f"expected a TrajectoryModel or a Pyro program, got {type(model).__name__}")
 
