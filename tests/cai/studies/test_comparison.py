@@ -195,7 +195,7 @@ def test_json_of_numbers_that_are_not_finite():
     (row,) = comparison.rows
     assert (row.real_return, row.optimism_gap) == (-math.inf, math.inf)
     line = loaded(comparison)["rows"][0]
-    assert list(line) == ROW_KEYS
+    assert list(line) == [*ROW_KEYS, "detail"]
     assert (line["real_return"], line["optimism_gap"]) == (None, None)
     assert line["log_evidence"] == pytest.approx(math.log((math.exp(-1) + 0.5) / 2), abs=1e-12)
 
@@ -209,7 +209,7 @@ def test_impossible_rows():
         assert row.status is Status.IMPOSSIBLE, row.backend
         assert row.real_return is None
         assert line["status"] == "impossible"
-        assert list(line) == ROW_KEYS
+        assert list(line) == [*ROW_KEYS, "detail"]
         numbers = [getattr(row, key) for key in ROW_KEYS[3:]]
         assert not any(number is not None and math.isnan(number) for number in numbers)
 
