@@ -20,7 +20,7 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from cai.inference.programs.guide import ExactSites
-from cai.models.programs.inspect import Program, ProgramInfo, explain, site_time
+from cai.models.programs.inspect import Program, ProgramInfo, explain, failure, site_time
 from cai.models.programs.scores import bad_score, find_bad_site, is_about_numbers
 from cai.models.programs.session import pyro_session
 
@@ -99,7 +99,8 @@ class _Replay(Messenger):
 
 def _first_values(drawn: dict[str, Tensor], where: Tensor) -> dict[str, str]:
     """What the first particle had drawn for which a mask, [N] or of one run alone, is true; numbers only."""
-    rows = {name: value[torch.nonzero(where)[0, 0]] if value.dim() else value for name, value in drawn.items()}
+    first = torch.nonzero(where.reshape(-1))[0, 0]
+    rows = {name: value[first] if value.dim() else value for name, value in drawn.items()}
     return {name: f"{row.item():.6g}" for name, row in rows.items() if row.numel() == 1}
 
 
@@ -221,7 +222,9 @@ def check_vectorised(program: Program, info: ProgramInfo) -> None:
     try:
         singles = [_single(program, seed) for seed in range(CHECKED_RUNS)]
     except (RuntimeError, ValueError) as error:
-        raise ValueError(find_bad_site(program) or str(error)) from error
+        own = str(error).startswith(("site ", "latent site "))
+        text = str(error) if own else failure(program, "the program failed when it was run", error)
+        raise ValueError(find_bad_site(program) if "scores" in text else text) from error
     for single in singles:
         if set(single.drawn) != set(info.latents):
             changed = sorted(set(single.drawn) ^ set(info.latents))[0]

@@ -263,13 +263,17 @@ class StructuredGuide:
 
 
 def enumerate_program(
-    program: Callable[[], Any], handler: Callable[[], Redistribute | None] = lambda: None
+    program: Callable[[], Any],
+    handler: Callable[[], Redistribute | None] = lambda: None,
+    *,
+    unchanged: Program | None = None,
 ) -> EnumeratedProgram:
     """Runs a program with every latent enumerated.
 
     Args:
         program: q's own program, or any trajectory program.
         handler: tells, after the run, which sites were redistributed.
+        unchanged: what q's program was made of, in which a site that scores no number is looked for.
 
     Raises:
         ValueError: if tensor dimensions run out, a latent is continuous, or a site scores NaN (a factor: +inf) for some
@@ -293,7 +297,9 @@ def enumerate_program(
                 "pyro.markov loop, and give the loop history=2 or more where it looks further back "
                 f"({' '.join(text.split(':')[0].split())})"
             ) from error
-        raise ValueError(failure(program, "the program failed when every latent was enumerated", error)) from error
+        raise ValueError(
+            failure(unchanged or program, "the program failed when every latent was enumerated", error)
+        ) from error
     redistributed = handler()
     originals = {} if redistributed is None else redistributed.originals
     symbols: dict[str, str] = {}
@@ -337,4 +343,4 @@ def refuse_bad_score(name: str, term: Term, symbols: dict[str, str], *, is_facto
 
 def enumerate_guide(guide: StructuredGuide) -> EnumeratedProgram:
     """Runs a structured guide with every latent enumerated."""
-    return enumerate_program(guide, lambda: guide.handler)
+    return enumerate_program(guide, lambda: guide.handler, unchanged=guide.program)

@@ -68,7 +68,7 @@ def trace_program(program: Program) -> poutine.Trace:
 
 
 def failure(program: Program, what: str, error: Exception) -> str:
-    """What to say of a program that failed: the site that scores no number if that is why, else the error's own text."""
+    """What to say of a program that failed: the site that scores no number if that is why, else the error's text."""
     site = find_bad_site(program) if is_about_numbers(error) else ""
     return site or f"{what}: {explain(error)}"
 

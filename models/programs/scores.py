@@ -44,7 +44,7 @@ def bad_score(name: str, score: Tensor, values: Mapping[str, Any], *, is_factor:
 
 def is_about_numbers(error: Exception) -> bool:
     """Whether the error is what Pyro or torch say of numbers that are none, without naming the site."""
-    return any(words in str(error) for words in ("to satisfy the constraint", "probability tensor contains"))
+    return any(words in str(error) for words in ("to satisfy the constraint", "probability tensor contains", "p_in"))
 
 
 def find_bad_site(program: Callable[[], Any]) -> str:
