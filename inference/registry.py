@@ -12,6 +12,7 @@ from cai.inference.backends.optimistic import Optimistic
 from cai.inference.backends.variational import StructuredVariational
 from cai.inference.core.backend import Backend
 from cai.inference.core.driver import Checkpoints, check_schedule, drive
+from cai.inference.core.memory import check_memory
 from cai.inference.core.posterior import Posterior
 from cai.inference.core.posterior_batch import PosteriorBatch
 from cai.inference.core.status import InferenceError
@@ -31,6 +32,7 @@ from cai.inference.tabular.methods.z_iteration import ZIteration
 from cai.models.common.options import split_options
 from cai.models.common.plugins import Plugins, load_plugins
 from cai.models.processes.mdp import MDP
+from cai.models.programs.observed_sites import as_conditioned
 from cai.models.trajectory.batch import ModelBatch
 
 __all__ = ["available_backends", "backend_label", "check_question", "check_seed", "infer", "judged", "make_backend"]
@@ -210,7 +212,7 @@ def infer(
 
     Args:
         model: a `TrajectoryModel`, a batch of them, or any Pyro program with sites `s_1, a_1, O_1, s_2, ...` (factors
-            in nats).
+            in nats). A state or an action that the program observes is evidence, as by `condition`.
         backend: a name (see `available_backends`), or an instance such as `SumProduct()`.
         seed: for backends that draw; the same for every member of a batch.
         throw: raise unless the status is success; with False the posterior comes back with its status. A batch is
@@ -226,18 +228,22 @@ def infer(
 
     Raises:
         ValueError: if the backend is unknown or does not accept the model.
+        TooLarge: if what it needs does not fit into the memory that there is (a ValueError and a MemoryError).
         InferenceError: if inference failed and `throw` is True; it holds the posterior (of a batch: `BatchError`, which
             holds all answers).
     """
     check_question(model)
+    model = as_conditioned(model)
     check_seed(seed)
     chosen = make_backend(backend, **options)
     in_steps = folder is not None or max_seconds < math.inf
     if isinstance(model, ModelBatch):
         if in_steps:
             raise ValueError("folder and max_seconds are for the run of one model; ask about the members one by one")
+        check_memory(chosen, model)
         return infer_batch(model, chosen, lambda member: _ask(member, chosen, seed), throw=throw)
     chosen.supports(model)
+    check_memory(chosen, model)
     if not in_steps:
         return judged(chosen, _ask(model, chosen, seed), throw)
     learner, checkpoints = learner_for(chosen, model), None

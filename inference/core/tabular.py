@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from cai.inference.core.lazy import lazy, table
+from cai.inference.core.memory import require_tables
 from cai.inference.core.most_probable import most_probable_trajectory
 from cai.inference.core.policy import Policy, policy_classes
 from cai.inference.core.posterior import Posterior
@@ -144,6 +145,8 @@ class TabularPosterior(Posterior):
             raise ValueError(f"kind is {kind!r}; expected one of {', '.join(map(repr, KINDS))}")
         if self.status in (Status.DIVERGED, Status.IMPOSSIBLE, Status.DEGENERATE):
             raise ValueError(f"the posterior of {self.backend!r} holds no policy: {self.status}")
+        if isinstance(self.model, TrajectoryModel):
+            require_tables(self.model, "a policy", 4)  # copied, checked, and made ready to act
         probs, mdp = self.action_probs.detach(), self.mdp
         if kind != "stochastic":
             best = (probs - 1e-12 * torch.arange(probs.shape[-1])).argmax(-1)  # equals up to rounding: the first

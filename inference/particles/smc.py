@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
+from cai.inference.core.memory import Need, horizon_need, particles_need
 from cai.inference.core.posterior import Posterior
 from cai.inference.core.status import Target
 from cai.inference.particles.particles import LogPsi, move_particles
@@ -86,6 +87,10 @@ class SequentialMonteCarlo:
         """Raises ValueError if the horizon is infinite, or a program cannot be run on stacked particles."""
         _inspect(model, self.name, self.lookahead)
 
+    def memory(self, model: Any) -> Need:
+        """About what `run` will take."""
+        return _need(self.num_particles, model)
+
     def run(self, model: Any, *, seed: int = 0) -> Posterior:
         """Answers the model; everything drawn depends on the seed alone."""
         return _answer(self, model, float(self.ess_threshold), self.lookahead, seed)
@@ -116,6 +121,10 @@ class ImportanceSampling:
         """Raises ValueError if the horizon is infinite, or a program cannot be run on stacked particles."""
         _inspect(model, self.name, None)
 
+    def memory(self, model: Any) -> Need:
+        """About what `run` will take."""
+        return _need(self.num_particles, model)
+
     def run(self, model: Any, *, seed: int = 0) -> Posterior:
         """Answers the model; everything drawn depends on the seed alone."""
         return _answer(self, model, 0.0, None, seed)
@@ -124,6 +133,17 @@ class ImportanceSampling:
 def _check_size(num_particles: Any) -> None:
     if isinstance(num_particles, bool) or not isinstance(num_particles, numbers.Integral) or num_particles < 1:
         raise ValueError(f"num_particles is {num_particles!r}; expected a whole number >= 1")
+
+
+def _need(num_particles: int, model: Any) -> Need:
+    """The trajectories, and the tables that are counted from them."""
+    fewer = "lower num_particles, or give a shorter horizon"
+    if isinstance(model, TrajectoryModel):
+        numbers = 8 * model.steps + 4 * model.mdp.num_actions + 6 * model.mdp.num_outcomes
+        answer = horizon_need(model, rows=4, tables=6, stepwise=True).bytes
+        return particles_need(int(num_particles), numbers, answer, fewer)
+    info = inspect_program(model)
+    return particles_need(int(num_particles), 4 * (len(info.latents) + len(info.factors)), 0, fewer)
 
 
 def _inspect(model: Any, backend: str, lookahead: Lookahead) -> ProgramInfo | None:

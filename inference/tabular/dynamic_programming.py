@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from cai.inference.core.lazy import lazy, table, view
+from cai.inference.core.memory import Need, horizon_need
 from cai.inference.core.posterior import Posterior
 from cai.inference.core.status import Status, Target
 from cai.inference.core.storage import storable
@@ -35,6 +36,7 @@ __all__ = [
     "optimality_possible",
     "require_finite",
     "require_model",
+    "soft_need",
 ]
 
 
@@ -79,6 +81,13 @@ def check_keep(keep: str, kernel: str) -> None:
         check_kernel(kernel)
 
 
+def soft_need(model: TrajectoryModel, keep: str) -> Need:
+    """What a soft recursion takes: values of all steps, or of a few."""
+    if keep == "evidence" or not model.is_finite:
+        return horizon_need(model, rows=20 / model.steps)
+    return horizon_need(model, instead="or keep='evidence', which holds a few rows")
+
+
 @dataclass(frozen=True)
 class SumProduct:
     """The posterior over trajectories given optimality, by backward messages (Levine 2018, sections 2.3 and 2.4).
@@ -118,6 +127,10 @@ class SumProduct:
     def supports(self, model: Any) -> None:
         """Raises ValueError unless the model is a `TrajectoryModel`."""
         require_model(model, self.name, "'enumeration'")
+
+    def memory(self, model: Any) -> Need:
+        """About what `run` will take."""
+        return soft_need(model, self.keep)
 
     def run(self, model: Any, *, seed: int = 0) -> Posterior:
         """Answers the model; nothing here is random."""

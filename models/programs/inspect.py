@@ -122,7 +122,10 @@ def inspect_program(program: Program) -> ProgramInfo:
             )
         if node["is_observed"]:
             if site_time(name):
-                raise ValueError(f"site {name!r} is observed; states and actions must be latent: draw it without obs=")
+                raise ValueError(
+                    f"site {name!r} is observed; states and actions must be latent here: draw it without obs=, and say "
+                    f"what is known by cai.models.condition(program, {{{name!r}: ...}}), or set it by do(...)"
+                )
             if not node["infer"].get("_deterministic", False):
                 factors.append(name)
             continue
