@@ -336,7 +336,7 @@ def _plain(posterior: Posterior | None, name: str) -> float | None:
 def _idle(model: Any, posterior: Posterior) -> str:
     """What to say of a policy that is all but the action prior, as at a temperature far above what rewards differ by.
 
-    Far above them the KL from the prior goes as 1 / temperature^2, which tells where it would be about a nat.
+    Far above them the KL from the prior goes as 1 / temperature^2, which tells where it is a tenth of a nat a step.
     """
     if not posterior.status.ok or not isinstance(model, TrajectoryModel) or posterior.target is Target.OTHER:
         return ""
@@ -347,9 +347,10 @@ def _idle(model: Any, posterior: Posterior) -> str:
     if spent is None or not 1e-13 < spent < IDLE:  # less is rounding: no choice makes a difference
         return ""
     temperature = plain_number(model.temperature)
+    colder = temperature * math.sqrt(spent / min(10.0, 0.1 * model.horizon))
     return (
         f"the policy is all but the action prior (KL {spent:.2g} nats over all steps): at temperature {temperature:g} "
-        f"what it can earn hardly counts; try temperature={temperature * math.sqrt(spent):.1g}"
+        f"what it can earn hardly counts; try temperature={colder:.1g}"
     )
 
 

@@ -49,7 +49,7 @@ class ModelEntry:
 
 def _gymnasium_entry(name: str, summary: str, source: str) -> ModelEntry:
     def build(
-        *, horizon: int | float | None = None, temperature: float = 1.0, discount: float = 1.0
+        *, horizon: int | float | None = None, temperature: float | None = None, discount: float = 1.0
     ) -> TrajectoryModel:
         return gymnasium_model(name, horizon=horizon, temperature=temperature, discount=discount)
 
