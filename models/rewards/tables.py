@@ -236,7 +236,7 @@ class StepCost(RewardFactor):
         cost = float(torch.as_tensor(self.cost).detach())
         if cost < 0:
             logger.warning(
-                "StepCost(%g) pays %g for every step; is a bonus meant? StepCost(%g) charges; plain numbers are rewards",
+                "StepCost(%g) pays %g for every step; is a bonus meant? StepCost(%g) charges; numbers are rewards",
                 cost,
                 -cost,
                 -cost,
