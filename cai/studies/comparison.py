@@ -14,7 +14,15 @@ from cai.inference.core.backend import Backend
 from cai.inference.core.posterior import Posterior
 from cai.inference.core.progress import progress
 from cai.inference.core.status import Status, Target
-from cai.inference.registry import backend_label, check_question, check_seed, infer, make_backend
+from cai.inference.registry import (
+    backend_label,
+    check_question,
+    check_seed,
+    drawn_seed,
+    infer,
+    make_backend,
+    record_seed,
+)
 from cai.models.common.numerics import plain_number
 from cai.models.common.storage import Saved, storable
 from cai.models.programs.observed_sites import as_conditioned
@@ -207,7 +215,7 @@ def compare(
     model: Any,
     backends: Sequence[str | Backend] = DEFAULT_BACKENDS,
     *,
-    seed: int = 0,
+    seed: int | None = 0,
     num_rollouts: int = 2000,
 ) -> Comparison:
     """Asks several backends the same question, and tries each policy in the true world.
@@ -218,13 +226,19 @@ def compare(
         model: a `TrajectoryModel`, a batch of them (a row for each backend and member; the time that a backend took is
             shared out equally), or a trajectory program (whose real return is not known here).
         backends: names, with options if wanted ("risk:eta=-2"), or instances.
-        seed: for backends and rollouts.
+        seed: for backends and rollouts; None draws one, which stands in the details of each answer.
         num_rollouts: see `evaluate`.
     """
     if isinstance(backends, str) or not isinstance(backends, Iterable):
         raise TypeError(f"backends is {backends!r}; give a list of names or instances, e.g. ['exact', 'variational']")
     check_question(model)
     model = as_conditioned(model)
+    if seed is None:
+        seed = drawn_seed()
+        result = compare(model, backends, seed=seed, num_rollouts=num_rollouts)
+        for row in result.rows:
+            record_seed(row.posterior, seed)
+        return result
     check_seed(seed)
     chosen = [make_backend(backend) for backend in backends]
     if not chosen:

@@ -29,6 +29,7 @@ def test_everything_an_answer_can_do(name, process, discount):
         policy = cai.extract_policy(answer, kind)
         cai.evaluate(policy, model.to(dtype=torch.float32), num_rollouts=20)
         cai.evaluate(policy, model, num_rollouts=20)
-    assert all(answer.marginal(site).sum() > 0.99 for site in answer.sites)
+    lost = [float((answer.marginal(site) - want.marginal(site)).abs().max()) for site in answer.sites if discount == 1]
+    assert name in ("smc", "importance") or all(part < 1e-4 for part in lost)
     if name not in ("smc", "importance"):  # of these the draws may differ
         assert float(answer.believed_return) == pytest.approx(float(want.believed_return), abs=1e-4)
