@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import math
 import numbers
+import secrets
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, overload
 
 from cai.inference.backends.optimistic import Optimistic
@@ -37,7 +39,17 @@ from cai.models.processes.mdp import MDP
 from cai.models.programs.observed_sites import as_conditioned
 from cai.models.trajectory.batch import ModelBatch
 
-__all__ = ["available_backends", "backend_label", "check_question", "check_seed", "infer", "judged", "make_backend"]
+__all__ = [
+    "available_backends",
+    "backend_label",
+    "check_question",
+    "check_seed",
+    "drawn_seed",
+    "infer",
+    "judged",
+    "make_backend",
+    "record_seed",
+]
 
 RENAMED = {"max_steps", "max_backups"}  # earlier names of max_iterations
 
@@ -168,6 +180,17 @@ def check_seed(seed: Any) -> None:
         raise ValueError(f"seed is {seed!r}; give a whole number from 0 to 2^63 - 1")
 
 
+def drawn_seed() -> int:
+    """A seed that nobody chose, for seed=None."""
+    return secrets.randbits(62)
+
+
+def record_seed(posterior: Posterior | None, seed: int) -> None:
+    """Says in the details of an answer which seed was drawn for it."""
+    if posterior is not None:
+        posterior.__dict__["details"] = MappingProxyType({**posterior.details, "seed": seed})
+
+
 def check_question(model: Any) -> None:
     """Refuses what is neither a model nor a program, and says how it becomes one.
 
@@ -194,13 +217,13 @@ def check_question(model: Any) -> None:
 
 @overload
 def infer(
-    model: ModelBatch, backend: str | Backend = "exact", *, seed: int = 0, throw: bool = True, **options: Any
+    model: ModelBatch, backend: str | Backend = "exact", *, seed: int | None = 0, throw: bool = True, **options: Any
 ) -> PosteriorBatch: ...
 
 
 @overload
 def infer(
-    model: Any, backend: str | Backend = "exact", *, seed: int = 0, throw: bool = True, **options: Any
+    model: Any, backend: str | Backend = "exact", *, seed: int | None = 0, throw: bool = True, **options: Any
 ) -> Posterior: ...
 
 
@@ -208,7 +231,7 @@ def infer(
     model: Any,
     backend: str | Backend = "exact",
     *,
-    seed: int = 0,
+    seed: int | None = 0,
     throw: bool = True,
     folder: str | Path | None = None,
     checkpoint_every: int | None = None,
@@ -230,7 +253,8 @@ def infer(
         model: a `TrajectoryModel`, a batch of them, or any Pyro program with sites `s_1, a_1, O_1, s_2, ...` (factors
             in nats). A state or an action that the program observes is evidence, as by `condition`.
         backend: a name (see `available_backends`), or an instance such as `SumProduct()`.
-        seed: for backends that draw; the same for every member of a batch.
+        seed: for backends that draw; the same for every member of a batch. None draws one, which stands in
+            `posterior.details["seed"]`.
         throw: raise unless the status is success; with False the posterior comes back with its status. A batch is
             answered to its end before the first failure is raised.
         folder: where a run is stored; it is made if need be, and must hold no other run.
@@ -250,6 +274,7 @@ def infer(
     """
     check_question(model)
     model = as_conditioned(model)
+    drawn, seed = seed is None, drawn_seed() if seed is None else seed
     check_seed(seed)
     chosen = make_backend(backend, **options)
     in_steps = folder is not None or max_seconds < math.inf
@@ -258,7 +283,7 @@ def infer(
             raise ValueError("folder and max_seconds are for the run of one model; ask about the members one by one")
         check_memory(chosen, model)
         return infer_batch(
-            model, chosen, lambda member: out_of_range(chosen, member) or _ask(member, chosen, seed), throw=throw
+            model, chosen, lambda member: out_of_range(chosen, member) or _ask(member, chosen, seed, drawn), throw=throw
         )
     chosen.supports(model)
     outside = out_of_range(chosen, model)
@@ -266,13 +291,15 @@ def infer(
         return judged(chosen, outside, throw)
     check_memory(chosen, model)
     if not in_steps:
-        return judged(chosen, _ask(model, chosen, seed), throw)
+        return judged(chosen, _ask(model, chosen, seed, drawn), throw)
     learner, checkpoints = learner_for(chosen, model), None
     if folder is not None:
         check_schedule(checkpoint_every, checkpoint_seconds)
         path = begin_run(folder, chosen, model, seed)
         checkpoints = Checkpoints(path, steps=checkpoint_every, seconds=checkpoint_seconds)
     posterior = drive(learner, model, seed=seed, checkpoints=checkpoints, max_seconds=max_seconds)
+    if drawn:
+        record_seed(posterior, seed)
     return judged(chosen, posterior, throw)
 
 
@@ -283,10 +310,12 @@ def judged(backend: Backend, posterior: Posterior, throw: bool) -> Posterior:
     return posterior
 
 
-def _ask(model: Any, chosen: Backend, seed: int) -> Posterior:
+def _ask(model: Any, chosen: Backend, seed: int, drawn: bool) -> Posterior:
     posterior = chosen.run(model, seed=seed)
     if not isinstance(posterior, Posterior):
         raise TypeError(
             f"backend {chosen.name!r} returned a {type(posterior).__name__}; its run must return a Posterior"
         )
+    if drawn:
+        record_seed(posterior, seed)
     return posterior

@@ -56,6 +56,11 @@ class Status(str, Enum):
         "the two nearer to each other: towards temperature 0 the policy becomes that of 'value-iteration', and towards "
         "infinity the action prior"
     )
+    FEW_PARTICLES = (
+        "few particles: the answer rests on too few trajectories, so its numbers can be far off; raise num_particles, "
+        "look ahead (backend 'smc' with lookahead='soft-value', of a program with a function), or ask a backend that "
+        "draws nothing"
+    )
     FAILED = "failed: the backend broke with an error of its own; see the message"
     UNSUPPORTED = "unsupported: the backend does not accept this model; see the message for one that does"
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 from collections.abc import Iterable
+from typing import Any, ClassVar, Self
 
-__all__ = ["did_you_mean"]
+__all__ = ["KnownNames", "did_you_mean"]
 
 ELSEWHERE = {  # what other books and libraries call things
     "gamma": ("discount",),
@@ -49,6 +51,24 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     elsewhere = [word for word in ELSEWHERE.get(_plain(name), ()) if word in plain]
     found = elsewhere or difflib.get_close_matches(_plain(name), plain, n=1)
     return f" (did you mean {plain[found[0]]!r}?)" if found else ""
+
+
+class KnownNames:
+    """Base of dataclasses whose constructor says which argument was meant by one that it does not have."""
+
+    _elsewhere: ClassVar[dict[str, str]] = {}  # arguments of other classes, and where they belong
+
+    def __new__(cls, *_: Any, **options: Any) -> Self:
+        known = [entry.name for entry in dataclasses.fields(cls) if entry.init]  # type: ignore[arg-type]
+        for name in options:
+            if name not in known:
+                place = cls._elsewhere.get(name)
+                raise TypeError(
+                    f"{cls.__name__} has no argument {name!r}"
+                    + (f": it belongs to {place}" if place else did_you_mean(name, known))
+                    + f"; it has {', '.join(known)}"
+                )
+        return super().__new__(cls)
 
 
 def _plain(text: str) -> str:

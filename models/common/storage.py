@@ -178,12 +178,9 @@ def save(path: str | Path, value: Any, *, folder: bool = False) -> Path:
         The path as it was given.
 
     Raises:
-        MissingFile: if the folder that shall hold it does not exist (a FileNotFoundError too).
         StorageError: if a part cannot be stored, or the file not written; names it.
     """
     target = Path(path)
-    if not target.absolute().parent.is_dir():
-        raise MissingFile(f"there is no folder {str(target.parent)!r} to save in; make it first")
     writer = _Writer()
     kind = _BY_CLASS.get(type(value))
     name = type(value).__name__ if kind is None else kind.name
@@ -245,7 +242,8 @@ class _Reader:
         if "$" not in value:
             return {key: self._decode(item, f"{where}.{key}") for key, item in value.items()}
         tag, inner = value["$"], value["is"]
-        if set(value) != {"$", "is"} or type(inner) is not _TAGS.get(tag):
+        held: Any = type(inner)
+        if set(value) != {"$", "is"} or held is not _TAGS.get(tag):
             raise ValueError(f"{value!r:.60} says nothing that can be read")
         if tag == "tensor":
             return self._tensor(inner)

@@ -6,7 +6,7 @@ import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -18,6 +18,8 @@ from cai.models.common.checks import (
 )
 from cai.models.common.devices import place_tensor, resolve_place
 from cai.models.common.facts import fact_table, process_facts
+from cai.models.common.memory import require_memory
+from cai.models.common.names import KnownNames
 from cai.models.common.storage import save, storable
 from cai.models.processes.from_graph import graph_successors, read_initial
 from cai.models.processes.from_sparse import successors_from_sparse
@@ -46,7 +48,7 @@ def _of_parts(parts: dict[str, Any]) -> MDP:
 
 @storable("mdp", pack=_parts, unpack=_of_parts)
 @dataclass(frozen=True, eq=False)
-class MDP:
+class MDP(KnownNames):
     """A finite Markov decision process without its reward.
 
     Every (state, action) has K outcomes: a next state with a probability. Given as `transitions` the outcomes are the
@@ -89,6 +91,9 @@ class MDP:
     action_names: Sequence[str] | None = None
     layout: GridLayout | None = None
     regions: Mapping[str, Any] = field(default_factory=dict)
+    _elsewhere: ClassVar[dict[str, str]] = dict.fromkeys(
+        ("reward", "rewards", "horizon", "discount", "gamma", "temperature", "action_prior"), "TrajectoryModel"
+    )
     normalize: bool = False
     probabilities: Tensor = field(init=False, repr=False)
     next_states: Tensor | None = field(init=False, repr=False, default=None)
@@ -377,5 +382,15 @@ class MDP:
         return zeros.scatter_add(-1, self.next_states, weights)
 
     def dense(self) -> Tensor:
-        """[S, A, S], p(s' | s, a); built anew from successor lists (8 S A S bytes in float64)."""
+        """[S, A, S], p(s' | s, a); built anew from successor lists (8 S A S bytes in float64).
+
+        Raises:
+            TooLarge: naming the bytes, if it does not fit into the memory that there is.
+        """
+        if not self.is_dense:
+            needed = self.dtype.itemsize * self.num_states**2 * self.num_actions
+            shape = f"[{self.num_states}, {self.num_actions}, {self.num_states}]"
+            require_memory(
+                needed, f"dense(), a table {shape},", "read next_states and probabilities instead", self.device
+            )
         return self.to_next_states(self.probabilities)

@@ -174,7 +174,7 @@ def reward_factor(
         def toll(state, action, next_state, t):
             return torch.where(state == 3, -2.0, 0.0)
 
-        model = TrajectoryModel(mdp, toll + Goal("exit", 10.0))
+        model = TrajectoryModel(mdp, toll + Goal("exit", 10.0), horizon=20)
 
     Args:
         function: see `CallableReward`.

@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from cai.models.common.checks import whole_horizon
+from cai.models.common.checks import FORGOTTEN, whole_horizon
 from cai.models.common.devices import place_tensor, resolve_place
 from cai.models.common.facts import fact_table, process_facts
+from cai.models.common.names import did_you_mean
 from cai.models.common.numerics import held, plain_number, safe_log
 from cai.models.common.simulator import Transition
 from cai.models.common.storage import can_store, storable
@@ -88,7 +89,7 @@ class TrajectoryModel(Portable):
 
     mdp: MDP
     reward: Any
-    horizon: int | float = 20
+    horizon: int | float = FORGOTTEN
     temperature: Any = 1.0
     discount: float = 1.0
     action_prior: Any = None
@@ -323,7 +324,8 @@ class TrajectoryModel(Portable):
         """A copy with some arguments changed, validated anew, on the device and in the dtype of its process."""
         known = [field.name for field in dataclasses.fields(self) if field.init]
         if unknown := [name for name in changes if name not in known]:
-            raise TypeError(f"a TrajectoryModel has no argument {unknown[0]!r}; it has {', '.join(known)}")
+            meant = did_you_mean(unknown[0], known)
+            raise TypeError(f"a TrajectoryModel has no argument {unknown[0]!r}{meant}; it has {', '.join(known)}")
         return dataclasses.replace(self, **{"action_prior": self.host.action_prior, **changes})
 
     def batch(self, **arguments: Any) -> ModelBatch:
