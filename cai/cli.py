@@ -303,6 +303,14 @@ def _print_comparison(console: Console, result: Comparison) -> None:
     for row in result.rows:
         world.add_row(row.backend, *_world(row, chances, narrow))
     console.print(world)
+    if any(row.effective_sample_size is not None for row in result.rows):
+        drawn = _table("What its particles are worth", [], status=False)
+        for column in ("effective sample size", "error of log p(O)"):
+            drawn.add_column(column, justify="right")
+        for row in result.rows:
+            if row.effective_sample_size is not None:
+                drawn.add_row(row.backend, f"{row.effective_sample_size:.1f}", _number(row.log_evidence_error))
+        console.print(drawn)
     for row in result.rows:
         if not row.status.ok or row.detail:
             console.print(f"{row.backend}: {row.detail or row.status}", highlight=False, soft_wrap=True)

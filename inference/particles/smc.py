@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import math
 import numbers
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,11 +24,7 @@ from cai.models.trajectory.model import TrajectoryModel
 
 __all__ = ["ImportanceSampling", "SequentialMonteCarlo"]
 
-logger = logging.getLogger("cai.inference")
-
-FEW = 10  # effective particles below which a warning is logged
-
-Lookahead = Literal["soft-value"] | Callable[[Tensor, int], Tensor] | None
+Lookahead = Literal["auto", "soft-value"] | Callable[[Tensor, int], Tensor] | None
 
 
 @dataclass(frozen=True)
@@ -50,21 +44,28 @@ class SequentialMonteCarlo:
     without tables, and `details["tables"]` says why.
 
     `details` holds "particles" (`Particles`, the weighted trajectories), "ess" (the effective sample size before the
-    first step and after each) and "resamplings". Early steps have few distinct ancestors once a run was resampled
-    often: the last steps are known best.
+    first step and after each), "resamplings", "log_evidence_error" (the standard error of `log_evidence`, nats: the
+    relative variances of the mean weights between resamplings, 1 / ess - 1 / N each, added up) and
+    "effective_sample_size", on how many independent trajectories the answer rests: the smallest "ess", or the number of
+    first particles that the last ones come from in effect, if that is less, as where a run was resampled often. The
+    status is FEW_PARTICLES where some "ess" is below 10, where the last particles come from at most 2 first ones, and
+    where log p(O), which small tables tell, is further off than four standard errors and half a nat. Of a program
+    nobody knows of trajectories that none of the particles took.
 
     Args:
         num_particles: N.
         ess_threshold: resample before a step when the effective sample size is below this share of N; 1 resamples at
             every step, 0 never.
-        lookahead: what a state has yet to earn: None; "soft-value", the exact soft values of a `TrajectoryModel`; or a
-            function (states [N, ...], t) -> log psi [N] in nats, called for time indices t = 0 .. T - 1 (states of a
-            `TrajectoryModel` are int64, S for the absorbing one). It must not be -inf where optimality is possible.
+        lookahead: what a state has yet to earn: "soft-value", the exact soft values of a `TrajectoryModel`; None, the
+            bootstrap filter, which finds out too late; a function (states [N, ...], t) -> log psi [N] in nats, called
+            for time indices t = 0 .. T - 1 (states of a `TrajectoryModel` are int64, S for the absorbing one), which
+            must not be -inf where optimality is possible; or "auto", the first of these where there are tables, and
+            None for a program.
     """
 
     num_particles: int = 1000
     ess_threshold: float = 0.5
-    lookahead: Lookahead = None
+    lookahead: Lookahead = "auto"
 
     name: ClassVar[str] = "smc"
     target: ClassVar[Target] = Target.EXACT
@@ -76,9 +77,10 @@ class SequentialMonteCarlo:
         share = self.ess_threshold
         if isinstance(share, bool) or not isinstance(share, numbers.Real) or not 0 <= share <= 1:
             raise ValueError(f"ess_threshold is {share!r}; it is a share of the particles: give a number in [0, 1]")
-        if not (self.lookahead is None or self.lookahead == "soft-value" or callable(self.lookahead)):
+        if not (self.lookahead is None or self.lookahead in ("auto", "soft-value") or callable(self.lookahead)):
             raise ValueError(
-                f"lookahead is {self.lookahead!r}; expected None, 'soft-value', or a function (states, t) -> log psi"
+                f"lookahead is {self.lookahead!r}; expected 'auto', 'soft-value', None, or a function (states, t) -> "
+                "log psi"
             )
 
     def supports(self, model: Any) -> None:
@@ -99,7 +101,7 @@ class ImportanceSampling:
     """Trajectories from the prior, each weighed by its optimality at the end: the honest baseline, never resampled.
 
     The evidence estimate is the mean weight, unbiased; expectations are self-normalised. The weights of long horizons
-    concentrate on few trajectories: watch "ess" in `details`, which are as for `SequentialMonteCarlo`, like the answer.
+    concentrate on few trajectories, as its status then says; `details` and answer are as for `SequentialMonteCarlo`.
 
     Args:
         num_particles: N.
@@ -175,15 +177,6 @@ def _answer(
         log_psi=_log_psi(model, lookahead),
         seed=seed,
     )
-    least = min(float(ess) for ess in found.ess) if len(found.ess) else math.inf
-    if least < FEW and backend.num_particles >= 2 * FEW:
-        logger.warning(
-            "%s: at some step only %.1f of %d particles counted, so the answer rests on few trajectories; raise "
-            "num_particles, or look ahead: backend 'smc' with lookahead='soft-value' (a program with a function)",
-            backend.name,
-            least,
-            backend.num_particles,
-        )
     if isinstance(system, TableSystem):
         return answer_model(model, found, backend=backend.name, target=backend.target)
     return answer_program(system, found, backend=backend.name, target=backend.target)
@@ -191,9 +184,9 @@ def _answer(
 
 def _log_psi(model: Any, lookahead: Lookahead) -> LogPsi | None:
     """The lookahead as a checked function."""
-    if lookahead is None:
+    if lookahead is None or (lookahead == "auto" and not isinstance(model, TrajectoryModel)):
         return None
-    if lookahead == "soft-value":
+    if lookahead in ("auto", "soft-value"):
         with torch.no_grad():
             values = backward(model, EXACT).values
         table = torch.cat([values, torch.zeros(len(values), 1, dtype=torch.float64)], 1)  # absorbed: nothing to earn

@@ -14,6 +14,7 @@ from cai.inference.core.memory import Need, horizon_need
 from cai.inference.core.posterior import Posterior
 from cai.inference.core.status import Status, Target
 from cai.inference.core.storage import storable
+from cai.inference.kernels.backups import soft_log_policy, soft_policy
 from cai.inference.kernels.choose import check_kernel
 from cai.inference.tabular.backward import KEEP, Messages, backward, occupancies
 from cai.inference.tabular.believed_dynamics import FixedDynamics, OutcomeDynamics
@@ -281,6 +282,17 @@ class RecursionPosterior(ModelPosterior):
         return self.messages.policy
 
     @lazy
+    def chooses_softly(self) -> bool:
+        """Whether q(a | s) is p(a | s) e^{q - v}, and so known from the messages however small it is."""
+        return self.recursion.choice is soft_policy and "action_probs" not in self.__dict__
+
+    def _log_policy(self, t: int) -> Tensor:
+        if not self.chooses_softly or bool((self.action_probs[t] > 0).all()):
+            return super()._log_policy(t)
+        prior = self.messages.log_prior
+        return soft_log_policy(self.model, self.messages.q_values[t], None if prior is None else prior[t])
+
+    @lazy
     def initial(self) -> Tensor:
         """[S], q(s_1)."""
         return self.recursion.believed_start(self.model, self.messages.first_values)
@@ -302,7 +314,7 @@ class RecursionPosterior(ModelPosterior):
 
     def _stored(self) -> dict[str, Any]:
         if _soft_kind(self.recursion) is None:  # Python functions, of which files hold what they found
-            _ = self.initial, self.world
+            _ = self.initial, self.world, self.chooses_softly
         return super()._stored() | {"recursion": _soft_kind(self.recursion), "kernel": "auto"}
 
 

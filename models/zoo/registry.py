@@ -56,7 +56,11 @@ class ModelEntry:
 
 def _gymnasium_entry(name: str, summary: str, source: str) -> ModelEntry:
     def build(
-        *, horizon: int | float | None = None, temperature: float = 1.0, discount: float = 1.0, **make_options: Any
+        *,
+        horizon: int | float | None = None,
+        temperature: float | None = None,
+        discount: float = 1.0,
+        **make_options: Any,
     ) -> TrajectoryModel:
         return gymnasium_model(name, horizon=horizon, temperature=temperature, discount=discount, **make_options)
 

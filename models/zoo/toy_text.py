@@ -11,6 +11,7 @@ import torch
 
 from cai.models.processes.layout import GridLayout
 from cai.models.processes.mdp import MDP
+from cai.models.rewards.base import raw_table
 from cai.models.rewards.tables import OutcomeReward, TableReward
 from cai.models.trajectory.model import TrajectoryModel
 from cai.models.zoo.transition_tables import TransitionTable, read_table
@@ -127,7 +128,7 @@ def gymnasium_model(
     environment: Any,
     *,
     horizon: int | float | None = None,
-    temperature: float = 1.0,
+    temperature: float | None = None,
     discount: float = 1.0,
     initial: Any = None,
     **make_options: Any,
@@ -137,7 +138,9 @@ def gymnasium_model(
     Args:
         environment: an id such as "FrozenLake-v1", or an environment.
         horizon: T; the environment's own limit of steps unless given (100 where it has none).
-        temperature: alpha, in reward units per nat.
+        temperature: alpha, in reward units per nat; unless given, a hundredth of the largest reward of the table in
+            absolute value, so that what a step earns outweighs a choice of actions. (At 1, FrozenLake's goal of 1 moves
+            the policy by less than a thousandth of a nat.)
         discount: in (0, 1].
         initial: where episodes start, as in `from_gymnasium`; where the environment does, unless given.
         **make_options: passed to `gymnasium.make` with an id, e.g. `is_slippery=False`.
@@ -148,6 +151,9 @@ def gymnasium_model(
     if horizon is None:
         horizon = (spec.max_episode_steps if spec is not None else None) or 100
     name = spec.id if spec is not None else type(environment.unwrapped).__name__
+    if temperature is None:
+        rewards = raw_table(reward, mdp, 0)
+        temperature = float(torch.where(mdp.probabilities > 0, rewards, 0.0).abs().max()) / 100 or 1.0
     return TrajectoryModel(mdp, reward, horizon, temperature, discount, name=name)
 
 
