@@ -3,6 +3,11 @@
 if __name__ != "cai":
     raise ImportError(f"this package was imported as {__name__!r}; import it as 'cai' (run 'pip install -e .' once)")
 
+from cai.starting import is_the_program, quiet_interrupts
+
+if is_the_program():
+    quiet_interrupts()  # for the second that the other imports take
+
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import math
+import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,40 +18,35 @@ from rich.console import Console
 from rich.table import Table
 from typer.exceptions import TyperException
 
+from cai.arguments import (
+    Backends,
+    Discount,
+    Horizon,
+    Name,
+    Options,
+    Rewards,
+    Seed,
+    Slip,
+    Temperature,
+    build_problem,
+    listed,
+    with_rewards,
+)
 from cai.inference.core.status import InferenceError
 from cai.inference.registry import available_backends, infer
+from cai.models.common.files import StorageError, write_atomically, write_picture
+from cai.models.common.names import did_you_mean
 from cai.models.programs.factor_graph import draw_factor_graph
-from cai.models.rewards.registry import available_rewards, build_reward
-from cai.models.trajectory.model import TrajectoryModel
-from cai.models.zoo.registry import available_models, build_model
+from cai.models.rewards.registry import available_rewards
+from cai.models.zoo.registry import available_models
+from cai.starting import INTERRUPTED, interrupts_as_usual, only_own_output
 from cai.studies.comparison import DEFAULT_BACKENDS, Comparison, Row, chance_columns, compare
 
 __all__ = ["app", "main"]
 
-app = typer.Typer(add_completion=False, rich_markup_mode=None, help="Control as probabilistic inference.")
+app = typer.Typer(rich_markup_mode=None, help="Control as probabilistic inference.")
 
 PICTURES = ("model", "factor-graph", "values", "luck", "messages")
-
-Name = Annotated[str, typer.Argument(metavar="MODEL", help="A name from 'cai models', or a Gymnasium id.")]
-Backends = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--backend", help="A name from 'cai backends', with options if wanted (risk:eta=-2); may be repeated."
-    ),
-]
-Rewards = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--reward",
-        help="A name from 'cai rewards', with options (goal:states=exit,value=2), added to the model's own reward; may "
-        "be repeated.",
-    ),
-]
-Horizon = Annotated[str | None, typer.Option(help="Number of steps, or 'inf' for a stationary answer.")]
-Temperature = Annotated[float | None, typer.Option(help="Reward units per nat, above 0.")]
-Discount = Annotated[float | None, typer.Option(help="In (0, 1].")]
-Slip = Annotated[float | None, typer.Option(help="Probability of slipping, where the model has one.")]
-Seed = Annotated[int, typer.Option(help="For whatever draws.", min=0, max=2**63 - 1)]
 
 
 def _version(wanted: bool) -> None:
@@ -78,22 +73,28 @@ def compare_command(
     temperature: Temperature = None,
     discount: Discount = None,
     slip: Slip = None,
+    option: Options = None,
     seed: Seed = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="Save pictures and comparison.json here.")] = None,
 ) -> None:
     """Ask several backends about a model, and try their policies in the true world."""
-    problem = _with_rewards(_build(model, horizon, temperature, discount, slip), reward)
-    folder = _folder(out)
-    result = compare(problem, backend or DEFAULT_BACKENDS, seed=seed)
-    saved = _save(result, folder) if folder is not None else []
+    with only_own_output() if as_json else contextlib.nullcontext():
+        problem = with_rewards(build_problem(model, horizon, temperature, discount, slip, option), reward)
+        folder = _folder(out)
+        result = compare(problem, listed(backend) or DEFAULT_BACKENDS, seed=seed)
     if as_json:
-        print(result.to_json())
-        return
-    console = _console()
-    _print_comparison(console, result)
-    for path in saved:
-        console.print(f"saved {path}", highlight=False, soft_wrap=True)
+        print(result.to_json(), flush=True)
+    else:
+        _print_comparison(_console(), result)
+    if folder is not None:  # last, so that a full disk loses no answer
+        with only_own_output() if as_json else contextlib.nullcontext():
+            for path in _save(result, folder):
+                if not as_json:
+                    _console().print(f"saved {path}", highlight=False, soft_wrap=True)
+    if not any(row.status.ok for row in result.rows):
+        print("error: no backend has answered; the rows say why", file=sys.stderr)
+        raise typer.Exit(1)
 
 
 @app.command("models")
@@ -103,10 +104,13 @@ def models_command() -> None:
     for column in ("model", "S", "A", "T", "what it is"):
         table.add_column(column, justify="right" if column in "SAT" else "left")
     for entry in available_models().values():
-        problem = entry.build()
-        table.add_row(
-            entry.name, str(problem.mdp.num_states), str(problem.mdp.num_actions), str(problem.horizon), entry.summary
-        )
+        sizes, summary = ["-"] * 3, entry.summary
+        try:
+            problem = entry.build()
+            sizes = [str(size) for size in (problem.mdp.num_states, problem.mdp.num_actions, problem.horizon)]
+        except Exception as error:  # a plug-in's own fault must not hide the others
+            summary = f"cannot be built: {error!r}"
+        table.add_row(entry.name, *sizes, summary)
     _console().print(table)
 
 
@@ -141,6 +145,7 @@ def draw_command(
     temperature: Temperature = None,
     discount: Discount = None,
     slip: Slip = None,
+    option: Options = None,
     seed: Seed = 0,
     out: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Where to save; MODEL-PICTURE.png by default.")
@@ -148,14 +153,17 @@ def draw_command(
 ) -> None:
     """Draw a model, its factor graph, or a backend's answer about it."""
     if what not in PICTURES:
-        raise ValueError(f"no picture is called {what!r}; known are {', '.join(PICTURES)}")
-    problem = _build(model, horizon, temperature, discount, slip)
+        raise ValueError(
+            f"no picture is called {what!r}{did_you_mean(what, PICTURES)}; known are {', '.join(PICTURES)}"
+        )
+    problem = build_problem(model, horizon, temperature, discount, slip, option)
     path = out or Path(f"{problem.name}-{what}.png")
     if path.is_dir():
         raise ValueError(f"{str(path)!r} is a folder; --out takes a file here")
     path = path if path.suffix else path.with_suffix(".png")
-    if not path.parent.is_dir():
-        raise ValueError(f"there is no folder {str(path.parent)!r} to save the picture in; make it first")
+    if path.parent.exists() and not path.parent.is_dir():
+        raise ValueError(f"{str(path.parent)!r} is a file; the picture needs a folder")
+    path.parent.mkdir(parents=True, exist_ok=True)
     plots = _plots()
     if what == "model":
         from cai.pictures.model_pictures import plot_model
@@ -166,10 +174,7 @@ def draw_command(
     else:
         picture = {"values": plots.plot_values, "luck": plots.plot_luck, "messages": plots.plot_messages}[what]
         figure = picture(infer(problem, backend, seed=seed))
-    try:
-        figure.savefig(path, dpi=150)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"the picture cannot be saved as {str(path)!r}: {error}") from None
+    write_picture(path, figure)
     _console().print(f"saved {path}", highlight=False, soft_wrap=True)
 
 
@@ -188,7 +193,11 @@ def explore_command(
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs the command line; a bad argument ends in exit code 2 and one sentence on standard error."""
+    """Runs the command line; what goes wrong ends in one sentence on standard error.
+
+    Exit codes: 1 where no backend answers or a file cannot be written, 2 for bad arguments, 130 for Ctrl-C.
+    """
+    interrupts_as_usual()
     logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stderr)
     torch.set_num_threads(1)  # the tables are small, and threads that wait for each other cost more than they bring
     code: Any = 0
@@ -197,14 +206,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
         code = app(args=words or ["--help"], prog_name="cai", standalone_mode=False)
     except TyperException as error:
         _fail(error.format_message() if hasattr(error, "format_message") else str(error))
+    except StorageError as error:
+        _fail(str(error), code=1)
     except (ValueError, OSError) as error:
         _fail(str(error))
     except (typer.Abort, KeyboardInterrupt):
-        _fail("interrupted", code=130)
+        _fail("interrupted", code=INTERRUPTED)
     except typer.Exit as error:
         code = error.exit_code
     except InferenceError as error:
         _fail(str(error), code=1)
+    except MemoryError as error:
+        _fail(f"not enough memory: {error}", code=1)
+    except SystemExit as error:
+        if "_CAI_COMPLETE" in os.environ or {"--show-completion", "--install-completion"} & set(words):
+            raise  # that is how completion ends
+        _fail(f"a plug-in ended the program (exit code {error.code!r})", code=1)
     sys.exit(code if isinstance(code, int) else 0)
 
 
@@ -216,30 +233,6 @@ def _fail(message: str, code: int = 2) -> None:
 def _console() -> Console:
     """A terminal's own width; a file or a pipe gets lines long enough for every column."""
     return Console() if sys.stdout.isatty() else Console(width=130)
-
-
-def _build(
-    name: str, horizon: str | None, temperature: float | None, discount: float | None, slip: float | None
-) -> TrajectoryModel:
-    steps: int | float | None = None
-    if horizon is not None:
-        steps = math.inf if horizon == "inf" else _whole(horizon)
-    return build_model(name, horizon=steps, temperature=temperature, discount=discount, slip=slip)
-
-
-def _with_rewards(problem: TrajectoryModel, rewards: list[str] | None) -> TrajectoryModel:
-    """The model, with reward factors added that were named on the command line."""
-    try:
-        extra = [build_reward(text) for text in rewards or ()]
-    except TypeError as error:  # an option of the wrong type is a bad argument here
-        raise ValueError(str(error)) from None
-    return problem.replace(reward=sum(extra, start=problem.reward)) if extra else problem
-
-
-def _whole(horizon: str) -> int:
-    with contextlib.suppress(ValueError):
-        return int(horizon)
-    raise ValueError(f"horizon is {horizon!r}; give a whole number of steps, or inf")
 
 
 def _folder(out: Path | None) -> Path | None:
@@ -261,7 +254,10 @@ def _plots() -> Any:
     return plots
 
 
-def _save(result: Comparison, folder: Path) -> list[Path]:
+def _save(result: Comparison, folder: Path) -> Iterator[Path]:
+    """Writes the pictures and the numbers of a comparison; yields each file that is there."""
+    numbers = result.to_json(indent=2) + "\n"
+    yield write_atomically(folder / "comparison.json", numbers.encode())
     plots = _plots()
     figures = {"comparison": result.plot()}
     if result.model.is_finite:
@@ -278,14 +274,9 @@ def _save(result: Comparison, folder: Path) -> list[Path]:
             figures[f"luck-{name}"] = plots.plot_luck(posterior)
         if str(row.target) == "exact" and result.model.is_finite and "messages" not in figures:
             figures["messages"] = plots.plot_messages(posterior)
-    paths = []
     for title, figure in figures.items():
-        paths.append(folder / f"{title}.png")
-        figure.savefig(paths[-1], dpi=150)
+        yield write_picture(folder / f"{title}.png", figure)
         plots.plt.close(figure)
-    paths.append(folder / "comparison.json")
-    paths[-1].write_text(result.to_json(indent=2) + "\n")
-    return paths
 
 
 def _print_comparison(console: Console, result: Comparison) -> None:
@@ -312,6 +303,14 @@ def _print_comparison(console: Console, result: Comparison) -> None:
     for row in result.rows:
         world.add_row(row.backend, *_world(row, chances, narrow))
     console.print(world)
+    if any(row.effective_sample_size is not None for row in result.rows):
+        drawn = _table("What its particles are worth", [], status=False)
+        for column in ("effective sample size", "error of log p(O)"):
+            drawn.add_column(column, justify="right")
+        for row in result.rows:
+            if row.effective_sample_size is not None:
+                drawn.add_row(row.backend, f"{row.effective_sample_size:.1f}", _number(row.log_evidence_error))
+        console.print(drawn)
     for row in result.rows:
         if not row.status.ok or row.detail:
             console.print(f"{row.backend}: {row.detail or row.status}", highlight=False, soft_wrap=True)

@@ -13,7 +13,10 @@ from torch import Tensor, nn
 
 from cai.inference.core.learner import Iterative, Learner
 from cai.inference.core.storage import StorageError, can_store, load, save
+from cai.models.common.files import MissingFile, TakenPath
+from cai.models.common.schema import check_fields
 from cai.models.programs.inspect import inspect_program
+from cai.models.programs.observed_sites import as_conditioned
 from cai.models.trajectory.model import TrajectoryModel
 
 __all__ = ["Run", "begin_run", "learner_for", "read_run"]
@@ -65,7 +68,7 @@ def begin_run(folder: str | Path, backend: Any, model: Any, seed: int) -> Path:
     """
     path = Path(folder)
     if (path / FILE).exists():
-        raise FileExistsError(
+        raise TakenPath(
             f"{str(folder)!r} holds a run already; cai.resume({str(folder)!r}) goes on with it, and a new run needs a "
             "folder of its own"
         )
@@ -102,17 +105,21 @@ def read_run(folder: str | Path, model: Any, options: Mapping[str, Any]) -> tupl
     """
     path = Path(folder) / FILE
     if not path.exists():
-        raise FileNotFoundError(f"{str(folder)!r} holds no run; cai.infer(model, backend, folder=...) begins one")
+        raise MissingFile(f"{str(folder)!r} holds no run; cai.infer(model, backend, folder=...) begins one")
     content = load(path)
     if not isinstance(content, dict) or set(content) != set(Run._fields):
         raise StorageError(f"{str(path)!r} does not describe a run; it is damaged, or of another version")
+    try:
+        check_fields(Run, content)
+    except TypeError as error:
+        raise StorageError(f"{str(path)!r} is damaged: {error}") from None
     run = Run(**content)
     if model is None and run.model is None:
         raise ValueError(
             f"the run in {str(folder)!r} is about a program (or a reward that no file can hold); give it again: "
             "cai.resume(folder, model=...)"
         )
-    model = run.model if model is None else model
+    model = run.model if model is None else as_conditioned(model)
     outside = _outside(model)
     differing = [name for name in outside | run.outside if outside.get(name) != run.outside.get(name)]
     if differing:

@@ -14,7 +14,7 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from cai.inference.particles.program_system import check_vectorised
-from cai.inference.programs.exact_sites import ExactSites
+from cai.inference.programs.guide import ExactSites
 from cai.models.common.numerics import weighted
 from cai.models.common.random_draws import OwnDraws
 from cai.models.common.storage import Saved, storable

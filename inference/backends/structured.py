@@ -6,15 +6,16 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from cai.inference.core.driver import drive
+from cai.inference.core.memory import Need, enumerated_need
 from cai.inference.core.posterior import Posterior
 from cai.inference.core.status import Target
 from cai.inference.programs.answers import GuideAnswer
-from cai.inference.programs.requirements import check_enumerable, check_program
+from cai.inference.programs.requirements import check_enumerable, check_program, table_bytes
 from cai.inference.programs.svi import FitOptions, GuideLearner
-from cai.inference.tabular.dynamic_programming import check_keep, closed_form_posterior
+from cai.inference.tabular.dynamic_programming import check_keep, closed_form_posterior, soft_need
 from cai.inference.tabular.recursion import EXACT, FIXED
 from cai.inference.tabular.stationary.iteration import Settling
-from cai.models.programs.inspect import inspect_program
+from cai.models.programs.inspect import ProgramInfo, inspect_program
 from cai.models.trajectory.model import TrajectoryModel
 
 __all__ = ["StructuredBackend"]
@@ -87,11 +88,25 @@ class StructuredBackend:
                 f"backend {self.name!r} has a closed form only for a TrajectoryModel, whose tables it reads; "
                 "for a program use solver='svi'"
             )
-        check_program(inspect_program(model), self.name)
+        self._outside(model)
+
+    def _outside(self, program: Any) -> ProgramInfo:
+        """What gradient steps work on; refuses what they cannot."""
+        info = inspect_program(program)
+        check_program(info, self.name)
+        return info
+
+    def memory(self, model: Any) -> Need:
+        """About what `run` will take."""
+        if isinstance(model, TrajectoryModel):
+            if self.solver != "svi":
+                return soft_need(model, self.keep)
+            return enumerated_need(model.steps, model.dense_bytes, "use solver='closed-form'")
+        info = inspect_program(model)
+        return enumerated_need(info.horizon, table_bytes(info), "give the program fewer steps, or ask 'smc'")
 
     def run(self, model: Any, *, seed: int = 0) -> Posterior:
         """Answers a model or a program; `seed` is for programs that draw while they are enumerated."""
-        self.supports(model)
         learner = self.learner(model)
         if learner is not None:
             return drive(learner, model, seed=seed)
@@ -107,8 +122,10 @@ class StructuredBackend:
 
     def learner(self, model: Any) -> GuideLearner | None:
         """The iteration by gradient steps; None where the model is answered in closed form."""
-        if isinstance(model, TrajectoryModel) and self.solver != "svi":
-            return None
+        if isinstance(model, TrajectoryModel) or self.solver == "closed-form":
+            self.supports(model)
+            if self.solver != "svi":
+                return None
         options = FitOptions(self.max_iterations or 1000, self.learning_rate, self.tolerance)
         answer = GuideAnswer(self.name, self.target)
-        return GuideLearner(inspect_program(model), self.free_dynamics, options, answer)
+        return GuideLearner(self._outside(model), self.free_dynamics, options, answer)

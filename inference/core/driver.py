@@ -13,6 +13,7 @@ from cai.inference.core.learner import Learner, State
 from cai.inference.core.posterior import Posterior
 from cai.inference.core.progress import progress
 from cai.inference.core.storage import StorageError, load, save
+from cai.models.common.schema import check_fields
 
 __all__ = ["Checkpoints", "check_schedule", "drive"]
 
@@ -76,6 +77,10 @@ class Checkpoints:
                 f"{str(self.path)!r} holds no state of this run's learner; it was written by another version, or "
                 "belongs to another run: start anew in an empty folder"
             )
+        try:
+            check_fields(type(first), values)
+        except TypeError as error:
+            raise StorageError(f"{str(self.path)!r} is damaged: {error}; take a copy, or start anew") from None
         self._written = values["steps"]
         return dataclasses.replace(first, **values)
 

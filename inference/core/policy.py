@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -87,7 +88,11 @@ class TablePolicy:
             if names is not None:
                 if len(names) != table.shape[axis]:
                     raise ValueError(f"{what} holds {len(names)} names; the policy has {table.shape[axis]}")
-                object.__setattr__(self, what, tuple(str(name) for name in names))
+                named = tuple(str(name) for name in names)
+                twice = next((name for name, count in Counter(named).items() if count > 1), None)
+                if twice is not None:
+                    raise ValueError(f"{what} holds {twice!r} twice; names must tell them apart")
+                object.__setattr__(self, what, named)
 
     @property
     def horizon(self) -> int | float:

@@ -12,14 +12,15 @@ from torch import Tensor
 
 from cai.inference.core.posterior import Posterior
 from cai.inference.core.status import Status, Target
-from cai.inference.programs.enumerated import EnumeratedProgram, enumerate_program
+from cai.inference.programs.enumerated import EnumeratedProgram
+from cai.inference.programs.guide import enumerate_program
 from cai.inference.programs.posterior import program_posterior, step_joints
 from cai.inference.programs.site_tables import SiteTables
 from cai.inference.programs.svi import Fit
 from cai.inference.tabular.backward import policy_backward
 from cai.inference.tabular.believed_dynamics import FixedDynamics, OutcomeDynamics, TableDynamics
 from cai.inference.tabular.posterior import tabular_posterior
-from cai.models.common.numerics import safe_log, weighted
+from cai.models.common.numerics import plain_number, safe_log, weighted
 from cai.models.programs.inspect import Program, ProgramInfo
 from cai.models.programs.session import pyro_session
 from cai.models.trajectory.model import TrajectoryModel
@@ -46,7 +47,7 @@ class GuideAnswer:
     def __call__(self, program: Program, info: ProgramInfo, found: Fit) -> Posterior:
         """The posterior of a model by its tables, of any other program by its enumerated run."""
         if isinstance(program, TrajectoryModel):
-            return self._of_model(program, info, found)
+            return self._of_model(program, found)
         target, details = self.target, dict(found.details)
         if target is Target.EXACT and found.status is not Status.IMPOSSIBLE:
             gap, unseen = _left_out(program, found)
@@ -70,15 +71,15 @@ class GuideAnswer:
             details=details,
         )
 
-    def _of_model(self, model: TrajectoryModel, info: ProgramInfo, found: Fit) -> Posterior:
+    def _of_model(self, model: TrajectoryModel, found: Fit) -> Posterior:
         """Reads q's tables off the fitted guide."""
         num_states, run, steps = model.mdp.num_states, found.run, range(1, model.steps + 1)
-        policy = torch.stack([run.table(f"a_{t}", (f"s_{t}",), info.sizes)[:num_states] for t in steps])
+        policy = torch.stack([run.table(f"a_{t}", (f"s_{t}",))[:num_states] for t in steps])
         dynamics: OutcomeDynamics = FixedDynamics(model)
         initial = model.mdp.initial
         if "s_1" in found.contexts:
-            dynamics = TableDynamics(model, [_outcome_tables(model, found, info, t) for t in steps])
-            initial = run.table("s_1", (), info.sizes)[:num_states]
+            dynamics = TableDynamics(model, [_outcome_tables(model, found, t) for t in steps])
+            initial = run.table("s_1", ())[:num_states]
         values, q_values = policy_backward(model, policy, dynamics)
         policy = torch.where(torch.isinf(values)[..., None], model.action_prior, policy)  # where p(O | s_t) = 0
         return tabular_posterior(
@@ -97,18 +98,18 @@ class GuideAnswer:
         )
 
 
-def _outcome_tables(model: TrajectoryModel, found: Fit, info: ProgramInfo, t: int) -> tuple[Tensor, Tensor]:
+def _outcome_tables(model: TrajectoryModel, found: Fit, t: int) -> tuple[Tensor, Tensor]:
     """(alive, fallen) [S, A, K] of step t, from the conditionals of k_t and s_{t+1}."""
     mdp, run, names = model.mdp, found.run, (f"s_{t}", f"a_{t}")
     num_states = mdp.num_states
     leads = mdp.successors().expand_as(mdp.probabilities)[..., None]
     if model.has_outcome_sites:
-        outcomes = run.table(f"k_{t}", names, info.sizes)[:num_states]
-        following = run.table(f"s_{t + 1}", (*names, f"k_{t}"), info.sizes)[:num_states]
+        outcomes = run.table(f"k_{t}", names)[:num_states]
+        following = run.table(f"s_{t + 1}", (*names, f"k_{t}"))[:num_states]
         alive = outcomes * following.gather(-1, leads)[..., 0]
         fallen = outcomes - alive if model.discount < 1 else torch.zeros_like(alive)
         return alive, fallen.clamp(min=0)
-    following = run.table(f"s_{t + 1}", names, info.sizes)[:num_states]
+    following = run.table(f"s_{t + 1}", names)[:num_states]
     if mdp.next_states is None:
         share = torch.ones_like(mdp.probabilities)
     else:  # outcomes that share their next state share its probability
@@ -177,7 +178,7 @@ def posterior_of_run(
     if bool(torch.isfinite(elbo)):
         believed = run.expect(run.factors.values())
         if model is not None:
-            believed = model.temperature * (believed - model.evidence_offset)
+            believed = plain_number(model.temperature) * (believed - plain_number(model.evidence_offset))
     return program_posterior(
         program,
         info,
@@ -190,5 +191,6 @@ def posterior_of_run(
         believed_return=believed,
         policy_divergence=policy_divergence if bool(torch.isfinite(elbo)) else torch.zeros((), dtype=torch.float64),
         paths=SiteTables.of(run),
+        before=step_joints(run.prior, info),
         details=details,
     )

@@ -12,24 +12,79 @@ It is linear in the terms f = log factor + log p - log q, so values of 1e4 cost 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property, reduce
+from operator import add
 
 import torch
-from pyro import poutine
-from pyro.infer import config_enumerate
-from pyro.ops import packed
-from pyro.poutine.enum_messenger import EnumMessenger
 from torch import Tensor
 
-from cai.inference.programs.elimination import Term, eliminate, union
-from cai.inference.programs.exact_sites import ExactSites
-from cai.inference.programs.guide import Redistribute, StructuredGuide
 from cai.models.common.numerics import safe_logsumexp
-from cai.models.programs.inspect import explain
 
-__all__ = ["EnumeratedProgram", "enumerate_guide", "enumerate_program"]
+__all__ = ["EnumeratedProgram", "Term", "add_terms", "eliminate", "union"]
+
+
+@dataclass(frozen=True, eq=False)
+class Term:
+    """A tensor with named dimensions: `dims[i]` is the symbol of axis i, one symbol for each latent site."""
+
+    tensor: Tensor
+    dims: str
+
+    def aligned(self, dims: str) -> Tensor:
+        """The tensor with axes in the order of `dims`, of size 1 where it does not depend on one."""
+        present = [self.dims.index(dim) for dim in dims if dim in self.dims]
+        shape, sizes = [], iter([self.tensor.shape[i] for i in present])
+        for dim in dims:
+            shape.append(next(sizes) if dim in self.dims else 1)
+        return self.tensor.permute(present).reshape(shape)
+
+
+def union(terms: Iterable[Term]) -> str:
+    """The dimensions of several terms, sorted."""
+    return "".join(sorted(set().union(*(term.dims for term in terms))))
+
+
+def add_terms(parts: list[Tensor]) -> Tensor:
+    """The sum of tensors that broadcast."""
+    return reduce(add, parts)
+
+
+def eliminate(
+    symbols: Mapping[str, str],
+    terms: Iterable[Term],
+    reduce: Callable[[str, Tensor, str, int], Tensor],
+    combine: Callable[[list[Tensor]], Tensor] = add_terms,
+    own: Mapping[str, Term] | None = None,
+) -> Term:
+    """Eliminates variables, the last drawn first.
+
+    Args:
+        symbols: the dimension of each variable, in the order of the draws.
+        terms: what is carried backward.
+        reduce: (variable, combined terms, their dims, axis) -> the combined terms without that axis.
+        combine: makes one tensor of several that broadcast.
+        own: a variable's own table, on whose dimensions the combined terms come to depend.
+
+    Returns:
+        What is left, over the dimensions that no variable has; a variable that no term depends on is passed over.
+    """
+    waiting = list(terms)
+    for name in reversed(list(symbols)):
+        symbol = symbols[name]
+        involved = [term for term in waiting if symbol in term.dims]
+        if not involved:
+            continue
+        waiting = [term for term in waiting if symbol not in term.dims]
+        dims = union([*involved, *([own[name]] if own is not None else [])])
+        total = combine([term.aligned(dims) for term in involved])
+        axis = dims.index(symbol)
+        waiting.append(Term(reduce(name, total, dims, axis), dims.replace(symbol, "")))
+    if not waiting:
+        return Term(torch.zeros((), dtype=torch.float64), "")
+    dims = union(waiting)
+    return Term(combine([term.aligned(dims) for term in waiting]), dims)
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,6 +110,17 @@ class EnumeratedProgram:
             return {name: Term(term.tensor.detach(), term.dims) for name, term in terms.items()}
 
         return EnumeratedProgram(self.symbols, cut(self.log_q), cut(self.log_p), cut(self.factors))
+
+    @property
+    def prior(self) -> EnumeratedProgram:
+        """The run of the program itself: every site as it was before it was redistributed."""
+        return EnumeratedProgram(self.symbols, self.log_q | self.log_p, {}, self.factors)
+
+    @cached_property
+    def sizes(self) -> dict[str, int]:
+        """The number of values of each latent site."""
+        shapes = {name: dict(zip(term.dims, term.tensor.shape, strict=True)) for name, term in self.log_q.items()}
+        return {name: shapes[name].get(symbol, 1) for name, symbol in self.symbols.items()}
 
     @property
     def learns(self) -> bool:
@@ -216,81 +282,26 @@ class EnumeratedProgram:
         leaves, terms = [], []
         with torch.enable_grad():
             for group in groups:
-                leaves.append(torch.zeros([self.size(name) for name in group], dtype=torch.float64, requires_grad=True))
-                kept = [i for i, name in enumerate(group) if self.size(name) > 1]
+                shape = [self.sizes[name] for name in group]
+                leaves.append(torch.zeros(shape, dtype=torch.float64, requires_grad=True))
+                kept = [i for i, size in enumerate(shape) if size > 1]
                 dims = "".join(self.symbols[group[i]] for i in kept)
-                terms.append(Term(leaves[-1].reshape([leaves[-1].shape[i] for i in kept]), dims))
+                terms.append(Term(leaves[-1].reshape([shape[i] for i in kept]), dims))
             return list(torch.autograd.grad(self.expect(terms), leaves))
 
-    def size(self, name: str) -> int:
-        """The number of values of a site."""
-        term = self.log_q[name]
-        return int(term.tensor.shape[term.dims.index(self.symbols[name])]) if self.symbols[name] in term.dims else 1
-
-    def table(self, name: str, context: tuple[str, ...], sizes: dict[str, int]) -> Tensor:
-        """[*context, N], q's conditional probabilities of a site."""
+    def log_table(self, name: str, context: tuple[str, ...]) -> Tensor:
+        """[*context, N], the logs of q's conditional probabilities of a site."""
         dims = "".join(self.symbols[site] for site in (*context, name))
-        shape = tuple(sizes[site] for site in (*context, name))
-        return self.log_q[name].aligned(dims).exp().expand(shape)
+        return self.log_q[name].aligned(dims).expand([self.sizes[site] for site in (*context, name)])
 
+    def table(self, name: str, context: tuple[str, ...]) -> Tensor:
+        """[*context, N], q's conditional probabilities of a site."""
+        return self.log_table(name, context).exp()
 
-def enumerate_program(
-    program: Callable[[], Any], handler: Callable[[], Redistribute | None] = lambda: None
-) -> EnumeratedProgram:
-    """Runs a program with every latent enumerated.
-
-    Args:
-        program: q's own program, or any trajectory program.
-        handler: tells, after the run, which sites were redistributed.
-
-    Raises:
-        ValueError: if tensor dimensions run out, or a latent is continuous.
-    """
-    try:
-        with EnumMessenger(first_available_dim=-1):
-            trace = poutine.trace(config_enumerate(ExactSites()(program), default="parallel")).get_trace()
-        trace.compute_log_prob()
-        trace.pack_tensors()
-    except (RuntimeError, ValueError, IndexError) as error:
-        text = str(error)
-        if "dim" in text and any(word in text for word in ("64", "25", "maximum", "too many", "Dims")):
-            raise ValueError(
-                "the program needs more tensor dimensions than torch has; write its loop as "
-                "'for t in pyro.markov(range(T))', so that dimensions of past steps are used again"
-            ) from error
-        if "Invalid tensor shape" in text or "dim conflict" in text:
-            raise ValueError(
-                "a site reads variables that are out of scope where it stands; keep each step's factor inside the "
-                "pyro.markov loop, and give the loop history=2 or more where it looks further back "
-                f"({' '.join(text.split(':')[0].split())})"
-            ) from error
-        raise ValueError(f"the program failed when every latent was enumerated: {explain(error)}") from error
-    redistributed = handler()
-    originals = {} if redistributed is None else redistributed.originals
-    symbols: dict[str, str] = {}
-    log_q: dict[str, Term] = {}
-    log_p: dict[str, Term] = {}
-    factors: dict[str, Term] = {}
-    for name, node in trace.nodes.items():
-        if node["type"] != "sample" or node["infer"].get("_deterministic", False):
-            continue
-        value = node["packed"]["log_prob"]
-        term = Term(value, value._pyro_dims)
-        if node["is_observed"]:
-            factors[name] = term
-            continue
-        if node["infer"].get("_enumerate_dim") is None:
-            raise ValueError(
-                f"latent site {name!r} is not discrete, so it cannot be enumerated; use 'smc', which draws"
-            )
-        symbols[name] = node["infer"]["_enumerate_symbol"]
-        log_q[name] = term
-        if name in originals:
-            own = packed.pack(originals[name].log_prob(node["value"]), node["infer"]["_dim_to_symbol"])
-            log_p[name] = Term(own, own._pyro_dims)
-    return EnumeratedProgram(symbols, log_q, log_p, factors)
-
-
-def enumerate_guide(guide: StructuredGuide) -> EnumeratedProgram:
-    """Runs a structured guide with every latent enumerated."""
-    return enumerate_program(guide, lambda: guide.handler)
+    def conditionals(self) -> dict[str, tuple[tuple[str, ...], Tensor]]:
+        """By latent site in the order of the draws, its context under q, and the logs of its table [*context, N]."""
+        found: dict[str, tuple[tuple[str, ...], Tensor]] = {}
+        for name, term in self.log_q.items():
+            context = tuple(other for other in found if self.symbols[other] in term.dims)
+            found[name] = (context, self.log_table(name, context).detach().contiguous())
+        return found

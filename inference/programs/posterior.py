@@ -12,8 +12,9 @@ from cai.inference.core.lazy import without_gradient
 from cai.inference.core.status import Status, Target
 from cai.inference.core.storage import storable
 from cai.inference.core.tabular import TabularPosterior
-from cai.inference.programs.enumerated import EnumeratedProgram, enumerate_program
-from cai.models.common.numerics import safe_log, weighted
+from cai.inference.programs.enumerated import EnumeratedProgram
+from cai.inference.programs.guide import enumerate_program
+from cai.models.common.numerics import plain_number, safe_log, weighted
 from cai.models.programs.inspect import Program, ProgramInfo
 from cai.models.programs.session import pyro_session
 from cai.models.trajectory.model import TrajectoryModel
@@ -164,6 +165,7 @@ def program_posterior(
     believed_return: Tensor,
     policy_divergence: Callable[[Tensor], Tensor] | Tensor,
     paths: Paths | None = None,
+    before: list[Tensor] | None = None,
     details: Mapping[str, Any] | None = None,
 ) -> ProgramPosterior:
     """Builds the answer to a program from q's joints.
@@ -182,11 +184,12 @@ def program_posterior(
         policy_divergence: KL of q's policy from the action prior along q, nats, 0-dim; or, of the policy [T, S, A], a
             function that finds it.
         paths: how trajectories of q are drawn and scored.
+        before: tables as `joints` of the program itself; it is enumerated for them unless they are known.
         details: further numbers.
     """
     model = program if isinstance(program, TrajectoryModel) else None
     num_states = model.mdp.num_states if model is not None else info.num_states
-    before = prior_joints(program, info)
+    before = prior_joints(program, info) if before is None else before
     uniform = torch.full((info.num_states, info.num_actions), 1.0 / info.num_actions, dtype=torch.float64)
     prior = torch.stack([conditional(joint.sum(-1), uniform) for joint in before])
     if model is not None:
@@ -224,11 +227,15 @@ def program_posterior(
 
 
 def _luck(model: TrajectoryModel | None, bound: Tensor | None, believed: Tensor, divergence: Tensor) -> Tensor | None:
-    """What the bound leaves over once reward and policy are paid: KL of dynamics and start."""
+    """What the bound leaves over once reward and policy are paid: KL of dynamics and start.
+
+    Without gradients: what is measured on the enumerated run has none, and those of the bound alone would be wrong.
+    """
     if bound is None or not bool(torch.isfinite(bound)):
         return None
     temperature, offset = (model.temperature, model.evidence_offset) if model is not None else (1.0, 0.0)
-    return (believed / temperature - divergence - (bound - offset)).clamp(min=0)
+    left = believed / plain_number(temperature) - divergence - (bound - plain_number(offset))
+    return left.detach().clamp(min=0)
 
 
 def _entropy(model: TrajectoryModel | None, marginals: Tensor, policy: Tensor) -> Tensor:

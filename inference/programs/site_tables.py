@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from cai.inference.core.storage import storable
-from cai.inference.programs.elimination import Term, eliminate
-from cai.inference.programs.enumerated import EnumeratedProgram
+from cai.inference.programs.enumerated import EnumeratedProgram, Term, eliminate
 from cai.models.common.numerics import safe_logsumexp
 from cai.models.programs.inspect import site_time
 from cai.models.trajectory.simulate import draw_rows
@@ -28,23 +27,17 @@ class SiteTables:
 
     Attributes:
         contexts: for every latent site in the order of the draws, the sites that its table is indexed by.
-        tables: by site, q's conditional probabilities [*context, N].
+        logs: by site, the logs of q's conditional probabilities [*context, N], nats.
     """
 
     contexts: dict[str, tuple[str, ...]]
-    tables: dict[str, Tensor]
+    logs: dict[str, Tensor]
 
     @classmethod
     def of(cls, run: EnumeratedProgram) -> SiteTables:
         """The conditionals of an enumerated run under q."""
-        contexts: dict[str, tuple[str, ...]] = {}
-        tables = {}
-        for name, term in run.log_q.items():
-            contexts[name] = tuple(other for other in contexts if run.symbols[other] in term.dims)
-            dims = "".join(run.symbols[site] for site in (*contexts[name], name))
-            shape = [run.size(site) for site in (*contexts[name], name)]
-            tables[name] = term.aligned(dims).detach().exp().expand(shape).contiguous()
-        return cls(contexts, tables)
+        found = run.conditionals()
+        return cls({name: found[name][0] for name in found}, {name: found[name][1] for name in found})
 
     def sample(self, num_samples: int, seed: int) -> tuple[Tensor, Tensor]:
         """Draws trajectories.
@@ -63,8 +56,8 @@ class SiteTables:
         generator = torch.Generator().manual_seed(seed)
         values: dict[str, Tensor] = {}
         for name, context in self.contexts.items():
-            rows = self.tables[name][tuple(values[site] for site in context)] if context else self.tables[name]
-            values[name] = draw_rows(rows.expand(num_samples, -1), generator)
+            rows = self.logs[name][tuple(values[site] for site in context)] if context else self.logs[name]
+            values[name] = draw_rows(rows.exp().expand(num_samples, -1), generator)
         states, actions = (torch.stack([values[name] for name in self._timed(kind)], -1) for kind in "sa")
         return states, actions, {name: value for name, value in values.items() if site_time(name) is None}
 
@@ -81,11 +74,11 @@ class SiteTables:
             sites = (*context, name)
             given = [i for i, site in enumerate(sites) if site in known]
             left = [i for i, site in enumerate(sites) if site not in known]
-            table = self.tables[name].permute(*given, *left)
+            table = self.logs[name].permute(*given, *left)
             rows = (
                 table[tuple(known[sites[i]] for i in given)] if given else table[None].expand(len(states), *table.shape)
             )
-            terms.append(Term(rows.log(), _ROWS + "".join(symbols[sites[i]] for i in left)))
+            terms.append(Term(rows, _ROWS + "".join(symbols[sites[i]] for i in left)))
         total = eliminate(symbols, terms, lambda name, total, dims, axis: safe_logsumexp(total, axis))
         return total.tensor
 
@@ -98,7 +91,7 @@ class SiteTables:
         """The marginal of every latent site, [N] each."""
         symbols = {name: chr(i + 1) for i, name in enumerate(self.contexts)}
         own = {
-            name: Term(self.tables[name].log(), "".join(symbols[site] for site in (*context, name)))
+            name: Term(self.logs[name], "".join(symbols[site] for site in (*context, name)))
             for name, context in self.contexts.items()
         }
         found = EnumeratedProgram(symbols, own, {}, {}).joints((name,) for name in symbols)

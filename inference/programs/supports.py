@@ -8,8 +8,7 @@ import operator
 import torch
 from torch import Tensor
 
-from cai.inference.programs.elimination import Term, eliminate
-from cai.inference.programs.enumerated import EnumeratedProgram
+from cai.inference.programs.enumerated import EnumeratedProgram, Term, eliminate
 
 __all__ = ["find_supports"]
 
@@ -48,7 +47,7 @@ def find_supports(run: EnumeratedProgram, contexts: dict[str, tuple[str, ...]]) 
             seen = (safe | ~reachable).all(unseen, keepdim=True)
         allowed = seen & possible
         kept = torch.where(allowed.any(axis, keepdim=True), allowed, possible)
-        sizes = tuple(run.size(site) for site in (*contexts[name], name))
+        sizes = [run.sizes[site] for site in (*contexts[name], name)]
         table = kept.any(unseen) if unseen else kept
         left = "".join(dim for dim in dims if dim in order)
         supports[name] = Term(table, left).aligned(order).expand(sizes)

@@ -14,9 +14,15 @@ from torch import Tensor
 from cai.inference.core.learner import Info, State, status_of, stood_still
 from cai.inference.core.posterior import Posterior
 from cai.inference.core.status import Status
-from cai.inference.programs.elimination import Term
-from cai.inference.programs.enumerated import EnumeratedProgram, enumerate_guide, enumerate_program
-from cai.inference.programs.guide import POLICY, PREFIX, StructuredGuide, free_name
+from cai.inference.programs.enumerated import EnumeratedProgram, Term
+from cai.inference.programs.guide import (
+    POLICY,
+    PREFIX,
+    StructuredGuide,
+    enumerate_guide,
+    enumerate_program,
+    free_name,
+)
 from cai.inference.programs.supports import find_supports
 from cai.models.common.numerics import safe_log
 from cai.models.programs.inspect import Program, ProgramInfo, site_time

@@ -18,10 +18,8 @@ import torch
 from torch import Tensor
 
 from cai.inference.core.status import Status
-from cai.inference.programs.elimination import Term
-from cai.inference.programs.enumerated import EnumeratedProgram, enumerate_program
-from cai.inference.programs.exact_sites import ExactSites
-from cai.inference.programs.guide import Redistribute
+from cai.inference.programs.enumerated import EnumeratedProgram, Term
+from cai.inference.programs.guide import ExactSites, Redistribute, enumerate_program
 from cai.inference.programs.posterior import conditional, step_joints
 from cai.inference.programs.supports import find_supports
 from cai.inference.restricted.classes import PolicyClass
@@ -203,7 +201,7 @@ class ProgramBound:
                 program()
 
         with pyro_session(seed, program), torch.no_grad():
-            self.run = enumerate_program(guide, lambda: handler).detach()
+            self.run = enumerate_program(guide, lambda: handler, unchanged=program).detach()
             own = enumerate_program(program)
             self._possible = bool(torch.isfinite(own.conditioned()[0]))
         self.contexts = dict(handler.contexts)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import numbers
+import operator
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -11,7 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cai.models.common.names import did_you_mean
+
 __all__ = [
+    "FORGOTTEN",
     "check_distribution",
     "check_shape",
     "first_index",
@@ -19,10 +24,21 @@ __all__ = [
     "index_tensor",
     "state_mask",
     "whole_horizon",
+    "whole_number",
 ]
 
 # A row of probabilities may miss 1 by this much before it is refused; it is then divided by its sum. Rounding in
-# float64 sums of 1e5 terms stays far below the first, and probabilities that were float32 once below the second.
+# float64 sums of 1e5 terms stays far below the first, and probabilities that were float32 once below the second: their
+# rows are known by entries that float32 holds to the last bit.
+logger = logging.getLogger("cai.models")
+
+
+class _Forgotten(int):
+    """The horizon of who gave none: it is used, and named."""
+
+
+FORGOTTEN = _Forgotten(20)
+
 ROW_TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 1e-2}
 
 
@@ -47,13 +63,28 @@ def float_tensor(values: Any, name: str) -> tuple[Tensor, torch.dtype]:
             array = np.asarray(values)
         except ValueError:
             raise ValueError(f"{name} is ragged; give rows of equal length: pad the short ones") from None
-        if array.dtype.kind not in "fiub":
-            raise TypeError(f"{name} holds {array.dtype} entries; expected real numbers")
-        tensor = torch.as_tensor(array)
+        except RuntimeError:  # tensors in lists that require grad
+            tensor = _stacked(values, name)
+        else:
+            if array.dtype.kind not in "fiub":
+                entries = array.reshape(-1).tolist() if array.dtype.kind == "O" else []
+                odd = [f" such as {item!r:.40}" for item in entries if not isinstance(item, numbers.Real)]
+                raise TypeError(f"{name} holds {array.dtype} entries{''.join(odd[:1])}; expected real numbers")
+            tensor = torch.as_tensor(array)
     if tensor.is_complex():
         raise TypeError(f"{name} has dtype {tensor.dtype}; expected real numbers: pass its real part")
     # A copy: what was checked must not change behind our back.
     return tensor.to("cpu", torch.float64, copy=True), tensor.dtype
+
+
+def _stacked(values: Any, name: str) -> Tensor:
+    """A tensor of nested lists of tensors, with their history."""
+    if not isinstance(values, Sequence):
+        return torch.as_tensor(values)
+    parts = [_stacked(item, name) for item in values]
+    if len({part.shape for part in parts}) > 1:
+        raise ValueError(f"{name} is ragged; give rows of equal length: pad the short ones")
+    return torch.stack(parts)
 
 
 def index_tensor(values: Any, name: str) -> Tensor:
@@ -79,7 +110,14 @@ def first_index(mask: Tensor) -> str:
     return "[" + ", ".join(str(i) for i in torch.nonzero(mask)[0].tolist()) + "]"
 
 
-def check_distribution(probabilities: Tensor, name: str, source: torch.dtype, rows: Tensor | None = None) -> Tensor:
+def check_distribution(
+    probabilities: Tensor,
+    name: str,
+    source: torch.dtype,
+    rows: Tensor | None = None,
+    miss: float | None = None,
+    hint: str = "",
+) -> Tensor:
     """Validates probabilities along the last axis and returns them divided by their sums.
 
     Args:
@@ -87,6 +125,8 @@ def check_distribution(probabilities: Tensor, name: str, source: torch.dtype, ro
         name: how the argument is called in messages.
         source: the dtype that the user gave, which sets how far a row may miss 1.
         rows: [...] bool, which rows must sum to 1 (all, unless given).
+        miss: how far a row may miss 1, in place of that.
+        hint: what else can be done about a row that misses 1, for the message.
 
     Raises:
         ValueError: on NaN, infinite or negative entries, and on rows that do not sum to 1.
@@ -100,15 +140,19 @@ def check_distribution(probabilities: Tensor, name: str, source: torch.dtype, ro
         worst = values.min().item()
         raise ValueError(f"{name}{where} is negative (the smallest entry is {worst:.3g}); probabilities must be >= 0")
     sums = values.sum(-1)
-    wrong = (sums - 1).abs() > ROW_TOLERANCE.get(source, 1e-9)
+    wrong = (sums - 1).abs() > (ROW_TOLERANCE.get(source, 1e-9) if miss is None else miss)
     if rows is not None:
         wrong = wrong & rows
+    if wrong.any() and source == torch.float64:
+        single = (values == values.float()).all(-1)
+        wrong = wrong & ~(single & ((sums - 1).abs() <= ROW_TOLERANCE[torch.float32]))
     if wrong.any():
         at = tuple(torch.nonzero(wrong)[0].tolist())
+        hint = hint if miss is None and (sums[at] - 1).abs() <= 1e-4 else ""
         where = first_index(wrong) if wrong.dim() else ""
         raise ValueError(
             f"{name}{where} sums to {sums[at].item():.10g}, not to 1; divide each row by its sum, "
-            "or add the missing outcome"
+            f"or add the missing outcome{hint}"
         )
     # Rows that are as close to 1 as rounding allows stay as they are, so that checking twice changes nothing.
     divides = ((sums - 1).abs() > 8 * torch.finfo(torch.float64).eps) & (sums > 0)
@@ -178,8 +222,9 @@ def state_mask(
             numbered = numbered or {name: i for i, name in enumerate(names or ())}
             if state not in numbered:
                 known = f"regions are {', '.join(regions)}; " if regions else ""
+                meant = did_you_mean(state, [*(names or ()), *regions])
                 known += f"the problem has no {kind} names" if names is None else f"names are {some_names(names)}"
-                raise ValueError(f"{what}: no {kind} is called {state!r}; {known}")
+                raise ValueError(f"{what}: no {kind} is called {state!r}{meant}; {known}")
             state = numbered[state]
         elif isinstance(state, bool) or not isinstance(state, numbers.Integral):
             raise TypeError(f"{what}: {state!r} is no {kind}; give indices, names or a mask of shape {letters}")
@@ -191,15 +236,38 @@ def state_mask(
     return torch.from_numpy(mask)
 
 
+def whole_number(value: Any) -> int | None:
+    """An int of anything that is a whole number (not a bool), also a 0-dim array or tensor; else None."""
+    if isinstance(value, (bool, np.bool_)) or (
+        isinstance(value, Tensor) and (value.dtype == torch.bool or value.dim())
+    ):
+        return None
+    try:
+        return operator.index(value)
+    except TypeError:
+        return None
+
+
 def whole_horizon(horizon: Any) -> int | float:
-    """A number of steps >= 1, or math.inf; refuses anything else."""
-    if isinstance(horizon, numbers.Real) and horizon == math.inf:
+    """A number of steps >= 1, or math.inf; refuses anything else. 20.0 is 20, also as a 0-dim array or tensor."""
+    if isinstance(horizon, _Forgotten):
+        logger.warning(
+            "no horizon was given, and the model takes %d steps; say horizon=%d, or math.inf for a stationary answer",
+            horizon,
+            horizon,
+        )
+    single = not isinstance(horizon, (bool, np.bool_)) and getattr(horizon, "shape", ()) == ()
+    number = horizon.item() if single and isinstance(horizon, (Tensor, np.ndarray, np.generic)) else horizon
+    if isinstance(number, numbers.Real) and number == math.inf:
         return math.inf
-    if isinstance(horizon, bool) or not isinstance(horizon, numbers.Integral):
-        raise ValueError(f"horizon is {horizon!r}; expected a whole number of steps >= 1, or math.inf")
-    if horizon < 1:
+    whole = isinstance(number, numbers.Real) and not isinstance(number, bool) and number == number // 1
+    if not whole:
+        meant = isinstance(number, numbers.Real) and 0 < number < 1
+        hint = f"; if {number} is the temperature or the discount, name it, and give the horizon first" if meant else ""
+        raise ValueError(f"horizon is {horizon!r}; expected a whole number of steps >= 1, or math.inf{hint}")
+    if number < 1:
         raise ValueError(f"horizon is {horizon}; it must be at least 1")
-    return int(horizon)
+    return int(number)
 
 
 def as_probability(value: float, what: str) -> float:
@@ -240,12 +308,12 @@ def named_index(names: Sequence[str] | None, name: str, what: str) -> int:
     """The number of a state or an action, by its name."""
     if names is None or name not in names:
         known = f"the process has no {what} names" if names is None else f"names are {some_names(names)}"
-        raise ValueError(f"no {what} is called {name!r}; {known}")
+        raise ValueError(f"no {what} is called {name!r}{did_you_mean(name, names or ())}; {known}")
     return list(names).index(name)
 
 
-def available_mask(available: Any, num_states: int, num_actions: int) -> Tensor:
-    """Bool [S, A], checked."""
+def available_mask(available: Any, num_states: int, num_actions: int, terminal: Tensor) -> Tensor:
+    """Bool [S, A], checked; states that are not terminal (bool [S]) need an action."""
     try:
         mask = torch.as_tensor(np.asarray(available) if not isinstance(available, Tensor) else available).cpu().clone()
     except ValueError:
@@ -255,7 +323,11 @@ def available_mask(available: Any, num_states: int, num_actions: int) -> Tensor:
     if mask.dtype != torch.bool:
         raise TypeError(f"available has dtype {mask.dtype}; expected bool [S, A], true where the action exists")
     check_shape(mask, (num_states, num_actions), "available", "[S, A]")
-    if not mask.any(-1).all():
-        state = int(torch.nonzero(~mask.any(-1))[0])
-        raise ValueError(f"available: state {state} has no action; every state needs at least one")
+    idle = ~mask.any(-1) & ~terminal
+    if idle.any():
+        state = int(torch.nonzero(idle)[0])
+        raise ValueError(
+            f"available: state {state} has no action; every state needs at least one, unless it ends the episode: "
+            "terminal=[...] says which do"
+        )
     return mask

@@ -12,8 +12,6 @@ import dataclasses
 import enum
 import json
 import math
-import os
-import secrets
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -25,15 +23,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
-__all__ = ["Saved", "StorageError", "can_store", "load", "save", "storable", "stored_kind", "write_atomically"]
+from cai.models.common.files import MissingFile, StorageError, TakenPath, write_atomically
+from cai.models.common.schema import check_document, check_fields, unique_keys
+
+__all__ = ["Saved", "StorageError", "can_store", "load", "save", "storable", "stored_kind"]
 
 VERSION = 1  # of the document's layout; raised when older files can no longer be read the same way
 FILE = "cai.safetensors"  # the file of an object that was saved as a folder
 C = TypeVar("C", bound=type)
-
-
-class StorageError(ValueError):
-    """A file cannot be read, or an object cannot be written; says which file, and which field of it."""
 
 
 class _Kind(NamedTuple):
@@ -41,6 +38,7 @@ class _Kind(NamedTuple):
     cls: type
     pack: Callable[[Any], Mapping[str, Any]]
     unpack: Callable[[dict[str, Any]], Any]
+    own: bool  # whether its parts are other than its fields
 
 
 _BY_NAME: dict[str, _Kind] = {}
@@ -68,12 +66,12 @@ def storable(
         if known is not None and known.cls.__qualname__ != cls.__qualname__:
             raise ValueError(f"kind {kind!r} is taken by {known.cls.__qualname__}")
         if issubclass(cls, enum.Enum):
-            made = _Kind(kind, cls, lambda member: {"name": member.name}, lambda parts: cls[parts["name"]])
+            made = _Kind(kind, cls, lambda member: {"name": member.name}, lambda parts: cls[parts["name"]], True)
         else:
             fields = dataclasses.is_dataclass(cls) or issubclass(cls, tuple)
             called = fields or pack is not None
             built = (lambda parts: cls(**parts)) if called else (lambda parts: _with(cls, parts))
-            made = _Kind(kind, cls, pack or (_fields if fields else vars), unpack or built)
+            made = _Kind(kind, cls, pack or (_fields if fields else vars), unpack or built, bool(pack or unpack))
         _BY_NAME[kind] = _BY_CLASS[cls] = made
         return cls
 
@@ -180,12 +178,9 @@ def save(path: str | Path, value: Any, *, folder: bool = False) -> Path:
         The path as it was given.
 
     Raises:
-        FileNotFoundError: if the folder that shall hold it does not exist.
-        StorageError: if a part cannot be stored; names it.
+        StorageError: if a part cannot be stored, or the file not written; names it.
     """
     target = Path(path)
-    if not target.absolute().parent.is_dir():
-        raise FileNotFoundError(f"there is no folder {str(target.parent)!r} to save in; make it first")
     writer = _Writer()
     kind = _BY_CLASS.get(type(value))
     name = type(value).__name__ if kind is None else kind.name
@@ -195,32 +190,28 @@ def save(path: str | Path, value: Any, *, folder: bool = False) -> Path:
     header = {"cai": text, "crc": str(zlib.crc32(text.encode()))}
     if folder:
         if target.is_file():
-            raise FileExistsError(f"{str(target)!r} is a file; give the name of a folder")
+            raise TakenPath(f"{str(target)!r} is a file; give the name of a folder")
         target.mkdir(exist_ok=True)
     write_atomically(target / FILE if folder else target, to_bytes(writer.tensors, metadata=header))
     return target
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Puts a file in its place once all of it is on disk, with the permissions that the umask leaves to new files."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
-    try:
-        with open(beside, "xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
-    with contextlib.suppress(OSError):  # where folders cannot be opened, the rename may come late, never half
-        descriptor = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
 # ---- reading --------------------------------------------------------------------------------------------------------
+
+
+_TAGS = {"tensor": str, "array": str, "object": int, "tuple": list, "pairs": list}
+_TAGS |= {"dtype": str, "device": str, "float": str}
+
+
+def _made(kind: _Kind, parts: dict[str, Any]) -> Any:
+    """The object of these parts, which are held against the types that its class declares."""
+    fields = dataclasses.is_dataclass(kind.cls) or hasattr(kind.cls, "_fields")
+    if fields and not kind.own:  # the parts are the arguments of the constructor
+        check_fields(kind.cls, parts)
+    made = kind.unpack(parts)
+    held = {name: part for name, part in getattr(made, "__dict__", {}).items() if fields or part is not None}
+    check_fields(kind.cls, held)  # where None stands for what no file holds
+    return made
 
 
 class _Reader:
@@ -239,7 +230,7 @@ class _Reader:
             if entry["kind"] not in _BY_NAME:
                 raise StorageError(f"kind {entry['kind']!r} is unknown; import the package that wrote it first")
             self.field = entry["kind"]
-            self.objects.append(_BY_NAME[entry["kind"]].unpack(parts))
+            self.objects.append(_made(_BY_NAME[entry["kind"]], parts))
         return self._decode(self.document["root"], self.document["kind"])
 
     def _decode(self, value: Any, where: str) -> Any:
@@ -251,23 +242,26 @@ class _Reader:
         if "$" not in value:
             return {key: self._decode(item, f"{where}.{key}") for key, item in value.items()}
         tag, inner = value["$"], value["is"]
+        held: Any = type(inner)
+        if set(value) != {"$", "is"} or held is not _TAGS.get(tag):
+            raise ValueError(f"{value!r:.60} says nothing that can be read")
         if tag == "tensor":
             return self._tensor(inner)
         if tag == "array":
             return self._tensor(inner).numpy()
         if tag == "object":
-            return self.objects[inner]
+            return self.objects[range(len(self.objects))[inner] if inner >= 0 else len(self.objects)]
         if tag == "tuple":
             return tuple(self._decode(inner, where))
         if tag == "pairs":
-            return dict(self._decode(inner, where))
+            return unique_keys(self._decode(inner, where))
         if tag == "dtype":
+            if not isinstance(getattr(torch, inner, None), torch.dtype):
+                raise ValueError(f"{inner!r} is no dtype")
             return getattr(torch, inner)
         if tag == "device":
             return torch.device(inner)
-        if tag == "float":
-            return float(inner)
-        raise KeyError(tag)
+        return float(inner)
 
     def _tensor(self, name: str) -> Tensor:
         if name not in self.tensors:
@@ -331,7 +325,7 @@ def stored_kind(path: str | Path) -> str:
 def _opened(path: str | Path) -> Iterator[tuple[dict[str, Any], Any]]:
     place = Path(path) / FILE if Path(path).is_dir() else Path(path)
     if not place.is_file():
-        raise FileNotFoundError(f"there is nothing saved at {str(path)!r}")
+        raise MissingFile(f"there is nothing saved at {str(path)!r}")
     try:
         opened = safe_open(str(place), framework="pt")
     except (SafetensorError, OSError) as error:
@@ -342,10 +336,29 @@ def _opened(path: str | Path) -> Iterator[tuple[dict[str, Any], Any]]:
             raise StorageError(f"{str(path)!r} holds nothing that cai wrote")
         if header.get("crc") != str(zlib.crc32(header["cai"].encode())):
             raise StorageError(f"{str(path)!r} is damaged: its header is not the one that was written")
-        document = json.loads(header["cai"])
-        if document["version"] > VERSION:
-            raise StorageError(
-                f"{str(path)!r} was written by a newer version (layout {document['version']}, this one reads up to "
-                f"{VERSION}); install a newer control-as-inference"
-            )
+        document = _document(path, header["cai"])
         yield document, file
+
+
+def _document(path: str | Path, text: str) -> dict[str, Any]:
+    """The header of a file, of the layout that this version writes."""
+    try:
+        document = json.loads(text, object_pairs_hook=unique_keys, parse_constant=_refuse)
+        newer = document["version"] if isinstance(document, dict) and "version" in document else 0
+        if isinstance(newer, int) and newer > VERSION:
+            raise StorageError(
+                f"{str(path)!r} was written by a newer version (layout {newer}, this one reads up to {VERSION}); "
+                "install a newer control-as-inference"
+            )
+        check_document(document)
+    except StorageError:
+        raise
+    except RecursionError:
+        raise StorageError(f"{str(path)!r} is damaged: its header is nested without end") from None
+    except ValueError as error:
+        raise StorageError(f"{str(path)!r} is damaged: {error}") from None
+    return dict(document)
+
+
+def _refuse(word: str) -> Any:
+    raise ValueError(f"{word} is no number in JSON")

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["successors_from_sparse"]
+__all__ = ["is_sparse", "sparse_entries", "successors_from_sparse"]
 
 
 def successors_from_sparse(matrices: Any) -> tuple[Tensor, Tensor]:
@@ -27,8 +27,8 @@ def successors_from_sparse(matrices: Any) -> tuple[Tensor, Tensor]:
         TypeError, ValueError: if these are no sparse matrices of real numbers, shapes do not fit, or an entry is no
             probability.
     """
-    if _is_sparse(matrices):
-        rows, columns, values, shape = _entries(matrices, "matrices")
+    if is_sparse(matrices):
+        rows, columns, values, shape = sparse_entries(matrices, "matrices")
         num_states = shape[1]
         if num_states == 0 or shape[0] == 0 or shape[0] % num_states:
             raise ValueError(
@@ -62,10 +62,15 @@ def successors_from_sparse(matrices: Any) -> tuple[Tensor, Tensor]:
     return next_states.reshape(sizes), probabilities.reshape(sizes)
 
 
-def _is_sparse(matrix: Any) -> bool:
+def is_sparse(matrix: Any) -> bool:
+    """Whether this is a scipy sparse matrix or a torch sparse tensor."""
+    if isinstance(matrix, Tensor):
+        return matrix.layout != torch.strided
+    if not type(matrix).__module__.startswith("scipy."):  # which takes a while to import
+        return False
     import scipy.sparse
 
-    return scipy.sparse.issparse(matrix) or (isinstance(matrix, Tensor) and matrix.layout != torch.strided)
+    return bool(scipy.sparse.issparse(matrix))
 
 
 def _parts(matrices: Any) -> list[tuple[Tensor, Tensor, Tensor, tuple[int, int]]]:
@@ -78,12 +83,12 @@ def _parts(matrices: Any) -> list[tuple[Tensor, Tensor, Tensor, tuple[int, int]]
     if not matrices:
         raise ValueError(f"matrices is empty; {advice}")
     for action, matrix in enumerate(matrices):
-        if not _is_sparse(matrix):
+        if not is_sparse(matrix):
             raise TypeError(f"matrices[{action}] is a {type(matrix).__name__}; {advice}")
-    return [_entries(matrix, f"matrices[{action}]") for action, matrix in enumerate(matrices)]
+    return [sparse_entries(matrix, f"matrices[{action}]") for action, matrix in enumerate(matrices)]
 
 
-def _entries(matrix: Any, name: str) -> tuple[Tensor, Tensor, Tensor, tuple[int, int]]:
+def sparse_entries(matrix: Any, name: str) -> tuple[Tensor, Tensor, Tensor, tuple[int, int]]:
     """(rows, columns, values, shape) of what is not 0, in the order of rows; entries given twice are added up."""
     if len(matrix.shape) != 2:
         raise ValueError(f"{name} has shape {list(matrix.shape)}; expected a matrix, [S * A, S] or [S, S]")

@@ -50,6 +50,9 @@ def _pad(next_states: Any, probabilities: Any) -> tuple[Any, Any]:
     for name, lists in (("next_states", next_states), ("probabilities", probabilities)):
         if not all(isinstance(rows, Sequence) and all(hasattr(row, "__len__") for row in rows) for rows in lists):
             raise ValueError(f"{name} must be nested as [S, A, K]: for each state and each action, a list of outcomes")
+    width = max((len(rows) for rows in next_states), default=0)
+    next_states = [rows or [[]] * width for rows in next_states]  # a terminal state needs no lists
+    probabilities = [rows or [[]] * width for rows in probabilities]
     lengths = [[len(row) for row in rows] for rows in next_states]
     other = [[len(row) for row in rows] for rows in probabilities]
     if lengths != other:

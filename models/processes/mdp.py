@@ -3,33 +3,35 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from cai.models.common.checks import (
-    available_mask,
-    check_distribution,
     float_tensor,
     named_index,
-    read_distribution,
     state_mask,
 )
 from cai.models.common.devices import place_tensor, resolve_place
 from cai.models.common.facts import fact_table, process_facts
+from cai.models.common.memory import require_memory
+from cai.models.common.names import KnownNames
 from cai.models.common.storage import save, storable
 from cai.models.processes.from_graph import graph_successors, read_initial
 from cai.models.processes.from_sparse import successors_from_sparse
 from cai.models.processes.from_successors import read_successors
 from cai.models.processes.layout import GridLayout
+from cai.models.processes.parts import checked_names, complete_rows, start_distribution
 
 __all__ = ["MDP"]
 
 _STORED = ("next_states", "probabilities", "initial", "available", "terminal", "state_names", "action_names", "layout")
+
+MENDED = 1.0001e-4  # by how much rows may miss 1 that are to be normalised: numbers printed with four digits
 
 
 def _parts(mdp: MDP) -> dict[str, Any]:
@@ -46,7 +48,7 @@ def _of_parts(parts: dict[str, Any]) -> MDP:
 
 @storable("mdp", pack=_parts, unpack=_of_parts)
 @dataclass(frozen=True, eq=False)
-class MDP:
+class MDP(KnownNames):
     """A finite Markov decision process without its reward.
 
     Every (state, action) has K outcomes: a next state with a probability. Given as `transitions` the outcomes are the
@@ -55,14 +57,16 @@ class MDP:
 
     Args:
         transitions: [S, A, S], p(s' | s, a); tensor, array or nested lists.
-        initial: [S], p(s_1).
+        initial: [S], p(s_1); or the first state, by name or number; or {state: probability}.
         available: bool [S, A], which actions exist in a state (all, unless given). Rows of actions that do not exist
             may be zero; they are stored as "stay".
-        terminal: states that end the episode: a mask, indices or names. They must be absorbing, and earn nothing.
+        terminal: states that end the episode: a mask, indices or names. They are absorbing, and earn nothing; their
+            rows may be zero, and they need no available action.
         state_names: S names, for tables and pictures.
         action_names: A names.
         layout: where the states lie, for pictures.
         regions: named sets of states whose visits and endings are reported by `cai.evaluate`.
+        normalize: whether rows that miss 1 by up to 1e-4, as numbers printed in a file do, are divided by their sums.
 
     A process is checked in float64 on the CPU, wherever its arguments come from; `to` makes a copy elsewhere.
 
@@ -87,6 +91,10 @@ class MDP:
     action_names: Sequence[str] | None = None
     layout: GridLayout | None = None
     regions: Mapping[str, Any] = field(default_factory=dict)
+    _elsewhere: ClassVar[dict[str, str]] = dict.fromkeys(
+        ("reward", "rewards", "horizon", "discount", "gamma", "temperature", "action_prior"), "TrajectoryModel"
+    )
+    normalize: bool = False
     probabilities: Tensor = field(init=False, repr=False)
     next_states: Tensor | None = field(init=False, repr=False, default=None)
     num_states: int = field(init=False, repr=False)
@@ -118,19 +126,21 @@ class MDP:
         action_names: Sequence[str] | None = None,
         layout: GridLayout | None = None,
         regions: Mapping[str, Any] | None = None,
+        normalize: bool = False,
     ) -> MDP:
         """Builds a process from lists of outcomes; [S, A, S] is never formed.
 
         Args:
             next_states: int [S, A, K], or nested lists whose rows may differ in length.
             probabilities: [S, A, K], of the same lengths. Equal next states of one (s, a) add up.
-            initial: [S].
+            initial: as in `MDP`.
             available: as in `MDP`, like everything that follows.
             terminal: see `MDP`.
             state_names: see `MDP`.
             action_names: see `MDP`.
             layout: see `MDP`.
             regions: see `MDP`.
+            normalize: see `MDP`.
 
         Raises:
             ValueError, TypeError: as `MDP`, and if a next state does not exist.
@@ -139,6 +149,7 @@ class MDP:
         mdp = object.__new__(cls)
         mdp.__dict__.update(transitions=None, initial=initial, available=available, terminal=terminal)
         mdp.__dict__.update(state_names=state_names, action_names=action_names, layout=layout, regions=regions or {})
+        mdp.__dict__.update(normalize=normalize)
         mdp._finish(weights, successors, source, "probabilities")
         return mdp
 
@@ -150,7 +161,7 @@ class MDP:
             matrices: one scipy sparse matrix (or torch sparse tensor, COO or CSR) [S * A, S] with p(s' | s, a) in row
                 s * A + a, or a list of A of them, [S, S] each. Entries given twice add up; K is the largest number of
                 entries in a row that are not 0. Gradients reach torch tensors.
-            initial: [S].
+            initial: as in `MDP`.
             **options: `available`, `terminal` and so on, as in `from_successors`. The row of an action that is not
                 available may be empty.
 
@@ -199,38 +210,28 @@ class MDP:
         num_states, num_actions, num_outcomes = probabilities.shape
         if 0 in probabilities.shape:
             raise ValueError(f"{name} has shape {list(probabilities.shape)}; a problem has at least one of each")
-        available = torch.ones(num_states, num_actions, dtype=torch.bool)
-        if self.available is not None:
-            available = available_mask(self.available, num_states, num_actions)
-        probabilities = check_distribution(probabilities, name, source, rows=available)
-        empty = ~available & (probabilities.detach().sum(-1) == 0)
-        if empty.any():  # an action that does not exist and has no row stays where it is
-            stay = torch.zeros(num_states, num_actions, num_outcomes, dtype=torch.float64)
-            if next_states is None:
-                stay[torch.arange(num_states), :, torch.arange(num_states)] = 1.0
-            else:
-                stay[..., 0] = 1.0
-                here = torch.arange(num_states)[:, None, None].expand_as(next_states)
-                next_states = torch.where(empty[..., None], here, next_states)
-            probabilities = torch.where(empty[..., None], stay, probabilities)
-        initial = read_distribution(self.initial, (num_states,), "initial", "[S]")
-        for names, what in ((self.state_names, "state_names"), (self.action_names, "action_names")):
-            if names is not None and (isinstance(names, str) or not isinstance(names, Iterable)):
-                raise TypeError(f"{what} is {names!r}; give a list of names")
-        for names, size, what in ((self.state_names, num_states, "state"), (self.action_names, num_actions, "action")):
-            if names is not None and (len(names) != size or len(set(names)) != size):
-                raise ValueError(
-                    f"{what}_names holds {len(set(names))} different names among {len(names)}; "
-                    f"expected {size}, one for each {what}"
-                )
+        state_names = checked_names(self.state_names, num_states, "state")
+        action_names = checked_names(self.action_names, num_actions, "action")
         terminal = torch.zeros(num_states, dtype=torch.bool)
         if self.terminal is not None:
-            terminal = state_mask(self.terminal, num_states, self.state_names, "terminal")
+            terminal = state_mask(self.terminal, num_states, state_names, "terminal")
+        miss = MENDED if self.normalize else None
+        initial = start_distribution(self.initial, num_states, state_names, miss)
+        probabilities, next_states, available = complete_rows(
+            probabilities,
+            next_states,
+            self.available,
+            terminal,
+            name,
+            source,
+            miss,
+            lambda state: str(state) if state_names is None else state_names[state],
+        )
         if not isinstance(self.regions, Mapping):
             raise TypeError(f"regions is {self.regions!r}; give a dict from names to states, e.g. {{'exit': [3]}}")
         dense = None if next_states is not None else probabilities
         regions = {
-            str(key): state_mask(states, num_states, self.state_names, f"region {key!r}")
+            str(key): state_mask(states, num_states, state_names, f"region {key!r}")
             for key, states in self.regions.items()
         }
         final = {
@@ -240,8 +241,8 @@ class MDP:
             "initial": initial,
             "available": available,
             "terminal": terminal,
-            "state_names": None if self.state_names is None else tuple(str(n) for n in self.state_names),
-            "action_names": None if self.action_names is None else tuple(str(n) for n in self.action_names),
+            "state_names": state_names,
+            "action_names": action_names,
             "regions": regions,
             "num_states": num_states,
             "num_actions": num_actions,
@@ -381,5 +382,15 @@ class MDP:
         return zeros.scatter_add(-1, self.next_states, weights)
 
     def dense(self) -> Tensor:
-        """[S, A, S], p(s' | s, a); built anew from successor lists (8 S A S bytes in float64)."""
+        """[S, A, S], p(s' | s, a); built anew from successor lists (8 S A S bytes in float64).
+
+        Raises:
+            TooLarge: naming the bytes, if it does not fit into the memory that there is.
+        """
+        if not self.is_dense:
+            needed = self.dtype.itemsize * self.num_states**2 * self.num_actions
+            shape = f"[{self.num_states}, {self.num_actions}, {self.num_states}]"
+            require_memory(
+                needed, f"dense(), a table {shape},", "read next_states and probabilities instead", self.device
+            )
         return self.to_next_states(self.probabilities)

@@ -6,30 +6,18 @@ and acting in partially observable stochastic domains", section 3.1).
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from cai.models.common.checks import check_distribution, check_shape, float_tensor, index_tensor
+from cai.models.common.checks import check_distribution, check_shape, float_tensor, index_tensor, whole_number
 from cai.models.common.storage import storable
 from cai.models.processes.mdp import MDP
 
-__all__ = ["ObservationModel", "whole_number"]
-
-
-def whole_number(value: Any) -> int | None:
-    """An int of anything that is a whole number (not a bool), also a 0-dim array or tensor; else None."""
-    if isinstance(value, (bool, np.bool_)) or (isinstance(value, Tensor) and value.dtype == torch.bool):
-        return None
-    try:
-        return operator.index(value)
-    except TypeError:
-        return None
+__all__ = ["ObservationModel"]
 
 
 @storable("observation-model")

@@ -23,8 +23,8 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 from torch.distributions import Distribution
 
+from cai.models.common.checks import whole_number
 from cai.models.common.random_draws import OwnDraws
-from cai.models.processes.observation import whole_number
 from cai.models.programs.inspect import Program, ProgramInfo, inspect_program, site_time
 from cai.models.rewards.tables import Step, evaluate_factor
 from cai.models.trajectory.model import TrajectoryModel

@@ -15,12 +15,13 @@ from weakref import WeakSet
 import pyro
 import torch
 from pyro import poutine
+from pyro.distributions import Categorical
 from pyro.params.param_store import ParamStoreDict
 from pyro.poutine.messenger import Messenger
 
 from cai.models.common.random_draws import GivenGenerator, OwnDraws
 
-__all__ = ["draws_outside_sites", "pyro_session"]
+__all__ = ["first_run", "pyro_session"]
 
 _LOCK = threading.RLock()
 _OPEN: list[_Parameters] = []  # of the thread that holds the lock, the innermost session last
@@ -54,32 +55,36 @@ class _SiteDraws(Messenger):
 
     def _pyro_sample(self, msg: Any) -> None:
         if not msg["done"] and not msg["is_observed"] and msg["value"] is None:
+            fn, args = msg["fn"], msg["args"]
+            own = type(fn) is Categorical and not args and not msg["kwargs"]
+            generator = self.given.generators.get(fn.probs.device) if own else None
+            if generator is not None:  # as `fn.sample` does, without a look at each of its operators
+                drawn = torch.multinomial(fn.probs.reshape(-1, fn.probs.shape[-1]), 1, True, generator=generator)
+                msg["value"] = drawn.reshape(fn.batch_shape)
+                return
             with self.given:
-                msg["value"] = msg["fn"](*msg["args"], **msg["kwargs"])
+                msg["value"] = fn(*args, **msg["kwargs"])
 
 
-def draws_outside_sites(run: Callable[[], Any], program: Any) -> bool:
-    """Whether a program draws outside of its sites (`torch.rand` in its body); sessions then see to that, too.
+def first_run(program: Callable[[], Any]) -> poutine.Trace:
+    """A run of a program, drawn from its prior with a seed of its own.
 
-    Args:
-        run: runs the program once.
-        program: the program.
+    Where the program draws outside of its sites (`torch.rand` in its body), sessions from then on see to that, too.
     """
     before = torch.get_rng_state()
     with pyro_session():
-        run()
+        trace = poutine.trace(program).get_trace()
     if torch.equal(before, torch.get_rng_state()):
-        return False
+        return trace
     # It drew, or another thread did meanwhile: the same again, with what is drawn outside of sites apart.
     apart = torch.Generator().manual_seed(0)
     first, sites = apart.get_state(), _SiteDraws(0)
     with _session(sites), OwnDraws(apart, sites.given):
-        run()
-    if torch.equal(first, apart.get_state()):
-        return False
-    torch.set_rng_state(before)
-    _DRAW_OUTSIDE.add(program)
-    return True
+        poutine.trace(program).get_trace()
+    if not torch.equal(first, apart.get_state()):
+        torch.set_rng_state(before)
+        _DRAW_OUTSIDE.add(program)
+    return trace
 
 
 @contextlib.contextmanager
@@ -89,7 +94,7 @@ def pyro_session(draws: int | torch.Generator | None = 0, program: Any = None) -
     Args:
         draws: the seed of what is drawn inside, or the generator to draw from, so that the global random state is
             neither read nor changed; with None random functions are left as they are around the session.
-        program: what is run; where `inspect_program` saw it draw outside of its sites, these draws count as well.
+        program: what is run; where `first_run` saw it draw outside of its sites, these draws count as well.
 
     Yields:
         The parameters made inside. A session within a session sees those of the outer one too.

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import functools
 import inspect
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.metadata import entry_points
 from typing import Any
 
+from cai.models.common.names import did_you_mean
 from cai.models.common.options import split_options
+from cai.models.common.plugins import Plugins, load_plugins
 from cai.models.rewards.base import RewardFactor
 from cai.models.rewards.goals import Goal, Waypoint
 from cai.models.rewards.penalties import DistancePenalty
 from cai.models.rewards.tables import StepCost, as_reward
-
-logger = logging.getLogger("cai.models")
 
 __all__ = ["RewardEntry", "available_rewards", "build_reward"]
 
@@ -49,19 +47,22 @@ def available_rewards() -> dict[str, RewardEntry]:
     A plug-in is a `RewardFactor` class, a function of its options that returns a reward, or a reward that is ready (a
     function decorated with `reward_factor`). The first line of its docstring is its summary.
     """
-    entries = {name: RewardEntry(name, _summary(build), build) for name, build in _BUILT_IN}
-    for point in entry_points(group="cai.rewards"):
-        if point.name in entries:
-            continue
-        try:
-            made = point.load()
-            build = functools.partial(_itself, made) if isinstance(made, RewardFactor) else made
-            if not callable(build):
-                raise TypeError(f"it is a {type(made).__name__}; expected a factor, or what makes one")
-            entries[point.name] = RewardEntry(point.name, _summary(made), build)
-        except Exception as error:  # one broken plug-in must not take the others with it
-            logger.warning("reward plug-in %s (%s) cannot be loaded: %r", point.name, point.value, error)
-    return entries
+    return _built_in() | _plugins().made
+
+
+def _built_in() -> dict[str, RewardEntry]:
+    return {name: RewardEntry(name, _summary(build), build) for name, build in _BUILT_IN}
+
+
+def _plugins() -> Plugins:
+    return load_plugins("cai.rewards", dict(_BUILT_IN), _entry)
+
+
+def _entry(name: str, made: Any) -> RewardEntry:
+    build = functools.partial(_itself, made) if isinstance(made, RewardFactor) else made
+    if not callable(build):
+        raise TypeError(f"it is a {type(made).__name__}; expected a factor, or what makes one")
+    return RewardEntry(name, _summary(made), build)
 
 
 def build_reward(name: str, **options: Any) -> RewardFactor:
@@ -79,16 +80,22 @@ def build_reward(name: str, **options: Any) -> RewardFactor:
         raise TypeError(f"build_reward takes a name and got a {type(name).__name__}; a factor itself needs no building")
     name, written = split_options(name, "reward")
     options = written | options
-    entries = available_rewards()
+    entries = _built_in()
     if name not in entries:
-        raise ValueError(f"no reward is called {name!r}; known are {', '.join(entries)}")
+        plugins = _plugins()
+        if name in plugins.broken:
+            raise ValueError(plugins.broken[name])
+        entries |= plugins.made
+    if name not in entries:
+        raise ValueError(f"no reward is called {name!r}{did_you_mean(name, entries)}; known are {', '.join(entries)}")
     entry = entries[name]
     takes = ", ".join(entry.options) or "no options"
     try:
         inspect.signature(entry.build).bind(**options)
     except TypeError as error:
         unknown = [key for key in options if key not in entry.options]
-        what = f"does not take {unknown[0]}" if unknown else f"lacks an option ({error})"
+        meant = did_you_mean(unknown[0], entry.options) if unknown else ""
+        what = f"does not take {unknown[0]}{meant}" if unknown else f"lacks an option ({error})"
         raise ValueError(f"reward {name!r} {what}; it takes {takes}") from None
     return as_reward(entry.build(**options))
 

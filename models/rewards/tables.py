@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import numbers
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,7 @@ from cai.models.common.storage import storable
 from cai.models.processes.mdp import MDP
 from cai.models.rewards.base import RewardFactor, Setting, Step, evaluate_factor, one_number
 from cai.models.rewards.functions import CallableReward, check_arguments, digits_lost
+from cai.models.rewards.sparse import SparseReward, given_sparse
 
 logger = logging.getLogger("cai.models")
 
@@ -24,6 +26,7 @@ __all__ = [
     "EvaluatedReward",
     "OutcomeReward",
     "RewardFactor",
+    "SparseReward",
     "Step",
     "StepCost",
     "TableReward",
@@ -215,11 +218,11 @@ class EvaluatedReward(RewardFactor):
             raise ValueError(f"the {self.label} was evaluated for {len(self.table)} steps, the model has {model.steps}")
 
     def evaluate(self, mdp: MDP, step: Step) -> Tensor:
-        outcome = step.outcome if self.reads_outcome else torch.zeros_like(step.outcome)
+        outcome = step.outcome if self.reads_outcome else 0
         return self.table[step.t if self.reads_time else 0][step.state, step.action, outcome]
 
 
-@storable("reward-step-cost")
+@storable("reward-step-cost", unpack=lambda parts: StepCost.paying(-torch.as_tensor(parts["cost"])))
 @dataclass(frozen=True, eq=False)
 class StepCost(RewardFactor):
     """Charges `cost` (usually positive) for every live step: reward -cost outside terminal states, 0 inside them."""
@@ -230,6 +233,21 @@ class StepCost(RewardFactor):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "cost", one_number(self.cost, "the cost of StepCost"))
+        cost = float(torch.as_tensor(self.cost).detach())
+        if cost < 0:
+            logger.warning(
+                "StepCost(%g) pays %g for every step; is a bonus meant? StepCost(%g) charges; numbers are rewards",
+                cost,
+                -cost,
+                -cost,
+            )
+
+    @classmethod
+    def paying(cls, reward: Any) -> StepCost:
+        """The same reward, of any sign, for every live step."""
+        made = object.__new__(cls)
+        object.__setattr__(made, "cost", -one_number(reward, "the constant reward"))
+        return made
 
     def evaluate(self, mdp: MDP, step: Step) -> Tensor:
         charge = -torch.as_tensor(self.cost)
@@ -238,6 +256,8 @@ class StepCost(RewardFactor):
 
 def as_reward(reward: Any) -> RewardFactor:
     """Makes a factor of a factor, a table, a function, a torch module or a number (the same reward on every live step).
+
+    A table may be sparse, as `SparseReward` says.
 
     Args:
         reward: what to convert. A function or module is called with (state, action, next_state, t); a module that works
@@ -252,7 +272,7 @@ def as_reward(reward: Any) -> RewardFactor:
         raise TypeError(f"{reward.__name__} is a class; pass an instance: {reward.__name__}(...)")
     is_number = isinstance(reward, numbers.Real) and not isinstance(reward, bool)
     if is_number or (isinstance(reward, (Tensor, np.ndarray)) and reward.ndim == 0):
-        return StepCost(-one_number(reward, "the constant reward"))
+        return StepCost.paying(reward)
     if isinstance(reward, nn.Module):
         check_arguments(reward, "; if it works on features, use ModuleReward(module, features)")
     if callable(reward) and not isinstance(reward, Tensor):
@@ -263,4 +283,12 @@ def as_reward(reward: Any) -> RewardFactor:
         raise TypeError(
             f"a reward of type {type(reward).__name__} is not understood; give a table, function or factor{hint}"
         )
+    if isinstance(reward, Mapping):
+        raise TypeError(
+            f"a reward of type {type(reward).__name__} is not understood; give a table [S], [S, A] or [S, A, S] in the "
+            "order of the states and actions, e.g. [rewards[name] for name in mdp.state_names]; for a few states "
+            "Goal('exit', 10.0) pays on entry, and rewards add up"
+        )
+    if given_sparse(reward):
+        return SparseReward(reward)
     return TableReward(reward, explicit=False)

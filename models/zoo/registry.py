@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import inspect
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.metadata import entry_points
 from typing import Any
 
+from cai.models.common.names import did_you_mean
+from cai.models.common.plugins import Plugins, load_plugins
 from cai.models.processes.observation import ObservationModel
 from cai.models.trajectory.model import TrajectoryModel
 from cai.models.zoo.chains import chain, double_chain, river_swim
@@ -20,8 +20,6 @@ from cai.models.zoo.random_mdps import random_mdp
 from cai.models.zoo.risk import ladder, lottery
 from cai.models.zoo.roads import small_roads, street_places, three_paths
 from cai.models.zoo.toy_text import gymnasium_model
-
-logger = logging.getLogger("cai.models")
 
 __all__ = ["ModelEntry", "available_models", "build_model", "state_places"]
 
@@ -47,19 +45,29 @@ class ModelEntry:
     @property
     def options(self) -> tuple[str, ...]:
         """The keywords that `build` takes; Gymnasium environments also take those of `gymnasium.make`."""
-        return tuple(inspect.signature(self.build).parameters)
+        parameters = inspect.signature(self.build).parameters.values()
+        return tuple(parameter.name for parameter in parameters if parameter.kind != parameter.VAR_KEYWORD)
+
+    @property
+    def open(self) -> bool:
+        """Whether `build` takes further keywords, and says itself which it does not know."""
+        return any(p.kind == p.VAR_KEYWORD for p in inspect.signature(self.build).parameters.values())
 
 
 def _gymnasium_entry(name: str, summary: str, source: str) -> ModelEntry:
     def build(
-        *, horizon: int | float | None = None, temperature: float = 1.0, discount: float = 1.0
+        *,
+        horizon: int | float | None = None,
+        temperature: float | None = None,
+        discount: float = 1.0,
+        **make_options: Any,
     ) -> TrajectoryModel:
-        return gymnasium_model(name, horizon=horizon, temperature=temperature, discount=discount)
+        return gymnasium_model(name, horizon=horizon, temperature=temperature, discount=discount, **make_options)
 
     build.__doc__ = f"""{summary}, read from the environment's transition table.
 
-    {source}. The default horizon is the environment's own limit of steps, or 100; for its further options call
-    `gymnasium_model({name!r}, ...)`.
+    {source}. The default horizon is the environment's own limit of steps, or 100; further options are those of
+    `gymnasium_model` and of the environment.
     """
     return ModelEntry(name, summary, build)
 
@@ -109,16 +117,23 @@ def available_models() -> dict[str, ModelEntry]:
 
     A plug-in is a function that returns a `TrajectoryModel`; the first line of its docstring is its summary.
     """
-    entries = {entry.name: entry for entry in _BUILT_IN}
-    for point in entry_points(group="cai.models"):
-        try:
-            build = point.load()
-        except Exception as error:  # one broken plug-in must not take the others with it
-            logger.warning("model plug-in %s (%s) cannot be loaded: %r", point.name, point.value, error)
-            continue
-        summary = (inspect.getdoc(build) or "a plug-in").splitlines()[0]
-        entries.setdefault(point.name, ModelEntry(point.name, summary, build))
-    return entries
+    return _built_in() | _plugins().made
+
+
+def _built_in() -> dict[str, ModelEntry]:
+    return {entry.name: entry for entry in _BUILT_IN}
+
+
+def _plugins() -> Plugins:
+    return load_plugins("cai.models", _built_in(), _entry)
+
+
+def _entry(name: str, build: Any) -> ModelEntry:
+    if not callable(build):
+        raise TypeError(f"it is a {type(build).__name__}; expected a function that returns a TrajectoryModel")
+    entry = ModelEntry(name, (inspect.getdoc(build) or "a plug-in").splitlines()[0], build)
+    _ = entry.options  # of what has no signature nobody could say what it takes
+    return entry
 
 
 def state_places(model: TrajectoryModel) -> list[tuple[float, float]] | None:
@@ -134,26 +149,32 @@ def build_model(name: str, **options: Any) -> TrajectoryModel:
 
     Args:
         name: one of `available_models()` ("river_swim" is "river-swim"), or a Gymnasium id.
-        **options: keywords of the model (horizon, temperature, discount, slip, ...); None leaves its own default.
+        **options: keywords of the model (horizon, temperature, discount, slip, ...), of a Gymnasium environment also
+            its own (is_slippery, ...); None leaves its own default.
 
     Raises:
         ValueError: if there is no such model, or it does not take an option.
     """
     options = {key: value for key, value in options.items() if value is not None}
-    entries = available_models()
+    entries = _built_in()
+    if name.replace("_", "-") not in entries:  # looking for plug-ins takes a while
+        plugins = _plugins()
+        if name in plugins.broken:
+            raise ValueError(plugins.broken[name])
+        entries |= plugins.made
     name = name.replace("_", "-") if name.replace("_", "-") in entries else name
     if name not in entries:
         if "-v" in name or ":" in name:
-            slip = options.pop("slip", None)
-            if slip is not None:
-                raise ValueError(f"model {name!r} does not take slip; it takes horizon, temperature, discount")
             return gymnasium_model(name, **options)
         raise ValueError(
-            f"no model is called {name!r}; known are {', '.join(entries)}, and any Gymnasium id with a transition table"
+            f"no model is called {name!r}{did_you_mean(name, entries)}; known are {', '.join(entries)}, and any "
+            "Gymnasium id with a transition table"
         )
     entry = entries[name]
     unknown = [key for key in options if key not in entry.options]
-    if unknown:
-        hint = "; for options of the environment use gymnasium_model(...)" if "-v" in name else ""
-        raise ValueError(f"model {name!r} does not take {unknown[0]}; it takes {', '.join(entry.options)}{hint}")
+    if unknown and not entry.open:
+        raise ValueError(
+            f"model {name!r} does not take {unknown[0]}{did_you_mean(unknown[0], entry.options)}; it takes "
+            f"{', '.join(entry.options)}"
+        )
     return entry.build(**options)

@@ -61,7 +61,7 @@ def test_compare_prints_two_tables(cai):
 
 def test_compare_says_why_a_row_has_no_answer(cai):
     code, out, _ = cai("compare", "FrozenLake-v1", "--horizon", "inf", "--backend", "variational")
-    assert code == 0
+    assert code == 1
     assert "diverged" in out
     assert "lower the discount" in out
 
@@ -77,6 +77,36 @@ def test_json_of_failed_rows(table):
     found = table("bridge", "--horizon", "inf", "--backend", "enumeration", "--backend", "exact")
     assert [row["status"] for row in found["rows"]] == ["unsupported", "success"]
     assert found["rows"][0]["elbo"] is None
+    assert "finite horizon" in found["rows"][0]["detail"]
+    assert found["rows"][1]["detail"] == ""
+
+
+@pytest.mark.parametrize("option", [(), ("--json",)])
+def test_a_run_without_any_answer_is_an_error(cai, option):
+    code, out, err = cai("compare", "bridge", "--horizon", "inf", "--backend", "enumeration", *option)
+    assert code == 1
+    assert "needs a finite horizon" in out
+    assert err == "error: no backend has answered; the rows say why\n"
+    assert cai("compare", "bridge", "--horizon", "inf", "--backend", "enumeration", "--backend", "exact")[0] == 0
+
+
+@pytest.mark.parametrize("option", [(), ("--json",)])
+def test_what_cannot_be_saved_is_printed_all_the_same(cai, tmp_path, option):
+    (tmp_path / "comparison.json").symlink_to("elsewhere")
+    code, out, err = cai("compare", "lottery", "--out", tmp_path, *option)
+    assert code == 1
+    assert all(backend in out for backend in DEFAULTS)
+    assert err.startswith(f"error: '{tmp_path}/comparison.json' is a symbolic link to 'elsewhere'")
+    assert err.count("\n") == 1
+
+
+def test_the_file_that_failed_is_named_and_the_others_stay(cai, tmp_path):
+    (tmp_path / "comparison.png").mkdir()
+    code, out, err = cai("compare", "lottery", "--out", tmp_path)
+    assert code == 1
+    assert "What its policy does in the true world" in out
+    assert f"saved {tmp_path}/comparison.json" in out
+    assert "comparison.png' is a folder" in err
 
 
 def test_json_with_saved_pictures_prints_nothing_else(table, tmp_path):
@@ -297,10 +327,13 @@ def test_folder_below_a_file(cai, tmp_path):
     assert (code, out, err.count("\n")) == (2, "", 1)
 
 
-def test_picture_in_a_folder_that_does_not_exist(cai, tmp_path):
-    code, out, err = cai("draw", "lottery", "--out", tmp_path / "no" / "x.png")
+def test_picture_in_a_folder_that_does_not_exist_yet(cai, tmp_path):
+    path = tmp_path / "not" / "yet" / "x.png"
+    assert cai("draw", "lottery", "--out", path)[:2] == (0, f"saved {path}\n")
+    assert path.read_bytes().startswith(PNG)
+    code, out, err = cai("draw", "lottery", "--out", path / "x.png")
     assert (code, out, err.count("\n")) == (2, "", 1)
-    assert "make it first" in err
+    assert "is a file; the picture needs a folder" in err
 
 
 def test_picture_of_an_unknown_format(cai, tmp_path):

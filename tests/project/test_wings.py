@@ -21,7 +21,6 @@ ARROWS = {
         trajectory -> processes
         trajectory -> rewards
         programs -> common
-        programs -> processes
         programs -> rewards
         programs -> trajectory
         zoo -> common

@@ -17,6 +17,7 @@ from cai.inference.core.status import InferenceError, Status
 from cai.inference.kernels.values import batched_values, soft_values
 from cai.inference.tabular.backward import Messages
 from cai.inference.tabular.dynamic_programming import failure_status, messages_posterior
+from cai.inference.tabular.magnitudes import is_in_range
 from cai.inference.tabular.recursion import EXACT, FIXED, Recursion
 from cai.models.common.numerics import expectation, message_equivalent, safe_log, weighted
 from cai.models.common.threads import spare_core
@@ -71,7 +72,11 @@ def infer_batch(
         BatchError: if a member did not succeed and `throw` is True; it holds all answers.
     """
     recursion = _SOFT.get(str(getattr(backend, "soft_recursion", None)))
-    if recursion is not None and _in_one_pass(batch, recursion, backend):
+    if (
+        recursion is not None
+        and _in_one_pass(batch, recursion, backend)
+        and all(is_in_range(model, soft=True) for model in batch)
+    ):
         with spare_core():
             answers = _OnePass(batch, recursion, backend).answers()
     else:
@@ -123,7 +128,8 @@ class _OnePass:
         self.horizons = [int(horizon) for horizon in batch.horizons]
         self.steps = max(self.horizons)
         base = batch.base
-        self.model = base if base.horizon == self.steps else base.replace(horizon=self.steps)
+        # A member has a reward that fits its horizon, which that of the base need not.
+        self.model = base if base.horizon == self.steps else batch[self.horizons.index(self.steps)]
         assert recursion.kind is not None
         if batch.varies_step:
             self.first, groups = batched_values(

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -19,7 +20,7 @@ DEFAULTS = ["exact", "variational", "optimistic"]
 KEYS = ["model", "horizon", "temperature", "discount", "rows"]
 ROW_KEYS = [
     "backend", "target", "status", "log_evidence", "elbo", "believed_return", "real_return", "optimism_gap", "luck",
-    "policy_entropy", "seconds",
+    "policy_entropy", "effective_sample_size", "log_evidence_error", "seconds",
 ]  # fmt: skip
 
 
@@ -170,9 +171,10 @@ def test_json_schema(indent):
     assert (table["model"], table["horizon"], table["temperature"], table["discount"]) == ("bridge", 20, 2.0, 0.9)
     assert [row["backend"] for row in table["rows"]] == DEFAULTS
     for row in table["rows"]:
-        assert list(row) == ROW_KEYS
+        assert list(row) == [*ROW_KEYS, "detail"]
         assert row["status"] == "success"
         unknown = ["log_evidence"] if row["backend"] == "variational" else []
+        unknown += ["effective_sample_size", "log_evidence_error"]
         assert [key for key, value in row.items() if value is None] == unknown
         assert all(isinstance(row[key], float) for key in ROW_KEYS[3:] if key not in unknown)
 
@@ -195,7 +197,7 @@ def test_json_of_numbers_that_are_not_finite():
     (row,) = comparison.rows
     assert (row.real_return, row.optimism_gap) == (-math.inf, math.inf)
     line = loaded(comparison)["rows"][0]
-    assert list(line) == ROW_KEYS
+    assert list(line) == [*ROW_KEYS, "detail"]
     assert (line["real_return"], line["optimism_gap"]) == (None, None)
     assert line["log_evidence"] == pytest.approx(math.log((math.exp(-1) + 0.5) / 2), abs=1e-12)
 
@@ -209,7 +211,7 @@ def test_impossible_rows():
         assert row.status is Status.IMPOSSIBLE, row.backend
         assert row.real_return is None
         assert line["status"] == "impossible"
-        assert list(line) == ROW_KEYS
+        assert list(line) == [*ROW_KEYS, "detail"]
         numbers = [getattr(row, key) for key in ROW_KEYS[3:]]
         assert not any(number is not None and math.isnan(number) for number in numbers)
 
@@ -342,7 +344,7 @@ def test_handwritten_program_in_json():
     assert list(table) == KEYS
     assert [table[key] for key in KEYS[:4]] == ["handwritten", 3, 1.0, 1.0]
     for row in table["rows"]:
-        assert list(row) == ROW_KEYS
+        assert list(row) == [*ROW_KEYS, "detail"]
         assert (row["real_return"], row["optimism_gap"]) == (None, None)
         assert row["believed_return"] is not None
 
@@ -363,3 +365,16 @@ def test_what_is_no_question_is_refused_before_anything_runs():
         compare(3, ["exact", "variational"])
     with pytest.raises(TypeError, match="MDP has no reward"):
         compare(bridge().mdp)
+
+
+def test_policies_that_are_all_but_the_prior_are_noted():
+    lake = gymnasium_model("FrozenLake-v1", horizon=100, temperature=1.0)
+    rows = compare(lake, ["exact", "variational"], num_rollouts=10).rows
+    for row in rows:
+        assert re.search(r"all but the action prior \(KL 0\.00.* nats.*at temperature 1 .*temperature=0\.0", row.detail)
+    colder = float(rows[1].detail.rpartition("=")[2])
+    shown = infer(lake.replace(temperature=colder), "variational")
+    assert float(shown.believed_return) > 0.4  # .0155 at temperature 1
+    assert not compare(lake.replace(temperature=colder), ["variational"], num_rollouts=10)["variational"].detail
+    alone = TrajectoryModel(MDP([[[1.0]]], [1.0]), [1.0], horizon=2)  # there is no choice to make
+    assert not compare(alone, ["exact"], num_rollouts=10)["exact"].detail

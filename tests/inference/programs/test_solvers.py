@@ -69,7 +69,7 @@ def test_svi_that_stops_early_says_so_and_keeps_its_best():
 
 def test_the_natural_gradient_is_the_gradient_over_the_fisher_information():
     """advantage(c, x) q(c, x) = d bound / d logit(c, x), by autograd through the enumerated bound."""
-    from cai.inference.programs.enumerated import enumerate_guide
+    from cai.inference.programs.guide import enumerate_guide
 
     model = random_problem(5, reward="sas", forbidden=False, terminals=0.0, discount=1.0, horizon=3).model
     assert model.mdp.num_actions > 1

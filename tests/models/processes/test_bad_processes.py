@@ -18,6 +18,7 @@ from refusals import (
 )
 
 from cai.models import (
+    MDP,
     GridLayout,
 )
 
@@ -29,6 +30,23 @@ PROBABILITIES = {
     "row above 1": (lambda: mdp(changed(TABLE, ((0, 1, 1), 0.9))), r"transitions\[0, 1\].*1\.1\b.*divide"),
     "row below 1": (lambda: mdp(changed(TABLE, ((1, 1, 2), 0.6))), r"transitions\[1, 1\].*0\.9\b.*divide"),
     "row of zeros": (lambda: mdp(changed(TABLE, ((1, 0), 0.0))), r"transitions\[1, 0\].*sums to 0,.*not to 1"),
+    "nothing follows": (
+        lambda: mdp(changed(TABLE, ((2, 0), 0.0)), state_names=["a", "b", "exit"]),
+        r"transitions\[2, 0\].*terminal=\[\.\.\., 'exit'\].*available",
+    ),
+    "no lists, not terminal": (
+        lambda: MDP.from_successors([[[1], [1]], []], [[[1.0], [1.0]], []], 0),
+        r"probabilities\[1, 0\].*say terminal=",
+    ),
+    "rounded": (lambda: mdp(changed(TABLE, ((0, 1, 1), 0.79996))), r"0\.99996.*divide.*normalize=True"),
+    "rounded too much": (
+        lambda: mdp(changed(TABLE, ((0, 1, 1), 0.7998)), normalize=True),
+        r"sums to 0\.9998.*missing outcome$",
+    ),
+    "initial name": (lambda: mdp(initial="ext", state_names=["a", "b", "exit"]), r"'ext' \(did you mean 'exit'\?\)"),
+    "initial without names": (lambda: mdp(initial="exit"), r"no state is called 'exit'.*no state names"),
+    "initial outside": (lambda: mdp(initial=3), r"initial: state 3 does not exist; states are 0 to 2"),
+    "initial parts": (lambda: mdp(initial={0: 0.5}), r"initial sums to 0\.5"),
     "row just off": (lambda: mdp(changed(TABLE, ((0, 1, 1), 0.8 + 1e-7))), r"sums to 1\.0000001,.*divide"),
     "listed row": (lambda: listed(probabilities=changed(WEIGHTS, ((0, 1, 1), 0.9))), r"probabilities\[0, 1\].*1\.1\b"),
     "negative entry": (
@@ -74,7 +92,7 @@ SHAPES = {
     "transitions None": (lambda: mdp(None), r"transitions is None.*\[S, A, S\].*from_successors"),
     "initial [2]": (lambda: mdp(initial=[0.5, 0.5]), r"initial has shape \[2\].*\[S\] = \[3\]"),
     "initial [S, 1]": (lambda: mdp(initial=[[1.0], [0.0], [0.0]]), r"initial has shape \[3, 1\].*\[S\] = \[3\]"),
-    "initial number": (lambda: mdp(initial=0), r"initial has shape \[\].*\[S\] = \[3\]"),
+    "initial number": (lambda: mdp(initial=0.5), r"initial has shape \[\].*\[S\] = \[3\]"),
     "available [S]": (lambda: mdp(available=[True, True, True]), r"available has shape \[3\].*\[S, A\] = \[3, 2\]"),
     "available ragged": (
         lambda: mdp(available=[[True, True], [True], [True, True]]),

@@ -1,0 +1,109 @@
+"""The one way in which the library writes a file, and the one kind of error that files end in."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import secrets
+import stat
+from pathlib import Path
+from typing import Any
+
+__all__ = ["MissingFile", "StorageError", "TakenPath", "write_atomically", "write_picture"]
+
+
+class StorageError(ValueError, OSError):
+    """A file cannot be read or written, or an object not stored; says which file, and which field of it."""
+
+
+class MissingFile(StorageError, FileNotFoundError):
+    """A file or a folder is not there."""
+
+
+class TakenPath(StorageError, FileExistsError):
+    """A path belongs to something that must not be replaced."""
+
+
+def write_atomically(path: str | Path, content: bytes) -> Path:
+    """Puts a file in its place once all of it is on disk, with the permissions that the umask leaves to new files.
+
+    The content is written to a new file beside it, which then takes its name: whoever reads finds the old file or the
+    new one, never a part. Nothing but a file is replaced, and nothing is written through a link.
+
+    Args:
+        path: of the file; its folder is made if need be.
+        content: all of it.
+
+    Returns:
+        The path.
+
+    Raises:
+        TakenPath: if the path is a symbolic link, a device, a folder, or anything else that is no plain file.
+        StorageError: if the disk is full, or the folder closed to this user.
+    """
+    path = Path(path)
+    try:
+        path.absolute().parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(
+            f"{str(path)!r} cannot be written: its folder cannot be made ({error.strerror or error})"
+        ) from error
+    beside = path.with_name(f".{secrets.token_hex(8)}.tmp")  # whose name is short enough wherever the file's own is
+    try:
+        _check_replaceable(path)
+        try:
+            with open(beside, "xb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(beside, path)
+        finally:
+            beside.unlink(missing_ok=True)
+    except StorageError:
+        raise
+    except OSError as error:
+        raise StorageError(f"{str(path)!r} cannot be written: {error.strerror or error}") from error
+    with contextlib.suppress(OSError):  # where folders cannot be opened, the rename may come late, never half
+        descriptor = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    return path
+
+
+def write_picture(path: str | Path, figure: Any, *, dpi: int = 150) -> Path:
+    """Writes a figure of matplotlib, in the format that the path's suffix names.
+
+    Args:
+        path: of the picture, e.g. "values.png" or "values.pdf".
+        figure: what to write.
+        dpi: dots per inch.
+
+    Raises:
+        ValueError: if no such format is known.
+        StorageError: as `write_atomically`.
+    """
+    buffer = io.BytesIO()
+    try:
+        figure.savefig(buffer, format=Path(path).suffix.removeprefix(".") or "png", dpi=dpi)
+    except ValueError as error:
+        raise ValueError(f"the picture cannot be saved as {str(path)!r}: {error}") from None
+    return write_atomically(path, buffer.getvalue())
+
+
+def _check_replaceable(path: Path) -> None:
+    """Refuses to replace what is no plain file."""
+    try:
+        mode = os.lstat(path).st_mode
+    except FileNotFoundError:
+        return
+    if stat.S_ISLNK(mode):
+        raise TakenPath(
+            f"{str(path)!r} is a symbolic link to {os.readlink(path)!r}, through which nothing is written; give the "
+            "path of the file itself, or remove the link"
+        )
+    if not stat.S_ISREG(mode):
+        kind = "folder" if stat.S_ISDIR(mode) else "device, a pipe or a socket"
+        raise TakenPath(f"{str(path)!r} is a {kind} and cannot be replaced by a file; give another path")

@@ -1,0 +1,116 @@
+"""Whether values are of the types that a class declares, and the layout of the header of a file."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import sys
+import types
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal, Union, get_args, get_origin
+
+import torch
+
+__all__ = ["check_document", "check_fields", "declared_types", "fits", "unique_keys"]
+
+_DOCUMENT = {"version": int, "kind": str, "root": Any, "objects": list[dict[str, Any]], "sums": dict[str, int]}
+_OBJECT = {"kind": str, "parts": dict[str, Any]}
+
+
+def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """What `json.loads` takes as `object_pairs_hook`: refuses an object that names a key twice."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a key stands there twice")
+    return found
+
+
+def check_document(document: Any) -> None:
+    """Refuses a header that has not the layout which `cai.models.common.storage` writes.
+
+    Raises:
+        ValueError: naming the field.
+    """
+    _check_layout(document, _DOCUMENT, "the header")
+    for i, entry in enumerate(document["objects"]):
+        _check_layout(entry, _OBJECT, f"objects.{i}")
+
+
+def _check_layout(value: Any, layout: dict[str, Any], where: str) -> None:
+    if not isinstance(value, dict) or set(value) != set(layout):
+        raise ValueError(f"{where} has not the fields {', '.join(layout)}")
+    for name, hint in layout.items():
+        if not fits(value[name], hint):
+            raise ValueError(f"{where}.{name} is {_shown(value[name])}")
+
+
+def check_fields(cls: type, parts: Mapping[str, Any]) -> None:
+    """Refuses parts of the wrong types, by the annotations of the class; names without one are free.
+
+    Raises:
+        TypeError: naming the field, its type and the value.
+    """
+    known = declared_types(cls)
+    for name, value in parts.items():
+        if name in known and not fits(value, known[name]):
+            raise TypeError(f"{name} is {_shown(value)}; expected {_written(known[name])}")
+
+
+@functools.cache
+def declared_types(cls: type) -> dict[str, Any]:
+    """The types of a class's annotated attributes; without those that cannot be told where the program runs."""
+    found: dict[str, Any] = {}
+    for base in reversed(cls.__mro__):
+        names = vars(sys.modules[base.__module__]) if base.__module__ in sys.modules else {}
+        for name, written in vars(base).get("__annotations__", {}).items():
+            try:
+                hint = eval(written, names) if isinstance(written, str) else written  # the library's own source
+            except (NameError, TypeError, AttributeError):  # imported for type checkers alone
+                found.pop(name, None)
+                continue
+            if hint is not ClassVar and get_origin(hint) is not ClassVar and not isinstance(hint, dataclasses.InitVar):
+                found[name] = hint
+    return found
+
+
+def fits(value: Any, hint: Any) -> bool:
+    """Whether a value is of an annotated type, containers to their bottom; what cannot be told fits."""
+    origin: Any = get_origin(hint)
+    args = get_args(hint)
+    if hint is Any:
+        return True
+    if hint is None or hint is type(None):
+        return value is None
+    if origin in (Union, types.UnionType):
+        return any(fits(value, arg) for arg in args)
+    if origin is Literal:
+        return any(type(value) is type(arg) and value == arg for arg in args)
+    if isinstance(value, torch.Tensor) and hint in (int, float):
+        return value.dim() == 0
+    if hint is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    if origin is tuple and args and args[-1] is not Ellipsis:
+        return isinstance(value, tuple) and len(value) == len(args) and all(map(fits, value, args))
+    if origin is not None and isinstance(origin, type):
+        if not isinstance(value, origin):
+            return False
+        parts: Any = value
+        if issubclass(origin, Mapping) and len(args) == 2:
+            return all(fits(key, args[0]) and fits(part, args[1]) for key, part in parts.items())
+        if issubclass(origin, Sequence) and args:
+            return all(fits(part, args[0]) for part in parts)
+        return True
+    if isinstance(hint, type) and not getattr(hint, "_is_protocol", False):
+        return isinstance(value, hint)
+    return True
+
+
+def _shown(value: Any) -> str:
+    text = repr(value) if not isinstance(value, torch.Tensor) else f"a tensor {list(value.shape)}"
+    return f"{text if len(text) < 60 else text[:57] + '...'} ({type(value).__name__})"
+
+
+def _written(hint: Any) -> str:
+    return hint.__name__ if isinstance(hint, type) and get_origin(hint) is None else str(hint).replace("typing.", "")
