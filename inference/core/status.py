@@ -37,12 +37,13 @@ class Status(str, Enum):
     )
     NOT_CONVERGED = (
         "not converged: the iteration stopped before its criterion was met, so the answer is not final; raise "
-        "max_iterations, or loosen tolerance (details['error_bound'], where there is one, says how far off values may be)"
+        "max_iterations, or loosen tolerance (over an infinite horizon details['error_bound'] says how far off values "
+        "may be)"
     )
     DIVERGED = (
-        "diverged: over an infinite horizon values grow, or fall, without end, so there is no stationary answer; give a "
-        "discount below 1 (for backends that believe in kind or unkind dynamics, a low one), rewards that cost in every "
-        "loop, a way to an end from everywhere, or a finite horizon"
+        "diverged: over an infinite horizon values grow, or fall, without end, so there is no stationary answer; give "
+        "a discount below 1 (for backends that believe in kind or unkind dynamics, a low one), rewards that cost in "
+        "every loop, a way to an end from everywhere, or a finite horizon"
     )
     NOT_ASSURED = (
         "not assured: over an infinite horizon values do not grow, but those of finite horizons have no limit, or none "

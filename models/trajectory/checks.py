@@ -39,17 +39,12 @@ def normalised_prior(prior: Any, mdp: MDP) -> Tensor:
     return allowed / total
 
 
-def check_infinite(mdp: MDP, reward: RewardFactor, discount: float) -> None:
-    """Raises ValueError if a model over an infinite horizon has no stationary answer, or cannot converge."""
+def check_infinite(reward: RewardFactor) -> None:
+    """Raises ValueError if a reward has no stationary table."""
     if reward.reads_time:
         raise ValueError(
             "the horizon is infinite and the reward reads t; a stationary answer needs a reward without time "
             "(CallableReward(function, reads_time=False) if it ignores t)"
-        )
-    if discount == 1 and not mdp.terminal.any():
-        raise ValueError(
-            "an infinite horizon cannot converge with discount 1 and no terminal state; give discount < 1, "
-            "a terminal state, or a finite horizon"
         )
 
 

@@ -83,8 +83,8 @@ class TrajectoryModel(Portable):
         name: for tables and pictures.
 
     Raises:
-        ValueError, TypeError: on bad numbers, wrong shapes, NaN or +inf rewards, rewards in terminal states, an
-            infinite horizon that cannot converge.
+        ValueError, TypeError: on bad numbers, wrong shapes, NaN or +inf rewards, rewards in terminal states, a
+            reward that reads t over an infinite horizon.
     """
 
     mdp: MDP
@@ -133,7 +133,7 @@ class TrajectoryModel(Portable):
         factor.check(self.mdp)
         object.__setattr__(self, "reward", factor)
         if not self.is_finite:
-            check_infinite(self.mdp, factor, self.discount)
+            check_infinite(factor)
         check_reward(factor, self, self.mdp, self.reward_times)
         if not self.is_finite and self.optimality == "bernoulli" and self.r_max != 0:
             raise ValueError(

@@ -16,7 +16,7 @@ import torch
 from cai.inference.tabular.stationary.graphs import attracted, closed_classes, period, reaching
 from cai.inference.tabular.stationary.linear_systems import LinearSystem
 from cai.inference.tabular.stationary.newton import Chains
-from cai.inference.tabular.stationary.steps import Steps
+from cai.inference.tabular.stationary.steps import Steps, summed
 
 __all__ = ["earns_nothing", "free_of_reward", "nothing_to_choose", "soft_gain", "usable", "worth_of_closed"]
 
@@ -85,9 +85,9 @@ def soft_gain(steps: Steps, limit: int = GAIN_STEPS) -> tuple[float, float, Arra
 
         g + h(s) = F(h)(s),   h(0) = 0
 
-    The slope at h is the chain P of its policy and dynamics. Where the chain ends on returning to
-    state 0, (I - P) x = delta and (I - P) y = 1 give what a round earns and how long it is: g = x(0) / y(0), and h rises
-    by x - g y.
+    The slope at h is the chain P of its policy and dynamics. Where the chain ends on returning to state 0,
+    (I - P) x = delta and (I - P) y = 1 give what a round earns and how long it is: g = x(0) / y(0), and h rises by
+    x - g y.
 
     Args:
         steps: of a class that no edge leaves; every state leads to every other.
@@ -167,7 +167,7 @@ def _long_run(steps: Steps) -> Array:
     """[N], how often a closed class is where, under its prior and true dynamics."""
     chains = Chains(steps)
     weights = steps.prior[steps.pairs] * steps.chances
-    weights = weights / np.bincount(steps.sources, weights, steps.number)[steps.sources]
+    weights = (weights / summed(steps.sources, weights, steps.number)[steps.sources]).astype(np.float64)
     side = np.zeros((steps.number, 1))
     side[0] = 1.0
     found = _until_return(steps, chains, weights).answer(side, True)

@@ -1,12 +1,12 @@
 """Hard control over an infinite horizon: max over actions of expected or of best outcomes.
 
-With a discount, Howard's algorithm (1960). Without one, values are the limit of those of finite horizons, which may stop
-anywhere: sets of states that can be stayed in for nothing (end components all of whose moves pay 0) become one state
-each, with one more action that stops there for ever and earns 0. What cannot surely reach an end or such a set stays in
-other end components for ever, and is worth +-inf by the sign of the best rate that these earn. Elsewhere a policy that
-ends is improved until nothing is better. That its value is the limit is checked: it is, unless moves as good as the
-best can go round for ever through a state that is worth less than 0, where a finite horizon would do better by being
-cut off (Puterman 1994, sections 7.2 and 7.3; de Alfaro 1997 for end components).
+With a discount, Howard's algorithm (1960). Without one, values are the limit of those of finite horizons, which may
+stop anywhere: sets of states that can be stayed in for nothing (end components all of whose moves pay 0) become one
+state each, with one more action that stops there for ever and earns 0. What cannot surely reach an end or such a set
+stays in other end components for ever, and is worth +-inf by the sign of the best rate that these earn. Elsewhere a
+policy that ends is improved until nothing is better. That its value is the limit is checked: it is, unless moves as
+good as the best can go round for ever through a state that is worth less than 0, where a finite horizon would do better
+by being cut off (Puterman 1994, sections 7.2 and 7.3; de Alfaro 1997 for end components).
 """
 
 from __future__ import annotations

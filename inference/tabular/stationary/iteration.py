@@ -24,6 +24,7 @@ from cai.inference.tabular.stationary.hard import as_good, by_outcome, solve_har
 from cai.inference.tabular.stationary.own import solve_own
 from cai.inference.tabular.stationary.solve import Solution, solve_by_backups, solve_soft
 from cai.inference.tabular.stationary.steps import Steps, steps_of
+from cai.models.common.numerics import certainty_equivalent
 from cai.models.trajectory.model import TrajectoryModel
 
 __all__ = ["Settling", "Stationary", "stationary_messages"]
@@ -55,10 +56,11 @@ class Stationary:
     Attributes:
         messages: with one step.
         status: SUCCESS if the error is within the tolerance.
-        details: "steps" (backups and policies), "newton_steps" (linear systems solved on the way), "error_bound" (the
-            largest error of a value that the start leads to, reward units), "change" and "changes" (the last and all: the largest change of a value by
-            each backup, nats, up to 10,000; none where values were solved for), "rate" and "contracts" (the rate at
-            which backups settle, gamma or rho(F') where there were backups, and whether it bounds every one of them); "why", where there is no answer.
+        details: "steps" (backups and policies), "newton_steps" (linear systems solved on the way), "error_bound" (on the
+            error of every value that the start leads to, reward units), "changes" (the largest change of a value by
+            each backup, nats, up to 10,000; none where values were solved for), "change" (the last of them, or 0),
+            "rate" and "contracts" (the rate at which backups settle, gamma or rho(F') where there were backups, and
+            whether it bounds every one of them); "why", where there is no answer.
         chosen: int64 [S], an action by which a hard value is reached, -1 where nothing does; None for soft ones.
     """
 
@@ -149,7 +151,7 @@ def _assemble(
         values=torch.stack([values, values]),
         q_values=q_values[None],
         policy=policy[None],
-        start=recursion.start(model, values),
+        start=_start(model, recursion, values),
     )
     chosen_actions = None
     if solution.chosen is not None:
@@ -197,6 +199,13 @@ def _policy(model: TrajectoryModel, solution: Solution) -> Tensor:
     found = torch.from_numpy(table).to(prior)
     total = found.sum(-1, keepdim=True)
     return torch.where(total > 0, found / torch.where(total > 0, total, torch.ones_like(total)), prior)
+
+
+def _start(model: TrajectoryModel, recursion: Recursion, values: Tensor) -> Tensor:
+    """What the start is worth, nats, 0-dim; right to rounding where values are tiny, too."""
+    possible = model.mdp.initial.detach() > 0
+    weights = model.mdp.initial[possible]
+    return certainty_equivalent(weights / weights.sum(), values[possible], recursion.eta)
 
 
 def _rate(model: TrajectoryModel, solution: Solution) -> float | None:

@@ -222,7 +222,7 @@ class LinearSystem:
 
     @cached_property
     def _factor(self) -> Any:
-        """What solves for `_matrix`: (LU, pivots), a SuperLU, the matrix to iterate with; None if there is no factor."""
+        """What solves for `_matrix`: (LU, pivots), a SuperLU, the matrix to iterate with; None if there is none."""
         from scipy.sparse.linalg import splu
 
         if not np.isfinite(self._matrix.data).all():

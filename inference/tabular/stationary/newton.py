@@ -1,8 +1,9 @@
 """Policy iteration, soft and hard, and a bound on the error of what it found.
 
-A backup F is monotone and F(v + c) <= F(v) + c for c >= 0; its slope at v is the chain P of the policy and dynamics that
-attain it. Newton's step (I - P)^-1 (F(v) - v) is therefore policy iteration, and rises without end or to the fixed
-point from any v <= F(v) where F is convex (eta >= 0): by the value of a policy that ends (Puterman 1994, section 6.4).
+A backup F is monotone and F(v + c) <= F(v) + c for c >= 0; its slope at v is the chain P of the policy and dynamics
+that attain it. Newton's step (I - P)^-1 (F(v) - v) is therefore policy iteration. Where F is convex (eta >= 0) it
+rises, without end or to the fixed point, from any v <= F(v): from the value of a policy that ends (Puterman 1994,
+section 6.4).
 
 Bound: if F(v + w) <= v + w and F(v - w) >= v - w for some w >= 0, then F maps what lies between into itself, and the
 fixed point is there. (I - P) w = 1.25 (|delta| + rounding) gives such a w near v, and both sides are looked at.

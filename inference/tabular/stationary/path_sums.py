@@ -21,16 +21,17 @@ Array = np.ndarray[Any, Any]
 
 
 def path_sums(steps: Steps) -> Array | None:
-    """[N], about log z, or the best paths alone where x does not come out positive; v <= F(v) either way but for rounding.
+    """[N], about log z, or the best paths alone where x does not come out positive: v <= F(v) but for rounding.
 
     None where sums over paths are no linear system, or a single step multiplies weight.
     """
     sure = len(steps.pairs) == len(steps.states)
     if steps.hard or not (steps.eta == 1 or sure):
         return None
-    weights = np.log(steps.prior)[steps.pairs] + steps.rewards[steps.pairs] + steps.gains
+    weights = (np.log(steps.prior) + steps.rewards)[steps.pairs] + steps.gains
     if not sure:
         weights = weights + np.log(steps.chances)
+    weights = weights.astype(np.float64)
     if (weights > 0).any():
         return None
     best = _best_paths(steps, weights)

@@ -1,8 +1,8 @@
 """Stationary values: closed sets are classified, the rest is solved, and a bound on the error says how well.
 
 What is known beforehand (`classify`) is taken out, and policy iteration (`newton`) solves the rest: first where the
-start leads, then elsewhere. Where a backup is not convex (eta < 0), or an extreme over outcomes is inside a soft choice,
-backups run from 0 as a finite horizon's do, and Newton's steps only shorten their way.
+start leads, then elsewhere. Where a backup is not convex (eta < 0), or an extreme over outcomes is inside a soft
+choice, backups run from 0 as a finite horizon's do, and Newton's steps only shorten their way.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ import torch
 
 from cai.models.trajectory.model import TrajectoryModel
 
-__all__ = ["Moves", "Steps", "Values", "log_mean_exp", "steps_of"]
+__all__ = ["Moves", "Steps", "Values", "log_mean_exp", "steps_of", "summed"]
 
 Array = np.ndarray[Any, Any]
 LONG_LIMIT = 100_000  # edges up to which everything is computed in long double
@@ -157,15 +157,15 @@ class Steps:
         inside = np.append(states, False)
         place = np.append(np.cumsum(states) - 1, 0)
         number = int(states.sum())
-        lost = self.lost + np.bincount(self.pairs[~edges], self.chances[~edges], len(self.states))
-        refused = self.refused + np.bincount(self.states[~pairs], self.prior[~pairs], self.number)
+        lost = self.lost + summed(self.pairs[~edges], self.chances[~edges], len(self.states))
+        refused = self.refused + summed(self.states[~pairs], self.prior[~pairs], self.number)
         targets, chances = self.targets[edges], self.chances[edges]
         known = np.where(inside[targets], 0.0, worth[targets])
         row = np.cumsum(pairs) - 1
         rows = row[self.pairs[edges]]
         rewards, gains = self.rewards[pairs], self.gains[edges]
         if self.eta == 0:
-            rewards = rewards + np.bincount(rows, chances * known, int(pairs.sum()))
+            rewards = rewards + summed(rows, chances * known, int(pairs.sum()))
         else:
             gains = gains + known
         return Steps(
@@ -200,8 +200,9 @@ class Steps:
         chances = self.chances.astype(dtype)
         if self.eta == 0:
             weights = chances
-            advantages = self.rewards + np.add.reduceat(weights * x, self.first_edges)
-            size = np.abs(self.rewards) + np.add.reduceat(weights * np.abs(x), self.first_edges)
+            rewards = self.rewards.astype(dtype)
+            advantages = rewards + np.add.reduceat(weights * x, self.first_edges)
+            size = np.abs(rewards) + np.add.reduceat(weights * np.abs(x), self.first_edges)
         elif math.isinf(self.eta):
             sign = 1.0 if self.eta > 0 else -1.0
             advantages = sign * np.maximum.reduceat(sign * x, self.first_edges)
@@ -209,7 +210,9 @@ class Steps:
             tight = np.where(sign * x >= (sign * advantages)[self.pairs], chances, 0)
             weights = tight / np.add.reduceat(tight, self.first_edges)[self.pairs]
         else:
-            advantages, weights, size = log_mean_exp(self.eta * x, chances, self.pairs, self.first_edges, self.lost)
+            advantages, weights, size = log_mean_exp(
+                self.eta * x, chances, self.pairs, self.first_edges, self.lost.astype(dtype)
+            )
             advantages, size = advantages / self.eta, size / abs(self.eta)
             size = size + np.add.reduceat(weights * apart, self.first_edges)
         if chosen is not None:
@@ -222,14 +225,20 @@ class Steps:
             policy = tight / np.add.reduceat(tight, self.first_pairs)[self.states]
         else:
             prior = self.prior.astype(dtype)
-            delta, policy, own = log_mean_exp(advantages, prior, self.states, self.first_pairs, self.refused)
+            refused = self.refused.astype(dtype)
+            delta, policy, own = log_mean_exp(advantages, prior, self.states, self.first_pairs, refused)
         rounding = np.add.reduceat(policy * size, self.first_pairs) + (0 if chosen is not None or self.hard else own)
         return Moves(delta, 3 * eps * rounding, advantages, policy, policy[self.pairs] * weights)
 
 
-def log_mean_exp(
-    x: Array, weights: Array, groups: Array, first: Array, lost: Array
-) -> tuple[Array, Array, Array]:
+def summed(places: Array, parts: Array, number: int) -> Array:
+    """[N], parts [E] added up at their places, in long double."""
+    found = np.zeros(number, dtype=np.longdouble)
+    np.add.at(found, places, parts)
+    return found
+
+
+def log_mean_exp(x: Array, weights: Array, groups: Array, first: Array, lost: Array) -> tuple[Array, Array, Array]:
     """Log sum_k w_k e^{x_k} of each group, right to rounding where it is near 0, too.
 
     Args:
@@ -282,10 +291,11 @@ def steps_of(model: TrajectoryModel, eta: float, hard: bool) -> Steps:
     pairs = np.cumsum(fresh) - 1
     of_state, of_action = states[fresh], actions[fresh]
     count = len(of_state)
+    chances, offered = _whole(chances, pairs, count), _whole(prior[of_state, of_action], of_state, number)
     means = np.zeros(count)
     if eta == 0:
         with np.errstate(invalid="ignore"):
-            means = np.bincount(pairs, chances * rewards, count) if count else means
+            means = np.add.reduceat(chances * rewards, np.searchsorted(pairs, np.arange(count))) if count else means
         falls = (np.arange(count), np.full(count, number), np.full(count, 1 - discount), np.zeros(count))
         rewards = np.zeros_like(rewards)
     else:
@@ -296,5 +306,27 @@ def steps_of(model: TrajectoryModel, eta: float, hard: bool) -> Steps:
         order = np.argsort(parts[0], kind="stable")
         parts = tuple(part[order] for part in parts)  # type: ignore[assignment]
     nothing = np.zeros(count)
-    offered = prior[of_state, of_action]
     return Steps(number, float(eta), hard, of_state, of_action, offered, means, *parts, nothing, np.zeros(number))
+
+
+def _whole(chances: Array, groups: Array, number: int) -> Array:
+    """Probabilities in long double, the largest of each group being what the others leave of 1.
+
+    Args:
+        chances: [E], float64, positive.
+        groups: int [E], ascending: the group of each.
+        number: of groups; those without an entry are passed over.
+    """
+    found = chances.astype(np.longdouble)
+    if not len(found):
+        return found
+    present, first = np.unique(groups, return_index=True)
+    missing = np.zeros(number, dtype=np.longdouble)
+    missing[present] = 1 - np.add.reduceat(found, first)
+    largest = np.zeros(number)
+    largest[present] = np.maximum.reduceat(chances, first)
+    places = np.flatnonzero(chances >= largest[groups])
+    _, once = np.unique(groups[places], return_index=True)
+    places = places[once]
+    found[places] += missing[groups[places]]
+    return found

@@ -414,7 +414,6 @@ def test_pictures_keep_only_arrows_that_mean_something():
         "nesting": (lambda: listed([0, 1]), r"next_states must be nested as \[S, K\]"),
         "control": (lambda: ONE.dense(torch.ones(3, 4)), r"action_probs has shape \[3, 4\]; expected .* = \[2, 2\]"),
         "horizon": (lambda: ONE.to_model(horizon=0), "horizon is 0; it must be at least 1"),
-        "no end": (lambda: LMDP(P, 1.0, [1, 0]).to_model(horizon=INF), "cannot converge with discount 1"),
     }
 )
 def test_bad_problems_are_refused(build, error, pattern):
