@@ -56,7 +56,7 @@ class Stationary:
     Attributes:
         messages: with one step.
         status: SUCCESS if the error is within the tolerance.
-        details: "steps" (backups and policies), "newton_steps" (linear systems solved on the way), "error_bound" (on the
+        details: "steps" (backups and policies), "newton_steps" (linear systems solved), "error_bound" (on the
             error of every value that the start leads to, reward units), "changes" (the largest change of a value by
             each backup, nats, up to 10,000; none where values were solved for), "change" (the last of them, or 0),
             "rate" and "contracts" (the rate at which backups settle, gamma or rho(F') where there were backups, and
