@@ -59,8 +59,9 @@ class KnownNames:
     _elsewhere: ClassVar[dict[str, str]] = {}  # arguments of other classes, and where they belong
 
     def __new__(cls, *_: Any, **options: Any) -> Self:
-        known = [entry.name for entry in dataclasses.fields(cls) if entry.init]  # type: ignore[arg-type]
-        for name in options:
+        fields = dataclasses.fields(cls) if dataclasses.is_dataclass(cls) else ()
+        known = [entry.name for entry in fields if entry.init]
+        for name in options if fields else ():
             if name not in known:
                 place = cls._elsewhere.get(name)
                 raise TypeError(
