@@ -19,7 +19,7 @@ from cai.models.common.checks import (
 )
 from cai.models.common.labels import by_name
 
-__all__ = ["Rows", "check_absorbing", "checked_names", "complete_rows", "start_distribution"]
+__all__ = ["Rows", "check_absorbing", "checked_names", "complete_rows", "leaving_probability", "start_distribution"]
 
 MENDS = ", or let normalize=True do it"
 
@@ -83,20 +83,27 @@ class _Process(Protocol):
     def state_name(self, state: int) -> str: ...
 
 
-def check_absorbing(mdp: _Process) -> None:
-    """Raises ValueError if a terminal state can be left."""
+def leaving_probability(mdp: _Process) -> Tensor:
+    """[S], the largest probability of leaving a terminal state; 0 elsewhere."""
     states = torch.nonzero(mdp.terminal).flatten()
     rows = mdp.probabilities.detach()[states]
     if mdp.next_states is None:
         stays = rows[torch.arange(len(states)), :, states]
     else:
         stays = torch.where(mdp.next_states[states] == states[:, None, None], rows, 0.0).sum(-1)
-    leaves = torch.where(mdp.available[states], (1 - stays).clamp(min=0), 0.0).amax(-1)
+    result = rows.new_zeros(len(mdp.terminal))
+    result[states] = torch.where(mdp.available[states], (1 - stays).clamp(min=0), 0.0).amax(-1)
+    return result
+
+
+def check_absorbing(mdp: _Process) -> None:
+    """Raises ValueError if a terminal state can be left."""
+    leaves = leaving_probability(mdp)
     if (leaves > 1e-9).any():
-        row = int(torch.nonzero(leaves > 1e-9)[0])
+        state = int(torch.nonzero(leaves > 1e-9)[0])
         raise ValueError(
-            f"terminal state {mdp.state_name(int(states[row]))} can be left (with probability up to "
-            f"{leaves[row].item():.3g}); a terminal state must lead to itself under every action"
+            f"terminal state {mdp.state_name(state)} can be left (with probability up to "
+            f"{leaves[state].item():.3g}); a terminal state must lead to itself under every action"
         )
 
 
