@@ -174,6 +174,7 @@ def test_json_schema(indent):
         assert list(row) == [*ROW_KEYS, "detail"]
         assert row["status"] == "success"
         unknown = ["log_evidence"] if row["backend"] == "variational" else []
+        unknown += ["effective_sample_size", "log_evidence_error"]
         assert [key for key, value in row.items() if value is None] == unknown
         assert all(isinstance(row[key], float) for key in ROW_KEYS[3:] if key not in unknown)
 
