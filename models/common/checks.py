@@ -267,7 +267,7 @@ def whole_horizon(horizon: Any) -> int | float:
         return math.inf
     whole = isinstance(number, numbers.Real) and not isinstance(number, bool) and number == number // 1
     if not whole:
-        meant = isinstance(number, numbers.Real) and 0 < number < 1
+        meant = isinstance(number, numbers.Real) and 0 < float(number) < 1
         hint = f"; if {number} is the temperature or the discount, name it, and give the horizon first" if meant else ""
         raise ValueError(f"horizon is {horizon!r}; expected a whole number of steps >= 1, or math.inf{hint}")
     if number < 1:
