@@ -75,11 +75,14 @@ def _state(state: Any, num_states: int, names: Sequence[str] | None) -> int:
 
 
 class _Process(Protocol):
-    probabilities: Tensor
-    next_states: Tensor | None
-    terminal: Tensor
-    available: Tensor
-
+    @property
+    def probabilities(self) -> Tensor: ...
+    @property
+    def next_states(self) -> Tensor | None: ...
+    @property
+    def terminal(self) -> Tensor: ...
+    @property
+    def available(self) -> Tensor: ...
     def state_name(self, state: int) -> str: ...
 
 
