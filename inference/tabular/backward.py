@@ -17,7 +17,7 @@ from cai.inference.kernels.problem import SoftProblem
 from cai.inference.kernels.values import asks_for_gradients, soft_values
 from cai.inference.tabular.believed_dynamics import OutcomeDynamics
 from cai.inference.tabular.recursion import Recursion
-from cai.models.common.numerics import categorical_divergence, expectation, safe_log
+from cai.models.common.numerics import categorical_divergence, expectation, safe_log, start_value
 from cai.models.trajectory.model import TrajectoryModel
 
 __all__ = ["CHUNK", "KEEP", "Messages", "backward", "forward", "in_chunks", "occupancies", "policy_backward"]
@@ -128,7 +128,7 @@ def backward(
         recursion=recursion,
         log_prior=log_prior,
         kernel=soft.name,
-        start=recursion.start(model, first),
+        start=start_value(model.mdp.initial, first, recursion.eta),
         first_values=first,
         holds_tables=keep != "evidence",
         **parts,
@@ -153,7 +153,7 @@ def _step_by_step(model: TrajectoryModel, recursion: Recursion, log_prior: Tenso
         values, policy = recursion.choice(model, q_values, own if log_prior is None else log_prior[t])
         rows.append((following, q_values, policy))
     following, q_values, policy = (torch.stack(part) for part in zip(*reversed(rows), strict=True))
-    start = recursion.start(model, values)
+    start = start_value(model.mdp.initial, values, recursion.eta)
     return Messages(
         values=torch.cat([values[None], following]), q_values=q_values, policy=policy, start=start, kernel=name
     )

@@ -11,11 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cai.models.common.checks import (
-    float_tensor,
-    named_index,
-    state_mask,
-)
+from cai.models.common.checks import float_tensor, named_index, start_distribution, state_mask
 from cai.models.common.devices import place_tensor, resolve_place
 from cai.models.common.facts import fact_table, process_facts
 from cai.models.common.storage import save, storable
@@ -23,7 +19,7 @@ from cai.models.processes.from_graph import graph_successors, read_initial
 from cai.models.processes.from_sparse import successors_from_sparse
 from cai.models.processes.from_successors import read_successors
 from cai.models.processes.layout import GridLayout
-from cai.models.processes.parts import checked_names, complete_rows, start_distribution
+from cai.models.processes.parts import checked_names, complete_rows
 
 __all__ = ["MDP"]
 
@@ -205,8 +201,8 @@ class MDP:
         num_states, num_actions, num_outcomes = probabilities.shape
         if 0 in probabilities.shape:
             raise ValueError(f"{name} has shape {list(probabilities.shape)}; a problem has at least one of each")
-        state_names = checked_names(self.state_names, num_states, "state")
-        action_names = checked_names(self.action_names, num_actions, "action")
+        names = (self.state_names, num_states, "state"), (self.action_names, num_actions, "action")
+        state_names, action_names = (None if given[0] is None else checked_names(*given) for given in names)
         terminal = torch.zeros(num_states, dtype=torch.bool)
         if self.terminal is not None:
             terminal = state_mask(self.terminal, num_states, state_names, "terminal")

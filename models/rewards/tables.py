@@ -274,6 +274,7 @@ def as_reward(reward: Any) -> RewardFactor:
             "order of the states and actions, e.g. [rewards[name] for name in mdp.state_names]; for a few states "
             "Goal('exit', 10.0) pays on entry, and rewards add up"
         )
-    if given_sparse(reward):
+    plain = isinstance(reward, Tensor) and reward.layout == torch.strided
+    if not plain and given_sparse(reward):
         return SparseReward(reward)
     return TableReward(reward, explicit=False)
