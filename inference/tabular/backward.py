@@ -121,7 +121,8 @@ def backward(
         return _step_by_step(model, recursion, log_prior, kernel)
     soft = make_pass(SoftProblem(model, kind, log_prior), kernel)
     first, kept = soft_values(model, kind, log_prior=log_prior, all_steps=keep != "evidence", soft=soft)
-    soft.made = None  # what a step reads takes as much memory as many values
+    if not first.requires_grad:  # else a gradient reads them again
+        soft.made = None  # what a step reads takes as much memory as many values
     parts = {} if kept is None else {"values": kept, "soft": soft}
     return Messages(
         model=model,
