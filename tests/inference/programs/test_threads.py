@@ -201,4 +201,5 @@ def test_sites_drawn_in_a_session_are_those_of_the_seed():
         with pyro_session(seed):
             found = program()
         for a, b in zip(found, expected, strict=True):
-            assert torch.equal(a, b) and a.dtype == b.dtype and a.shape == b.shape
+            assert torch.equal(a, b)
+            assert (a.dtype, a.shape) == (b.dtype, b.shape)
