@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import math
+import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -18,42 +18,35 @@ from rich.console import Console
 from rich.table import Table
 from typer.exceptions import TyperException
 
+from cai.arguments import (
+    Backends,
+    Discount,
+    Horizon,
+    Name,
+    Options,
+    Rewards,
+    Seed,
+    Slip,
+    Temperature,
+    build_problem,
+    listed,
+    with_rewards,
+)
 from cai.inference.core.status import InferenceError
 from cai.inference.registry import available_backends, infer
 from cai.models.common.files import StorageError, write_atomically, write_picture
+from cai.models.common.names import did_you_mean
 from cai.models.programs.factor_graph import draw_factor_graph
-from cai.models.rewards.registry import available_rewards, build_reward
-from cai.models.trajectory.model import TrajectoryModel
-from cai.models.zoo.registry import available_models, build_model
+from cai.models.rewards.registry import available_rewards
+from cai.models.zoo.registry import available_models
 from cai.starting import INTERRUPTED, interrupts_as_usual, only_own_output
 from cai.studies.comparison import DEFAULT_BACKENDS, Comparison, Row, chance_columns, compare
 
 __all__ = ["app", "main"]
 
-app = typer.Typer(add_completion=False, rich_markup_mode=None, help="Control as probabilistic inference.")
+app = typer.Typer(rich_markup_mode=None, help="Control as probabilistic inference.")
 
 PICTURES = ("model", "factor-graph", "values", "luck", "messages")
-
-Name = Annotated[str, typer.Argument(metavar="MODEL", help="A name from 'cai models', or a Gymnasium id.")]
-Backends = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--backend", help="A name from 'cai backends', with options if wanted (risk:eta=-2); may be repeated."
-    ),
-]
-Rewards = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--reward",
-        help="A name from 'cai rewards', with options (goal:states=exit,value=2), added to the model's own reward; may "
-        "be repeated.",
-    ),
-]
-Horizon = Annotated[str | None, typer.Option(help="Number of steps, or 'inf' for a stationary answer.")]
-Temperature = Annotated[float | None, typer.Option(help="Reward units per nat, above 0.")]
-Discount = Annotated[float | None, typer.Option(help="In (0, 1].")]
-Slip = Annotated[float | None, typer.Option(help="Probability of slipping, where the model has one.")]
-Seed = Annotated[int, typer.Option(help="For whatever draws.", min=0, max=2**63 - 1)]
 
 
 def _version(wanted: bool) -> None:
@@ -80,15 +73,16 @@ def compare_command(
     temperature: Temperature = None,
     discount: Discount = None,
     slip: Slip = None,
+    option: Options = None,
     seed: Seed = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="Save pictures and comparison.json here.")] = None,
 ) -> None:
     """Ask several backends about a model, and try their policies in the true world."""
     with only_own_output() if as_json else contextlib.nullcontext():
-        problem = _with_rewards(_build(model, horizon, temperature, discount, slip), reward)
+        problem = with_rewards(build_problem(model, horizon, temperature, discount, slip, option), reward)
         folder = _folder(out)
-        result = compare(problem, backend or DEFAULT_BACKENDS, seed=seed)
+        result = compare(problem, listed(backend) or DEFAULT_BACKENDS, seed=seed)
     if as_json:
         print(result.to_json(), flush=True)
     else:
@@ -151,6 +145,7 @@ def draw_command(
     temperature: Temperature = None,
     discount: Discount = None,
     slip: Slip = None,
+    option: Options = None,
     seed: Seed = 0,
     out: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Where to save; MODEL-PICTURE.png by default.")
@@ -158,14 +153,17 @@ def draw_command(
 ) -> None:
     """Draw a model, its factor graph, or a backend's answer about it."""
     if what not in PICTURES:
-        raise ValueError(f"no picture is called {what!r}; known are {', '.join(PICTURES)}")
-    problem = _build(model, horizon, temperature, discount, slip)
+        raise ValueError(
+            f"no picture is called {what!r}{did_you_mean(what, PICTURES)}; known are {', '.join(PICTURES)}"
+        )
+    problem = build_problem(model, horizon, temperature, discount, slip, option)
     path = out or Path(f"{problem.name}-{what}.png")
     if path.is_dir():
         raise ValueError(f"{str(path)!r} is a folder; --out takes a file here")
     path = path if path.suffix else path.with_suffix(".png")
-    if not path.parent.is_dir():
-        raise ValueError(f"there is no folder {str(path.parent)!r} to save the picture in; make it first")
+    if path.parent.exists() and not path.parent.is_dir():
+        raise ValueError(f"{str(path.parent)!r} is a file; the picture needs a folder")
+    path.parent.mkdir(parents=True, exist_ok=True)
     plots = _plots()
     if what == "model":
         from cai.pictures.model_pictures import plot_model
@@ -221,6 +219,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except MemoryError as error:
         _fail(f"not enough memory: {error}", code=1)
     except SystemExit as error:
+        if "_CAI_COMPLETE" in os.environ or {"--show-completion", "--install-completion"} & set(words):
+            raise  # that is how completion ends
         _fail(f"a plug-in ended the program (exit code {error.code!r})", code=1)
     sys.exit(code if isinstance(code, int) else 0)
 
@@ -233,30 +233,6 @@ def _fail(message: str, code: int = 2) -> None:
 def _console() -> Console:
     """A terminal's own width; a file or a pipe gets lines long enough for every column."""
     return Console() if sys.stdout.isatty() else Console(width=130)
-
-
-def _build(
-    name: str, horizon: str | None, temperature: float | None, discount: float | None, slip: float | None
-) -> TrajectoryModel:
-    steps: int | float | None = None
-    if horizon is not None:
-        steps = math.inf if horizon == "inf" else _whole(horizon)
-    return build_model(name, horizon=steps, temperature=temperature, discount=discount, slip=slip)
-
-
-def _with_rewards(problem: TrajectoryModel, rewards: list[str] | None) -> TrajectoryModel:
-    """The model, with reward factors added that were named on the command line."""
-    try:
-        extra = [build_reward(text) for text in rewards or ()]
-    except TypeError as error:  # an option of the wrong type is a bad argument here
-        raise ValueError(str(error)) from None
-    return problem.replace(reward=sum(extra, start=problem.reward)) if extra else problem
-
-
-def _whole(horizon: str) -> int:
-    with contextlib.suppress(ValueError):
-        return int(horizon)
-    raise ValueError(f"horizon is {horizon!r}; give a whole number of steps, or inf")
 
 
 def _folder(out: Path | None) -> Path | None:
@@ -327,6 +303,14 @@ def _print_comparison(console: Console, result: Comparison) -> None:
     for row in result.rows:
         world.add_row(row.backend, *_world(row, chances, narrow))
     console.print(world)
+    if any(row.effective_sample_size is not None for row in result.rows):
+        drawn = _table("What its particles are worth", [], status=False)
+        for column in ("effective sample size", "error of log p(O)"):
+            drawn.add_column(column, justify="right")
+        for row in result.rows:
+            if row.effective_sample_size is not None:
+                drawn.add_row(row.backend, f"{row.effective_sample_size:.1f}", _number(row.log_evidence_error))
+        console.print(drawn)
     for row in result.rows:
         if not row.status.ok or row.detail:
             console.print(f"{row.backend}: {row.detail or row.status}", highlight=False, soft_wrap=True)

@@ -5,13 +5,16 @@ from __future__ import annotations
 import dataclasses
 import math
 import numbers
+import secrets
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, overload
 
 from cai.inference.backends.optimistic import Optimistic
 from cai.inference.backends.variational import StructuredVariational
 from cai.inference.core.backend import Backend
 from cai.inference.core.driver import Checkpoints, check_schedule, drive
+from cai.inference.core.memory import check_memory
 from cai.inference.core.posterior import Posterior
 from cai.inference.core.posterior_batch import PosteriorBatch
 from cai.inference.core.status import InferenceError
@@ -28,12 +31,24 @@ from cai.inference.tabular.methods.policy_iteration import KLPolicyIteration, Po
 from cai.inference.tabular.methods.risk import RiskSensitive
 from cai.inference.tabular.methods.value_iteration import ValueIteration
 from cai.inference.tabular.methods.z_iteration import ZIteration
+from cai.models.common.names import did_you_mean
 from cai.models.common.options import split_options
 from cai.models.common.plugins import Plugins, load_plugins
 from cai.models.processes.mdp import MDP
+from cai.models.programs.observed_sites import as_conditioned
 from cai.models.trajectory.batch import ModelBatch
 
-__all__ = ["available_backends", "backend_label", "check_question", "check_seed", "infer", "judged", "make_backend"]
+__all__ = [
+    "available_backends",
+    "backend_label",
+    "check_question",
+    "check_seed",
+    "drawn_seed",
+    "infer",
+    "judged",
+    "make_backend",
+    "record_seed",
+]
 
 RENAMED = {"max_steps", "max_backups"}  # earlier names of max_iterations
 
@@ -103,7 +118,9 @@ def make_backend(backend: str | Backend, **options: Any) -> Backend:
             classes |= plugins.made
         options = written | options
         if backend not in classes:
-            raise ValueError(f"no backend is called {backend!r}; known are {', '.join(classes)}")
+            raise ValueError(
+                f"no backend is called {backend!r}{did_you_mean(backend, classes)}; known are {', '.join(classes)}"
+            )
         try:
             made: Backend = classes[backend](**options)
         except TypeError as error:
@@ -112,8 +129,12 @@ def make_backend(backend: str | Backend, **options: Any) -> Backend:
                     f"backend {backend!r}: {min(old)} is called max_iterations, as in every backend"
                 ) from None
             made_of = dataclasses.fields(classes[backend]) if dataclasses.is_dataclass(classes[backend]) else ()
-            fields = ", ".join(field.name for field in made_of) or "none"
-            raise ValueError(f"backend {backend!r}: {error}; its options are: {fields}") from None
+            fields = [field.name for field in made_of]
+            unknown = next((name for name in options if name not in fields), "") if fields else ""
+            raise ValueError(
+                f"backend {backend!r}: {error}{did_you_mean(unknown, fields)}; its options are: "
+                f"{', '.join(fields) or 'none'}"
+            ) from None
         return made
     if isinstance(backend, type):
         raise TypeError(f"{backend.__name__} is a class; pass an instance: {backend.__name__}(...)")
@@ -158,6 +179,17 @@ def check_seed(seed: Any) -> None:
         raise ValueError(f"seed is {seed!r}; give a whole number from 0 to 2^63 - 1")
 
 
+def drawn_seed() -> int:
+    """A seed that nobody chose, for seed=None."""
+    return secrets.randbits(62)
+
+
+def record_seed(posterior: Posterior | None, seed: int) -> None:
+    """Says in the details of an answer which seed was drawn for it."""
+    if posterior is not None:
+        posterior.__dict__["details"] = MappingProxyType({**posterior.details, "seed": seed})
+
+
 def check_question(model: Any) -> None:
     """Refuses what is neither a model nor a program, and says how it becomes one.
 
@@ -170,19 +202,27 @@ def check_question(model: Any) -> None:
         )
     if isinstance(model, str):
         raise TypeError(f"{model!r} is a name; build it first with cai.models.build_model({model!r})")
+    if isinstance(model, (list, tuple)) and model:
+        advice = (
+            "ask about each, [cai.infer(one) for one in models]; variants of one process are asked about together as "
+            "model.batch(reward=[...], temperature=[...])"
+        )
+        if isinstance(model[0], MDP):
+            advice = "that is a process and its reward: TrajectoryModel(mdp, reward, horizon=...) makes a model of them"
+        raise TypeError(f"expected one model, got a {type(model).__name__} of {len(model)}; {advice}")
     if not callable(model) and not isinstance(model, ModelBatch):
         raise TypeError(f"expected a TrajectoryModel or a Pyro program, got {type(model).__name__}")
 
 
 @overload
 def infer(
-    model: ModelBatch, backend: str | Backend = "exact", *, seed: int = 0, throw: bool = True, **options: Any
+    model: ModelBatch, backend: str | Backend = "exact", *, seed: int | None = 0, throw: bool = True, **options: Any
 ) -> PosteriorBatch: ...
 
 
 @overload
 def infer(
-    model: Any, backend: str | Backend = "exact", *, seed: int = 0, throw: bool = True, **options: Any
+    model: Any, backend: str | Backend = "exact", *, seed: int | None = 0, throw: bool = True, **options: Any
 ) -> Posterior: ...
 
 
@@ -190,7 +230,7 @@ def infer(
     model: Any,
     backend: str | Backend = "exact",
     *,
-    seed: int = 0,
+    seed: int | None = 0,
     throw: bool = True,
     folder: str | Path | None = None,
     checkpoint_every: int | None = None,
@@ -210,9 +250,10 @@ def infer(
 
     Args:
         model: a `TrajectoryModel`, a batch of them, or any Pyro program with sites `s_1, a_1, O_1, s_2, ...` (factors
-            in nats).
+            in nats). A state or an action that the program observes is evidence, as by `condition`.
         backend: a name (see `available_backends`), or an instance such as `SumProduct()`.
-        seed: for backends that draw; the same for every member of a batch.
+        seed: for backends that draw; the same for every member of a batch. None draws one, which stands in
+            `posterior.details["seed"]`.
         throw: raise unless the status is success; with False the posterior comes back with its status. A batch is
             answered to its end before the first failure is raised.
         folder: where a run is stored; it is made if need be, and must hold no other run.
@@ -226,26 +267,33 @@ def infer(
 
     Raises:
         ValueError: if the backend is unknown or does not accept the model.
+        TooLarge: if what it needs does not fit into the memory that there is (a ValueError and a MemoryError).
         InferenceError: if inference failed and `throw` is True; it holds the posterior (of a batch: `BatchError`, which
             holds all answers).
     """
     check_question(model)
+    model = as_conditioned(model)
+    drawn, seed = seed is None, drawn_seed() if seed is None else seed
     check_seed(seed)
     chosen = make_backend(backend, **options)
     in_steps = folder is not None or max_seconds < math.inf
     if isinstance(model, ModelBatch):
         if in_steps:
             raise ValueError("folder and max_seconds are for the run of one model; ask about the members one by one")
-        return infer_batch(model, chosen, lambda member: _ask(member, chosen, seed), throw=throw)
+        check_memory(chosen, model)
+        return infer_batch(model, chosen, lambda member: _ask(member, chosen, seed, drawn), throw=throw)
     chosen.supports(model)
+    check_memory(chosen, model)
     if not in_steps:
-        return judged(chosen, _ask(model, chosen, seed), throw)
+        return judged(chosen, _ask(model, chosen, seed, drawn), throw)
     learner, checkpoints = learner_for(chosen, model), None
     if folder is not None:
         check_schedule(checkpoint_every, checkpoint_seconds)
         path = begin_run(folder, chosen, model, seed)
         checkpoints = Checkpoints(path, steps=checkpoint_every, seconds=checkpoint_seconds)
     posterior = drive(learner, model, seed=seed, checkpoints=checkpoints, max_seconds=max_seconds)
+    if drawn:
+        record_seed(posterior, seed)
     return judged(chosen, posterior, throw)
 
 
@@ -256,10 +304,12 @@ def judged(backend: Backend, posterior: Posterior, throw: bool) -> Posterior:
     return posterior
 
 
-def _ask(model: Any, chosen: Backend, seed: int) -> Posterior:
+def _ask(model: Any, chosen: Backend, seed: int, drawn: bool) -> Posterior:
     posterior = chosen.run(model, seed=seed)
     if not isinstance(posterior, Posterior):
         raise TypeError(
             f"backend {chosen.name!r} returned a {type(posterior).__name__}; its run must return a Posterior"
         )
+    if drawn:
+        record_seed(posterior, seed)
     return posterior

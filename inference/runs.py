@@ -16,6 +16,7 @@ from cai.inference.core.storage import StorageError, can_store, load, save
 from cai.models.common.files import MissingFile, TakenPath
 from cai.models.common.schema import check_fields
 from cai.models.programs.inspect import inspect_program
+from cai.models.programs.observed_sites import as_conditioned
 from cai.models.trajectory.model import TrajectoryModel
 
 __all__ = ["Run", "begin_run", "learner_for", "read_run"]
@@ -118,7 +119,7 @@ def read_run(folder: str | Path, model: Any, options: Mapping[str, Any]) -> tupl
             f"the run in {str(folder)!r} is about a program (or a reward that no file can hold); give it again: "
             "cai.resume(folder, model=...)"
         )
-    model = run.model if model is None else model
+    model = run.model if model is None else as_conditioned(model)
     outside = _outside(model)
     differing = [name for name in outside | run.outside if outside.get(name) != run.outside.get(name)]
     if differing:

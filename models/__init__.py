@@ -24,6 +24,7 @@ from cai.models.rewards.tables import (
     CallableReward,
     OutcomeReward,
     RewardFactor,
+    SparseReward,
     StepCost,
     TableReward,
     TimeTableReward,
@@ -34,6 +35,7 @@ from cai.models.trajectory.lmdp import LMDP, compose_lmdps
 from cai.models.trajectory.model import TrajectoryModel
 from cai.models.trajectory.shaping import PotentialShaping, shaped
 from cai.models.zoo.chains import chain, double_chain, river_swim
+from cai.models.zoo.counted import count_model
 from cai.models.zoo.grids import cliff, four_rooms, maze, windy
 from cai.models.zoo.gridworld import bridge, gridworld
 from cai.models.zoo.hidden import kitchen, kitchen_observations, tiger, tiger_observations
@@ -64,6 +66,7 @@ __all__ = [
     "ProgramInfo",
     "RewardFactor",
     "Simulator",
+    "SparseReward",
     "StepCost",
     "TableReward",
     "TimeTableReward",
@@ -81,6 +84,7 @@ __all__ = [
     "cliff",
     "compose_lmdps",
     "condition",
+    "count_model",
     "do",
     "double_chain",
     "draw_factor_graph",

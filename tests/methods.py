@@ -92,7 +92,7 @@ OTHER = (
 ALL = EXACT + FIXED + OTHER
 # What is drawn meets the exact answers within FAILURE_RATE, in tests/test_samplers.py; some laws hold draw by draw.
 SAMPLED = (
-    Method(SequentialMonteCarlo(num_particles=50)),
+    Method(SequentialMonteCarlo(num_particles=50, lookahead=None)),
     Method(SequentialMonteCarlo(num_particles=50, lookahead="soft-value")),
     Method(ImportanceSampling(num_particles=50)),
 )

@@ -13,9 +13,19 @@ from cai.evaluation.evaluate import Outcome, evaluate
 from cai.inference.core.backend import Backend
 from cai.inference.core.posterior import Posterior
 from cai.inference.core.progress import progress
-from cai.inference.core.status import Status
-from cai.inference.registry import backend_label, check_question, check_seed, infer, make_backend
+from cai.inference.core.status import Status, Target
+from cai.inference.registry import (
+    backend_label,
+    check_question,
+    check_seed,
+    drawn_seed,
+    infer,
+    make_backend,
+    record_seed,
+)
+from cai.models.common.numerics import plain_number
 from cai.models.common.storage import Saved, storable
+from cai.models.programs.observed_sites import as_conditioned
 from cai.models.trajectory.batch import ModelBatch
 from cai.models.trajectory.model import TrajectoryModel
 from cai.policies.policy import extract_policy
@@ -29,6 +39,8 @@ __all__ = ["Comparison", "Row", "chance_columns", "compare"]
 DEFAULT_BACKENDS = ("exact", "variational", "optimistic")
 SHOWN = 8  # rows that repr names
 NUMBERS = ("log_evidence", "elbo", "believed_return", "real_return", "optimism_gap", "luck", "policy_entropy")
+PARTICLES = ("effective_sample_size", "log_evidence_error")  # what answers of weighted particles know besides
+IDLE = 0.01  # nats; a policy that is nearer to the action prior shows nothing
 
 
 @storable("comparison-row")
@@ -52,6 +64,8 @@ class Row:
         posterior: the answer, or None.
         outcome: of its policy in the true world, or None.
         member: of a batch, which one; else None.
+        effective_sample_size: of weighted particles, on how many trajectories the answer rests; else None.
+        log_evidence_error: of weighted particles, the standard error of `log_evidence`, nats; else None.
     """
 
     backend: str
@@ -69,10 +83,12 @@ class Row:
     posterior: Posterior | None
     outcome: Outcome | None
     member: int | None = None
+    effective_sample_size: float | None = None
+    log_evidence_error: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The line as JSON allows it: null for what is not known or not finite."""
-        numbers = {key: _finite(getattr(self, key)) for key in NUMBERS}
+        numbers = {key: _finite(getattr(self, key)) for key in NUMBERS + PARTICLES}
         why = self.detail or ("" if self.status.ok else str(self.status))
         head: dict[str, Any] = {"backend": self.backend, "target": self.target, "status": self.status.label}
         if self.member is not None:
@@ -146,7 +162,7 @@ class Comparison(Saved):
         for row in self.rows:
             line: dict[str, Any] = {"backend": row.backend, "member": row.member, "target": row.target}
             line["status"] = row.status.label
-            line |= {key: getattr(row, key) for key in NUMBERS}
+            line |= {key: getattr(row, key) for key in NUMBERS + PARTICLES}
             line["seconds"] = row.seconds
             if row.outcome is not None:
                 line |= {"std": row.outcome.std, "cvar": row.outcome.cvar, "absorbed": row.outcome.absorbed}
@@ -199,7 +215,7 @@ def compare(
     model: Any,
     backends: Sequence[str | Backend] = DEFAULT_BACKENDS,
     *,
-    seed: int = 0,
+    seed: int | None = 0,
     num_rollouts: int = 2000,
 ) -> Comparison:
     """Asks several backends the same question, and tries each policy in the true world.
@@ -210,12 +226,19 @@ def compare(
         model: a `TrajectoryModel`, a batch of them (a row for each backend and member; the time that a backend took is
             shared out equally), or a trajectory program (whose real return is not known here).
         backends: names, with options if wanted ("risk:eta=-2"), or instances.
-        seed: for backends and rollouts.
+        seed: for backends and rollouts; None draws one, which stands in the details of each answer.
         num_rollouts: see `evaluate`.
     """
     if isinstance(backends, str) or not isinstance(backends, Iterable):
         raise TypeError(f"backends is {backends!r}; give a list of names or instances, e.g. ['exact', 'variational']")
     check_question(model)
+    model = as_conditioned(model)
+    if seed is None:
+        seed = drawn_seed()
+        result = compare(model, backends, seed=seed, num_rollouts=num_rollouts)
+        for row in result.rows:
+            record_seed(row.posterior, seed)
+        return result
     check_seed(seed)
     chosen = [make_backend(backend) for backend in backends]
     if not chosen:
@@ -286,13 +309,19 @@ def _finished(
     if posterior is not None and "why" in posterior.details:
         detail = f"{status} ({posterior.details['why']})"
     elif posterior is not None:
-        detail = detail or str(posterior.details.get("note", ""))
+        detail = detail or str(posterior.details.get("note", "")) or _idle(model, posterior)
     if posterior is not None and isinstance(model, TrajectoryModel):
         try:
             outcome = evaluate(extract_policy(posterior), model, seed=seed, num_rollouts=num_rollouts)
         except Exception as error:
             detail = detail or _reason(error)
-    believed = _number(posterior, "believed_return")
+    numbers: dict[str, float | None] = {}
+    for name in ("believed_return", "log_evidence", "elbo", "luck", "policy_entropy"):
+        try:
+            numbers[name] = _number(posterior, name)
+        except Exception as error:  # what is computed when it is looked at can fail too
+            numbers[name], detail = None, detail or _reason(error)
+    believed = numbers["believed_return"]
     real = outcome.expected_return if outcome is not None else None
     gap = None
     if believed is not None and real is not None and not believed == real == -math.inf:
@@ -302,16 +331,40 @@ def _finished(
         target=str(backend.target if posterior is None else posterior.target),
         status=status,
         detail=detail,
-        log_evidence=_number(posterior, "log_evidence"),
-        elbo=_number(posterior, "elbo"),
-        believed_return=believed,
         real_return=real,
         optimism_gap=gap,
-        luck=_number(posterior, "luck"),
-        policy_entropy=_number(posterior, "policy_entropy"),
         seconds=seconds,
         posterior=posterior,
         outcome=outcome,
+        **numbers,
+        **{name: _plain(posterior, name) for name in PARTICLES},
+    )
+
+
+def _plain(posterior: Posterior | None, name: str) -> float | None:
+    """A number among the details of an answer."""
+    value = None if posterior is None else posterior.details.get(name)
+    return None if value is None else float(value)
+
+
+def _idle(model: Any, posterior: Posterior) -> str:
+    """What to say of a policy that is all but the action prior, as at a temperature far above what rewards differ by.
+
+    Far above them the KL from the prior goes as 1 / temperature^2, which tells where it is a tenth of a nat a step.
+    """
+    if not posterior.status.ok or not isinstance(model, TrajectoryModel) or posterior.target is Target.OTHER:
+        return ""
+    try:
+        spent = _number(posterior, "policy_divergence")
+    except Exception:  # what is computed when it is looked at can fail
+        return ""
+    if spent is None or not 1e-13 < spent < IDLE:  # less is rounding: no choice makes a difference
+        return ""
+    temperature = plain_number(model.temperature)
+    colder = temperature * math.sqrt(spent / min(10.0, 0.1 * model.horizon))
+    return (
+        f"the policy is all but the action prior (KL {spent:.2g} nats over all steps): at temperature {temperature:g} "
+        f"what it can earn hardly counts; try temperature={colder:.1g}"
     )
 
 

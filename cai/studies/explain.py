@@ -146,7 +146,7 @@ class _Nudge(RewardFactor):
         object.__setattr__(self, "reads_outcome", self.table.shape[-1] > 1)
 
     def evaluate(self, mdp: MDP, step: Step) -> Tensor:
-        return self.table[step.t][step.state, step.action, step.outcome]
+        return self.table[step.t][step.state, step.action, step.outcome if self.reads_outcome else 0]
 
 
 def explain_reward(
@@ -275,7 +275,7 @@ def _along(model: TrajectoryModel, posterior: Posterior, terms: tuple[RewardFact
         chance = (model.log_potential(t) - model.r_max / plain_number(model.temperature)).exp().expand_as(joint)
         sure[t] = (joint * chance).sum() + (1 - here.sum()) * ended
     costs[0, 2] = -categorical_divergence(posterior.initial, mdp.initial)
-    costs[:, 3] = model.evidence_offset / model.steps
+    costs[:, 3] = plain_number(model.evidence_offset) / model.steps
     return rewards, costs, sure
 
 

@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from cai.inference.core.driver import drive
+from cai.inference.core.memory import Need, enumerated_need
 from cai.inference.core.posterior import Posterior
 from cai.inference.core.status import Target
 from cai.inference.programs.answers import GuideAnswer
-from cai.inference.programs.requirements import check_enumerable, check_program
+from cai.inference.programs.requirements import check_enumerable, check_program, table_bytes
 from cai.inference.programs.svi import FitOptions, GuideLearner
-from cai.inference.tabular.dynamic_programming import check_keep, closed_form_posterior
+from cai.inference.tabular.dynamic_programming import check_keep, closed_form_posterior, soft_need
 from cai.inference.tabular.recursion import EXACT, FIXED
 from cai.inference.tabular.stationary.iteration import Settling
 from cai.models.programs.inspect import ProgramInfo, inspect_program
@@ -94,6 +95,15 @@ class StructuredBackend:
         info = inspect_program(program)
         check_program(info, self.name)
         return info
+
+    def memory(self, model: Any) -> Need:
+        """About what `run` will take."""
+        if isinstance(model, TrajectoryModel):
+            if self.solver != "svi":
+                return soft_need(model, self.keep)
+            return enumerated_need(model.steps, model.dense_bytes, "use solver='closed-form'")
+        info = inspect_program(model)
+        return enumerated_need(info.horizon, table_bytes(info), "give the program fewer steps, or ask 'smc'")
 
     def run(self, model: Any, *, seed: int = 0) -> Posterior:
         """Answers a model or a program; `seed` is for programs that draw while they are enumerated."""

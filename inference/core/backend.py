@@ -14,6 +14,9 @@ __all__ = ["Backend"]
 class Backend(Protocol):
     """An inference method: a frozen dataclass of hyper-parameters that answers models.
 
+    A backend may also have `memory(model) -> Need` (`cai.inference.core.memory`), what `run` will allocate, by which
+    `infer` refuses what does not fit before it begins.
+
     Attributes:
         name: how it is called in tables and on the command line.
         target: what it approximates.

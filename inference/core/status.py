@@ -50,6 +50,11 @@ class Status(str, Enum):
         "to answer with; raise num_particles, guide 'smc' with lookahead='soft-value' (a program with a function), and "
         "look at the factors of -inf: p(O) may be 0"
     )
+    FEW_PARTICLES = (
+        "few particles: the answer rests on too few trajectories, so its numbers can be far off; raise num_particles, "
+        "look ahead (backend 'smc' with lookahead='soft-value', of a program with a function), or ask a backend that "
+        "draws nothing"
+    )
     FAILED = "failed: the backend broke with an error of its own; see the message"
     UNSUPPORTED = "unsupported: the backend does not accept this model; see the message for one that does"
 

@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 
 from cai.inference.core.lazy import lazy, table
+from cai.inference.core.memory import require_tables
 from cai.inference.core.most_probable import most_probable_trajectory
 from cai.inference.core.policy import Policy, policy_classes
 from cai.inference.core.posterior import Posterior
 from cai.inference.core.status import Status
 from cai.models.common.checks import index_tensor
-from cai.models.common.numerics import safe_log
+from cai.models.common.numerics import safe_log, safe_logsumexp
 from cai.models.trajectory.model import TrajectoryModel
 from cai.models.trajectory.simulate import sample_chain
 
@@ -144,6 +145,8 @@ class TabularPosterior(Posterior):
             raise ValueError(f"kind is {kind!r}; expected one of {', '.join(map(repr, KINDS))}")
         if self.status in (Status.DIVERGED, Status.IMPOSSIBLE, Status.DEGENERATE):
             raise ValueError(f"the posterior of {self.backend!r} holds no policy: {self.status}")
+        if isinstance(self.model, TrajectoryModel):
+            require_tables(self.model, "a policy", 4)  # copied, checked, and made ready to act
         probs, mdp = self.action_probs.detach(), self.mdp
         if kind != "stochastic":
             best = (probs - 1e-12 * torch.arange(probs.shape[-1])).argmax(-1)  # equals up to rounding: the first
@@ -218,31 +221,44 @@ class TabularPosterior(Posterior):
     def _score_tables(self, states: Tensor, actions: Tensor) -> Tensor:
         """[N], log q(s_1) + sum_t log q(a_t | s_t) + log q(s_{t+1} | s_t, a_t), from start, policy and dynamics."""
         num_states, num_actions = self.action_prior.shape[-2:]
-        start = torch.cat([self.initial, self.initial.new_zeros(1)])
-        total, policy = safe_log(start[states[:, 0]]), self.action_probs
-        one, nothing = torch.ones((), dtype=total.dtype), torch.zeros((), dtype=total.dtype)
+        start = self._log_start()
+        never = start.new_full((), -torch.inf)
+        total = torch.cat([start, never[None]])[states[:, 0]]
         for t in range(actions.shape[1]):
             state, action = states[:, t], actions[:, t]
             inside, absorbed = state.clamp(max=num_states - 1), state == num_states
-            total = total + safe_log(torch.where(absorbed, one / num_actions, policy[t][inside, action]))
+            total = total + torch.where(absorbed, -math.log(num_actions), self._log_policy(t)[inside, action])
             if t + 1 < states.shape[1]:
                 following = states[:, t + 1]
-                moved = self._transition(t, inside, action, following)
-                stays = torch.where(following == num_states, one, nothing)
-                total = total + safe_log(torch.where(absorbed, stays, moved))
+                moved = self._log_transition(t, inside, action, following)
+                stays = torch.where(following == num_states, torch.zeros_like(never), never)
+                total = total + torch.where(absorbed, stays, moved)
         return total
 
-    def _transition(self, t: int, state: Tensor, action: Tensor, following: Tensor) -> Tensor:
-        """[N], q(s_{t+1} | s_t, a_t) out of a state 0..S-1; never dense where the outcomes are listed."""
+    def _log_start(self) -> Tensor:
+        """[S], log q(s_1) in nats."""
+        return safe_log(self.initial)
+
+    def _log_policy(self, t: int) -> Tensor:
+        """[S, A], log q(a_t | s_t) in nats at time index t."""
+        return safe_log(self.action_probs[t])
+
+    def _log_outcomes(self, t: int) -> tuple[Tensor, Tensor]:
+        """Logs of the outcomes [S, A, K] of step t, and of those that end in a fall, in nats."""
+        alive, fallen = self.world.outcomes(t)
+        return safe_log(alive), safe_log(fallen)
+
+    def _log_transition(self, t: int, state: Tensor, action: Tensor, following: Tensor) -> Tensor:
+        """[N], log q(s_{t+1} | s_t, a_t) out of a state 0..S-1; never dense where the outcomes are listed."""
         num_states = self.action_prior.shape[-2]
         inside, falls = following.clamp(max=num_states - 1), following == num_states
-        alive, fallen = (part[state, action] for part in self.world.outcomes(t))
+        alive, fallen = (part[state, action] for part in self._log_outcomes(t))
         if self.mdp is None or self.mdp.next_states is None or not self.has_outcomes:
             moved = alive.gather(-1, inside[:, None])[:, 0]
         else:
             reached = self.mdp.next_states[state, action] == inside[:, None]
-            moved = torch.where(reached, alive, torch.zeros_like(alive)).sum(-1)
-        return torch.where(falls, fallen.sum(-1), moved)
+            moved = safe_logsumexp(torch.where(reached, alive, -torch.inf))
+        return torch.where(falls, safe_logsumexp(fallen) if fallen.shape[-1] else -torch.inf, moved)
 
     # ---- marginals ----------------------------------------------------------------------------------------------
 

@@ -29,6 +29,7 @@ __all__ = [
     "fixed_backup",
     "hard_choice",
     "optimistic_backup",
+    "soft_log_policy",
     "soft_policy",
     "soft_q_values",
     "tilted_backup",
@@ -138,6 +139,14 @@ def soft_policy(model: TrajectoryModel, q_values: Tensor, log_prior: Tensor | No
     shift = values.masked_fill(infeasible, 0.0)
     policy = torch.where(infeasible[..., None], prior, (scores - shift[..., None]).exp())
     return values, policy / policy.sum(-1, keepdim=True)
+
+
+def soft_log_policy(model: TrajectoryModel, q_values: Tensor, log_prior: Tensor | None = None) -> Tensor:
+    """[..., S, A], log pi(a | s) of `soft_policy` in nats, also where pi(a | s) is too small for a float."""
+    values, policy = soft_policy(model, q_values, log_prior)
+    scores = (model.log_action_prior if log_prior is None else log_prior) + q_values
+    lost = (policy == 0) & torch.isfinite(scores) & (torch.isfinite(values) & model.live)[..., None]
+    return torch.where(lost, scores - torch.where(lost, values[..., None], 0.0), safe_log(policy))
 
 
 def hard_choice(model: TrajectoryModel, q_values: Tensor, log_prior: Tensor | None = None) -> tuple[Tensor, Tensor]:

@@ -165,12 +165,22 @@ class Filtered:
         log_evidence: 0-dim, nats; -inf then.
         ess: the effective sample size before the first step and after each, up to where they got.
         resamplings: how often they were resampled.
+        ancestors: how many first particles the last ones come from, in effect: 1 / sum of the squares of the weights
+            that descend from each; the number of independent trajectories that the early steps rest on.
+        log_evidence_error: nats, the standard error of `log_evidence`, inf where no particle has weight.
     """
 
     particles: Particles | None
     log_evidence: Tensor
     ess: tuple[float, ...]
     resamplings: int
+    ancestors: float
+    log_evidence_error: float
+
+    @property
+    def effective_sample_size(self) -> float:
+        """The number of independent trajectories that the answer rests on in effect, at its weakest step."""
+        return min(*self.ess, self.ancestors)
 
 
 @torch.no_grad()
@@ -195,6 +205,7 @@ def move_particles(
     log_weights = log_weights + ahead
     evidence = torch.zeros((), dtype=torch.float64)
     history, resamplings = [effective_sample_size(log_weights)], 0
+    roots, variance = torch.arange(num_particles), 0.0
     for i in progress(len(blocks), "moving particles"):
         if history[-1] == 0:
             break
@@ -202,6 +213,7 @@ def move_particles(
             index = systematic(log_weights, torch.rand((), dtype=torch.float64, generator=generator))
             evidence = evidence + log_mean_exp(log_weights)
             system.select(index)
+            roots, variance = roots[index], variance + 1 / history[-1] - 1 / num_particles
             ahead, log_weights = ahead[index], torch.zeros_like(log_weights)
             resamplings += 1
         for t, factors in zip(blocks[i], system.advance(blocks[i]), strict=True):
@@ -212,11 +224,14 @@ def move_particles(
             gain = factors + ahead - torch.where(gone, torch.zeros_like(before), before)
             log_weights = torch.where(gone, log_weights, log_weights + gain)
             history.append(effective_sample_size(log_weights))
-    particles = None
-    if history[-1] > 0:
-        particles = Particles(system.values(), log_weights + evidence)
-    found = torch.full((), -torch.inf, dtype=torch.float64) if particles is None else particles.log_evidence
-    return Filtered(particles, found, tuple(history), resamplings)
+    if history[-1] == 0:
+        nothing = torch.full((), -torch.inf, dtype=torch.float64)
+        return Filtered(None, nothing, tuple(history), resamplings, 0.0, math.inf)
+    particles = Particles(system.values(), log_weights + evidence)
+    ancestors = 1 / float(torch.zeros(num_particles).double().index_add(0, roots, particles.weights).square().sum())
+    # The mean weights between resamplings are averages of independent particles, given those before, and multiply.
+    error = math.sqrt(max(0.0, variance + 1 / history[-1] - 1 / num_particles))
+    return Filtered(particles, particles.log_evidence, tuple(history), resamplings, ancestors, error)
 
 
 def log_mean_exp(log_weights: Tensor) -> Tensor:

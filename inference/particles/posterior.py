@@ -22,12 +22,17 @@ from cai.inference.tabular.backward import backward, policy_backward
 from cai.inference.tabular.believed_dynamics import FixedDynamics, OutcomeDynamics
 from cai.inference.tabular.posterior import tabular_posterior
 from cai.inference.tabular.recursion import EXACT
-from cai.models.common.numerics import expectation, safe_log
+from cai.models.common.numerics import expectation, plain_number, safe_log, safe_logsumexp
 from cai.models.programs.inspect import ProgramInfo, explain, site_time
 from cai.models.trajectory.model import TrajectoryModel
 
 if TYPE_CHECKING:
     import xarray
+
+FEW = 10  # effective particles at every step that a success needs
+FIRST = 2  # first particles; where the last ones come from no more than these, the early steps are theirs alone
+FAR = 4  # standard errors by which an estimate may miss log p(O) where that is known, and at least half a nat
+CHECKED = 10**8  # numbers that may be computed to know it
 
 __all__ = ["CountedDynamics", "ParticlePaths", "ParticlePosterior", "answer_model", "answer_program"]
 
@@ -87,8 +92,12 @@ class ParticlePaths:
         own = torch.cat([self.particles.states, self.particles.actions], 1)
         given = torch.cat([states, actions], 1)
         _, index = torch.cat([own, given]).unique(dim=0, return_inverse=True)
-        shares = _count(int(index.max()) + 1, index[: len(own)], self.particles.weights)
-        return safe_log(shares[index[len(own) :]])
+        logs = self.particles.log_weights
+        logs = logs - safe_logsumexp(logs)
+        best = logs.new_full((int(index.max()) + 1,), -torch.inf).scatter_reduce(0, index[: len(own)], logs, "amax")
+        shift = torch.where(torch.isfinite(best), best, torch.zeros_like(best))
+        shares = _count(len(best), index[: len(own)], (logs - shift[index[: len(own)]]).exp())
+        return (safe_log(shares) + shift)[index[len(own) :]]
 
     def marginal(self, site: str, size: int | None = None) -> Tensor:
         """[N], the weight of each value of a discrete site; N values, or up to the largest that a particle took."""
@@ -112,14 +121,9 @@ class ParticlePosterior(Posterior):
 
     @lazy
     def evidence_error(self) -> Tensor | None:
-        """The standard error of `log_evidence`, nats, 0-dim; None for particles that were resampled on the way.
-
-        It is the spread of the weights over sqrt(N), relative to their mean.
-        """
-        if self.particles is None or self.details.get("resamplings"):
-            return None
-        weights = self.particles.weights * self.particles.num_particles
-        return weights.std() / math.sqrt(len(weights))
+        """The standard error of `log_evidence`, nats, 0-dim; None if no particle is left."""
+        error = self.details.get("log_evidence_error")
+        return None if error is None else torch.tensor(error, dtype=torch.float64)
 
     @property
     def sites(self) -> tuple[str, ...]:
@@ -176,13 +180,16 @@ storable("particle-posterior", pack=ParticlePosterior._stored, unpack=ParticlePo
 @torch.no_grad()
 def answer_model(model: TrajectoryModel, found: Filtered, *, backend: str, target: Target) -> Posterior:
     """The posterior of a trajectory model; where no particle is left, its prior and the reason."""
-    status, initial = Status.SUCCESS, model.mdp.initial
+    initial = model.mdp.initial
     policy = model.action_prior.expand(model.steps, -1, -1)
     dynamics: OutcomeDynamics = FixedDynamics(model)
-    if found.particles is None:
-        possible = math.isfinite(float(backward(model, EXACT).start))
-        status = Status.DEGENERATE if possible else Status.IMPOSSIBLE
-    else:
+    truth = None
+    if found.particles is None or model.mdp.probabilities.numel() * model.steps <= CHECKED:
+        truth = float(backward(model, EXACT, keep="evidence").start) + plain_number(model.evidence_offset)
+    status, why = _status(found, truth)
+    if truth == -math.inf:
+        status = Status.IMPOSSIBLE
+    if found.particles is not None:
         policy, initial = _counted_policy(model, found.particles)
         dynamics = CountedDynamics(model, found.particles)
     values, q_values = policy_backward(model, policy, dynamics)
@@ -198,7 +205,7 @@ def answer_model(model: TrajectoryModel, found: Filtered, *, backend: str, targe
         policy=policy,
         initial=initial,
         dynamics=dynamics,
-        details=_details(found),
+        details=_details(found, why),
     )
 
 
@@ -223,6 +230,7 @@ def answer_program(system: ReplaySystem, found: Filtered, *, backend: str, targe
     if info.continuous:
         why = f"its latent {info.continuous[0]!r} is continuous or not a scalar, so there is nothing to count"
         return _particle_answer(system, found, why, backend=backend, target=target)
+    status, few = _status(found)
     try:
         check_program(info, backend)
         weights = particles.weights
@@ -238,13 +246,13 @@ def answer_program(system: ReplaySystem, found: Filtered, *, backend: str, targe
             [_joint(particles, info, t) for t in range(1, info.horizon + 1)],
             backend=backend,
             target=target,
-            status=Status.SUCCESS,
+            status=status,
             log_evidence=found.log_evidence,
             elbo=None,
             believed_return=expectation(weights, system.returns),
             policy_divergence=policy_divergence,
             paths=ParticlePaths(particles),
-            details=_details(found),
+            details=_details(found, few),
         )
     except (ValueError, RuntimeError, IndexError, AssertionError) as error:  # enumeration fails, the particles stand
         return _particle_answer(system, found, explain(error) or type(error).__name__, backend=backend, target=target)
@@ -264,11 +272,11 @@ def _particle_answer(
     system: ReplaySystem, found: Filtered, why: str, *, backend: str, target: Target
 ) -> ParticlePosterior:
     """The answer that its particles are; `why` it has no tables stands in its details."""
-    particles = found.particles
+    particles, (status, few) = found.particles, _status(found)
     return ParticlePosterior(
         backend=backend,
         target=target,
-        status=Status.DEGENERATE if particles is None else Status.SUCCESS,
+        status=status,
         horizon=system.info.horizon,
         log_evidence=found.log_evidence,
         believed_return=None if particles is None else expectation(particles.weights, system.returns),
@@ -276,13 +284,32 @@ def _particle_answer(
         info=system.info,
         particles=particles,
         ess=found.ess,
-        details=_details(found) | {"tables": why},
+        details=_details(found, few) | {"tables": why},
     )
 
 
-def _details(found: Filtered) -> dict[str, Any]:
+def _status(found: Filtered, truth: float | None = None) -> tuple[Status, str]:
+    """Whether the particles are enough to answer with, and why not; `truth` is log p(O) where it is known."""
+    if found.particles is None:
+        return Status.DEGENERATE, ""
+    count, least = found.particles.num_particles, min(found.ess)
+    if least < FEW:
+        return Status.FEW_PARTICLES, f"at some step {least:.3g} of {count} particles count"
+    if found.ancestors <= FIRST:
+        return (
+            Status.FEW_PARTICLES,
+            f"the last of {count} particles come from {found.ancestors:.3g} first ones in effect",
+        )
+    missed = 0.0 if truth is None else abs(float(found.log_evidence) - truth)
+    if missed > max(0.5, FAR * found.log_evidence_error):
+        return Status.FEW_PARTICLES, f"{count} particles missed what counts: log p(O) is {missed:.3g} nats off"
+    return Status.SUCCESS, ""
+
+
+def _details(found: Filtered, why: str) -> dict[str, Any]:
     """What every answer says of its particles."""
     details: dict[str, Any] = {"ess": found.ess, "resamplings": found.resamplings}
+    details["effective_sample_size"] = found.effective_sample_size
     if found.particles is not None:
-        details["particles"] = found.particles
-    return details
+        details |= {"log_evidence_error": found.log_evidence_error, "particles": found.particles}
+    return details | ({"why": why} if why else {})

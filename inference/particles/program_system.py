@@ -20,7 +20,8 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from cai.inference.programs.guide import ExactSites
-from cai.models.programs.inspect import Program, ProgramInfo, explain, site_time
+from cai.models.programs.inspect import Program, ProgramInfo, explain, failure, site_time
+from cai.models.programs.scores import bad_score, find_bad_site, is_about_numbers
 from cai.models.programs.session import pyro_session
 
 __all__ = ["ReplaySystem", "check_vectorised"]
@@ -84,11 +85,9 @@ class _Replay(Messenger):
             self.drawn[name] = msg["value"]
         if msg["is_observed"] or is_action or self.score_latents:
             score = scale_and_mask(msg["fn"].log_prob(msg["value"]), msg["scale"], msg["mask"]).double()
-            if bool((torch.isnan(score) | (score == torch.inf)).any()):
-                found = "NaN" if bool(torch.isnan(score).any()) else "+inf"
-                raise ValueError(
-                    f"site {name!r} scores {found}; log factors are numbers, or -inf for what is forbidden"
-                )
+            bad = torch.isnan(score) | (score == torch.inf)
+            if bool(bad.any()):
+                raise ValueError(bad_score(name, score, _first_values(self.known | self.drawn, bad)))
             self.scores[name] = score
         if not msg["is_observed"] and (msg["scale"] != 1.0 or msg["mask"] is not None):
             raise ValueError(
@@ -96,6 +95,13 @@ class _Replay(Messenger):
                 "scale or mask factors only"
             )
         self._actions += is_action
+
+
+def _first_values(drawn: dict[str, Tensor], where: Tensor) -> dict[str, str]:
+    """What the first particle had drawn for which a mask, [N] or of one run alone, is true; numbers only."""
+    first = torch.nonzero(where.reshape(-1))[0, 0]
+    rows = {name: value[first] if value.dim() else value for name, value in drawn.items()}
+    return {name: f"{row.item():.6g}" for name, row in rows.items() if row.numel() == 1}
 
 
 class ReplaySystem:
@@ -179,7 +185,7 @@ def run_stacked(
     """Runs a program under a plate of particles, some of its sites known, up to a site; draws from a generator."""
     replay = _Replay(known, stop, score_latents)
     plate = pyro.plate(PLATE, size, dim=-1)
-    with _explained(), pyro_session(draws), torch.no_grad(), plate, contextlib.suppress(_Stop):
+    with _explained(program), pyro_session(draws), torch.no_grad(), plate, contextlib.suppress(_Stop):
         replay(_Sites()(program))()
     for name, value in replay.drawn.items():
         if value.shape[:1] != (size,):
@@ -194,13 +200,15 @@ _ADVICE = (
 
 
 @contextlib.contextmanager
-def _explained() -> Iterator[None]:
+def _explained(program: Program) -> Iterator[None]:
     """Says what to do where a program cannot be run on stacked values."""
     try:
         yield
     except (RuntimeError, ValueError, IndexError) as error:
         if str(error).startswith(("site ", "latent site ")):
             raise
+        if site := find_bad_site(program) if is_about_numbers(error) else "":
+            raise ValueError(site) from error
         raise ValueError(_ADVICE.format(f"the program failed under a plate of particles ({explain(error)})")) from error
 
 
@@ -211,7 +219,12 @@ def check_vectorised(program: Program, info: ProgramInfo) -> None:
         ValueError: with the site that differs. A factor such as `-(state ** 2).sum()`, right for one trajectory, adds
             up those of all particles, and nothing else would tell.
     """
-    singles = [_single(program, seed) for seed in range(CHECKED_RUNS)]
+    try:
+        singles = [_single(program, seed) for seed in range(CHECKED_RUNS)]
+    except (RuntimeError, ValueError) as error:
+        own = str(error).startswith(("site ", "latent site "))
+        text = str(error) if own else failure(program, "the program failed when it was run", error)
+        raise ValueError(find_bad_site(program) if "scores" in text else text) from error
     for single in singles:
         if set(single.drawn) != set(info.latents):
             changed = sorted(set(single.drawn) ^ set(info.latents))[0]

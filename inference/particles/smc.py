@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import math
 import numbers
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,6 +10,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
+from cai.inference.core.memory import Need, horizon_need, particles_need
 from cai.inference.core.posterior import Posterior
 from cai.inference.core.status import Target
 from cai.inference.particles.particles import LogPsi, move_particles
@@ -25,11 +24,7 @@ from cai.models.trajectory.model import TrajectoryModel
 
 __all__ = ["ImportanceSampling", "SequentialMonteCarlo"]
 
-logger = logging.getLogger("cai.inference")
-
-FEW = 10  # effective particles below which a warning is logged
-
-Lookahead = Literal["soft-value"] | Callable[[Tensor, int], Tensor] | None
+Lookahead = Literal["auto", "soft-value"] | Callable[[Tensor, int], Tensor] | None
 
 
 @dataclass(frozen=True)
@@ -49,21 +44,28 @@ class SequentialMonteCarlo:
     without tables, and `details["tables"]` says why.
 
     `details` holds "particles" (`Particles`, the weighted trajectories), "ess" (the effective sample size before the
-    first step and after each) and "resamplings". Early steps have few distinct ancestors once a run was resampled
-    often: the last steps are known best.
+    first step and after each), "resamplings", "log_evidence_error" (the standard error of `log_evidence`, nats: the
+    relative variances of the mean weights between resamplings, 1 / ess - 1 / N each, added up) and
+    "effective_sample_size", on how many independent trajectories the answer rests: the smallest "ess", or the number of
+    first particles that the last ones come from in effect, if that is less, as where a run was resampled often. The
+    status is FEW_PARTICLES where some "ess" is below 10, where the last particles come from at most 2 first ones, and
+    where log p(O), which small tables tell, is further off than four standard errors and half a nat. Of a program
+    nobody knows of trajectories that none of the particles took.
 
     Args:
         num_particles: N.
         ess_threshold: resample before a step when the effective sample size is below this share of N; 1 resamples at
             every step, 0 never.
-        lookahead: what a state has yet to earn: None; "soft-value", the exact soft values of a `TrajectoryModel`; or a
-            function (states [N, ...], t) -> log psi [N] in nats, called for time indices t = 0 .. T - 1 (states of a
-            `TrajectoryModel` are int64, S for the absorbing one). It must not be -inf where optimality is possible.
+        lookahead: what a state has yet to earn: "soft-value", the exact soft values of a `TrajectoryModel`; None, the
+            bootstrap filter, which finds out too late; a function (states [N, ...], t) -> log psi [N] in nats, called
+            for time indices t = 0 .. T - 1 (states of a `TrajectoryModel` are int64, S for the absorbing one), which
+            must not be -inf where optimality is possible; or "auto", the first of these where there are tables, and
+            None for a program.
     """
 
     num_particles: int = 1000
     ess_threshold: float = 0.5
-    lookahead: Lookahead = None
+    lookahead: Lookahead = "auto"
 
     name: ClassVar[str] = "smc"
     target: ClassVar[Target] = Target.EXACT
@@ -75,14 +77,19 @@ class SequentialMonteCarlo:
         share = self.ess_threshold
         if isinstance(share, bool) or not isinstance(share, numbers.Real) or not 0 <= share <= 1:
             raise ValueError(f"ess_threshold is {share!r}; it is a share of the particles: give a number in [0, 1]")
-        if not (self.lookahead is None or self.lookahead == "soft-value" or callable(self.lookahead)):
+        if not (self.lookahead is None or self.lookahead in ("auto", "soft-value") or callable(self.lookahead)):
             raise ValueError(
-                f"lookahead is {self.lookahead!r}; expected None, 'soft-value', or a function (states, t) -> log psi"
+                f"lookahead is {self.lookahead!r}; expected 'auto', 'soft-value', None, or a function (states, t) -> "
+                "log psi"
             )
 
     def supports(self, model: Any) -> None:
         """Raises ValueError if the horizon is infinite, or a program cannot be run on stacked particles."""
         _inspect(model, self.name, self.lookahead)
+
+    def memory(self, model: Any) -> Need:
+        """About what `run` will take."""
+        return _need(self.num_particles, model)
 
     def run(self, model: Any, *, seed: int = 0) -> Posterior:
         """Answers the model; everything drawn depends on the seed alone."""
@@ -94,7 +101,7 @@ class ImportanceSampling:
     """Trajectories from the prior, each weighed by its optimality at the end: the honest baseline, never resampled.
 
     The evidence estimate is the mean weight, unbiased; expectations are self-normalised. The weights of long horizons
-    concentrate on few trajectories: watch "ess" in `details`, which are as for `SequentialMonteCarlo`, like the answer.
+    concentrate on few trajectories, as its status then says; `details` and answer are as for `SequentialMonteCarlo`.
 
     Args:
         num_particles: N.
@@ -114,6 +121,10 @@ class ImportanceSampling:
         """Raises ValueError if the horizon is infinite, or a program cannot be run on stacked particles."""
         _inspect(model, self.name, None)
 
+    def memory(self, model: Any) -> Need:
+        """About what `run` will take."""
+        return _need(self.num_particles, model)
+
     def run(self, model: Any, *, seed: int = 0) -> Posterior:
         """Answers the model; everything drawn depends on the seed alone."""
         return _answer(self, model, 0.0, None, seed)
@@ -122,6 +133,17 @@ class ImportanceSampling:
 def _check_size(num_particles: Any) -> None:
     if isinstance(num_particles, bool) or not isinstance(num_particles, numbers.Integral) or num_particles < 1:
         raise ValueError(f"num_particles is {num_particles!r}; expected a whole number >= 1")
+
+
+def _need(num_particles: int, model: Any) -> Need:
+    """The trajectories, and the tables that are counted from them."""
+    fewer = "lower num_particles, or give a shorter horizon"
+    if isinstance(model, TrajectoryModel):
+        numbers = 8 * model.steps + 4 * model.mdp.num_actions + 6 * model.mdp.num_outcomes
+        answer = horizon_need(model, rows=4, tables=6, stepwise=True).bytes
+        return particles_need(int(num_particles), numbers, answer, fewer)
+    info = inspect_program(model)
+    return particles_need(int(num_particles), 4 * (len(info.latents) + len(info.factors)), 0, fewer)
 
 
 def _inspect(model: Any, backend: str, lookahead: Lookahead) -> ProgramInfo | None:
@@ -155,15 +177,6 @@ def _answer(
         log_psi=_log_psi(model, lookahead),
         seed=seed,
     )
-    least = min(float(ess) for ess in found.ess) if len(found.ess) else math.inf
-    if least < FEW and backend.num_particles >= 2 * FEW:
-        logger.warning(
-            "%s: at some step only %.1f of %d particles counted, so the answer rests on few trajectories; raise "
-            "num_particles, or look ahead: backend 'smc' with lookahead='soft-value' (a program with a function)",
-            backend.name,
-            least,
-            backend.num_particles,
-        )
     if isinstance(system, TableSystem):
         return answer_model(model, found, backend=backend.name, target=backend.target)
     return answer_program(system, found, backend=backend.name, target=backend.target)
@@ -171,9 +184,9 @@ def _answer(
 
 def _log_psi(model: Any, lookahead: Lookahead) -> LogPsi | None:
     """The lookahead as a checked function."""
-    if lookahead is None:
+    if lookahead is None or (lookahead == "auto" and not isinstance(model, TrajectoryModel)):
         return None
-    if lookahead == "soft-value":
+    if lookahead in ("auto", "soft-value"):
         with torch.no_grad():
             values = backward(model, EXACT).values
         table = torch.cat([values, torch.zeros(len(values), 1, dtype=torch.float64)], 1)  # absorbed: nothing to earn

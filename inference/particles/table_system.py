@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from cai.models.common.numerics import plain_number
 from cai.models.trajectory.model import TrajectoryModel
 from cai.models.trajectory.simulate import draw_rows
 
@@ -32,7 +33,7 @@ class TableSystem:
         self._generator = generator
         state = self.model.reset(num_particles, generator)
         self._states, self._choices, self._parents = [state], [], [None]
-        return torch.full((num_particles,), self.model.evidence_offset, dtype=torch.float64)
+        return torch.full((num_particles,), plain_number(self.model.evidence_offset), dtype=torch.float64)
 
     def state(self, t: int) -> Tensor:
         return self._states[t]

@@ -20,7 +20,7 @@ from cai.inference.programs.svi import Fit
 from cai.inference.tabular.backward import policy_backward
 from cai.inference.tabular.believed_dynamics import FixedDynamics, OutcomeDynamics, TableDynamics
 from cai.inference.tabular.posterior import tabular_posterior
-from cai.models.common.numerics import safe_log, weighted
+from cai.models.common.numerics import plain_number, safe_log, weighted
 from cai.models.programs.inspect import Program, ProgramInfo
 from cai.models.programs.session import pyro_session
 from cai.models.trajectory.model import TrajectoryModel
@@ -178,7 +178,7 @@ def posterior_of_run(
     if bool(torch.isfinite(elbo)):
         believed = run.expect(run.factors.values())
         if model is not None:
-            believed = model.temperature * (believed - model.evidence_offset)
+            believed = plain_number(model.temperature) * (believed - plain_number(model.evidence_offset))
     return program_posterior(
         program,
         info,

@@ -289,15 +289,19 @@ class EnumeratedProgram:
                 terms.append(Term(leaves[-1].reshape([shape[i] for i in kept]), dims))
             return list(torch.autograd.grad(self.expect(terms), leaves))
 
+    def log_table(self, name: str, context: tuple[str, ...]) -> Tensor:
+        """[*context, N], the logs of q's conditional probabilities of a site."""
+        dims = "".join(self.symbols[site] for site in (*context, name))
+        return self.log_q[name].aligned(dims).expand([self.sizes[site] for site in (*context, name)])
+
     def table(self, name: str, context: tuple[str, ...]) -> Tensor:
         """[*context, N], q's conditional probabilities of a site."""
-        dims = "".join(self.symbols[site] for site in (*context, name))
-        return self.log_q[name].aligned(dims).exp().expand([self.sizes[site] for site in (*context, name)])
+        return self.log_table(name, context).exp()
 
     def conditionals(self) -> dict[str, tuple[tuple[str, ...], Tensor]]:
-        """For every latent site in the order of the draws, its context under q, and its table [*context, N]."""
+        """By latent site in the order of the draws, its context under q, and the logs of its table [*context, N]."""
         found: dict[str, tuple[tuple[str, ...], Tensor]] = {}
         for name, term in self.log_q.items():
             context = tuple(other for other in found if self.symbols[other] in term.dims)
-            found[name] = (context, self.table(name, context).detach().contiguous())
+            found[name] = (context, self.log_table(name, context).detach().contiguous())
         return found

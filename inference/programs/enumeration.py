@@ -7,11 +7,12 @@ from typing import Any, ClassVar
 
 import torch
 
+from cai.inference.core.memory import Need, check_memory, enumerated_need
 from cai.inference.core.posterior import Posterior
 from cai.inference.core.status import Status, Target
 from cai.inference.programs.answers import posterior_of_run
 from cai.inference.programs.guide import enumerate_program
-from cai.inference.programs.requirements import check_enumerable, check_program
+from cai.inference.programs.requirements import check_enumerable, check_program, table_bytes
 from cai.models.programs.inspect import ProgramInfo, inspect_program
 from cai.models.programs.session import pyro_session
 from cai.models.trajectory.model import TrajectoryModel
@@ -41,9 +42,17 @@ class Enumeration:
     def _inspect(self, model: Any) -> ProgramInfo:
         if isinstance(model, TrajectoryModel):
             check_enumerable(model, self.name, "'exact'")
+            check_memory(self, model)  # before the program runs
         info = inspect_program(model)
         check_program(info, self.name)
         return info
+
+    def memory(self, model: Any) -> Need:
+        """About what `run` will take."""
+        if isinstance(model, TrajectoryModel):
+            return enumerated_need(model.steps, model.dense_bytes, "use 'exact', which passes messages")
+        info = inspect_program(model)
+        return enumerated_need(info.horizon, table_bytes(info), "give the program fewer steps, or ask 'smc'")
 
     def run(self, model: Any, *, seed: int = 0) -> Posterior:
         """Answers the model; `seed` is for programs that draw while they are enumerated."""

@@ -28,7 +28,8 @@ from torch.distributions import Distribution
 
 from cai.inference.programs.enumerated import EnumeratedProgram, Term
 from cai.models.common.numerics import safe_log
-from cai.models.programs.inspect import Program, ProgramInfo, explain, inspect_program, site_time
+from cai.models.programs.inspect import Program, ProgramInfo, failure, inspect_program, site_time
+from cai.models.programs.scores import bad_score
 
 __all__ = [
     "POLICY",
@@ -262,16 +263,21 @@ class StructuredGuide:
 
 
 def enumerate_program(
-    program: Callable[[], Any], handler: Callable[[], Redistribute | None] = lambda: None
+    program: Callable[[], Any],
+    handler: Callable[[], Redistribute | None] = lambda: None,
+    *,
+    unchanged: Program | None = None,
 ) -> EnumeratedProgram:
     """Runs a program with every latent enumerated.
 
     Args:
         program: q's own program, or any trajectory program.
         handler: tells, after the run, which sites were redistributed.
+        unchanged: what q's program was made of, in which a site that scores no number is looked for.
 
     Raises:
-        ValueError: if tensor dimensions run out, or a latent is continuous.
+        ValueError: if tensor dimensions run out, a latent is continuous, or a site scores NaN (a factor: +inf) for some
+            of its values.
     """
     try:
         with EnumMessenger(first_available_dim=-1):
@@ -291,7 +297,9 @@ def enumerate_program(
                 "pyro.markov loop, and give the loop history=2 or more where it looks further back "
                 f"({' '.join(text.split(':')[0].split())})"
             ) from error
-        raise ValueError(f"the program failed when every latent was enumerated: {explain(error)}") from error
+        raise ValueError(
+            failure(unchanged or program, "the program failed when every latent was enumerated", error)
+        ) from error
     redistributed = handler()
     originals = {} if redistributed is None else redistributed.originals
     symbols: dict[str, str] = {}
@@ -303,6 +311,7 @@ def enumerate_program(
             continue
         value = node["packed"]["log_prob"]
         term = Term(value, value._pyro_dims)
+        refuse_bad_score(name, term, symbols, is_factor=node["is_observed"])
         if node["is_observed"]:
             factors[name] = term
             continue
@@ -318,6 +327,20 @@ def enumerate_program(
     return EnumeratedProgram(symbols, log_q, log_p, factors)
 
 
+def refuse_bad_score(name: str, term: Term, symbols: dict[str, str], *, is_factor: bool) -> None:
+    """Raises ValueError if a site's log probability is no number, naming the values for which it is none."""
+    score = term.tensor.detach()
+    bad = torch.isnan(score) | (score == torch.inf)
+    if not bool(bad.any()):
+        return
+    place = tuple(torch.nonzero(bad)[0].tolist())
+    sites = {symbol: site for site, symbol in symbols.items()}
+    at = {sites[dim]: index for dim, index in zip(term.dims, place, strict=True) if dim in sites}
+    values = {site: at[site] for site in symbols if site in at}
+    if message := bad_score(name, score[place], values, is_factor=is_factor):
+        raise ValueError(message)
+
+
 def enumerate_guide(guide: StructuredGuide) -> EnumeratedProgram:
     """Runs a structured guide with every latent enumerated."""
-    return enumerate_program(guide, lambda: guide.handler)
+    return enumerate_program(guide, lambda: guide.handler, unchanged=guide.program)

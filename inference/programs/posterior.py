@@ -14,7 +14,7 @@ from cai.inference.core.storage import storable
 from cai.inference.core.tabular import TabularPosterior
 from cai.inference.programs.enumerated import EnumeratedProgram
 from cai.inference.programs.guide import enumerate_program
-from cai.models.common.numerics import safe_log, weighted
+from cai.models.common.numerics import plain_number, safe_log, weighted
 from cai.models.programs.inspect import Program, ProgramInfo
 from cai.models.programs.session import pyro_session
 from cai.models.trajectory.model import TrajectoryModel
@@ -227,11 +227,15 @@ def program_posterior(
 
 
 def _luck(model: TrajectoryModel | None, bound: Tensor | None, believed: Tensor, divergence: Tensor) -> Tensor | None:
-    """What the bound leaves over once reward and policy are paid: KL of dynamics and start."""
+    """What the bound leaves over once reward and policy are paid: KL of dynamics and start.
+
+    Without gradients: what is measured on the enumerated run has none, and those of the bound alone would be wrong.
+    """
     if bound is None or not bool(torch.isfinite(bound)):
         return None
     temperature, offset = (model.temperature, model.evidence_offset) if model is not None else (1.0, 0.0)
-    return (believed / temperature - divergence - (bound - offset)).clamp(min=0)
+    left = believed / plain_number(temperature) - divergence - (bound - plain_number(offset))
+    return left.detach().clamp(min=0)
 
 
 def _entropy(model: TrajectoryModel | None, marginals: Tensor, policy: Tensor) -> Tensor:

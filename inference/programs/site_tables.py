@@ -27,11 +27,11 @@ class SiteTables:
 
     Attributes:
         contexts: for every latent site in the order of the draws, the sites that its table is indexed by.
-        tables: by site, q's conditional probabilities [*context, N].
+        logs: by site, the logs of q's conditional probabilities [*context, N], nats.
     """
 
     contexts: dict[str, tuple[str, ...]]
-    tables: dict[str, Tensor]
+    logs: dict[str, Tensor]
 
     @classmethod
     def of(cls, run: EnumeratedProgram) -> SiteTables:
@@ -56,8 +56,8 @@ class SiteTables:
         generator = torch.Generator().manual_seed(seed)
         values: dict[str, Tensor] = {}
         for name, context in self.contexts.items():
-            rows = self.tables[name][tuple(values[site] for site in context)] if context else self.tables[name]
-            values[name] = draw_rows(rows.expand(num_samples, -1), generator)
+            rows = self.logs[name][tuple(values[site] for site in context)] if context else self.logs[name]
+            values[name] = draw_rows(rows.exp().expand(num_samples, -1), generator)
         states, actions = (torch.stack([values[name] for name in self._timed(kind)], -1) for kind in "sa")
         return states, actions, {name: value for name, value in values.items() if site_time(name) is None}
 
@@ -74,11 +74,11 @@ class SiteTables:
             sites = (*context, name)
             given = [i for i, site in enumerate(sites) if site in known]
             left = [i for i, site in enumerate(sites) if site not in known]
-            table = self.tables[name].permute(*given, *left)
+            table = self.logs[name].permute(*given, *left)
             rows = (
                 table[tuple(known[sites[i]] for i in given)] if given else table[None].expand(len(states), *table.shape)
             )
-            terms.append(Term(rows.log(), _ROWS + "".join(symbols[sites[i]] for i in left)))
+            terms.append(Term(rows, _ROWS + "".join(symbols[sites[i]] for i in left)))
         total = eliminate(symbols, terms, lambda name, total, dims, axis: safe_logsumexp(total, axis))
         return total.tensor
 
@@ -91,7 +91,7 @@ class SiteTables:
         """The marginal of every latent site, [N] each."""
         symbols = {name: chr(i + 1) for i, name in enumerate(self.contexts)}
         own = {
-            name: Term(self.tables[name].log(), "".join(symbols[site] for site in (*context, name)))
+            name: Term(self.logs[name], "".join(symbols[site] for site in (*context, name)))
             for name, context in self.contexts.items()
         }
         found = EnumeratedProgram(symbols, own, {}, {}).joints((name,) for name in symbols)

@@ -201,7 +201,7 @@ class ProgramBound:
                 program()
 
         with pyro_session(seed, program), torch.no_grad():
-            self.run = enumerate_program(guide, lambda: handler).detach()
+            self.run = enumerate_program(guide, lambda: handler, unchanged=program).detach()
             own = enumerate_program(program)
             self._possible = bool(torch.isfinite(own.conditioned()[0]))
         self.contexts = dict(handler.contexts)

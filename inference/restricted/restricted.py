@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal
 import torch
 
 from cai.inference.core.driver import drive
+from cai.inference.core.memory import Need, enumerated_need, horizon_need, particles_need
 from cai.inference.core.posterior import Posterior
 from cai.inference.core.status import Target
 from cai.inference.programs.requirements import ENUMERATION_BYTES, check_program, table_bytes
@@ -161,6 +162,20 @@ class RestrictedVariational:
                 )
             check_program(info, self.name)
         self.policy.check(Shape(info.horizon, info.num_states, info.num_actions), False)
+
+    def memory(self, model: Any) -> Need:
+        """About what `run` will take."""
+        if not isinstance(model, TrajectoryModel):
+            info = inspect_program(model)
+            if self.gradient == "sampled":
+                return self._drawn(info.horizon, 0)
+            return enumerated_need(info.horizon, table_bytes(info), "give gradient='sampled', or fewer steps")
+        need = horizon_need(model, rows=8, tables=12, stepwise=True, instead="or ask 'variational'")
+        return need if self.gradient == "enumerated" else self._drawn(model.steps, need.bytes)
+
+    def _drawn(self, steps: int, answer: int) -> Need:
+        most = max(self.num_samples, self.num_eval_samples)
+        return particles_need(most, 12 * steps, answer, "lower num_samples or num_eval_samples, or the horizon")
 
     def run(self, model: Any, *, seed: int = 0) -> Posterior:
         """Answers a model or a program; `seed` is of restarts, of samples, and of programs that draw."""

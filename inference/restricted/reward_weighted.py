@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from cai.inference.core.driver import drive
 from cai.inference.core.learner import Info, State, status_of
+from cai.inference.core.memory import Need, horizon_need
 from cai.inference.core.posterior import Posterior
 from cai.inference.core.status import Status, Target
 from cai.inference.kernels.backups import hard_choice
@@ -45,6 +46,10 @@ class _Regressions:
         """Raises ValueError unless the model is a `TrajectoryModel` with a finite horizon that fits the policy."""
         require_finite(model, self.name, "'exact'")
         self.policy.check(_shape(model), infinite=False)
+
+    def memory(self, model: Any) -> Need:
+        """About what `run` will take."""
+        return horizon_need(model, rows=6, tables=14, stepwise=True)
 
     def run(self, model: Any, *, seed: int = 0) -> Posterior:
         """Answers the model; nothing here is random."""

@@ -13,7 +13,9 @@ from torch import Tensor
 
 from cai.inference.programs.guide import ExactSites, drawn_sites, redistribute, support_logits
 from cai.inference.restricted.parameters import PolicyParameters
-from cai.models.programs.inspect import Program, ProgramInfo, explain, site_time
+from cai.models.common.numerics import plain_number
+from cai.models.programs.inspect import Program, ProgramInfo, failure, site_time
+from cai.models.programs.scores import bad_score, find_bad_site
 from cai.models.programs.session import pyro_session
 from cai.models.trajectory.model import TrajectoryModel
 from cai.models.trajectory.simulate import draw_rows
@@ -91,7 +93,7 @@ class TableSampler:
             actions.append(action)
             states.append(state)
         log_probs, rewards, ratios, entropies = (torch.stack(part) for part in zip(*columns, strict=True))
-        before = torch.full((num_samples,), model.evidence_offset, dtype=torch.float64)
+        before = torch.full((num_samples,), plain_number(model.evidence_offset), dtype=torch.float64)
         draws = torch.stack(states, -1), torch.stack(actions, -1)
         return Draws(log_probs, rewards, before, ratios, entropies, *draws, priors)
 
@@ -151,7 +153,8 @@ class ProgramSampler:
                     self.program()
                 tracer.trace.compute_log_prob(lambda name, node: node["is_observed"])
             except (RuntimeError, ValueError, IndexError) as error:
-                raise ValueError(f"the program failed when many trajectories ran at once: {explain(error)}") from error
+                what = "the program failed when many trajectories ran at once"
+                raise ValueError(failure(self.program, what, error)) from error
         nodes, horizon = tracer.trace.nodes, self.info.horizon
         before = torch.zeros(num_samples, dtype=torch.float64)
         rewards = torch.zeros(horizon, num_samples, dtype=torch.float64)
@@ -162,6 +165,8 @@ class ProgramSampler:
                 t = site[1] - 1
             elif name in self.info.factors:
                 score = node["log_prob"].detach().double().reshape(-1).expand(num_samples)
+                if found := bad_score(name, score, {}):
+                    raise ValueError(find_bad_site(self.program) or found)
                 if t < 0:
                     before = before + score
                 else:

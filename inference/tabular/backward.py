@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from cai.inference.core.lazy import Lazy, lazy, table
+from cai.inference.core.memory import require_tables
 from cai.inference.kernels.backups import soft_q_values
 from cai.inference.kernels.choose import choose_kernel, make_pass
 from cai.inference.kernels.plain import SoftPass
@@ -61,6 +62,7 @@ class Messages(Lazy):
     def q_values(self) -> Tensor:
         """[T, S, A], log beta_t(s, a)."""
         model, kind, values = self.model, self.recursion.kind, self.values
+        require_tables(model, "q_values", 1)
         assert kind is not None
         if not values.requires_grad:
             found = self.soft.q_values(values)
@@ -76,6 +78,7 @@ class Messages(Lazy):
     @table
     def policy(self) -> Tensor:
         """[T, S, A], pi(a | s); the action prior where v = -inf."""
+        require_tables(self.model, "action_probs", 1 if "q_values" in self.__dict__ else 2)
         model, prior, q_values = self.model, self.log_prior, self.q_values
         own = model.log_action_prior
         return in_chunks(

@@ -62,6 +62,15 @@ class OutcomeDynamics:
         alive, fallen, _ = self.step(t)
         return alive, torch.zeros_like(alive) if fallen is None else fallen
 
+    def log_outcomes(self, t: int) -> tuple[Tensor, Tensor]:
+        """The logs of `outcomes` in nats, also where these are too small for a float."""
+        alive, fallen = self.outcomes(t)
+        return safe_log(alive), safe_log(fallen)
+
+    def log_start(self, initial: Tensor) -> Tensor:
+        """[S], the log of q(s_1) in nats, also where it is too small for a float."""
+        return safe_log(initial)
+
     def divergence(self, t: int) -> Tensor:
         """[S, A], KL of the step's dynamics from the true ones, in nats."""
         divergence = self.step(t).divergence
@@ -122,6 +131,23 @@ class TiltedDynamics(OutcomeDynamics):
             return Step(moved, None, divergence)
         alive, fallen = moved.split(self.model.mdp.num_outcomes, -1)
         return Step(alive, fallen, divergence)
+
+    def log_outcomes(self, t: int) -> tuple[Tensor, Tensor]:
+        weights, ratios = self._ratios(t, self.values[t + 1])
+        moved = self._moved(weights, ratios)
+        logs = torch.where(moved > 0, safe_log(moved), safe_log(weights) + ratios)
+        if self.model.discount == 1:
+            return logs, torch.full_like(logs, -torch.inf)
+        alive, fallen = logs.split(self.model.mdp.num_outcomes, -1)
+        return alive, fallen
+
+    def log_start(self, initial: Tensor) -> Tensor:
+        whole, values = self.model.mdp.initial, self.values[0]
+        lost = (initial == 0) & (whole > 0) & torch.isfinite(values)
+        if math.isinf(self.eta) or not bool(lost.any()):
+            return safe_log(initial)
+        logs = safe_log(whole[lost]) + tilted_log_ratio(whole, values, self.eta)[lost]
+        return safe_log(initial).masked_scatter(lost, logs)
 
     def divergence(self, t: int) -> Tensor:
         return self._divergence(*self._ratios(t, self.values[t + 1]))

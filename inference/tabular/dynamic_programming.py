@@ -10,9 +10,11 @@ import torch
 from torch import Tensor
 
 from cai.inference.core.lazy import lazy, table, view
+from cai.inference.core.memory import Need, horizon_need
 from cai.inference.core.posterior import Posterior
 from cai.inference.core.status import Status, Target
 from cai.inference.core.storage import storable
+from cai.inference.kernels.backups import soft_log_policy, soft_policy
 from cai.inference.kernels.choose import check_kernel
 from cai.inference.tabular.backward import KEEP, Messages, backward, occupancies
 from cai.inference.tabular.believed_dynamics import FixedDynamics, OutcomeDynamics
@@ -34,6 +36,7 @@ __all__ = [
     "optimality_possible",
     "require_finite",
     "require_model",
+    "soft_need",
 ]
 
 
@@ -78,6 +81,13 @@ def check_keep(keep: str, kernel: str) -> None:
         check_kernel(kernel)
 
 
+def soft_need(model: TrajectoryModel, keep: str) -> Need:
+    """What a soft recursion takes: values of all steps, or of a few."""
+    if keep == "evidence" or not model.is_finite:
+        return horizon_need(model, rows=20 / model.steps)
+    return horizon_need(model, instead="or keep='evidence', which holds a few rows")
+
+
 @dataclass(frozen=True)
 class SumProduct:
     """The posterior over trajectories given optimality, by backward messages (Levine 2018, sections 2.3 and 2.4).
@@ -117,6 +127,10 @@ class SumProduct:
     def supports(self, model: Any) -> None:
         """Raises ValueError unless the model is a `TrajectoryModel`."""
         require_model(model, self.name, "'enumeration'")
+
+    def memory(self, model: Any) -> Need:
+        """About what `run` will take."""
+        return soft_need(model, self.keep)
 
     def run(self, model: Any, *, seed: int = 0) -> Posterior:
         """Answers the model; nothing here is random."""
@@ -268,6 +282,17 @@ class RecursionPosterior(ModelPosterior):
         return self.messages.policy
 
     @lazy
+    def chooses_softly(self) -> bool:
+        """Whether q(a | s) is p(a | s) e^{q - v}, and so known from the messages however small it is."""
+        return self.recursion.choice is soft_policy and "action_probs" not in self.__dict__
+
+    def _log_policy(self, t: int) -> Tensor:
+        if not self.chooses_softly or bool((self.action_probs[t] > 0).all()):
+            return super()._log_policy(t)
+        prior = self.messages.log_prior
+        return soft_log_policy(self.model, self.messages.q_values[t], None if prior is None else prior[t])
+
+    @lazy
     def initial(self) -> Tensor:
         """[S], q(s_1)."""
         return self.recursion.believed_start(self.model, self.messages.first_values)
@@ -289,7 +314,7 @@ class RecursionPosterior(ModelPosterior):
 
     def _stored(self) -> dict[str, Any]:
         if _soft_kind(self.recursion) is None:  # Python functions, of which files hold what they found
-            _ = self.initial, self.world
+            _ = self.initial, self.world, self.chooses_softly
         return super()._stored() | {"recursion": _soft_kind(self.recursion), "kernel": "auto"}
 
 

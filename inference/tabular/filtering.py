@@ -20,15 +20,16 @@ the beliefs. An `MDP` has no discount.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from cai.models.common.checks import whole_number
+from cai.inference.tabular.filter_passes import FilterTables, filter_many, filter_one, smooth_one
+from cai.inference.tabular.observed_runs import ObservedRuns, action_number, named, read_runs
 from cai.models.common.numerics import safe_log, safe_logsumexp
 from cai.models.processes.mdp import MDP
 from cai.models.processes.observation import ObservationModel
@@ -112,7 +113,7 @@ class StateFilter:
             ValueError: if an action is not available in a state that is believed possible, or an observation has
                 probability 0.
         """
-        self._check_available(log_beliefs, actions, t)
+        self.check_available(log_beliefs, actions, t)
         leaving = log_beliefs + self.log_survival
         parts = actions.unique()
         if len(parts) == 1:
@@ -160,10 +161,11 @@ class StateFilter:
             assert observations is not None
             run = int(torch.nonzero(lost)[0])
             action = None if actions is None else int(actions[run])
-            raise ValueError(self._surprise(predicted[run], int(observations[run]), action, t))
+            raise ValueError(self.surprise(predicted[run], int(observations[run]), action, t))
         return joint - total[:, None], total
 
-    def _surprise(self, predicted: Tensor, observation: int, action: int | None, t: int) -> str:
+    def surprise(self, predicted: Tensor, observation: int, action: int | None, t: int) -> str:
+        """What is said of an observation that has probability 0 in all states of a predicted belief."""
         after = "" if action is None else f" after action {self.mdp.action_name(action)}"
         return (
             f"observation {self.observation_model.name(observation)} at time index {t} has probability 0{after}: "
@@ -173,14 +175,19 @@ class StateFilter:
 
     def action_number(self, action: int | str) -> int:
         """The number of an action, by its name or number; refuses what does not exist."""
-        if isinstance(action, str):
-            return self.mdp.action_index(action)
-        number = whole_number(action)
-        if number is None:
-            raise TypeError(f"{action!r} is no action; give its number or its name")
-        if not 0 <= number < self.mdp.num_actions:
-            raise ValueError(f"action {number} does not exist; actions are 0 to {self.mdp.num_actions - 1}")
-        return number
+        return action_number(self.mdp, action)
+
+    @property
+    def learns(self) -> bool:
+        """Whether a table requires grad, and beliefs keep their history."""
+        model = self.observation_model
+        tables = (self.mdp.probabilities, self.mdp.initial, model.probabilities, model.first, self.log_survival)
+        return any(table is not None and table.requires_grad for table in tables)
+
+    @property
+    def tables(self) -> FilterTables:
+        """What the loops over numpy arrays read."""
+        return FilterTables(self.mdp, self.observation_model, self.log_survival.detach().cpu().numpy())
 
     def describe(self, log_beliefs: Tensor) -> str:
         """The most probable states of a belief [S], in words."""
@@ -189,7 +196,8 @@ class StateFilter:
         listed = ", ".join(f"{self.mdp.state_name(state)} ({float(beliefs[state]):.3g})" for state in order[:4])
         return listed + (f" and {len(order) - 4} more states" if len(order) > 4 else "")
 
-    def _check_available(self, log_beliefs: Tensor, actions: Tensor, t: int) -> None:
+    def check_available(self, log_beliefs: Tensor, actions: Tensor, t: int) -> None:
+        """Refuses actions that do not exist in a state that is believed possible; arguments as in `update`."""
         exists = (self.mdp.available | self.mdp.terminal[:, None])[:, actions].T
         missing = torch.isfinite(log_beliefs.detach()) & ~exists
         if missing.any():
@@ -211,18 +219,18 @@ def filter_states(
         process: a `TrajectoryModel` (reward and optimality play no part), or an `MDP`.
         observation_model: what is seen of its states.
         observations: n + 1 numbers or names, o_1 first; None wherever nothing was observed, as before the first action
-            if observations depend on actions.
-        actions: n numbers or names. A run may be shorter or longer than the horizon.
+            if observations depend on actions. Or N such runs of one length: nested lists, or [N, n + 1].
+        actions: n numbers or names, or N such runs. A run may be shorter or longer than the horizon.
 
     Returns:
-        [n + 1, S], rows sum to 1.
+        [n + 1, S], rows sum to 1; of N runs [N, n + 1, S].
 
     Raises:
         ValueError: if the lengths do not fit, an observation has probability 0 given what came before, or an action is
             not available in a state that is believed possible.
         TypeError: if an entry is no observation or action.
     """
-    return _forward(StateFilter(process, observation_model), observations, actions)[0].exp()
+    return _forward(StateFilter(process, observation_model), observations, actions).beliefs()
 
 
 def smooth_states(
@@ -233,83 +241,108 @@ def smooth_states(
     Args, returns and errors as `filter_states`; the last row is the filter's.
     """
     states = StateFilter(process, observation_model)
-    log_beliefs, _, seen, taken = _forward(states, observations, actions)
-    message = torch.zeros(states.mdp.num_states, dtype=torch.float64)
-    rows = [log_beliefs[-1]]
-    for t in reversed(range(len(taken))):
-        message = states.pull(message, taken[t], seen[t + 1])
-        message = message - message.detach().max()  # only ratios count, and small numbers keep their digits
-        joint = log_beliefs[t] + message
-        rows.append(joint - safe_logsumexp(joint))
-    return torch.stack(rows[::-1]).exp()
+    forward = _forward(states, observations, actions)
+    if states.learns:
+        return forward.shaped(torch.stack([_smooth(states, *run) for run in forward.each()]).exp())
+    tables = states.tables
+    rows = [smooth_one(tables, logs.numpy(), seen, taken) for logs, seen, taken in forward.each()]
+    return forward.shaped(torch.from_numpy(np.stack(rows)).exp())
 
 
 def observation_log_likelihood(
     process: TrajectoryModel | MDP, observation_model: ObservationModel, observations: Run, actions: Run
 ) -> Tensor:
-    """Log p(o_{1:n+1} | do(a_{1:n})) in nats, 0-dim; arguments as `filter_states`.
+    """Log p(o_{1:n+1} | do(a_{1:n})) in nats, 0-dim (of N runs [N]); arguments as `filter_states`.
 
     With a discount it includes the probability that the run went on for so long. Tables that require grad keep their
     history, so dynamics or observation models can be fitted to runs.
     """
-    return _forward(StateFilter(process, observation_model), observations, actions)[1]
+    forward = _forward(StateFilter(process, observation_model), observations, actions)
+    return forward.shaped(forward.scores.sum(-1))
 
 
-def _forward(
-    states: StateFilter, observations: Run, actions: Run
-) -> tuple[Tensor, Tensor, list[int | None], list[int]]:
-    """(log beliefs [n + 1, S], log likelihood, observations and actions as numbers)."""
-    seen, taken = _numbers(states, observations, actions)
-    log_beliefs, total = states.start(_one(seen[0]))
+class _Forward(NamedTuple):
+    """Log beliefs [N, n + 1, S], log likelihoods of the steps [N, n + 1], and the runs that they belong to."""
+
+    log_beliefs: Tensor
+    scores: Tensor
+    runs: ObservedRuns
+
+    def shaped(self, values: Tensor) -> Tensor:
+        return values[0] if self.runs.single else values
+
+    def beliefs(self) -> Tensor:
+        return self.shaped(self.log_beliefs.exp())
+
+    def each(self) -> Iterator[tuple[Tensor, np.ndarray, np.ndarray]]:
+        return zip(self.log_beliefs, self.runs.seen, self.runs.taken, strict=True)
+
+
+def _forward(states: StateFilter, observations: Run, actions: Run) -> _Forward:
+    runs = read_runs(states.mdp, states.observation_model, observations, actions)
+    if states.learns:
+        parts = [_with_history(states, seen, taken) for seen, taken in zip(runs.seen, runs.taken, strict=True)]
+        return _Forward(*(torch.stack(part) for part in zip(*parts, strict=True)), runs)
+    tables = states.tables
+    if runs.single:
+        logs, scores = (part[None] for part in _checked_run(states, tables, runs.seen[0], runs.taken[0]))
+    else:
+        logs, scores, sound = filter_many(tables, runs.seen, runs.taken)
+        sound &= ~_missing(states, logs, runs.taken).any((1, 2))
+        for i in np.flatnonzero(~sound).tolist():  # what needs care is done once more, on its own
+            with named(f"run {i}"):
+                logs[i], scores[i] = _checked_run(states, tables, runs.seen[i], runs.taken[i])
+    return _Forward(torch.from_numpy(logs), torch.from_numpy(scores), runs)
+
+
+def _checked_run(
+    states: StateFilter, tables: FilterTables, seen: np.ndarray, taken: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    logs, scores = filter_one(tables, seen, taken)
+    lost = scores[-1] == -np.inf
+    known = len(logs) - 1
+    missing = _missing(states, logs[None], taken[None, :known])[0]
+    if missing.any():
+        t = int(np.flatnonzero(missing.any(-1))[0])
+        states.check_available(torch.from_numpy(logs[t : t + 1]), torch.from_numpy(taken[t : t + 1]), t)
+    if lost:
+        action = int(taken[known - 1]) if known else None
+        raise ValueError(states.surprise(torch.from_numpy(logs[-1]), int(seen[known]), action, known))
+    return logs, scores
+
+
+def _missing(states: StateFilter, logs: np.ndarray, taken: np.ndarray) -> np.ndarray:
+    """Bool [N, n, S]: states believed possible in which the action that was taken does not exist."""
+    exists = (states.mdp.available | states.mdp.terminal[:, None]).cpu().numpy()
+    if exists.all():
+        return np.zeros((*taken.shape, 1), dtype=bool)
+    return np.asarray((logs[:, : taken.shape[1]] > -np.inf) & ~exists.T[taken])
+
+
+def _with_history(states: StateFilter, seen: np.ndarray, taken: np.ndarray) -> tuple[Tensor, Tensor]:
+    """(log beliefs [n + 1, S], log likelihoods [n + 1]) of one run, with their autograd history."""
+    log_beliefs, total = states.start(_one(int(seen[0])))
     rows, scores = [log_beliefs[0]], [total[0]]
-    for t, action in enumerate(taken):
-        log_beliefs, total = states.update(log_beliefs, torch.tensor([action]), _one(seen[t + 1]), t)
+    for t, action in enumerate(taken.tolist()):
+        log_beliefs, total = states.update(log_beliefs, torch.tensor([action]), _one(int(seen[t + 1])), t)
         rows.append(log_beliefs[0])
         scores.append(total[0])
-    return torch.stack(rows), torch.stack(scores).sum(), seen, taken
+    return torch.stack(rows), torch.stack(scores)
 
 
-def _one(observation: int | None) -> Tensor | None:
-    return None if observation is None else torch.tensor([observation])
+def _smooth(states: StateFilter, log_beliefs: Tensor, seen: np.ndarray, taken: np.ndarray) -> Tensor:
+    message = torch.zeros(states.mdp.num_states, dtype=torch.float64)
+    rows = [log_beliefs[-1]]
+    for t in reversed(range(len(taken))):
+        message = states.pull(message, int(taken[t]), int(seen[t + 1]) if seen[t + 1] >= 0 else None)
+        message = message - message.detach().max()  # only ratios count, and small numbers keep their digits
+        joint = log_beliefs[t] + message
+        rows.append(joint - safe_logsumexp(joint))
+    return torch.stack(rows[::-1])
 
 
-def _numbers(states: StateFilter, observations: Run, actions: Run) -> tuple[list[int | None], list[int]]:
-    """A run as numbers, None for what was not observed; refuses one that does not fit."""
-    model, seen, taken = states.observation_model, [], []
-    for t, value in enumerate(_listed(observations, "observations")):
-        with _named(f"observations[{t}]"):
-            seen.append(None if value is None else model.index(value))
-    for t, value in enumerate(_listed(actions, "actions")):
-        with _named(f"actions[{t}]"):
-            taken.append(states.action_number(value))
-    if len(seen) != len(taken) + 1:
-        advice = "o_1 comes before the first action, and one more after each (None where nothing was observed)"
-        if model.first is None and len(seen) == len(taken):
-            advice = "nothing is observed before the first action here, so put None first: [None, *observations]"
-        raise ValueError(
-            f"a run of {len(taken)} actions has {len(taken) + 1} observations, and {len(seen)} are given; {advice}"
-        )
-    if seen[0] is not None and model.first is None:
-        raise ValueError(
-            f"observations[0] is {model.name(seen[0])}, but nothing is observed before the first action where "
-            "observations depend on actions; put None first, or give ObservationModel(..., first=[S, Z])"
-        )
-    return seen, taken
-
-
-def _listed(values: Run, what: str) -> list[Any]:
-    if isinstance(values, str) or not (hasattr(values, "__iter__") and hasattr(values, "__len__")):
-        raise TypeError(f"{what} is {values!r}; give a list of numbers or names, one for each time")
-    return values.tolist() if hasattr(values, "tolist") else list(values)
-
-
-@contextlib.contextmanager
-def _named(what: str) -> Iterator[None]:
-    """Says in the message which entry of the run is meant."""
-    try:
-        yield
-    except (TypeError, ValueError) as error:
-        raise type(error)(f"{what}: {error}") from None
+def _one(observation: int) -> Tensor | None:
+    return None if observation < 0 else torch.tensor([observation])
 
 
 def _log_matmul(log_weights: Tensor, probabilities: Tensor) -> Tensor:

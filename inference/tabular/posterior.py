@@ -110,6 +110,12 @@ class ModelPosterior(TabularPosterior):
             state["statistics"] = QuantitiesOfQ(**{name: without_gradient(part) for name, part in parts.items()})
         return state
 
+    def _log_start(self) -> Tensor:
+        return self.world.log_start(self.initial)
+
+    def _log_outcomes(self, t: int) -> tuple[Tensor, Tensor]:
+        return self.world.log_outcomes(t)
+
     def _where(self) -> tuple[Tensor, Tensor]:
         visits = self.visits
         if visits is None and self.holds_tables:

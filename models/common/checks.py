@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import numbers
 import operator
@@ -15,6 +16,7 @@ from torch import Tensor
 from cai.models.common.names import did_you_mean
 
 __all__ = [
+    "FORGOTTEN",
     "MENDS",
     "check_distribution",
     "check_shape",
@@ -32,6 +34,15 @@ MENDS = ", or let normalize=True do it"
 # A row of probabilities may miss 1 by this much before it is refused; it is then divided by its sum. Rounding in
 # float64 sums of 1e5 terms stays far below the first, and probabilities that were float32 once below the second: their
 # rows are known by entries that float32 holds to the last bit.
+logger = logging.getLogger("cai.models")
+
+
+class _Forgotten(int):
+    """The horizon of who gave none: it is used, and named."""
+
+
+FORGOTTEN = _Forgotten(20)
+
 ROW_TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 1e-2}
 
 
@@ -243,13 +254,21 @@ def whole_number(value: Any) -> int | None:
 
 def whole_horizon(horizon: Any) -> int | float:
     """A number of steps >= 1, or math.inf; refuses anything else. 20.0 is 20, also as a 0-dim array or tensor."""
+    if isinstance(horizon, _Forgotten):
+        logger.warning(
+            "no horizon was given, and the model takes %d steps; say horizon=%d, or math.inf for a stationary answer",
+            horizon,
+            horizon,
+        )
     single = not isinstance(horizon, (bool, np.bool_)) and getattr(horizon, "shape", ()) == ()
     number = horizon.item() if single and isinstance(horizon, (Tensor, np.ndarray, np.generic)) else horizon
     if isinstance(number, numbers.Real) and number == math.inf:
         return math.inf
     whole = isinstance(number, numbers.Real) and not isinstance(number, bool) and number == number // 1
     if not whole:
-        raise ValueError(f"horizon is {horizon!r}; expected a whole number of steps >= 1, or math.inf")
+        meant = isinstance(number, numbers.Real) and 0 < number < 1
+        hint = f"; if {number} is the temperature or the discount, name it, and give the horizon first" if meant else ""
+        raise ValueError(f"horizon is {horizon!r}; expected a whole number of steps >= 1, or math.inf{hint}")
     if number < 1:
         raise ValueError(f"horizon is {horizon}; it must be at least 1")
     return int(number)

@@ -32,20 +32,23 @@ def write_atomically(path: str | Path, content: bytes) -> Path:
     new one, never a part. Nothing but a file is replaced, and nothing is written through a link.
 
     Args:
-        path: of the file; its folder must exist.
+        path: of the file; its folder is made if need be.
         content: all of it.
 
     Returns:
         The path.
 
     Raises:
-        MissingFile: if there is no such folder.
         TakenPath: if the path is a symbolic link, a device, a folder, or anything else that is no plain file.
         StorageError: if the disk is full, or the folder closed to this user.
     """
     path = Path(path)
-    if not path.absolute().parent.is_dir():
-        raise MissingFile(f"there is no folder {str(path.parent)!r} to save in; make it first")
+    try:
+        path.absolute().parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(
+            f"{str(path)!r} cannot be written: its folder cannot be made ({error.strerror or error})"
+        ) from error
     beside = path.with_name(f".{secrets.token_hex(8)}.tmp")  # whose name is short enough wherever the file's own is
     try:
         _check_replaceable(path)

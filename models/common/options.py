@@ -3,33 +3,83 @@
 from __future__ import annotations
 
 import contextlib
+import re
+from collections.abc import Iterable
 from typing import Any
 
-__all__ = ["split_options"]
+__all__ = ["named_options", "split_names", "split_options"]
+
+OPENING, CLOSING = "([{", ")]}"
 
 
 def split_options(text: str, kind: str) -> tuple[str, dict[str, Any]]:
     """("risk", {"eta": -2}) from "risk:eta=-2".
 
     Args:
-        text: NAME or NAME:option=value,option=value; numbers, inf, true, false and none are read as such, and other
-            values as words.
+        text: NAME or NAME:option=value,option=value; numbers, inf, true, false and none are read as such, [a, b] as a
+            list of values, and other values as words. Commas within brackets or quotes belong to the value, as in
+            "goal:states=bridge(2,3),value=2".
         kind: what is named, for messages.
 
     Raises:
-        ValueError: if an option has no value or no name.
+        ValueError: if an option has no value or no name, or a bracket or quote is left open.
     """
     name, _, rest = text.partition(":")
+    return name.strip(), named_options(_parts(rest, f"{kind} {text!r}") if rest else (), f"{kind} {text!r}")
+
+
+def named_options(parts: Iterable[str], what: str, form: str = "NAME:option=value,option=value") -> dict[str, Any]:
+    """{"eta": -2} from ["eta=-2"]; `what` they belong to and how they are written, for messages."""
     options: dict[str, Any] = {}
-    for part in rest.split(",") if rest else ():
+    for part in parts:
         key, given, value = part.partition("=")
         if not given or not key.strip():
-            raise ValueError(f"{part!r} in {kind} {text!r} is no option; write NAME:option=value,option=value")
+            raise ValueError(f"{part!r} in {what} is no option; write {form}")
         options[key.strip()] = _literal(value.strip())
-    return name.strip(), options
+    return options
+
+
+def split_names(text: str) -> list[str]:
+    """["exact", "risk:eta=-2,tolerance=1e-3"] from "exact,risk:eta=-2,tolerance=1e-3".
+
+    A part that is no option of the name before it is a name of its own.
+    """
+    names: list[str] = []
+    for part in _parts(text, repr(text)):
+        option = re.match(r"\s*\w+\s*=", part) is not None
+        if option and names and ":" in names[-1]:
+            names[-1] += f",{part}"
+        else:
+            names.append(part.strip())
+    return [name for name in names if name]
+
+
+def _parts(text: str, what: str) -> list[str]:
+    """The text between commas that stand in no bracket and in no quotes."""
+    parts, open_brackets, quote = [""], [], ""
+    for letter in text:
+        if quote:
+            quote = "" if letter == quote else quote
+        elif letter in "\"'" and parts[-1].rstrip()[-1:] in ("", "=", "[", "(", ","):  # an apostrophe quotes nothing
+            quote = letter
+        elif letter in OPENING:
+            open_brackets.append(letter)
+        elif letter in CLOSING and open_brackets and OPENING.index(open_brackets[-1]) == CLOSING.index(letter):
+            open_brackets.pop()
+        elif letter == "," and not open_brackets:
+            parts.append("")
+            continue
+        parts[-1] += letter
+    if quote or open_brackets:
+        raise ValueError(f"{what} has no closing {quote or CLOSING[OPENING.index(open_brackets[-1])]}; add it")
+    return parts
 
 
 def _literal(text: str) -> Any:
+    if len(text) >= 2 and text[0] == text[-1] and text[0] in "\"'":
+        return text[1:-1]
+    if text.startswith("[") and text.endswith("]"):
+        return [_literal(part.strip()) for part in _parts(text[1:-1], repr(text)) if part.strip()]
     with contextlib.suppress(ValueError):
         return int(text)
     with contextlib.suppress(ValueError):

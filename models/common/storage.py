@@ -178,12 +178,9 @@ def save(path: str | Path, value: Any, *, folder: bool = False) -> Path:
         The path as it was given.
 
     Raises:
-        MissingFile: if the folder that shall hold it does not exist (a FileNotFoundError too).
         StorageError: if a part cannot be stored, or the file not written; names it.
     """
     target = Path(path)
-    if not target.absolute().parent.is_dir():
-        raise MissingFile(f"there is no folder {str(target.parent)!r} to save in; make it first")
     writer = _Writer()
     kind = _BY_CLASS.get(type(value))
     name = type(value).__name__ if kind is None else kind.name

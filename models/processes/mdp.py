@@ -6,7 +6,7 @@ import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -14,6 +14,8 @@ from torch import Tensor
 from cai.models.common.checks import float_tensor, named_index, start_distribution, state_mask
 from cai.models.common.devices import place_tensor, resolve_place
 from cai.models.common.facts import fact_table, process_facts
+from cai.models.common.memory import require_memory
+from cai.models.common.names import KnownNames
 from cai.models.common.storage import save, storable
 from cai.models.processes.from_graph import graph_successors, read_initial
 from cai.models.processes.from_sparse import successors_from_sparse
@@ -42,7 +44,7 @@ def _of_parts(parts: dict[str, Any]) -> MDP:
 
 @storable("mdp", pack=_parts, unpack=_of_parts)
 @dataclass(frozen=True, eq=False)
-class MDP:
+class MDP(KnownNames):
     """A finite Markov decision process without its reward.
 
     Every (state, action) has K outcomes: a next state with a probability. Given as `transitions` the outcomes are the
@@ -85,6 +87,9 @@ class MDP:
     action_names: Sequence[str] | None = None
     layout: GridLayout | None = None
     regions: Mapping[str, Any] = field(default_factory=dict)
+    _elsewhere: ClassVar[dict[str, str]] = dict.fromkeys(
+        ("reward", "rewards", "horizon", "discount", "gamma", "temperature", "action_prior"), "TrajectoryModel"
+    )
     normalize: bool = False
     probabilities: Tensor = field(init=False, repr=False)
     next_states: Tensor | None = field(init=False, repr=False, default=None)
@@ -201,8 +206,9 @@ class MDP:
         num_states, num_actions, num_outcomes = probabilities.shape
         if 0 in probabilities.shape:
             raise ValueError(f"{name} has shape {list(probabilities.shape)}; a problem has at least one of each")
-        names = (self.state_names, num_states, "state"), (self.action_names, num_actions, "action")
-        state_names, action_names = (None if given[0] is None else checked_names(*given) for given in names)
+        given, actions = self.state_names, self.action_names
+        state_names = None if given is None else checked_names(given, num_states, "state")
+        action_names = None if actions is None else checked_names(actions, num_actions, "action")
         terminal = torch.zeros(num_states, dtype=torch.bool)
         if self.terminal is not None:
             terminal = state_mask(self.terminal, num_states, state_names, "terminal")
@@ -373,5 +379,15 @@ class MDP:
         return zeros.scatter_add(-1, self.next_states, weights)
 
     def dense(self) -> Tensor:
-        """[S, A, S], p(s' | s, a); built anew from successor lists (8 S A S bytes in float64)."""
+        """[S, A, S], p(s' | s, a); built anew from successor lists (8 S A S bytes in float64).
+
+        Raises:
+            TooLarge: naming the bytes, if it does not fit into the memory that there is.
+        """
+        if not self.is_dense:
+            needed = self.dtype.itemsize * self.num_states**2 * self.num_actions
+            shape = f"[{self.num_states}, {self.num_actions}, {self.num_states}]"
+            require_memory(
+                needed, f"dense(), a table {shape},", "read next_states and probabilities instead", self.device
+            )
         return self.to_next_states(self.probabilities)

@@ -15,10 +15,11 @@ from typing import Any
 
 from pyro import poutine
 
+from cai.models.programs.scores import find_bad_site, is_about_numbers
 from cai.models.programs.session import first_run
 from cai.models.trajectory.model import TrajectoryModel
 
-__all__ = ["Program", "ProgramInfo", "explain", "inspect_program", "site_time", "trace_program"]
+__all__ = ["Program", "ProgramInfo", "explain", "failure", "inspect_program", "site_time", "trace_program"]
 
 Program = Callable[[], Any]
 
@@ -63,7 +64,13 @@ def trace_program(program: Program) -> poutine.Trace:
     try:
         return first_run(program)
     except (RuntimeError, ValueError) as error:
-        raise ValueError(f"the program failed when it was run: {explain(error)}") from error
+        raise ValueError(failure(program, "the program failed when it was run", error)) from error
+
+
+def failure(program: Program, what: str, error: Exception) -> str:
+    """What to say of a program that failed: the site that scores no number if that is why, else the error's text."""
+    site = find_bad_site(program) if is_about_numbers(error) else ""
+    return site or f"{what}: {explain(error)}"
 
 
 def explain(error: Exception) -> str:
@@ -115,7 +122,10 @@ def inspect_program(program: Program) -> ProgramInfo:
             )
         if node["is_observed"]:
             if site_time(name):
-                raise ValueError(f"site {name!r} is observed; states and actions must be latent: draw it without obs=")
+                raise ValueError(
+                    f"site {name!r} is observed; states and actions must be latent here: draw it without obs=, and say "
+                    f"what is known by cai.models.condition(program, {{{name!r}: ...}}), or set it by do(...)"
+                )
             if not node["infer"].get("_deterministic", False):
                 factors.append(name)
             continue

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -19,6 +19,7 @@ from cai.models.common.checks import float_tensor
 from cai.models.common.default_dtype import NumbersOf
 from cai.models.common.devices import place_tensor
 from cai.models.processes.mdp import MDP
+from cai.models.rewards.unread import Unread, UnreadIndexError
 
 __all__ = ["RewardFactor", "Setting", "Step", "evaluate_factor", "one_number", "raw_table", "short_name"]
 
@@ -44,11 +45,32 @@ class Step:
     @cached_property
     def shape(self) -> torch.Size:
         """The shape that the indices broadcast to."""
-        return torch.broadcast_shapes(self.state.shape, self.action.shape, self.outcome.shape, self.next_state.shape)
+        given = (self.state, self.action, self.outcome, self.next_state)
+        return torch.broadcast_shapes(*(index.shape for index in given if isinstance(index, Tensor)))
 
     def cpu(self) -> Step:
         """The same indices on the CPU."""
-        return Step(self.state.cpu(), self.action.cpu(), self.outcome.cpu(), self.next_state.cpu(), self.t)
+        given = (self.state, self.action, self.outcome, self.next_state)
+        return Step(*(index.cpu() if isinstance(index, Tensor) else index for index in given), self.t)
+
+    def seen_by(self, factor: RewardFactor) -> Step:
+        """The step without what the factor is declared not to read; whatever it does with that raises."""
+        unread: dict[str, Any] = {}
+        if not factor.reads_outcome:
+            unread |= {name: factor.unread(name, "reads_outcome") for name in ("outcome", "next_state")}
+        if not factor.reads_time:
+            unread["t"] = factor.unread("t", "reads_time")
+        if not unread:
+            return self
+        seen = replace(self, **unread)
+        seen.__dict__["shape"] = self.shape
+        return seen
+
+    def refuse_use(self, result: Any = None) -> None:
+        """Raises the error of an index that was not given and yet used or returned, wherever that error was caught."""
+        for index in (self.outcome, self.next_state, self.t):
+            if isinstance(index, Unread) and (index is result or index.__dict__["used"]):
+                index.refuse()
 
 
 class Setting(Protocol):
@@ -86,9 +108,17 @@ class RewardFactor:
         """How the factor is called in messages."""
         return f"reward factor {type(self).__name__}"
 
+    def unread(self, name: str, flag: str) -> Unread:
+        """What the factor is given for an index of a step that its flag says it does not read."""
+        return Unread(
+            f"{self.label} reads step.{name}, and its {flag} is False: leave that word out, or do not look at "
+            f"step.{name}"
+        )
+
     def evaluate(self, mdp: MDP, step: Step) -> Tensor:
         """The reward of each step, in reward units, in any shape that broadcasts with the step's indices.
 
+        What the flags say is not read is not there: using `step.next_state`, `step.outcome` or `step.t` then raises.
         Process and indices are on the CPU and in float64, wherever the model lives: see `evaluate_factor`. Numbers made
         of Python's are float64, too.
         """
@@ -198,11 +228,15 @@ def evaluate_factor(factor: RewardFactor, mdp: MDP, step: Step) -> Tensor:
     if mdp.host is not mdp:
         values = evaluate_factor(factor, mdp.host, step.cpu())
         return place_tensor(values, mdp.device, mdp.dtype, factor.label)
-    name = factor.label
+    name, seen = factor.label, step.seen_by(factor)
     try:
         with NumbersOf(torch.float64):
-            values = factor.evaluate(mdp, step)
+            values = factor.evaluate(mdp, seen)
+        seen.refuse_use(values)
+    except UnreadIndexError:
+        raise
     except TypeError as error:
+        seen.refuse_use()
         if _takes_two(factor.evaluate):
             raise
         raise TypeError(

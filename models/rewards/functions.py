@@ -18,6 +18,7 @@ from cai.models.common.checks import float_tensor
 from cai.models.common.default_dtype import NumbersOf
 from cai.models.processes.mdp import MDP
 from cai.models.rewards.base import RewardFactor, Step
+from cai.models.rewards.unread import Unread, UnreadIndexError
 
 __all__ = ["CALL", "CallableReward", "check_arguments", "digits_lost", "dtype_of", "reward_factor"]
 
@@ -35,8 +36,9 @@ class CallableReward(RewardFactor):
     Args:
         function: takes three int64 tensors that broadcast together and the time index (from 0), and returns rewards
             that broadcast with them. Write `torch.where(state == 3, -1.0, 0.0)`, not `-1.0 if state == 3 else 0.0`.
-        reads_outcome: say False if next_state is never looked at; backends then work on [S, A].
-        reads_time: say False if t is never looked at; the table is then made once.
+        reads_outcome: say False if next_state is never looked at; backends then work on [S, A], and any use of it
+            raises.
+        reads_time: say False if t is never looked at; the table is then made once, and any use of it raises.
 
     Raises:
         TypeError: if the function takes other arguments, or these in another order.
@@ -69,18 +71,20 @@ class CallableReward(RewardFactor):
     def evaluate(self, mdp: MDP, step: Step) -> Tensor:
         # What the function is said not to read, it is not given, so that a wrong word is found out; and it works on
         # copies, as what it is given may be the process's own table.
-        given = [
-            step.state.clone(),
-            step.action.clone(),
-            step.next_state.clone() if self.reads_outcome else None,
-        ]
+        seen = step.seen_by(self)
+        given = [seen.state.clone(), seen.action.clone()]
+        given.append(seen.next_state.clone() if self.reads_outcome else seen.next_state)
         try:
             with NumbersOf(dtype_of(self.function)):
-                values = self.function(*given, step.t if self.reads_time else None)  # type: ignore[call-arg, arg-type]
+                values = self.function(*given, seen.t)
+            seen.refuse_use(values)
+        except UnreadIndexError:
+            raise
         except Exception as error:
+            seen.refuse_use()
             raise ValueError(f"reward function {self.name} {self._reason(error, mdp, step)}") from error
         for index, what in zip(given, ("state", "action", "next_state"), strict=True):
-            if index is not None and index._version:
+            if isinstance(index, Tensor) and index._version:
                 raise ValueError(
                     f"reward function {self.name} changes its argument {what} in place ({what} += 1, "
                     f"{what}[...] = ..., or a method that ends in _); work on a new tensor: {what} = {what} + 1"
@@ -99,6 +103,12 @@ class CallableReward(RewardFactor):
             self.seen["dtype"] = source
         return tensor
 
+    def unread(self, name: str, flag: str) -> Unread:
+        return Unread(
+            f"reward function {self.name} reads {name}, and it was said not to ({flag}=False): leave that word out, or "
+            f"do not look at {name}"
+        )
+
     def _reason(self, error: Exception, mdp: MDP, step: Step) -> str:
         """What went wrong inside the function, and what to write instead."""
         text = str(error)
@@ -115,7 +125,8 @@ class CallableReward(RewardFactor):
         head = f"failed with {type(error).__name__}: {error}; "
         if isinstance(error, (IndexError, KeyError)) or "out of bounds" in text or "out of range" in text:
             return head + (
-                f"at t = {step.t}, states are 0 to {mdp.num_states - 1}, actions 0 to {mdp.num_actions - 1}, and t "
+                (f"at t = {step.t}, " if self.reads_time else "")
+                + f"states are 0 to {mdp.num_states - 1}, actions 0 to {mdp.num_actions - 1}, and t "
                 "runs from 0 to T - 1 (the state that a discount falls into is never asked about): give its tensor or "
                 "table an entry for each of them"
             )
@@ -124,16 +135,6 @@ class CallableReward(RewardFactor):
                 "float(...), int(...), .item() and lists take one number, and it is called once for many states: keep "
                 "the whole tensors, with torch functions for those of math and torch.where for choices"
             )
-        if "NoneType" in text and not (self.reads_outcome and self.reads_time):
-            unread = [
-                f"{argument} (reads_{what}=False)"
-                for argument, what, reads in (
-                    ("next_state", "outcome", self.reads_outcome),
-                    ("t", "time", self.reads_time),
-                )
-                if not reads
-            ]
-            return head + f"it was said not to read {' and '.join(unread)}, which is None then: leave that word out"
         if isinstance(error, TypeError) and "where() received" in text and "got (bool," in text:
             return (
                 "compares an index with a name; states and actions are numbers here: look them up outside the function "
@@ -173,12 +174,13 @@ def reward_factor(
         def toll(state, action, next_state, t):
             return torch.where(state == 3, -2.0, 0.0)
 
-        model = TrajectoryModel(mdp, toll + Goal("exit", 10.0))
+        model = TrajectoryModel(mdp, toll + Goal("exit", 10.0), horizon=20)
 
     Args:
         function: see `CallableReward`.
-        reads_outcome: say False if next_state is never looked at; it is then None, and backends work on [S, A].
-        reads_time: say False if t is never looked at; it is then None, and the table is made once.
+        reads_outcome: say False if next_state is never looked at; any use of it then raises, and backends work on
+            [S, A].
+        reads_time: say False if t is never looked at; any use of it then raises, and the table is made once.
 
     Raises:
         TypeError: if the function takes other arguments, or these in another order.

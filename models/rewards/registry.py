@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from cai.models.common.names import did_you_mean
 from cai.models.common.options import split_options
 from cai.models.common.plugins import Plugins, load_plugins
 from cai.models.rewards.base import RewardFactor
@@ -86,14 +87,15 @@ def build_reward(name: str, **options: Any) -> RewardFactor:
             raise ValueError(plugins.broken[name])
         entries |= plugins.made
     if name not in entries:
-        raise ValueError(f"no reward is called {name!r}; known are {', '.join(entries)}")
+        raise ValueError(f"no reward is called {name!r}{did_you_mean(name, entries)}; known are {', '.join(entries)}")
     entry = entries[name]
     takes = ", ".join(entry.options) or "no options"
     try:
         inspect.signature(entry.build).bind(**options)
     except TypeError as error:
         unknown = [key for key in options if key not in entry.options]
-        what = f"does not take {unknown[0]}" if unknown else f"lacks an option ({error})"
+        meant = did_you_mean(unknown[0], entry.options) if unknown else ""
+        what = f"does not take {unknown[0]}{meant}" if unknown else f"lacks an option ({error})"
         raise ValueError(f"reward {name!r} {what}; it takes {takes}") from None
     return as_reward(entry.build(**options))
 

@@ -218,11 +218,11 @@ class EvaluatedReward(RewardFactor):
             raise ValueError(f"the {self.label} was evaluated for {len(self.table)} steps, the model has {model.steps}")
 
     def evaluate(self, mdp: MDP, step: Step) -> Tensor:
-        outcome = step.outcome if self.reads_outcome else torch.zeros_like(step.outcome)
+        outcome = step.outcome if self.reads_outcome else 0
         return self.table[step.t if self.reads_time else 0][step.state, step.action, outcome]
 
 
-@storable("reward-step-cost")
+@storable("reward-step-cost", unpack=lambda parts: StepCost.paying(-torch.as_tensor(parts["cost"])))
 @dataclass(frozen=True, eq=False)
 class StepCost(RewardFactor):
     """Charges `cost` (usually positive) for every live step: reward -cost outside terminal states, 0 inside them."""
@@ -233,6 +233,21 @@ class StepCost(RewardFactor):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "cost", one_number(self.cost, "the cost of StepCost"))
+        cost = float(torch.as_tensor(self.cost).detach())
+        if cost < 0:
+            logger.warning(
+                "StepCost(%g) pays %g for every step; is a bonus meant? StepCost(%g) charges; numbers are rewards",
+                cost,
+                -cost,
+                -cost,
+            )
+
+    @classmethod
+    def paying(cls, reward: Any) -> StepCost:
+        """The same reward, of any sign, for every live step."""
+        made = object.__new__(cls)
+        object.__setattr__(made, "cost", -one_number(reward, "the constant reward"))
+        return made
 
     def evaluate(self, mdp: MDP, step: Step) -> Tensor:
         charge = -torch.as_tensor(self.cost)
@@ -257,7 +272,7 @@ def as_reward(reward: Any) -> RewardFactor:
         raise TypeError(f"{reward.__name__} is a class; pass an instance: {reward.__name__}(...)")
     is_number = isinstance(reward, numbers.Real) and not isinstance(reward, bool)
     if is_number or (isinstance(reward, (Tensor, np.ndarray)) and reward.ndim == 0):
-        return StepCost(-one_number(reward, "the constant reward"))
+        return StepCost.paying(reward)
     if isinstance(reward, nn.Module):
         check_arguments(reward, "; if it works on features, use ModuleReward(module, features)")
     if callable(reward) and not isinstance(reward, Tensor):

@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from cai.models.common.checks import whole_horizon
+from cai.models.common.checks import FORGOTTEN, whole_horizon
 from cai.models.common.devices import place_tensor, resolve_place
 from cai.models.common.facts import fact_table, process_facts
+from cai.models.common.names import did_you_mean
 from cai.models.common.numerics import held, plain_number, safe_log
 from cai.models.common.simulator import Transition
 from cai.models.common.storage import can_store, storable
@@ -88,7 +89,7 @@ class TrajectoryModel(Portable):
 
     mdp: MDP
     reward: Any
-    horizon: int | float = 20
+    horizon: int | float = FORGOTTEN
     temperature: Any = 1.0
     discount: float = 1.0
     action_prior: Any = None
@@ -251,23 +252,32 @@ class TrajectoryModel(Portable):
     @cached_property
     def r_max(self) -> float:
         """The reward that optimality='bernoulli' counts as certain success, in reward units."""
+        return float(self.host.largest_reward.detach())
+
+    @held
+    def largest_reward(self) -> Tensor:
+        """`r_max`, 0-dim, with the history of the rewards: they move it, and with it the evidence of a Bernoulli."""
         if self.host is not self:
-            return self.host.r_max
-        largest = -math.inf
-        for t in self.reward_times:
-            table = self._raw_table(t).detach()
-            if self.reward.reads_outcome and not self.mdp.is_dense:
-                table = torch.where(self.mdp.probabilities > 0, table, -torch.inf)  # the rest is padding
-            largest = max(largest, float(table.max()))
+            return self.host.largest_reward.to(self.device, self.dtype)
+        tables = [self._raw_table(t) for t in self.reward_times]
+        if self.reward.reads_outcome and not self.mdp.is_dense:  # the rest is padding
+            tables = [torch.where(self.mdp.probabilities > 0, table, -torch.inf) for table in tables]
+        largest = torch.stack([table.max() for table in tables]).max()
         absorbs = bool(self.mdp.terminal.any()) or self.discount < 1
-        return max(0.0, largest) if absorbs or largest == -math.inf else largest
+        return largest.clamp(min=0.0) if absorbs or largest == -math.inf else largest
 
     @property
-    def evidence_offset(self) -> float:
-        """What `optimality` adds to the log evidence of the undirected model, in nats: 0 or -T r_max / alpha."""
-        if self.optimality == "factor" or self.r_max == 0:
+    def evidence_offset(self) -> float | Tensor:
+        """What `optimality` adds to the log evidence of the undirected model, in nats: 0 or -T r_max / alpha.
+
+        A 0-dim tensor where the rewards or the temperature require grad.
+        """
+        if self.optimality == "factor":
             return 0.0
-        return -self.horizon * self.r_max / self.temperature
+        largest = self.largest_reward
+        if not largest.requires_grad and self.r_max == 0:
+            return 0.0
+        return -self.horizon * (largest if largest.requires_grad else self.r_max) / self.temperature
 
     @cached_property
     def has_outcome_sites(self) -> bool:
@@ -315,7 +325,8 @@ class TrajectoryModel(Portable):
         """A copy with some arguments changed, validated anew, on the device and in the dtype of its process."""
         known = [field.name for field in dataclasses.fields(self) if field.init]
         if unknown := [name for name in changes if name not in known]:
-            raise TypeError(f"a TrajectoryModel has no argument {unknown[0]!r}; it has {', '.join(known)}")
+            meant = did_you_mean(unknown[0], known)
+            raise TypeError(f"a TrajectoryModel has no argument {unknown[0]!r}{meant}; it has {', '.join(known)}")
         return dataclasses.replace(self, **{"action_prior": self.host.action_prior, **changes})
 
     def batch(self, **arguments: Any) -> ModelBatch:

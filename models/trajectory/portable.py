@@ -8,12 +8,13 @@ import pickle
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
+from cai.models.common.names import KnownNames
 from cai.models.common.storage import save
 
 __all__ = ["Portable"]
 
 
-class Portable:
+class Portable(KnownNames):
     """Saves, pickles and deep-copies an object whose rewards may be Python code.
 
     Files and pickles hold numbers. A reward that cannot go along (a lambda, a function made inside another) goes as the

@@ -84,7 +84,7 @@ def run_program(model: TrajectoryModel, tables: ProgramTables) -> None:
             pyro.factor(f"O_{t + 1}", score)
         else:
             # In float32 the best reward may be rounded to above r_max.
-            log_probability = (score - model.r_max / model.temperature).clamp(max=0)
+            log_probability = (score - model.largest_reward / model.temperature).clamp(max=0)
             pyro.sample(f"O_{t + 1}", Optimality(log_probability), obs=score.new_ones(()))
         state = following
 

@@ -88,10 +88,11 @@ class PotentialShaping(RewardFactor):
             )
 
     def evaluate(self, mdp: MDP, step: Step) -> Tensor:
-        before = self._at(mdp, step.t)[step.state]
-        if step.t + 1 == self.horizon:
+        t = step.t if self.reads_time else 0
+        before = self._at(mdp, t)[step.state]
+        if t + 1 == self.horizon:
             return -before
-        return self.discount * self._at(mdp, step.t + 1)[step.next_state] - before
+        return self.discount * self._at(mdp, t + 1)[step.next_state] - before
 
     def _at(self, mdp: MDP, t: int) -> Tensor:
         table = self.potential if self.potential.dim() == 1 else self.potential[t]

@@ -13,6 +13,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from cai.models.common.memory import require_memory
 from cai.models.common.simulator import Transition
 from cai.models.processes.mdp import MDP
 from cai.models.rewards.base import RewardFactor, Step, evaluate_factor
@@ -113,6 +114,7 @@ class TabularSimulator:
 
     def reset(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         """The states int64 [n] in which n chains start."""
+        require_memory(64 * n, f"{n:,} chains side by side: that", "ask for fewer")
         return draw_start(self.model.mdp.initial.detach(), n, generator)
 
     def step(self, states: Tensor, actions: Tensor, t: int, generator: torch.Generator | None = None) -> Transition:
@@ -219,6 +221,7 @@ def sample_chain(
         States int64 [n, T + 1] and actions int64 [n, T]; in the absorbing state S actions are uniform.
     """
     num_states = len(initial)
+    require_memory(32 * n * steps, f"{n:,} trajectories of {steps:,} steps: that", "ask for fewer")
     state = draw_start(initial.detach(), n, generator)
     states, actions = [state], []
     for t in range(steps):

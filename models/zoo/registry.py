@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from cai.models.common.names import did_you_mean
 from cai.models.common.plugins import Plugins, load_plugins
 from cai.models.processes.observation import ObservationModel
 from cai.models.trajectory.model import TrajectoryModel
@@ -44,19 +45,29 @@ class ModelEntry:
     @property
     def options(self) -> tuple[str, ...]:
         """The keywords that `build` takes; Gymnasium environments also take those of `gymnasium.make`."""
-        return tuple(inspect.signature(self.build).parameters)
+        parameters = inspect.signature(self.build).parameters.values()
+        return tuple(parameter.name for parameter in parameters if parameter.kind != parameter.VAR_KEYWORD)
+
+    @property
+    def open(self) -> bool:
+        """Whether `build` takes further keywords, and says itself which it does not know."""
+        return any(p.kind == p.VAR_KEYWORD for p in inspect.signature(self.build).parameters.values())
 
 
 def _gymnasium_entry(name: str, summary: str, source: str) -> ModelEntry:
     def build(
-        *, horizon: int | float | None = None, temperature: float = 1.0, discount: float = 1.0
+        *,
+        horizon: int | float | None = None,
+        temperature: float | None = None,
+        discount: float = 1.0,
+        **make_options: Any,
     ) -> TrajectoryModel:
-        return gymnasium_model(name, horizon=horizon, temperature=temperature, discount=discount)
+        return gymnasium_model(name, horizon=horizon, temperature=temperature, discount=discount, **make_options)
 
     build.__doc__ = f"""{summary}, read from the environment's transition table.
 
-    {source}. The default horizon is the environment's own limit of steps, or 100; for its further options call
-    `gymnasium_model({name!r}, ...)`.
+    {source}. The default horizon is the environment's own limit of steps, or 100; further options are those of
+    `gymnasium_model` and of the environment.
     """
     return ModelEntry(name, summary, build)
 
@@ -138,7 +149,8 @@ def build_model(name: str, **options: Any) -> TrajectoryModel:
 
     Args:
         name: one of `available_models()` ("river_swim" is "river-swim"), or a Gymnasium id.
-        **options: keywords of the model (horizon, temperature, discount, slip, ...); None leaves its own default.
+        **options: keywords of the model (horizon, temperature, discount, slip, ...), of a Gymnasium environment also
+            its own (is_slippery, ...); None leaves its own default.
 
     Raises:
         ValueError: if there is no such model, or it does not take an option.
@@ -153,16 +165,16 @@ def build_model(name: str, **options: Any) -> TrajectoryModel:
     name = name.replace("_", "-") if name.replace("_", "-") in entries else name
     if name not in entries:
         if "-v" in name or ":" in name:
-            slip = options.pop("slip", None)
-            if slip is not None:
-                raise ValueError(f"model {name!r} does not take slip; it takes horizon, temperature, discount")
             return gymnasium_model(name, **options)
         raise ValueError(
-            f"no model is called {name!r}; known are {', '.join(entries)}, and any Gymnasium id with a transition table"
+            f"no model is called {name!r}{did_you_mean(name, entries)}; known are {', '.join(entries)}, and any "
+            "Gymnasium id with a transition table"
         )
     entry = entries[name]
     unknown = [key for key in options if key not in entry.options]
-    if unknown:
-        hint = "; for options of the environment use gymnasium_model(...)" if "-v" in name else ""
-        raise ValueError(f"model {name!r} does not take {unknown[0]}; it takes {', '.join(entry.options)}{hint}")
+    if unknown and not entry.open:
+        raise ValueError(
+            f"model {name!r} does not take {unknown[0]}{did_you_mean(unknown[0], entry.options)}; it takes "
+            f"{', '.join(entry.options)}"
+        )
     return entry.build(**options)

@@ -11,10 +11,12 @@ import torch
 
 from cai.models.processes.layout import GridLayout
 from cai.models.processes.mdp import MDP
+from cai.models.rewards.base import raw_table
 from cai.models.rewards.tables import OutcomeReward, TableReward
 from cai.models.trajectory.model import TrajectoryModel
+from cai.models.zoo.transition_tables import TransitionTable, read_table
 
-__all__ = ["from_gymnasium", "gymnasium_model"]
+__all__ = ["from_gymnasium", "gymnasium_model", "make_environment", "process_of_table"]
 
 logger = logging.getLogger("cai.models")
 
@@ -26,8 +28,14 @@ ACTION_NAMES = {
 ARROWS = {"left": (0, -1), "down": (1, 0), "right": (0, 1), "up": (-1, 0)}
 
 
-def from_gymnasium(environment: Any, **make_options: Any) -> tuple[MDP, TableReward | OutcomeReward]:
+def from_gymnasium(
+    environment: Any, *, initial: Any = None, **make_options: Any
+) -> tuple[MDP, TableReward | OutcomeReward]:
     """Reads the process and the reward out of an environment with a `P` table.
+
+    The table is P[state][action] = [(probability, next state, reward, terminated), ...]. States and actions may be
+    called by numbers, words or tuples, which become their names; states may have different actions; and states that
+    episodes end in need no entry.
 
     In such a table `terminated` belongs to the transition. It leads to its state if that state is only ever entered
     so; else to an added absorbing state, called "terminated". Equal outcomes (same next state, reward and
@@ -35,65 +43,80 @@ def from_gymnasium(environment: Any, **make_options: Any) -> tuple[MDP, TableRew
 
     Args:
         environment: an id such as "FrozenLake-v1", or an environment.
+        initial: where episodes start, in place of the environment's `initial_state_distrib`: a state as the table calls
+            it, {state: probability}, or probabilities for the states of the table.
         **make_options: passed to `gymnasium.make` with an id.
 
     Returns:
         The process, and its reward: [S, A] where outcomes do not matter, else one per outcome.
 
     Raises:
-        ValueError: if the environment does not exist or has no `P` table.
+        TypeError, ValueError: if the environment does not exist, has no `P` table, or one that cannot be read.
     """
-    environment = _make(environment, make_options)
+    environment = make_environment(environment, make_options)
     base = environment.unwrapped
-    table = getattr(base, "P", None)
-    if table is None:
+    owner = type(base).__name__
+    if getattr(base, "P", None) is None:
         raise ValueError(
-            f"{type(base).__name__} has no transition table P, so its dynamics are not known; "
-            "toy-text environments (FrozenLake-v1, CliffWalking-v1, Taxi-v4) have one"
+            f"{owner} has no transition table P, so its dynamics are not known. Two ways on: "
+            "cai.models.count_model(environment, bins=...) counts a table along random steps; or write the dynamics as "
+            "a Pyro program with sites s_1, a_1, O_1, s_2, ..., which backend 'smc' answers as it is. Toy-text "
+            "environments (FrozenLake-v1, CliffWalking-v1, Taxi-v4) have a table"
         )
-    num_states, num_actions = len(table), len(table[0])
-    merged = [[_merge(table[s][a]) for a in range(num_actions)] for s in range(num_states)]
-    start = _initial(base, num_states)
+    table = read_table(base.P, owner)
+    return process_of_table(table, table.start(*_initial(base, initial)), base)
+
+
+def process_of_table(
+    table: TransitionTable, start: np.ndarray, base: Any = None
+) -> tuple[MDP, TableReward | OutcomeReward]:
+    """The process and the reward of a table, its transitions that terminate leading to states that are terminal.
+
+    Args:
+        table: what was read.
+        start: [S], where episodes start.
+        base: the environment that the table belongs to, for names of actions and a picture where its map is known.
+    """
+    num_states, num_actions = len(table.states), len(table.actions)
     ending: set[int] = set()
     ordinary = set(np.flatnonzero(start).tolist())
-    for state, rows in enumerate(merged):
-        for row in rows:
-            for following, _, terminated in row:
+    for state, row in enumerate(table.rows):
+        for outcomes in row.values():
+            for following, _, terminated in outcomes:
                 if terminated:
                     ending.add(following)
                 elif following != state:  # a state that only ever leads to itself is entered once the episode is over
                     ordinary.add(following)
-    terminal = ending - ordinary
-    needs_sink = bool(ending & ordinary)
+    terminal = (ending - ordinary) | {state for state, row in enumerate(table.rows) if not row}
     sink = num_states
-    next_states: list[list[list[int]]] = []
-    probabilities: list[list[list[float]]] = []
-    rewards: list[list[list[float]]] = []
-    for state, rows in enumerate(merged):
-        if state in terminal:
-            rows = [{(state, 0.0, False): 1.0}] * num_actions
-        next_states.append([[sink if (end and n not in terminal) else n for n, _, end in row] for row in rows])
-        probabilities.append([list(row.values()) for row in rows])
-        rewards.append([[reward for _, reward, _ in row] for row in rows])
-    if needs_sink:
-        next_states.append([[sink]] * num_actions)
-        probabilities.append([[1.0]] * num_actions)
-        rewards.append([[0.0]] * num_actions)
+    needs_sink = bool(ending - terminal)
     total = num_states + needs_sink
-    initial = np.zeros(total)
-    initial[:num_states] = start
-    names = [str(state) for state in range(num_states)] + ["terminated"] * needs_sink
-    actions = ACTION_NAMES.get(type(base).__name__)
-    layout, regions = _picture(base, total, actions)
+    next_states: list[list[list[int]]] = [[[]] * num_actions for _ in range(total)]
+    probabilities: list[list[list[float]]] = [[[]] * num_actions for _ in range(total)]
+    rewards: list[list[list[float]]] = [[[]] * num_actions for _ in range(total)]
+    for state, row in enumerate(table.rows):
+        for action, outcomes in row.items() if state not in terminal else ():
+            next_states[state][action] = [sink if end and n not in terminal else n for n, _, end in outcomes]
+            probabilities[state][action] = list(outcomes.values())
+            rewards[state][action] = [reward for _, reward, _ in outcomes]
+    names = [str(state) for state in table.states]
+    sink_name = "terminated" if "terminated" not in names else "terminated (added)"
+    known = ACTION_NAMES.get(type(base).__name__)
+    actions = known if table.counts_from_zero else tuple(str(action) for action in table.actions)
+    layout, regions = _picture(base, total, actions) if table.states == list(range(num_states)) else (None, {})
     regions = {key: mask for key, mask in regions.items() if any(mask)}
     if needs_sink:
         regions["terminated"] = [state == sink for state in range(total)]
     mdp = MDP.from_successors(
         next_states,
         probabilities,
-        initial,
+        np.concatenate([start, np.zeros(int(needs_sink))]),
+        available=[
+            [state in terminal or a in table.rows[state] for a in range(num_actions)] for state in range(num_states)
+        ]
+        + [[True] * num_actions] * needs_sink,
         terminal=sorted(terminal) + [sink] * needs_sink,
-        state_names=names,
+        state_names=names + [sink_name] * needs_sink,
         action_names=actions,
         layout=layout,
         regions=regions,
@@ -105,8 +128,9 @@ def gymnasium_model(
     environment: Any,
     *,
     horizon: int | float | None = None,
-    temperature: float = 1.0,
+    temperature: float | None = None,
     discount: float = 1.0,
+    initial: Any = None,
     **make_options: Any,
 ) -> TrajectoryModel:
     """A trajectory model of an environment with a `P` table.
@@ -114,20 +138,27 @@ def gymnasium_model(
     Args:
         environment: an id such as "FrozenLake-v1", or an environment.
         horizon: T; the environment's own limit of steps unless given (100 where it has none).
-        temperature: alpha, in reward units per nat.
+        temperature: alpha, in reward units per nat; unless given, a hundredth of the largest reward of the table in
+            absolute value, so that what a step earns outweighs a choice of actions. (At 1, FrozenLake's goal of 1 moves
+            the policy by less than a thousandth of a nat.)
         discount: in (0, 1].
+        initial: where episodes start, as in `from_gymnasium`; where the environment does, unless given.
         **make_options: passed to `gymnasium.make` with an id, e.g. `is_slippery=False`.
     """
-    environment = _make(environment, make_options)
+    environment = make_environment(environment, make_options)
     spec = environment.spec
-    mdp, reward = from_gymnasium(environment)
+    mdp, reward = from_gymnasium(environment, initial=initial)
     if horizon is None:
         horizon = (spec.max_episode_steps if spec is not None else None) or 100
     name = spec.id if spec is not None else type(environment.unwrapped).__name__
+    if temperature is None:
+        rewards = raw_table(reward, mdp, 0)
+        temperature = float(torch.where(mdp.probabilities > 0, rewards, 0.0).abs().max()) / 100 or 1.0
     return TrajectoryModel(mdp, reward, horizon, temperature, discount, name=name)
 
 
-def _make(environment: Any, options: dict[str, Any]) -> Any:
+def make_environment(environment: Any, options: dict[str, Any]) -> Any:
+    """An environment by its id, or the environment itself; Gymnasium's own warnings are logged."""
     import gymnasium  # takes a second to import, so only where it is needed
 
     if not isinstance(environment, str):
@@ -146,27 +177,17 @@ def _make(environment: Any, options: dict[str, Any]) -> Any:
     return made
 
 
-def _merge(outcomes: Any) -> dict[tuple[int, float, bool], float]:
-    """(next state, reward, terminated) -> probability, without what cannot happen."""
-    result: dict[tuple[int, float, bool], float] = {}
-    for probability, following, reward, terminated in outcomes:
-        if probability > 0:
-            key = (int(following), float(reward), bool(terminated))
-            result[key] = result.get(key, 0.0) + float(probability)
-    return result
-
-
-def _initial(base: Any, num_states: int) -> np.ndarray:
+def _initial(base: Any, initial: Any) -> tuple[Any, str]:
+    """Where episodes start, and what says so."""
+    if initial is not None:
+        return initial, "initial"
     distribution = getattr(base, "initial_state_distrib", None)
     if distribution is None:
         raise ValueError(
-            f"{type(base).__name__} does not say where it starts (no initial_state_distrib); "
-            "build the MDP from its P table with MDP.from_successors and your own initial distribution"
+            f"{type(base).__name__} does not say where it starts (no initial_state_distrib); say it with initial=..., "
+            "a state or {state: probability}"
         )
-    values = np.asarray(distribution, dtype=np.float64)
-    if values.shape != (num_states,):
-        raise ValueError(f"initial_state_distrib has shape {list(values.shape)}; expected [{num_states}]")
-    return values / values.sum()
+    return distribution, "initial_state_distrib"
 
 
 def _reward(rewards: list[list[list[float]]], mdp: MDP) -> TableReward | OutcomeReward:
@@ -198,6 +219,8 @@ def _picture(base: Any, total: int, actions: tuple[str, ...] | None) -> tuple[Gr
         return None, {}
     height, width = len(rows), len(rows[0])
     padding = total - height * width
+    if padding < 0:  # some cells were never seen
+        return None, {}
     cells = [(i, j) for i in range(height) for j in range(width)] + [None] * padding
     labels = [char if char in "SGH~" else "" for char in chars] + [""] * padding
     arrows = tuple(ARROWS.get(action) for action in actions or ())

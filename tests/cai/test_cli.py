@@ -327,10 +327,13 @@ def test_folder_below_a_file(cai, tmp_path):
     assert (code, out, err.count("\n")) == (2, "", 1)
 
 
-def test_picture_in_a_folder_that_does_not_exist(cai, tmp_path):
-    code, out, err = cai("draw", "lottery", "--out", tmp_path / "no" / "x.png")
+def test_picture_in_a_folder_that_does_not_exist_yet(cai, tmp_path):
+    path = tmp_path / "not" / "yet" / "x.png"
+    assert cai("draw", "lottery", "--out", path)[:2] == (0, f"saved {path}\n")
+    assert path.read_bytes().startswith(PNG)
+    code, out, err = cai("draw", "lottery", "--out", path / "x.png")
     assert (code, out, err.count("\n")) == (2, "", 1)
-    assert "make it first" in err
+    assert "is a file; the picture needs a folder" in err
 
 
 def test_picture_of_an_unknown_format(cai, tmp_path):

@@ -122,7 +122,8 @@ class _OnePass:
         self.horizons = [int(horizon) for horizon in batch.horizons]
         self.steps = max(self.horizons)
         base = batch.base
-        self.model = base if base.horizon == self.steps else base.replace(horizon=self.steps)
+        # A member has a reward that fits its horizon, which that of the base need not.
+        self.model = base if base.horizon == self.steps else batch[self.horizons.index(self.steps)]
         assert recursion.kind is not None
         if batch.varies_step:
             self.first, self.columns = batched_values(

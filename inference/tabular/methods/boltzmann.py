@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from cai.inference.core.memory import Need, horizon_need
 from cai.inference.core.posterior import Posterior
 from cai.inference.core.status import Target
 from cai.inference.kernels.backups import fixed_backup, soft_policy
@@ -60,6 +61,10 @@ class BoltzmannExploration:
         """Raises ValueError unless the model is a `TrajectoryModel`."""
         require_model(model, self.name, "'variational'")
 
+    def memory(self, model: Any) -> Need:
+        """About what `run` will take."""
+        return horizon_need(model, rows=2, tables=5, stepwise=True)
+
     def run(self, model: Any, *, seed: int = 0) -> Posterior:
         """Answers the model; nothing here is random."""
         self.supports(model)
@@ -102,6 +107,10 @@ class OneStepEntropy:
     def supports(self, model: Any) -> None:
         """Raises ValueError unless the model is a `TrajectoryModel` with a finite horizon."""
         require_finite(model, self.name, "'variational', whose fixed point is unique")
+
+    def memory(self, model: Any) -> Need:
+        """About what `run` will take."""
+        return horizon_need(model, rows=2, tables=5, stepwise=True)
 
     def run(self, model: Any, *, seed: int = 0) -> Posterior:
         """Answers the model; nothing here is random."""

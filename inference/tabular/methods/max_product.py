@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from cai.inference.core.memory import Need, horizon_need
 from cai.inference.core.most_probable import first_largest, shared_successors
 from cai.inference.core.posterior import Posterior
 from cai.inference.core.status import Target
@@ -50,6 +51,10 @@ class MaxProduct:
     def supports(self, model: Any) -> None:
         """Raises ValueError unless the model is a `TrajectoryModel` with a finite horizon."""
         require_finite(model, self.name, "'value-iteration' with successors='best'")
+
+    def memory(self, model: Any) -> Need:
+        """About what `run` will take."""
+        return horizon_need(model, rows=2, tables=4, stepwise=True)
 
     def run(self, model: Any, *, seed: int = 0) -> Posterior:
         """Answers the model; nothing here is random."""

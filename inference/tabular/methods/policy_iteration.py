@@ -11,6 +11,7 @@ from torch import Tensor
 
 from cai.inference.core.driver import drive
 from cai.inference.core.learner import Info, State, status_of
+from cai.inference.core.memory import Need, horizon_need
 from cai.inference.core.posterior import Posterior
 from cai.inference.core.status import Status, Target
 from cai.inference.tabular.backward import backward, forward
@@ -42,6 +43,10 @@ class _HardLimit:
     def supports(self, model: Any) -> None:
         """Raises ValueError unless the model is a `TrajectoryModel` with a finite horizon."""
         require_finite(model, self.name, "'value-iteration'")
+
+    def memory(self, model: Any) -> Need:
+        """About what `run` will take."""
+        return horizon_need(model, rows=4, tables=10, stepwise=True)
 
     def run(self, model: Any, *, seed: int = 0) -> Posterior:
         """Answers the model; nothing here is random."""
@@ -125,6 +130,10 @@ class KLPolicyIteration(_HardLimit):
         if not self.epsilon > 0 or math.isinf(self.epsilon):
             raise ValueError(f"epsilon is {self.epsilon}; a step is bounded by a finite number of nats above 0")
         super().__post_init__()
+
+    def memory(self, model: Any) -> Need:
+        """About what `run` will take."""
+        return horizon_need(model, rows=4, tables=30, stepwise=True)
 
     def start(self, model: TrajectoryModel) -> Tensor:
         """[T, S, A], the policy to begin with."""

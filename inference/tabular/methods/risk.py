@@ -7,6 +7,7 @@ import numbers
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from cai.inference.core.memory import Need, horizon_need
 from cai.inference.core.posterior import Posterior
 from cai.inference.core.status import Target
 from cai.inference.tabular.dynamic_programming import check_settling, closed_form_posterior, require_model
@@ -70,6 +71,10 @@ class RiskSensitive:
     def supports(self, model: Any) -> None:
         """Raises ValueError unless the model is a `TrajectoryModel`."""
         require_model(model, self.name, "'enumeration' (eta = 1) or 'variational' (eta = 0)")
+
+    def memory(self, model: Any) -> Need:
+        """About what `run` will take."""
+        return horizon_need(model, rows=2, tables=4, stepwise=True)
 
     def run(self, model: Any, *, seed: int = 0) -> Posterior:
         """Answers the model; nothing here is random."""

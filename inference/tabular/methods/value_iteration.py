@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
+from cai.inference.core.memory import Need, horizon_need
 from cai.inference.core.posterior import Posterior
 from cai.inference.core.status import Target
 from cai.inference.kernels.backups import fixed_backup, hard_choice
@@ -57,6 +58,10 @@ class ValueIteration:
     def supports(self, model: Any) -> None:
         """Raises ValueError unless the model is a `TrajectoryModel`."""
         require_model(model, self.name, "'variational' (soft, with fixed dynamics)")
+
+    def memory(self, model: Any) -> Need:
+        """About what `run` will take."""
+        return horizon_need(model, rows=2, tables=4, stepwise=True)
 
     def run(self, model: Any, *, seed: int = 0) -> Posterior:
         """Answers the model; nothing here is random."""

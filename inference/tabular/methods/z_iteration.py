@@ -21,6 +21,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
+from cai.inference.core.memory import Need, horizon_need
 from cai.inference.core.posterior import Posterior
 from cai.inference.core.status import Status, Target
 from cai.inference.kernels.backups import fixed_backup, soft_policy
@@ -86,6 +87,10 @@ class ZIteration:
                 "solver='linear' solves first-exit problems, which have horizon=math.inf and discount 1, and this "
                 f"model has horizon {model.horizon} and discount {model.discount:g}; use solver='iteration' or 'auto'"
             )
+
+    def memory(self, model: Any) -> Need:
+        """About what `run` will take."""
+        return horizon_need(model, rows=2, tables=4, stepwise=True)
 
     def run(self, model: TrajectoryModel, *, seed: int = 0) -> Posterior:
         """Answers a model; nothing is drawn, so `seed` does not matter.

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -19,7 +20,7 @@ DEFAULTS = ["exact", "variational", "optimistic"]
 KEYS = ["model", "horizon", "temperature", "discount", "rows"]
 ROW_KEYS = [
     "backend", "target", "status", "log_evidence", "elbo", "believed_return", "real_return", "optimism_gap", "luck",
-    "policy_entropy", "seconds",
+    "policy_entropy", "effective_sample_size", "log_evidence_error", "seconds",
 ]  # fmt: skip
 
 
@@ -363,3 +364,16 @@ def test_what_is_no_question_is_refused_before_anything_runs():
         compare(3, ["exact", "variational"])
     with pytest.raises(TypeError, match="MDP has no reward"):
         compare(bridge().mdp)
+
+
+def test_policies_that_are_all_but_the_prior_are_noted():
+    lake = gymnasium_model("FrozenLake-v1", horizon=100, temperature=1.0)
+    rows = compare(lake, ["exact", "variational"], num_rollouts=10).rows
+    for row in rows:
+        assert re.search(r"all but the action prior \(KL 0\.00.* nats.*at temperature 1 .*temperature=0\.0", row.detail)
+    colder = float(rows[1].detail.rpartition("=")[2])
+    shown = infer(lake.replace(temperature=colder), "variational")
+    assert float(shown.believed_return) > 0.4  # .0155 at temperature 1
+    assert not compare(lake.replace(temperature=colder), ["variational"], num_rollouts=10)["variational"].detail
+    alone = TrajectoryModel(MDP([[[1.0]]], [1.0]), [1.0], horizon=2)  # there is no choice to make
+    assert not compare(alone, ["exact"], num_rollouts=10)["exact"].detail

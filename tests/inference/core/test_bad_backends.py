@@ -79,18 +79,6 @@ def with_plate():
         pyro.factor("O_1", torch.zeros(5).double())
 
 
-def with_observed_state():
-    coin("s_1", obs=torch.tensor(0))
-    coin("a_1")
-    pyro.factor("O_1", torch.zeros(()).double())
-
-
-def with_observed_action():
-    coin("s_1")
-    coin("a_1", obs=torch.tensor(0))
-    pyro.factor("O_1", torch.zeros(()).double())
-
-
 def with_continuous_latent():
     coin("s_1")
     coin("a_1")
@@ -121,8 +109,6 @@ PROGRAMS = {
     "too many states": (program("s_1", "a_1", "s_2", "s_3"), r"s_3 but no a_2.*one step past"),
     "no factor": (program("s_1", "a_1", factor=False), r"no observed or factor site.*pyro\.factor"),
     "plate": (with_plate, r"'s_1'.*pyro\.plate.*drop the plate"),
-    "observed state": (with_observed_state, r"'s_1' is observed.*latent.*without obs="),
-    "observed action": (with_observed_action, r"'a_1' is observed.*latent.*without obs="),
     "continuous latent": (with_continuous_latent, r"'wind' is continuous.*discrete, or use 'smc'"),
     "continuous state": (with_continuous_state, r"'s_1' is continuous.*discrete, or use 'smc'"),
     "growing states": (with_growing_states, r"number of states changes.*s_1: 2, s_2: 3.*the same"),

@@ -75,7 +75,7 @@ def test_weights_with_exact_values_are_those_of_whole_trajectories():
             SequentialMonteCarlo(30, ess_threshold=0, lookahead=lookahead).run(problem.model, seed=4)
             for lookahead in (None, "soft-value")
         ]
-        if not all(run.status.ok for run in runs):
+        if not all("particles" in run.details for run in runs):
             continue
         plain, guided = (run.details["particles"] for run in runs)
         assert torch.equal(plain.states, guided.states)
@@ -130,7 +130,7 @@ def test_answers_hold_together(backend, seeds):
             assert float(got.elbo) == -math.inf
             continue
         tried += 1
-        assert got.status is Status.SUCCESS
+        assert got.status in (Status.SUCCESS, Status.FEW_PARTICLES)
         assert float(got.elbo) <= float(truth.log_evidence) + 1e-9
         parts = got.believed_return / problem.temperature - got.policy_divergence - got.luck
         assert float(parts) == pytest.approx(float(got.elbo), abs=1e-9)
@@ -177,7 +177,8 @@ def test_both_engines_agree():
 
 def test_particles_that_all_die():
     model = narrow(10)
-    posterior = SequentialMonteCarlo(5).run(model)
+    few = SequentialMonteCarlo(5, lookahead=None)
+    posterior = few.run(model)
     assert posterior.status is Status.DEGENERATE
     assert "soft-value" in str(posterior.status)
     assert float(posterior.log_evidence) == float(posterior.elbo) == -math.inf
@@ -188,12 +189,12 @@ def test_particles_that_all_die():
     check(lambda: posterior.sample(3), ValueError, r"degenerate.*raise num_particles")
     check(lambda: posterior.log_prob([[0] * 11], [[0] * 10]), ValueError, r"degenerate")
     with pytest.raises(cai.InferenceError, match="raise num_particles"):
-        cai.infer(model, SequentialMonteCarlo(5))
+        cai.infer(model, few)
     assert SequentialMonteCarlo(5).run(as_program(model)).status is Status.DEGENERATE
     assert float(SequentialMonteCarlo(5).run(as_program(model)).log_evidence) == -math.inf
     blind = SequentialMonteCarlo(5, lookahead=lambda states, t: torch.full(states.shape, -math.inf))
     assert blind.run(small()).status is Status.DEGENERATE
-    enough = SequentialMonteCarlo(3000).run(model)
+    enough = SequentialMonteCarlo(3000, lookahead=None).run(model)
     assert enough.status is Status.SUCCESS
     assert float(enough.log_evidence) == pytest.approx(10 - 10 * math.log(40), abs=1.5)
 
@@ -207,7 +208,7 @@ def test_soft_values_save_particles_from_a_trap():
 
     model = TrajectoryModel(mdp, reward, 12)
     want = 12 * math.log(0.5)
-    assert SequentialMonteCarlo(60).run(model, seed=1).status is Status.DEGENERATE
+    assert SequentialMonteCarlo(60, lookahead=None).run(model, seed=1).status is Status.DEGENERATE
     guided = SequentialMonteCarlo(60, lookahead="soft-value").run(model, seed=1)
     assert guided.status is Status.SUCCESS
     assert is_unbiased(estimates(TableSystem(model), 100, 40, 1.0, soft_values(model)), want)

@@ -12,7 +12,8 @@ from oracle import random_problem
 import cai
 from cai.inference import BatchError, InferenceError, PosteriorBatch, Status
 from cai.inference.kernels import values as batched_values
-from cai.models import MDP, ModelBatch, OutcomeReward, TrajectoryModel
+from cai.models import MDP, ModelBatch, OutcomeReward, PotentialShaping, TrajectoryModel
+from cai.models.rewards import StepCost, TimeTableReward
 
 NUMBERS = ("log_evidence", "elbo", "believed_return", "luck", "policy_divergence", "policy_entropy")
 TABLES = ("values", "q_values", "action_probs", "state_marginals", "absorbed")
@@ -131,6 +132,34 @@ def test_numbers_and_rewards_of_time():
     for given in ({"temperature": [0.5, 2.0]}, {"horizon": [1, 3]}, {"initial": timely.mdp.initial.expand(2, -1)}):
         for backend in BACKENDS[:2]:
             assert_members(timely.batch(**given), backend)
+
+
+HORIZONS = {
+    "over time": lambda model: TimeTableReward(torch.zeros(2, model.mdp.num_states)),
+    "scheduled": lambda model: StepCost(1.0).scheduled([1.0, 2.0]),
+    "of t": lambda model: lambda s, a, following, t: torch.tensor([0.1, 0.2])[t] * a,
+    "restricted": lambda model: StepCost(1.0).at(times=[0, 1]),
+    "shaped": lambda model: PotentialShaping(torch.ones(2, model.mdp.num_states), model.discount, 2),
+}
+
+
+@pytest.mark.parametrize("kind", HORIZONS)
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_members_with_rewards_of_their_own_need_no_reward_of_the_base(kind, backend):
+    """What the base earns is nobody's reward then, and need not fit the members' horizons."""
+    drawn = random_problem(12, reward="sa", terminals=0.0).model
+    base = drawn.replace(horizon=2)
+    base = base.replace(reward=HORIZONS[kind](base))
+    size = (3, base.mdp.num_states, base.mdp.num_actions)
+    rewards = np.random.default_rng(2).normal(size=size)
+    assert_members(base.batch(reward=rewards, horizon=[2, 4, 1]), backend)
+    assert_members(base.batch(reward=list(rewards[:2, :, 0]), horizon=[5, 3], temperature=[0.5, 2.0]), backend)
+
+
+def test_two_members_of_a_base_over_time():
+    base = TrajectoryModel(MDP([[[0.5, 0.5]], [[0.0, 1.0]]], [1.0, 0.0]), TimeTableReward(torch.zeros(2, 2)), horizon=2)
+    answers = cai.infer(base.batch(reward=[[1.0, 0.0], [2.0, 0.0]], horizon=[2, 4]), "exact")
+    agree(answers.log_evidence, torch.tensor([1.6201145069582776, 6.0876661774625305], dtype=torch.float64))
 
 
 def plain(transitions, rewards, prior, discount, horizon, exact):

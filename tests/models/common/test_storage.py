@@ -117,8 +117,9 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
 def test_what_is_wrong_is_said(tmp_path, monkeypatch):
     with pytest.raises(FileNotFoundError, match=r"nothing saved at .*nowhere"):
         load(tmp_path / "nowhere")
-    with pytest.raises(FileNotFoundError, match=r"no folder .*nowhere"):
-        save(tmp_path / "nowhere" / "file", 1)
+    assert load(save(tmp_path / "not" / "yet" / "file", 1)) == 1
+    with pytest.raises(StorageError, match=r"file/more' cannot be written: its folder cannot be made"):
+        save(tmp_path / "not" / "yet" / "file" / "more", 1)
     (tmp_path / "text").write_text("hello")
     with pytest.raises(StorageError, match="text' is damaged or no safetensors file"):
         load(tmp_path / "text")

@@ -203,7 +203,7 @@ MISTAKES = {
     "said not to read": (
         lambda: CallableReward(lambda s, a, n, t: -1.0 * n, reads_outcome=False),
         ValueError,
-        r"NoneType.*said not to read next_state \(reads_outcome=False\).*leave that word out",
+        r"reads next_state, and it was said not to \(reads_outcome=False\).*leave that word out",
     ),
     "time from one": (counts_from_one, ValueError, r"counts_from_one failed with KeyError: 0.*t = 0.*t runs from 0"),
     "time too short": (one_step_short, ValueError, r"failed with IndexError.*at t = 3.*from 0 to T - 1"),

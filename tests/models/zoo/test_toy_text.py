@@ -171,7 +171,7 @@ def test_outcomes_with_the_same_next_state_and_other_rewards_stay_apart():
 
 def test_model_with_such_outcomes_has_sites_for_them():
     row = [(0.75, 1, 1.0, False), (0.25, 1, -3.0, False)]
-    model = gymnasium_model(Table([row], [[(1.0, 0, 0.0, False)]]), horizon=3)
+    model = gymnasium_model(Table([row], [[(1.0, 0, 0.0, False)]]), horizon=3, temperature=1.0)
     assert model.has_outcome_sites
     assert inspect_program(model).further == ("k_1", "k_2", "k_3")
     evidence = math.log(0.75 * math.e + 0.25 * math.exp(-3))
@@ -351,3 +351,15 @@ def test_options_that_do_not_fit_are_refused():
         from_gymnasium("FrozenLake-v1", wind=1)
     with pytest.raises(ValueError, match="made already"):
         from_gymnasium(environment("lake"), is_slippery=False)
+
+
+def test_default_temperature_shows_something():
+    """A hundredth of the largest reward that can be earned; rewards of 0 leave 1."""
+    lake = gymnasium_model("FrozenLake-v1", horizon=100)
+    assert lake.temperature == pytest.approx(0.01)
+    answer = infer(lake, "variational")
+    assert float(answer.policy_divergence) > 10
+    assert float(answer.believed_return) > 0.5  # .0139 of the action prior, .74 of the best policy
+    assert gymnasium_model("CliffWalking-v1", horizon=5).temperature == pytest.approx(1.0)
+    assert gymnasium_model(Table([[(1.0, 0, 0.0, False)]]), horizon=3).temperature == 1.0
+    assert gymnasium_model("FrozenLake-v1", horizon=5, temperature=0.3).temperature == 0.3

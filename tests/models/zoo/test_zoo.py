@@ -129,6 +129,7 @@ def test_every_backend_that_accepts_it(name):
         answered.append(key)
         posterior = backend.run(model, seed=0)
         wanted = {Status.SUCCESS, Status.NOT_CONVERGED} if (name, key) in SLOW else {Status.SUCCESS}
+        wanted |= {Status.FEW_PARTICLES} if key == "importance" else set()
         assert posterior.status in wanted, (key, posterior.details)
         for number in (posterior.log_evidence, posterior.elbo, posterior.believed_return, posterior.luck):
             assert number is None or math.isfinite(float(number)), key

@@ -1,0 +1,133 @@
+"""What the commands take: the types of their arguments, what completes them, and the problem that they describe."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Iterable
+from typing import Annotated
+
+import typer
+
+from cai.inference.registry import available_backends
+from cai.models.common.options import named_options, split_names
+from cai.models.rewards.registry import available_rewards, build_reward
+from cai.models.trajectory.model import TrajectoryModel
+from cai.models.zoo.registry import available_models, build_model
+
+__all__ = [
+    "Backends",
+    "Discount",
+    "Horizon",
+    "Name",
+    "Options",
+    "Rewards",
+    "Seed",
+    "Slip",
+    "Temperature",
+    "build_problem",
+    "listed",
+    "with_rewards",
+]
+
+
+def _completes(names: Callable[[], Iterable[str]]) -> Callable[[str], list[str]]:
+    """What a shell asks for: the names that begin as the word does, after the last comma of it."""
+
+    def complete(incomplete: str) -> list[str]:
+        before, comma, word = incomplete.rpartition(",")
+        return [f"{before}{comma}{name}" for name in names() if name.startswith(word)]
+
+    return complete
+
+
+Name = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        help="A name from 'cai models', or a Gymnasium id.",
+        autocompletion=_completes(available_models),
+    ),
+]
+Backends = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--backend",
+        help="A name from 'cai backends', with options if wanted (risk:eta=-2); several with commas between them, or "
+        "by repeating the option.",
+        autocompletion=_completes(available_backends),
+    ),
+]
+Rewards = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--reward",
+        help="A name from 'cai rewards', with options (goal:states=exit,value=2), added to the model's own reward; "
+        "names that hold commas as 'goal:states=bridge(2,3)' or in quotes; may be repeated.",
+        autocompletion=_completes(available_rewards),
+    ),
+]
+Options = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--option",
+        metavar="NAME=VALUE",
+        help="A further option of the model (win_probability=0.3), or of the Gymnasium environment "
+        "(is_slippery=false); may be repeated.",
+    ),
+]
+Horizon = Annotated[str | None, typer.Option(help="Number of steps, or 'inf' for a stationary answer.")]
+Temperature = Annotated[float | None, typer.Option(help="Reward units per nat, above 0.")]
+Discount = Annotated[float | None, typer.Option(help="In (0, 1].")]
+Slip = Annotated[float | None, typer.Option(help="Probability of slipping, where the model has one.")]
+Seed = Annotated[int, typer.Option(help="For whatever draws.", min=0, max=2**63 - 1)]
+
+
+def listed(names: list[str] | None) -> list[str]:
+    """The names of a repeated option, each of which may hold several with commas between them."""
+    return [name for text in names or () for name in split_names(text)]
+
+
+def build_problem(
+    name: str,
+    horizon: str | None,
+    temperature: float | None,
+    discount: float | None,
+    slip: float | None,
+    options: list[str] | None,
+) -> TrajectoryModel:
+    """The model that the arguments describe.
+
+    Raises:
+        ValueError: if there is no such model, or it does not take an option.
+    """
+    given = {"horizon": _steps(horizon), "temperature": temperature, "discount": discount, "slip": slip}
+    further: dict[str, object] = {}
+    for text in options or ():
+        further |= named_options([text], "--option", "--option NAME=VALUE")
+    for key, value in further.items():
+        if given.get(key) is not None:
+            raise ValueError(f"{key} is given twice, by --{key} and by --option; leave one out")
+        if key == "horizon":
+            further[key] = _steps(str(value))
+    try:
+        return build_model(name, **{key: value for key, value in given.items() if value is not None} | further)
+    except TypeError as error:  # an option of the wrong type is a bad argument here
+        raise ValueError(str(error)) from None
+
+
+def with_rewards(problem: TrajectoryModel, rewards: list[str] | None) -> TrajectoryModel:
+    """The model, with reward factors added that were named on the command line."""
+    try:
+        extra = [build_reward(text) for text in listed(rewards)]
+    except TypeError as error:
+        raise ValueError(str(error)) from None
+    return problem.replace(reward=sum(extra, start=problem.reward)) if extra else problem
+
+
+def _steps(horizon: str | None) -> int | float | None:
+    if horizon is None or horizon == "inf":
+        return None if horizon is None else math.inf
+    with contextlib.suppress(ValueError):
+        return int(horizon)
+    raise ValueError(f"horizon is {horizon!r}; give a whole number of steps, or inf")

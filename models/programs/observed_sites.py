@@ -1,0 +1,65 @@
+"""Programs that observe states or actions themselves, by obs= or `pyro.condition`, read as what `condition` makes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from pyro.poutine.messenger import Messenger
+from torch import Tensor
+
+from cai.models.programs.inspect import Program, site_time, trace_program
+from cai.models.programs.interventions import RevisedProgram
+from cai.models.trajectory.model import TrajectoryModel
+
+__all__ = ["as_conditioned"]
+
+
+class _Draw(Messenger):
+    """Draws states and actions that are observed, so that they are latent like all others."""
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if msg["type"] == "sample" and msg["is_observed"] and site_time(msg["name"]):
+            msg["is_observed"], msg["value"], msg["done"] = False, None, False
+
+
+class _Drawn:
+    """The program with none of its states and actions observed."""
+
+    def __init__(self, program: Program) -> None:
+        self.program = program
+        self.__name__ = getattr(program, "__name__", "program")
+
+    def __call__(self) -> None:
+        with _Draw():
+            self.program()
+
+
+def as_conditioned(program: Any) -> Any:
+    """The program, and where it observes states or actions `condition(...)` of the program that does not.
+
+    Args:
+        program: whatever is asked about; anything but a function is returned as it is.
+
+    Returns:
+        The same question, with every state and action latent: what was observed is evidence, log p(O, s_1 = 1).
+    """
+    if isinstance(program, (TrajectoryModel, RevisedProgram)) or not callable(program):
+        return program
+    try:
+        nodes = trace_program(program).nodes
+    except (TypeError, ValueError):
+        return program  # whoever inspects it next says what is wrong
+    evidence = {}
+    for name, node in nodes.items():
+        if node["type"] == "sample" and node["is_observed"] and site_time(name):
+            value = torch.as_tensor(node["value"]).detach()
+            if value.numel() != 1:
+                return program
+            evidence[name] = _number(value)
+    return RevisedProgram(_Drawn(program), evidence=evidence) if evidence else program
+
+
+def _number(value: Tensor) -> float:
+    number: float = value.reshape(()).item()
+    return number

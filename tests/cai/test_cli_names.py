@@ -1,0 +1,63 @@
+"""Names and options on the command line: several at once, names with commas, options of the model, completion."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from test_cli import cai, table  # noqa: F401
+
+
+def test_backends_with_commas_and_repeated(table):  # noqa: F811
+    found = table("lottery", "--backend", "exact,risk:eta=-2,max_iterations=50", "--backend", "max-product")
+    assert [row["backend"] for row in found["rows"]] == ["exact", "risk(eta=-2, max_iterations=50)", "max-product"]
+
+
+def test_rewards_of_cells_whose_names_hold_commas(table):  # noqa: F811
+    plain, more = (
+        table("bridge", "--backend", "exact", *extra)["rows"][0]["log_evidence"]
+        for extra in ((), ("--reward", "goal:states=bridge(2,3),value=2"))
+    )
+    assert more > plain
+
+
+def test_every_option_of_a_model(table):  # noqa: F811
+    evidence = [
+        table("lottery", "--option", f"win_probability={chance}")["rows"][0]["log_evidence"] for chance in (0.1, 0.9)
+    ]
+    assert evidence[0] < evidence[1]
+    assert table("FrozenLake-v1", "--option", "is_slippery=false", "--option", "horizon=7")["horizon"] == 7
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("compare", "lottery", "--backend", "exact,optimistc"), "did you mean 'optimistic'?"),
+        (("compare", "lottery", "--option", "win_probabilty=0.3"), "did you mean 'win_probability'?"),
+        (("compare", "lottery", "--option", "gamma=0.3"), "did you mean 'discount'?"),
+        (("compare", "lottery", "--option", "win_probability"), "write --option NAME=VALUE"),
+        (("compare", "lottery", "--option", "horizon=3", "--horizon", "4"), "horizon is given twice"),
+        (("compare", "FrozenLake-v1", "--option", "is_slipery=false"), "is_slipery"),
+        (("draw", "lottery", "--what", "modle"), "did you mean 'model'?"),
+    ],
+)
+def test_what_was_meant_is_said_in_one_line(cai, words, message):  # noqa: F811
+    code, out, err = cai(*words)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert message in err
+
+
+def test_the_shell_completes_names():
+    def complete(*words):
+        line = {"COMP_WORDS": " ".join(words), "COMP_CWORD": str(len(words) - 1), "_CAI_COMPLETE": "complete_bash"}
+        done = subprocess.run(
+            [sys.executable, "-m", "cai"], env={**os.environ, **line}, capture_output=True, text=True, check=True
+        )
+        assert done.stderr == ""
+        return done.stdout.split()
+
+    assert complete("cai", "compare", "bri") == ["bridge"]
+    assert complete("cai", "compare", "bridge", "--backend", "exact,opt") == ["exact,optimistic"]
+    assert "compare" in complete("cai", "com")
+    assert json.dumps(complete("cai", "compare", "bridge", "--reward", "wa")) == '["waypoint"]'

@@ -1,0 +1,35 @@
+"""Answers to models in float32: what float64 answers can do, they can, and they say nearly the same."""
+
+import pytest
+import torch
+from methods import ALL, SAMPLED
+
+import cai
+from cai.inference.registry import make_backend
+from cai.models import MDP, TrajectoryModel
+
+DENSE = MDP([[[0.5, 0.5]], [[0.0, 1.0]]], [1.0, 0.0])
+LISTED = MDP.from_successors([[[0, 1], [1, 0]], [[1, 1], [1, 0]]], [[[0.7, 0.3], [1.0, 0.0]]] * 2, [0.4, 0.6])
+
+
+@pytest.mark.parametrize("discount", [1.0, 0.9])
+@pytest.mark.parametrize("process", [DENSE, LISTED], ids=["dense", "listed"])
+@pytest.mark.parametrize("name", sorted({method.backend.name for method in ALL + SAMPLED}))
+def test_everything_an_answer_can_do(name, process, discount):
+    model = TrajectoryModel(process, [1.0, 0.0], horizon=3, discount=discount)
+    try:
+        make_backend(name).supports(model)
+    except ValueError:
+        pytest.skip("not for this problem")
+    want, answer = (cai.infer(asked, name, throw=False) for asked in (model, model.to(dtype=torch.float32)))
+    assert answer.status == want.status
+    states, actions = answer.sample(50)
+    assert bool(torch.isfinite(answer.log_prob(states, actions)).all())
+    for kind in ("stochastic", "greedy", "plan"):
+        policy = cai.extract_policy(answer, kind)
+        cai.evaluate(policy, model.to(dtype=torch.float32), num_rollouts=20)
+        cai.evaluate(policy, model, num_rollouts=20)
+    lost = [float((answer.marginal(site) - want.marginal(site)).abs().max()) for site in answer.sites if discount == 1]
+    assert name in ("smc", "importance") or all(part < 1e-4 for part in lost)
+    if name not in ("smc", "importance"):  # of these the draws may differ
+        assert float(answer.believed_return) == pytest.approx(float(want.believed_return), abs=1e-4)

@@ -1,0 +1,134 @@
+"""Transition tables as people write them: any keys, missing rows and actions; what cannot be read is said."""
+
+import random
+
+import numpy as np
+import pytest
+import torch
+from test_toy_text import Table
+
+import cai
+from cai.models import from_gymnasium, gymnasium_model
+
+
+class Written:
+    """An environment with a table written by hand."""
+
+    spec = None
+
+    def __init__(self, table, start=None):
+        self.P = table
+        if start is not None:
+            self.initial_state_distrib = np.array(start)
+
+    @property
+    def unwrapped(self):
+        return self
+
+
+LABELS = {
+    "tuples": lambda s: divmod(s, 2),
+    "words": lambda s: f"room {s}",
+    "from 1": lambda s: s + 1,
+    "numpy numbers": np.int64,
+    "gaps": lambda s: 10 * s,
+}
+
+
+def drawn(seed, actions=2):
+    """(rows [S][action] of outcomes, and which states end episodes), with actions missing here and there."""
+    draw = random.Random(seed)
+    size = draw.randint(2, 6)
+    final = size - 1
+    rows = []
+    for _ in range(final):
+        row = {}
+        for action in draw.sample(range(actions), draw.randint(1, actions)):
+            nexts = draw.sample(range(size), draw.randint(1, size))
+            weights = [draw.random() + 0.01 for _ in nexts]
+            row[action] = [
+                (weight / sum(weights), n, draw.choice([-1.0, 0.5, 2.0]), n == final)
+                for weight, n in zip(weights, nexts, strict=True)
+            ]
+        rows.append(row)
+    rows[0].setdefault(0, [(1.0, final, 1.0, True)])
+    return rows, final
+
+
+@pytest.mark.parametrize("how", LABELS)
+@pytest.mark.parametrize("seed", range(8))
+def test_the_names_of_states_change_nothing(how, seed):
+    rows, final = drawn(seed)
+    actions = max(len({a for row in rows for a in row}), 1)
+    full = Table(*[[] for _ in range(final + 1)])
+    full.P = {s: dict(row) for s, row in enumerate(rows)} | {
+        final: {a: [(1.0, final, 0.0, True)] for a in range(actions)}
+    }
+    want = cai.infer(gymnasium_model(full, horizon=5)).values
+    label = LABELS[how]
+    table = {
+        label(s): {a: [(p, label(n), r, end) for p, n, r, end in outcomes] for a, outcomes in row.items()}
+        for s, row in enumerate(rows)
+    }
+    model = gymnasium_model(Written(table), horizon=5, initial=label(0))
+    names = [str(int(label(s)) if how == "numpy numbers" else label(s)) for s in range(final + 1)]
+    reached = [names.index(name) for name in model.mdp.state_names]
+    torch.testing.assert_close(cai.infer(model).values, want[:, reached])
+
+
+def test_named_actions_and_fewer_of_them():
+    table = {"hall": {"stay": [(1.0, "hall", 0.0, False)], "leave": [(1.0, "street", 1.0, True)]}, "street": {}}
+    mdp, reward = from_gymnasium(Written(table, [1.0, 0.0]))
+    assert (mdp.state_names, mdp.action_names) == (("hall", "street"), ("stay", "leave"))
+    assert mdp.terminal.tolist() == [False, True]
+    table["attic"] = {"leave": [(1.0, "hall", 0.0, False, False)]}
+    mdp, _ = from_gymnasium(Written(table, [0.5, 0.0, 0.5]))
+    assert mdp.available.tolist() == [[True, True], [True, True], [False, True]]
+    assert mdp.initial.tolist() == [0.5, 0.0, 0.5]
+    assert reward.table.tolist() == [[0.0, 1.0], [0.0, 0.0]]
+
+
+@pytest.mark.parametrize("initial", [(0, 1), "(0, 1)", {(0, 1): 1.0}, [0.0, 1.0, 0.0], torch.tensor([0.0, 1.0])])
+def test_the_start_may_be_said(initial):
+    table = {(0, 0): {0: [(1.0, (0, 1), 0.0, False)]}, (0, 1): {0: [(1.0, (0, 2), 0.0, True)]}}
+    model = gymnasium_model(Written(table), initial=initial)
+    assert model.mdp.initial.tolist() == [0.0, 1.0, 0.0]
+    assert from_gymnasium("FrozenLake-v1", initial=5)[0].initial[5] == 1
+
+
+def row(*outcomes):
+    return {0: {0: list(outcomes)}, 1: {0: [(1.0, 1, 0.0, True)]}}
+
+
+REFUSED = {
+    "array": (np.ones((2, 1, 2)), TypeError, r"P of Written is a ndarray; expected \{state.*MDP\(transitions"),
+    "numbers": ({0: 1, 1: 2}, TypeError, r"P\[0\] of Written is a int; expected \{state"),
+    "no actions": ({0: {}}, ValueError, r"no action in any state"),
+    "outcome a dict": ({0: {0: {1: 1.0}}}, TypeError, r"P\[0\]\[0\] of Written is \{1: 1\.0\}; expected \[\(prob"),
+    "no list": (row() | {0: {0: (1.0, 1, 0.0, True)}}, ValueError, r"P\[0\]\[0\].*holds 1\.0; an outcome is \(prob"),
+    "3-tuples": (row((1.0, 1, 0.0)), ValueError, r"holds \(1\.0, 1, 0\.0\); an outcome is"),
+    "truncated": (row((1.0, 1, 0.0, False, True)), ValueError, r"truncated.*horizon=\.\.\."),
+    "negative": (row((-0.5, 1, 0.0, True), (1.5, 0, 0.0, False)), ValueError, r"probability -0\.5"),
+    "NaN": (row((float("nan"), 1, 0.0, True), (1.0, 0, 0.0, False)), ValueError, r"probability nan"),
+    "sum": (row((0.5, 1, 0.0, True)), ValueError, r"P\[0\]\[0\] of Written sum to 0\.5, not to 1"),
+    "reward a word": (row((1.0, 1, "a", True)), TypeError, r"'a' where the reward belongs"),
+    "order": (row((1.0, 1, True, 5.0)), TypeError, r"5\.0 where an outcome says whether it terminated"),
+    "next state a list": (row((1.0, [1], 0.0, True)), TypeError, r"\[1\], which cannot be a key"),
+    "no entry": (row((1.0, 7, 0.0, False)), ValueError, r"leads to 7, which has no entry.*True.*states of P are 0, 1"),
+}
+
+
+@pytest.mark.parametrize(("table", "error", "pattern"), REFUSED.values(), ids=REFUSED)
+def test_what_cannot_be_read_is_said(table, error, pattern):
+    with pytest.raises(error, match=pattern):
+        from_gymnasium(Written(table, [1.0, 0.0]))
+
+
+def test_a_bad_start_is_said():
+    with pytest.raises(ValueError, match=r"no initial_state_distrib\); say it with initial"):
+        from_gymnasium(Written(row((1.0, 1, 0.0, True))))
+    for initial, pattern in ((7, "7 is no state of the table; its states are 0, 1"), ([0.5, 0.0], "sums to 0.5")):
+        with pytest.raises(ValueError, match=pattern):
+            from_gymnasium(Written(row((1.0, 1, 0.0, True))), initial=initial)
+    with pytest.raises(ValueError, match=r"has no transition table.*count_model\(environment, bins.*Pyro program"):
+        gymnasium_model("CartPole-v1")
