@@ -59,7 +59,9 @@ class KnownNames:
     _elsewhere: ClassVar[dict[str, str]] = {}  # arguments of other classes, and where they belong
 
     def __new__(cls, *_: Any, **options: Any) -> Self:
-        known = [entry.name for entry in dataclasses.fields(cls) if entry.init]  # type: ignore[arg-type]
+        if not dataclasses.is_dataclass(cls):  # Python's own message serves
+            return super().__new__(cls)
+        known = [entry.name for entry in dataclasses.fields(cls) if entry.init]
         for name in options:
             if name not in known:
                 place = cls._elsewhere.get(name)
