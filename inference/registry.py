@@ -24,6 +24,7 @@ from cai.inference.restricted.restricted import RestrictedVariational
 from cai.inference.restricted.reward_weighted import EMPolicySearch, RewardWeightedRegression
 from cai.inference.runs import begin_run, learner_for
 from cai.inference.tabular.dynamic_programming import SumProduct
+from cai.inference.tabular.magnitudes import out_of_range
 from cai.inference.tabular.methods.batches import infer_batch
 from cai.inference.tabular.methods.boltzmann import BoltzmannExploration, OneStepEntropy
 from cai.inference.tabular.methods.max_product import MaxProduct
@@ -282,8 +283,13 @@ def infer(
         if in_steps:
             raise ValueError("folder and max_seconds are for the run of one model; ask about the members one by one")
         check_memory(chosen, model)
-        return infer_batch(model, chosen, lambda member: _ask(member, chosen, seed, drawn), throw=throw)
+        return infer_batch(
+            model, chosen, lambda member: out_of_range(chosen, member) or _ask(member, chosen, seed, drawn), throw=throw
+        )
     chosen.supports(model)
+    outside = out_of_range(chosen, model)
+    if outside is not None:
+        return judged(chosen, outside, throw)
     check_memory(chosen, model)
     if not in_steps:
         return judged(chosen, _ask(model, chosen, seed, drawn), throw)

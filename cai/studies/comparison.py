@@ -315,7 +315,7 @@ def _finished(
             outcome = evaluate(extract_policy(posterior), model, seed=seed, num_rollouts=num_rollouts)
         except Exception as error:
             detail = detail or _reason(error)
-    numbers: dict[str, float | None] = {}
+    numbers: dict[str, Any] = {}
     for name in ("believed_return", "log_evidence", "elbo", "luck", "policy_entropy"):
         try:
             numbers[name] = _number(posterior, name)

@@ -50,6 +50,12 @@ class Status(str, Enum):
         "to answer with; raise num_particles, guide 'smc' with lookahead='soft-value' (a program with a function), and "
         "look at the factors of -inf: p(O) may be 0"
     )
+    OUT_OF_RANGE = (
+        "out of range: the temperature, the rewards along the horizon, or these over the temperature are too large or "
+        "too small for floats; measure rewards in other units and divide the temperature by the same number, or bring "
+        "the two nearer to each other: towards temperature 0 the policy becomes that of 'value-iteration', and towards "
+        "infinity the action prior"
+    )
     FEW_PARTICLES = (
         "few particles: the answer rests on too few trajectories, so its numbers can be far off; raise num_particles, "
         "look ahead (backend 'smc' with lookahead='soft-value', of a program with a function), or ask a backend that "

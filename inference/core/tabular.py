@@ -143,7 +143,7 @@ class TabularPosterior(Posterior):
     def policy(self, kind: str = "stochastic") -> Policy:
         if kind not in KINDS:
             raise ValueError(f"kind is {kind!r}; expected one of {', '.join(map(repr, KINDS))}")
-        if self.status in (Status.DIVERGED, Status.IMPOSSIBLE, Status.DEGENERATE):
+        if self.status in (Status.DIVERGED, Status.IMPOSSIBLE, Status.DEGENERATE, Status.OUT_OF_RANGE):
             raise ValueError(f"the posterior of {self.backend!r} holds no policy: {self.status}")
         if isinstance(self.model, TrajectoryModel):
             require_tables(self.model, "a policy", 4)  # copied, checked, and made ready to act

@@ -59,10 +59,9 @@ class KnownNames:
     _elsewhere: ClassVar[dict[str, str]] = {}  # arguments of other classes, and where they belong
 
     def __new__(cls, *_: Any, **options: Any) -> Self:
-        if not dataclasses.is_dataclass(cls):  # Python's own message serves
-            return super().__new__(cls)
-        known = [entry.name for entry in dataclasses.fields(cls) if entry.init]
-        for name in options:
+        fields: tuple[dataclasses.Field[Any], ...] = dataclasses.fields(cls) if dataclasses.is_dataclass(cls) else ()
+        known = [entry.name for entry in fields if entry.init]
+        for name in options if fields else ():
             if name not in known:
                 place = cls._elsewhere.get(name)
                 raise TypeError(

@@ -55,11 +55,9 @@ def load_plugins(group: str, built_in: Container[str], check: Callable[[str, Any
         except KeyboardInterrupt:
             raise
         except BaseException as error:
-            reason = f"it ended the program at import (exit code {error.code!r})" if _exits(error) else repr(error)
+            reason = repr(error)
+            if isinstance(error, SystemExit):
+                reason = f"it ended the program at import (exit code {error.code!r})"
             found.broken[point.name] = f"{kind} plug-in {point.name} ({point.value}) cannot be loaded: {reason}"
             logger.warning("%s", found.broken[point.name])
     return found
-
-
-def _exits(error: BaseException) -> bool:
-    return isinstance(error, SystemExit)

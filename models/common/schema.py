@@ -75,7 +75,8 @@ def declared_types(cls: type) -> dict[str, Any]:
 
 def fits(value: Any, hint: Any) -> bool:
     """Whether a value is of an annotated type, containers to their bottom; what cannot be told fits."""
-    origin, args = get_origin(hint), get_args(hint)
+    origin: Any = get_origin(hint)
+    args = get_args(hint)
     if hint is Any:
         return True
     if hint is None or hint is type(None):
@@ -95,10 +96,11 @@ def fits(value: Any, hint: Any) -> bool:
     if origin is not None and isinstance(origin, type):
         if not isinstance(value, origin):
             return False
+        parts: Any = value
         if issubclass(origin, Mapping) and len(args) == 2:
-            return all(fits(key, args[0]) and fits(part, args[1]) for key, part in value.items())
+            return all(fits(key, args[0]) and fits(part, args[1]) for key, part in parts.items())
         if issubclass(origin, Sequence) and args:
-            return all(fits(part, args[0]) for part in value)
+            return all(fits(part, args[0]) for part in parts)
         return True
     if isinstance(hint, type) and not getattr(hint, "_is_protocol", False):
         return isinstance(value, hint)

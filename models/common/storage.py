@@ -242,7 +242,8 @@ class _Reader:
         if "$" not in value:
             return {key: self._decode(item, f"{where}.{key}") for key, item in value.items()}
         tag, inner = value["$"], value["is"]
-        if set(value) != {"$", "is"} or type(inner) is not _TAGS.get(tag):
+        held: Any = type(inner)
+        if set(value) != {"$", "is"} or held is not _TAGS.get(tag):
             raise ValueError(f"{value!r:.60} says nothing that can be read")
         if tag == "tensor":
             return self._tensor(inner)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from cai.models.common.checks import MENDS, available_mask, check_distribution
 
-__all__ = ["Rows", "checked_names", "complete_rows"]
+__all__ = ["Rows", "check_absorbing", "checked_names", "complete_rows", "leaving_probability"]
 
 
 def checked_names(names: Sequence[str], size: int, what: str) -> tuple[str, ...]:
@@ -24,6 +24,39 @@ def checked_names(names: Sequence[str], size: int, what: str) -> tuple[str, ...]
             f"{what}"
         )
     return listed
+
+
+class _Process(Protocol):
+    probabilities: Tensor
+    next_states: Tensor | None
+    terminal: Tensor
+    available: Tensor
+
+    def state_name(self, state: int) -> str: ...
+
+
+def leaving_probability(mdp: _Process) -> Tensor:
+    """[S], the largest probability of leaving a terminal state; 0 elsewhere."""
+    states = torch.nonzero(mdp.terminal).flatten()
+    rows = mdp.probabilities.detach()[states]
+    if mdp.next_states is None:
+        stays = rows[torch.arange(len(states)), :, states]
+    else:
+        stays = torch.where(mdp.next_states[states] == states[:, None, None], rows, 0.0).sum(-1)
+    result = rows.new_zeros(len(mdp.terminal))
+    result[states] = torch.where(mdp.available[states], (1 - stays).clamp(min=0), 0.0).amax(-1)
+    return result
+
+
+def check_absorbing(mdp: _Process) -> None:
+    """Raises ValueError if a terminal state can be left."""
+    leaves = leaving_probability(mdp)
+    if (leaves > 1e-9).any():
+        state = int(torch.nonzero(leaves > 1e-9)[0])
+        raise ValueError(
+            f"terminal state {mdp.state_name(state)} can be left (with probability up to "
+            f"{leaves[state].item():.3g}); a terminal state must lead to itself under every action"
+        )
 
 
 class Rows(NamedTuple):

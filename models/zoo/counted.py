@@ -193,7 +193,7 @@ def _binned(values: np.ndarray, space: Any, bins: Any, name: str) -> np.ndarray:
             bounds = [float(low[column]), float(high[column])]
             if not max(map(abs, bounds)) < WIDE:
                 bounds = [float(entries.min()), float(entries.max())]
-            edges = np.linspace(*bounds, as_count(int(given), f"bins[{column}]") + 1)[1:-1]
+            edges = np.linspace(bounds[0], bounds[1], as_count(int(given), f"bins[{column}]") + 1)[1:-1]
         else:
             edges = np.asarray(given, dtype=np.float64)
             if edges.ndim != 1 or not (np.diff(edges) > 0).all():

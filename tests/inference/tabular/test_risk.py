@@ -513,7 +513,7 @@ def test_a_backend_is_written_with_its_options(text, eta):
         ("risk:eta=true", "eta is True"),
         ("risk:eta=much", "eta is 'much'"),
         ("risk:aversion=2", r"'risk'.*aversion.*its options are: eta, tolerance, max_iterations, accelerate"),
-        ("riks:eta=2", r"no backend is called 'riks'; known are .*risk"),
+        ("riks:eta=2", r"no backend is called 'riks' \(did you mean 'risk'\?\); known are .*risk"),
         ("risk:max_iterations=0", "max_iterations is 0; it must be >= 1"),
         ("risk:tolerance=0", "tolerance is 0; it must be > 0"),
     ],

@@ -1,0 +1,92 @@
+"""Questions whose numbers floats do not hold: they get a status instead of an answer."""
+
+from __future__ import annotations
+
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+
+from cai.inference.core.backend import Backend
+from cai.inference.core.status import Status
+from cai.inference.tabular.believed_dynamics import FixedDynamics
+from cai.inference.tabular.posterior import ModelPosterior
+from cai.models.common.numerics import plain_number
+from cai.models.trajectory.model import TrajectoryModel
+
+__all__ = ["LARGEST", "SMALLEST", "VANISHING", "is_in_range", "out_of_range"]
+
+LARGEST = 1e150  # of a temperature and a return, in reward units and in nats: its square is still a float
+SMALLEST = 1e-150  # likewise
+VANISHING = 1e-13  # nats of a whole return, below which e^x is 1 and soft values say nothing
+ENDLESS = 1e12  # steps that an infinite horizon without discount counts for
+_LARGEST_REWARDS: WeakKeyDictionary[TrajectoryModel, float] = WeakKeyDictionary()  # each takes a look at all tables
+
+
+def is_in_range(model: Any, *, soft: bool = False) -> bool:
+    """Whether temperature, returns, and returns over the temperature are far from the ends of what floats hold.
+
+    Args:
+        model: a `TrajectoryModel`; anything else counts as in range.
+        soft: whether values come from sums of e^{r / alpha}, of which nothing is left where all r / alpha vanish
+            beside 1.
+    """
+    if not isinstance(model, TrajectoryModel):
+        return True
+    least = VANISHING if soft else SMALLEST
+    size, nats = _sizes(model)
+    in_reach = all(
+        not value or SMALLEST <= value <= LARGEST for value in (float(plain_number(model.temperature)), size)
+    )
+    return in_reach and (not size or least <= nats <= LARGEST)
+
+
+def _sizes(model: TrajectoryModel) -> tuple[float, float]:
+    """About the largest return, in reward units and in nats."""
+    steps = min(float(model.horizon), 1 / (1 - model.discount) if model.discount < 1 else ENDLESS)
+    size = steps * _largest_reward(model.host)
+    return size, size / float(plain_number(model.temperature))
+
+
+def _largest_reward(model: TrajectoryModel) -> float:
+    """The largest absolute reward that is finite, in reward units; what no outcome pays does not count."""
+    if model not in _LARGEST_REWARDS:
+        possible, largest = model.mdp.probabilities > 0, 0.0
+        for t in model.reward_times:
+            sizes = model.reward_table(t).detach().abs()
+            counts = torch.isfinite(sizes) & (possible if sizes.shape == possible.shape else True)
+            largest = max(largest, float(sizes.masked_fill(~counts, 0.0).max()))
+        _LARGEST_REWARDS[model] = largest
+    return _LARGEST_REWARDS[model]
+
+
+def out_of_range(backend: Backend, model: Any) -> ModelPosterior | None:
+    """What is left of an answer where the numbers are too large or too small; None where they are not.
+
+    Args:
+        backend: that was asked.
+        model: what about.
+    """
+    if is_in_range(model, soft=getattr(backend, "soft_recursion", None) is not None):
+        return None
+    size, nats = _sizes(model)
+    why = f"returns are of the size of {size:.3g} in reward units, the temperature is "
+    why += f"{float(plain_number(model.temperature)):.3g}, and so they are of {nats:.3g} nats"
+    unknown = ("log_evidence", "elbo", "believed_return", "luck", "policy_divergence", "policy_entropy")
+    zero = model.mdp.initial.new_zeros(1, model.mdp.num_states)
+    return ModelPosterior(
+        model=model,
+        backend=backend.name,
+        target=backend.target,
+        status=Status.OUT_OF_RANGE,
+        horizon=model.horizon,
+        values=None,
+        q_values=None,
+        action_probs=model.action_prior.expand(model.steps, -1, -1),
+        initial=model.mdp.initial,
+        world=FixedDynamics(model),
+        state_marginals=zero,
+        absorbed=zero[:, 0],
+        details={"why": why},
+        **dict.fromkeys(unknown),
+    )
