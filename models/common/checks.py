@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cai.models.common.labels import by_name, refuse_labels
 from cai.models.common.names import did_you_mean
 
 __all__ = [
@@ -56,11 +57,12 @@ def float_tensor(values: Any, name: str) -> tuple[Tensor, torch.dtype]:
         TypeError: if the entries are no real numbers.
         ValueError: if nested sequences are ragged.
     """
+    refuse_labels(values, name)
     if isinstance(values, Tensor):
         tensor = values
     else:
         try:
-            array = np.asarray(values)
+            array = np.array(values)  # a copy, as some libraries hand out what cannot be written to
         except ValueError:
             raise ValueError(f"{name} is ragged; give rows of equal length: pad the short ones") from None
         except RuntimeError:  # tensors in lists that require grad
@@ -89,6 +91,7 @@ def _stacked(values: Any, name: str) -> Tensor:
 
 def index_tensor(values: Any, name: str) -> Tensor:
     """Converts to an int64 tensor of its own; refuses anything that is not whole numbers."""
+    refuse_labels(values, name)
     array = values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
     if array.dtype.kind not in "iu":
         raise TypeError(f"{name} has dtype {array.dtype}; expected whole numbers: convert with .astype(int) or .long()")
@@ -200,6 +203,8 @@ def state_mask(
         bool [S].
     """
     letters = f"[{kind[0].upper()}]"
+    if getattr(states, "dtype", None) == np.dtype(bool):
+        states = by_name(states, [(names, kind)], what)
     if isinstance(states, (np.ndarray, Tensor)):
         array = torch.as_tensor(states).cpu()
         if array.dtype == torch.bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -17,8 +17,9 @@ from cai.models.common.checks import (
     named_index,
     whole_number,
 )
+from cai.models.common.labels import by_name
 
-__all__ = ["Rows", "checked_names", "complete_rows", "start_distribution"]
+__all__ = ["Rows", "check_absorbing", "checked_names", "complete_rows", "leaving_probability", "start_distribution"]
 
 MENDS = ", or let normalize=True do it"
 
@@ -57,7 +58,7 @@ def start_distribution(initial: Any, num_states: int, names: Sequence[str] | Non
         return check_distribution(torch.from_numpy(values), "initial", torch.float64, miss=miss, hint=MENDS)
     if isinstance(initial, str) or whole_number(initial) is not None:
         return torch.eye(1, num_states, dtype=torch.float64).roll(_state(initial, num_states, names), 1)[0]
-    tensor, source = float_tensor(initial, "initial")
+    tensor, source = float_tensor(by_name(initial, [(names, "state")], "initial"), "initial")
     check_shape(tensor, (num_states,), "initial", "[S]")
     return check_distribution(tensor, "initial", source, miss=miss, hint=MENDS)
 
@@ -71,6 +72,39 @@ def _state(state: Any, num_states: int, names: Sequence[str] | None) -> int:
     if not 0 <= number < num_states:
         raise ValueError(f"initial: state {number} does not exist; states are 0 to {num_states - 1}")
     return number
+
+
+class _Process(Protocol):
+    probabilities: Tensor
+    next_states: Tensor | None
+    terminal: Tensor
+    available: Tensor
+
+    def state_name(self, state: int) -> str: ...
+
+
+def leaving_probability(mdp: _Process) -> Tensor:
+    """[S], the largest probability of leaving a terminal state; 0 elsewhere."""
+    states = torch.nonzero(mdp.terminal).flatten()
+    rows = mdp.probabilities.detach()[states]
+    if mdp.next_states is None:
+        stays = rows[torch.arange(len(states)), :, states]
+    else:
+        stays = torch.where(mdp.next_states[states] == states[:, None, None], rows, 0.0).sum(-1)
+    result = rows.new_zeros(len(mdp.terminal))
+    result[states] = torch.where(mdp.available[states], (1 - stays).clamp(min=0), 0.0).amax(-1)
+    return result
+
+
+def check_absorbing(mdp: _Process) -> None:
+    """Raises ValueError if a terminal state can be left."""
+    leaves = leaving_probability(mdp)
+    if (leaves > 1e-9).any():
+        state = int(torch.nonzero(leaves > 1e-9)[0])
+        raise ValueError(
+            f"terminal state {mdp.state_name(state)} can be left (with probability up to "
+            f"{leaves[state].item():.3g}); a terminal state must lead to itself under every action"
+        )
 
 
 class Rows(NamedTuple):

@@ -129,7 +129,7 @@ class TrajectoryModel(Portable):
             object.__setattr__(self, "temperature", float(self.temperature))
         object.__setattr__(self, "discount", float(self.discount))
         object.__setattr__(self, "action_prior", normalised_prior(self.action_prior, self.mdp))
-        factor = as_reward(self.reward)
+        factor = as_reward(self.reward, self.mdp)
         factor.check(self.mdp)
         object.__setattr__(self, "reward", factor)
         if not self.is_finite:
