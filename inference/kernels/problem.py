@@ -124,7 +124,10 @@ class SoftProblem:
     def tables(self, t: int) -> StepTables:
         """Those of step t."""
         with torch.no_grad():
-            return self._tables(t)
+            made = self._tables(t)
+            if self.holds_weights and not self.merges:
+                _ = made.weights  # every step reads them
+            return made
 
     def _tables(self, t: int) -> StepTables:
         mdp, table = self.model.mdp, self.table

@@ -128,7 +128,8 @@ def _values(
         found = _SoftValues.apply(soft, times, all_steps, *soft.problem.inputs())
         return found[: len(times)], found[-1] if all_steps else None
     with torch.no_grad():
-        rows = _kept(soft, range(soft.model.steps + 1) if all_steps else [*times, soft.model.steps])
+        steps = int(soft.model.horizon)
+        rows = _kept(soft, range(steps + 1) if all_steps else [*times, steps])
         return tuple(rows[t if all_steps else number] for number, t in enumerate(times)), rows if all_steps else None
 
 
