@@ -11,11 +11,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from cai.models.common.checks import (
-    float_tensor,
-    named_index,
-    state_mask,
-)
+from cai.models.common.checks import float_tensor, named_index, start_distribution, state_mask
 from cai.models.common.devices import place_tensor, resolve_place
 from cai.models.common.facts import fact_table, process_facts
 from cai.models.common.labels import by_name
@@ -27,7 +23,7 @@ from cai.models.processes.from_graph import graph_successors, read_initial
 from cai.models.processes.from_sparse import successors_from_sparse
 from cai.models.processes.from_successors import read_successors
 from cai.models.processes.layout import GridLayout
-from cai.models.processes.parts import check_absorbing, checked_names, complete_rows, start_distribution
+from cai.models.processes.parts import check_absorbing, checked_names, complete_rows
 
 __all__ = ["MDP"]
 
@@ -232,17 +228,20 @@ class MDP(KnownNames):
         num_states, num_actions, num_outcomes = probabilities.shape
         if 0 in probabilities.shape:
             raise ValueError(f"{name} has shape {list(probabilities.shape)}; a problem has at least one of each")
-        state_names = checked_names(self.state_names, num_states, "state")
-        action_names = checked_names(self.action_names, num_actions, "action")
+        given, actions = self.state_names, self.action_names
+        state_names = None if given is None else checked_names(given, num_states, "state")
+        action_names = None if actions is None else checked_names(actions, num_actions, "action")
         terminal = torch.zeros(num_states, dtype=torch.bool)
         if self.terminal is not None:
             terminal = state_mask(self.terminal, num_states, state_names, "terminal")
         miss = MENDED if self.normalize else None
         initial = start_distribution(self.initial, num_states, state_names, miss)
+        axes = [(state_names, "state"), (action_names, "action")]
+        available = None if self.available is None else by_name(self.available, axes, "available")
         probabilities, next_states, available = complete_rows(
             probabilities,
             next_states,
-            by_name(self.available, [(state_names, "state"), (action_names, "action")], "available"),
+            available,
             terminal,
             name,
             source,
@@ -256,24 +255,25 @@ class MDP(KnownNames):
             str(key): state_mask(states, num_states, state_names, f"region {key!r}")
             for key, states in self.regions.items()
         }
-        final = {
-            "transitions": dense,
-            "probabilities": probabilities,
-            "next_states": next_states,
-            "initial": initial,
-            "available": available,
-            "terminal": terminal,
-            "state_names": state_names,
-            "action_names": action_names,
-            "regions": regions,
-            "num_states": num_states,
-            "num_actions": num_actions,
-            "num_outcomes": num_outcomes,
-            "is_dense": dense is not None,
-        }
-        self.__dict__.update(final)
-        check_absorbing(self)
-        check_axes(self.axes, dense, terminal)
+        self.__dict__.update(
+            transitions=dense,
+            probabilities=probabilities,
+            next_states=next_states,
+            initial=initial,
+            available=available,
+            terminal=terminal,
+            state_names=state_names,
+            action_names=action_names,
+            regions=regions,
+            num_states=num_states,
+            num_actions=num_actions,
+            num_outcomes=num_outcomes,
+            is_dense=dense is not None,
+        )
+        if terminal.any():
+            check_absorbing(self)
+        if self.axes is not None or num_states == num_actions:
+            check_axes(self.axes, dense, terminal)
         if self.layout is not None and len(self.layout.cells) != num_states:
             raise ValueError(f"layout places {len(self.layout.cells)} states; the process has {num_states}")
         if self.layout is not None and len(self.layout.arrows) not in (0, num_actions):

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from cai.models.common.checks import float_tensor
+from cai.models.common.checks import PLAIN, float_tensor
 from cai.models.common.labels import by_name
 from cai.models.common.storage import storable
 from cai.models.processes.mdp import MDP
@@ -271,7 +271,7 @@ def as_reward(reward: Any, mdp: MDP | None = None) -> RewardFactor:
     """
     if isinstance(reward, RewardFactor):
         return reward
-    if mdp is not None:
+    if mdp is not None and not isinstance(reward, PLAIN):
         reward = by_name(reward, [(mdp.state_names, "state"), (mdp.action_names, "action")], "reward")
     if isinstance(reward, type) and issubclass(reward, RewardFactor):
         raise TypeError(f"{reward.__name__} is a class; pass an instance: {reward.__name__}(...)")
@@ -294,6 +294,7 @@ def as_reward(reward: Any, mdp: MDP | None = None) -> RewardFactor:
             "order of the states and actions, e.g. [rewards[name] for name in mdp.state_names]; for a few states "
             "Goal('exit', 10.0) pays on entry, and rewards add up"
         )
-    if given_sparse(reward):
+    plain = isinstance(reward, Tensor) and reward.layout == torch.strided
+    if not plain and given_sparse(reward):
         return SparseReward(reward)
     return TableReward(reward, explicit=False)
