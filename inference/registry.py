@@ -38,6 +38,7 @@ from cai.models.common.plugins import Plugins, load_plugins
 from cai.models.processes.mdp import MDP
 from cai.models.programs.observed_sites import as_conditioned
 from cai.models.trajectory.batch import ModelBatch
+from cai.models.trajectory.model import TrajectoryModel
 
 __all__ = [
     "available_backends",
@@ -273,7 +274,7 @@ def infer(
             holds all answers).
     """
     check_question(model)
-    model = as_conditioned(model)
+    model = model if isinstance(model, TrajectoryModel) else as_conditioned(model)
     drawn, seed = seed is None, drawn_seed() if seed is None else seed
     check_seed(seed)
     chosen = make_backend(backend, **options)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 from collections.abc import Callable
 from typing import Any, Generic, Self, TypeVar, overload
 
@@ -82,16 +83,17 @@ class Lazy:
         self.__dict__.update(parts, _records=torch.is_grad_enabled())
 
     @classmethod
-    def names(cls) -> list[str]:
+    @functools.cache
+    def names(cls) -> dict[str, None]:
         """All attributes that may be given, base classes first."""
         found: dict[str, None] = {}
         for base in reversed(cls.mro()):
             found |= dict.fromkeys(vars(base).get("__annotations__", ()))
             found |= dict.fromkeys(name for name, value in vars(base).items() if isinstance(value, lazy))
-        return [name for name in found if not name.startswith("_")]
+        return {name: None for name in found if not name.startswith("_")}
 
     def _check(self, parts: dict[str, Any]) -> None:
-        unknown = sorted(parts.keys() - set(self.names()))
+        unknown = sorted(parts.keys() - self.names().keys())
         if unknown:
             raise TypeError(f"a {type(self).__name__} has no attribute {unknown[0]!r}")
 

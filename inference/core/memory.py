@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
-from cai.models.common.memory import require_memory
+from cai.models.common import memory
 from cai.models.trajectory.batch import ModelBatch
 from cai.models.trajectory.model import TrajectoryModel
 
@@ -45,11 +46,13 @@ def check_memory(backend: Any, model: Any) -> None:
         return
     times, member = 1, model
     if isinstance(model, ModelBatch):
-        times, member = len(model), max(model, key=lambda one: one.steps)
+        times, member, longest = len(model), model.base, max(model.horizons)
+        if member.horizon != longest:
+            member = member.replace(horizon=longest)
     need = estimate(member)
     what = f"backend {backend.name!r} needs {need.what}" + (f", for each of {times} members" if times > 1 else "")
-    device = member.device if isinstance(member, TrajectoryModel) else None
-    require_memory(times * need.bytes, f"{what}; that", need.instead, device)
+    device = member.mdp.probabilities.device if isinstance(member, TrajectoryModel) else None
+    memory.require_memory(times * need.bytes, f"{what}; that", need.instead, device)
 
 
 def horizon_need(
@@ -64,10 +67,10 @@ def horizon_need(
         stepwise: whether each step has tensors of its own.
         instead: further advice.
     """
-    mdp, steps = model.mdp, model.steps
+    mdp, steps = model.mdp, 1 if model.horizon == math.inf else int(model.horizon)
     size, pairs = mdp.num_states, mdp.num_states * mdp.num_actions
     numbers = steps * (rows * size + tables * pairs) + 4 * (mdp.probabilities.numel() + pairs)
-    needed = int(model.dtype.itemsize * numbers) + STEP_OVERHEAD * steps * stepwise
+    needed = int(mdp.probabilities.itemsize * numbers) + STEP_OVERHEAD * steps * stepwise
     held = [f"{count:g} {'table' if count == 1 else 'tables'} {shape}" for count, shape in
             ((rows, "[T, S]"), (tables, "[T, S, A]")) if count >= 1 and steps > 1]  # fmt: skip
     what = f"{' and '.join(held) or 'a few tables [S, A]'}, T = {steps:,}, S = {size:,} and A = {mdp.num_actions:,}"
@@ -109,7 +112,9 @@ def require_tables(model: TrajectoryModel, what: str, tables: float) -> None:
         tables: how many there are while they are made.
     """
     need = horizon_need(model, rows=0, tables=tables)
-    require_memory(
+    if need.bytes <= memory.NEVER_LOOKED_AT:
+        return
+    memory.require_memory(
         need.bytes,
         f"{what} [T, S, A], T = {model.steps:,},",
         "ask for numbers that need no table, or infer with a shorter horizon",

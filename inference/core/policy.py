@@ -13,6 +13,7 @@ from torch import Tensor
 
 from cai.inference.core.storage import save, storable
 from cai.models.common.checks import check_distribution, float_tensor
+from cai.models.common.labels import axis_labels, by_name
 
 __all__ = ["Policy", "TablePolicy", "policy_classes"]
 
@@ -73,7 +74,12 @@ class TablePolicy:
     metadata: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        table, source = float_tensor(self.action_probs, "action_probs")
+        labels = axis_labels(self.action_probs)
+        for what, own in zip(("state_names", "action_names"), labels, strict=False):
+            if own is not None and getattr(self, what) is None:
+                object.__setattr__(self, what, tuple(own))
+        axes = [(self.state_names, "state"), (self.action_names, "action")]
+        table, source = float_tensor(by_name(self.action_probs, axes, "action_probs"), "action_probs")
         if table.dim() == 2:
             table = table[None]
             object.__setattr__(self, "stationary", True)

@@ -133,10 +133,10 @@ def soft_policy(model: TrajectoryModel, q_values: Tensor, log_prior: Tensor | No
     """
     prior = model.action_prior if log_prior is None else log_prior.exp()
     scores = (model.log_action_prior if log_prior is None else log_prior) + q_values
-    values = safe_logsumexp(scores)
-    values = torch.where(model.live, values, torch.zeros_like(values))
-    infeasible = torch.isinf(values) | ~model.live
-    shift = torch.where(infeasible, torch.zeros_like(values), values)
+    terminal = model.mdp.terminal
+    values = safe_logsumexp(scores).masked_fill(terminal, 0.0)
+    infeasible = torch.isinf(values) | terminal
+    shift = values.masked_fill(infeasible, 0.0)
     policy = torch.where(infeasible[..., None], prior, (scores - shift[..., None]).exp())
     return values, policy / policy.sum(-1, keepdim=True)
 

@@ -75,6 +75,14 @@ class SoftPass:
         for number in reversed(range(steps)):
             rows[number % len(rows)] = self._step(rows[(number + 1) % len(rows)], begin + number)
 
+    def backward_apart(self, values: Tensor) -> None:
+        """Writes the messages of all problems [B, T + 1, S], each of its own; steps are alike."""
+        rows, steps = self.rows(2), values.shape[1] - 1
+        rows[steps % 2], values[:, -1] = 0.0, 0.0
+        for t in reversed(range(steps)):
+            rows[t % 2] = self._step(rows[(t + 1) % 2], t)
+            values[:, t] = rows[t % 2].t()
+
     def first(self, following: Tensor, begin: int, steps: int) -> Tensor:
         """The messages of step `begin` [S, B] from those of `begin + steps`, in the memory of two rows."""
         rows = self.rows(2)

@@ -93,7 +93,7 @@ class SoftProblem:
         single, model = self.rewards is None, self.model
         timed = single and ((self.log_prior is not None and self.log_prior.dim() == 3) or model.reward.reads_time)
         size = 1 if self.rewards is None else len(self.rewards)
-        merges = self.kind == "exact" and single and not timed and model.steps >= MERGED_STEPS
+        merges = self.kind == "exact" and single and not timed and model.horizon >= MERGED_STEPS
         small = model.action_prior.numel() * size <= HELD_WEIGHTS
         holds = self.kind == "exact" and (merges or small)
         self.__dict__.update(size=size, in_time=timed, merges=merges, holds_weights=holds)
@@ -124,7 +124,10 @@ class SoftProblem:
     def tables(self, t: int) -> StepTables:
         """Those of step t."""
         with torch.no_grad():
-            return self._tables(t)
+            made = self._tables(t)
+            if self.holds_weights and not self.merges:
+                _ = made.weights  # every step reads them
+            return made
 
     def _tables(self, t: int) -> StepTables:
         mdp, table = self.model.mdp, self.table

@@ -17,6 +17,7 @@ from torch import Tensor
 from cai.inference.kernels.choose import make_pass
 from cai.inference.kernels.plain import SoftPass, plain_values
 from cai.inference.kernels.problem import Kind, SoftProblem
+from cai.models.common.devices import new_table
 from cai.models.trajectory.model import TrajectoryModel
 
 __all__ = ["asks_for_gradients", "batched_values", "recorded_values", "soft_values"]
@@ -65,7 +66,7 @@ def batched_values(
     *,
     kernel: str = "auto",
     all_steps: bool = True,
-) -> tuple[Tensor, list[Tensor]]:
+) -> tuple[Tensor, Tensor | list[Tensor]]:
     """Log beta of B problems in nats, with gradients where the tensors ask for them.
 
     A problem with a shorter horizon than the longest is the end of the same recursion: the last h + 1 rows of values.
@@ -80,25 +81,33 @@ def batched_values(
         all_steps: whether all values are wanted; else the first of each problem alone.
 
     Returns:
-        The first values of each problem [B, S]; and all values of each group [T + 1, S, b] of `GROUP` problems (none,
-        unless they are wanted), in which a problem of horizon h is in the last h + 1 rows.
+        The first values of each problem [B, S]; and all values [T + 1, S] of each, in one table [B, T + 1, S] unless
+        they have a gradient (an empty list, unless they are wanted). A problem of horizon h is in the last h + 1 rows.
     """
     begins = [model.steps - horizon for horizon in horizons]
     shared = model.mdp.probabilities, model.action_prior
     records = torch.is_grad_enabled() and any(
         part is not None and part.requires_grad for part in (rewards, log_prior, *shared)
     )
-    first, groups = [], []
+    whole = None
+    if all_steps and not records:
+        whole = new_table(model.action_prior, (len(begins), model.steps + 1, model.mdp.num_states))
+    first, columns = [], list[Tensor]()
     for start in range(0, len(begins), GROUP):
         part = slice(start, start + GROUP)
         prior = log_prior if log_prior is None or log_prior.dim() == 2 else log_prior[part]
         soft = make_pass(SoftProblem(model, kind, prior, rewards[part]), kernel)
+        if whole is not None:
+            soft.backward_apart(whole[part])
+            continue
         times = tuple(sorted(set(begins[part])))
         rows, kept = _values(soft, times, all_steps, records)
         by_time = dict(zip(times, rows, strict=True))
         first += [by_time[begin][:, column] for column, begin in enumerate(begins[part])]
-        groups += [] if kept is None else [kept]
-    return torch.stack(first), groups
+        columns += [] if kept is None else kept.unbind(-1)  # whose gradients make one of the group
+    if whole is not None:
+        return whole[torch.arange(len(begins)), begins], whole
+    return torch.stack(first), columns
 
 
 def asks_for_gradients(model: TrajectoryModel, log_prior: Tensor | None = None) -> bool:
@@ -119,7 +128,8 @@ def _values(
         found = _SoftValues.apply(soft, times, all_steps, *soft.problem.inputs())
         return found[: len(times)], found[-1] if all_steps else None
     with torch.no_grad():
-        rows = _kept(soft, range(soft.model.steps + 1) if all_steps else [*times, soft.model.steps])
+        steps = int(soft.model.horizon)
+        rows = _kept(soft, range(steps + 1) if all_steps else [*times, steps])
         return tuple(rows[t if all_steps else number] for number, t in enumerate(times)), rows if all_steps else None
 
 
@@ -170,6 +180,7 @@ class _SoftValues(torch.autograd.Function):
             return (None, None, None, *_recorded(ctx, first, rows, inputs, needs))
         totals = [torch.zeros_like(part) if needed else None for part, needed in zip(inputs, needs, strict=True)]
         _swept(ctx, kept, dict(zip(ctx.asked, first, strict=True)), rows, totals)
+        ctx.soft.made = None
         return (None, None, None, *totals)
 
 

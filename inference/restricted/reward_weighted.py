@@ -31,8 +31,38 @@ __all__ = ["EMPolicySearch", "GaussianActions", "RewardWeightedRegression"]
 REGRESSION_STEPS = 200  # of L-BFGS, for classes without a closed form
 
 
+class _Regressions:
+    """What the backends below share: a class of policies that is fitted to weighted trajectories."""
+
+    name: ClassVar[str]
+    target: ClassVar[Target] = Target.OTHER
+    accepts: ClassVar[str] = "a TrajectoryModel with a finite horizon"
+    policy: Any
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "policy", as_policy_class(self.policy))
+
+    def supports(self, model: Any) -> None:
+        """Raises ValueError unless the model is a `TrajectoryModel` with a finite horizon that fits the policy."""
+        require_finite(model, self.name, "'exact'")
+        self.policy.check(_shape(model), infinite=False)
+
+    def memory(self, model: Any) -> Need:
+        """About what `run` will take."""
+        return horizon_need(model, rows=6, tables=14, stepwise=True)
+
+    def run(self, model: Any, *, seed: int = 0) -> Posterior:
+        """Answers the model; nothing here is random."""
+        self.supports(model)
+        return drive(self.learner(model), model, seed=seed)
+
+    def learner(self, model: Any) -> _Search:
+        """An E-step and an M-step are one step."""
+        raise NotImplementedError
+
+
 @dataclass(frozen=True)
-class RewardWeightedRegression:
+class RewardWeightedRegression(_Regressions):
     """One regression of a policy onto the prior's trajectories, each weighted by e^{return / alpha}.
 
         theta = argmax E_{tau ~ p}[e^{R(tau) / alpha} sum_t log pi_theta(a_t | s_t)] / p(O)
@@ -53,25 +83,7 @@ class RewardWeightedRegression:
     policy: Any = field(default_factory=TabularPolicy)
 
     name: ClassVar[str] = "reward-weighted"
-    target: ClassVar[Target] = Target.OTHER
-    accepts: ClassVar[str] = "a TrajectoryModel with a finite horizon"
     cost: ClassVar[str] = "T S A K time, T S A memory, and the regression"
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "policy", as_policy_class(self.policy))
-
-    def supports(self, model: Any) -> None:
-        """Raises ValueError unless the model is a `TrajectoryModel` with a finite horizon that fits the policy."""
-        _check(self, model)
-
-    def memory(self, model: Any) -> Need:
-        """About what `run` will take."""
-        return horizon_need(model, rows=6, tables=14, stepwise=True)
-
-    def run(self, model: Any, *, seed: int = 0) -> Posterior:
-        """Answers the model; nothing here is random."""
-        self.supports(model)
-        return drive(self.learner(model), model, seed=seed)
 
     def learner(self, model: Any) -> _Search:
         """One regression is one step."""
@@ -79,7 +91,7 @@ class RewardWeightedRegression:
 
 
 @dataclass(frozen=True)
-class EMPolicySearch:
+class EMPolicySearch(_Regressions):
     """Policy search by expectation maximisation: reward-weighted regression, again and again.
 
         E-step   q(tau) proportional to pi_n(tau) e^{R(tau) / alpha}
@@ -114,35 +126,15 @@ class EMPolicySearch:
     tolerance: float = 1e-6
 
     name: ClassVar[str] = "em"
-    target: ClassVar[Target] = Target.OTHER
-    accepts: ClassVar[str] = "a TrajectoryModel with a finite horizon"
     cost: ClassVar[str] = "T S A K time an iteration, T S A memory, and the regressions"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "policy", as_policy_class(self.policy))
+        super().__post_init__()
         check_settling(self.tolerance, self.max_iterations)
-
-    def supports(self, model: Any) -> None:
-        """Raises ValueError unless the model is a `TrajectoryModel` with a finite horizon that fits the policy."""
-        _check(self, model)
-
-    def memory(self, model: Any) -> Need:
-        """About what `run` will take."""
-        return horizon_need(model, rows=6, tables=14, stepwise=True)
-
-    def run(self, model: Any, *, seed: int = 0) -> Posterior:
-        """Answers the model; nothing here is random."""
-        self.supports(model)
-        return drive(self.learner(model), model, seed=seed)
 
     def learner(self, model: Any) -> _Search:
         """An E-step and an M-step are one step."""
         return _Search(self, self.name, limit=self.max_iterations, tolerance=self.tolerance)
-
-
-def _check(backend: Any, model: Any) -> None:
-    require_finite(model, backend.name, "'exact'")
-    backend.policy.check(_shape(model), infinite=False)
 
 
 def _shape(model: TrajectoryModel) -> Shape:

@@ -18,7 +18,7 @@ from cai.inference.kernels.problem import SoftProblem
 from cai.inference.kernels.values import asks_for_gradients, soft_values
 from cai.inference.tabular.believed_dynamics import OutcomeDynamics
 from cai.inference.tabular.recursion import Recursion
-from cai.models.common.numerics import categorical_divergence, expectation, safe_log
+from cai.models.common.numerics import categorical_divergence, expectation, safe_log, start_value
 from cai.models.trajectory.model import TrajectoryModel
 
 __all__ = ["CHUNK", "KEEP", "Messages", "backward", "forward", "in_chunks", "occupancies", "policy_backward"]
@@ -124,14 +124,15 @@ def backward(
         return _step_by_step(model, recursion, log_prior, kernel)
     soft = make_pass(SoftProblem(model, kind, log_prior), kernel)
     first, kept = soft_values(model, kind, log_prior=log_prior, all_steps=keep != "evidence", soft=soft)
-    soft.made = None  # what a step reads takes as much memory as many values
+    if not first.requires_grad:  # else a gradient reads it again
+        soft.made = None  # what a step reads takes as much memory as many values
     parts = {} if kept is None else {"values": kept, "soft": soft}
     return Messages(
         model=model,
         recursion=recursion,
         log_prior=log_prior,
         kernel=soft.name,
-        start=recursion.start(model, first),
+        start=start_value(model.mdp.initial, first, recursion.eta),
         first_values=first,
         holds_tables=keep != "evidence",
         **parts,
@@ -156,7 +157,7 @@ def _step_by_step(model: TrajectoryModel, recursion: Recursion, log_prior: Tenso
         values, policy = recursion.choice(model, q_values, own if log_prior is None else log_prior[t])
         rows.append((following, q_values, policy))
     following, q_values, policy = (torch.stack(part) for part in zip(*reversed(rows), strict=True))
-    start = recursion.start(model, values)
+    start = start_value(model.mdp.initial, values, recursion.eta)
     return Messages(
         values=torch.cat([values[None], following]), q_values=q_values, policy=policy, start=start, kernel=name
     )

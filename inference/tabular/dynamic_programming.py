@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -231,7 +232,9 @@ def messages_posterior(
         keep: "evidence" computes tables at every look; else they are held once they were computed.
         kernel: how sums over outcomes are computed.
     """
-    found, bound = dict(details or {}), messages.start + model.evidence_offset
+    found, bound = dict(details or {}), messages.start
+    if model.optimality != "factor":
+        bound = bound + model.evidence_offset
     if messages.kernel is not None:
         found["kernel"] = messages.kernel
     parts: dict[str, Any] = {"backend": backend, "target": target, "model": model, "horizon": model.horizon}
@@ -285,10 +288,8 @@ class RecursionPosterior(ModelPosterior):
         """[T, S, A], in reward units."""
         return in_reward_units(self.messages.q_values, self.model.temperature)
 
-    @view
-    def action_probs(self) -> Tensor:
-        """[T, S, A], q(a_t | s_t); the action prior where the row cannot matter."""
-        return self.messages.policy
+    # [T, S, A], q(a_t | s_t); the action prior where the row cannot matter.
+    action_probs = view[Tensor](attrgetter("messages.policy"))
 
     def _most_probable_actions(self, probs: Tensor) -> Tensor:
         best = super()._most_probable_actions(probs)

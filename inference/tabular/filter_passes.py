@@ -65,7 +65,7 @@ class FilterTables:
             targets = outcomes if following is None else following[:, action].cpu().numpy()[sources, outcomes]
             values = chances[sources, outcomes] * np.exp(self.log_survival)[sources]
             self._kept["entries", action] = (sources, targets, values)
-        return self._kept["entries", action]  # type: ignore[no-any-return]
+        return self._kept["entries", action]
 
     def matrix(self, action: int) -> Any:
         """[S, S], or the same as a sparse matrix where most of it is 0; `weights @ matrix` moves weights on."""
@@ -92,7 +92,7 @@ class FilterTables:
             held = matrix.data if hasattr(matrix, "tocsr") else matrix
             parts = [held[held > 0], *([] if seen is None else [seen[seen > 0]])]
             self._kept[action, observation] = (matrix, seen, all(bool((part >= TINY).all()) for part in parts))
-        return self._kept[action, observation]  # type: ignore[no-any-return]
+        return self._kept[action, observation]
 
     def log_likelihood(self, action: int, observation: int) -> np.ndarray | None:
         """[S], log p(o | a, s'); None where nothing was observed."""
@@ -101,7 +101,7 @@ class FilterTables:
         key = ("seen", action, observation)
         if key not in self._kept:
             self._kept[key] = _log(self.likelihood(action, observation))
-        return self._kept[key]  # type: ignore[no-any-return]
+        return self._kept[key]
 
     def grouped(self, action: int, forward: bool) -> tuple[Any, ...]:
         """(ends, logs of entries, first entry of each group, group of each entry, the state of each group).
@@ -118,7 +118,7 @@ class FilterTables:
             group = np.repeat(np.arange(len(found)), count)
             rest = found if len(found) < self.mdp.num_states else None
             self._kept[key] = (ends[order], _log(values[order]), first, group, rest)
-        return self._kept[key]  # type: ignore[no-any-return]
+        return self._kept[key]
 
     def move_logs(self, logs: np.ndarray, action: int, forward: bool) -> np.ndarray:
         """[S], the log of what weights e^logs become along the transitions, forwards or backwards."""

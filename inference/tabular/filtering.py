@@ -282,7 +282,7 @@ def _forward(states: StateFilter, observations: Run, actions: Run) -> _Forward:
     runs = read_runs(states.mdp, states.observation_model, observations, actions)
     if states.learns:
         parts = [_with_history(states, seen, taken) for seen, taken in zip(runs.seen, runs.taken, strict=True)]
-        return _Forward(*(torch.stack(part) for part in zip(*parts, strict=True)), runs)
+        return _Forward(torch.stack([logs for logs, _ in parts]), torch.stack([scores for _, scores in parts]), runs)
     tables = states.tables
     if runs.single:
         logs, scores = (part[None] for part in _checked_run(states, tables, runs.seen[0], runs.taken[0]))

@@ -11,7 +11,6 @@ from cai.inference.core.backend import Backend
 from cai.inference.core.status import Status
 from cai.inference.tabular.believed_dynamics import FixedDynamics
 from cai.inference.tabular.posterior import ModelPosterior
-from cai.models.common.numerics import plain_number
 from cai.models.trajectory.model import TrajectoryModel
 
 __all__ = ["LARGEST", "SMALLEST", "VANISHING", "is_in_range", "out_of_range"]
@@ -34,18 +33,16 @@ def is_in_range(model: Any, *, soft: bool = False) -> bool:
     if not isinstance(model, TrajectoryModel):
         return True
     least = VANISHING if soft else SMALLEST
-    size, nats = _sizes(model)
-    in_reach = all(
-        not value or SMALLEST <= value <= LARGEST for value in (float(plain_number(model.temperature)), size)
-    )
+    temperature, size, nats = _sizes(model)
+    in_reach = all(not value or SMALLEST <= value <= LARGEST for value in (temperature, size))
     return in_reach and (not size or least <= nats <= LARGEST)
 
 
-def _sizes(model: TrajectoryModel) -> tuple[float, float]:
-    """About the largest return, in reward units and in nats."""
+def _sizes(model: TrajectoryModel) -> tuple[float, float, float]:
+    """The temperature, and about the largest return, in reward units and in nats."""
     steps = min(float(model.horizon), 1 / (1 - model.discount) if model.discount < 1 else ENDLESS)
-    size = steps * _largest_reward(model.host)
-    return size, size / float(plain_number(model.temperature))
+    temperature, size = float(torch.as_tensor(model.temperature).detach()), steps * _largest_reward(model)
+    return temperature, size, size / temperature
 
 
 def _largest_reward(model: TrajectoryModel) -> float:
@@ -69,9 +66,9 @@ def out_of_range(backend: Backend, model: Any) -> ModelPosterior | None:
     """
     if is_in_range(model, soft=getattr(backend, "soft_recursion", None) is not None):
         return None
-    size, nats = _sizes(model)
+    temperature, size, nats = _sizes(model)
     why = f"returns are of the size of {size:.3g} in reward units, the temperature is "
-    why += f"{float(plain_number(model.temperature)):.3g}, and so they are of {nats:.3g} nats"
+    why += f"{temperature:.3g}, and so they are of {nats:.3g} nats"
     unknown = ("log_evidence", "elbo", "believed_return", "luck", "policy_divergence", "policy_entropy")
     zero = model.mdp.initial.new_zeros(1, model.mdp.num_states)
     return ModelPosterior(

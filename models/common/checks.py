@@ -6,26 +6,33 @@ import logging
 import math
 import numbers
 import operator
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from cai.models.common.labels import by_name, refuse_labels
 from cai.models.common.names import did_you_mean
 
 __all__ = [
     "FORGOTTEN",
+    "MENDS",
+    "PLAIN",
     "check_distribution",
     "check_shape",
     "first_index",
     "float_tensor",
     "index_tensor",
+    "start_distribution",
     "state_mask",
     "whole_horizon",
     "whole_number",
 ]
+
+PLAIN = (Tensor, np.ndarray, list, tuple)  # tables that cannot have labels
+MENDS = ", or let normalize=True do it"
 
 # A row of probabilities may miss 1 by this much before it is refused; it is then divided by its sum. Rounding in
 # float64 sums of 1e5 terms stays far below the first, and probabilities that were float32 once below the second: their
@@ -56,11 +63,13 @@ def float_tensor(values: Any, name: str) -> tuple[Tensor, torch.dtype]:
         TypeError: if the entries are no real numbers.
         ValueError: if nested sequences are ragged.
     """
+    if not isinstance(values, PLAIN):
+        refuse_labels(values, name)
     if isinstance(values, Tensor):
         tensor = values
     else:
         try:
-            array = np.asarray(values)
+            array = np.array(values)  # a copy, as some libraries hand out what cannot be written to
         except ValueError:
             raise ValueError(f"{name} is ragged; give rows of equal length: pad the short ones") from None
         except RuntimeError:  # tensors in lists that require grad
@@ -89,6 +98,7 @@ def _stacked(values: Any, name: str) -> Tensor:
 
 def index_tensor(values: Any, name: str) -> Tensor:
     """Converts to an int64 tensor of its own; refuses anything that is not whole numbers."""
+    refuse_labels(values, name)
     array = values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
     if array.dtype.kind not in "iu":
         raise TypeError(f"{name} has dtype {array.dtype}; expected whole numbers: convert with .astype(int) or .long()")
@@ -200,6 +210,8 @@ def state_mask(
         bool [S].
     """
     letters = f"[{kind[0].upper()}]"
+    if getattr(states, "dtype", None) == np.dtype(bool):
+        states = by_name(states, [(names, kind)], what)
     if isinstance(states, (np.ndarray, Tensor)):
         array = torch.as_tensor(states).cpu()
         if array.dtype == torch.bool:
@@ -262,7 +274,7 @@ def whole_horizon(horizon: Any) -> int | float:
         return math.inf
     whole = isinstance(number, numbers.Real) and not isinstance(number, bool) and number == number // 1
     if not whole:
-        meant = isinstance(number, numbers.Real) and 0 < number < 1
+        meant = isinstance(number, numbers.Real) and 0 < float(number) < 1
         hint = f"; if {number} is the temperature or the discount, name it, and give the horizon first" if meant else ""
         raise ValueError(f"horizon is {horizon!r}; expected a whole number of steps >= 1, or math.inf{hint}")
     if number < 1:
@@ -310,6 +322,43 @@ def named_index(names: Sequence[str] | None, name: str, what: str) -> int:
         known = f"the process has no {what} names" if names is None else f"names are {some_names(names)}"
         raise ValueError(f"no {what} is called {name!r}{did_you_mean(name, names or ())}; {known}")
     return list(names).index(name)
+
+
+def start_distribution(initial: Any, num_states: int, names: Sequence[str] | None, miss: float | None = None) -> Tensor:
+    """Float64 [S], p(s_1), from probabilities, a state that is certain, or {state: probability}.
+
+    Args:
+        initial: [S]; or the name or the number of the first state; or {name or number: probability}.
+        num_states: S.
+        names: of the states, or None.
+        miss: by how much the sum may miss 1, unless the dtype is to say so.
+
+    Raises:
+        TypeError, ValueError: if it is none of these, or no distribution.
+    """
+    if isinstance(initial, Mapping):
+        values = np.zeros(num_states)
+        for state, probability in initial.items():
+            values[_state(state, num_states, names)] += float(probability)
+        return check_distribution(torch.from_numpy(values), "initial", torch.float64, miss=miss, hint=MENDS)
+    if isinstance(initial, str) or whole_number(initial) is not None:
+        return torch.eye(1, num_states, dtype=torch.float64).roll(_state(initial, num_states, names), 1)[0]
+    if not isinstance(initial, PLAIN):
+        initial = by_name(initial, [(names, "state")], "initial")
+    tensor, source = float_tensor(initial, "initial")
+    check_shape(tensor, (num_states,), "initial", "[S]")
+    return check_distribution(tensor, "initial", source, miss=miss, hint=MENDS)
+
+
+def _state(state: Any, num_states: int, names: Sequence[str] | None) -> int:
+    if isinstance(state, str):
+        return named_index(names, state, "state")
+    number = whole_number(state)
+    if number is None:
+        raise TypeError(f"initial: {state!r} is no state; give its number or its name")
+    if not 0 <= number < num_states:
+        raise ValueError(f"initial: state {number} does not exist; states are 0 to {num_states - 1}")
+    return number
 
 
 def available_mask(available: Any, num_states: int, num_actions: int, terminal: Tensor) -> Tensor:

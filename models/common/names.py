@@ -59,7 +59,7 @@ class KnownNames:
     _elsewhere: ClassVar[dict[str, str]] = {}  # arguments of other classes, and where they belong
 
     def __new__(cls, *_: Any, **options: Any) -> Self:
-        fields = dataclasses.fields(cls) if dataclasses.is_dataclass(cls) else ()
+        fields: tuple[dataclasses.Field[Any], ...] = dataclasses.fields(cls) if dataclasses.is_dataclass(cls) else ()
         known = [entry.name for entry in fields if entry.init]
         for name in options if fields else ():
             if name not in known:

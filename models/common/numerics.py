@@ -68,6 +68,8 @@ class held:
 
 def safe_log(values: Tensor) -> Tensor:
     """Log x for x >= 0: -inf at zero, with zero gradient there instead of NaN."""
+    if not (torch.is_grad_enabled() and values.requires_grad):
+        return values.clamp(min=0).log()
     positive = values > 0
     ones = torch.ones_like(values)
     return torch.where(positive, torch.log(torch.where(positive, values, ones)), torch.full_like(values, -torch.inf))
@@ -132,9 +134,12 @@ def message_equivalent(weights: Tensor, log_messages: Tensor, eta: float) -> Ten
 
 def start_value(initial: Tensor, log_messages: Tensor, eta: float) -> Tensor:
     """`message_equivalent` of the initial distribution [S], 0-dim, in the memory of a chunk of states."""
+    if len(initial) <= CHUNK:
+        possible = initial.detach() > 0  # often few
+        return message_equivalent(initial[possible], log_messages[possible], eta)
     shares, worth = [], []
     for start, part in zip(initial.split(CHUNK), log_messages.split(CHUNK), strict=True):
-        possible = start.detach() > 0  # often few
+        possible = start.detach() > 0
         if bool(possible.any()):
             weights = start[possible]
             shares.append(weights.sum())

@@ -63,6 +63,7 @@ def successors_from_sparse(matrices: Any) -> tuple[Tensor, Tensor]:
 
 
 def is_sparse(matrix: Any) -> bool:
+    """Whether it is a scipy sparse matrix, or a torch tensor that is not dense."""
     """Whether this is a scipy sparse matrix or a torch sparse tensor."""
     if isinstance(matrix, Tensor):
         return matrix.layout != torch.strided

@@ -6,26 +6,24 @@ import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from cai.models.common.checks import (
-    float_tensor,
-    named_index,
-    state_mask,
-)
+from cai.models.common.checks import float_tensor, named_index, start_distribution, state_mask
 from cai.models.common.devices import place_tensor, resolve_place
 from cai.models.common.facts import fact_table, process_facts
+from cai.models.common.labels import by_name
 from cai.models.common.memory import require_memory
 from cai.models.common.names import KnownNames
 from cai.models.common.storage import save, storable
+from cai.models.processes.from_actions import AXES, check_axes, read_actions
 from cai.models.processes.from_graph import graph_successors, read_initial
 from cai.models.processes.from_sparse import successors_from_sparse
 from cai.models.processes.from_successors import read_successors
 from cai.models.processes.layout import GridLayout
-from cai.models.processes.parts import checked_names, complete_rows, start_distribution
+from cai.models.processes.parts import check_absorbing, checked_names, complete_rows
 
 __all__ = ["MDP"]
 
@@ -42,7 +40,7 @@ def _parts(mdp: MDP) -> dict[str, Any]:
 
 def _of_parts(parts: dict[str, Any]) -> MDP:
     following, weights, dtype = parts.pop("next_states"), parts.pop("probabilities"), parts.pop("dtype")
-    mdp = MDP(weights, **parts) if following is None else MDP.from_successors(following, weights, **parts)
+    mdp = MDP(weights, axes=AXES, **parts) if following is None else MDP.from_successors(following, weights, **parts)
     return mdp.to(dtype=dtype)
 
 
@@ -67,6 +65,7 @@ class MDP(KnownNames):
         layout: where the states lie, for pictures.
         regions: named sets of states whose visits and endings are reported by `cai.evaluate`.
         normalize: whether rows that miss 1 by up to 1e-4, as numbers printed in a file do, are divided by their sums.
+        axes: "state-action-state" where S = A and the order of the axes is meant as it is read; else this is said.
 
     A process is checked in float64 on the CPU, wherever its arguments come from; `to` makes a copy elsewhere.
 
@@ -95,6 +94,7 @@ class MDP(KnownNames):
         ("reward", "rewards", "horizon", "discount", "gamma", "temperature", "action_prior"), "TrajectoryModel"
     )
     normalize: bool = False
+    axes: Literal["state-action-state"] | None = None
     probabilities: Tensor = field(init=False, repr=False)
     next_states: Tensor | None = field(init=False, repr=False, default=None)
     num_states: int = field(init=False, repr=False)
@@ -171,6 +171,24 @@ class MDP(KnownNames):
         return cls.from_successors(*successors_from_sparse(matrices), initial, **options)
 
     @classmethod
+    def from_actions(cls, matrices: Any, initial: Any, **options: Any) -> MDP:
+        """Builds a process from one matrix for each action, as other libraries hold them: [A, S, S].
+
+        Args:
+            matrices: A matrices [S, S] with p(s' | s, a) at [s, s'], dense or scipy or torch sparse, in a list, an
+                array, or a dictionary by the names of the actions. The labels of pandas tables are the state names.
+            initial: as in `MDP`.
+            **options: as in `MDP`.
+
+        Raises:
+            ValueError, TypeError: as `MDP`, and if these are not matrices of one size, or differ in their names.
+        """
+        dense, listed = read_actions(matrices, options)
+        if listed is not None:
+            return cls.from_successors(*listed, initial, **options)
+        return cls(dense, initial, axes=AXES, **options)
+
+    @classmethod
     def from_graph(
         cls,
         graph: Any,
@@ -210,17 +228,20 @@ class MDP(KnownNames):
         num_states, num_actions, num_outcomes = probabilities.shape
         if 0 in probabilities.shape:
             raise ValueError(f"{name} has shape {list(probabilities.shape)}; a problem has at least one of each")
-        state_names = checked_names(self.state_names, num_states, "state")
-        action_names = checked_names(self.action_names, num_actions, "action")
+        given, actions = self.state_names, self.action_names
+        state_names = None if given is None else checked_names(given, num_states, "state")
+        action_names = None if actions is None else checked_names(actions, num_actions, "action")
         terminal = torch.zeros(num_states, dtype=torch.bool)
         if self.terminal is not None:
             terminal = state_mask(self.terminal, num_states, state_names, "terminal")
         miss = MENDED if self.normalize else None
         initial = start_distribution(self.initial, num_states, state_names, miss)
+        axes = [(state_names, "state"), (action_names, "action")]
+        available = None if self.available is None else by_name(self.available, axes, "available")
         probabilities, next_states, available = complete_rows(
             probabilities,
             next_states,
-            self.available,
+            available,
             terminal,
             name,
             source,
@@ -234,46 +255,29 @@ class MDP(KnownNames):
             str(key): state_mask(states, num_states, state_names, f"region {key!r}")
             for key, states in self.regions.items()
         }
-        final = {
-            "transitions": dense,
-            "probabilities": probabilities,
-            "next_states": next_states,
-            "initial": initial,
-            "available": available,
-            "terminal": terminal,
-            "state_names": state_names,
-            "action_names": action_names,
-            "regions": regions,
-            "num_states": num_states,
-            "num_actions": num_actions,
-            "num_outcomes": num_outcomes,
-            "is_dense": dense is not None,
-        }
-        self.__dict__.update(final)
-        leaves = self._leaving_probability()
-        if (leaves > 1e-9).any():
-            state = int(torch.nonzero(leaves > 1e-9)[0])
-            raise ValueError(
-                f"terminal state {self.state_name(state)} can be left (with probability up to "
-                f"{leaves[state].item():.3g}); a terminal state must lead to itself under every action"
-            )
+        self.__dict__.update(
+            transitions=dense,
+            probabilities=probabilities,
+            next_states=next_states,
+            initial=initial,
+            available=available,
+            terminal=terminal,
+            state_names=state_names,
+            action_names=action_names,
+            regions=regions,
+            num_states=num_states,
+            num_actions=num_actions,
+            num_outcomes=num_outcomes,
+            is_dense=dense is not None,
+        )
+        if terminal.any():
+            check_absorbing(self)
+        if self.axes is not None or num_states == num_actions:
+            check_axes(self.axes, dense, terminal)
         if self.layout is not None and len(self.layout.cells) != num_states:
             raise ValueError(f"layout places {len(self.layout.cells)} states; the process has {num_states}")
         if self.layout is not None and len(self.layout.arrows) not in (0, num_actions):
             raise ValueError(f"layout holds {len(self.layout.arrows)} arrows for {num_actions} actions; give one each")
-
-    def _leaving_probability(self) -> Tensor:
-        """[S], the largest probability of leaving a terminal state; 0 elsewhere."""
-        states = torch.nonzero(self.terminal).flatten()
-        rows = self.probabilities.detach()[states]
-        if self.next_states is None:
-            stays = rows[torch.arange(len(states)), :, states]
-        else:
-            stays = torch.where(self.next_states[states] == states[:, None, None], rows, 0.0).sum(-1)
-        leaves = torch.where(self.available[states], (1 - stays).clamp(min=0), 0.0)
-        result = rows.new_zeros(self.num_states)
-        result[states] = leaves.amax(-1)
-        return result
 
     # ---- where it lives -----------------------------------------------------------------------------------------
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from cai.models.common.checks import check_distribution, check_shape, float_tensor, index_tensor, whole_number
+from cai.models.common.labels import axis_labels, by_name
 from cai.models.common.storage import storable
 from cai.models.processes.mdp import MDP
 
@@ -33,6 +34,8 @@ class ObservationModel:
             autograd history of what was given.
         observation_names: Z names, so that observations can be given by name.
         first: [S, Z], p(o_1 | s_1), if it differs from the rest.
+        state_names: S names, which those of a process must then be, in this order. The labels of a pandas table are the
+            names of states and observations, unless these are given: then its rows and columns are put in their order.
 
     Raises:
         ValueError, TypeError: if a row does not sum to 1, an entry is negative or not finite, a shape does not fit, or
@@ -42,9 +45,16 @@ class ObservationModel:
     probabilities: Any
     observation_names: Sequence[str] | None = None
     first: Any = None
+    state_names: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
-        table, source = float_tensor(self.probabilities, "observation probabilities")
+        for what, own in zip(("state_names", "observation_names"), axis_labels(self.probabilities), strict=False):
+            if own is not None and getattr(self, what) is None:
+                object.__setattr__(self, what, tuple(str(label) for label in own))
+        axes = [(self.state_names, "state"), (self.observation_names, "observation")]
+        table, source = float_tensor(
+            by_name(self.probabilities, axes, "observation probabilities"), "observation probabilities"
+        )
         if table.dim() not in (2, 3) or 0 in table.shape:
             raise ValueError(
                 f"observation probabilities have shape {list(table.shape)}; expected [S, Z] with p(o | s) at [s, o], "
@@ -53,7 +63,7 @@ class ObservationModel:
         table = check_distribution(table, "observation probabilities", source)
         first = table if table.dim() == 2 else None
         if self.first is not None:
-            given, source = float_tensor(self.first, "first")
+            given, source = float_tensor(by_name(self.first, axes, "first"), "first")
             check_shape(given, tuple(table.shape[-2:]), "first", "[S, Z]")
             first = check_distribution(given, "first", source)
         names = self.observation_names
@@ -115,6 +125,13 @@ class ObservationModel:
             raise ValueError(
                 f"the observation model is for {self.num_states} states, and the process has {mdp.num_states}; "
                 "give one row for each state, terminal ones included"
+            )
+        own, names = self.state_names, mdp.state_names
+        if own is not None and tuple(own) != tuple(names or map(str, range(mdp.num_states))):
+            known = "has numbered states alone" if names is None else f"has {', '.join(names[:8])}"
+            raise ValueError(
+                f"the observation model is for the states {', '.join(own[:8])}, and the process {known}; give the "
+                "same, in this order: ObservationModel(table, state_names=mdp.state_names) puts a labelled table in it"
             )
         if self.reads_action and self.probabilities.shape[0] != mdp.num_actions:
             raise ValueError(

@@ -1,32 +1,20 @@
-"""What a process is made of besides its probabilities, checked: names, where it starts, where it ends, what exists."""
+"""What a process is made of besides its start, checked: names, rows of probabilities, where it ends, what exists."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple, Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from cai.models.common.checks import (
-    available_mask,
-    check_distribution,
-    check_shape,
-    float_tensor,
-    named_index,
-    whole_number,
-)
+from cai.models.common.checks import MENDS, available_mask, check_distribution
 
-__all__ = ["Rows", "checked_names", "complete_rows", "start_distribution"]
-
-MENDS = ", or let normalize=True do it"
+__all__ = ["Rows", "check_absorbing", "checked_names", "complete_rows", "leaving_probability"]
 
 
-def checked_names(names: Sequence[str] | None, size: int, what: str) -> tuple[str, ...] | None:
+def checked_names(names: Sequence[str], size: int, what: str) -> tuple[str, ...]:
     """The names as text, if there is one for each and no two are alike; `what` is "state" or "action"."""
-    if names is None:
-        return None
     if isinstance(names, str) or not isinstance(names, Iterable):
         raise TypeError(f"{what}_names is {names!r}; give a list of names")
     listed = tuple(str(name) for name in names)
@@ -38,39 +26,40 @@ def checked_names(names: Sequence[str] | None, size: int, what: str) -> tuple[st
     return listed
 
 
-def start_distribution(initial: Any, num_states: int, names: Sequence[str] | None, miss: float | None = None) -> Tensor:
-    """Float64 [S], p(s_1), from probabilities, a state that is certain, or {state: probability}.
-
-    Args:
-        initial: [S]; or the name or the number of the first state; or {name or number: probability}.
-        num_states: S.
-        names: of the states, or None.
-        miss: by how much the sum may miss 1, unless the dtype is to say so.
-
-    Raises:
-        TypeError, ValueError: if it is none of these, or no distribution.
-    """
-    if isinstance(initial, Mapping):
-        values = np.zeros(num_states)
-        for state, probability in initial.items():
-            values[_state(state, num_states, names)] += float(probability)
-        return check_distribution(torch.from_numpy(values), "initial", torch.float64, miss=miss, hint=MENDS)
-    if isinstance(initial, str) or whole_number(initial) is not None:
-        return torch.eye(1, num_states, dtype=torch.float64).roll(_state(initial, num_states, names), 1)[0]
-    tensor, source = float_tensor(initial, "initial")
-    check_shape(tensor, (num_states,), "initial", "[S]")
-    return check_distribution(tensor, "initial", source, miss=miss, hint=MENDS)
+class _Process(Protocol):
+    @property
+    def probabilities(self) -> Tensor: ...
+    @property
+    def next_states(self) -> Tensor | None: ...
+    @property
+    def terminal(self) -> Tensor: ...
+    @property
+    def available(self) -> Tensor: ...
+    def state_name(self, state: int) -> str: ...
 
 
-def _state(state: Any, num_states: int, names: Sequence[str] | None) -> int:
-    if isinstance(state, str):
-        return named_index(names, state, "state")
-    number = whole_number(state)
-    if number is None:
-        raise TypeError(f"initial: {state!r} is no state; give its number or its name")
-    if not 0 <= number < num_states:
-        raise ValueError(f"initial: state {number} does not exist; states are 0 to {num_states - 1}")
-    return number
+def leaving_probability(mdp: _Process) -> Tensor:
+    """[S], the largest probability of leaving a terminal state; 0 elsewhere."""
+    states = torch.nonzero(mdp.terminal).flatten()
+    rows = mdp.probabilities.detach()[states]
+    if mdp.next_states is None:
+        stays = rows[torch.arange(len(states)), :, states]
+    else:
+        stays = torch.where(mdp.next_states[states] == states[:, None, None], rows, 0.0).sum(-1)
+    result = rows.new_zeros(len(mdp.terminal))
+    result[states] = torch.where(mdp.available[states], (1 - stays).clamp(min=0), 0.0).amax(-1)
+    return result
+
+
+def check_absorbing(mdp: _Process) -> None:
+    """Raises ValueError if a terminal state can be left."""
+    leaves = leaving_probability(mdp)
+    if (leaves > 1e-9).any():
+        state = int(torch.nonzero(leaves > 1e-9)[0])
+        raise ValueError(
+            f"terminal state {mdp.state_name(state)} can be left (with probability up to "
+            f"{leaves[state].item():.3g}); a terminal state must lead to itself under every action"
+        )
 
 
 class Rows(NamedTuple):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -48,6 +48,9 @@ class SparseReward(RewardFactor):
     """
 
     matrices: Any
+    keys: Tensor = field(init=False, repr=False)
+    values: Tensor = field(init=False, repr=False)
+    shapes: list[list[int]] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         single = is_sparse(self.matrices)

@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from cai.models.common.checks import float_tensor
+from cai.models.common.checks import PLAIN, float_tensor
+from cai.models.common.labels import by_name
 from cai.models.common.storage import storable
 from cai.models.processes.mdp import MDP
 from cai.models.rewards.base import RewardFactor, Setting, Step, evaluate_factor, one_number
@@ -254,7 +255,7 @@ class StepCost(RewardFactor):
         return torch.where(mdp.terminal[step.state], torch.zeros_like(charge), charge)
 
 
-def as_reward(reward: Any) -> RewardFactor:
+def as_reward(reward: Any, mdp: MDP | None = None) -> RewardFactor:
     """Makes a factor of a factor, a table, a function, a torch module or a number (the same reward on every live step).
 
     A table may be sparse, as `SparseReward` says.
@@ -262,12 +263,16 @@ def as_reward(reward: Any) -> RewardFactor:
     Args:
         reward: what to convert. A function or module is called with (state, action, next_state, t); a module that works
             on features is `ModuleReward(module, features)`.
+        mdp: the process that it is for, by whose names a labelled table (pandas, [S] or [S, A]) is put in order.
 
     Raises:
         TypeError: if it is none of these, or a function of other arguments.
+        ValueError: if a table has labels that are not the names of the process.
     """
     if isinstance(reward, RewardFactor):
         return reward
+    if mdp is not None and not isinstance(reward, PLAIN):
+        reward = by_name(reward, [(mdp.state_names, "state"), (mdp.action_names, "action")], "reward")
     if isinstance(reward, type) and issubclass(reward, RewardFactor):
         raise TypeError(f"{reward.__name__} is a class; pass an instance: {reward.__name__}(...)")
     is_number = isinstance(reward, numbers.Real) and not isinstance(reward, bool)
@@ -289,6 +294,7 @@ def as_reward(reward: Any) -> RewardFactor:
             "order of the states and actions, e.g. [rewards[name] for name in mdp.state_names]; for a few states "
             "Goal('exit', 10.0) pays on entry, and rewards add up"
         )
-    if given_sparse(reward):
+    plain = isinstance(reward, Tensor) and reward.layout == torch.strided
+    if not plain and given_sparse(reward):
         return SparseReward(reward)
     return TableReward(reward, explicit=False)

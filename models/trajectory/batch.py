@@ -14,6 +14,7 @@ from torch import Tensor
 from cai.models.common.checks import check_distribution, check_shape, float_tensor, whole_horizon
 from cai.models.common.devices import place_tensor
 from cai.models.common.facts import fact_table
+from cai.models.common.labels import by_name
 from cai.models.common.storage import can_store, storable
 from cai.models.processes.mdp import MDP
 from cai.models.rewards.tables import EvaluatedReward, RewardFactor
@@ -79,6 +80,7 @@ class ModelBatch(Portable, Sequence[TrajectoryModel]):
         horizon: Any = None,
     ) -> None:
         self.base = base
+        reward, action_prior, initial = _in_order(base.mdp, reward, action_prior, initial)
         rewards, self._rewards = _rewards(reward)
         priors, prior_source = _stacked(action_prior, "action_prior", "[B, A] or [B, S, A]", (2, 3))
         starts, start_source = _stacked(initial, "initial", "[B, S]", (2,))
@@ -258,6 +260,18 @@ class ModelBatch(Portable, Sequence[TrajectoryModel]):
         """What is left of the mass on actions that are available, normalised, as each member takes its own."""
         allowed = priors * self.base.host.mdp.available
         return allowed / allowed.sum(-1, keepdim=True)
+
+
+def _in_order(mdp: MDP, reward: Any, action_prior: Any, initial: Any) -> tuple[Any, Any, Any]:
+    """What comes in pandas tables, whose rows are members, in the order of the states and actions."""
+    states, actions = (mdp.state_names, "state"), (mdp.action_names, "action")
+    if isinstance(reward, (list, tuple)):
+        reward = [by_name(part, [states, actions], f"reward[{member}]") for member, part in enumerate(reward)]
+    return (
+        by_name(reward, [None, states], "reward"),
+        by_name(action_prior, [None, actions], "action_prior"),
+        by_name(initial, [None, states], "initial"),
+    )
 
 
 def _with_initial(mdp: MDP, initial: Tensor) -> MDP:

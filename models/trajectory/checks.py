@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from cai.models.common.checks import check_distribution, check_shape, float_tensor
+from cai.models.common.labels import by_name
 from cai.models.processes.mdp import MDP
 from cai.models.rewards.base import RewardFactor
 
@@ -23,7 +24,9 @@ def normalised_prior(prior: Any, mdp: MDP) -> Tensor:
     shape = (mdp.num_states, mdp.num_actions)
     if prior is None:
         return mdp.available.double() / mdp.available.sum(-1, keepdim=True)
-    tensor, source = float_tensor(prior, "action_prior")
+    states, actions = (mdp.state_names, "state"), (mdp.action_names, "action")
+    axes = [actions] if getattr(prior, "ndim", 0) == 1 else [states, actions]
+    tensor, source = float_tensor(by_name(prior, axes, "action_prior"), "action_prior")
     if tensor.dim() == 1:
         check_shape(tensor, (mdp.num_actions,), "action_prior", "[A]")
         tensor = tensor.expand(shape)

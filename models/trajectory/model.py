@@ -105,7 +105,7 @@ class TrajectoryModel(Portable):
             pair = isinstance(self.mdp, tuple)
             advice = "unpack the pair: mdp, reward = from_gymnasium(...)" if pair else "wrap the array in MDP(...)"
             raise TypeError(f"the process is a {type(self.mdp).__name__}; expected an MDP: {advice}")
-        if self.mdp.host is not self.mdp:
+        if self.mdp._host is not None:
             self._follow(dataclasses.replace(self, mdp=self.mdp.host))
             return
         object.__setattr__(self, "_tables", {})
@@ -129,7 +129,7 @@ class TrajectoryModel(Portable):
             object.__setattr__(self, "temperature", float(self.temperature))
         object.__setattr__(self, "discount", float(self.discount))
         object.__setattr__(self, "action_prior", normalised_prior(self.action_prior, self.mdp))
-        factor = as_reward(self.reward)
+        factor = as_reward(self.reward, self.mdp)
         factor.check(self.mdp)
         object.__setattr__(self, "reward", factor)
         if not self.is_finite:
@@ -229,7 +229,8 @@ class TrajectoryModel(Portable):
                 table = self.host._raw_table(key)
                 if bool(self.host.mdp.terminal.any()):  # else the user's own numbers serve, uncopied
                     table = torch.where(self.host.live[:, None, None], table, torch.zeros_like(table))
-                table = place_tensor(table, self.device, self.dtype, "reward")
+                if (table.device, table.dtype) != (self.device, self.dtype):
+                    table = place_tensor(table, self.device, self.dtype, "reward")
             if table.requires_grad or len(self._tables) * table.numel() > TABLE_LIMIT:
                 # A graph must be new for every backward pass, and many tables would fill the memory.
                 return table if torch.is_grad_enabled() else table.detach()

@@ -11,7 +11,7 @@ import numpy as np
 
 from cai.models.common.checks import as_count
 from cai.models.trajectory.model import TrajectoryModel
-from cai.models.zoo.toy_text import make_environment, process_of_table
+from cai.models.zoo.toy_text import fitting_temperature, make_environment, process_of_table
 from cai.models.zoo.transition_tables import read_table
 
 __all__ = ["count_model"]
@@ -37,7 +37,7 @@ def count_model(
     actions: Sequence[Any] | None = None,
     policy: Callable[[Any], int] | None = None,
     horizon: int | float | None = None,
-    temperature: float = 1.0,
+    temperature: float | None = None,
     discount: float = 1.0,
     seed: int = 0,
     **make_options: Any,
@@ -59,7 +59,7 @@ def count_model(
         actions: the actions that are tried, for environments whose actions are not discrete.
         policy: observation -> the number of an action, to see what random actions do not reach; uniform unless given.
         horizon: T; the environment's own limit of steps unless given (100 where it has none).
-        temperature: alpha, in reward units per nat.
+        temperature: alpha, in reward units per nat; as in `gymnasium_model` unless given.
         discount: in (0, 1].
         seed: of the environment and of random actions.
         **make_options: passed to `gymnasium.make` with an id.
@@ -95,6 +95,7 @@ def count_model(
         start[state] = start.get(state, 0.0) + 1 / len(first)
     mdp, reward_factor = process_of_table(read, read.start(start), environment.unwrapped)
     limit = environment.spec.max_episode_steps if environment.spec is not None else None
+    temperature = fitting_temperature(mdp, reward_factor) if temperature is None else temperature
     return TrajectoryModel(mdp, reward_factor, horizon or limit or 100, temperature, discount, name=f"{name} (counted)")
 
 
@@ -193,7 +194,7 @@ def _binned(values: np.ndarray, space: Any, bins: Any, name: str) -> np.ndarray:
             bounds = [float(low[column]), float(high[column])]
             if not max(map(abs, bounds)) < WIDE:
                 bounds = [float(entries.min()), float(entries.max())]
-            edges = np.linspace(*bounds, as_count(int(given), f"bins[{column}]") + 1)[1:-1]
+            edges = np.linspace(bounds[0], bounds[1], as_count(int(given), f"bins[{column}]") + 1)[1:-1]
         else:
             edges = np.asarray(given, dtype=np.float64)
             if edges.ndim != 1 or not (np.diff(edges) > 0).all():

@@ -16,7 +16,7 @@ from cai.models.rewards.tables import OutcomeReward, TableReward
 from cai.models.trajectory.model import TrajectoryModel
 from cai.models.zoo.transition_tables import TransitionTable, read_table
 
-__all__ = ["from_gymnasium", "gymnasium_model", "make_environment", "process_of_table"]
+__all__ = ["fitting_temperature", "from_gymnasium", "gymnasium_model", "make_environment", "process_of_table"]
 
 logger = logging.getLogger("cai.models")
 
@@ -152,9 +152,14 @@ def gymnasium_model(
         horizon = (spec.max_episode_steps if spec is not None else None) or 100
     name = spec.id if spec is not None else type(environment.unwrapped).__name__
     if temperature is None:
-        rewards = raw_table(reward, mdp, 0)
-        temperature = float(torch.where(mdp.probabilities > 0, rewards, 0.0).abs().max()) / 100 or 1.0
+        temperature = fitting_temperature(mdp, reward)
     return TrajectoryModel(mdp, reward, horizon, temperature, discount, name=name)
+
+
+def fitting_temperature(mdp: MDP, reward: TableReward | OutcomeReward) -> float:
+    """A hundredth of the largest reward that is paid, in absolute value; there the policy is not all but the prior."""
+    rewards = raw_table(reward, mdp, 0)
+    return float(torch.where(mdp.probabilities > 0, rewards, 0.0).abs().max()) / 100 or 1.0
 
 
 def make_environment(environment: Any, options: dict[str, Any]) -> Any:

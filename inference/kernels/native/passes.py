@@ -60,7 +60,12 @@ class NativePass(SoftPass):
 
     def _backward(self, rows: Tensor, t: int, steps: int) -> None:
         exact = self.problem.kind == "exact"
-        call("backward", rows.dtype, self._native(t), exact, rows, steps, len(rows))
+        call("backward", rows.dtype, self._native(t), exact, rows, steps, len(rows), None)
+
+    def backward_apart(self, values: Tensor) -> None:
+        rows, steps = self.rows(2), values.shape[1] - 1
+        rows[steps % 2], values[:, -1] = 0.0, 0.0
+        call("backward", rows.dtype, self._native(0), self.problem.kind == "exact", rows, steps, 2, values)
 
     def forward(
         self,

@@ -117,9 +117,8 @@ def _in_one_pass(batch: ModelBatch, recursion: Recursion, backend: Any) -> bool:
 class _OnePass:
     """The answers of a soft recursion to members that share their process, from one backward pass.
 
-    Values are kept once, of each group of members as [T + 1, S, b] (or [T + 1, S], where all have the same); q-values,
-    policies and what is expected along a member are worked out when they are looked at. With keep='evidence' the first
-    values alone stay.
+    Values are kept once, [B, T + 1, S] (or [T + 1, S], where all members have the same); q-values, policies and what is
+    expected along a member are worked out when they are looked at. With keep='evidence' the first values alone stay.
     """
 
     def __init__(self, batch: ModelBatch, recursion: Recursion, backend: Any) -> None:
@@ -132,7 +131,7 @@ class _OnePass:
         self.model = base if base.horizon == self.steps else batch[self.horizons.index(self.steps)]
         assert recursion.kind is not None
         if batch.varies_step:
-            self.first, groups = batched_values(
+            self.first, self.columns = batched_values(
                 self.model,
                 recursion.kind,
                 self._rewards(),
@@ -147,10 +146,7 @@ class _OnePass:
             first, kept = soft_values(self.model, recursion.kind, kernel=self.kernel, all_steps=all_steps)
             begins = [self.steps - horizon for horizon in self.horizons]
             self.first = kept[begins] if several and kept is not None else first.expand(len(batch), -1)
-            groups = [] if kept is None else [kept[..., None].expand(-1, -1, len(batch))]
-        # Each [T + 1, S]; one unbinding gives one gradient of a group, where each selection would give a whole one.
-        self.columns = [column for group in groups for column in group.unbind(-1)] if self.keep != "evidence" else []
-        self.groups = groups if self.columns else []
+            self.columns = [] if kept is None or self.keep == "evidence" else kept.expand(len(batch), -1, -1)
         initial = self.model.mdp.initial if batch.initials is None else batch.initials
         self.starts = message_equivalent(initial, self.first, recursion.eta)
 
@@ -189,18 +185,13 @@ class _OnePass:
             member=self._member,
             log_evidence=bounds if self.recursion is EXACT else None,
             elbo=bounds,
-            values=self._all_values if self.groups and len(set(self.horizons)) == 1 else None,
+            values=self._all_values if len(self.columns) and len(set(self.horizons)) == 1 else None,
         )
 
     def _all_values(self) -> Tensor:
         """[B, T, S], reward units."""
-        if any(group.requires_grad for group in self.groups):
-            values = torch.cat([group[: self.steps].permute(2, 0, 1) for group in self.groups])
-        else:  # step by step what is read stays in the cache: a third of the time
-            values = self.first.new_empty(len(self.batch), self.steps, self.model.mdp.num_states)
-            for group, part in zip(self.groups, values.split([group.shape[-1] for group in self.groups]), strict=True):
-                for t in range(self.steps):
-                    part[:, t] = group[t].T
+        values = torch.stack(self.columns) if isinstance(self.columns, list) else self.columns
+        values = values[:, : self.steps]
         temperatures = self.batch.temperatures
         scale = self.model.temperature if temperatures is None else temperatures[:, None, None]
         if isinstance(scale, Tensor) and scale.requires_grad:
@@ -222,7 +213,7 @@ class _OnePass:
             )
 
     def _messages(self, member: int, model: TrajectoryModel) -> Messages:
-        kept = {"values": self.columns[member][self.steps - self.horizons[member] :]} if self.columns else {}
+        kept = {"values": self.columns[member][self.steps - self.horizons[member] :]} if len(self.columns) else {}
         return Messages(
             model=model,
             recursion=self.recursion,

@@ -28,8 +28,38 @@ __all__ = ["KLPolicyIteration", "PosteriorPolicyIteration", "path_divergence"]
 WIDEST = 1e12  # of the temperatures between which the one of a step is looked for, relative to the model's
 
 
+class _HardLimit:
+    """What the backends below share: a sequence of soft problems until the expected return is the hard optimum's."""
+
+    name: ClassVar[str]
+    target: ClassVar[Target] = Target.OTHER
+    accepts: ClassVar[str] = "a TrajectoryModel with a finite horizon"
+    max_iterations: int
+    tolerance: float
+
+    def __post_init__(self) -> None:
+        check_settling(self.tolerance, self.max_iterations)
+
+    def supports(self, model: Any) -> None:
+        """Raises ValueError unless the model is a `TrajectoryModel` with a finite horizon."""
+        require_finite(model, self.name, "'value-iteration'")
+
+    def memory(self, model: Any) -> Need:
+        """About what `run` will take."""
+        return horizon_need(model, rows=4, tables=10, stepwise=True)
+
+    def run(self, model: Any, *, seed: int = 0) -> Posterior:
+        """Answers the model; nothing here is random."""
+        self.supports(model)
+        return drive(self.learner(model), model, seed=seed)
+
+    def learner(self, model: Any) -> _SoftSequence:
+        """One soft problem around the last policy is one step."""
+        return _SoftSequence(self, self.name, self.max_iterations)
+
+
 @dataclass(frozen=True)
-class PosteriorPolicyIteration:
+class PosteriorPolicyIteration(_HardLimit):
     """A sequence of soft problems, each with the last policy as its action prior, that reaches the hard optimum.
 
         pi_{n+1} = the soft optimum of  E_pi[sum_t r_t] - alpha KL(pi || pi_n),    pi_0 = the action prior
@@ -55,29 +85,7 @@ class PosteriorPolicyIteration:
     tolerance: float = 1e-6
 
     name: ClassVar[str] = "posterior-policy-iteration"
-    target: ClassVar[Target] = Target.OTHER
-    accepts: ClassVar[str] = "a TrajectoryModel with a finite horizon"
     cost: ClassVar[str] = "T S A K time an iteration, T S A memory"
-
-    def __post_init__(self) -> None:
-        check_settling(self.tolerance, self.max_iterations)
-
-    def supports(self, model: Any) -> None:
-        """Raises ValueError unless the model is a `TrajectoryModel` with a finite horizon."""
-        require_finite(model, self.name, "'value-iteration'")
-
-    def memory(self, model: Any) -> Need:
-        """About what `run` will take."""
-        return horizon_need(model, rows=4, tables=10, stepwise=True)
-
-    def run(self, model: Any, *, seed: int = 0) -> Posterior:
-        """Answers the model; nothing here is random."""
-        self.supports(model)
-        return drive(self.learner(model), model, seed=seed)
-
-    def learner(self, model: Any) -> _SoftSequence:
-        """A soft problem around the last policy, at every step."""
-        return _SoftSequence(self, self.name, self.max_iterations)
 
     def start(self, model: TrajectoryModel) -> Tensor:
         """[T, S, A], the policy to begin with: the action prior."""
@@ -89,7 +97,7 @@ class PosteriorPolicyIteration:
 
 
 @dataclass(frozen=True)
-class KLPolicyIteration:
+class KLPolicyIteration(_HardLimit):
     """Policy iteration whose steps are bounded in KL divergence, until the hard optimum is reached.
 
         pi_{n+1} maximises E_pi[sum_t r_t]  subject to  KL(pi || pi_n) <= epsilon,
@@ -116,31 +124,16 @@ class KLPolicyIteration:
     tolerance: float = 1e-6
 
     name: ClassVar[str] = "kl-policy-iteration"
-    target: ClassVar[Target] = Target.OTHER
-    accepts: ClassVar[str] = "a TrajectoryModel with a finite horizon"
     cost: ClassVar[str] = "about 20 T S A K time an iteration, T S A memory"
 
     def __post_init__(self) -> None:
         if not self.epsilon > 0 or math.isinf(self.epsilon):
             raise ValueError(f"epsilon is {self.epsilon}; a step is bounded by a finite number of nats above 0")
-        check_settling(self.tolerance, self.max_iterations)
-
-    def supports(self, model: Any) -> None:
-        """Raises ValueError unless the model is a `TrajectoryModel` with a finite horizon."""
-        require_finite(model, self.name, "'value-iteration'")
+        super().__post_init__()
 
     def memory(self, model: Any) -> Need:
         """About what `run` will take."""
         return horizon_need(model, rows=4, tables=30, stepwise=True)
-
-    def run(self, model: Any, *, seed: int = 0) -> Posterior:
-        """Answers the model; nothing here is random."""
-        self.supports(model)
-        return drive(self.learner(model), model, seed=seed)
-
-    def learner(self, model: Any) -> _SoftSequence:
-        """A step of at most epsilon nats, at every step."""
-        return _SoftSequence(self, self.name, self.max_iterations)
 
     def start(self, model: TrajectoryModel) -> Tensor:
         """[T, S, A], the policy to begin with."""

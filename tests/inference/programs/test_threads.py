@@ -185,3 +185,21 @@ def test_own_draws_are_those_of_the_seed_and_leave_the_global_state(name):
     with OwnDraws(generator):
         assert torch.equal(DRAWS[name](), expected)
     assert not torch.equal(generator.get_state(), torch.Generator().manual_seed(7).get_state())
+
+
+def test_sites_drawn_in_a_session_are_those_of_the_seed():
+    table = torch.rand(4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+
+    def program():
+        first = pyro.sample("first", dist.Categorical(torch.tensor([0.2, 0.3, 0.5])))
+        rest = (dist.Categorical(table[first]), dist.Categorical(logits=table).expand([2, 4]), dist.Bernoulli(0.3))
+        return first, *(pyro.sample(f"site {number}", fn) for number, fn in enumerate(rest))
+
+    for seed in range(20):
+        torch.manual_seed(seed)
+        expected = program()
+        with pyro_session(seed):
+            found = program()
+        for a, b in zip(found, expected, strict=True):
+            assert torch.equal(a, b)
+            assert (a.dtype, a.shape) == (b.dtype, b.shape)

@@ -8,6 +8,7 @@ import torch
 
 from cai.inference import infer
 from cai.models import MDP, GridLayout, StepCost, TrajectoryModel
+from cai.models.processes.parts import leaving_probability
 
 S, A, K = 4, 2, 3
 # Two outcomes of (0, 1) lead to state 2, and (1, 0) lists state 1 three times.
@@ -371,7 +372,7 @@ def test_a_terminal_state_that_can_be_left_is_named(build, state):
     process = build()
     object.__setattr__(process, "terminal", torch.arange(S) == state)
     most = leaving(process)[state]
-    assert process._leaving_probability().tolist() == pytest.approx(leaving(process), abs=1e-15)
+    assert leaving_probability(process).tolist() == pytest.approx(leaving(process), abs=1e-15)
     with pytest.raises(ValueError, match=f"terminal state {state} can be left .with probability up to {most:.3g}"):
         build(terminal=[state])
 

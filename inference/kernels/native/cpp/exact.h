@@ -214,15 +214,16 @@ void exact_forward(const Problem& problem, const F* values, const F* following, 
         low += again;
         sums[i] = again ? -1.0 : sums[i];
       }
-      for (int64_t row = 0; row < count * A; ++row) {
-        const int64_t inside = row * B, at = start * A * B + inside, state = row / A * B;
+      for (int64_t i = 0; i < count; ++i)
+        for (int64_t a = 0; a < A; ++a) {
+          const int64_t inside = (i * A + a) * B, at = start * A * B + inside, state = i * B;
 #pragma omp simd
-        for (int64_t b = 0; b < B; ++b) {
-          const double share = weights[inside + b] * rate[state + b];
-          flow[at + b] = share;
-          total[at + b] += share * arrived[inside + b];
+          for (int64_t b = 0; b < B; ++b) {
+            const double share = weights[inside + b] * rate[state + b];
+            flow[at + b] = share;
+            total[at + b] += share * arrived[inside + b];
+          }
         }
-      }
       for (int64_t i = 0; low > 0 && i < count * B; ++i)
         if (sums[i] < 0.0) rate[i] = INFTY;
     }

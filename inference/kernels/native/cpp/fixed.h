@@ -20,13 +20,14 @@ void fixed_scores(const Problem& problem, const double* following, int64_t start
     for (int64_t a = 0; a < A; ++a)
       for (int64_t i = 0; i < count; ++i) scores[a * count + i] = arrived[i * A + a];
   } else {
-    for (int64_t row = 0; row < count * A; ++row) {
-      const double* from = arrived + row * B;
-      const F* score = own + row * B;
-      double* place = scores + row % A * length + row / A * B;
+    for (int64_t i = 0; i < count; ++i)
+      for (int64_t a = 0; a < A; ++a) {
+        const double* from = arrived + (i * A + a) * B;
+        const F* score = own + (i * A + a) * B;
+        double* place = scores + a * length + i * B;
 #pragma omp simd
-      for (int64_t b = 0; b < B; ++b) place[b] = discount * from[b] + (score[b] + shared);
-    }
+        for (int64_t b = 0; b < B; ++b) place[b] = discount * from[b] + (score[b] + shared);
+      }
   }
   for (int64_t i = 0; i < length; ++i) largest[i] = scores[i];
   for (int64_t a = 1; a < A; ++a) {

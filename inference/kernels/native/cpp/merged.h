@@ -102,49 +102,53 @@ int64_t merged_forward(const Problem& problem, const F* rows, const double* leve
   const int threads = threads_for(count, problem.threads);
   const double least = problem.smallest * std::max(1.0, bound);
   Vector<double> rates(S * (TOGETHER + 1)), turned(S * TOGETHER), sums(count, 0.0);
-  for (int64_t i = 0; i < (steps + 1) * S; ++i)
-    if (rows[i] != F(0) && rows[i] < least) return 0;
+  int64_t low = 0;
   for (int64_t s = 0; s < S; ++s) {
+    low += rows[s] != F(0) && rows[s] < least;
     const bool flows = rows[s] > F(0) && !(problem.terminal != nullptr && problem.terminal[s]);
     rates[s] = flows ? adjoint[s] * factors[s] / double(rows[s]) : 0.0;
   }
   for (int64_t begin = 0; begin < steps; begin += TOGETHER) {
-    const int64_t number = std::min(TOGETHER, steps - begin);
+    const int64_t number = std::min(TOGETHER, steps - begin), used = (number + 7) / 8 * 8;
     for (int64_t j = 0; j < number; ++j) {
       const double* from = rates.data() + j * S;
       double* to = rates.data() + (j + 1) * S;
       const bool end = begin + j + 1 == steps;
+      const F* scale = end ? last : factors;
 #pragma omp parallel for num_threads(threads) schedule(static)
       for (int64_t start = 0; start < S; start += SIZE) {
         const int64_t stop = std::min(S, start + SIZE);
         products<F, false>(problem.merged_turned, start, stop - start, S, from, 1, to + start);
-        for (int64_t s = start; s < stop; ++s) {
-          const bool ends = problem.terminal != nullptr && problem.terminal[s];
-          to[s] *= problem.discount * (end ? double(last[s]) : ends ? 0.0 : double(factors[s]));
-        }
+#pragma omp simd
+        for (int64_t s = start; s < stop; ++s) to[s] *= problem.discount * double(scale[s]);
+        if (problem.terminal != nullptr && !end)
+          for (int64_t s = start; s < stop; ++s) to[s] = problem.terminal[s] ? 0.0 : to[s];
       }
     }
-#pragma omp parallel for num_threads(threads) schedule(static)
+#pragma omp parallel for num_threads(threads) reduction(+ : low) schedule(static)
     for (int64_t start = 0; start < S; start += 64)
-      for (int64_t j = 0; j < TOGETHER; ++j) {
+      for (int64_t j = 0; j < used; ++j) {
+        const F* row = rows + std::min(begin + j + 1, steps) * S;
         const double level = levels[std::min(begin + j + 1, steps)];
         const double fallen = problem.discount < 1.0 ? (1.0 - problem.discount) * std::exp(-level) : 0.0;
-        for (int64_t s = start; s < std::min(S, start + 64); ++s)
-          turned[s * TOGETHER + j] =
-              j < number ? problem.discount * double(rows[(begin + j + 1) * S + s]) + fallen : 0.0;
+        for (int64_t s = start; s < std::min(S, start + 64); ++s) {
+          low += row[s] != F(0) && row[s] < least;
+          turned[s * TOGETHER + j] = j < number ? problem.discount * double(row[s]) + fallen : 0.0;
+        }
       }
+    if (low != 0) return 0;
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (int64_t start = 0; start < S; start += 64) {
       const int64_t stop = std::min(S, start + 64);
       double block[64 * TOGETHER];
-      for (int64_t j = 0; j < TOGETHER; ++j)
+      for (int64_t j = 0; j < used; ++j)
         for (int64_t s = start; s < stop; ++s) block[(s - start) * TOGETHER + j] = j < number ? rates[j * S + s] : 0.0;
       for (int64_t s = start; s < stop; ++s) {
         const double* rate = block + (s - start) * TOGETHER;
         for (int64_t entry = problem.merged.pointers[s]; entry < problem.merged.pointers[s + 1]; ++entry) {
           const double* arrived = turned.data() + int64_t(problem.merged.columns[entry]) * TOGETHER;
           double parts[8] = {};
-          for (int64_t j = 0; j < TOGETHER; j += 8)
+          for (int64_t j = 0; j < used; j += 8)
             for (int64_t lane = 0; lane < 8; ++lane) parts[lane] += rate[j + lane] * arrived[j + lane];
           for (int lane = 0; lane < 8; ++lane) sums[entry] += parts[lane];
         }

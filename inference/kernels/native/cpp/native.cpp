@@ -12,11 +12,11 @@
 namespace cai::LEVEL {
 
 // Writes the messages of `steps` steps before the last row, which is known, into rows [., S, B] of which every `ring`-th
-// shares its memory.
+// shares its memory; and, unless it is null, into `apart` [B, steps + 1, S].
 template <class F>
-void backward(const Problem& problem, bool exact, F* rows, int64_t steps, int64_t ring) {
-  const int64_t size = problem.states * problem.problems;
-  if (exact && problem.merged.rows > 0) {
+void backward(const Problem& problem, bool exact, F* rows, int64_t steps, int64_t ring, F* apart) {
+  const int64_t S = problem.states, B = problem.problems, size = S * B, SIZE = 64;
+  if (exact && problem.merged.rows > 0) {  // one problem
     merged_backward<F>(problem, rows, steps, ring, nullptr);
     return;
   }
@@ -29,6 +29,12 @@ void backward(const Problem& problem, bool exact, F* rows, int64_t steps, int64_
     } else {
       fixed_step(problem, following, out);
     }
+    if (apart == nullptr) continue;
+#pragma omp parallel for num_threads(threads_for(work_of(problem), problem.threads)) schedule(static)
+    for (int64_t start = 0; start < S; start += SIZE)
+      for (int64_t first = 0; first < B; first += 4)  // few places at a time: writing to all took twice as long
+        for (int64_t s = start; s < std::min(S, start + SIZE); ++s)
+          for (int64_t b = first; b < std::min(B, first + 4); ++b) apart[(b * (steps + 1) + t) * S + s] = out[s * B + b];
   }
 }
 
@@ -67,8 +73,8 @@ using namespace cai::LEVEL;
 #pragma GCC visibility push(default)
 extern "C" {
 #define EXPORT(F, SUFFIX)                                                                                         \
-  void backward_##SUFFIX(const Problem* problem, int64_t exact, F* rows, int64_t steps, int64_t ring) {              \
-    backward(*problem, exact != 0, rows, steps, ring);                                                               \
+  void backward_##SUFFIX(const Problem* problem, int64_t exact, F* rows, int64_t steps, int64_t ring, F* apart) {    \
+    backward(*problem, exact != 0, rows, steps, ring, apart);                                                        \
   }                                                                                                                  \
   int64_t merged_backward_##SUFFIX(const Problem* problem, F* rows, int64_t steps, double* levels) {                 \
     return merged_backward(*problem, rows, steps, steps + 1, levels);                                                \

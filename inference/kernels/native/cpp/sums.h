@@ -39,17 +39,22 @@ inline double listed_dot(const F* weights, const int32_t* columns, int64_t count
   return total + ((parts[0] + parts[1]) + (parts[2] + parts[3]));
 }
 
-template <class F, bool GUARDED>
-inline double dense_dot(const F* weights, int64_t count, const double* x) {
-  const int LANES = 32;
-  double parts[LANES] = {};
+// ROWS neighbouring rows of a dense table: several streams from memory at a time are faster than one.
+template <class F, bool GUARDED, int ROWS>
+inline void dense_dots(const F* weights, int64_t count, const double* x, double* out) {
+  const int LANES = 8;
+  double parts[ROWS][LANES] = {};
   int64_t k = 0;
   for (; k + LANES <= count; k += LANES)
-    for (int lane = 0; lane < LANES; ++lane) parts[lane] += term<F, GUARDED>(weights, k + lane, x[k + lane]);
-  for (; k < count; ++k) parts[0] += term<F, GUARDED>(weights, k, x[k]);
-  double total = 0.0;
-  for (int lane = 0; lane < LANES; ++lane) total += parts[lane];
-  return total;
+    for (int row = 0; row < ROWS; ++row)
+      for (int lane = 0; lane < LANES; ++lane)
+        parts[row][lane] += term<F, GUARDED>(weights + row * count, k + lane, x[k + lane]);
+  for (; k < count; ++k)
+    for (int row = 0; row < ROWS; ++row) parts[row][0] += term<F, GUARDED>(weights + row * count, k, x[k]);
+  for (int row = 0; row < ROWS; ++row) {
+    out[row] = 0.0;
+    for (int lane = 0; lane < LANES; ++lane) out[row] += parts[row][lane];
+  }
 }
 
 // out[b] = sum_k w_k x[s'_k, b] of LANES neighbouring problems.
@@ -76,6 +81,20 @@ void even_rows(const F* weights, const int32_t* columns, int64_t number, const d
   }
 }
 
+// Rows of `count` entries each, one problem; few of them are written out, as a loop of unknown length takes longer.
+template <class F, bool GUARDED>
+void rows_of(int64_t count, const F* weights, const int32_t* columns, int64_t number, const double* x, double* out) {
+  switch (count) {
+    case 1: return even_rows<F, GUARDED, 1>(weights, columns, number, x, out);
+    case 2: return even_rows<F, GUARDED, 2>(weights, columns, number, x, out);
+    case 3: return even_rows<F, GUARDED, 3>(weights, columns, number, x, out);
+    case 4: return even_rows<F, GUARDED, 4>(weights, columns, number, x, out);
+    case 5: return even_rows<F, GUARDED, 5>(weights, columns, number, x, out);
+  }
+  for (int64_t row = 0; row < number; ++row)
+    out[row] = listed_dot<F, GUARDED>(weights + row * count, columns + row * count, count, x);
+}
+
 // out[row, b] = sum_k w_k x[s'_k, b] of `number` rows from `first` on.
 template <class F, bool GUARDED>
 void products(const Sums& sums, int64_t first, int64_t number, int64_t width, const double* x, int64_t problems,
@@ -84,13 +103,21 @@ void products(const Sums& sums, int64_t first, int64_t number, int64_t width, co
   const int64_t even = dense ? width : sums.outcomes, skipped = listed ? 0 : first * even;
   const F* weights = static_cast<const F*>(sums.weights) + skipped;
   const int32_t* columns = dense ? nullptr : sums.columns + skipped;
-  if (problems == 1 && !dense && !listed) {
-    switch (even) {
-      case 1: return even_rows<F, GUARDED, 1>(weights, columns, number, x, out);
-      case 2: return even_rows<F, GUARDED, 2>(weights, columns, number, x, out);
-      case 3: return even_rows<F, GUARDED, 3>(weights, columns, number, x, out);
-      case 4: return even_rows<F, GUARDED, 4>(weights, columns, number, x, out);
+  if (problems == 1 && !dense && !listed) return rows_of<F, GUARDED>(even, weights, columns, number, x, out);
+  if (problems == 1 && listed) {
+    const int32_t* begins = sums.pointers + first;
+    for (int64_t row = 0, stop; row < number; row = stop) {  // neighbours are often of one length
+      const int64_t begin = begins[row], count = begins[row + 1] - begin;
+      for (stop = row + 1; stop < number && begins[stop + 1] - begins[stop] == count;) ++stop;
+      rows_of<F, GUARDED>(count, weights + begin, columns + begin, stop - row, x, out + row);
     }
+    return;
+  }
+  if (problems == 1) {
+    int64_t row = 0;
+    for (; row + 4 <= number; row += 4) dense_dots<F, GUARDED, 4>(weights + row * width, width, x, out + row);
+    for (; row < number; ++row) dense_dots<F, GUARDED, 1>(weights + row * width, width, x, out + row);
+    return;
   }
   for (int64_t row = 0; row < number; ++row) {
     const int64_t begin = listed ? sums.pointers[first + row] : row * even;
@@ -98,10 +125,6 @@ void products(const Sums& sums, int64_t first, int64_t number, int64_t width, co
     const F* weight = weights + begin;
     const int32_t* column = dense ? nullptr : columns + begin;
     double* place = out + row * problems;
-    if (problems == 1) {
-      *place = dense ? dense_dot<F, GUARDED>(weight, count, x) : listed_dot<F, GUARDED>(weight, column, count, x);
-      continue;
-    }
     int64_t b = 0;
     for (; b + 16 <= problems; b += 16) lanes_dot<F, GUARDED, 16>(weight, column, count, x + b, problems, place + b);
     for (; b + 4 <= problems; b += 4) lanes_dot<F, GUARDED, 4>(weight, column, count, x + b, problems, place + b);
