@@ -183,8 +183,8 @@ def best_policy_value(problem, discount):
     return best
 
 
-def soft_values(problem, discount, guess, states):
-    """The fixed point of the soft backup with fixed dynamics in 60 digits, by Newton's method from a guess near it.
+def soft_values(problem, discount, eta, guess, states):
+    """The fixed point of the soft backup at a finite eta in 60 digits, by Newton's method from a guess near it.
 
     It is looked for at some states that lead to each other alone. None where they need not end: there are several.
     """
@@ -193,20 +193,34 @@ def soft_values(problem, discount, guess, states):
     unknown = [s for s in states if problem[s] is not None and math.isfinite(guess[s]) and s not in free]
     place = {s: k for k, s in enumerate(unknown)}
     values = [mpmath.mpf(float(g)) for g in guess]
+
+    def outcomes(row):
+        """(q, [(tilted chance, next state)]), or None for what optimality does not allow."""
+        found = [(p * gamma, t, r + values[t]) for p, t, r in row]
+        if discount < 1:
+            found += [(p * (1 - gamma), None, mpmath.mpf(r)) for p, _, r in row]
+        possible = [part for part in found if mpmath.isfinite(part[2])]
+        if not possible or (eta <= 0 and len(possible) < len(found)):
+            return None
+        if eta == 0:
+            return sum(p * x for p, _, x in possible), [(p, t) for p, t, _ in possible]
+        top = max(eta * x for _, _, x in possible)
+        weights = [p * mpmath.exp(eta * x - top) for p, _, x in possible]
+        total = sum(weights)
+        return (top + mpmath.log(total)) / eta, [(w / total, t) for w, (_, t, _) in zip(weights, possible, strict=True)]
+
     for _ in range(60):
         matrix, side = mpmath.eye(len(unknown)), mpmath.matrix(len(unknown), 1)
         for s in unknown:
-            allowed = [
-                (prior, k) for prior, k in problem[s] if all(r != -INF and mpmath.isfinite(values[t]) for _, t, r in k)
-            ]
-            q_values = [sum(p * (r + gamma * values[t]) for p, t, r in k) for _, k in allowed]
-            top = max(q_values)
-            weights = [mpmath.mpf(prior) * mpmath.exp(q - top) for (prior, _), q in zip(allowed, q_values, strict=True)]
+            rows = [(prior, outcomes(k)) for prior, k in problem[s]]
+            rows = [(prior, row) for prior, row in rows if row is not None]
+            top = max(q for _, (q, _) in rows)
+            weights = [mpmath.mpf(prior) * mpmath.exp(q - top) for prior, (q, _) in rows]
             side[place[s]] = top + mpmath.log(sum(weights)) - values[s]
-            for weight, (_, k) in zip(weights, allowed, strict=True):
-                for p, t, _ in k:
+            for weight, (_, (_, parts)) in zip(weights, rows, strict=True):
+                for p, t in parts:
                     if t in place:
-                        matrix[place[s], place[t]] -= gamma * weight / sum(weights) * p
+                        matrix[place[s], place[t]] -= weight / sum(weights) * p
         if not unknown:
             break
         try:
