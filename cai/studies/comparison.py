@@ -337,7 +337,8 @@ def _finished(
         posterior=posterior,
         outcome=outcome,
         **numbers,
-        **{name: _plain(posterior, name) for name in PARTICLES},
+        effective_sample_size=_plain(posterior, "effective_sample_size"),
+        log_evidence_error=_plain(posterior, "log_evidence_error"),
     )
 
 

@@ -33,6 +33,11 @@ class SiteTables:
     contexts: dict[str, tuple[str, ...]]
     logs: dict[str, Tensor]
 
+    @property
+    def tables(self) -> dict[str, Tensor]:
+        """By site, q's conditional probabilities [*context, N]."""
+        return {name: table.exp() for name, table in self.logs.items()}
+
     @classmethod
     def of(cls, run: EnumeratedProgram) -> SiteTables:
         """The conditionals of an enumerated run under q."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ logger = logging.getLogger("cai.models")
 
 __all__ = ["AXES", "check_axes", "read_actions"]
 
-AXES = ("state-action-state", None)
+AXES: Literal["state-action-state"] = "state-action-state"
 
 
 def read_actions(matrices: Any, options: dict[str, Any]) -> tuple[Tensor | None, tuple[Tensor, Tensor] | None]:
@@ -73,7 +73,7 @@ def check_axes(axes: str | None, table: Tensor | None, terminal: Tensor) -> None
     Raises:
         ValueError: if `axes` is another word.
     """
-    if axes not in AXES:
+    if axes not in (AXES, None):
         raise ValueError(f"axes is {axes!r}; a table is 'state-action-state', and MDP.from_actions reads action first")
     if axes is not None or table is None or table.shape[0] != table.shape[1]:
         return

@@ -40,7 +40,7 @@ def _parts(mdp: MDP) -> dict[str, Any]:
 
 def _of_parts(parts: dict[str, Any]) -> MDP:
     following, weights, dtype = parts.pop("next_states"), parts.pop("probabilities"), parts.pop("dtype")
-    mdp = MDP(weights, axes=AXES[0], **parts) if following is None else MDP.from_successors(following, weights, **parts)
+    mdp = MDP(weights, axes=AXES, **parts) if following is None else MDP.from_successors(following, weights, **parts)
     return mdp.to(dtype=dtype)
 
 
@@ -186,7 +186,7 @@ class MDP(KnownNames):
         dense, listed = read_actions(matrices, options)
         if listed is not None:
             return cls.from_successors(*listed, initial, **options)
-        return cls(dense, initial, axes=AXES[0], **options)
+        return cls(dense, initial, axes=AXES, **options)
 
     @classmethod
     def from_graph(

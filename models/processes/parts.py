@@ -27,11 +27,14 @@ def checked_names(names: Sequence[str], size: int, what: str) -> tuple[str, ...]
 
 
 class _Process(Protocol):
-    probabilities: Tensor
-    next_states: Tensor | None
-    terminal: Tensor
-    available: Tensor
-
+    @property
+    def probabilities(self) -> Tensor: ...
+    @property
+    def next_states(self) -> Tensor | None: ...
+    @property
+    def terminal(self) -> Tensor: ...
+    @property
+    def available(self) -> Tensor: ...
     def state_name(self, state: int) -> str: ...
 
 

@@ -50,8 +50,10 @@ class Step:
 
     def cpu(self) -> Step:
         """The same indices on the CPU."""
-        given = (self.state, self.action, self.outcome, self.next_state)
-        return Step(*(index.cpu() if isinstance(index, Tensor) else index for index in given), self.t)
+        names = ("state", "action", "outcome", "next_state")
+        given: dict[str, Any] = {name: getattr(self, name) for name in names}
+        moved: dict[str, Any] = {name: part.cpu() for name, part in given.items() if isinstance(part, Tensor)}
+        return replace(self, **moved)
 
     def seen_by(self, factor: RewardFactor) -> Step:
         """The step without what the factor is declared not to read; whatever it does with that raises."""

@@ -72,11 +72,11 @@ class CallableReward(RewardFactor):
         # What the function is said not to read, it is not given, so that a wrong word is found out; and it works on
         # copies, as what it is given may be the process's own table.
         seen = step.seen_by(self)
-        given = [seen.state.clone(), seen.action.clone()]
-        given.append(seen.next_state.clone() if self.reads_outcome else seen.next_state)
+        following = seen.next_state.clone() if self.reads_outcome else seen.next_state
+        given = (seen.state.clone(), seen.action.clone(), following)
         try:
             with NumbersOf(dtype_of(self.function)):
-                values = self.function(*given, seen.t)
+                values = self.function(given[0], given[1], given[2], seen.t)
             seen.refuse_use(values)
         except UnreadIndexError:
             raise
