@@ -39,6 +39,7 @@ __all__ = ["Comparison", "Row", "chance_columns", "compare"]
 DEFAULT_BACKENDS = ("exact", "variational", "optimistic")
 SHOWN = 8  # rows that repr names
 NUMBERS = ("log_evidence", "elbo", "believed_return", "real_return", "optimism_gap", "luck", "policy_entropy")
+GAIN = ("gain",)  # where the criterion is the average; all other numbers are per step then
 PARTICLES = ("effective_sample_size", "log_evidence_error")  # what answers of weighted particles know besides
 IDLE = 0.01  # nats; a policy that is nearer to the action prior shows nothing
 
@@ -66,6 +67,7 @@ class Row:
         member: of a batch, which one; else None.
         effective_sample_size: of weighted particles, on how many trajectories the answer rests; else None.
         log_evidence_error: of weighted particles, the standard error of `log_evidence`, nats; else None.
+        gain: what a step is worth in the long run, reward units, where the criterion is the average; else None.
     """
 
     backend: str
@@ -85,10 +87,11 @@ class Row:
     member: int | None = None
     effective_sample_size: float | None = None
     log_evidence_error: float | None = None
+    gain: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The line as JSON allows it: null for what is not known or not finite."""
-        numbers = {key: _finite(getattr(self, key)) for key in NUMBERS + PARTICLES}
+        numbers = {key: _finite(getattr(self, key)) for key in NUMBERS + PARTICLES + GAIN}
         why = self.detail or ("" if self.status.ok else str(self.status))
         head: dict[str, Any] = {"backend": self.backend, "target": self.target, "status": self.status.label}
         if self.member is not None:
@@ -162,7 +165,7 @@ class Comparison(Saved):
         for row in self.rows:
             line: dict[str, Any] = {"backend": row.backend, "member": row.member, "target": row.target}
             line["status"] = row.status.label
-            line |= {key: getattr(row, key) for key in NUMBERS + PARTICLES}
+            line |= {key: getattr(row, key) for key in NUMBERS + PARTICLES + GAIN}
             line["seconds"] = row.seconds
             if row.outcome is not None:
                 line |= {"std": row.outcome.std, "cvar": row.outcome.cvar, "absorbed": row.outcome.absorbed}
@@ -191,6 +194,7 @@ class Comparison(Saved):
             "horizon": horizon if horizon is not None and math.isfinite(horizon) else None,
             "temperature": model.temperature if model else 1.0,
             "discount": model.discount if model else 1.0,
+            **({"criterion": model.criterion} if model and model.is_average else {}),
             "rows": [row.to_dict() for row in self.rows],
         }
 
@@ -339,6 +343,7 @@ def _finished(
         **numbers,
         effective_sample_size=_plain(posterior, "effective_sample_size"),
         log_evidence_error=_plain(posterior, "log_evidence_error"),
+        gain=_number(posterior, "gain"),
     )
 
 
@@ -359,12 +364,15 @@ def _idle(model: Any, posterior: Posterior) -> str:
         spent = _number(posterior, "policy_divergence")
     except Exception:  # what is computed when it is looked at can fail
         return ""
-    if spent is None or not 1e-13 < spent < IDLE:  # less is rounding: no choice makes a difference
+    over, when, most = "over all steps", IDLE, min(10.0, 0.1 * model.horizon)
+    if model.is_average:
+        over, when, most = "a step", 0.1 * IDLE, 0.1
+    if spent is None or not 1e-13 < spent < when:  # less is rounding: no choice makes a difference
         return ""
     temperature = plain_number(model.temperature)
-    colder = temperature * math.sqrt(spent / min(10.0, 0.1 * model.horizon))
+    colder = temperature * math.sqrt(spent / most)
     return (
-        f"the policy is all but the action prior (KL {spent:.2g} nats over all steps): at temperature {temperature:g} "
+        f"the policy is all but the action prior (KL {spent:.2g} nats {over}): at temperature {temperature:g} "
         f"what it can earn hardly counts; try temperature={colder:.1g}"
     )
 
