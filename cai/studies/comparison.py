@@ -39,7 +39,6 @@ __all__ = ["Comparison", "Row", "chance_columns", "compare"]
 DEFAULT_BACKENDS = ("exact", "variational", "optimistic")
 SHOWN = 8  # rows that repr names
 NUMBERS = ("log_evidence", "elbo", "believed_return", "real_return", "optimism_gap", "luck", "policy_entropy")
-GAIN = ("gain",)  # where the criterion is the average; all other numbers are per step then
 PARTICLES = ("effective_sample_size", "log_evidence_error")  # what answers of weighted particles know besides
 IDLE = 0.01  # nats; a policy that is nearer to the action prior shows nothing
 
@@ -91,7 +90,7 @@ class Row:
 
     def to_dict(self) -> dict[str, Any]:
         """The line as JSON allows it: null for what is not known or not finite."""
-        numbers = {key: _finite(getattr(self, key)) for key in NUMBERS + PARTICLES + GAIN}
+        numbers = {key: _finite(getattr(self, key)) for key in NUMBERS + PARTICLES}
         why = self.detail or ("" if self.status.ok else str(self.status))
         head: dict[str, Any] = {"backend": self.backend, "target": self.target, "status": self.status.label}
         if self.member is not None:
@@ -165,7 +164,7 @@ class Comparison(Saved):
         for row in self.rows:
             line: dict[str, Any] = {"backend": row.backend, "member": row.member, "target": row.target}
             line["status"] = row.status.label
-            line |= {key: getattr(row, key) for key in NUMBERS + PARTICLES + GAIN}
+            line |= {key: getattr(row, key) for key in NUMBERS + PARTICLES} | self._gain(row)
             line["seconds"] = row.seconds
             if row.outcome is not None:
                 line |= {"std": row.outcome.std, "cvar": row.outcome.cvar, "absorbed": row.outcome.absorbed}
@@ -177,6 +176,10 @@ class Comparison(Saved):
             return frame.set_index(["backend", "member"])
         return frame.drop(columns="member").set_index("backend")
 
+    def _gain(self, row: Row) -> dict[str, float | None]:
+        """A line's gain, in comparisons of the average criterion."""
+        return {"gain": row.gain} if any(other.gain is not None for other in self.rows) else {}
+
     def to_dict(self) -> dict[str, Any]:
         """The comparison as plain values, null where a number is unknown or not finite."""
         if isinstance(self.model, ModelBatch):
@@ -184,7 +187,7 @@ class Comparison(Saved):
                 {"horizon": _finite(model.horizon), "temperature": float(model.temperature)} for model in self.model
             ]
             base = self.model.base
-            rows = [row.to_dict() for row in self.rows]
+            rows = [row.to_dict() | self._gain(row) for row in self.rows]
             return {"model": base.name, "discount": base.discount, "members": members, "rows": rows}
         model = self.model if isinstance(self.model, TrajectoryModel) else None
         name = model.name if model else getattr(self.model, "__name__", "program")
@@ -195,7 +198,7 @@ class Comparison(Saved):
             "temperature": model.temperature if model else 1.0,
             "discount": model.discount if model else 1.0,
             **({"criterion": model.criterion} if model and model.is_average else {}),
-            "rows": [row.to_dict() for row in self.rows],
+            "rows": [row.to_dict() | self._gain(row) for row in self.rows],
         }
 
     def to_json(self, indent: int | None = None) -> str:

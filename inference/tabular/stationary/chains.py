@@ -164,9 +164,11 @@ def long_run(model: TrajectoryModel, initial: Tensor, policy: Tensor, dynamics: 
             before = met.clone()
             for states in classes:
                 before[torch.from_numpy(states).to(met.device)] = False
-            chains = ChainSystems(model, before)
-            passed = chains.spread(chains.system(moves).solve(initial[before], transposed=True)) if before.any() else 0
-            into = initial + (model.mdp.scatter(passed[:, None, None] * moves) if before.any() else 0)
+            into = initial
+            if bool(before.any()):
+                chains = ChainSystems(model, before)
+                passed = chains.spread(chains.system(moves).solve(initial[before], transposed=True))
+                into = into + model.mdp.scatter(passed[:, None, None] * moves)
         for states in classes:
             inside = torch.zeros_like(met)
             inside[torch.from_numpy(states).to(met.device)] = True
