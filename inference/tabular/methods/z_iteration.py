@@ -85,7 +85,8 @@ class ZIteration:
     def run(self, model: TrajectoryModel, *, seed: int = 0) -> Posterior:
         """Answers a model; nothing is drawn, so `seed` does not matter.
 
-        The details are those of the closed form, and "solver"; "log_desirability" [S], log z at the first step, nats.
+        The details are those of the closed form, and "solver"; "rate", rho(G) of a first-exit problem of up to 500
+        states, gamma under a discount, else None; "log_desirability" [S], log z at the first step, nats.
         """
         self.supports(model)
         worlds, solver = SureSuccessors(model), "iteration"
@@ -100,7 +101,23 @@ class ZIteration:
             details={"solver": solver, "steps": model.steps},
         )
         desirability = None if posterior.values is None else posterior.values[0].detach() / model.temperature
-        return posterior.replace(details=MappingProxyType({**posterior.details, "log_desirability": desirability}))
+        found = {**posterior.details, "log_desirability": desirability}
+        found["rate"] = _rate(model, worlds, posterior)
+        return posterior.replace(details=MappingProxyType(found))
+
+
+def _rate(model: TrajectoryModel, worlds: SureSuccessors, posterior: Posterior) -> float | None:
+    """Rho(G), which is that of the chain of the best policy: G scaled by z."""
+    if model.is_finite or not posterior.status.ok:
+        return None
+    if model.discount < 1:
+        return float(model.discount)
+    live, number = model.live, model.mdp.num_states
+    if int(live.sum()) > RATE_LIMIT:
+        return None
+    policy = posterior.action_probs[0].detach() * live[:, None]
+    chain = policy.new_zeros(number, number).scatter_add(1, worlds.next_states, policy)[live][:, live]
+    return float(torch.linalg.eigvals(chain).abs().max()) if len(chain) else 0.0
 
 
 class SureSuccessors:

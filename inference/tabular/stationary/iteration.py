@@ -19,6 +19,7 @@ from cai.inference.kernels.backups import hard_choice
 from cai.inference.tabular.backward import Messages
 from cai.inference.tabular.recursion import Recursion
 from cai.inference.tabular.stationary.chains import ChainSystems, ended_states
+from cai.inference.tabular.stationary.classify import usable
 from cai.inference.tabular.stationary.graphs import reaching
 from cai.inference.tabular.stationary.hard import as_good, by_outcome, solve_hard
 from cai.inference.tabular.stationary.own import solve_own
@@ -170,11 +171,15 @@ def _status(model: TrajectoryModel, solution: Solution, met: Array) -> tuple[Sta
         if (met & states).any():
             return status, f"from state {mdp.state_name(int(np.flatnonzero(met & states)[0]))} {what}"
     start = (mdp.initial.detach() > 0).cpu().numpy()
-    lost, barred = start & (worth == -np.inf), solution.barred
-    if lost.any() and not (start & ~lost).any() if eta > 0 else lost.any():
-        if barred[lost].all() if eta > 0 else barred[lost].any():
-            return Status.SUCCESS, ""  # but for the start, of which the caller says why
-        return Status.DIVERGED, f"from state {mdp.state_name(int(np.flatnonzero(lost)[0]))} on values fall without end"
+    lost = start & (worth == -np.inf)
+    if lost.any() and (eta <= 0 or not (start & ~lost).any()):
+        steps, ends = solution.steps, np.append(solution.free, True)
+        _, edges, _ = usable(steps, np.append(np.where(solution.free, 0.0, np.nan), 0.0))
+        open_to = [reaching(steps.sources[some], steps.targets[some], ends)[:-1] for some in (edges, slice(None))]
+        fell = lost & ~solution.barred & ~(open_to[1] & ~open_to[0])  # not since -inf bars the way to every end
+        if not fell.any():
+            return Status.SUCCESS, ""  # whoever asks looks for the reward of -inf
+        return Status.DIVERGED, f"from state {mdp.state_name(int(np.flatnonzero(fell)[0]))} on values fall without end"
     finite = met & np.isfinite(worth)
     if np.isnan(worth[met]).any() or not solution.fits(solution.error[finite], worth[finite]):
         return Status.NOT_CONVERGED, ""

@@ -28,6 +28,7 @@ STALLS = 6  # steps without progress after which rounding is all that is left
 NEAR = 4.0  # of the rounding of delta: what is left at which no step is worth its price
 FAR = 1e12  # how far values are pushed, relative to their size, to see whether they would move on
 LOOKS = (25, 100, 300)  # steps after which growth is looked for
+LEAP = 1e6  # the length of a step, relative to the values, before which growth is looked for
 ROUND = 128  # backups over which growth is looked for
 LARGE = 50_000  # edges beyond which it is fewer
 CHECKS = 6  # attempts at a bound
@@ -98,7 +99,8 @@ def soft_policy_iteration(steps: Steps, values: Values, limit: int, chains: Chai
         step = chains.solve(moves, moves.delta)
         following = None if step is None else values.moved(step)
         lost = following is None or not np.isfinite(following.high).all()
-        if lost or count in LOOKS:
+        leaps = step is not None and float(np.abs(step).max()) > LEAP * (1 + float(np.abs(values.high).max()))
+        if lost or leaps or count in LOOKS:
             grew = grows(steps, values)
             if grew is not None:
                 return Found(values, count, grew)
@@ -149,10 +151,15 @@ def policy_iteration(steps: Steps, chosen: Array, limit: int, values: Values | N
 
 
 def grows(steps: Steps, values: Values, rounds: bool = True) -> Array | None:
-    """Bool [N], the states that move most, if they would move on as they do however far along they are; else None.
+    """Bool [N], states that move on and on however far along they are pushed: those that move most, or all; else None.
 
-    Then nothing holds them: what leads to other states weighs nothing any more. Values are looked at after one backup
-    and after many, since in a circle of states each may fall in its turn while all of them rise.
+    What leads elsewhere weighs nothing against a push so long, so a backup that moves all of them moves them for ever.
+    Values are looked at after one backup and after many: in a circle of states each may fall in turn while all rise.
+
+    Args:
+        steps: the problem.
+        values: where to look.
+        rounds: whether to look at many backups, too.
     """
     for count in (1, ROUND if len(steps.pairs) <= LARGE else ROUND // 8) if rounds else (1,):
         moved = _moved(steps, values, count)
@@ -160,12 +167,12 @@ def grows(steps: Steps, values: Values, rounds: bool = True) -> Array | None:
         if not 0 < largest < np.inf:
             continue
         sign = float(np.sign(moved[np.argmax(np.abs(moved))]))
-        leading = sign * moved >= 0.5 * largest
         far = sign * FAR * (float(np.abs(values.total).max()) + 1.0 + largest)
-        pushed = values.moved(np.where(leading, far, 0.0))
-        least = np.maximum(0.5 * sign * moved, 100 * count * steps.moves(pushed).rounding)
-        if bool((sign * _moved(steps, pushed, count) >= least)[leading].all()):
-            return leading
+        for leading in (sign * moved >= 0.5 * largest, np.ones(steps.number, dtype=bool)):
+            pushed = values.moved(np.where(leading, far, 0.0))
+            least = 100 * count * steps.moves(pushed).rounding
+            if bool((sign * _moved(steps, pushed, count) > least)[leading].all()):
+                return leading
     return None
 
 

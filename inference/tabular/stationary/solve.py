@@ -87,11 +87,23 @@ class Solution:
         """
         pairs, edges, dead = usable(self.steps, self.worth)
         self.worth[np.isnan(self.worth) & dead] = -np.inf
-        endless = self.worth == np.inf
-        if self.steps.eta >= 0 and endless.any():
-            endless = reaching(self.steps.sources[edges], self.steps.targets[edges], endless)
-            self.worth[np.isnan(self.worth) & endless & np.append(group, False)] = np.inf
-        return pairs, edges
+        steps, within = self.steps, np.append(group, False)
+        if steps.eta >= 0:
+            endless = reaching(steps.sources[edges], steps.targets[edges], self.worth == np.inf)
+            self.worth[np.isnan(self.worth) & endless & within] = np.inf
+            return pairs, edges
+        while True:  # unkind dynamics go elsewhere if they can
+            led = np.bincount(steps.pairs[edges], minlength=len(steps.states)) > 0
+            endless = np.zeros(steps.number + 1, dtype=bool)
+            endless[steps.states[pairs & ~led]] = True
+            endless &= np.isnan(self.worth) & within
+            pairs = pairs & led
+            if not endless.any():
+                return pairs, edges
+            self.worth[endless] = np.inf
+            edges = edges & ~endless[steps.targets]
+            pairs = pairs & ~endless[steps.states]
+            edges = edges & pairs[steps.pairs]
 
     def unknown(self, group: Array) -> Array:
         """Bool [N], those of a group that are unknown yet."""
