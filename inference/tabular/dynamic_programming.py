@@ -97,8 +97,8 @@ class SumProduct:
     (equation 7). `Posterior.luck` says how much it believes so.
 
     Args:
-        tolerance: over an infinite horizon, the largest error of a value, by a bound that holds, relative to the largest
-            value or reward that the start leads to; where rewards have one sign, relative to each value itself.
+        tolerance: over an infinite horizon, the largest error of a value, by a bound that holds, relative to the
+            largest value or reward that the start leads to; where rewards have one sign, relative to each value itself.
         max_iterations: over an infinite horizon, the most backups and policies.
         accelerate: over an infinite horizon, whether values are solved for by policy iteration (Newton's method, which
             takes one linear system where the problem is one); else backups run until the same bound holds.
