@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from dataclasses import dataclass
 from operator import attrgetter
@@ -148,7 +149,6 @@ class SumProduct:
         )
 
 
-@spare_core()
 def closed_form_posterior(
     model: TrajectoryModel,
     recursion: Recursion,
@@ -175,16 +175,17 @@ def closed_form_posterior(
         kernel: see `backward`.
     """
     found, status, attaining = dict(details or {}), Status.SUCCESS, None
-    if model.is_finite:
-        messages = backward(model, recursion, keep=keep, kernel=kernel)
-    else:
-        stationary = stationary_messages(model, recursion, settling)
-        messages, status = stationary.messages, stationary.status
-        found |= stationary.details
-        attaining = stationary.chosen
     policy = None
-    if acts is not None:
-        policy = torch.stack([acts(model, q_values, model.log_action_prior)[1] for q_values in messages.q_values])
+    with spare_core() if torch.get_num_threads() > 1 else contextlib.nullcontext():
+        if model.is_finite:
+            messages = backward(model, recursion, keep=keep, kernel=kernel)
+        else:
+            stationary = stationary_messages(model, recursion, settling)
+            messages, status = stationary.messages, stationary.status
+            found |= stationary.details
+            attaining = stationary.chosen
+        if acts is not None:
+            policy = torch.stack([acts(model, q_values, model.log_action_prior)[1] for q_values in messages.q_values])
     start = messages.start
     if status.ok and not math.isfinite(float(start.detach())):
         status = failure_status(model, recursion)
