@@ -100,10 +100,10 @@ class _Fits:
         self.one_sign = bool((paid >= 0).all() or (paid <= 0).all())
 
     def __call__(self, errors: Array, values: Array) -> bool:
-        size = np.abs(values)
+        sizes = np.abs(values)
         if not self.one_sign:
-            size = max(float(size.max(initial=0.0)), self.largest)
-        return bool((errors <= self.tolerance * size).all())
+            sizes = np.full_like(sizes, max(float(sizes.max(initial=0.0)), self.largest))
+        return bool((errors <= self.tolerance * sizes).all())
 
 
 def _solve(solution: Solution, group: Array, accelerate: bool) -> None:

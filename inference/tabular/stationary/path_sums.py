@@ -44,8 +44,8 @@ def path_sums(steps: Steps) -> Array | None:
     rows, columns = steps.sources[~ends], steps.targets[~ends]
     if many and steps.number <= DENSE_LIMIT:
         table = np.bincount(rows * steps.number + columns, shifted[~ends], steps.number**2)
-        found = np.linalg.solve(np.eye(steps.number) - table.reshape(steps.number, -1), side)
-        return np.log(found) if np.isfinite(found).all() and (found > 0).all() else None
+        sums = np.linalg.solve(np.eye(steps.number) - table.reshape(steps.number, -1), side)
+        return np.asarray(np.log(sums)) if np.isfinite(sums).all() and (sums > 0).all() else None
     pattern = Pattern(torch.from_numpy(rows), torch.from_numpy(columns), steps.number)
     if pattern.method == "iterate":
         return best
