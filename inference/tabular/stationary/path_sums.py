@@ -44,7 +44,10 @@ def path_sums(steps: Steps) -> Array | None:
     rows, columns = steps.sources[~ends], steps.targets[~ends]
     if many and steps.number <= DENSE_LIMIT:
         table = np.bincount(rows * steps.number + columns, shifted[~ends], steps.number**2)
-        sums = np.linalg.solve(np.eye(steps.number) - table.reshape(steps.number, -1), side)
+        try:
+            sums = np.linalg.solve(np.eye(steps.number) - table.reshape(steps.number, -1), side)
+        except np.linalg.LinAlgError:
+            return None
         return np.asarray(np.log(sums)) if np.isfinite(sums).all() and (sums > 0).all() else None
     pattern = Pattern(torch.from_numpy(rows), torch.from_numpy(columns), steps.number)
     if pattern.method == "iterate":
