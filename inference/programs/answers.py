@@ -71,6 +71,7 @@ class GuideAnswer:
             details=details,
         )
 
+    @torch.no_grad()  # the guide's tables are held fixed
     def _of_model(self, model: TrajectoryModel, found: Fit) -> Posterior:
         """Reads q's tables off the fitted guide."""
         num_states, run, steps = model.mdp.num_states, found.run, range(1, model.steps + 1)
@@ -139,6 +140,7 @@ def _left_out(program: Program, found: Fit) -> tuple[float | None, dict[str, tup
     return gap, unseen
 
 
+@torch.no_grad()  # q's tables are held fixed; log_evidence and elbo keep what they have
 def posterior_of_run(
     program: Program,
     info: ProgramInfo,
