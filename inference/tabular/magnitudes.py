@@ -11,6 +11,7 @@ from cai.inference.core.backend import Backend
 from cai.inference.core.status import Status
 from cai.inference.tabular.believed_dynamics import FixedDynamics
 from cai.inference.tabular.posterior import ModelPosterior
+from cai.models.common.numerics import plain_number
 from cai.models.trajectory.model import TrajectoryModel
 
 __all__ = ["LARGEST", "SMALLEST", "VANISHING", "is_in_range", "out_of_range"]
@@ -41,7 +42,7 @@ def is_in_range(model: Any, *, soft: bool = False) -> bool:
 def _sizes(model: TrajectoryModel) -> tuple[float, float, float]:
     """The temperature, and about the largest return, in reward units and in nats."""
     steps = min(float(model.horizon), 1 / (1 - model.discount) if model.discount < 1 else ENDLESS)
-    temperature, size = float(torch.as_tensor(model.temperature).detach()), steps * _largest_reward(model)
+    temperature, size = plain_number(model.temperature), steps * _largest_reward(model)
     return temperature, size, size / temperature
 
 
