@@ -18,7 +18,7 @@ from cai.inference.tabular.stationary.reachability import edges_of, leads_to
 from cai.models.common.numerics import categorical_divergence, expectation, weighted
 from cai.models.trajectory.model import TrajectoryModel
 
-__all__ = ["policy_posterior", "policy_values"]
+__all__ = ["NO_GRADIENTS", "asks_anywhere", "policy_posterior", "policy_values"]
 
 NO_GRADIENTS = "none: a search found the policy and recorded nothing of it; ask 'exact', 'variational' or 'risk'"
 BOUND_ALONE = "of elbo alone: the policy maximises it, and was held fixed; ask 'variational' for those of other numbers"
@@ -53,6 +53,11 @@ def policy_values(model: TrajectoryModel, policy: Tensor) -> tuple[Tensor, Tenso
     return values[None], torch.where(model.live[:, None], q_values, torch.zeros_like(q_values))[None]
 
 
+def asks_anywhere(model: TrajectoryModel) -> bool:
+    """Whether gradients are recorded, and some tensor of the model asks for them, that of the start included."""
+    return asks_for_gradients(model) or (torch.is_grad_enabled() and model.mdp.initial.requires_grad)
+
+
 def policy_posterior(
     backend: Any,
     model: TrajectoryModel,
@@ -79,8 +84,7 @@ def policy_posterior(
         The answer; its `elbo` is -inf where the policy can meet a reward of -inf. Over an infinite horizon its status
         is DIVERGED where the policy never ends, so that nothing adds up, and `details["why"]` says where.
     """
-    asks = gradients != "all" and (asks_for_gradients(model) or model.mdp.initial.requires_grad)
-    if asks and torch.is_grad_enabled():
+    if gradients != "all" and asks_anywhere(model):
         bound = _measured(backend, model, policy, status, {}).elbo if gradients == "bound" else None
         found = {**(details or {}), "gradients": NO_GRADIENTS if bound is None else BOUND_ALONE}
         with torch.no_grad():

@@ -8,6 +8,7 @@ from campaigns import over_methods
 from methods import ALL, SAMPLED
 
 from cai.inference import Status
+from cai.inference.core.learner import Iterative
 from cai.models import MDP, OutcomeReward, TableReward
 
 EVERY = [7, 1, 5, *(seed for seed in range(100) if seed not in (7, 1, 5))]  # these catch held policies
@@ -87,7 +88,10 @@ def check(method, seed):
         return looks(method.backend.run(rebuilt(model, moved), seed=0), paths)
 
     leaves = {name: zeros[name].clone().requires_grad_(name in asked) for name in LEAVES}
-    offered = looks(method.backend.run(rebuilt(model, leaves), seed=0), paths)
+    answer = method.backend.run(rebuilt(model, leaves), seed=0)
+    if isinstance(method.backend, Iterative) and method.backend.learner(model) is not None:
+        assert ("of elbo alone" if method.backend.name == "restricted" else "none") in answer.details["gradients"]
+    offered = looks(answer, paths)
     offered = {name: part for name, part in offered.items() if part.requires_grad}
     if not offered:
         return
