@@ -86,8 +86,7 @@ def evaluate_program(
             raise ValueError(f"the policy is for {sizes[0]} states and {sizes[1]} actions of the program; {has}")
     check_vectorised(program, info)
     acting = _Acting(policy, info, num_rollouts)
-    plate = pyro.plate("_rollouts", num_rollouts, dim=-1)
-    with pyro_session(None), OwnDraws(seed), torch.no_grad(), plate:
+    with pyro_session(None), OwnDraws(seed), torch.no_grad(), pyro.plate("_rollouts", num_rollouts, dim=-1):
         acting(ExactSites()(program))()
     returns = acting.returns
     possible = bool(torch.isfinite(returns).all())

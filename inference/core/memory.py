@@ -46,9 +46,7 @@ def check_memory(backend: Any, model: Any) -> None:
         return
     times, member = 1, model
     if isinstance(model, ModelBatch):
-        times, member, longest = len(model), model.base, max(model.horizons)
-        if member.horizon != longest:
-            member = member.replace(horizon=longest)
+        times, member = len(model), model[max(range(len(model)), key=model.horizons.__getitem__)]
     need = estimate(member)
     what = f"backend {backend.name!r} needs {need.what}" + (f", for each of {times} members" if times > 1 else "")
     device = member.mdp.probabilities.device if isinstance(member, TrajectoryModel) else None

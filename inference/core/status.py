@@ -36,14 +36,18 @@ class Status(str, Enum):
         "reward, or ask a backend of target 'exact'"
     )
     NOT_CONVERGED = (
-        "not converged: the iteration stopped at its limit before its criterion was met, so the answer is not final; "
-        "raise max_iterations, or loosen tolerance"
+        "not converged: the iteration stopped before its criterion was met, so the answer is not final; raise "
+        "max_iterations, or loosen tolerance (over an infinite horizon details['error_bound'] says how far off values "
+        "may be)"
     )
     DIVERGED = (
-        "diverged: over an infinite horizon no stationary answer is assured; fixed dynamics need a discount below 1, "
-        "or strictly negative rewards in every live state and a terminal state within reach from each, or terminal "
-        "states that every policy ends in; the exact target needs discount * rho(M) < 1, and 'risk' may need more; "
-        "lower the discount, change the rewards, or give a finite horizon"
+        "diverged: over an infinite horizon values grow, or fall, without end, so there is no stationary answer; give "
+        "a discount below 1 (for backends that believe in kind or unkind dynamics, a low one), rewards that cost in "
+        "every loop, a way to an end from everywhere, or a finite horizon"
+    )
+    NOT_ASSURED = (
+        "not assured: over an infinite horizon values do not grow, but those of finite horizons have no limit, or none "
+        "that a stationary policy attains; give a discount below 1 or a finite horizon"
     )
     DEGENERATE = (
         "degenerate: at some step every particle had met a reward of -inf (or a lookahead of zero), and none is left "

@@ -152,8 +152,7 @@ class TabularPosterior(Posterior):
             require_tables(self.model, "a policy", 4)  # copied, checked, and made ready to act
         probs, mdp = self.action_probs.detach(), self.mdp
         if kind != "stochastic":
-            best = (probs - 1e-12 * torch.arange(probs.shape[-1])).argmax(-1)  # equals up to rounding: the first
-            probs = torch.nn.functional.one_hot(best, probs.shape[-1]).double()
+            probs = torch.nn.functional.one_hot(self._most_probable_actions(probs), probs.shape[-1]).double()
         return policy_classes["table"](
             self._planned(probs) if kind == "plan" else probs,
             stationary=self.horizon == math.inf,
@@ -162,6 +161,10 @@ class TabularPosterior(Posterior):
             source=self.backend,
             metadata={"kind": kind, "target": str(self.target), "horizon": str(self.horizon)},
         )
+
+    def _most_probable_actions(self, probs: Tensor) -> Tensor:
+        """[T, S], the most probable action of each row [T, S, A]; of equals up to rounding the first."""
+        return (probs - 1e-12 * torch.arange(probs.shape[-1])).argmax(-1)
 
     def _planned(self, greedy: Tensor) -> Tensor:
         """[T, S, A], the actions of the most probable trajectory in every state; greedy where it says nothing.

@@ -23,6 +23,10 @@ __all__ = ["Pattern", "Table", "entries_like", "has_sparse_products", "process_t
 
 SPARSE_BELOW = 1 / 8  # share of entries of a dense process that are not zero, below which sparse products are faster
 
+with warnings.catch_warnings():  # filters belong to all threads, so here: torch says once that its layouts are a beta
+    warnings.simplefilter("ignore", UserWarning)
+    torch.sparse_csr_tensor([0, 0], [], [], (1, 1))
+
 # By the probabilities themselves, which processes that differ elsewhere may share.
 _MADE: WeakIdKeyDictionary = WeakIdKeyDictionary()
 
@@ -144,11 +148,9 @@ class Table:
     @cached_property
     def _sparse(self) -> Tensor:
         assert self.pattern is not None
-        with warnings.catch_warnings():  # torch calls its sparse layouts a beta
-            warnings.simplefilter("ignore", UserWarning)
-            return torch.sparse_csr_tensor(
-                self.pattern.pointers, self.pattern.columns, self.weights, self.pattern.shape, check_invariants=False
-            )
+        return torch.sparse_csr_tensor(
+            self.pattern.pointers, self.pattern.columns, self.weights, self.pattern.shape, check_invariants=False
+        )
 
 
 def process_table(mdp: MDP) -> Table:

@@ -184,8 +184,13 @@ def run_stacked(
 ) -> _Replay:
     """Runs a program under a plate of particles, some of its sites known, up to a site; draws from a generator."""
     replay = _Replay(known, stop, score_latents)
-    plate = pyro.plate(PLATE, size, dim=-1)
-    with _explained(program), pyro_session(draws), torch.no_grad(), plate, contextlib.suppress(_Stop):
+    with (
+        _explained(program),
+        pyro_session(draws),
+        torch.no_grad(),
+        pyro.plate(PLATE, size, dim=-1),  # made in the session: it sends a message through the stack of handlers
+        contextlib.suppress(_Stop),
+    ):
         replay(_Sites()(program))()
     for name, value in replay.drawn.items():
         if value.shape[:1] != (size,):

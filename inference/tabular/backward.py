@@ -61,8 +61,11 @@ class Messages(Lazy):
     @table
     def q_values(self) -> Tensor:
         """[T, S, A], log beta_t(s, a)."""
+        require_tables(self.model, "q_values", 1)
+        return self._q_values()
+
+    def _q_values(self) -> Tensor:
         model, kind, values = self.model, self.recursion.kind, self.values
-        require_tables(model, "q_values", 1)
         assert kind is not None
         if not values.requires_grad:
             found = self.soft.q_values(values)
@@ -78,8 +81,12 @@ class Messages(Lazy):
     @table
     def policy(self) -> Tensor:
         """[T, S, A], pi(a | s); the action prior where v = -inf."""
-        require_tables(self.model, "action_probs", 1 if "q_values" in self.__dict__ else 2)
-        model, prior, q_values = self.model, self.log_prior, self.q_values
+        model, prior, q_values = self.model, self.log_prior, self.__dict__.get("q_values")
+        require_tables(model, "action_probs", 1 if q_values is not None else 2)
+        if q_values is None:
+            q_values = self._q_values()
+            if self.holds_tables:
+                self.__dict__["q_values"] = q_values
         own = model.log_action_prior
         return in_chunks(
             lambda part: self.recursion.choice(model, q_values[part], own if prior is None else prior[part])[1],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from dataclasses import dataclass
 from operator import attrgetter
@@ -21,7 +22,8 @@ from cai.inference.tabular.backward import KEEP, Messages, backward, occupancies
 from cai.inference.tabular.believed_dynamics import FixedDynamics, OutcomeDynamics
 from cai.inference.tabular.posterior import ModelPosterior, in_reward_units
 from cai.inference.tabular.recursion import EXACT, FIXED, Choice, Recursion
-from cai.inference.tabular.stationary.chains import can_succeed, expected_visits, has_trap
+from cai.inference.tabular.stationary.average import average_messages
+from cai.inference.tabular.stationary.chains import can_succeed, expected_visits, pays_for_ever
 from cai.inference.tabular.stationary.iteration import Settling, stationary_messages
 from cai.models.common.threads import spare_core
 from cai.models.trajectory.model import TrajectoryModel
@@ -119,6 +121,7 @@ class SumProduct:
     target: ClassVar[Target] = Target.EXACT
     soft_recursion: ClassVar[str | None] = "exact"
     accepts: ClassVar[str] = "a TrajectoryModel, any horizon"
+    averages: ClassVar[bool] = True
     cost: ClassVar[str] = "T S A K time, T S A memory"
 
     def __post_init__(self) -> None:
@@ -148,7 +151,6 @@ class SumProduct:
         )
 
 
-@spare_core()
 def closed_form_posterior(
     model: TrajectoryModel,
     recursion: Recursion,
@@ -174,21 +176,22 @@ def closed_form_posterior(
         keep: what of a finite horizon stays in memory, see `backward`.
         kernel: see `backward`.
     """
-    found, status = dict(details or {}), Status.SUCCESS
-    if model.is_finite:
-        messages = backward(model, recursion, keep=keep, kernel=kernel)
-    else:
-        messages, status, iteration = stationary_messages(model, recursion, settling)
-        found |= iteration
+    found, status, attaining, known = dict(details or {}), Status.SUCCESS, None, None
     policy = None
-    if acts is not None:
-        policy = torch.stack([acts(model, q_values, model.log_action_prior)[1] for q_values in messages.q_values])
+    with spare_core() if torch.get_num_threads() > 1 else contextlib.nullcontext():
+        if model.is_finite:
+            messages = backward(model, recursion, keep=keep, kernel=kernel)
+        else:
+            solve = average_messages if model.is_average else stationary_messages
+            stationary = solve(model, recursion, settling)
+            messages, status = stationary.messages, stationary.status
+            found |= stationary.details
+            attaining, known = stationary.chosen, stationary.known
+        if acts is not None:
+            policy = torch.stack([acts(model, q_values, model.log_action_prior)[1] for q_values in messages.q_values])
     start = messages.start
     if status.ok and not math.isfinite(float(start.detach())):
-        if not model.is_finite and has_trap(model):
-            status, found["why"] = Status.DIVERGED, "the start can lead to where nothing ends"
-        else:
-            status = failure_status(model, recursion)
+        status = failure_status(model, recursion)
     return messages_posterior(
         model,
         recursion,
@@ -198,6 +201,8 @@ def closed_form_posterior(
         target=target,
         policy=policy,
         details=found,
+        attaining=attaining,
+        known=known,
         keep=keep,
         kernel=kernel,
     )
@@ -213,6 +218,8 @@ def messages_posterior(
     target: Target,
     policy: Tensor | None = None,
     details: dict[str, Any] | None = None,
+    attaining: Tensor | None = None,
+    known: dict[str, Any] | None = None,
     keep: str = "values",
     kernel: str = "auto",
 ) -> RecursionPosterior:
@@ -227,6 +234,8 @@ def messages_posterior(
         target: for `exact` and `fixed-dynamics` the last message is the bound; for others the bound is what q attains.
         policy: [T, S, A], of q; that of the messages unless given.
         details: further numbers of the backend.
+        attaining: int64 [S], over an infinite horizon, actions that reach the values of hard control.
+        known: further parts of the answer by name, `visits` among them where the criterion is the average.
         keep: "evidence" computes tables at every look; else they are held once they were computed.
         kernel: how sums over outcomes are computed.
     """
@@ -237,16 +246,21 @@ def messages_posterior(
         found["kernel"] = messages.kernel
     parts: dict[str, Any] = {"backend": backend, "target": target, "model": model, "horizon": model.horizon}
     parts |= {"recursion": recursion, "messages": messages, "kernel": kernel, "holds_tables": keep != "evidence"}
+    parts |= known or {}
     if policy is not None:
         parts["action_probs"] = policy
+    elif attaining is not None:
+        parts["attaining"] = attaining
     if not status.ok:
         parts |= {"initial": model.mdp.initial, "world": FixedDynamics(model)}
-    if not model.is_finite and status.ok:
+    if not model.is_finite and not model.is_average and status.ok:
         settled = RecursionPosterior(**parts, status=status)
         try:
             parts["visits"] = expected_visits(model, settled.initial, settled.action_probs, settled.world)
+            if pays_for_ever(model, settled.action_probs[0], settled.world):
+                parts |= {"policy_divergence": bound.new_full((), math.inf), "elbo": bound.new_full((), -math.inf)}
         except ValueError as error:  # values settle, but what q believes never ends
-            status, found["why"] = Status.DIVERGED, str(error).split(",")[0]
+            status, found["why"] = Status.NOT_ASSURED, str(error).split(",")[0]
     if not model.is_finite and not status.ok:
         return _without_expectations(model, target, status, messages, parts | {"details": found})
     if target is Target.EXACT:
@@ -263,11 +277,14 @@ class RecursionPosterior(ModelPosterior):
         recursion: how they were passed, and so which dynamics they believe in.
         messages: in nats.
         kernel: how sums over outcomes are computed.
+        attaining: int64 [S], of hard control over an infinite horizon: among equally good actions one by which the
+            value is reached, -1 where nothing is; None elsewhere.
     """
 
     recursion: Recursion
     messages: Messages
     kernel: str
+    attaining: Tensor | None = None
 
     @view
     def values(self) -> Tensor | None:
@@ -281,6 +298,10 @@ class RecursionPosterior(ModelPosterior):
 
     # [T, S, A], q(a_t | s_t); the action prior where the row cannot matter.
     action_probs = view[Tensor](attrgetter("messages.policy"))
+
+    def _most_probable_actions(self, probs: Tensor) -> Tensor:
+        best = super()._most_probable_actions(probs)
+        return best if self.attaining is None else torch.where(self.attaining >= 0, self.attaining, best)
 
     @lazy
     def chooses_softly(self) -> bool:

@@ -11,10 +11,10 @@ from cai.inference.core.backend import Backend
 from cai.inference.core.status import Status
 from cai.inference.tabular.believed_dynamics import FixedDynamics
 from cai.inference.tabular.posterior import ModelPosterior
-from cai.models.common.numerics import plain_number
+from cai.models.trajectory.batch import ModelBatch
 from cai.models.trajectory.model import TrajectoryModel
 
-__all__ = ["LARGEST", "SMALLEST", "VANISHING", "is_in_range", "out_of_range"]
+__all__ = ["LARGEST", "SMALLEST", "VANISHING", "batch_is_in_range", "is_in_range", "out_of_range"]
 
 LARGEST = 1e150  # of a temperature and a return, in reward units and in nats: its square is still a float
 SMALLEST = 1e-150  # likewise
@@ -31,18 +31,48 @@ def is_in_range(model: Any, *, soft: bool = False) -> bool:
         soft: whether values come from sums of e^{r / alpha}, of which nothing is left where all r / alpha vanish
             beside 1.
     """
-    if not isinstance(model, TrajectoryModel):
-        return True
-    least = VANISHING if soft else SMALLEST
-    temperature, size, nats = _sizes(model)
+    return not isinstance(model, TrajectoryModel) or _in_range(*_sizes(model), soft)
+
+
+def batch_is_in_range(batch: ModelBatch, *, soft: bool = False) -> bool:
+    """Whether every member of a batch is; where members share their rewards, or give tables, no member is made.
+
+    Args:
+        batch: the problems, all of finite horizons.
+        soft: as for `is_in_range`.
+    """
+    base, number, tables = batch.base, len(batch), batch.tables
+    if tables is not None:
+        sizes, possible = tables.detach().abs(), base.mdp.probabilities > 0
+        counts = torch.isfinite(sizes) & (possible[..., 0] if possible.shape[-1] == 1 else True)
+        largest = sizes.masked_fill(~counts, 0.0).amax((1, 2)).tolist()
+    elif batch.gives_rewards or base.reward.reads_time:
+        return all(is_in_range(member, soft=soft) for member in batch)
+    else:
+        largest = [_largest_reward(base)] * number
+    shared = batch.temperatures is None
+    temperatures = torch.as_tensor(base.temperature if shared else batch.temperatures, dtype=torch.float64)
+    steps = [_steps(horizon, base.discount) for horizon in batch.horizons]
+    for alpha, count, most in zip(temperatures.detach().expand(number).tolist(), steps, largest, strict=True):
+        if not _in_range(alpha, count * most, count * most / alpha, soft):
+            return False
+    return True
+
+
+def _in_range(temperature: float, size: float, nats: float, soft: bool) -> bool:
     in_reach = all(not value or SMALLEST <= value <= LARGEST for value in (temperature, size))
-    return in_reach and (not size or least <= nats <= LARGEST)
+    return in_reach and (not size or (VANISHING if soft else SMALLEST) <= nats <= LARGEST)
+
+
+def _steps(horizon: float, discount: float) -> float:
+    """How many steps of the largest reward a return is worth, at most."""
+    return min(float(horizon), 1 / (1 - discount) if discount < 1 else ENDLESS)
 
 
 def _sizes(model: TrajectoryModel) -> tuple[float, float, float]:
     """The temperature, and about the largest return, in reward units and in nats."""
-    steps = min(float(model.horizon), 1 / (1 - model.discount) if model.discount < 1 else ENDLESS)
-    temperature, size = plain_number(model.temperature), steps * _largest_reward(model)
+    temperature = float(torch.as_tensor(model.temperature, dtype=torch.float64).detach())
+    size = _steps(model.horizon, model.discount) * _largest_reward(model)
     return temperature, size, size / temperature
 
 

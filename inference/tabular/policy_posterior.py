@@ -13,7 +13,7 @@ from cai.inference.kernels.values import asks_for_gradients
 from cai.inference.tabular.backward import policy_backward
 from cai.inference.tabular.believed_dynamics import FixedDynamics
 from cai.inference.tabular.posterior import ModelPosterior, tabular_posterior
-from cai.inference.tabular.stationary.chains import ChainSystems, expected_visits
+from cai.inference.tabular.stationary.chains import ChainSystems, ended_states, expected_visits
 from cai.inference.tabular.stationary.reachability import edges_of, leads_to
 from cai.models.common.numerics import categorical_divergence, expectation, weighted
 from cai.models.trajectory.model import TrajectoryModel
@@ -46,8 +46,10 @@ def policy_values(model: TrajectoryModel, policy: Tensor) -> tuple[Tensor, Tenso
     moves = policy[0][..., None] * alive * model.live[:, None, None]
     forbidden = model.live & torch.isinf(earned)
     infeasible = leads_to(*edges_of(moves.detach() > 0, model.mdp.successors()), forbidden)
-    chains = ChainSystems(model, model.live & ~infeasible)
-    values = chains.spread(chains.system(moves).solve(earned[chains.counts]))
+    free = ended_states(model, policy[0].detach(), alive.detach(), fallen.detach()) & (earned.detach() == 0)
+    chains = ChainSystems(model, model.live & ~infeasible & ~free)
+    falls = policy[0][..., None] * fallen * model.live[:, None, None]
+    values = chains.spread(chains.system(moves, falls).solve(earned[chains.counts]))
     values = torch.where(infeasible, torch.full_like(values, -torch.inf), values)
     q_values = rewards + weighted(alive, model.mdp.gather(values).expand_as(alive)).sum(-1)
     return values[None], torch.where(model.live[:, None], q_values, torch.zeros_like(q_values))[None]

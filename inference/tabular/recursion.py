@@ -8,7 +8,7 @@ from functools import partial
 
 from torch import Tensor
 
-from cai.inference.kernels.backups import fixed_backup, optimistic_backup, soft_policy, tilted_backup
+from cai.inference.kernels.backups import fixed_backup, hard_choice, optimistic_backup, soft_policy, tilted_backup
 from cai.inference.kernels.problem import Kind
 from cai.inference.tabular.believed_dynamics import FixedDynamics, OutcomeDynamics, TiltedDynamics, tilted_start
 from cai.models.common.numerics import start_value
@@ -32,6 +32,8 @@ class Recursion:
             ones.
         kind: the name of its backup if that is one of the two of the soft recursions.
         is_soft: whether it is one of the two soft recursions, which run over whole horizons at once.
+        is_listed: whether it is a certainty equivalent at eta with the soft or the hard choice, so that stationary
+            values are solved for from lists of what may happen.
     """
 
     backup: Backup
@@ -39,10 +41,13 @@ class Recursion:
     eta: float = 1.0
     kind: Kind | None = field(init=False)
     is_soft: bool = field(init=False)
+    is_listed: bool = field(init=False)
 
     def __post_init__(self) -> None:
         kind = _KINDS.get(self.backup)
-        self.__dict__.update(kind=kind, is_soft=kind is not None and self.choice is soft_policy)
+        tilts = isinstance(self.backup, partial) and self.backup.func is tilted_backup
+        listed = (kind is not None or tilts) and self.choice in (soft_policy, hard_choice)
+        self.__dict__.update(kind=kind, is_soft=kind is not None and self.choice is soft_policy, is_listed=listed)
 
     def start(self, model: TrajectoryModel, log_messages: Tensor) -> Tensor:
         """What the start is worth, nats: the log evidence at eta = 1, the mean of v at eta = 0; 0-dim.

@@ -37,3 +37,10 @@ class GridLayout:
                 )
         if self.labels and len(self.labels) != len(self.cells):
             raise ValueError(f"layout: {len(self.labels)} labels for {len(self.cells)} states; give one each")
+
+    def check(self, num_states: int, num_actions: int) -> None:
+        """Raises ValueError unless it is one for a process of that size."""
+        if len(self.cells) != num_states:
+            raise ValueError(f"layout places {len(self.cells)} states; the process has {num_states}")
+        if len(self.arrows) not in (0, num_actions):
+            raise ValueError(f"layout holds {len(self.arrows)} arrows for {num_actions} actions; give one each")

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from cai.models.common.checks import float_tensor, named_index, start_distribution, state_mask
+from cai.models.common.checks import float_tensor, start_distribution, state_mask
 from cai.models.common.devices import place_tensor, resolve_place
 from cai.models.common.facts import fact_table, process_facts
 from cai.models.common.labels import by_name
@@ -23,7 +23,7 @@ from cai.models.processes.from_graph import graph_successors, read_initial
 from cai.models.processes.from_sparse import successors_from_sparse
 from cai.models.processes.from_successors import read_successors
 from cai.models.processes.layout import GridLayout
-from cai.models.processes.parts import check_absorbing, checked_names, complete_rows
+from cai.models.processes.parts import Named, check_absorbing, checked_names, complete_rows, region_masks
 
 __all__ = ["MDP"]
 
@@ -46,7 +46,7 @@ def _of_parts(parts: dict[str, Any]) -> MDP:
 
 @storable("mdp", pack=_parts, unpack=_of_parts)
 @dataclass(frozen=True, eq=False)
-class MDP(KnownNames):
+class MDP(Named, KnownNames):
     """A finite Markov decision process without its reward.
 
     Every (state, action) has K outcomes: a next state with a probability. Given as `transitions` the outcomes are the
@@ -248,13 +248,7 @@ class MDP(KnownNames):
             miss,
             lambda state: str(state) if state_names is None else state_names[state],
         )
-        if not isinstance(self.regions, Mapping):
-            raise TypeError(f"regions is {self.regions!r}; give a dict from names to states, e.g. {{'exit': [3]}}")
         dense = None if next_states is not None else probabilities
-        regions = {
-            str(key): state_mask(states, num_states, state_names, f"region {key!r}")
-            for key, states in self.regions.items()
-        }
         self.__dict__.update(
             transitions=dense,
             probabilities=probabilities,
@@ -264,7 +258,7 @@ class MDP(KnownNames):
             terminal=terminal,
             state_names=state_names,
             action_names=action_names,
-            regions=regions,
+            regions=region_masks(self.regions, num_states, state_names),
             num_states=num_states,
             num_actions=num_actions,
             num_outcomes=num_outcomes,
@@ -274,10 +268,8 @@ class MDP(KnownNames):
             check_absorbing(self)
         if self.axes is not None or num_states == num_actions:
             check_axes(self.axes, dense, terminal)
-        if self.layout is not None and len(self.layout.cells) != num_states:
-            raise ValueError(f"layout places {len(self.layout.cells)} states; the process has {num_states}")
-        if self.layout is not None and len(self.layout.arrows) not in (0, num_actions):
-            raise ValueError(f"layout holds {len(self.layout.arrows)} arrows for {num_actions} actions; give one each")
+        if self.layout is not None:
+            self.layout.check(num_states, num_actions)
 
     # ---- where it lives -----------------------------------------------------------------------------------------
 
@@ -338,22 +330,6 @@ class MDP(KnownNames):
     def save(self, path: str | Path) -> Path:
         """Writes tables, names and layout to a file that `cai.load` reads, without gradients; returns the path."""
         return save(path, self)
-
-    def state_index(self, name: str) -> int:
-        """The number of a state, by its name."""
-        return named_index(self.state_names, name, "state")
-
-    def action_index(self, name: str) -> int:
-        """The number of an action, by its name."""
-        return named_index(self.action_names, name, "action")
-
-    def state_name(self, state: int) -> str:
-        """The name of a state, or its number."""
-        return str(state) if self.state_names is None else self.state_names[state]
-
-    def action_name(self, action: int) -> str:
-        """The name of an action, or its number."""
-        return str(action) if self.action_names is None else self.action_names[action]
 
     def states(self, states: Any) -> Tensor:
         """A mask, bool [S], of states given as a mask, indices or names, or as the name of a region."""

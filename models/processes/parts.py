@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-from cai.models.common.checks import MENDS, available_mask, check_distribution
+from cai.models.common.checks import MENDS, available_mask, check_distribution, named_index, state_mask
 
-__all__ = ["Rows", "check_absorbing", "checked_names", "complete_rows", "leaving_probability"]
+__all__ = ["Named", "Rows", "check_absorbing", "checked_names", "complete_rows", "leaving_probability", "region_masks"]
 
 
 def checked_names(names: Sequence[str], size: int, what: str) -> tuple[str, ...]:
@@ -24,6 +24,36 @@ def checked_names(names: Sequence[str], size: int, what: str) -> tuple[str, ...]
             f"{what}"
         )
     return listed
+
+
+class Named:
+    """Base of what has states and actions with names, or none."""
+
+    state_names: Sequence[str] | None
+    action_names: Sequence[str] | None
+
+    def state_index(self, name: str) -> int:
+        """The number of a state, by its name."""
+        return named_index(self.state_names, name, "state")
+
+    def action_index(self, name: str) -> int:
+        """The number of an action, by its name."""
+        return named_index(self.action_names, name, "action")
+
+    def state_name(self, state: int) -> str:
+        """The name of a state, or its number."""
+        return str(state) if self.state_names is None else self.state_names[state]
+
+    def action_name(self, action: int) -> str:
+        """The name of an action, or its number."""
+        return str(action) if self.action_names is None else self.action_names[action]
+
+
+def region_masks(regions: Mapping[str, Any], num_states: int, names: Sequence[str] | None) -> dict[str, Tensor]:
+    """Named sets of states as masks, bool [S]."""
+    if not isinstance(regions, Mapping):
+        raise TypeError(f"regions is {regions!r}; give a dict from names to states, e.g. {{'exit': [3]}}")
+    return {str(key): state_mask(states, num_states, names, f"region {key!r}") for key, states in regions.items()}
 
 
 class _Process(Protocol):

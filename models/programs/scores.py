@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import pyro
 import torch
 from pyro.distributions.util import scale_and_mask
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from cai.models.programs.session import pyro_session
 
 __all__ = ["bad_score", "find_bad_site", "is_about_numbers"]
 
 RUNS = 64  # runs of a program that has failed, to find the first of its sites that does
+_CHECKING = "torch.distributions.distribution"  # the module in which distributions check their parameters
+_VERDICTS = {"_is_all_true", "all"}  # functions of torch that say whether a check has passed, in one release or another
 SHOWN = 4  # values that a message names, the last ones before the site
 
 
@@ -50,12 +53,13 @@ def is_about_numbers(error: Exception) -> bool:
 def find_bad_site(program: Callable[[], Any]) -> str:
     """The first site, in the order of the program, that was seen to score NaN or +inf; "" if none was.
 
-    The program runs alone, from its prior, with seeds of its own and without Pyro's checks, which do not name the site.
+    The program runs alone, from its prior, with seeds of its own and without the checks of distributions, which do not
+    name the site.
     """
     found, limit = "", None
     for seed in range(RUNS):
         sites = _Scores(limit)
-        with pyro_session(seed, program), pyro.validation_enabled(False), contextlib.suppress(_Stop), sites:
+        with pyro_session(seed, program), _Unchecked(), contextlib.suppress(_Stop), sites:
             try:
                 program()
             except (RuntimeError, ValueError, IndexError):
@@ -67,6 +71,18 @@ def find_bad_site(program: Callable[[], Any]) -> str:
 
 class _Stop(BaseException):
     """Breaks a program off; a BaseException, which a program's own `except Exception` does not swallow."""
+
+
+class _Unchecked(TorchFunctionMode):
+    """Distributions made in this thread find every parameter and value valid.
+
+    `pyro.validation_enabled(False)` would turn the checks off, and on again, for every thread of the process.
+    """
+
+    def __torch_function__(self, func: Any, kinds: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(func, "__name__", "") in _VERDICTS and sys._getframe(1).f_globals.get("__name__") == _CHECKING:
+            return torch.tensor(True)
+        return func(*args, **(kwargs or {}))
 
 
 class _Scores(Messenger):

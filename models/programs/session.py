@@ -71,18 +71,18 @@ def first_run(program: Callable[[], Any]) -> poutine.Trace:
 
     Where the program draws outside of its sites (`torch.rand` in its body), sessions from then on see to that, too.
     """
-    before = torch.get_rng_state()
-    with pyro_session():
-        trace = poutine.trace(program).get_trace()
-    if torch.equal(before, torch.get_rng_state()):
-        return trace
-    # It drew, or another thread did meanwhile: the same again, with what is drawn outside of sites apart.
+    if threading.active_count() == 1:  # nobody sees the state put back, and to watch each call takes longer
+        before = torch.get_rng_state()
+        with pyro_session():
+            trace = poutine.trace(program).get_trace()
+        if torch.equal(before, torch.get_rng_state()):
+            return trace
+        torch.set_rng_state(before)
     apart = torch.Generator().manual_seed(0)
     first, sites = apart.get_state(), _SiteDraws(0)
     with _session(sites), OwnDraws(apart, sites.given):
-        poutine.trace(program).get_trace()
+        trace = poutine.trace(program).get_trace()
     if not torch.equal(first, apart.get_state()):
-        torch.set_rng_state(before)
         _DRAW_OUTSIDE.add(program)
     return trace
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import warnings
 from typing import Any
 
 import numpy as np
@@ -18,7 +16,6 @@ from cai.models.zoo.transition_tables import TransitionTable, read_table
 
 __all__ = ["fitting_temperature", "from_gymnasium", "gymnasium_model", "make_environment", "process_of_table"]
 
-logger = logging.getLogger("cai.models")
 
 ACTION_NAMES = {
     "FrozenLakeEnv": ("left", "down", "right", "up"),
@@ -163,7 +160,7 @@ def fitting_temperature(mdp: MDP, reward: TableReward | OutcomeReward) -> float:
 
 
 def make_environment(environment: Any, options: dict[str, Any]) -> Any:
-    """An environment by its id, or the environment itself; Gymnasium's own warnings are logged."""
+    """An environment by its id, or the environment itself; Gymnasium's own warnings stay warnings."""
     import gymnasium  # takes a second to import, so only where it is needed
 
     if not isinstance(environment, str):
@@ -171,15 +168,11 @@ def make_environment(environment: Any, options: dict[str, Any]) -> Any:
             raise ValueError(f"options {sorted(options)} are for an environment's id; this environment is made already")
         return environment
     try:
-        with warnings.catch_warnings(record=True) as caught:
-            made = gymnasium.make(environment, **options)
+        return gymnasium.make(environment, **options)
     except (gymnasium.error.Error, ImportError) as error:
         raise ValueError(f"Gymnasium cannot make {environment!r}: {error}") from None
     except TypeError as error:
         raise ValueError(f"Gymnasium environment {environment!r} does not take these options: {error}") from None
-    for warning in caught:
-        logger.warning("%s", warning.message)
-    return made
 
 
 def _initial(base: Any, initial: Any) -> tuple[Any, str]:

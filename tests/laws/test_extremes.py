@@ -11,6 +11,7 @@ import torch
 
 import cai
 from cai.inference import Status
+from cai.inference.tabular.magnitudes import batch_is_in_range, is_in_range
 from cai.models import bridge, lottery
 
 SIZES = (5e-324, 1e-308, 1e-300, 1e-155, 1e-100, 1e-20, 1e-9, 1e9, 1e20, 1e100, 1e155, 1e300, 1e308, 1.7e308)
@@ -98,3 +99,29 @@ def test_extreme_sizes_that_go_together_are_answered():
         scaled = cai.infer(model.replace(reward=model.reward * unit), "exact")
         assert float(scaled.log_evidence) == pytest.approx(float(plain.log_evidence), rel=1e-12)
         assert float(scaled.believed_return) == pytest.approx(unit * float(plain.believed_return), rel=1e-12)
+
+
+def test_a_batch_is_in_range_if_every_member_is_and_makes_none_for_tables(monkeypatch):
+    draw, seen = random.Random(5), []
+    mostly_one = (1.0,) * 2 * len(SIZES) + SIZES
+    for seed in range(200):
+        method = draw.choice([method for method in methods.ALL if method.backend.name == "exact"])
+        base = method.problem(seed, forbidden=False).model
+        if not base.is_finite:
+            continue
+        states, actions, number = base.mdp.num_states, base.mdp.num_actions, draw.randrange(1, 4)
+        options = {"temperature": [draw.choice(mostly_one) for _ in range(number)]}
+        if plain := draw.random() < 0.7:
+            sizes = torch.tensor([draw.choice(mostly_one) for _ in range(number)], dtype=torch.float64)
+            noise = torch.rand(number, states, actions, generator=torch.Generator().manual_seed(seed)).double()
+            options["reward"] = -sizes[:, None, None] * noise * base.live[:, None]
+        if draw.random() < 0.5 and not base.reward.reads_time:
+            options["horizon"] = [draw.randrange(1, 6) for _ in range(number)]
+        batch = base.batch(**options)
+        with monkeypatch.context() as patch:
+            if plain:
+                patch.setattr(type(batch), "_member", lambda *_: pytest.fail("a member is made"))
+            got = batch_is_in_range(batch, soft=True)
+        assert got == all(is_in_range(member, soft=True) for member in batch), batch
+        seen.append(got)
+    assert 20 < sum(seen) < len(seen) - 20

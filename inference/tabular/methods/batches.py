@@ -17,7 +17,7 @@ from cai.inference.core.status import InferenceError, Status
 from cai.inference.kernels.values import batched_values, soft_values
 from cai.inference.tabular.backward import Messages
 from cai.inference.tabular.dynamic_programming import failure_status, messages_posterior
-from cai.inference.tabular.magnitudes import is_in_range
+from cai.inference.tabular.magnitudes import batch_is_in_range
 from cai.inference.tabular.recursion import EXACT, FIXED, Recursion
 from cai.models.common.numerics import expectation, message_equivalent, safe_log, weighted
 from cai.models.common.threads import spare_core
@@ -72,11 +72,7 @@ def infer_batch(
         BatchError: if a member did not succeed and `throw` is True; it holds all answers.
     """
     recursion = _SOFT.get(str(getattr(backend, "soft_recursion", None)))
-    if (
-        recursion is not None
-        and _in_one_pass(batch, recursion, backend)
-        and all(is_in_range(model, soft=True) for model in batch)
-    ):
+    if recursion is not None and _in_one_pass(batch, recursion, backend) and batch_is_in_range(batch, soft=True):
         with spare_core():
             answers = _OnePass(batch, recursion, backend).answers()
     else:

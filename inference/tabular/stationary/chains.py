@@ -6,17 +6,20 @@ import torch
 from torch import Tensor
 
 from cai.inference.tabular.believed_dynamics import OutcomeDynamics
+from cai.inference.tabular.stationary.graphs import closed_classes
 from cai.inference.tabular.stationary.linear_systems import LinearSystem, Pattern
-from cai.inference.tabular.stationary.reachability import drains, edges_of, leads_to, reached_from
+from cai.inference.tabular.stationary.reachability import edges_of, leads_to, reached_from
 from cai.models.trajectory.model import TrajectoryModel
 
 __all__ = [
     "SOLVE_LIMIT",
     "ChainSystems",
-    "always_ends",
     "can_succeed",
+    "ended_states",
     "expected_visits",
     "has_trap",
+    "long_run",
+    "pays_for_ever",
     "reaches_terminal",
     "transition_matrix",
 ]
@@ -42,7 +45,7 @@ class ChainSystems:
     """
 
     def __init__(self, model: TrajectoryModel, counts: Tensor) -> None:
-        self.counts = counts
+        self.model, self.counts = model, counts
         self.states = torch.nonzero(counts).flatten()
         number = len(self.states)
         self.dense = model.mdp.next_states is None
@@ -58,15 +61,46 @@ class ChainSystems:
         rows = place[torch.div(self.entries, width, rounding_mode="floor")]
         self.pattern = Pattern(rows, place[following.reshape(-1)[self.entries]], number)
 
-    def system(self, moves: Tensor) -> LinearSystem:
-        """I - P for moves [S, A, K], the chance under a policy of each action and outcome."""
+    def system(self, moves: Tensor, falls: Tensor | None = None) -> LinearSystem:
+        """I - P of a chain.
+
+        Args:
+            moves: [S, A, K], the chance of each action and outcome.
+            falls: [S, A, K], that of falling into the absorbing state with it; none unless given.
+        """
+        with torch.no_grad():
+            outside = torch.where(self.counts[self.model.mdp.successors()], torch.zeros_like(moves), moves).sum((1, 2))
+            exits = (outside if falls is None else outside + falls.sum((1, 2)))[self.states]
         if self.dense:
-            return self.pattern.system(moves.sum(1)[self.states][:, self.states].reshape(-1))
-        return self.pattern.system(moves.reshape(-1)[self.entries])
+            return self.pattern.system(moves.sum(1)[self.states][:, self.states].reshape(-1), exits)
+        return self.pattern.system(moves.reshape(-1)[self.entries], exits)
 
     def spread(self, solution: Tensor) -> Tensor:
         """A solution [N] at its states, 0 elsewhere: [S]."""
         return solution.new_zeros(len(self.counts)).index_add(0, self.states, solution)
+
+
+def ended_states(model: TrajectoryModel, policy: Tensor, chances: Tensor, falls: Tensor | None = None) -> Tensor:
+    """Bool [S], live states of closed classes in which nothing is ever paid: a chain that got there counts as ended.
+
+    Args:
+        model: the trajectory model.
+        policy: [S, A].
+        chances: [S, A, K], of each outcome.
+        falls: [S, A, K], that of falling into the absorbing state with it; none unless given.
+    """
+    moves = ((policy[..., None] * chances) > 0) & model.live[:, None, None]
+    none = torch.zeros_like(model.live)
+    if model.discount < 1 or (falls is not None and bool((falls > 0).any())):
+        return none
+    pays = (moves & (model.reward_table(0).detach() != 0)).any(-1).any(-1)
+    if not bool((model.live & ~pays).any()):
+        return none
+    origins, targets = edges_of(moves, model.mdp.successors())
+    found = none.cpu().numpy()
+    for states in closed_classes(origins.cpu().numpy(), targets.cpu().numpy(), model.live.cpu().numpy()):
+        found[states] = not bool(pays[torch.from_numpy(states).to(pays.device)].any())
+    return torch.from_numpy(found).to(none.device)
 
 
 def expected_visits(
@@ -75,35 +109,101 @@ def expected_visits(
     """Expected visits of the live states [1, S], and the probability of ending in the absorbing state [1].
 
     They solve d = p(s_1) + P^T d on the live states, P being where the chain goes on to; for how, see
-    `cai.inference.tabular.stationary.linear_systems`.
+    `cai.inference.tabular.stationary.linear_systems`. States that are stayed among for ever and never pay count as an
+    end: 0 visits.
 
     Raises:
-        ValueError: if the chain can get to where it never ends, so that visits do not add up to a number, or to where
-            it ends too late for float64 to tell.
+        ValueError: if the chain can get to where it goes on being paid for ever, so that visits do not add up to a
+            number, or to where it ends too late for float64 to tell.
     """
     mdp, live = model.mdp, model.live
     alive, fallen = dynamics.outcomes(0)
     moves = policy[0][..., None] * alive * live[:, None, None]
-    falls = (policy[0][..., None] * fallen).sum((1, 2))
+    falls = policy[0][..., None] * fallen * live[:, None, None]
+    ended = ended_states(model, policy[0].detach(), alive.detach(), fallen.detach())
     origins, targets = edges_of(moves.detach() > 0, mdp.successors())
-    met = reached_from(origins, targets, mdp.initial.detach() > 0)
-    ends = leads_to(origins, targets, ~live | (falls.detach() > 0))
+    met = reached_from(origins, targets, initial.detach() > 0)
+    ends = leads_to(origins, targets, ~live | ended | (falls.detach() > 0).any(-1).any(-1))
     if bool((met & ~ends).any()):
         state = int(torch.nonzero(met & ~ends)[0])
         raise ValueError(
             f"the policy can get to state {mdp.state_name(state)} and never end from there, so expectations over "
             "an infinite horizon do not exist; give a discount < 1 or a finite horizon"
         )
-    counts = live & met
+    counts = live & met & ~ended
     chains = ChainSystems(model, counts)
     try:
-        visits = chains.spread(chains.system(moves).solve(initial[counts], transposed=True).clamp(min=0))
+        visits = chains.spread(chains.system(moves, falls).solve(initial[counts], transposed=True).clamp(min=0))
     except ArithmeticError as error:
         raise ValueError(
             f"the policy ends too late for its visits to be added up ({error}), so expectations over an infinite "
             "horizon are not known; give a discount < 1 or a finite horizon"
         ) from None
-    return visits[None], (visits * falls).sum()[None]
+    return visits[None], (visits * falls.sum((1, 2))).sum()[None]
+
+
+def long_run(model: TrajectoryModel, initial: Tensor, policy: Tensor, dynamics: OutcomeDynamics) -> Tensor:
+    """[S], how often a chain without an end is where in the long run: the mean of its marginals over all time.
+
+    Args:
+        model: the trajectory model, of discount 1 and without terminal states.
+        initial: [S], of the chain.
+        policy: [S, A].
+        dynamics: stationary.
+
+    Raises:
+        ValueError: if the chain mixes too slowly for float64 to tell.
+    """
+    moves = policy[..., None] * dynamics.outcomes(0)[0]
+    origins, targets = edges_of(moves.detach() > 0, model.mdp.successors())
+    met = reached_from(origins, targets, initial.detach() > 0)
+    classes = closed_classes(origins.cpu().numpy(), targets.cpu().numpy(), met.cpu().numpy())
+    found, into = torch.zeros_like(initial), None
+    try:
+        if len(classes) > 1:
+            before = met.clone()
+            for states in classes:
+                before[torch.from_numpy(states).to(met.device)] = False
+            into = initial
+            if bool(before.any()):
+                chains = ChainSystems(model, before)
+                passed = chains.spread(chains.system(moves).solve(initial[before], transposed=True))
+                into = into + model.mdp.scatter(passed[:, None, None] * moves)
+        for states in classes:
+            inside = torch.zeros_like(met)
+            inside[torch.from_numpy(states).to(met.device)] = True
+            law = _class_law(model, moves, inside, int(states[0]))
+            often = int(law.detach().argmax())
+            if law[int(states[0])] < 1e-3 * law[often]:  # counted between visits to a state that is seldom seen
+                law = _class_law(model, moves, inside, often)
+            found = found + (law if into is None else law * into[inside].sum())
+    except ArithmeticError as error:
+        raise ValueError(f"the chain mixes too slowly for its long run to be known ({error})") from None
+    return found / found.sum()
+
+
+def _class_law(model: TrajectoryModel, moves: Tensor, inside: Tensor, reference: int) -> Tensor:
+    """[S], the long run of a closed class, from the visits between two of a state."""
+    counts, here = inside.clone(), torch.zeros_like(moves[:, 0, 0])
+    counts[reference], here[reference] = False, 1.0
+    if not bool(counts.any()):
+        return here
+    chains = ChainSystems(model, counts)
+    side = model.mdp.scatter(here[:, None, None] * moves)[counts]
+    visits = here + chains.spread(chains.system(moves).solve(side, transposed=True).clamp(min=0))
+    return visits / visits.sum()
+
+
+def pays_for_ever(model: TrajectoryModel, policy: Tensor, dynamics: OutcomeDynamics) -> bool:
+    """Whether the chain can come to where it earns nothing for ever by a policy [S, A] that departs from the prior."""
+    alive, fallen = (part.detach() for part in dynamics.outcomes(0))
+    policy = policy.detach()
+    ended = ended_states(model, policy, alive, fallen)
+    departs = ended & ((policy - model.action_prior.detach()).abs() > 1e-12).any(-1)
+    if not bool(departs.any()):
+        return False
+    origins, targets = edges_of((policy[..., None] * alive) > 0, model.mdp.successors())
+    return bool((departs & reached_from(origins, targets, model.mdp.initial.detach() > 0)).any())
 
 
 def has_trap(model: TrajectoryModel) -> bool:
@@ -116,23 +216,14 @@ def has_trap(model: TrajectoryModel) -> bool:
 
 
 def can_succeed(model: TrajectoryModel) -> bool:
-    """Whether some trajectory of an infinite horizon ends, by a terminal state or a discount, and meets no -inf."""
-    possible = _taken(model) & ~torch.isinf(model.reward_table(0).detach())
-    ends = model.mdp.terminal
+    """Whether some trajectory of an infinite horizon ends, or comes to where nothing is paid, and meets no -inf."""
+    rewards = model.reward_table(0).detach()
+    possible = _taken(model) & ~torch.isinf(rewards)
+    pays = (_taken(model) & (rewards != 0)).any(-1).any(-1)
+    ends = ~leads_to(*edges_of(_taken(model), model.mdp.successors()), pays)  # where nothing is ever paid
     if model.discount < 1:
         ends = ends | possible.any(-1).any(-1)
     return bool(((model.mdp.initial.detach() > 0) & leads_to(*edges_of(possible, model.mdp.successors()), ends)).any())
-
-
-def always_ends(model: TrajectoryModel) -> bool:
-    """Whether every policy ends: the discount is below 1, or no live states can be stayed in for ever by any choice.
-
-    Backups then contract in a weighted maximum norm whatever the rewards (Bertsekas and Tsitsiklis 1991).
-    """
-    if model.discount < 1:
-        return True
-    offered = model.action_prior.detach() > 0
-    return drains(model.mdp.probabilities.detach() > 0, model.mdp.successors(), offered, model.live)
 
 
 def reaches_terminal(model: TrajectoryModel) -> Tensor:

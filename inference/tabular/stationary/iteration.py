@@ -1,48 +1,48 @@
-"""Infinite horizons: backups run to a tolerance, under the conditions that make them settle (`conditions`).
+"""Stationary messages: the values of an infinite horizon, the policy and the beliefs that go with them, and gradients.
 
-Newton steps solve systems of [S, S] as `linear_systems` decides. Without a discount news crosses a large
-world one step a backup. So above 1,000 live states, where an end is assured, the iteration begins near its answer and
-with Newton steps at once: at the linear solution, where one solve gives all values (the exact target, and any soft one
-where every action has one next state), else at the best paths. On a road network of 300,000 states these are a few
-sparse factorisations of 3 s each, in place of more than a thousand backups.
+Values are solved for on the list of what may happen (`solve`, `hard`), as is every recursion of this library. One of a
+plug-in's own is backed up as it is, until an interval that its backup maps into itself encloses the answer.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from cai.inference.core.status import Status
+from cai.inference.kernels.backups import hard_choice
 from cai.inference.tabular.backward import Messages
 from cai.inference.tabular.recursion import Recursion
-from cai.inference.tabular.stationary.chains import ChainSystems
-from cai.inference.tabular.stationary.convergence import Conditions, conditions_of, first_values
-from cai.inference.tabular.stationary.linear_systems import LinearSystem
+from cai.inference.tabular.stationary.chains import ChainSystems, ended_states
+from cai.inference.tabular.stationary.classify import usable
+from cai.inference.tabular.stationary.graphs import reaching
+from cai.inference.tabular.stationary.hard import as_good, by_outcome, solve_hard
+from cai.inference.tabular.stationary.own import solve_own
+from cai.inference.tabular.stationary.solve import Solution, solve_by_backups, solve_soft
+from cai.inference.tabular.stationary.steps import Steps, steps_of
+from cai.models.common.numerics import certainty_equivalent
 from cai.models.trajectory.model import TrajectoryModel
 
-__all__ = ["Settling", "stationary_messages"]
+__all__ = ["Fits", "Settling", "Stationary", "policy_at", "q_values_at", "solve_group", "stationary_messages"]
 
-ROUNDING = 1e-13  # changes below this, relative to the largest value, are those of rounding
-PATIENCE = 200  # plain backups before Newton steps are tried
-HISTORY = 10_000  # changes that are kept
-ULPS = 8 * torch.finfo(torch.float64).eps  # a change of so little, relative to the largest value, is rounding alone
-FAR = 1e12  # changes ahead at which growth is looked for
-NEWTON_STEPS = 50
+Array = np.ndarray[Any, Any]
+EIGENVALUE_LIMIT = 1000  # states up to which rho(F') is computed
 
 
 @dataclass(frozen=True)
 class Settling:
-    """When an iteration over an infinite horizon stops.
+    """How well the values of an infinite horizon must be known.
 
     Attributes:
-        tolerance: in nats, relative to the largest value once that exceeds 1.
-        max_iterations: the most backups.
-        accelerate: whether Newton steps may shorten what has not settled after 200 backups, and large worlds begin near
-            their answer.
+        tolerance: the largest error of a value, relative to the largest value or reward that the start leads to; where
+            all rewards have one sign, relative to the value itself.
+        max_iterations: the most backups and policies.
+        accelerate: whether values are solved for by policy iteration; else by backups alone.
     """
 
     tolerance: float = 1e-10
@@ -50,217 +50,241 @@ class Settling:
     accelerate: bool = True
 
 
-def stationary_messages(
-    model: TrajectoryModel, recursion: Recursion, settling: Settling
-) -> tuple[Messages, Status, dict[str, Any]]:
-    """Iterates a backup until its values stand still, then attaches their gradients.
+@dataclass(frozen=True)
+class Stationary:
+    """Stationary messages and how they were found.
 
-    Discounted fixed dynamics contract by gamma, so the error left is at most the last change times gamma / (1 - gamma).
-    Elsewhere every state's own ratio of successive changes stands for the rate: a state that has only begun to change
-    has none yet, so nothing stops before news has been everywhere. (A backup never enlarges the largest change.)
-
-    Newton steps solve the linear system that the backup is at the current policy and dynamics (soft policy iteration).
-    Near the answer the length of such a step is the error that is left, so the iteration also ends when that is within
-    the tolerance. A step that does not shrink the largest change is taken back.
-
-    Where nothing assures an end, growth is looked for: values that still move as they do, however far they are pushed
-    along, have no limit.
-
-    Returns:
-        Messages with one step, the status, and details: "steps" (backups), "newton_steps", "rate" (the bound on the
-        linear rate: gamma, or gamma rho(M); None where it is not known), "contracts" (whether the rate bounds every
-        backup, and not just the end), "change" (the largest of the last backup) and "changes" (those of all backups,
-        up to 10,000); "why", where it diverged.
+    Attributes:
+        messages: with one step.
+        status: SUCCESS if the error is within the tolerance.
+        details: "steps" (backups and policies), "newton_steps" (linear systems solved), "error_bound" (on the
+            error of every value that the start leads to, reward units), "changes" (the largest change of a value by
+            each backup, nats, up to 10,000; none where values were solved for), "change" (the last of them, or 0),
+            "rate" and "contracts" (the rate at which backups settle, gamma or rho(F') where there were backups, and
+            whether it bounds every one of them); "why", where there is no answer.
+        chosen: int64 [S], an action by which a hard value is reached, -1 where nothing does; None for soft ones.
+        known: further parts of the answer, by name.
     """
-    conditions = conditions_of(model, recursion)
-    iteration = _Iteration(model, recursion, settling, conditions)
-    status = Status.DIVERGED if conditions.why else iteration.run()
-    values = iteration.with_gradients() if status.ok else iteration.values
+
+    messages: Messages
+    status: Status
+    details: dict[str, Any]
+    chosen: Tensor | None = None
+    known: dict[str, Any] = field(default_factory=dict)
+
+
+def stationary_messages(model: TrajectoryModel, recursion: Recursion, settling: Settling) -> Stationary:
+    """The values that a backup leaves as they are and that finite horizons tend to, with their gradients."""
+    if not recursion.is_listed:
+        return _of_own(model, recursion, settling)
+    hard = recursion.choice is hard_choice
+    steps = steps_of(model, recursion.eta, hard)
+    expands = hard and recursion.eta == math.inf and settling.accelerate
+    steps = by_outcome(steps) if expands else steps
+    start = (model.mdp.initial.detach() > 0).cpu().numpy()
+    met = reaching(steps.targets, steps.sources, np.append(start, False))[:-1]
+    solution = Solution(steps, settling.max_iterations, Fits(steps, met, settling.tolerance))
+    if hard and settling.accelerate:
+        solution.chosen = np.full(steps.number, -1)
+    for group in (met, ~met):
+        if group.any():
+            solve_group(solution, group, settling.accelerate)
+    return _assemble(model, recursion, settling, solution, met)
+
+
+class Fits:
+    """Whether errors [N] of values [N] are within the tolerance; see `Settling`."""
+
+    def __init__(self, steps: Steps, met: Array, tolerance: float) -> None:
+        paid = np.append(steps.rewards[met[steps.states]], steps.gains[met[steps.sources]])
+        paid = paid[np.isfinite(paid)]
+        self.tolerance, self.largest = tolerance, float(np.abs(paid).max(initial=0.0))
+        self.one_sign = bool((paid >= 0).all() or (paid <= 0).all())
+
+    def __call__(self, errors: Array, values: Array) -> bool:
+        size = np.abs(values)
+        if not self.one_sign:
+            size = max(float(size.max(initial=0.0)), self.largest)
+        return bool((errors <= self.tolerance * size).all())
+
+
+def solve_group(solution: Solution, group: Array, accelerate: bool) -> None:
+    """Solves for a group of states, bool [N], in the way that fits the backup."""
+    eta, hard = solution.steps.eta, solution.steps.hard
+    if accelerate and hard and eta == 0:
+        solve_hard(solution, group)
+    elif accelerate and not hard and 0 <= eta < math.inf:
+        solve_soft(solution, group)
+    else:
+        solve_by_backups(solution, group, accelerate)
+
+
+def _assemble(
+    model: TrajectoryModel, recursion: Recursion, settling: Settling, solution: Solution, met: Array
+) -> Stationary:
+    """Tables from what was solved: values, q-values, the policy, and their gradients."""
+    worth, live = solution.worth[:-1], model.live.cpu().numpy()
+    status, why = _status(model, solution, met & live)
+    start = model.mdp.initial.detach()
+    values = torch.from_numpy(np.where(live, np.nan_to_num(worth, nan=0.0, posinf=np.inf, neginf=-np.inf), 0.0)).to(
+        start
+    )
+    policy = policy_at(model, solution)
+    if status.ok:
+        values = with_gradients(model, recursion, values, policy)
+    q_values = q_values_at(model, recursion, values)
+    if q_values.requires_grad and recursion.choice is not hard_choice:  # the slope of the choice, at the policy found
+        finite = torch.isfinite(values)[:, None]
+        chosen = recursion.choice(
+            model, torch.where(finite, q_values, torch.zeros_like(q_values)), model.log_action_prior
+        )[1]
+        policy = policy + torch.where(finite, chosen - chosen.detach(), torch.zeros_like(chosen))
+    bound = solution.error[met & live].max(initial=0.0)
+    details: dict[str, Any] = {
+        "steps": solution.count,
+        "newton_steps": solution.jumps,
+        "error_bound": float(bound) * float(model.temperature),
+        "change": solution.changes[-1] if solution.changes else 0.0,
+        "changes": tuple(solution.changes),
+        "rate": _rate(model, solution),
+        "contracts": recursion.eta == 0 and model.discount < 1,
+    }
+    if why:
+        details["why"] = why
+    messages = Messages(
+        values=torch.stack([values, values]),
+        q_values=q_values[None],
+        policy=policy[None],
+        start=_start(model, recursion, values),
+    )
+    chosen_actions = None
+    if solution.chosen is not None:
+        actions = np.append(solution.steps.actions, -1)[solution.chosen]
+        chosen_actions = torch.from_numpy(actions).to(start.device)
+    return Stationary(messages, status, details, chosen_actions)
+
+
+def _status(model: TrajectoryModel, solution: Solution, met: Array) -> tuple[Status, str]:
+    """How it ended, by the states that the start leads to, and why no answer is there."""
+    worth, mdp, eta = solution.worth[:-1], model.mdp, solution.steps.eta
+    for states, status, what in (
+        (worth == np.inf, Status.DIVERGED, "on values grow without end"),
+        (solution.unsure, Status.NOT_ASSURED, "on the values of finite horizons have no limit that a policy attains"),
+    ):
+        if (met & states).any():
+            return status, f"from state {mdp.state_name(int(np.flatnonzero(met & states)[0]))} {what}"
+    start = (mdp.initial.detach() > 0).cpu().numpy()
+    lost = start & (worth == -np.inf)
+    if lost.any() and (eta <= 0 or not (start & ~lost).any()):
+        steps, ends = solution.steps, np.append(solution.free, True)
+        _, edges, _ = usable(steps, np.append(np.where(solution.free, 0.0, np.nan), 0.0))
+        open_to = [reaching(steps.sources[some], steps.targets[some], ends)[:-1] for some in (edges, slice(None))]
+        fell = lost & ~solution.barred & ~(open_to[1] & ~open_to[0])  # not since -inf bars the way to every end
+        if not fell.any():
+            return Status.SUCCESS, ""  # whoever asks looks for the reward of -inf
+        return Status.DIVERGED, f"from state {mdp.state_name(int(np.flatnonzero(fell)[0]))} on values fall without end"
+    finite = met & np.isfinite(worth)
+    if np.isnan(worth[met]).any() or not solution.fits(solution.error[finite], worth[finite]):
+        return Status.NOT_CONVERGED, ""
+    return Status.SUCCESS, ""
+
+
+def policy_at(model: TrajectoryModel, solution: Solution) -> Tensor:
+    """[S, A]: the choice at the values; the action prior where no value is finite, and where nothing is ever paid."""
+    steps, prior = solution.steps, model.action_prior.detach()
+    pairs, edges = solution.allowed(np.zeros(steps.number, dtype=bool))
+    states = np.zeros(steps.number, dtype=bool)
+    states[steps.states[pairs]] = True
+    states &= np.isfinite(solution.worth[:-1]) & ~solution.free
+    if not states.any():
+        return prior
+    part = steps.select(pairs, edges, states, np.nan_to_num(solution.worth))
+    values = solution.values(states, part.dtype)
+    moves = part.moves(values)
+    weights = np.where(as_good(part, moves, values), part.prior, 0.0) if steps.hard else moves.policy
+    table = np.zeros(prior.shape)
+    np.add.at(table, (np.flatnonzero(states)[part.states], part.actions), weights.astype(np.float64))
+    found = torch.from_numpy(table).to(prior)
+    total = found.sum(-1, keepdim=True)
+    return torch.where(total > 0, found / torch.where(total > 0, total, torch.ones_like(total)), prior)
+
+
+def _start(model: TrajectoryModel, recursion: Recursion, values: Tensor) -> Tensor:
+    """What the start is worth, nats, 0-dim; right to rounding where values are tiny, too."""
+    possible = model.mdp.initial.detach() > 0
+    weights = model.mdp.initial[possible]
+    return certainty_equivalent(weights / weights.sum(), values[possible], recursion.eta)
+
+
+def _rate(model: TrajectoryModel, solution: Solution) -> float | None:
+    """The rate at which backups settle: gamma for fixed dynamics, else rho(F'); None where that takes too long."""
+    steps = solution.steps
+    if steps.eta == 0 and model.discount < 1:
+        return float(model.discount)
+    pairs, edges = solution.allowed(np.zeros(steps.number, dtype=bool))
+    states = np.isfinite(solution.worth[:-1]) & ~solution.free
+    if not solution.changes or not 0 < states.sum() <= EIGENVALUE_LIMIT:
+        return None
+    part = steps.select(pairs, edges, states, np.nan_to_num(solution.worth))
+    weights = part.moves(solution.values(states, part.dtype)).weights.astype(np.float64)
+    matrix = np.zeros((part.number, part.number + 1))
+    np.add.at(matrix, (part.sources, part.targets), weights)
+    return float(np.abs(np.linalg.eigvals(matrix[:, :-1])).max())
+
+
+def q_values_at(model: TrajectoryModel, recursion: Recursion, values: Tensor) -> Tensor:
+    """[S, A], one backup, of values that may be +inf where the start does not lead."""
+    endless = values == torch.inf
+    if not bool(endless.any()):
+        return recursion.backup(model, values, 0)
+    q_values = recursion.backup(model, torch.where(endless, torch.zeros_like(values), values), 0)
+    leads = (model.mdp.probabilities > 0) & model.mdp.gather(endless) & model.live[:, None, None]
+    rises = leads.any(-1) & ~torch.isinf(q_values)
+    return torch.where(rises, torch.full_like(q_values, torch.inf), q_values)
+
+
+def with_gradients(model: TrajectoryModel, recursion: Recursion, values: Tensor, policy: Tensor) -> Tensor:
+    """The fixed point v = F(v) with the derivative that the implicit function theorem gives it, (1 - F')^-1 dF.
+
+    Args:
+        model: the trajectory model.
+        recursion: whose fixed point it is.
+        values: v [S], nats.
+        policy: [S, A], the choice at v; with the dynamics that go with v it is the chain F'.
+
+    Raises:
+        ValueError: if 1 - F' is singular as far as float64 can tell, so that v has no derivative.
+    """
+    if not torch.is_grad_enabled():
+        return values
+    finite = torch.isfinite(values)
+    q_values = recursion.backup(model, values, 0)
+    moved = recursion.choice(model, q_values, model.log_action_prior)[0]
+    if not moved.requires_grad:
+        return values
+    with torch.no_grad():
+        alive, fallen = recursion.beliefs(model, torch.stack([values, values]))[1].outcomes(0)
+        chains = ChainSystems(model, model.live & finite & ~ended_states(model, policy, alive + fallen, fallen))
+        system = chains.system(policy[..., None] * alive, policy[..., None] * fallen)
+    difference = moved[chains.counts] - moved[chains.counts].detach()
+    try:
+        return values + chains.spread(system.solve(difference))
+    except ArithmeticError as error:
+        raise ValueError(
+            f"the gradient over this infinite horizon is not known: {error}; give a lower discount or a finite "
+            "horizon, or ask under torch.no_grad()"
+        ) from None
+
+
+def _of_own(model: TrajectoryModel, recursion: Recursion, settling: Settling) -> Stationary:
+    """Messages of a recursion that a plug-in brings."""
+    values, status, details = solve_own(model, recursion, settling.tolerance, settling.max_iterations)
     q_values = recursion.backup(model, values, 0)
     policy = recursion.choice(model, q_values, model.log_action_prior)[1]
-    start = recursion.start(model, values)
-    details: dict[str, Any] = {
-        "steps": iteration.step,
-        "newton_steps": iteration.jumps,
-        "rate": conditions.rate,
-        "contracts": conditions.contracts,
-        "change": float(iteration.change.max()),
-        "changes": tuple(iteration.changes[:HISTORY]),
-    }
-    if status is Status.DIVERGED:
-        details["why"] = conditions.why or f"values still grew after {iteration.step} backups, however far they were"
-    found = Messages(values=torch.stack([values, values]), q_values=q_values[None], policy=policy[None], start=start)
-    return found, status, details
-
-
-class _Iteration:
-    """Backups of one model, and the Newton steps between them."""
-
-    def __init__(
-        self, model: TrajectoryModel, recursion: Recursion, settling: Settling, conditions: Conditions
-    ) -> None:
-        self.model, self.recursion, self.settling, self.conditions = model, recursion, settling, conditions
-        self.values, self.near = first_values(model, recursion, conditions, settling.accelerate)
-        self.chains: ChainSystems | None = None
-        self.change = torch.full_like(self.values, math.inf)
-        self.speed = torch.zeros_like(
-            self.values
-        )  # of each state: the last ratio of its changes that stood above rounding
-        self.step = self.jumps = 0
-        self.changes: list[float] = []
-
-    def run(self) -> Status:
-        """Backs up until the error left is within the tolerance."""
-        while self.step < self.settling.max_iterations:
-            self._backup()
-            if self._error_left() <= self.settling.tolerance * self._size():
-                return Status.SUCCESS
-            power_of_two = self.step & (self.step - 1) == 0
-            if (
-                not self.conditions.assured
-                and power_of_two
-                and self.step >= 8
-                and self._grows(min(self.step // 2, 128))
-            ):
-                return Status.DIVERGED
-            patient = self.step >= PATIENCE and power_of_two | (self.step == PATIENCE)
-            if (self.near and self.step == 1) or (self.settling.accelerate and patient):
-                status = self._jump()
-                if status is not None:
-                    return status
-        return Status.NOT_CONVERGED
-
-    def _backup(self) -> None:
-        with torch.no_grad():
-            following = _advance(self.model, self.recursion, self.values)
-        previous, self.change = self.change, _change(following, self.values)
-        told = torch.isfinite(previous) & (previous > ROUNDING * self._size())
-        fresh = torch.where(self.change > 0, torch.full_like(self.change, math.inf), self.speed)
-        begun = torch.isinf(previous) | (previous == 0)
-        ratio = self.change / torch.where(told, previous, torch.ones_like(previous))
-        self.speed = torch.where(told, ratio, torch.where(begun, fresh, self.speed))
-        self.values, self.step = following, self.step + 1
-        self.changes.append(float(self.change.max()))
-
-    def _size(self) -> float:
-        finite = self.values[torch.isfinite(self.values)]
-        return max(1.0, float(finite.abs().max()) if finite.numel() else 1.0)
-
-    def _error_left(self) -> float:
-        """What the values may still move by, in nats; rounding counts as long as its effect is not known to fade."""
-        speed = self.speed
-        if self.conditions.contracts:
-            speed = torch.full_like(speed, self.conditions.rate or 0.0)
-        moves = torch.maximum(
-            self.change, torch.where(self.change > 0, torch.full_like(speed, ULPS * self._size()), speed * 0)
-        )
-        left = torch.where(speed < 1, moves * speed / (1 - speed), torch.full_like(moves, math.inf))
-        left = torch.where(self.change == 0, torch.zeros_like(left), left)
-        return float(left.nan_to_num(math.inf).max())
-
-    def _grows(self, count: int) -> bool:
-        """Whether the states that move most in so many backups would move on as they do, however far along they are."""
-        with torch.no_grad():
-            moved = self._moved(self.values, count)
-            counts = torch.isfinite(moved)
-            size = torch.where(counts, moved.abs(), torch.zeros_like(moved))
-            largest = float(size.max())
-            if largest <= ROUNDING * self._size():
-                return False
-            sign = float(moved[int(size.argmax())].sign())
-            leading = counts & (sign * moved >= 0.5 * largest)
-            far = self.values + torch.where(leading, sign * FAR * largest, 0.0)
-            return bool((sign * self._moved(far, count) >= 0.5 * sign * moved)[leading].all())
-
-    def _moved(self, values: Tensor, count: int) -> Tensor:
-        """What so many backups change, [S]; NaN where a value is infinite."""
-        following = values
-        for _ in range(count):
-            following = _advance(self.model, self.recursion, following)
-        return following - values
-
-    def _jump(self) -> Status | None:
-        """Newton steps from here, for as long as they help; a status if they settle the matter."""
-        start, length = self.values, math.inf
-        for _ in range(NEWTON_STEPS):
-            if not self.conditions.assured and self._grows(1):
-                return Status.DIVERGED
-            leap = self._newton_step()
-            if leap is None:
-                break
-            self.jumps += 1
-            values, before = self.values, float(self.change.max())
-            self.values = self.values + leap
-            self.change = torch.full_like(self.change, math.inf)  # a jump says nothing of the rate
-            self._backup()
-            earlier, length, size = length, float(leap.abs().max()), self._size()
-            closes = earlier <= 1e-3 * size or math.isinf(earlier)  # where values grow like log n, steps stay about 1
-            if length <= self.settling.tolerance * size and closes:
-                return Status.SUCCESS
-            if float(self.change.max()) >= before:
-                self.values = values
-                if closes and length <= 1e-6 * size and before <= ULPS * size:
-                    return Status.SUCCESS  # as close as rounding allows
-                break
-        self.values = start  # the steps led nowhere
-        self.change = torch.full_like(self.change, math.inf)
-        return None
-
-    def _slope(self) -> tuple[LinearSystem, ChainSystems]:
-        """1 - F'(v) on the states that count, and which these are.
-
-        F'(s, s') is the probability under q of going on from s to s', so it serves Newton steps and every gradient.
-        """
-        model, recursion, values = self.model, self.recursion, self.values
+    if status.ok:
+        values = with_gradients(model, recursion, values, policy.detach())
         q_values = recursion.backup(model, values, 0)
         policy = recursion.choice(model, q_values, model.log_action_prior)[1]
-        dynamics = recursion.beliefs(model, torch.stack([values, values]))[1]
-        counts = model.live & torch.isfinite(values)
-        if self.chains is None or not torch.equal(self.chains.counts, counts):
-            self.chains = ChainSystems(model, counts)
-        return self.chains.system(policy[..., None] * dynamics.outcomes(0)[0]), self.chains
-
-    def _newton_step(self) -> Tensor | None:
-        """[S], (1 - F'(v))^-1 (F(v) - v), or None where that is no step."""
-        with torch.no_grad():
-            system, chains = self._slope()
-            difference = (_advance(self.model, self.recursion, self.values) - self.values)[chains.counts]
-            if not bool(torch.isfinite(difference).all()):
-                return None
-            try:
-                solved = system.solve(difference)
-            except ArithmeticError:
-                return None
-            return chains.spread(solved) if bool(torch.isfinite(solved).all()) else None
-
-    def with_gradients(self) -> Tensor:
-        """The fixed point v = F(v) with the derivative that the implicit function theorem gives it, (1 - F')^-1 dF.
-
-        Raises:
-            ValueError: if 1 - F' is singular as far as float64 can tell, so that v has no derivative.
-        """
-        if not torch.is_grad_enabled():
-            return self.values
-        moved = _advance(self.model, self.recursion, self.values)
-        if not moved.requires_grad:
-            return self.values
-        with torch.no_grad():
-            system, chains = self._slope()
-        difference = moved[chains.counts] - moved[chains.counts].detach()
-        try:
-            return self.values + chains.spread(system.solve(difference))
-        except ArithmeticError as error:
-            raise ValueError(
-                f"the gradient over this infinite horizon is not known: {error}; give a lower discount or a finite "
-                "horizon, or ask under torch.no_grad()"
-            ) from None
-
-
-def _advance(model: TrajectoryModel, recursion: Recursion, values: Tensor) -> Tensor:
-    """One backup of values [S] and the choice on it."""
-    return recursion.choice(model, recursion.backup(model, values, 0), model.log_action_prior)[0]
-
-
-def _change(left: Tensor, right: Tensor) -> Tensor:
-    """[S], |left - right|, 0 where both are the same infinity."""
-    return torch.where(left == right, torch.zeros_like(left), (left - right).abs()).nan_to_num(torch.inf)
+    start = recursion.start(model, values)
+    messages = Messages(values=torch.stack([values, values]), q_values=q_values[None], policy=policy[None], start=start)
+    return Stationary(messages, status, details)

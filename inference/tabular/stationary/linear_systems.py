@@ -1,9 +1,9 @@
 """Linear systems (I - M) x = b and (I - M)^T x = b, where M >= 0 is a list of entries: dense, sparse or iterated.
 
-Which of the three is decided in one place, `Pattern.method`, from the number N of unknowns and an estimate of the
+Which of them is decided in one place, `Pattern.method`, from the number N of unknowns and an estimate of the
 entries that the factors of a sparse elimination would have:
 
-    dense     N <= 200, or N <= 3,000 and the factors would be at least half full: LU of [N, N], N^3 time
+    dense     N <= 150: elimination without subtractions; N <= 3,000 and the factors at least half full: LU of [N, N]
     sparse    up to 1e8 entries of the factors (about 1.5 GB): SuperLU, ordered by minimum degree on M + M^T
     iterate   else: BiCGSTAB on the residual (van der Vorst 1992), or the series b + M b + M^2 b + ... where that stalls
 
@@ -12,10 +12,15 @@ Measured on one core, factorising once: a planar road network of 296,000 states 
 grows by the cube of N, which is where iterating starts. COLAMD instead of minimum degree is about as fast on the road
 and twice as full on the grid.
 
+Where rows of M nearly sum to 1, what a row lacks says everything, and 1 - M(s, s) does not hold it. So chains give what
+leaves each state (`exits`) besides M: the diagonal is then the sum of what leads elsewhere, and solutions are right to
+rounding however seldom the chain ends: by the elimination of Grassmann, Taksar and Heyman (1985), which never
+subtracts, or by an LU whose residual, taken from differences x_s - x_s', is worked off.
+
 If rho(M) < 1, I - M is a nonsingular M-matrix: elimination needs no pivoting, and keeps the signs that it has (Berman
 and Plemmons 1994, chapter 6). (I - M)^-1 1 is then positive; conversely, a y > 0 with (I - M) y > 0 shows rho(M) < 1.
 
-Everything is computed in float64; the sparse and the iterated way on the CPU, wherever the tensors live.
+Everything is computed in float64; all but LU of [N, N] on the CPU, wherever the tensors live.
 """
 
 from __future__ import annotations
@@ -33,10 +38,12 @@ if TYPE_CHECKING:
 
 __all__ = ["LinearSystem", "Pattern"]
 
-TINY = 200  # unknowns up to which nothing beats a dense solve
+TINY = 150  # unknowns up to which elimination without subtractions costs nothing
+WHOLE = 1500  # unknowns up to which it serves where nothing else does
 DENSE_LIMIT = 3000  # unknowns up to which [N, N] may be formed
 FILL_LIMIT = 1e8  # entries of the factors up to which they are made, 12 to 16 bytes each
 RESIDUAL = 1e-14  # of an iterated solution, relative to its largest entry, at which it is as good as a direct one
+EPS = float(np.finfo(np.float64).eps)
 ROUNDS = 60  # corrections of an iterated solution
 ROUND_STEPS = 500  # steps of one correction
 
@@ -84,9 +91,9 @@ class Pattern:
         fill = 4 * number * math.log2(max(number, 2)) + 10.0 * width**2 + 2.0 * hubs.sum() * number
         return float(min(fill, float(number) ** 2))
 
-    def system(self, weights: Tensor) -> LinearSystem:
-        """I - M for the entries `weights` [E] >= 0, which may carry gradients."""
-        return LinearSystem(self, weights)
+    def system(self, weights: Tensor, exits: Tensor | None = None) -> LinearSystem:
+        """I - M for the entries `weights` [E] >= 0, which may carry gradients; for `exits` see `LinearSystem`."""
+        return LinearSystem(self, weights, exits)
 
 
 def _widest_layer(joined: csr_matrix) -> int:
@@ -107,12 +114,14 @@ class LinearSystem:
     Attributes:
         pattern: the places of the entries.
         weights: [E], the entries, float64.
+        exits: [N], what rows of M lack to 1, exactly; None where M is no chain.
     """
 
-    def __init__(self, pattern: Pattern, weights: Tensor) -> None:
+    def __init__(self, pattern: Pattern, weights: Tensor, exits: Tensor | None = None) -> None:
         self.pattern, self.dtype = pattern, weights.dtype
         self.weights = weights.double()
         self._entries = self.weights.detach()
+        self.exits = None if exits is None else exits.detach().double().cpu().numpy()
 
     @property
     def method(self) -> str:
@@ -125,17 +134,15 @@ class LinearSystem:
 
         For a chain these are the steps that it is expected to make.
         """
-        ones = torch.ones(self.pattern.number, 1, dtype=torch.float64, device=self._entries.device)
+        ones = np.ones((self.pattern.number, 1))
         if not self.pattern.number:
-            return ones[:, 0].to(self.dtype)
-        if self._factor is None:
+            return self._tensor(ones[:, 0])
+        found = self.answer(ones)
+        if found is None or not (np.isfinite(found).all() and (found > 0).all()):
             return None
-        found = self._answer(ones, False)
-        if found is None or not bool(torch.isfinite(found).all()) or not bool((found > 0).all()):
+        if self.exits is None and not (self._matrix @ found > 0.5).all():
             return None
-        if self.method != "dense" and not bool((self._matrix @ found.cpu().numpy() > 0.5).all()):
-            return None
-        return found[:, 0].to(self.dtype)
+        return self._tensor(found[:, 0])
 
     def solve(self, sides: Tensor, *, transposed: bool = False) -> Tensor:
         """(I - M)^-1 b, or (I - M)^-T b; differentiable in b and in the weights, as often as wanted.
@@ -159,37 +166,70 @@ class LinearSystem:
         found: Tensor = _Solve.apply(self.weights, columns, self, transposed)
         return (found if sides.dim() == 2 else found[:, 0]).to(sides.dtype)
 
-    def guess(self, side: Tensor) -> Tensor | None:
-        """What the factors say (I - M)^-1 b [N] is, without a look at rho(M); None if that is nothing or not finite."""
-        found = None if self._factor is None else self._answer(side.detach().double()[:, None], False)
-        if found is None or not bool(torch.isfinite(found).all()):
-            return None
-        return found[:, 0].to(side.dtype)
+    def _tensor(self, array: np.ndarray) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(array)).to(self._entries.device, self.dtype)
+
+    @cached_property
+    def _listed(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(rows, columns, weights) of the entries that are not 0."""
+        weights = self._entries.cpu().numpy()
+        kept = weights != 0
+        rows, columns = self.pattern.rows.cpu().numpy()[kept], self.pattern.columns.cpu().numpy()[kept]
+        return rows, columns, weights[kept]
+
+    @cached_property
+    def _leading(self) -> tuple[csr_matrix, np.ndarray]:
+        """(W, d): what leads to other states, and what leaves each in all; I - M = diag(d) - W, of chains alone."""
+        from scipy.sparse import csr_matrix
+
+        rows, columns, weights = self._listed
+        away = rows != columns
+        number = self.pattern.number
+        others = csr_matrix((weights[away], (rows[away], columns[away])), shape=(number, number))
+        assert self.exits is not None
+        return others, np.asarray(others.sum(1)).ravel() + self.exits
 
     @cached_property
     def _matrix(self) -> csc_matrix:
-        """I - M without the entries that are 0, on the CPU."""
-        from scipy.sparse import csc_matrix, identity
+        """I - M on the CPU; of chains with each row over its diagonal entry."""
+        from scipy.sparse import csc_matrix, diags, identity
 
-        number, weights = self.pattern.number, self._entries.cpu().numpy()
-        kept = weights != 0
-        rows, columns = self.pattern.rows.cpu().numpy()[kept], self.pattern.columns.cpu().numpy()[kept]
-        inner = csc_matrix((weights[kept], (rows, columns)), shape=(number, number))
-        return (identity(number, format="csc") - inner).tocsc()
+        number = self.pattern.number
+        if self.exits is not None:
+            others, leaves = self._leading
+            return (identity(number, format="csc") - diags(1 / leaves) @ others).tocsc()
+        rows, columns, weights = self._listed
+        return (identity(number, format="csc") - csc_matrix((weights, (rows, columns)), shape=(number, number))).tocsc()
+
+    @cached_property
+    def _eliminated(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """(lower, upper) triangular factors [N, N] of a chain's I - M from behind, found without a subtraction."""
+        others, _ = self._leading
+        matrix, exits = others.toarray(), self.exits.copy()  # type: ignore[union-attr]
+        number = len(exits)
+        upper, lower = np.zeros_like(matrix), np.eye(number)
+        for k in range(number - 1, -1, -1):
+            leaves = matrix[k, :k].sum() + exits[k]
+            if not leaves > 0:
+                return None
+            shares = matrix[:k, k] / leaves
+            lower[:k, k] = -shares
+            upper[k, :k], upper[k, k] = -matrix[k, :k], leaves
+            matrix[:k, :k] += np.outer(shares, matrix[k, :k])
+            np.fill_diagonal(matrix[:k, :k], 0.0)
+            exits[:k] += shares * exits[k]
+        return lower, upper  # I - M = lower @ upper, of which `lower` is unit upper and `upper` lower triangular
 
     @cached_property
     def _factor(self) -> Any:
-        """What solves for it: (LU, pivots), a SuperLU, the matrix to iterate with; None if there is no factor."""
+        """What solves for `_matrix`: (LU, pivots), a SuperLU, the matrix to iterate with; None if there is none."""
         from scipy.sparse.linalg import splu
 
-        number, device = self.pattern.number, self._entries.device
-        if not bool(torch.isfinite(self._entries).all()):
+        if not np.isfinite(self._matrix.data).all():
             return None
         if self.method == "dense":
-            places = self.pattern.rows * number + self.pattern.columns
-            matrix = self._entries.new_zeros(number * number).index_add(0, places, self._entries)
-            eye = torch.eye(number, dtype=torch.float64, device=device)
-            factors, pivots, info = torch.linalg.lu_factor_ex(eye - matrix.reshape(number, number))
+            matrix = torch.from_numpy(self._matrix.toarray()).to(self._entries.device)
+            factors, pivots, info = torch.linalg.lu_factor_ex(matrix)
             return (factors, pivots) if int(info) == 0 else None
         if self.method == "iterate":
             return self._matrix
@@ -200,28 +240,96 @@ class LinearSystem:
         except RuntimeError:  # "Factor is exactly singular"
             return None
 
-    def _answer(self, sides: Tensor, transposed: bool) -> Tensor | None:
-        """The solution [N, R] of sides [N, R], without a history; None where an iteration gets nowhere."""
-        if not sides.numel():
-            return sides.clone()
-        factor = self._factor
-        if self.method == "dense":
-            if transposed:  # A^T x = b; A = P L U, and `adjoint` of a real matrix is its transpose
-                return torch.linalg.lu_solve(*factor, sides, adjoint=True)
-            return torch.linalg.lu_solve(*factor, sides)
-        matrix = self._matrix.T.tocsc() if transposed else self._matrix
-        b = sides.cpu().numpy()
-        if self.method == "iterate":
-            columns = [column for column in map(partial(_iterated, matrix), b.T) if column is not None]
-            if len(columns) < b.shape[1]:
+    def answer(self, sides: np.ndarray, transposed: bool = False) -> np.ndarray | None:
+        """The solution [N, R] of sides [N, R], without a history; None where there is none that can be found."""
+        if not sides.size:
+            return sides.copy()
+        with np.errstate(all="ignore"):  # what is not finite is seen by the caller
+            if self.exits is None:
+                return self._solved(sides, transposed)
+            if not (self._leading[1] > 0).all() or not np.isfinite(self._leading[1]).all():
                 return None
-            x = np.stack(columns, -1)
-        else:
-            trans = "T" if transposed else "N"
-            x = factor.solve(b, trans=trans)
-            with np.errstate(all="ignore"):  # what is not finite is seen by the caller
-                x = x + factor.solve(b - matrix @ x, trans=trans)  # the rounding of the factors, once
-        return torch.from_numpy(np.ascontiguousarray(x)).to(sides.device)
+            if self.pattern.number <= TINY:
+                return self._backward(sides, transposed)
+            found = self._worked_off(sides, transposed)
+            return self._backward(sides, transposed) if found is None and self.pattern.number <= WHOLE else found
+
+    def _backward(self, sides: np.ndarray, transposed: bool) -> np.ndarray | None:
+        from scipy.linalg import solve_triangular
+
+        if self._eliminated is None:
+            return None
+        (lower, upper), options = self._eliminated, {"check_finite": False}
+        if transposed:
+            inner = solve_triangular(upper, sides, trans=1, lower=True, **options)
+            return np.asarray(solve_triangular(lower, inner, trans=1, lower=False, **options))
+        return np.asarray(solve_triangular(upper, solve_triangular(lower, sides, lower=False, **options), lower=True))
+
+    def _worked_off(self, sides: np.ndarray, transposed: bool) -> np.ndarray | None:
+        """A chain's solution by an LU of rows over their diagonal entries, until its residual is that of rounding."""
+        others, leaves = self._leading
+        rows, columns, weights = others.tocoo().coords[0], others.tocoo().coords[1], others.tocoo().data
+        exits = self.exits[:, None]  # type: ignore[index]
+
+        def residual(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            """(b - A x, its rounding), from differences of x along the entries."""
+            if transposed:
+                flow = weights[:, None] * x[rows]
+                parts = _added(columns, flow, len(x)), (leaves[:, None] * x)
+                return sides + parts[0] - parts[1], np.abs(sides) + np.abs(parts[1])
+            drops = weights[:, None] * (x[columns] - x[rows])
+            size = np.abs(sides) + _added(rows, np.abs(drops), len(x)) + exits * np.abs(x)
+            return sides + _added(rows, drops, len(x)) - exits * x, size
+
+        def guess(side: np.ndarray) -> np.ndarray | None:
+            if transposed:  # A = D B: A^T x = B^T (D x)
+                found = self._solved(side, True)
+                return None if found is None else found / leaves[:, None]
+            return self._solved(side / leaves[:, None], False)
+
+        x, last = guess(sides), math.inf
+        if x is None:
+            return None
+        for _ in range(ROUNDS):
+            if not np.isfinite(x).all():
+                return None
+            left, size = residual(x)
+            if (np.abs(left) <= 4 * EPS * size).all():
+                return x
+            step = guess(left)
+            if step is None:
+                return None
+            length = float(np.abs(step).max() / np.abs(x).max())
+            if length <= EPS:
+                return x
+            if length > 0.5 * last:
+                return x if length < 1e-9 else None
+            x, last = x + step, length
+        return x
+
+    def _solved(self, sides: np.ndarray, transposed: bool) -> np.ndarray | None:
+        """What the factors of `_matrix` say, corrected once."""
+        factor = self._factor
+        if factor is None:
+            return None
+        matrix = self._matrix.T.tocsc() if transposed else self._matrix
+        if self.method == "iterate":
+            columns = [column for column in map(partial(_iterated, matrix), sides.T) if column is not None]
+            return np.stack(columns, -1) if len(columns) == sides.shape[1] else None
+
+        def once(b: np.ndarray) -> np.ndarray:
+            if self.method == "dense":  # A^T x = b; A = P L U, and `adjoint` of a real matrix is its transpose
+                solved = torch.linalg.lu_solve(*factor, torch.from_numpy(b).to(factor[0].device), adjoint=transposed)
+                return np.asarray(solved.cpu().numpy())
+            return np.asarray(factor.solve(b, trans="T" if transposed else "N"))
+
+        x = once(np.ascontiguousarray(sides))
+        return x + once(sides - matrix @ x)
+
+
+def _added(places: np.ndarray, parts: np.ndarray, number: int) -> np.ndarray:
+    """[N, R], parts [E, R] added up at their places [E]."""
+    return np.stack([np.bincount(places, column, number) for column in parts.T], -1)
 
 
 class _Solve(torch.autograd.Function):
@@ -229,12 +337,13 @@ class _Solve(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, weights: Tensor, sides: Tensor, system: LinearSystem, transposed: bool) -> Tensor:
-        solution = system._answer(sides.detach(), transposed)
-        if solution is None:
+        found = system.answer(sides.detach().cpu().numpy(), transposed)
+        if found is None:
             raise ArithmeticError(
                 f"(I - M) x = b over {system.pattern.number} unknowns is too large to factorise, and its iteration "
                 f"did not settle in {ROUNDS} rounds of {ROUND_STEPS} steps; give a lower discount, or a finite horizon"
             )
+        solution = torch.from_numpy(np.ascontiguousarray(found)).to(sides.device)
         ctx.system, ctx.transposed = system, transposed
         ctx.save_for_backward(weights, solution)
         return solution

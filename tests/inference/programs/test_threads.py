@@ -1,20 +1,25 @@
 """`infer` from several threads at once: numbers as alone, and nothing of torch or Pyro changes for others to see."""
 
+import functools
+import re
 import threading
 import time
+from pathlib import Path
 
 import pyro
 import pyro.distributions as dist
 import pytest
 import torch
 from example_programs import windy
+from pyro.poutine.messenger import Messenger
 
 import cai
 from cai.models import MDP, TrajectoryModel, bridge
 from cai.models.common.random_draws import OwnDraws
 from cai.models.programs.inspect import inspect_program
-from cai.models.programs.session import pyro_session
+from cai.models.programs.session import _LOCK, pyro_session
 
+ROOT = Path(__file__).parents[3]
 MODEL = bridge(slip=0.2, horizon=3)
 PROGRAM = windy(2)
 
@@ -140,11 +145,73 @@ def test_a_program_reads_parameters_from_outside_and_makes_its_own_inside():
     pyro.clear_param_store()
 
 
-def test_handlers_around_a_question_see_nothing_of_it():
-    with pyro.poutine.trace() as tracer:
-        inspect_program(PROGRAM)
-        cai.infer(PROGRAM, "enumeration")
-    assert not tracer.trace.nodes
+def bad_probability():
+    """A program that fails, so that the site is looked for that scores no number."""
+    state = pyro.sample("s_1", dist.Categorical(torch.tensor([0.5, 0.5], dtype=torch.float64)))
+    pyro.sample("a_1", dist.Categorical((state + 1.0).log().neg()[..., None].expand(*state.shape, 2)))
+    pyro.factor("O_1", 0.0 * state)
+
+
+def refused(backend):
+    with pytest.raises(ValueError, match="scores NaN"):
+        cai.infer(bad_probability, backend)
+
+
+def rollouts():
+    cai.evaluate(cai.extract_policy(cai.infer(PROGRAM, "enumeration")), PROGRAM, num_rollouts=5)
+
+
+SWITCHES = [
+    *[(module, "enable_validation") for module in (pyro, pyro.primitives, pyro.poutine, pyro.infer, dist)],
+    *[(pyro, name) for name in ("set_rng_seed", "clear_param_store")],
+]
+DEEDS = {
+    **{name: functools.partial(answer, name) for name in QUESTIONS},
+    **{f"refused by {backend}": functools.partial(refused, backend) for backend in ("enumeration", "smc")},
+    "rollouts": rollouts,
+    "inspection": lambda: inspect_program(PROGRAM),
+}
+
+
+@pytest.mark.parametrize("deed", DEEDS.values(), ids=DEEDS)
+def test_pyro_is_used_by_the_thread_that_holds_the_lock_and_its_switches_stay(deed):
+    entered = Messenger.__enter__
+
+    def enter(handler):
+        assert _LOCK._is_owned(), f"{type(handler).__name__} is entered outside of a session"
+        return entered(handler)
+
+    def switch(*args, **kwargs):
+        raise AssertionError("this changes something for every thread")
+
+    with pyro.poutine.trace() as tracer, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Messenger, "__enter__", enter)
+        for module, name in SWITCHES:
+            patch.setattr(module, name, switch)
+        deed()
+    assert not tracer.trace.nodes  # whatever is met outside of a session, a handler around it sees
+
+
+GLOBAL = re.compile(
+    r"\b(validation_enabled|enable_validation|set_default_\w+|set_rng_seed|set_rng_state|clear_param_store|set_num_threads"
+    r"|set_printoptions|set_detect_anomaly|use_deterministic_algorithms|torch\.manual_seed|catch_warnings|simplefilter"
+    r"|filterwarnings|seed_all)\("
+)
+ALLOWED = {
+    "cai/cli.py": 1,  # the process is the command's own
+    "inference/kernels/tables.py": 2,  # when it is imported
+    "models/programs/session.py": 1,  # while there is one thread
+}
+
+
+def test_nothing_in_the_sources_changes_what_all_threads_share():
+    found = {}
+    for floor in ("cai", "inference", "models"):
+        for path in (ROOT / floor).rglob("*.py"):
+            lines = (line for line in path.read_text().splitlines() if "`" not in line)  # code, not words about it
+            if number := sum(len(GLOBAL.findall(line)) for line in lines):
+                found[str(path.relative_to(ROOT))] = number
+    assert found == ALLOWED
 
 
 DRAWS = {

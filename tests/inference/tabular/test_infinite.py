@@ -544,8 +544,10 @@ def test_a_loop_that_costs_nothing_is_a_status():
     got = ValueIteration("best").run(waiting_room(fee=1.0, wait=0.0))
     assert got.status in (Status.DIVERGED, Status.SUCCESS)
     holds_no_nan(got)
-    got = cai.infer(waiting_room(fee=1.0, wait=0.0), "value-iteration", successors="best", throw=False)
-    assert not got.status.ok or math.isfinite(float(got.elbo))
+    # The values are those of all finite horizons, but waiting is not what the prior would do, at every step for ever.
+    assert got.values[0].tolist() == [0.0, 0.0]
+    assert float(got.policy_divergence) == INF
+    assert float(got.elbo) == -INF
 
 
 # ---- statuses ----------------------------------------------------------------------------------------------------
@@ -556,8 +558,11 @@ def test_what_stops_early_says_so(name):
     backend, eta, _ = PLANNERS[name]
     world = World(80, sign_for(eta), discount=0.99)
     got = slower(backend, max_iterations=1).run(world.model)
-    assert got.status is Status.NOT_CONVERGED
     assert got.details["steps"] == 1
+    if eta == 1:  # sums over paths are one linear system
+        assert got.status is Status.SUCCESS
+        return
+    assert got.status is Status.NOT_CONVERGED
     assert got.values is not None
     assert got.elbo is None
     holds_no_nan(got)

@@ -11,13 +11,10 @@ import cai
 from cai.inference import Status, StructuredVariational, SumProduct
 from cai.inference.tabular.believed_dynamics import FixedDynamics
 from cai.inference.tabular.methods.z_iteration import ZIteration
-from cai.inference.tabular.recursion import EXACT
 from cai.inference.tabular.stationary import linear_systems
-from cai.inference.tabular.stationary.chains import always_ends, expected_visits
-from cai.inference.tabular.stationary.convergence import conditions_of
-from cai.inference.tabular.stationary.desirability import PathSums
+from cai.inference.tabular.stationary.chains import expected_visits
 from cai.inference.tabular.stationary.linear_systems import Pattern
-from cai.inference.tabular.stationary.reachability import drains, edges_of, leads_to, reached_from
+from cai.inference.tabular.stationary.reachability import edges_of, leads_to, reached_from
 from cai.models import MDP, TrajectoryModel
 
 INF = math.inf
@@ -159,7 +156,7 @@ def star(number):
 @pytest.mark.parametrize(
     ("pattern", "method"),
     [
-        (Pattern(*grid(14), 196), "dense"),
+        (Pattern(*grid(12), 144), "dense"),
         (Pattern(*grid(50), 2500), "sparse"),
         (Pattern(*random_successors(2500), 2500), "dense"),
         (Pattern(*random_successors(5000), 5000), "sparse"),
@@ -244,64 +241,6 @@ def test_dense_tables_have_the_same_edges():
     table = rng.random((6, 3, 6)) < 0.2
     origins, targets = edges_of(torch.tensor(table), torch.arange(6)[None, None])
     assert set(zip(origins.tolist(), targets.tolist(), strict=True)) == set(map(tuple, np.argwhere(table.any(1))))
-
-
-def test_what_drains_is_what_loops_empty():
-    rng = np.random.default_rng(8)
-    seen = set()
-    for _ in range(200):
-        size = int(rng.integers(1, 7))
-        following = rng.integers(size, size=(size, 2, 2))
-        leads, offered = rng.random((size, 2, 2)) < 0.9, rng.random((size, 2)) < 0.6
-        inside = rng.random(size) < 0.8
-        stays = inside.copy()
-        for _ in range(size):
-            keeps = (~leads | stays[following]).all(-1) & offered
-            stays = stays & keeps.any(-1)
-        got = drains(*(torch.tensor(part) for part in (leads, following, offered, inside)))
-        assert got == (not stays.any())
-        seen.add(got)
-    assert seen == {True, False}
-
-
-@pytest.mark.parametrize("size", [1, 2, 20_000])
-def test_a_corridor_always_ends(size):
-    following = torch.arange(1, size + 2).clamp(max=size).reshape(-1, 1, 1)
-    chances = torch.ones(size + 1, 1, 1)
-    start = torch.eye(size + 1)[0] if size < 10 else torch.cat([torch.ones(1), torch.zeros(size)])
-    model = TrajectoryModel(MDP.from_successors(following, chances, start, terminal=[size]), -1.0, horizon=INF)
-    assert always_ends(model)
-
-
-# ---- sums over paths ---------------------------------------------------------------------------------------------
-
-
-def test_best_paths_by_either_algorithm():
-    """Dijkstra where no action gains, passes over all where one does; both against Bellman's equation in loops."""
-    rng = np.random.default_rng(12)
-    gains = 0
-    for seed in range(60):
-        size = int(rng.integers(1, 8))
-        following = rng.integers(size, size=(size, 3))
-        weights = -rng.gamma(1.0, 1.0, size=(size, 3)) + (0.3 if seed % 2 else 0.0)
-        weights[rng.random((size, 3)) < 0.1] = 0.0
-        inside = rng.random((size, 3)) < 0.6
-        ends = np.where(rng.random(size) < 0.5, rng.normal(size=size) * 3, -INF)
-        counts = rng.random(size) < 0.9
-        inside &= counts[:, None] & counts[following]
-        parts = [torch.tensor(part) for part in (weights, following, inside, ends, counts)]
-        sums = PathSums(*parts)
-        best = np.where(counts, ends, 0.0)
-        for _ in range(size + 1):
-            through = np.where(inside, weights + best[following], -INF).max(-1)
-            best, before = np.where(counts, np.maximum(best, through), 0.0), best
-        if not np.array_equal(best, before):
-            assert not sums.best_paths(), seed
-            continue
-        assert sums.best_paths(), seed
-        gains += bool((weights[inside] > 0).any())
-        assert np.allclose(sums.height.numpy(), best, atol=1e-8), seed
-    assert gains >= 5
 
 
 # ---- models of more than 3,000 states ----------------------------------------------------------------------------
@@ -412,13 +351,10 @@ def test_large_exact_problems_are_told_apart_by_whether_weight_dies_out(gain):
     start = np.eye(number + 2)[number // 2]
     mdp = MDP.from_successors(following[..., None], np.ones((number + 2, 2, 1)), start, terminal=[0, number + 1])
     model = TrajectoryModel(mdp, reward, horizon=INF)
-    found = conditions_of(model, EXACT)
-    assert found.assured is (gain <= 0)
-    assert found.rate is None
     got = SumProduct().run(model)
     assert got.status is (Status.SUCCESS if gain <= 0 else Status.DIVERGED)
     if gain > 0:
-        assert got.details["why"] == "discount * rho(M) is 1 or more"
+        assert "grow without end" in got.details["why"]
 
 
 def test_small_gains_that_die_out_are_known_to():

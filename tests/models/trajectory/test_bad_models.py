@@ -38,10 +38,6 @@ NUMBERS = {
     "discount inf": (lambda: model(discount=INF), r"discount is inf.*finite"),
     "discount text": (lambda: model(discount="0.9"), r"discount is '0\.9'.*finite number"),
     "optimality": (lambda: model(optimality="hard"), r"optimality is 'hard'.*'factor'.*'bernoulli'"),
-    "infinite without end": (
-        lambda: model(process=mdp(), horizon=INF),
-        r"infinite horizon cannot converge.*discount 1.*no terminal.*discount < 1.*finite horizon",
-    ),
     "infinite with time": (
         lambda: model(StepCost(1.0).at(times=[0]), horizon=INF, discount=0.9),
         r"infinite.*reads t.*without time.*reads_time=False",

@@ -208,7 +208,7 @@ def test_a_fair_game_ends_in_the_mean_of_its_ends():
     want = np.log((1 - share) * np.exp(-ends[0]) + share * np.exp(-ends[1]))
     assert close(got.values[0, 1:-1], want, 1e-10)
     assert got.details["rate"] == pytest.approx(math.cos(math.pi / length), abs=1e-12)
-    assert StructuredVariational().run(walk.to_model(horizon=INF)).status is Status.DIVERGED  # asks for costs > 0
+    assert close(StructuredVariational().run(walk.to_model(horizon=INF)).values[0, 1:-1], want, 1e-10)
 
 
 def test_costs_and_rewards_of_ten_thousand():
@@ -322,14 +322,17 @@ def test_what_does_not_die_out_has_diverged():
     free_trap = LMDP([[0, 0.5, 0.5], [0, 1.0, 0], [0, 0, 1.0]], [1, 0, 0], [1, 0, 0], [2])
     paid = LMDP([[0.5, 0.5], [0, 1.0]], [-1.0, 0.0], [1, 0], [1])  # rho(G) = e / 2
     hoarded = LMDP([[0.9, 0.1], [0, 1.0]], [-1e4, 0.0], [1, 0], [1])
-    for problem, rate in ((free_trap, 1.0), (paid, math.e / 2), (hoarded, INF)):
+    for problem in (paid, hoarded):
         for solver in ("linear", "iteration"):
             got = cai.infer(problem.to_model(horizon=INF), ZIteration(solver=solver), throw=False)
             assert got.status is Status.DIVERGED
-            assert got.details["rate"] == pytest.approx(rate)
             assert [got.values, got.elbo, got.details["log_desirability"]] == [None] * 3
             assert torch.equal(got.action_probs[0], got.action_prior)
             holds_no_nan(got)
+    for backend in (ZIteration(), StructuredVariational()):  # state 1 is never left and never pays: as good as an end
+        got = backend.run(free_trap.to_model(horizon=INF))
+        assert got.status.ok
+        assert got.values[0].tolist() == [-1.0, 0.0, 0.0]
     check(lambda: cai.infer(paid.to_model(horizon=INF), ZIteration()), cai.InferenceError, "'z-iteration': diverged")
     assert ZIteration().run(paid.to_model(horizon=10)).status.ok
     almost = LMDP([[0.5, 0.5], [0, 1.0]], [-math.log(2) + 1e-6, 0.0], [1, 0], [1])
@@ -414,7 +417,6 @@ def test_pictures_keep_only_arrows_that_mean_something():
         "nesting": (lambda: listed([0, 1]), r"next_states must be nested as \[S, K\]"),
         "control": (lambda: ONE.dense(torch.ones(3, 4)), r"action_probs has shape \[3, 4\]; expected .* = \[2, 2\]"),
         "horizon": (lambda: ONE.to_model(horizon=0), "horizon is 0; it must be at least 1"),
-        "no end": (lambda: LMDP(P, 1.0, [1, 0]).to_model(horizon=INF), "cannot converge with discount 1"),
     }
 )
 def test_bad_problems_are_refused(build, error, pattern):

@@ -1,0 +1,175 @@
+"""What is known of a stationary problem before it is solved: what pays nothing, what is forbidden, what never ends.
+
+A state from which nothing but 0 can ever be paid counts as an end of value 0. A state that cannot but meet -inf is
+worth -inf. Without a discount there may be closed classes of the rest, which never end: such a class earns or loses a
+rate a step for ever (its gain), and is worth +-inf by its sign. Where the gain is 0 and nothing can be chosen, rewards
+are differences of a potential h, and the values of finite horizons tend to h less its mean, if the class has no period.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from cai.inference.tabular.stationary.graphs import attracted, closed_classes, period, reaching
+from cai.inference.tabular.stationary.linear_systems import LinearSystem
+from cai.inference.tabular.stationary.newton import Chains
+from cai.inference.tabular.stationary.steps import Steps, summed
+
+__all__ = ["earns_nothing", "free_of_reward", "nothing_to_choose", "soft_gain", "usable", "worth_of_closed"]
+
+Array = np.ndarray[Any, Any]
+GAIN_STEPS = 200
+NO_GAIN = 1e-12  # of the size of rewards: a gain below is 0 up to rounding
+
+
+def earns_nothing(steps: Steps) -> Array:
+    """Bool [R], the pairs that pay 0 whatever happens (where eta is 0, on average)."""
+    paying = np.bincount(steps.pairs[steps.gains != 0], minlength=len(steps.states)) > 0
+    return ~paying & (steps.rewards == 0)
+
+
+def free_of_reward(steps: Steps) -> Array:
+    """Bool [N], states from which nothing but 0 can ever be paid."""
+    pays = np.zeros(steps.number + 1, dtype=bool)
+    pays[steps.states[~earns_nothing(steps)]] = True
+    return ~reaching(steps.sources, steps.targets, pays)[:-1]
+
+
+def usable(steps: Steps, worth: Array) -> tuple[Array, Array, Array]:
+    """What optimality allows, given what is known to be worth -inf.
+
+    Args:
+        steps: all of what may happen.
+        worth: [N + 1], nats, NaN where unknown.
+
+    Returns:
+        (bool [R] pairs, bool [E] edges, bool [N + 1] states that are worth -inf because nothing else is allowed).
+    """
+    dead = worth == -np.inf
+    if steps.eta > 0:  # an outcome of -inf is lost, and the others stand
+        live = np.isfinite(steps.gains)
+        kept = steps.pairs[live]
+        present = np.unique(kept)  # pairs without an edge are none
+        rank = np.searchsorted(present, kept)
+        dead = attracted(steps.states[present], rank, steps.targets[live], _closed(steps, present, dead), by_any=False)
+        edges = live & ~dead[steps.targets]
+        pairs = np.bincount(steps.pairs[edges], minlength=len(steps.states)) > 0
+        return pairs, edges, dead
+    barred = np.isinf(steps.rewards) | (
+        np.bincount(steps.pairs[np.isinf(steps.gains)], minlength=len(steps.states)) > 0
+    )
+    present = np.flatnonzero(~barred)
+    live = ~barred[steps.pairs]
+    rank = np.searchsorted(present, steps.pairs[live])
+    dead = attracted(steps.states[present], rank, steps.targets[live], _closed(steps, present, dead), by_any=True)
+    pairs = ~barred & ~(np.bincount(steps.pairs[dead[steps.targets]], minlength=len(steps.states)) > 0)
+    edges = pairs[steps.pairs]
+    if steps.eta < 0:  # what is worth +inf has no weight beside the rest
+        edges = edges & ~(worth[steps.targets] == np.inf)
+    return pairs, edges, dead
+
+
+def _closed(steps: Steps, present: Array, dead: Array) -> Array:
+    """Bool [N + 1]: `dead`, and the states that are left without a pair."""
+    without = np.zeros(steps.number + 1, dtype=bool)
+    without[steps.states] = True
+    without[steps.states[present]] = False
+    return dead | without
+
+
+def soft_gain(steps: Steps, limit: int = GAIN_STEPS) -> tuple[float, float, Array]:
+    """What a closed class earns a step, by Howard's algorithm for the average criterion.
+
+        g + h(s) = F(h)(s),   h(0) = 0
+
+    The slope at h is the chain P of its policy and dynamics. Where the chain ends on returning to state 0,
+    (I - P) x = delta and (I - P) y = 1 give what a round earns and how long it is: g = x(0) / y(0), and h rises by
+    x - g y.
+
+    Args:
+        steps: of a class that no edge leaves; every state leads to every other.
+        limit: the most steps.
+
+    Returns:
+        (g, the error left in it, h [N]), nats.
+    """
+    number = steps.number
+    values = steps.values(np.zeros(number))
+    chains = Chains(steps)
+    gain, error = np.nan, np.inf
+    for _ in range(limit):
+        moves = steps.moves(values)
+        apart = _until_return(steps, chains, moves.weights.astype(np.float64))
+        found = apart.answer(np.stack([moves.delta, np.ones(number)], -1).astype(np.float64))
+        if found is None or not np.isfinite(found).all():
+            break
+        gain = float(found[0, 0] / found[0, 1])  # of one round from the reference back to it
+        left = np.abs(moves.delta - gain)
+        error = float((left + moves.rounding).max())
+        if bool((left <= 4 * moves.rounding).all()):
+            break
+        values = values.moved(found[:, 0] - gain * found[:, 1])
+    return gain, error, values.total
+
+
+def _until_return(steps: Steps, chains: Chains, weights: Array) -> LinearSystem:
+    """The system of a chain that ends where it returns to state 0."""
+    into = steps.targets == 0
+    inner = np.where(into, 0.0, weights)
+    exits = np.bincount(steps.sources[into], weights[into], steps.number)
+    return chains.pattern.system(torch.from_numpy(inner[chains.inside]), torch.from_numpy(exits))
+
+
+def worth_of_closed(steps: Steps) -> tuple[Array, Array]:
+    """What states are worth that never end, as far as their closed classes say.
+
+    Args:
+        steps: of these states alone; no edge leaves them.
+
+    Returns:
+        (worth [N], nats, NaN for states outside closed classes; bool [N], states whose finite horizons have no limit,
+        or none that is known to be attained).
+    """
+    worth, unsure = np.full(steps.number, np.nan), np.zeros(steps.number, dtype=bool)
+    pairs, edges = np.ones(len(steps.states), dtype=bool), np.ones(len(steps.pairs), dtype=bool)
+    for states in closed_classes(steps.sources, steps.targets, np.ones(steps.number, dtype=bool)):
+        inside = np.zeros(steps.number, dtype=bool)
+        inside[states] = True
+        part = steps.select(pairs, edges, inside, np.zeros(steps.number + 1))
+        gain, error, height = soft_gain(part)
+        size = max(float(np.abs(part.rewards).max(initial=0.0)), float(np.abs(part.gains).max(initial=0.0)))
+        if np.isfinite(gain) and abs(gain) > max(NO_GAIN * size, 4 * error):
+            worth[states] = np.inf if gain > 0 else -np.inf
+        else:
+            settles = (
+                steps.eta == 0 and nothing_to_choose(part) and period(part.sources, part.targets, part.number) == 1
+            )
+            unsure[states] = not settles
+            worth[states] = height - _long_run(part) @ height
+    return worth, unsure
+
+
+def nothing_to_choose(steps: Steps) -> bool:
+    """Whether all pairs of a state pay the same on average, and lead to the same states."""
+    first = steps.first_pairs[steps.states]
+    if not np.array_equal(steps.rewards, steps.rewards[first]):
+        return False
+    from scipy.sparse import csr_matrix
+
+    table = csr_matrix((steps.chances, (steps.pairs, steps.targets)), shape=(len(steps.states), steps.number))
+    return bool(abs(table - table[first]).max() <= 1e-15)
+
+
+def _long_run(steps: Steps) -> Array:
+    """[N], how often a closed class is where, under its prior and true dynamics."""
+    chains = Chains(steps)
+    weights = steps.prior[steps.pairs] * steps.chances
+    weights = (weights / summed(steps.sources, weights, steps.number)[steps.sources]).astype(np.float64)
+    side = np.zeros((steps.number, 1))
+    side[0] = 1.0
+    found = _until_return(steps, chains, weights).answer(side, True)
+    visits = np.full(steps.number, 1 / steps.number) if found is None else found[:, 0]
+    return visits / visits.sum()

@@ -1,0 +1,240 @@
+"""Hard control over an infinite horizon: max over actions of expected or of best outcomes.
+
+With a discount, Howard's algorithm (1960). Without one, values are the limit of those of finite horizons, which may
+stop anywhere: sets of states that can be stayed in for nothing (end components all of whose moves pay 0) become one
+state each, with one more action that stops there for ever and earns 0. What cannot surely reach an end or such a set
+stays in other end components for ever, and is worth +-inf by the sign of the best rate that these earn. Elsewhere a
+policy that ends is improved until nothing is better. That its value is the limit is checked: it is, unless moves as
+good as the best can go round for ever through a state that is worth less than 0, where a finite horizon would do better
+by being cut off (Puterman 1994, sections 7.2 and 7.3; de Alfaro 1997 for end components).
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from cai.inference.tabular.stationary.classify import earns_nothing, nothing_to_choose, worth_of_closed
+from cai.inference.tabular.stationary.graphs import end_components, next_hops, reaching, surely_reaching
+from cai.inference.tabular.stationary.newton import Chains, policy_iteration
+from cai.inference.tabular.stationary.solve import Solution, conclude
+from cai.inference.tabular.stationary.steps import Moves, Steps, Values
+
+__all__ = ["as_good", "by_outcome", "solve_hard"]
+
+Array = np.ndarray[Any, Any]
+TIES = 1e-12  # of what a move changes: moves worse by less are as good
+
+
+def by_outcome(steps: Steps) -> Steps:
+    """The same problem where the best outcome is believed in: every edge is a pair of its own."""
+    number = len(steps.pairs)
+    return replace(
+        steps,
+        eta=0.0,
+        states=steps.sources,
+        actions=steps.actions[steps.pairs],
+        prior=steps.prior[steps.pairs] * steps.chances,
+        rewards=steps.gains,
+        pairs=np.arange(number),
+        chances=np.ones(number),
+        gains=np.zeros(number),
+        lost=np.zeros(number),
+    )
+
+
+def solve_hard(solution: Solution, group: Array) -> None:
+    """The best action, of expected outcomes.
+
+    Args:
+        solution: takes down what is found, and by which pairs (`chosen`).
+        group: bool [N], the states to solve for; they lead to each other and to what is known.
+    """
+    steps = solution.steps
+    while True:
+        pairs, edges = solution.allowed(group)
+        unknown = solution.unknown(group)
+        if not unknown.any():
+            return
+        merged = _Merged(steps, pairs, edges, unknown, solution.worth)
+        part, end = merged.steps, np.append(np.zeros(merged.steps.number, dtype=bool), True)
+        sure, chosen = surely_reaching(part.states, part.pairs, part.targets, end)
+        if not sure.all():
+            _put_endless(solution, merged, ~sure[:-1])
+            continue
+        found = policy_iteration(part, chosen[:-1], solution.left())
+        solution.count, solution.jumps = solution.count + found.steps, solution.jumps + found.steps
+        if found.grew is not None:
+            solution.put(merged.spread(found.grew), np.inf, 0.0)
+            continue
+        merged.put(solution, found)
+        return
+
+
+class _Merged:
+    """A problem in which every set of states that can be stayed in for nothing is one state that may stop.
+
+    Attributes:
+        steps: over the merged states.
+        origin: int [R], the pair that each pair was, in the problem as it was; -1 for one that stops.
+        place: int [N], the merged state of each state; -1 for those that are not unknown.
+        inner: bool, of the pairs as they were: those that stay in a set for nothing.
+    """
+
+    def __init__(self, steps: Steps, pairs: Array, edges: Array, unknown: Array, worth: Array) -> None:
+        self.whole, self.unknown = steps, unknown
+        whole = steps.select(pairs, edges, unknown, worth)
+        kept = np.flatnonzero(pairs & unknown[steps.states])
+        labels, inner = end_components(whole.states, whole.pairs, whole.targets, earns_nothing(whole), whole.number + 1)
+        labels = labels[:-1]
+        self.inner = np.zeros(len(steps.states), dtype=bool)
+        self.inner[kept[inner]] = True
+        sets, first = np.unique(labels[labels >= 0], return_index=True)
+        leader = np.arange(whole.number)
+        leader[labels >= 0] = np.flatnonzero(labels >= 0)[first][np.searchsorted(sets, labels[labels >= 0])]
+        leaders, place = np.unique(leader, return_inverse=True)
+        self.place = np.full(steps.number, -1)
+        self.place[unknown] = place
+        number, stops = len(leaders), np.searchsorted(leaders, np.unique(leader[labels >= 0]))
+        states = np.append(place[whole.states[~inner]], stops)
+        order = np.argsort(states, kind="stable")
+        rank = np.empty_like(order)
+        rank[order] = np.arange(len(order))
+        outer = np.cumsum(~inner) - 1
+        used = ~inner[whole.pairs]
+        of_edges = np.append(rank[outer[whole.pairs[used]]], rank[len(states) - len(stops) :])
+        by_pair = np.argsort(of_edges, kind="stable")
+        targets = np.append(np.append(place, number)[whole.targets[used]], np.full(len(stops), number))
+        zeros, ones = np.zeros(len(stops)), np.ones(len(stops))
+        self.origin = np.append(kept[~inner], np.full(len(stops), -1))[order]
+        self.steps = Steps(
+            number,
+            0.0,
+            True,
+            states[order],
+            np.append(whole.actions[~inner], np.full(len(stops), -1))[order],
+            np.append(whole.prior[~inner], ones)[order],
+            np.append(whole.rewards[~inner], zeros)[order],
+            of_edges[by_pair],
+            targets[by_pair],
+            np.append(whole.chances[used], ones)[by_pair],
+            np.zeros(len(of_edges)),
+            np.zeros(len(states)),
+            np.zeros(number),
+        )
+
+    def spread(self, states: Array) -> Array:
+        """Int, the states as they were of merged ones, bool [N]."""
+        return np.flatnonzero(np.append(states, False)[self.place])
+
+    def put(self, solution: Solution, found: Any) -> None:
+        """Puts down values, moves that are as good as the best, and whether a finite horizon would do better."""
+        unknown = self.unknown
+        part, found = conclude(solution, self.steps, unknown, found, Chains(self.steps), self.place[unknown])
+        ties = as_good(part, part.moves(found.values), found.values)
+        self._follow(solution, found.chosen)
+        tight = ties & (self.origin >= 0)
+        labels, _ = end_components(part.states, part.pairs, part.targets, tight, part.number + 1)
+        values = found.values.total
+        rounds = labels[:-1] >= 0
+        cut = rounds & (values < -TIES * np.abs(values).max(initial=0.0))
+        below = np.isin(labels[:-1], labels[:-1][cut]) & rounds
+        if below.any():
+            gain = reaching(part.sources, part.targets, np.append(below, False))[:-1]
+            solution.unsure[self.spread(gain)] = True
+
+    def _follow(self, solution: Solution, chosen: Array) -> None:
+        """Puts down one pair of each state by which its value is reached: the set's own, or one that leads to it."""
+        whole, inner = self.whole, np.flatnonzero(self.inner)
+        picks = self.origin[chosen]
+        own = picks[picks >= 0]
+        assert solution.chosen is not None
+        solution.chosen[whole.states[own]] = own
+        if not len(inner):
+            return
+        edges = self.inner[whole.pairs]
+        goal = np.append(np.zeros(whole.number, dtype=bool), False)
+        goal[whole.states[own]] = True
+        hops = next_hops(whole.sources[edges], whole.targets[edges], goal)
+        nearer = edges & (hops[whole.sources] == whole.targets)
+        found = np.full(whole.number, -1)
+        found[whole.states[inner][::-1]] = inner[::-1]
+        found[whole.sources[nearer][::-1]] = whole.pairs[nearer][::-1]
+        states = (self.place >= 0) & ~goal[:-1] & (found >= 0)
+        solution.chosen[states] = found[states]
+
+
+def as_good(steps: Steps, moves: Moves, values: Values) -> Array:
+    """Bool [R], the pairs that are as good as the best of their state, up to rounding."""
+    total = np.append(values.total, 0.0)
+    changes = steps.chances * np.abs(steps.gains + total[steps.targets] - total[steps.sources])
+    scale = np.abs(steps.rewards) + np.add.reduceat(changes, steps.first_edges)
+    return np.asarray(moves.advantages >= (moves.delta - moves.rounding)[steps.states] - TIES * scale)
+
+
+def _put_endless(solution: Solution, merged: _Merged, endless: Array) -> None:
+    """What states are worth that cannot surely end: by the best rate of the end components that can be stayed in.
+
+    A policy that may also stop anywhere, for 0, is improved: it goes on for ever where that earns more than 0, and is
+    as good where it earns 0.
+    """
+    part = merged.steps
+    labels, kept = end_components(part.states, part.pairs, part.targets, endless[part.states], part.number + 1)
+    inside = labels[:-1] >= 0
+    if inside.any():
+        staying = part.select(kept, kept[part.pairs], inside, np.zeros(part.number + 1))
+        number, count = staying.number, len(staying.states)
+        states = np.append(staying.states, np.arange(number))
+        order = np.argsort(states, kind="stable")
+        rank = np.empty_like(order)
+        rank[order] = np.arange(len(order))
+        of_edges = np.append(rank[staying.pairs], rank[count:])
+        by_pair = np.argsort(of_edges, kind="stable")
+        stopping = replace(
+            staying,
+            states=states[order],
+            actions=np.append(staying.actions, np.full(number, -1))[order],
+            prior=np.append(staying.prior, np.ones(number))[order],
+            rewards=np.append(staying.rewards, np.zeros(number))[order],
+            pairs=of_edges[by_pair],
+            targets=np.append(staying.targets, np.full(number, number))[by_pair],
+            chances=np.append(staying.chances, np.ones(number))[by_pair],
+            gains=np.zeros(len(of_edges)),
+            lost=np.zeros(len(states)),
+            refused=np.zeros(number),
+        )
+        found = policy_iteration(stopping, rank[count:], solution.left())
+        solution.count += found.steps
+        places = np.flatnonzero(inside)
+        if found.grew is not None:
+            solution.put(merged.spread(np.isin(np.arange(part.number), places[found.grew])), np.inf, 0.0)
+            return
+        tight = as_good(stopping, stopping.moves(found.values), found.values)
+        rounds, _ = end_components(
+            stopping.states,
+            stopping.pairs,
+            stopping.targets,
+            tight & (np.append(staying.states, np.full(number, -1))[order] >= 0),
+            number + 1,
+        )
+        level = rounds[:-1] >= 0
+        if level.any():
+            _put_level(solution, merged, part, places[level])
+            return
+    solution.put(merged.spread(endless), -np.inf, 0.0)
+
+
+def _put_level(solution: Solution, merged: _Merged, part: Steps, places: Array) -> None:
+    """States that can go round for ever for nothing on average, though not for 0 at every step."""
+    inside = np.isin(np.arange(part.number), places)
+    leaves = np.bincount(part.pairs[~np.append(inside, False)[part.targets]], minlength=len(part.states)) > 0
+    alone = part.select(~leaves, ~leaves[part.pairs], inside, np.zeros(part.number + 1))
+    settles = not bool((leaves & inside[part.states]).any()) and nothing_to_choose(alone)
+    worth, unsure = worth_of_closed(replace(alone, hard=False)) if settles else (np.zeros(len(places)), True)
+    of = merged.place[merged.spread(inside)]
+    where = merged.spread(inside)
+    order = np.searchsorted(places, of)
+    solution.put(where, np.nan_to_num(np.asarray(worth))[order], 0.0)
+    solution.unsure[where] |= np.broadcast_to(unsure, len(places))[order]

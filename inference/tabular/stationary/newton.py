@@ -1,0 +1,221 @@
+"""Policy iteration, soft and hard, and a bound on the error of what it found.
+
+A backup F is monotone and F(v + c) <= F(v) + c for c >= 0; its slope at v is the chain P of the policy and dynamics
+that attain it. Newton's step (I - P)^-1 (F(v) - v) is therefore policy iteration. Where F is convex (eta >= 0) it
+rises, without end or to the fixed point, from any v <= F(v): from the value of a policy that ends (Puterman 1994,
+section 6.4).
+
+Bound: if F(v + w) <= v + w and F(v - w) >= v - w for some w >= 0, then F maps what lies between into itself, and the
+fixed point is there. (I - P) w = 1.25 (|delta| + rounding) gives such a w near v, and both sides are looked at.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from cai.inference.tabular.stationary.graphs import reaching
+from cai.inference.tabular.stationary.linear_systems import LinearSystem, Pattern
+from cai.inference.tabular.stationary.steps import Moves, Steps, Values
+
+__all__ = ["Chains", "Found", "error_bound", "grows", "policy_iteration", "soft_policy_iteration"]
+
+Array = np.ndarray[Any, Any]
+STALLS = 6  # steps without progress after which rounding is all that is left
+NEAR = 4.0  # of the rounding of delta: what is left at which no step is worth its price
+FAR = 1e12  # how far values are pushed, relative to their size, to see whether they would move on
+LOOKS = (25, 100, 300)  # steps after which growth is looked for
+LEAP = 1e6  # the length of a step, relative to the values, before which growth is looked for
+ROUND = 128  # backups over which growth is looked for
+LARGE = 50_000  # edges beyond which it is fewer
+CHECKS = 6  # attempts at a bound
+
+
+@dataclass(frozen=True)
+class Found:
+    """Where policy iteration ended.
+
+    Attributes:
+        values: of the N states.
+        steps: policies evaluated.
+        grew: bool [N], states whose values were shown to grow for ever; None if none were.
+        chosen: int [N], the pair that each state takes, of hard control.
+    """
+
+    values: Values
+    steps: int
+    grew: Array | None = None
+    chosen: Array | None = None
+
+
+class Chains:
+    """The systems I - P of the chains of one problem, which share their places."""
+
+    def __init__(self, steps: Steps) -> None:
+        self.steps, self.inside = steps, steps.targets < steps.number
+        rows, columns = steps.sources[self.inside], steps.targets[self.inside]
+        self.pattern = Pattern(torch.from_numpy(rows), torch.from_numpy(columns), steps.number)
+        self.last: LinearSystem | None = None
+
+    def system(self, moves: Moves) -> LinearSystem:
+        """I - P of the moves."""
+        weights = moves.weights.astype(np.float64)
+        sources = self.steps.sources[~self.inside]
+        exits = np.bincount(sources, weights[~self.inside], self.steps.number)
+        return self.pattern.system(torch.from_numpy(weights[self.inside]), torch.from_numpy(exits))
+
+    def solve(self, moves: Moves, side: Array) -> Array | None:
+        """(I - P)^-1 b [N]; None if the chain does not end."""
+        self.last = self.system(moves)
+        return self.solve_last(side)
+
+    def solve_last(self, side: Array) -> Array | None:
+        """The same for the chain of the last solve."""
+        found = None if self.last is None else self.last.answer(side.astype(np.float64)[:, None])
+        return None if found is None or not np.isfinite(found).all() else found[:, 0]
+
+
+def soft_policy_iteration(steps: Steps, values: Values, limit: int, chains: Chains | None = None) -> Found:
+    """Newton's method on the soft choice from values v <= F(v) (eta >= 0), or from near the fixed point.
+
+    Args:
+        steps: the problem; every state leads to the end.
+        values: where it begins.
+        limit: the most steps.
+        chains: of the problem, where they are there already.
+    """
+    chains = chains or Chains(steps)
+    best, since = np.inf, 0
+    near = NEAR if steps.dtype is np.float64 else 0.5
+    for count in range(limit):
+        moves = steps.moves(values)
+        left = moves.left
+        best, since = (left, 0) if left < 0.5 * best else (best, since + 1)
+        if left <= near or since >= (1 if best < 100 * NEAR else STALLS):
+            return Found(values, count)
+        step = chains.solve(moves, moves.delta)
+        following = None if step is None else values.moved(step)
+        lost = following is None or not np.isfinite(following.high).all()
+        leaps = step is not None and float(np.abs(step).max()) > LEAP * (1 + float(np.abs(values.high).max()))
+        if lost or leaps or count in LOOKS:
+            grew = grows(steps, values)
+            if grew is not None:
+                return Found(values, count, grew)
+        if following is None or lost:
+            break
+        values = following
+    return Found(values, limit)
+
+
+def policy_iteration(steps: Steps, chosen: Array, limit: int, values: Values | None = None) -> Found:
+    """Howard's algorithm from a policy that ends; a pair is given up for one that is better by more than rounding.
+
+    If the new policy does not end, its closed class earns more than it did with every round, so values grow for ever.
+
+    Args:
+        steps: the problem.
+        chosen: int [N], the pair that each state takes at first.
+        limit: the most policies.
+        values: near those of the policy, where they are known.
+    """
+    chains = Chains(steps)
+    values = steps.values(np.zeros(steps.number)) if values is None else values
+    end = np.append(np.zeros(steps.number, dtype=bool), True)
+    for count in range(1, limit + 1):
+        edges = np.isin(np.arange(len(steps.states)), chosen)[steps.pairs]
+        ends = reaching(steps.sources[edges], steps.targets[edges], end)[:-1]
+        if not ends.all():
+            return Found(values, count, ~ends, chosen)
+        best = np.inf
+        for _ in range(8):
+            moves = steps.moves(values, chosen)
+            left = moves.left
+            if left <= 0.5 or left > 0.5 * best:
+                break
+            step = chains.solve(moves, moves.delta)
+            if step is None:
+                return Found(values, limit, None, chosen)
+            best, values = left, values.moved(step)
+        moves = steps.moves(values)
+        better = moves.delta > moves.advantages[chosen] + moves.rounding
+        if not better.any():
+            return Found(values, count, None, chosen)
+        first = np.flatnonzero(moves.advantages >= moves.delta[steps.states])[::-1]
+        top = np.zeros(steps.number, dtype=np.int64)
+        top[steps.states[first]] = first
+        chosen = np.where(better, top, chosen)
+    return Found(values, limit, None, chosen)
+
+
+def grows(steps: Steps, values: Values, rounds: bool = True) -> Array | None:
+    """Bool [N], states that move on and on however far along they are pushed: those that move most, or all; else None.
+
+    What leads elsewhere weighs nothing against a push so long, so a backup that moves all of them moves them for ever.
+    Values are looked at after one backup and after many: in a circle of states each may fall in turn while all rise.
+
+    Args:
+        steps: the problem.
+        values: where to look.
+        rounds: whether to look at many backups, too.
+    """
+    for count in (1, ROUND if len(steps.pairs) <= LARGE else ROUND // 8) if rounds else (1,):
+        moved = _moved(steps, values, count)
+        largest = float(np.abs(moved).max(initial=0.0))
+        if not 0 < largest < np.inf:
+            continue
+        sign = float(np.sign(moved[np.argmax(np.abs(moved))]))
+        far = sign * FAR * (float(np.abs(values.total).max()) + 1.0 + largest)
+        for leading in (sign * moved >= 0.5 * largest, np.ones(steps.number, dtype=bool)):
+            pushed = values.moved(np.where(leading, far, 0.0))
+            least = 100 * count * steps.moves(pushed).rounding
+            if bool((sign * _moved(steps, pushed, count) > least)[leading].all()):
+                return leading
+    return None
+
+
+def _moved(steps: Steps, values: Values, count: int) -> Array:
+    """[N], what so many backups change."""
+    total = np.zeros(steps.number, dtype=steps.dtype)
+    for _ in range(count):
+        delta = steps.moves(values).delta
+        total, values = total + delta, values.moved(delta)
+    return total
+
+
+def error_bound(steps: Steps, found: Found, chains: Chains | None = None) -> Array | None:
+    """[N], a bound on how far each value is from the fixed point, as above; None where none was found.
+
+    Where moves are as good as the best, they may lead along other ways than the policy found, and need wider bounds
+    there: the widths are taken along the moves that go beyond (policy iteration for them), or in proportion to values.
+    """
+    chains, values = chains or Chains(steps), found.values
+    moves = steps.moves(values)
+    side = 1.25 * (np.abs(moves.delta) + moves.rounding)
+
+    def encloses(width: Array) -> tuple[bool, Moves]:
+        up, down = steps.moves(values.moved(width)), steps.moves(values.moved(-width))
+        return bool((up.delta <= -up.rounding).all() and (down.delta >= down.rounding).all()), up
+
+    if chains.last is not None:  # the chain of a step before is as good, if what it gives does
+        width = chains.solve_last(side)
+        if width is not None and (width >= 0).all() and encloses(width)[0]:
+            return width
+    chain = moves if found.chosen is None else steps.moves(values, found.chosen)
+    for attempt in range(CHECKS):
+        width = chains.solve(chain, side)
+        if width is None or (width < 0).any():
+            return None
+        fine, chain = encloses(width)
+        if fine:
+            return width
+        if attempt == 0 and found.chosen is not None:
+            paid = np.abs(steps.rewards[found.chosen])
+            if paid.all():
+                width = (np.abs(values.total) * float((2 * side / paid).max())).astype(np.float64)
+                if encloses(width)[0]:
+                    return width
+        side = 1.5 * side
+    return None
