@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["NUMBERS", "Posterior", "Trajectories"]
 
-NUMBERS = ("log_evidence", "elbo", "believed_return", "luck", "policy_divergence", "policy_entropy")
+NUMBERS = ("log_evidence", "elbo", "believed_return", "luck", "policy_divergence", "policy_entropy", "gain")
 TABLES = (
     *("values", "q_values", "action_probs", "action_prior", "initial", "state_marginals", "absorbed", "dynamics"),
     *("outcomes", "luck_map", "luck_by_state", "has_outcomes", "world"),
@@ -110,6 +110,14 @@ class Posterior(Lazy):
     @lazy
     def policy_entropy(self) -> Tensor | None:
         """Expected sum over live steps of H(q(. | s_t)), nats, 0-dim."""
+        return None
+
+    @lazy
+    def gain(self) -> Tensor | None:
+        """What a step is worth in the long run, reward units, 0-dim; where the criterion is the average alone.
+
+        All other numbers are then per step of the long run, too, and values are relative to each other, of mean 0.
+        """
         return None
 
     # ---- what was asked -----------------------------------------------------------------------------------------
