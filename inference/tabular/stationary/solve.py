@@ -190,8 +190,8 @@ def conclude(
             found = policy_iteration(part, found.chosen, POLISH, begin)
         bound, values = error_bound(part, found), found.values.total
     every = np.arange(part.number) if place is None else place
-    values = Values(found.values.high[every], found.values.low[every])
-    solution.put(unknown, values, np.inf if bound is None else bound[every])
+    parts = Values(found.values.high[every], found.values.low[every])
+    solution.put(unknown, parts, np.inf if bound is None else bound[every])
     return part, found
 
 
