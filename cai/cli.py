@@ -283,7 +283,8 @@ def _print_comparison(console: Console, result: Comparison) -> None:
     model = result.model
     console.print(
         f"{model.name}: S = {model.mdp.num_states}, A = {model.mdp.num_actions}, T = {model.horizon}, "
-        f"temperature {model.temperature:g}, discount {model.discount:g}",
+        f"temperature {model.temperature:g}, "
+        + ("per step of the long run" if model.is_average else f"discount {model.discount:g}"),
         highlight=False,
     )
     narrow = console.width < 105
@@ -311,6 +312,12 @@ def _print_comparison(console: Console, result: Comparison) -> None:
             if row.effective_sample_size is not None:
                 drawn.add_row(row.backend, f"{row.effective_sample_size:.1f}", _number(row.log_evidence_error))
         console.print(drawn)
+    if any(row.gain is not None for row in result.rows):
+        gains = _table("What a step is worth in the long run", [], status=False)
+        gains.add_column("gain", justify="right")
+        for row in result.rows:
+            gains.add_row(row.backend, _number(row.gain))
+        console.print(gains)
     for row in result.rows:
         if not row.status.ok or row.detail:
             console.print(f"{row.backend}: {row.detail or row.status}", highlight=False, soft_wrap=True)

@@ -12,7 +12,7 @@ from typing import Any, overload
 
 from cai.inference.backends.optimistic import Optimistic
 from cai.inference.backends.variational import StructuredVariational
-from cai.inference.core.backend import Backend
+from cai.inference.core.backend import Backend, check_criterion
 from cai.inference.core.driver import Checkpoints, check_schedule, drive
 from cai.inference.core.memory import check_memory
 from cai.inference.core.posterior import Posterior
@@ -278,6 +278,7 @@ def infer(
     drawn, seed = seed is None, drawn_seed() if seed is None else seed
     check_seed(seed)
     chosen = make_backend(backend, **options)
+    check_criterion(chosen, model)
     in_steps = folder is not None or max_seconds < math.inf
     if isinstance(model, ModelBatch):
         if in_steps:

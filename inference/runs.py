@@ -144,6 +144,7 @@ def _outside(model: Any) -> dict[str, Any]:
         return {name: _plain(value) for name, value in dataclasses.asdict(inspect_program(model)).items()}
     mdp = model.mdp
     parts: dict[str, Any] = {"horizon": model.horizon, "discount": model.discount, "optimality": model.optimality}
+    parts["criterion"] = model.criterion
     parts |= {"states": mdp.num_states, "actions": mdp.num_actions}
     tables = {"probabilities": mdp.probabilities, "next states": mdp.next_states, "start": mdp.initial}
     tables |= {"terminal states": mdp.terminal, "action prior": model.action_prior}

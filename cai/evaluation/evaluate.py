@@ -14,7 +14,7 @@ from torch import Tensor
 from cai.evaluation.batch_results import OutcomeBatch
 from cai.evaluation.programs import SampledOutcome, evaluate_program, mean_of_worst
 from cai.inference.tabular.believed_dynamics import FixedDynamics
-from cai.inference.tabular.stationary.chains import expected_visits
+from cai.inference.tabular.stationary.chains import expected_visits, long_run
 from cai.models.common.numerics import expectation, weighted
 from cai.models.common.storage import Saved, storable
 from cai.models.trajectory.batch import ModelBatch
@@ -24,6 +24,7 @@ from cai.policies.policy import Policy
 __all__ = ["Outcome", "evaluate", "fitting_table"]
 
 TAIL = 0.05
+STRETCH = 200  # steps of a rollout where the criterion is the average
 LONGEST = 10**6  # steps after which a rollout over an infinite horizon is cut
 
 
@@ -31,6 +32,9 @@ LONGEST = 10**6  # steps after which a rollout over an infinite horizon is cut
 @dataclass(frozen=True, eq=False)
 class Outcome(Saved):
     """What happens to a policy under the true dynamics. Returns are those of the discounted chain, in reward units.
+
+    Where the criterion is the average, returns, entropy and occupancy are per step of the long run that the start leads
+    to, and rollouts are stretches of that.
 
     Attributes:
         expected_return: exact; -inf if something forbidden can happen.
@@ -160,8 +164,7 @@ def evaluate(
     named = dict(world.mdp.regions) | {key: world.mdp.states(states) for key, states in (regions or {}).items()}
     with torch.no_grad():
         found = _expectations(world, table, named)
-        steps = world.steps if world.is_finite else LONGEST
-        returns = world.simulator.returns(table, num_rollouts, steps, torch.Generator().manual_seed(seed))
+        returns = _rollouts(world, table, found["occupancy"], num_rollouts, torch.Generator().manual_seed(seed))
     possible = math.isfinite(found["expected_return"])  # what is forbidden may be too rare for the rollouts
     spread = float(returns.std()) if possible and bool(torch.isfinite(returns).all()) else math.inf
     return Outcome(
@@ -172,6 +175,16 @@ def evaluate(
         returns=returns,
         **found,
     )
+
+
+def _rollouts(
+    model: TrajectoryModel, table: Tensor, occupancy: Tensor, number: int, generator: torch.Generator
+) -> Tensor:
+    """[N], returns; where the criterion is the average what a step earns over STRETCH steps of the long run."""
+    if not model.is_average:
+        return model.simulator.returns(table, number, model.steps if model.is_finite else LONGEST, generator)
+    begun = model.batch(initial=occupancy)[0]
+    return begun.simulator.returns(table, number, STRETCH, generator) / STRETCH
 
 
 def _expectations(model: TrajectoryModel, table: Tensor, regions: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -185,7 +198,10 @@ def _expectations(model: TrajectoryModel, table: Tensor, regions: Mapping[str, T
     entered = torch.zeros(len(inside), dtype=mass.dtype)
     occupancy, taken, entropy = [], torch.zeros_like(table[0]), 0.0  # taken: [S, A], how often in live states
     expected_return = 0.0
-    if not model.is_finite:
+    if model.is_average:
+        visits = long_run(model, mdp.initial, table[0], FixedDynamics(model))[None]
+        mass, absorbed = visits, visits.new_zeros(1)
+    elif not model.is_finite:
         visits, absorbed = expected_visits(model, mdp.initial, table, FixedDynamics(model))
         mass = visits
     for t in range(model.steps):

@@ -125,6 +125,11 @@ def open_source(source: Any) -> Source:
 def make_controls(source: Source) -> tuple[Control, ...]:
     """What can be moved, in the order of the panel: slip first, what the builder has of its own last."""
     model = source.first
+    if model.is_average:
+        raise ValueError(
+            "the explorer moves horizon and discount, and this model has criterion='average', which has neither; leave "
+            "the criterion out, or use cai.sweep over its temperature"
+        )
     alpha = float(model.temperature)
     horizon = int(model.horizon) if model.is_finite else 20
     longest = max(50, 3 * horizon)

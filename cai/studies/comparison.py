@@ -66,6 +66,7 @@ class Row:
         member: of a batch, which one; else None.
         effective_sample_size: of weighted particles, on how many trajectories the answer rests; else None.
         log_evidence_error: of weighted particles, the standard error of `log_evidence`, nats; else None.
+        gain: what a step is worth in the long run, reward units, where the criterion is the average; else None.
     """
 
     backend: str
@@ -85,6 +86,7 @@ class Row:
     member: int | None = None
     effective_sample_size: float | None = None
     log_evidence_error: float | None = None
+    gain: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The line as JSON allows it: null for what is not known or not finite."""
@@ -162,7 +164,7 @@ class Comparison(Saved):
         for row in self.rows:
             line: dict[str, Any] = {"backend": row.backend, "member": row.member, "target": row.target}
             line["status"] = row.status.label
-            line |= {key: getattr(row, key) for key in NUMBERS + PARTICLES}
+            line |= {key: getattr(row, key) for key in NUMBERS + PARTICLES} | self._gain(row)
             line["seconds"] = row.seconds
             if row.outcome is not None:
                 line |= {"std": row.outcome.std, "cvar": row.outcome.cvar, "absorbed": row.outcome.absorbed}
@@ -174,6 +176,10 @@ class Comparison(Saved):
             return frame.set_index(["backend", "member"])
         return frame.drop(columns="member").set_index("backend")
 
+    def _gain(self, row: Row) -> dict[str, float | None]:
+        """A line's gain, in comparisons of the average criterion."""
+        return {"gain": row.gain} if any(other.gain is not None for other in self.rows) else {}
+
     def to_dict(self) -> dict[str, Any]:
         """The comparison as plain values, null where a number is unknown or not finite."""
         if isinstance(self.model, ModelBatch):
@@ -181,7 +187,7 @@ class Comparison(Saved):
                 {"horizon": _finite(model.horizon), "temperature": float(model.temperature)} for model in self.model
             ]
             base = self.model.base
-            rows = [row.to_dict() for row in self.rows]
+            rows = [row.to_dict() | self._gain(row) for row in self.rows]
             return {"model": base.name, "discount": base.discount, "members": members, "rows": rows}
         model = self.model if isinstance(self.model, TrajectoryModel) else None
         name = model.name if model else getattr(self.model, "__name__", "program")
@@ -191,7 +197,8 @@ class Comparison(Saved):
             "horizon": horizon if horizon is not None and math.isfinite(horizon) else None,
             "temperature": model.temperature if model else 1.0,
             "discount": model.discount if model else 1.0,
-            "rows": [row.to_dict() for row in self.rows],
+            **({"criterion": model.criterion} if model and model.is_average else {}),
+            "rows": [row.to_dict() | self._gain(row) for row in self.rows],
         }
 
     def to_json(self, indent: int | None = None) -> str:
@@ -339,6 +346,7 @@ def _finished(
         **numbers,
         effective_sample_size=_plain(posterior, "effective_sample_size"),
         log_evidence_error=_plain(posterior, "log_evidence_error"),
+        gain=_number(posterior, "gain"),
     )
 
 
@@ -359,12 +367,15 @@ def _idle(model: Any, posterior: Posterior) -> str:
         spent = _number(posterior, "policy_divergence")
     except Exception:  # what is computed when it is looked at can fail
         return ""
-    if spent is None or not 1e-13 < spent < IDLE:  # less is rounding: no choice makes a difference
+    over, when, most = "over all steps", IDLE, min(10.0, 0.1 * model.horizon)
+    if model.is_average:
+        over, when, most = "a step", 0.1 * IDLE, 0.1
+    if spent is None or not 1e-13 < spent < when:  # less is rounding: no choice makes a difference
         return ""
     temperature = plain_number(model.temperature)
-    colder = temperature * math.sqrt(spent / min(10.0, 0.1 * model.horizon))
+    colder = temperature * math.sqrt(spent / most)
     return (
-        f"the policy is all but the action prior (KL {spent:.2g} nats over all steps): at temperature {temperature:g} "
+        f"the policy is all but the action prior (KL {spent:.2g} nats {over}): at temperature {temperature:g} "
         f"what it can earn hardly counts; try temperature={colder:.1g}"
     )
 

@@ -55,6 +55,7 @@ class StructuredBackend:
     target: ClassVar[Target]
     free_dynamics: ClassVar[bool]
     accepts: ClassVar[str] = "a TrajectoryModel, any horizon; or any program of discrete sites (svi)"
+    averages: ClassVar[bool] = True
     cost: ClassVar[str] = "T S A K time (closed form); T S A S time and memory a step (svi)"
 
     def __init_subclass__(cls) -> None:

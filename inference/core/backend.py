@@ -6,8 +6,10 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from cai.inference.core.posterior import Posterior
 from cai.inference.core.status import Target
+from cai.models.trajectory.batch import ModelBatch
+from cai.models.trajectory.model import TrajectoryModel
 
-__all__ = ["Backend"]
+__all__ = ["Backend", "check_criterion"]
 
 
 @runtime_checkable
@@ -15,7 +17,8 @@ class Backend(Protocol):
     """An inference method: a frozen dataclass of hyper-parameters that answers models.
 
     A backend may also have `memory(model) -> Need` (`cai.inference.core.memory`), what `run` will allocate, by which
-    `infer` refuses what does not fit before it begins.
+    `infer` refuses what does not fit before it begins; and `averages: ClassVar[bool]`, whether it answers a
+    `TrajectoryModel` with criterion="average", which `infer` asks about no other.
 
     Attributes:
         name: how it is called in tables and on the command line.
@@ -34,3 +37,13 @@ class Backend(Protocol):
 
     def run(self, model: Any, *, seed: int = 0) -> Posterior:
         """Answers the model."""
+
+
+def check_criterion(backend: Any, model: Any) -> None:
+    """Raises ValueError if a model asks for the average of a long run, and the backend answers about sums alone."""
+    model = model.base if isinstance(model, ModelBatch) else model
+    if isinstance(model, TrajectoryModel) and model.is_average and not getattr(backend, "averages", False):
+        raise ValueError(
+            f"backend {backend.name!r} is about sums of rewards, and this model has criterion='average'; ask 'exact', "
+            "'variational', 'optimistic', 'risk', 'value-iteration' or 'z-iteration', or leave the criterion out"
+        )

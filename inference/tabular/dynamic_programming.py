@@ -22,6 +22,7 @@ from cai.inference.tabular.backward import KEEP, Messages, backward, occupancies
 from cai.inference.tabular.believed_dynamics import FixedDynamics, OutcomeDynamics
 from cai.inference.tabular.posterior import ModelPosterior, in_reward_units
 from cai.inference.tabular.recursion import EXACT, FIXED, Choice, Recursion
+from cai.inference.tabular.stationary.average import average_messages
 from cai.inference.tabular.stationary.chains import can_succeed, expected_visits, pays_for_ever
 from cai.inference.tabular.stationary.iteration import Settling, stationary_messages
 from cai.models.common.threads import spare_core
@@ -120,6 +121,7 @@ class SumProduct:
     target: ClassVar[Target] = Target.EXACT
     soft_recursion: ClassVar[str | None] = "exact"
     accepts: ClassVar[str] = "a TrajectoryModel, any horizon"
+    averages: ClassVar[bool] = True
     cost: ClassVar[str] = "T S A K time, T S A memory"
 
     def __post_init__(self) -> None:
@@ -174,16 +176,17 @@ def closed_form_posterior(
         keep: what of a finite horizon stays in memory, see `backward`.
         kernel: see `backward`.
     """
-    found, status, attaining = dict(details or {}), Status.SUCCESS, None
+    found, status, attaining, known = dict(details or {}), Status.SUCCESS, None, None
     policy = None
     with spare_core() if torch.get_num_threads() > 1 else contextlib.nullcontext():
         if model.is_finite:
             messages = backward(model, recursion, keep=keep, kernel=kernel)
         else:
-            stationary = stationary_messages(model, recursion, settling)
+            solve = average_messages if model.is_average else stationary_messages
+            stationary = solve(model, recursion, settling)
             messages, status = stationary.messages, stationary.status
             found |= stationary.details
-            attaining = stationary.chosen
+            attaining, known = stationary.chosen, stationary.known
         if acts is not None:
             policy = torch.stack([acts(model, q_values, model.log_action_prior)[1] for q_values in messages.q_values])
     start = messages.start
@@ -199,6 +202,7 @@ def closed_form_posterior(
         policy=policy,
         details=found,
         attaining=attaining,
+        known=known,
         keep=keep,
         kernel=kernel,
     )
@@ -215,6 +219,7 @@ def messages_posterior(
     policy: Tensor | None = None,
     details: dict[str, Any] | None = None,
     attaining: Tensor | None = None,
+    known: dict[str, Any] | None = None,
     keep: str = "values",
     kernel: str = "auto",
 ) -> RecursionPosterior:
@@ -230,6 +235,7 @@ def messages_posterior(
         policy: [T, S, A], of q; that of the messages unless given.
         details: further numbers of the backend.
         attaining: int64 [S], over an infinite horizon, actions that reach the values of hard control.
+        known: further parts of the answer by name, `visits` among them where the criterion is the average.
         keep: "evidence" computes tables at every look; else they are held once they were computed.
         kernel: how sums over outcomes are computed.
     """
@@ -240,13 +246,14 @@ def messages_posterior(
         found["kernel"] = messages.kernel
     parts: dict[str, Any] = {"backend": backend, "target": target, "model": model, "horizon": model.horizon}
     parts |= {"recursion": recursion, "messages": messages, "kernel": kernel, "holds_tables": keep != "evidence"}
+    parts |= known or {}
     if policy is not None:
         parts["action_probs"] = policy
     elif attaining is not None:
         parts["attaining"] = attaining
     if not status.ok:
         parts |= {"initial": model.mdp.initial, "world": FixedDynamics(model)}
-    if not model.is_finite and status.ok:
+    if not model.is_finite and not model.is_average and status.ok:
         settled = RecursionPosterior(**parts, status=status)
         try:
             parts["visits"] = expected_visits(model, settled.initial, settled.action_probs, settled.world)

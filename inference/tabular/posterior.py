@@ -54,8 +54,9 @@ def measure(
     visits = forward(model, initial, policy, dynamics) if visits is None else visits
     live, timed = model.live, model.reward.reads_time
     rewards = model.reward_table(0)
-    returns = divergence = entropy = initial.new_zeros(())
-    luck = categorical_divergence(initial, model.mdp.initial)
+    returns = divergence = entropy = luck = initial.new_zeros(())
+    if not model.is_average:  # per step of a long run the start is nothing
+        luck = categorical_divergence(initial, model.mdp.initial)
     size = max(1, CHUNK // model.mdp.probabilities.numel())
     for begin in range(0, model.steps, size):
         times = range(begin, min(begin + size, model.steps))

@@ -95,6 +95,10 @@ class ModelBatch(Portable, Sequence[TrajectoryModel]):
         }
         self._length = _common_length({name: len(part) for name, part in given.items() if part is not None})
         self._made: WeakValueDictionary[int, TrajectoryModel] = WeakValueDictionary()
+        if horizons is not None and base.is_average:
+            raise ValueError(
+                "the base has criterion='average', so all its members have an infinite horizon; leave out horizon"
+            )
         self.horizons: tuple[int | float, ...] = horizons or (base.horizon,) * self._length
         if starts is not None:
             check_shape(starts, (None, base.mdp.num_states), "initial", "[B, S]")

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import numbers
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -28,7 +27,8 @@ from cai.models.processes.mdp import MDP
 from cai.models.rewards.base import raw_table
 from cai.models.rewards.checks import check_reward
 from cai.models.rewards.tables import EvaluatedReward, TableReward, as_reward
-from cai.models.trajectory.checks import check_infinite, normalised_prior, outcomes_disagree
+from cai.models.trajectory.checks import check_bernoulli, check_horizon, check_numbers, normalised_prior
+from cai.models.trajectory.checks import outcomes_disagree as disagree
 from cai.models.trajectory.portable import Portable
 from cai.models.trajectory.program import ProgramTables, run_program
 from cai.models.trajectory.simulate import TabularSimulator
@@ -81,6 +81,8 @@ class TrajectoryModel(Portable):
             exp((r - r_max) / alpha), which can be sampled. The posterior is the same, and the evidence of the second
             is lower by T r_max / alpha.
         name: for tables and pictures.
+        criterion: "total", sums of rewards; or "average", what a step earns in the long run: over an infinite horizon
+            without a discount and without terminal states, all numbers of an answer are then per step.
 
     Raises:
         ValueError, TypeError: on bad numbers, wrong shapes, NaN or +inf rewards, rewards in terminal states, a
@@ -95,6 +97,7 @@ class TrajectoryModel(Portable):
     action_prior: Any = None
     optimality: Literal["factor", "bernoulli"] = "factor"
     name: str = "model"
+    criterion: Literal["total", "average"] = "total"
     _tables: dict[int, Tensor] = field(init=False, repr=False, default_factory=dict)
     _host: TrajectoryModel | None = field(init=False, repr=False, default=None)
     _made_anew: ClassVar[tuple[str, ...]] = ("simulator", "_program_tables", "_tables")
@@ -114,15 +117,7 @@ class TrajectoryModel(Portable):
         if isinstance(alpha, Tensor) and not alpha.dim():
             object.__setattr__(self, "temperature", alpha.double() if alpha.requires_grad else alpha.item())
             alpha = alpha.item()
-        for what, value in (("temperature", alpha), ("discount", self.discount)):
-            if not isinstance(value, numbers.Real) or isinstance(value, bool) or not math.isfinite(value):
-                raise ValueError(f"{what} is {value!r}; expected a finite number above 0")
-        if self.temperature <= 0:
-            raise ValueError(
-                f"temperature is {self.temperature}; it must be > 0 (towards 0 the policy becomes the hard optimum)"
-            )
-        if not 0 < self.discount <= 1:
-            raise ValueError(f"discount is {self.discount}; it must lie in (0, 1]")
+        check_numbers(alpha, self.discount)
         if self.optimality not in ("factor", "bernoulli"):
             raise ValueError(f"optimality is {self.optimality!r}; expected 'factor' or 'bernoulli'")
         if not isinstance(self.temperature, Tensor):
@@ -132,14 +127,9 @@ class TrajectoryModel(Portable):
         factor = as_reward(self.reward, self.mdp)
         factor.check(self.mdp)
         object.__setattr__(self, "reward", factor)
-        if not self.is_finite:
-            check_infinite(factor)
+        check_horizon(self)
         check_reward(factor, self, self.mdp, self.reward_times)
-        if not self.is_finite and self.optimality == "bernoulli" and self.r_max != 0:
-            raise ValueError(
-                f"optimality='bernoulli' subtracts r_max = {self.r_max:g} at each of infinitely many steps, and the "
-                "evidence vanishes; use optimality='factor'"
-            )
+        check_bernoulli(self)
 
     # ---- where it lives -----------------------------------------------------------------------------------------
 
@@ -194,6 +184,11 @@ class TrajectoryModel(Portable):
     def is_finite(self) -> bool:
         """Whether the horizon is a number of steps."""
         return self.horizon != math.inf
+
+    @property
+    def is_average(self) -> bool:
+        """Whether numbers are per step of the long run."""
+        return self.criterion == "average"
 
     @cached_property
     def steps(self) -> int:
@@ -268,7 +263,7 @@ class TrajectoryModel(Portable):
 
     @property
     def evidence_offset(self) -> float | Tensor:
-        """What `optimality` adds to the log evidence of the undirected model, in nats: 0 or -T r_max / alpha.
+        """What `optimality` adds to the undirected log evidence, nats: 0 or -T r_max / alpha (per step if average).
 
         A 0-dim tensor where the rewards or the temperature require grad.
         """
@@ -277,7 +272,8 @@ class TrajectoryModel(Portable):
         largest = self.largest_reward
         if not largest.requires_grad and self.r_max == 0:
             return 0.0
-        return -self.horizon * (largest if largest.requires_grad else self.r_max) / self.temperature
+        steps = 1 if self.is_average else self.horizon
+        return -steps * (largest if largest.requires_grad else self.r_max) / self.temperature
 
     @cached_property
     def has_outcome_sites(self) -> bool:
@@ -286,9 +282,7 @@ class TrajectoryModel(Portable):
             return False
         if self.host is not self:
             return self.host.has_outcome_sites
-        return self.discount < 1 or any(
-            outcomes_disagree(self.mdp, self.reward_table(t).detach()) for t in self.reward_times
-        )
+        return self.discount < 1 or any(disagree(self.mdp, self.reward_table(t).detach()) for t in self.reward_times)
 
     @property
     def program_states(self) -> int:
@@ -304,11 +298,12 @@ class TrajectoryModel(Portable):
     def __repr__(self) -> str:
         return (
             f"TrajectoryModel({self.name!r}, {self.mdp!r}, horizon={self.horizon}, temperature={self.temperature:g}, "
-            f"discount={self.discount:g}, optimality={self.optimality!r})"
+            f"discount={self.discount:g}, optimality={self.optimality!r}"
+            + (f", criterion={self.criterion!r})" if self.is_average else ")")
         )
 
     def _repr_html_(self) -> str:
-        names = ("name", "horizon", "temperature", "discount", "optimality")
+        names = ("name", "horizon", "criterion", "temperature", "discount", "optimality")
         facts = {name: getattr(self, name) for name in names} | {"reward": self.reward.label}
         facts["temperature"] = f"{plain_number(self.temperature):g}"
         return fact_table("TrajectoryModel", facts | process_facts(self.mdp))

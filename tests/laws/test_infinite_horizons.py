@@ -159,7 +159,7 @@ def test_values_are_right_or_not_called_so(seeds):
             if want is not None:
                 check_values(got, want, states, problem, what)
             accounts(got, model, what)
-            if discount < 1 and discount**LONG > 1e-9 or not _settles(problem):
+            if (discount < 1 and discount**LONG > 1e-9) or not _settles(problem):
                 continue
             limit = finite(problem, discount, eta, hard, LONG, 1)[0]
             for s in states:

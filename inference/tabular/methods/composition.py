@@ -68,7 +68,7 @@ def compose_models(models: Sequence[TrajectoryModel], weights: Any) -> Trajector
         The composed model, "composition" by name; its reward is a table of the expected rewards [S, A] of each step.
 
     Raises:
-        ValueError, TypeError: naming what is no model, what differs, what is random, or the discount.
+        ValueError, TypeError: naming what is no model, what differs, what is random, the discount or the criterion.
     """
     models = list(models)
     log_weights = safe_log(composition_weights(weights, len(models)))
@@ -76,6 +76,11 @@ def compose_models(models: Sequence[TrajectoryModel], weights: Any) -> Trajector
     for i, model in enumerate(models):
         if not isinstance(model, TrajectoryModel):
             raise TypeError(f"component {i} is a {type(model).__name__}; expected a TrajectoryModel")
+        if model.is_average:
+            raise ValueError(
+                f"component {i} has criterion='average', so it never ends, and only the rewards of endings compose; "
+                "leave the criterion out, or ask about each by itself"
+            )
         if model.discount < 1:
             raise ValueError(
                 f"component {i} has discount {model.discount:g}, under which z = e^-q P z^gamma is not linear and "

@@ -54,6 +54,7 @@ class RiskSensitive:
     name: ClassVar[str] = "risk"
     target: ClassVar[Target] = Target.OTHER
     accepts: ClassVar[str] = "a TrajectoryModel, any horizon"
+    averages: ClassVar[bool] = True
     cost: ClassVar[str] = "T S A K time, T S A memory"
 
     def __post_init__(self) -> None:

@@ -48,6 +48,7 @@ class ValueIteration:
     name: ClassVar[str] = "value-iteration"
     target: ClassVar[Target] = Target.OTHER
     accepts: ClassVar[str] = "a TrajectoryModel, any horizon"
+    averages: ClassVar[bool] = True
     cost: ClassVar[str] = "T S A K time, T S A memory"
 
     def __post_init__(self) -> None:

@@ -18,6 +18,7 @@ __all__ = [
     "ended_states",
     "expected_visits",
     "has_trap",
+    "long_run",
     "pays_for_ever",
     "reaches_terminal",
     "transition_matrix",
@@ -139,6 +140,58 @@ def expected_visits(
             "horizon are not known; give a discount < 1 or a finite horizon"
         ) from None
     return visits[None], (visits * falls.sum((1, 2))).sum()[None]
+
+
+def long_run(model: TrajectoryModel, initial: Tensor, policy: Tensor, dynamics: OutcomeDynamics) -> Tensor:
+    """[S], how often a chain without an end is where in the long run: the mean of its marginals over all time.
+
+    Args:
+        model: the trajectory model, of discount 1 and without terminal states.
+        initial: [S], of the chain.
+        policy: [S, A].
+        dynamics: stationary.
+
+    Raises:
+        ValueError: if the chain mixes too slowly for float64 to tell.
+    """
+    moves = policy[..., None] * dynamics.outcomes(0)[0]
+    origins, targets = edges_of(moves.detach() > 0, model.mdp.successors())
+    met = reached_from(origins, targets, initial.detach() > 0)
+    classes = closed_classes(origins.cpu().numpy(), targets.cpu().numpy(), met.cpu().numpy())
+    found, into = torch.zeros_like(initial), None
+    try:
+        if len(classes) > 1:
+            before = met.clone()
+            for states in classes:
+                before[torch.from_numpy(states).to(met.device)] = False
+            into = initial
+            if bool(before.any()):
+                chains = ChainSystems(model, before)
+                passed = chains.spread(chains.system(moves).solve(initial[before], transposed=True))
+                into = into + model.mdp.scatter(passed[:, None, None] * moves)
+        for states in classes:
+            inside = torch.zeros_like(met)
+            inside[torch.from_numpy(states).to(met.device)] = True
+            law = _class_law(model, moves, inside, int(states[0]))
+            often = int(law.detach().argmax())
+            if law[int(states[0])] < 1e-3 * law[often]:  # counted between visits to a state that is seldom seen
+                law = _class_law(model, moves, inside, often)
+            found = found + (law if into is None else law * into[inside].sum())
+    except ArithmeticError as error:
+        raise ValueError(f"the chain mixes too slowly for its long run to be known ({error})") from None
+    return found / found.sum()
+
+
+def _class_law(model: TrajectoryModel, moves: Tensor, inside: Tensor, reference: int) -> Tensor:
+    """[S], the long run of a closed class, from the visits between two of a state."""
+    counts, here = inside.clone(), torch.zeros_like(moves[:, 0, 0])
+    counts[reference], here[reference] = False, 1.0
+    if not bool(counts.any()):
+        return here
+    chains = ChainSystems(model, counts)
+    side = model.mdp.scatter(here[:, None, None] * moves)[counts]
+    visits = here + chains.spread(chains.system(moves).solve(side, transposed=True).clamp(min=0))
+    return visits / visits.sum()
 
 
 def pays_for_ever(model: TrajectoryModel, policy: Tensor, dynamics: OutcomeDynamics) -> bool:

@@ -7,7 +7,7 @@ plug-in's own is backed up as it is, until an interval that its backup maps into
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -28,7 +28,7 @@ from cai.inference.tabular.stationary.steps import Steps, steps_of
 from cai.models.common.numerics import certainty_equivalent
 from cai.models.trajectory.model import TrajectoryModel
 
-__all__ = ["Settling", "Stationary", "stationary_messages"]
+__all__ = ["Fits", "Settling", "Stationary", "policy_at", "q_values_at", "solve_group", "stationary_messages"]
 
 Array = np.ndarray[Any, Any]
 EIGENVALUE_LIMIT = 1000  # states up to which rho(F') is computed
@@ -63,12 +63,14 @@ class Stationary:
             "rate" and "contracts" (the rate at which backups settle, gamma or rho(F') where there were backups, and
             whether it bounds every one of them); "why", where there is no answer.
         chosen: int64 [S], an action by which a hard value is reached, -1 where nothing does; None for soft ones.
+        known: further parts of the answer, by name.
     """
 
     messages: Messages
     status: Status
     details: dict[str, Any]
     chosen: Tensor | None = None
+    known: dict[str, Any] = field(default_factory=dict)
 
 
 def stationary_messages(model: TrajectoryModel, recursion: Recursion, settling: Settling) -> Stationary:
@@ -81,16 +83,16 @@ def stationary_messages(model: TrajectoryModel, recursion: Recursion, settling: 
     steps = by_outcome(steps) if expands else steps
     start = (model.mdp.initial.detach() > 0).cpu().numpy()
     met = reaching(steps.targets, steps.sources, np.append(start, False))[:-1]
-    solution = Solution(steps, settling.max_iterations, _Fits(steps, met, settling.tolerance))
+    solution = Solution(steps, settling.max_iterations, Fits(steps, met, settling.tolerance))
     if hard and settling.accelerate:
         solution.chosen = np.full(steps.number, -1)
     for group in (met, ~met):
         if group.any():
-            _solve(solution, group, settling.accelerate)
+            solve_group(solution, group, settling.accelerate)
     return _assemble(model, recursion, settling, solution, met)
 
 
-class _Fits:
+class Fits:
     """Whether errors [N] of values [N] are within the tolerance; see `Settling`."""
 
     def __init__(self, steps: Steps, met: Array, tolerance: float) -> None:
@@ -100,13 +102,14 @@ class _Fits:
         self.one_sign = bool((paid >= 0).all() or (paid <= 0).all())
 
     def __call__(self, errors: Array, values: Array) -> bool:
-        sizes = np.abs(values)
+        size = np.abs(values)
         if not self.one_sign:
-            sizes = np.full_like(sizes, max(float(sizes.max(initial=0.0)), self.largest))
-        return bool((errors <= self.tolerance * sizes).all())
+            size = np.maximum(size.max(initial=0.0), self.largest)
+        return bool((errors <= self.tolerance * size).all())
 
 
-def _solve(solution: Solution, group: Array, accelerate: bool) -> None:
+def solve_group(solution: Solution, group: Array, accelerate: bool) -> None:
+    """Solves for a group of states, bool [N], in the way that fits the backup."""
     eta, hard = solution.steps.eta, solution.steps.hard
     if accelerate and hard and eta == 0:
         solve_hard(solution, group)
@@ -126,10 +129,10 @@ def _assemble(
     values = torch.from_numpy(np.where(live, np.nan_to_num(worth, nan=0.0, posinf=np.inf, neginf=-np.inf), 0.0)).to(
         start
     )
-    policy = _policy(model, solution)
+    policy = policy_at(model, solution)
     if status.ok:
         values = with_gradients(model, recursion, values, policy)
-    q_values = _q_values(model, recursion, values)
+    q_values = q_values_at(model, recursion, values)
     if q_values.requires_grad and recursion.choice is not hard_choice:  # the slope of the choice, at the policy found
         finite = torch.isfinite(values)[:, None]
         chosen = recursion.choice(
@@ -186,7 +189,7 @@ def _status(model: TrajectoryModel, solution: Solution, met: Array) -> tuple[Sta
     return Status.SUCCESS, ""
 
 
-def _policy(model: TrajectoryModel, solution: Solution) -> Tensor:
+def policy_at(model: TrajectoryModel, solution: Solution) -> Tensor:
     """[S, A]: the choice at the values; the action prior where no value is finite, and where nothing is ever paid."""
     steps, prior = solution.steps, model.action_prior.detach()
     pairs, edges = solution.allowed(np.zeros(steps.number, dtype=bool))
@@ -229,7 +232,7 @@ def _rate(model: TrajectoryModel, solution: Solution) -> float | None:
     return float(np.abs(np.linalg.eigvals(matrix[:, :-1])).max())
 
 
-def _q_values(model: TrajectoryModel, recursion: Recursion, values: Tensor) -> Tensor:
+def q_values_at(model: TrajectoryModel, recursion: Recursion, values: Tensor) -> Tensor:
     """[S, A], one backup, of values that may be +inf where the start does not lead."""
     endless = values == torch.inf
     if not bool(endless.any()):

@@ -143,8 +143,7 @@ def solve_soft(solution: Solution, group: Array) -> None:
         if begin is not None:
             values = part.values(begin)
         elif part.eta == 0 and np.isin(np.arange(len(part.states)), part.pairs[part.targets == part.number]).all():
-            # whatever is chosen may end at once
-            values = part.values(np.zeros(part.number))
+            values = part.values(np.zeros(part.number))  # whatever is chosen may end at once
         else:
             values = _value_of_prior(part, chains)
         found = soft_policy_iteration(part, values, solution.left() - 1, chains)
@@ -196,8 +195,8 @@ def conclude(
             found = policy_iteration(part, found.chosen, POLISH, begin)
         bound, values = error_bound(part, found), found.values.total
     every = np.arange(part.number) if place is None else place
-    spread = Values(found.values.high[every], found.values.low[every])
-    solution.put(unknown, spread, np.inf if bound is None else bound[every])
+    parts = Values(found.values.high[every], found.values.low[every])
+    solution.put(unknown, parts, np.inf if bound is None else bound[every])
     return part, found
 
 
