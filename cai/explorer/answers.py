@@ -110,7 +110,7 @@ class View:
         name: of the model.
         values: of every control.
         answers: of the model, a row for each backend; None where the model itself was refused.
-        messages: what went wrong, in words; empty if nothing did.
+        messages: what went wrong, and notes of `compare`, in words; empty if there is nothing to say.
     """
 
     name: str

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from cai.inference.core.lazy import Lazy, lazy
@@ -180,7 +181,8 @@ class Posterior(Lazy):
         self._refuse_failure("score by")
         if self.horizon == math.inf:
             raise ValueError("trajectories of an infinite horizon have no end, so none has a probability")
-        return self._score(states, actions)
+        with self._recording():
+            return self._score(states, actions)
 
     def marginal(self, site: str) -> Tensor:
         """The distribution of one latent site under q, optimality taken into account as the answer does.
@@ -210,7 +212,8 @@ class Posterior(Lazy):
             names = ", ".join(self.sites[:12]) + (", ..." if len(self.sites) > 12 else "")
             raise ValueError(f"there is no latent site {site!r}; there are {names}")
         where = site_time(site)
-        return self._marginal(*where) if where else self._further_marginal(site)
+        with self._recording():
+            return self._marginal(*where) if where else self._further_marginal(site)
 
     @property
     def sites(self) -> tuple[str, ...]:
@@ -265,6 +268,10 @@ class Posterior(Lazy):
     def _unknown(self, what: str, instead: str, why: str = "") -> NotKnown:
         backend = self.__dict__.get("backend", "unknown")
         return NotKnown(what, f"the {self.kind} answer of backend {backend!r}", instead, why)
+
+    def _recording(self) -> torch.set_grad_enabled:
+        """Gradients of what is worked out from q, unless q itself was found without them: they would be wrong."""
+        return torch.set_grad_enabled(torch.is_grad_enabled() and self._records)
 
     def _refuse_failure(self, what: str) -> None:
         if self.status in (Status.IMPOSSIBLE, Status.DEGENERATE):

@@ -96,7 +96,8 @@ class TabularPosterior(Posterior):
         """
         if not self.has_outcomes:
             raise self._unknown("the outcomes that the process lists", "ask 'exact' or 'variational'")
-        return self.world.outcomes(self._time(t))
+        with self._recording():
+            return self.world.outcomes(self._time(t))
 
     def dynamics(self, t: int) -> Tensor:
         """[S, A, S], q(s_{t+1} | s_t, a_t) at time index t; dense, and built anew on each call.
@@ -106,7 +107,8 @@ class TabularPosterior(Posterior):
         Raises:
             IndexError: if t is not a time index of the answer.
         """
-        alive, _ = self.world.outcomes(self._time(t))
+        with self._recording():
+            alive, _ = self.world.outcomes(self._time(t))
         return self.mdp.to_next_states(alive) if self.has_outcomes and self.mdp is not None else alive
 
     def luck_map(self, t: int) -> Tensor:
@@ -115,7 +117,8 @@ class TabularPosterior(Posterior):
         Raises:
             NotKnown: if the backend does not know it.
         """
-        found = self.world.divergence(self._time(t))
+        with self._recording():
+            found = self.world.divergence(self._time(t))
         if found is None:
             raise self._unknown("its luck step by step", "use 'exact'")
         return found

@@ -19,6 +19,7 @@ from cai.inference.programs.site_tables import SiteTables
 from cai.inference.programs.svi import Fit
 from cai.inference.tabular.backward import policy_backward
 from cai.inference.tabular.believed_dynamics import FixedDynamics, OutcomeDynamics, TableDynamics
+from cai.inference.tabular.policy_posterior import NO_GRADIENTS, asks_anywhere
 from cai.inference.tabular.posterior import tabular_posterior
 from cai.models.common.numerics import plain_number, safe_log, weighted
 from cai.models.programs.inspect import Program, ProgramInfo
@@ -47,7 +48,9 @@ class GuideAnswer:
     def __call__(self, program: Program, info: ProgramInfo, found: Fit) -> Posterior:
         """The posterior of a model by its tables, of any other program by its enumerated run."""
         if isinstance(program, TrajectoryModel):
-            return self._of_model(program, found)
+            held = {"gradients": NO_GRADIENTS} if asks_anywhere(program) else {}
+            with torch.no_grad():  # the guide's tables are held fixed
+                return self._of_model(program, found, found.details | held)
         target, details = self.target, dict(found.details)
         if target is Target.EXACT and found.status is not Status.IMPOSSIBLE:
             gap, unseen = _left_out(program, found)
@@ -71,7 +74,7 @@ class GuideAnswer:
             details=details,
         )
 
-    def _of_model(self, model: TrajectoryModel, found: Fit) -> Posterior:
+    def _of_model(self, model: TrajectoryModel, found: Fit, details: dict[str, Any]) -> Posterior:
         """Reads q's tables off the fitted guide."""
         num_states, run, steps = model.mdp.num_states, found.run, range(1, model.steps + 1)
         policy = torch.stack([run.table(f"a_{t}", (f"s_{t}",))[:num_states] for t in steps])
@@ -94,7 +97,7 @@ class GuideAnswer:
             policy=policy,
             initial=initial,
             dynamics=dynamics,
-            details=found.details,
+            details=details,
         )
 
 
@@ -139,6 +142,7 @@ def _left_out(program: Program, found: Fit) -> tuple[float | None, dict[str, tup
     return gap, unseen
 
 
+@torch.no_grad()  # q's tables are held fixed; log_evidence and elbo keep what they have
 def posterior_of_run(
     program: Program,
     info: ProgramInfo,

@@ -53,8 +53,22 @@ def enumerated_answer(backend: Any, problem: Problem, status: Status, details: d
         infeasible = torch.isinf(policy_values(model, table.exp())[0])
     if backend.policy.stationary:
         infeasible = infeasible.all(0, keepdim=True)
+    best = status is Status.SUCCESS and backend.gradient == "enumerated"  # no first-order change of it moves the bound
+    if best:
+        table = _with_history(problem).expand(bound.shape)
     chosen = torch.where(infeasible[..., None], model.action_prior, table.exp())
-    return policy_posterior(backend, model, chosen, status, details)
+    return policy_posterior(backend, model, chosen, status, details, gradients="bound" if best else "none")
+
+
+def _with_history(problem: Problem) -> Tensor:
+    """[T, S, A] or [1, S, A], log q at the fitted parameters as a function of the action prior."""
+    leaves, log_prior = problem.policy.parameters(), problem.model.log_action_prior[None]
+    for leaf in leaves:
+        leaf.requires_grad_(False)
+    table = problem.policy.table(torch.where(torch.isfinite(problem.log_prior), log_prior, -torch.inf))
+    for leaf in leaves:
+        leaf.requires_grad_()
+    return table
 
 
 def sampled_answer(

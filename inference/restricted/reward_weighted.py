@@ -251,7 +251,7 @@ class _Search:
             if parameters is not None:
                 parameters.load(state.place)
                 details |= parameters.details()
-        return policy_posterior(self.backend, model, state.policy, status_of(state), details)
+        return policy_posterior(self.backend, model, state.policy, status_of(state), details, gradients="none")
 
 
 def _regress(model: TrajectoryModel, parameters: PolicyParameters, weights: Tensor) -> None:

@@ -164,7 +164,7 @@ def _step_by_step(model: TrajectoryModel, recursion: Recursion, log_prior: Tenso
         values, policy = recursion.choice(model, q_values, own if log_prior is None else log_prior[t])
         rows.append((following, q_values, policy))
     following, q_values, policy = (torch.stack(part) for part in zip(*reversed(rows), strict=True))
-    start = start_value(model.mdp.initial, values, recursion.eta)
+    start = recursion.start(model, values)
     return Messages(
         values=torch.cat([values[None], following]), q_values=q_values, policy=policy, start=start, kernel=name
     )

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from cai.inference.core.status import Status
+from cai.inference.kernels.values import asks_for_gradients
 from cai.inference.tabular.backward import policy_backward
 from cai.inference.tabular.believed_dynamics import FixedDynamics
 from cai.inference.tabular.posterior import ModelPosterior, tabular_posterior
@@ -17,7 +18,10 @@ from cai.inference.tabular.stationary.reachability import edges_of, leads_to
 from cai.models.common.numerics import categorical_divergence, expectation, weighted
 from cai.models.trajectory.model import TrajectoryModel
 
-__all__ = ["policy_posterior", "policy_values"]
+__all__ = ["NO_GRADIENTS", "asks_anywhere", "policy_posterior", "policy_values"]
+
+NO_GRADIENTS = "none: a search found the policy and recorded nothing of it; ask 'exact', 'variational' or 'risk'"
+BOUND_ALONE = "of elbo alone: the policy maximises it, and was held fixed; ask 'variational' for those of other numbers"
 
 
 def policy_values(model: TrajectoryModel, policy: Tensor) -> tuple[Tensor, Tensor]:
@@ -51,12 +55,19 @@ def policy_values(model: TrajectoryModel, policy: Tensor) -> tuple[Tensor, Tenso
     return values[None], torch.where(model.live[:, None], q_values, torch.zeros_like(q_values))[None]
 
 
+def asks_anywhere(model: TrajectoryModel) -> bool:
+    """Whether gradients are recorded, and some tensor of the model asks for them, that of the start included."""
+    return asks_for_gradients(model) or (torch.is_grad_enabled() and model.mdp.initial.requires_grad)
+
+
 def policy_posterior(
     backend: Any,
     model: TrajectoryModel,
     policy: Tensor,
     status: Status = Status.SUCCESS,
     details: Mapping[str, Any] | None = None,
+    *,
+    gradients: Literal["all", "bound", "none"] = "all",
 ) -> ModelPosterior:
     """What a policy amounts to under the true dynamics: values, returns, and the bound that it attains.
 
@@ -66,12 +77,33 @@ def policy_posterior(
         policy: [T, S, A], or [1, S, A] over an infinite horizon (T = `model.steps`); rows sum to 1.
         status: how the search for it ended.
         details: further numbers of the search.
+        gradients: which of the answer's numbers have gradients where the model's do: "all", for a policy that is a
+            function of the model's tensors and keeps their history, or does not depend on them; "bound", for one that
+            maximises the bound over its class, so that a small change of it counts for nothing there and for something
+            elsewhere; "none", for one that a search found, which records nothing.
 
     Returns:
         The answer; its `elbo` is -inf where the policy can meet a reward of -inf. Over an infinite horizon its status
         is DIVERGED where the policy never ends, so that nothing adds up, and `details["why"]` says where.
     """
-    found, visits = dict(details or {}), None
+    if gradients != "all" and asks_anywhere(model):
+        bound = _measured(backend, model, policy, status, {}).elbo if gradients == "bound" else None
+        found = {**(details or {}), "gradients": NO_GRADIENTS if bound is None else BOUND_ALONE}
+        with torch.no_grad():
+            return _measured(backend, model, policy.detach(), status, found, bound)
+    return _measured(backend, model, policy, status, dict(details or {}))
+
+
+def _measured(
+    backend: Any,
+    model: TrajectoryModel,
+    policy: Tensor,
+    status: Status,
+    found: dict[str, Any],
+    elbo: Tensor | None = None,
+) -> ModelPosterior:
+    """The answer, its elbo the one that is given."""
+    visits = None
     try:
         if not model.is_finite:  # first, since it says in words where a policy never ends
             visits = expected_visits(model, model.mdp.initial, policy, FixedDynamics(model))
@@ -89,7 +121,7 @@ def policy_posterior(
         target=backend.target,
         status=status,
         log_evidence=None,
-        elbo=expectation(model.mdp.initial, values[0]) + model.evidence_offset,
+        elbo=expectation(model.mdp.initial, values[0]) + model.evidence_offset if elbo is None else elbo,
         values=values,
         q_values=q_values,
         policy=policy,

@@ -79,7 +79,7 @@ def run_program(model: TrajectoryModel, tables: ProgramTables) -> None:
         else:
             logits = safe_log(_next_state_rows(model, state, action, outcome))
         following = pyro.sample(f"s_{t + 2}", Categorical(logits=logits, validate_args=False))
-        score = _step_reward(model, state, action, outcome, following, t) / model.temperature
+        score = model.in_nats(_step_reward(model, state, action, outcome, following, t))
         if model.optimality == "factor":
             pyro.factor(f"O_{t + 1}", score)
         else:

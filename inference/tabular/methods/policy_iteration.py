@@ -207,7 +207,7 @@ class _SoftSequence:
         if state.returns:
             gap = max(0.0, state.optimum - state.returns[-1])
             details = {"returns": state.returns, "optimum": state.optimum, "gap": gap} | state.numbers
-        return policy_posterior(self.backend, state.problem, state.policy, status_of(state), details)
+        return policy_posterior(self.backend, state.problem, state.policy, status_of(state), details, gradients="none")
 
 
 def _clear_of_forbidden(model: TrajectoryModel) -> Tensor:

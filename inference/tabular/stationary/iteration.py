@@ -104,7 +104,7 @@ class Fits:
     def __call__(self, errors: Array, values: Array) -> bool:
         size = np.abs(values)
         if not self.one_sign:
-            size = max(float(size.max(initial=0.0)), self.largest)
+            size = np.maximum(size.max(initial=0.0), self.largest)
         return bool((errors <= self.tolerance * size).all())
 
 

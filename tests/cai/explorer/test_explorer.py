@@ -78,7 +78,8 @@ def test_a_builder_moves_by_its_own_numbers():
 def test_every_model_has_a_picture(name):
     exploration = Exploration(name)
     view = exploration.ask(horizon=4)
-    assert view.messages == ()
+    idle = ["all but the action prior" in text for text in view.messages]
+    assert idle == ([True] if name == "river-swim" else [])  # its treasure is further away than four steps
     figure = view.figure()
     assert len(figure.axes) >= 7
     assert f"{exploration.name}: " in view.table_html()
