@@ -7,6 +7,7 @@ import logging
 import os
 import re
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -198,6 +199,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Exit codes: 1 where no backend answers or a file cannot be written, 2 for bad arguments, 130 for Ctrl-C.
     """
     interrupts_as_usual()
+    warnings.simplefilter("ignore", DeprecationWarning)  # of environments; what matters is said in a sentence
     logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stderr)
     torch.set_num_threads(1)  # the tables are small, and threads that wait for each other cost more than they bring
     code: Any = 0

@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import torch
 
 from cai.inference.tabular.stationary.graphs import closed_classes, end_components, reaching, surely_reaching
 from cai.inference.tabular.stationary.hard import as_good
@@ -174,10 +173,7 @@ def _law(steps: Steps, chains: Chains, weights: Array, reference: int) -> Array 
 
 def _until_return(steps: Steps, chains: Chains, weights: Array, references: Array) -> LinearSystem:
     """The system of a chain that ends where it comes to one of some states."""
-    into = np.isin(steps.targets, references)
-    inner = np.where(into, 0.0, weights)
-    exits = np.bincount(steps.sources[into], weights[into], steps.number)
-    return chains.pattern.system(torch.from_numpy(inner[chains.inside]), torch.from_numpy(exits))
+    return chains.system(weights, np.isin(steps.targets, references))
 
 
 def _concluded(

@@ -194,9 +194,8 @@ def test_impossible_optimality():
 
 
 def test_one_answer_may_fail_beside_the_others():
-    view = Exploration("bridge").ask(infinite_horizon=True)
-    assert len(view.messages) == 1
-    assert view.messages[0].startswith("variational, risk: diverged")
+    view = Exploration("river-swim").ask(infinite_horizon=True)
+    assert any("variational, risk: diverged" in message for message in view.messages)
     assert view.png()
     assert view.numbers["variational"]["bound"] is None
 
