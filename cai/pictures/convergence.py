@@ -24,8 +24,7 @@ def plot_convergence(posteriors: Posterior | Iterable[Posterior], *, ax: Axes | 
     through the last where it is the rate in the end (gamma rho(M), exact target).
 
     Args:
-        posteriors: answers over an infinite horizon by plain backups, `infer(..., accelerate=False)`: Newton steps
-            leave no history.
+        posteriors: answers over an infinite horizon by backups alone (`accelerate=False`).
         ax: where to draw; a new figure, unless given.
 
     Raises:
@@ -41,8 +40,8 @@ def plot_convergence(posteriors: Posterior | Iterable[Posterior], *, ax: Axes | 
         changes = np.array(posterior.details.get("changes", ()))
         if not changes.size:
             raise ValueError(
-                f"the answer of {posterior.backend!r} has no history of backups; infer with "
-                "horizon=math.inf and accelerate=False"
+                f"the answer of {posterior.backend!r} has no history of backups; infer with horizon=math.inf and "
+                "accelerate=False"
             )
         color = TARGET_COLORS[posterior.target.value]
         steps = np.arange(1, len(changes) + 1)

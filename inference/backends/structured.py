@@ -36,9 +36,9 @@ class StructuredBackend:
             about T.
         tolerance: in nats. Gradient steps stop when no entry of the natural gradient exceeds it, or when the bound has
             grown by less than it, relative to its size once that exceeds 1 nat, over (10 + 2 T) / learning_rate steps;
-            over an infinite horizon the backups stop when the values are known to this, relative in the same way.
-        accelerate: over an infinite horizon, whether Newton steps (soft policy iteration) may shorten what has not
-            converged after 200 backups; the criterion stays that of plain backups.
+            over an infinite horizon the largest error of a value, relative to the largest value or reward that the
+            start leads to (where rewards have one sign, to the value itself).
+        accelerate: over an infinite horizon, whether values are solved for by policy iteration; else by backups alone.
         keep: of the closed form: "values", what is looked at is computed and then held; "evidence", nothing else is.
         kernel: of the closed form, how its sums are formed.
     """

@@ -41,9 +41,9 @@ class Status(str, Enum):
         "may be)"
     )
     DIVERGED = (
-        "diverged: over an infinite horizon values grow, or fall, without end, so there is no stationary answer; give "
-        "a discount below 1 (for backends that believe in kind or unkind dynamics, a low one), rewards that cost in "
-        "every loop, a way to an end from everywhere, or a finite horizon"
+        "diverged: over an infinite horizon values grow, or fall, without end, so there is no stationary answer; "
+        "lower the discount (backends that believe in kind or unkind dynamics may need a low one), let every loop "
+        "cost, let an end be reached from everywhere, or give a finite horizon"
     )
     NOT_ASSURED = (
         "not assured: over an infinite horizon values do not grow, but those of finite horizons have no limit, or none "

@@ -99,11 +99,11 @@ class SumProduct:
     (equation 7). `Posterior.luck` says how much it believes so.
 
     Args:
-        tolerance: over an infinite horizon, the largest change of a value (in nats, relative to its size once that
-            exceeds 1) at which the iteration stops.
-        max_iterations: over an infinite horizon, the most backups.
-        accelerate: over an infinite horizon, whether Newton steps (soft policy iteration) may shorten what has not
-            settled after 200 backups; the criterion stays that of plain backups.
+        tolerance: over an infinite horizon, the largest error of a value, by a bound that holds, relative to the
+            largest value or reward that the start leads to; where rewards have one sign, relative to each value itself.
+        max_iterations: over an infinite horizon, the most backups and policies.
+        accelerate: over an infinite horizon, whether values are solved for by policy iteration (Newton's method, which
+            takes one linear system where the problem is one); else backups run until the same bound holds.
         keep: what of a finite horizon stays in memory: "values", T S numbers (q-values, policies and marginals are
             computed when they are first looked at, and then held); or "evidence", 18 S (where gradients are asked for,
             T S up to 64 MiB; beyond, 2 sqrt(T) S, and every value is computed twice), and what is looked at is

@@ -113,7 +113,7 @@ def check_values(got, want, states, problem, what):
 def check_refusal(got, problem, discount, eta, hard, start, what):
     """What was refused as growth grows; what is called unsure does not settle, or not to what a policy attains."""
     if got.status is Status.DIVERGED:
-        short, long = (finite(problem, discount, eta, hard, steps, 1)[0] for steps in (400, 4000))
+        short, long = (finite(problem, discount, eta, hard, steps, 1)[0] for steps in (100, 1000))
         states = met(problem, start)
         grows = [abs(long[s]) > abs(short[s]) + 1e-12 or math.isinf(long[s]) for s in states]
         assert any(grows), (what, "nothing grows", short, long)
@@ -128,6 +128,7 @@ def accounts(got, model, what):
     assert abs(parts[0] - parts[1] - parts[2] - float(got.elbo)) <= 1e-8 * size + 1e-20, (what, parts, float(got.elbo))
 
 
+LONG = 1200  # steps of a horizon that stands for its limit
 KINDS = [
     ("exact", 1.0, False),
     ("variational", 0.0, False),
@@ -146,7 +147,7 @@ def test_values_are_right_or_not_called_so(seeds):
         problem, discount, model = random_case(seed)
         start = model.mdp.initial.numpy()
         states = met(problem, start)
-        kinds = KINDS[:3] if seed % 5 else KINDS
+        kinds = [KINDS[seed % len(KINDS)]] if seed % 10 else KINDS
         for name, eta, hard in kinds:
             got, what = cai.compare(model, [name], num_rollouts=1).rows[0].posterior, (seed, name)
             assert got is not None, what
@@ -158,10 +159,12 @@ def test_values_are_right_or_not_called_so(seeds):
             if want is not None:
                 check_values(got, want, states, problem, what)
             accounts(got, model, what)
-            limit = finite(problem, discount, eta, hard, 3000, 1)[0]
+            if (discount < 1 and discount**LONG > 1e-9) or not _settles(problem):
+                continue
+            limit = finite(problem, discount, eta, hard, LONG, 1)[0]
             for s in states:
                 value, late = float(got.values[0, s]), limit[s]
-                if math.isfinite(value) and discount**3000 < 1e-12 and _settles(problem):
+                if math.isfinite(value):
                     size = float(np.abs(limit[np.isfinite(limit)]).max(initial=0))
                     assert late == pytest.approx(value, rel=1e-6, abs=1e-6 * size + 1e-12), (what, s, value, late)
     assert counts[Status.SUCCESS] >= len(list(seeds)), "successes"
@@ -180,9 +183,9 @@ def oracle(problem, discount, eta, hard, guess, states, what):
 
 
 def _settles(problem):
-    """Whether nothing happens so seldom that 3,000 steps are no time."""
+    """Whether nothing happens so seldom that so many steps are no time."""
     chances = [p for row in problem if row for _, k in row for p, _, _ in k]
-    return min(chances, default=1.0) > 1e-2
+    return min(chances, default=1.0) > 5e-2
 
 
 def _all_pay(problem, discount):

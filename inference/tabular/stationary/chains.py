@@ -172,14 +172,19 @@ def long_run(model: TrajectoryModel, initial: Tensor, policy: Tensor, dynamics: 
         for states in classes:
             inside = torch.zeros_like(met)
             inside[torch.from_numpy(states).to(met.device)] = True
-            law = _class_law(model, moves, inside, int(states[0]))
-            often = int(law.detach().argmax())
-            if law[int(states[0])] < 1e-3 * law[often]:  # counted between visits to a state that is seldom seen
-                law = _class_law(model, moves, inside, often)
+            law = _class_law(model, moves, inside, _often(model, moves.detach(), inside))
             found = found + (law if into is None else law * into[inside].sum())
     except ArithmeticError as error:
         raise ValueError(f"the chain mixes too slowly for its long run to be known ({error})") from None
     return found / found.sum()
+
+
+def _often(model: TrajectoryModel, moves: Tensor, inside: Tensor) -> int:
+    """A state that is seen often after 200 steps in a closed class: between visits to another, floats tell little."""
+    here = inside / inside.sum().to(moves)
+    for _ in range(200):
+        here = (here + model.mdp.scatter(here[:, None, None] * moves)) / 2
+    return int(here.argmax())
 
 
 def _class_law(model: TrajectoryModel, moves: Tensor, inside: Tensor, reference: int) -> Tensor:

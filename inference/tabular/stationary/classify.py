@@ -11,10 +11,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import torch
 
 from cai.inference.tabular.stationary.graphs import attracted, closed_classes, period, reaching
-from cai.inference.tabular.stationary.linear_systems import LinearSystem
 from cai.inference.tabular.stationary.newton import Chains
 from cai.inference.tabular.stationary.steps import Steps, summed
 
@@ -49,6 +47,9 @@ def usable(steps: Steps, worth: Array) -> tuple[Array, Array, Array]:
         (bool [R] pairs, bool [E] edges, bool [N + 1] states that are worth -inf because nothing else is allowed).
     """
     dead = worth == -np.inf
+    barring = dead.any() or np.isinf(steps.gains).any() or np.isinf(steps.rewards).any()
+    if not barring and (steps.eta >= 0 or not (worth == np.inf).any()):
+        return np.ones(len(steps.states), dtype=bool), np.ones(len(steps.pairs), dtype=bool), dead
     if steps.eta > 0:  # an outcome of -inf is lost, and the others stand
         live = np.isfinite(steps.gains)
         kept = steps.pairs[live]
@@ -98,11 +99,11 @@ def soft_gain(steps: Steps, limit: int = GAIN_STEPS) -> tuple[float, float, Arra
     """
     number = steps.number
     values = steps.values(np.zeros(number))
-    chains = Chains(steps)
+    chains, into = Chains(steps), steps.targets == 0
     gain, error = np.nan, np.inf
     for _ in range(limit):
         moves = steps.moves(values)
-        apart = _until_return(steps, chains, moves.weights.astype(np.float64))
+        apart = chains.system(moves.weights, into)
         found = apart.answer(np.stack([moves.delta, np.ones(number)], -1).astype(np.float64))
         if found is None or not np.isfinite(found).all():
             break
@@ -113,14 +114,6 @@ def soft_gain(steps: Steps, limit: int = GAIN_STEPS) -> tuple[float, float, Arra
             break
         values = values.moved(found[:, 0] - gain * found[:, 1])
     return gain, error, values.total
-
-
-def _until_return(steps: Steps, chains: Chains, weights: Array) -> LinearSystem:
-    """The system of a chain that ends where it returns to state 0."""
-    into = steps.targets == 0
-    inner = np.where(into, 0.0, weights)
-    exits = np.bincount(steps.sources[into], weights[into], steps.number)
-    return chains.pattern.system(torch.from_numpy(inner[chains.inside]), torch.from_numpy(exits))
 
 
 def worth_of_closed(steps: Steps) -> tuple[Array, Array]:
@@ -170,6 +163,6 @@ def _long_run(steps: Steps) -> Array:
     weights = (weights / summed(steps.sources, weights, steps.number)[steps.sources]).astype(np.float64)
     side = np.zeros((steps.number, 1))
     side[0] = 1.0
-    found = _until_return(steps, chains, weights).answer(side, True)
+    found = chains.system(weights, steps.targets == 0).answer(side, True)
     visits = np.full(steps.number, 1 / steps.number) if found is None else found[:, 0]
     return visits / visits.sum()

@@ -30,6 +30,7 @@ WIDENINGS = 6  # of the bound on values
 SETTLE = 10_000  # backups in which values are to settle that the equation leaves open
 STALLS = 10  # attempts in a row that do not bring the bounds on the gain to half of what they were
 TINY = float(np.finfo(np.float64).tiny)
+LOOK = 200  # steps of a chain by which a state is found that it is in often
 MANY = 1_000  # backups in a row at most, between attempts at Newton's steps
 
 
@@ -80,7 +81,8 @@ def soft_rate(steps: Steps, limit: int, newton: bool = True) -> Rate:
                 values = tried
         moves = steps.moves(values)
         stalls, before = stalls + 1 if _spread(moves) > before / 2 else 0, _spread(moves)
-        if _even(moves) or count >= limit or (newton and stalls == STALLS):
+        stuck = newton and (stalls == STALLS or _near(steps, moves))
+        if _even(moves) or count >= limit or stuck:
             break
         for _ in range(min(rounds, limit - count)):
             moves = steps.moves(values)
@@ -95,6 +97,12 @@ def soft_rate(steps: Steps, limit: int, newton: bool = True) -> Rate:
 def _even(moves: Moves) -> bool:
     """Whether the gain is known as well as floats allow."""
     return bool((np.abs(moves.delta - _middle(moves)) <= 4 * moves.rounding).all())
+
+
+def _near(steps: Steps, moves: Moves) -> bool:
+    """Whether what is left is rounding but for a factor, so that it is not worth going on where it falls no more."""
+    rounding = moves.rounding.max() * (64 if steps.dtype is np.float64 else 1e4)
+    return bool(np.abs(moves.delta - _middle(moves)).max() <= rounding)
 
 
 def _middle(moves: Moves) -> Any:
@@ -112,11 +120,11 @@ def _newton(steps: Steps, chains: Chains, values: Values, limit: int) -> tuple[V
     best = (values, steps.moves(values))
     at, since = best, 0
     for count in range(limit):
-        if _even(at[1]) or since >= 20:
+        if _even(at[1]) or since >= (1 if _near(steps, best[1]) else 20):
             return *best, count
         weights = at[1].weights.astype(np.float64)
         if reference < 0 or count % 8 == 1:
-            reference = _often(steps, chains, weights, max(reference, 0))
+            reference = _often(steps, chains, weights)
             if reference < 0:
                 return *best, count
         system = _until_return(steps, chains, weights, np.array([reference]))
@@ -139,13 +147,17 @@ def _newton(steps: Steps, chains: Chains, values: Values, limit: int) -> tuple[V
     return *best, limit
 
 
-def _often(steps: Steps, chains: Chains, weights: Array, reference: int) -> int:
+def _often(steps: Steps, chains: Chains, weights: Array) -> int:
     """A state that the chain is in often; -1 if in floats it has several closed classes."""
     used = weights > 0
     classes = closed_classes(steps.sources[used], steps.targets[used], np.ones(steps.number, dtype=bool))
     if len(classes) != 1:
         return -1
-    reference = reference if reference in classes[0] else int(classes[0][0])
+    here = np.zeros(steps.number)
+    here[classes[0]] = 1 / len(classes[0])
+    for _ in range(LOOK):  # a state that is seldom seen tells nothing of the others in floats
+        here = (here + np.bincount(steps.targets, weights * here[steps.sources], steps.number)) / 2
+    reference = int(here.argmax())
     law = _law(steps, chains, weights, reference)
     return -1 if law is None else int(law.argmax())
 
@@ -178,12 +190,12 @@ def _concluded(
     weights = (chain or moves).weights.astype(np.float64)
     used = weights > 0
     law, width = np.full(steps.number, 1 / steps.number), np.full(steps.number, np.inf)
-    classes = closed_classes(steps.sources[used], steps.targets[used], np.ones(steps.number, dtype=bool))
-    if len(classes) == 1:
-        found = _law(steps, chains, weights, int(classes[0][0]))
+    reference = _often(steps, chains, weights)
+    if reference >= 0:
+        found = _law(steps, chains, weights, reference)
         if found is not None:
             law = found
-            width = _bound(steps, chains, values, weights, int(law.argmax()), low, high)
+            width = _bound(steps, chains, values, weights, reference, low, high)
     apart = not np.isfinite(width).all() and float(high - low) > 1e-6 * float(abs(gain))
     why = "what a step earns in the long run may depend on the state, so that there is no one gain" if apart else ""
     tight = None if np.isfinite(steps.eta) and not steps.hard else used

@@ -18,13 +18,14 @@ import numpy as np
 import torch
 
 from cai.inference.tabular.stationary.graphs import reaching
-from cai.inference.tabular.stationary.linear_systems import LinearSystem, Pattern
+from cai.inference.tabular.stationary.linear_systems import DENSE_LIMIT, LinearSystem, Pattern
 from cai.inference.tabular.stationary.steps import Moves, Steps, Values
 
 __all__ = ["Chains", "Found", "error_bound", "grows", "policy_iteration", "soft_policy_iteration"]
 
 Array = np.ndarray[Any, Any]
 STALLS = 6  # steps without progress after which rounding is all that is left
+FLOOR = 1e6  # of the rounding of delta: what is left below which progress may end
 NEAR = 4.0  # of the rounding of delta: what is left at which no step is worth its price
 FAR = 1e12  # how far values are pushed, relative to their size, to see whether they would move on
 LOOKS = (25, 100, 300)  # steps after which growth is looked for
@@ -55,21 +56,34 @@ class Chains:
     """The systems I - P of the chains of one problem, which share their places."""
 
     def __init__(self, steps: Steps) -> None:
-        self.steps, self.inside = steps, steps.targets < steps.number
+        number = steps.number
+        self.steps, self.inside = steps, steps.targets < number
         rows, columns = steps.sources[self.inside], steps.targets[self.inside]
-        self.pattern = Pattern(torch.from_numpy(rows), torch.from_numpy(columns), steps.number)
+        self.places: Array | None = None  # in the full table, where most of it is listed, and more than once
+        if number <= DENSE_LIMIT and len(rows) > number**2:
+            self.places = rows * number + columns
+            rows, columns = np.divmod(np.arange(number**2), number)
+        self.pattern = Pattern(torch.from_numpy(rows), torch.from_numpy(columns), number)
         self.last: LinearSystem | None = None
 
-    def system(self, moves: Moves) -> LinearSystem:
-        """I - P of the moves."""
-        weights = moves.weights.astype(np.float64)
-        sources = self.steps.sources[~self.inside]
-        exits = np.bincount(sources, weights[~self.inside], self.steps.number)
-        return self.pattern.system(torch.from_numpy(weights[self.inside]), torch.from_numpy(exits))
+    def system(self, weights: Array, cut: Array | None = None) -> LinearSystem:
+        """I - P of a chain.
+
+        Args:
+            weights: [E], the probability of each edge given its state.
+            cut: bool [E], edges at which the chain ends, besides those into the end.
+        """
+        weights, number = weights.astype(np.float64), self.steps.number
+        out = ~self.inside if cut is None else ~self.inside | cut
+        exits = np.bincount(self.steps.sources[out], weights[out], number)
+        inner = (weights if cut is None else np.where(cut, 0.0, weights))[self.inside]
+        if self.places is not None:
+            inner = np.bincount(self.places, inner, number**2)
+        return self.pattern.system(torch.from_numpy(inner), torch.from_numpy(exits))
 
     def solve(self, moves: Moves, side: Array) -> Array | None:
         """(I - P)^-1 b [N]; None if the chain does not end."""
-        self.last = self.system(moves)
+        self.last = self.system(moves.weights)
         return self.solve_last(side)
 
     def solve_last(self, side: Array) -> Array | None:
@@ -94,7 +108,7 @@ def soft_policy_iteration(steps: Steps, values: Values, limit: int, chains: Chai
         moves = steps.moves(values)
         left = moves.left
         best, since = (left, 0) if left < 0.5 * best else (best, since + 1)
-        if left <= near or since >= (1 if best < 100 * NEAR else STALLS):
+        if left <= near or (best < FLOOR and since >= (1 if best < 100 * NEAR else STALLS)):
             return Found(values, count)
         step = chains.solve(moves, moves.delta)
         following = None if step is None else values.moved(step)

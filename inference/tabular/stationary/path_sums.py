@@ -12,33 +12,43 @@ from typing import Any
 import numpy as np
 import torch
 
-from cai.inference.tabular.stationary.linear_systems import Pattern
+from cai.inference.tabular.stationary.linear_systems import DENSE_LIMIT, Pattern
 from cai.inference.tabular.stationary.steps import Steps
 
 __all__ = ["path_sums"]
 
 Array = np.ndarray[Any, Any]
+MANY, SMALL = 50, 20_000  # edges a state, and edges in all, up to which the best paths are worth their search
 
 
 def path_sums(steps: Steps) -> Array | None:
     """[N], about log z, or the best paths alone where x does not come out positive: v <= F(v) but for rounding.
 
-    None where sums over paths are no linear system, or a single step multiplies weight.
+    None where sums over paths are no linear system, or a single step multiplies weight. Of many edges the best path is
+    not looked for, and z is solved for as it is.
     """
     sure = len(steps.pairs) == len(steps.states)
     if steps.hard or not (steps.eta == 1 or sure):
         return None
+    many = len(steps.pairs) > max(MANY * steps.number, SMALL)
     weights = (np.log(steps.prior) + steps.rewards)[steps.pairs] + steps.gains
     if not sure:
         weights = weights + np.log(steps.chances)
     weights = weights.astype(np.float64)
     if (weights > 0).any():
         return None
-    best = _best_paths(steps, weights)
+    best = np.zeros(steps.number) if many else _best_paths(steps, weights)
     ends = steps.targets == steps.number
     shifted = np.exp(weights + np.append(best, 0.0)[steps.targets] - best[steps.sources])
     side = np.bincount(steps.sources[ends], shifted[ends], steps.number)
     rows, columns = steps.sources[~ends], steps.targets[~ends]
+    if many and steps.number <= DENSE_LIMIT:
+        table = np.bincount(rows * steps.number + columns, shifted[~ends], steps.number**2)
+        try:
+            sums = np.linalg.solve(np.eye(steps.number) - table.reshape(steps.number, -1), side)
+        except np.linalg.LinAlgError:
+            return None
+        return np.asarray(np.log(sums)) if np.isfinite(sums).all() and (sums > 0).all() else None
     pattern = Pattern(torch.from_numpy(rows), torch.from_numpy(columns), steps.number)
     if pattern.method == "iterate":
         return best

@@ -140,7 +140,12 @@ def solve_soft(solution: Solution, group: Array) -> None:
         part = solution.steps.select(pairs, edges, unknown, solution.worth)
         chains = Chains(part)
         begin = path_sums(part)
-        values = _value_of_prior(part, chains) if begin is None else part.values(begin)
+        if begin is not None:
+            values = part.values(begin)
+        elif part.eta == 0 and np.isin(np.arange(len(part.states)), part.pairs[part.targets == part.number]).all():
+            values = part.values(np.zeros(part.number))  # whatever is chosen may end at once
+        else:
+            values = _value_of_prior(part, chains)
         found = soft_policy_iteration(part, values, solution.left() - 1, chains)
         solution.count, solution.jumps = solution.count + found.steps + 1, solution.jumps + found.steps + 1
         if found.grew is None:
