@@ -193,13 +193,19 @@ def explore_command(
     serve(model, port=port, browser=browser, announce=lambda line: print(line, flush=True))
 
 
+def _show_warning(message: Warning | str, category: type[Warning], *where: Any, **options: Any) -> None:
+    """A line on standard error, without the line of the program; what libraries deprecate is no affair of users."""
+    if not issubclass(category, DeprecationWarning):
+        print(str(message), file=sys.stderr)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command line; what goes wrong ends in one sentence on standard error.
 
     Exit codes: 1 where no backend answers or a file cannot be written, 2 for bad arguments, 130 for Ctrl-C.
     """
     interrupts_as_usual()
-    warnings.simplefilter("ignore", DeprecationWarning)  # of environments; what matters is said in a sentence
+    warnings.showwarning = _show_warning
     logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stderr)
     torch.set_num_threads(1)  # the tables are small, and threads that wait for each other cost more than they bring
     code: Any = 0
