@@ -111,51 +111,9 @@ def inspect_program(program: Program) -> ProgramInfo:
             "a trajectory program takes no arguments; bind them first, e.g. functools.partial(program, horizon) "
             "or lambda: program(horizon)"
         )
-    trace = trace_program(program)
-    latents, factors, sizes, continuous = [], [], {}, []
-    for name, node in trace.nodes.items():
-        if node["type"] != "sample" or type(node["fn"]).__name__ == "_Subsample":
-            continue
-        if node["cond_indep_stack"]:
-            raise ValueError(
-                f"site {name!r} stands in a pyro.plate; a trajectory program is one trajectory: drop the plate"
-            )
-        if node["is_observed"]:
-            if site_time(name):
-                raise ValueError(
-                    f"site {name!r} is observed; states and actions must be latent here: draw it without obs=, and say "
-                    f"what is known by cai.models.condition(program, {{{name!r}: ...}}), or set it by do(...)"
-                )
-            if not node["infer"].get("_deterministic", False):
-                factors.append(name)
-            continue
-        latents.append(name)
-        if node["fn"].has_enumerate_support and not node["fn"].event_shape:
-            sizes[name] = int(node["fn"].enumerate_support(expand=False).shape[0])
-        else:
-            continuous.append(name)
-    counted = [name for name in latents if re.match(r"^[sa]_0\d*$", name)]
-    if counted:
-        raise ValueError(f"site {counted[0]!r} counts from 0; number the sites from 1: s_1, a_1, O_1, s_2, ...")
+    latents, factors, sizes, continuous = _sites(trace_program(program))
     timed = {site: name for name in latents if (site := site_time(name))}
-    horizon = max((t for kind, t in timed if kind == "a"), default=0)
-    if horizon == 0:
-        raise ValueError(
-            f"the program has no site called a_1 (its latents are: {', '.join(latents) or 'none'}); "
-            "call the sites s_1, a_1, O_1, s_2, a_2, ..."
-        )
-    needed = [(kind, t) for t in range(1, horizon + 1) for kind in "sa"]
-    missing = [f"{kind}_{t}" for kind, t in needed if (kind, t) not in timed]
-    if missing:
-        raise ValueError(
-            f"the program has a_{horizon} but no site called {missing[0]}; every step needs s_t and a_t "
-            f"(its latents are: {', '.join(latents)})"
-        )
-    extra = [name for (_, t), name in timed.items() if t > horizon + 1]
-    if extra:
-        raise ValueError(
-            f"the program draws {extra[0]} but no a_{horizon + 1}; states may go one step past the actions"
-        )
+    horizon = _horizon(latents, timed)
     if not factors:
         raise ValueError(
             "the program has no observed or factor site, so there is nothing to condition on; "
@@ -177,3 +135,59 @@ def inspect_program(program: Program) -> ProgramInfo:
         sizes=sizes,
         continuous=tuple(continuous),
     )
+
+
+def _sites(trace: poutine.Trace) -> tuple[list[str], list[str], dict[str, int], list[str]]:
+    """(latents, factors, the numbers of values of discrete latents, the other latents) of one run."""
+    latents: list[str] = []
+    factors: list[str] = []
+    sizes: dict[str, int] = {}
+    continuous: list[str] = []
+    for name, node in trace.nodes.items():
+        if node["type"] != "sample" or type(node["fn"]).__name__ == "_Subsample":
+            continue
+        if node["cond_indep_stack"]:
+            raise ValueError(
+                f"site {name!r} stands in a pyro.plate; a trajectory program is one trajectory: drop the plate"
+            )
+        if node["is_observed"]:
+            if site_time(name):
+                raise ValueError(
+                    f"site {name!r} is observed; states and actions must be latent here: draw it without obs=, and say "
+                    f"what is known by cai.models.condition(program, {{{name!r}: ...}}), or set it by do(...)"
+                )
+            if not node["infer"].get("_deterministic", False):
+                factors.append(name)
+            continue
+        latents.append(name)
+        if node["fn"].has_enumerate_support and not node["fn"].event_shape:
+            sizes[name] = int(node["fn"].enumerate_support(expand=False).shape[0])
+        else:
+            continuous.append(name)
+    return latents, factors, sizes, continuous
+
+
+def _horizon(latents: list[str], timed: dict[tuple[str, int], str]) -> int:
+    """T, by the sites of states and actions; refuses numbers that are missing or too many."""
+    counted = [name for name in latents if re.match(r"^[sa]_0\d*$", name)]
+    if counted:
+        raise ValueError(f"site {counted[0]!r} counts from 0; number the sites from 1: s_1, a_1, O_1, s_2, ...")
+    horizon = max((t for kind, t in timed if kind == "a"), default=0)
+    if horizon == 0:
+        raise ValueError(
+            f"the program has no site called a_1 (its latents are: {', '.join(latents) or 'none'}); "
+            "call the sites s_1, a_1, O_1, s_2, a_2, ..."
+        )
+    needed = [(kind, t) for t in range(1, horizon + 1) for kind in "sa"]
+    missing = [f"{kind}_{t}" for kind, t in needed if (kind, t) not in timed]
+    if missing:
+        raise ValueError(
+            f"the program has a_{horizon} but no site called {missing[0]}; every step needs s_t and a_t "
+            f"(its latents are: {', '.join(latents)})"
+        )
+    extra = [name for (_, t), name in timed.items() if t > horizon + 1]
+    if extra:
+        raise ValueError(
+            f"the program draws {extra[0]} but no a_{horizon + 1}; states may go one step past the actions"
+        )
+    return horizon

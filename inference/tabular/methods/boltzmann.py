@@ -40,9 +40,10 @@ class BoltzmannExploration:
     `variational`.
 
     Args:
-        tolerance: as in `SumProduct`, like what follows.
-        max_iterations: over an infinite horizon, the most backups.
-        accelerate: see there.
+        tolerance: over an infinite horizon, the largest error of a value, by a bound that holds, relative to the
+            largest value or reward that the start leads to; where rewards have one sign, relative to each value itself.
+        max_iterations: over an infinite horizon, the most backups and policies.
+        accelerate: over an infinite horizon, whether values are solved for by policy iteration; else by backups alone.
     """
 
     tolerance: float = 1e-10

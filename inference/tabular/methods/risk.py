@@ -39,9 +39,11 @@ class RiskSensitive:
 
     Args:
         eta: any number; +-inf takes the best or the worst possible outcome.
-        tolerance: as in `SumProduct`, like what follows.
-        max_iterations: over an infinite horizon, the most backups.
-        accelerate: see there.
+        tolerance: over an infinite horizon, the largest error of a value, by a bound that holds, relative to the
+            largest value or reward that the start leads to; where rewards have one sign, relative to each value itself.
+        max_iterations: over an infinite horizon, the most backups and policies.
+        accelerate: over an infinite horizon, whether values are solved for by policy iteration (eta >= 0), or backups
+            shortened by Newton's steps (else); not at all if false.
 
     Over an infinite horizon values may grow without end for any eta but 0 in a discounted world: the status says so.
     """

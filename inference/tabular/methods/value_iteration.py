@@ -35,9 +35,10 @@ class ValueIteration:
 
     Args:
         successors: how the values of the next states are weighed.
-        tolerance: as in `SumProduct` (values in nats), like what follows.
-        max_iterations: over an infinite horizon, the most backups.
-        accelerate: see there.
+        tolerance: over an infinite horizon, the largest error of a value, by a bound that holds, relative to the
+            largest value or reward that the start leads to; where rewards have one sign, relative to each value itself.
+        max_iterations: over an infinite horizon, the most backups and policies.
+        accelerate: over an infinite horizon, whether values are solved for by policy iteration; else by backups alone.
     """
 
     successors: Literal["expected", "best", "worst"] = "expected"

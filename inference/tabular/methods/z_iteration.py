@@ -48,7 +48,8 @@ class ZIteration:
         solver: "linear", direct solves of linear systems (infinite horizon, discount 1); "iteration", backups over
             successor lists (T of them over a finite horizon); "auto" takes the second over a finite horizon, and else
             solves.
-        tolerance: over an infinite horizon, the largest error of log z, as in `SumProduct`.
+        tolerance: over an infinite horizon, the largest error of log z, by a bound that holds, relative to the largest
+            log z or reward that the start leads to; where rewards have one sign, relative to each log z itself.
         max_iterations: over an infinite horizon, the most backups and linear systems.
     """
 

@@ -20,7 +20,6 @@ __all__ = [
     "has_trap",
     "long_run",
     "pays_for_ever",
-    "reaches_terminal",
     "transition_matrix",
 ]
 
@@ -229,12 +228,6 @@ def can_succeed(model: TrajectoryModel) -> bool:
     if model.discount < 1:
         ends = ends | possible.any(-1).any(-1)
     return bool(((model.mdp.initial.detach() > 0) & leads_to(*edges_of(possible, model.mdp.successors()), ends)).any())
-
-
-def reaches_terminal(model: TrajectoryModel) -> Tensor:
-    """Bool [S]: states from which some actions lead to a terminal state with positive probability, without -inf."""
-    possible = _taken(model) & ~torch.isinf(model.reward_table(0).detach())
-    return leads_to(*edges_of(possible, model.mdp.successors()), model.mdp.terminal)
 
 
 def _taken(model: TrajectoryModel) -> Tensor:

@@ -12,14 +12,14 @@ from typing import Any
 
 import numpy as np
 
+from cai.inference.tabular.stationary.gain import soft_rate
 from cai.inference.tabular.stationary.graphs import attracted, closed_classes, period, reaching
-from cai.inference.tabular.stationary.newton import Chains
-from cai.inference.tabular.stationary.steps import Steps, summed
+from cai.inference.tabular.stationary.steps import Steps
 
-__all__ = ["earns_nothing", "free_of_reward", "nothing_to_choose", "soft_gain", "usable", "worth_of_closed"]
+__all__ = ["earns_nothing", "free_of_reward", "nothing_to_choose", "usable", "worth_of_closed"]
 
 Array = np.ndarray[Any, Any]
-GAIN_STEPS = 200
+GAIN_STEPS = 5000  # backups and policies by which a gain is looked for
 NO_GAIN = 1e-12  # of the size of rewards: a gain below is 0 up to rounding
 
 
@@ -81,41 +81,6 @@ def _closed(steps: Steps, present: Array, dead: Array) -> Array:
     return dead | without
 
 
-def soft_gain(steps: Steps, limit: int = GAIN_STEPS) -> tuple[float, float, Array]:
-    """What a closed class earns a step, by Howard's algorithm for the average criterion.
-
-        g + h(s) = F(h)(s),   h(0) = 0
-
-    The slope at h is the chain P of its policy and dynamics. Where the chain ends on returning to state 0,
-    (I - P) x = delta and (I - P) y = 1 give what a round earns and how long it is: g = x(0) / y(0), and h rises by
-    x - g y.
-
-    Args:
-        steps: of a class that no edge leaves; every state leads to every other.
-        limit: the most steps.
-
-    Returns:
-        (g, the error left in it, h [N]), nats.
-    """
-    number = steps.number
-    values = steps.values(np.zeros(number))
-    chains, into = Chains(steps), steps.targets == 0
-    gain, error = np.nan, np.inf
-    for _ in range(limit):
-        moves = steps.moves(values)
-        apart = chains.system(moves.weights, into)
-        found = apart.answer(np.stack([moves.delta, np.ones(number)], -1).astype(np.float64))
-        if found is None or not np.isfinite(found).all():
-            break
-        gain = float(found[0, 0] / found[0, 1])  # of one round from the reference back to it
-        left = np.abs(moves.delta - gain)
-        error = float((left + moves.rounding).max())
-        if bool((left <= 4 * moves.rounding).all()):
-            break
-        values = values.moved(found[:, 0] - gain * found[:, 1])
-    return gain, error, values.total
-
-
 def worth_of_closed(steps: Steps) -> tuple[Array, Array]:
     """What states are worth that never end, as far as their closed classes say.
 
@@ -132,16 +97,14 @@ def worth_of_closed(steps: Steps) -> tuple[Array, Array]:
         inside = np.zeros(steps.number, dtype=bool)
         inside[states] = True
         part = steps.select(pairs, edges, inside, np.zeros(steps.number + 1))
-        gain, error, height = soft_gain(part)
+        rate = soft_rate(part, GAIN_STEPS)
         size = max(float(np.abs(part.rewards).max(initial=0.0)), float(np.abs(part.gains).max(initial=0.0)))
-        if np.isfinite(gain) and abs(gain) > max(NO_GAIN * size, 4 * error):
-            worth[states] = np.inf if gain > 0 else -np.inf
-        else:
-            settles = (
-                steps.eta == 0 and nothing_to_choose(part) and period(part.sources, part.targets, part.number) == 1
-            )
-            unsure[states] = not settles
-            worth[states] = height - _long_run(part) @ height
+        if rate.low > NO_GAIN * size or rate.high < -NO_GAIN * size:
+            worth[states] = np.inf if rate.low > 0 else -np.inf
+            continue
+        settles = steps.eta == 0 and nothing_to_choose(part) and period(part.sources, part.targets, part.number) == 1
+        unsure[states] = not settles
+        worth[states] = rate.values.total - rate.law @ rate.values.total
     return worth, unsure
 
 
@@ -154,15 +117,3 @@ def nothing_to_choose(steps: Steps) -> bool:
 
     table = csr_matrix((steps.chances, (steps.pairs, steps.targets)), shape=(len(steps.states), steps.number))
     return bool(abs(table - table[first]).max() <= 1e-15)
-
-
-def _long_run(steps: Steps) -> Array:
-    """[N], how often a closed class is where, under its prior and true dynamics."""
-    chains = Chains(steps)
-    weights = steps.prior[steps.pairs] * steps.chances
-    weights = (weights / summed(steps.sources, weights, steps.number)[steps.sources]).astype(np.float64)
-    side = np.zeros((steps.number, 1))
-    side[0] = 1.0
-    found = chains.system(weights, steps.targets == 0).answer(side, True)
-    visits = np.full(steps.number, 1 / steps.number) if found is None else found[:, 0]
-    return visits / visits.sum()

@@ -16,9 +16,8 @@ from typing import Any
 import numpy as np
 
 from cai.inference.tabular.stationary.graphs import closed_classes, end_components, reaching, surely_reaching
-from cai.inference.tabular.stationary.hard import as_good
 from cai.inference.tabular.stationary.linear_systems import LinearSystem
-from cai.inference.tabular.stationary.newton import Chains
+from cai.inference.tabular.stationary.newton import Chains, as_good
 from cai.inference.tabular.stationary.steps import Moves, Steps, Values
 
 __all__ = ["Rate", "hard_rate", "soft_rate"]

@@ -18,14 +18,13 @@ import numpy as np
 
 from cai.inference.tabular.stationary.classify import earns_nothing, nothing_to_choose, worth_of_closed
 from cai.inference.tabular.stationary.graphs import end_components, next_hops, reaching, surely_reaching
-from cai.inference.tabular.stationary.newton import Chains, policy_iteration
+from cai.inference.tabular.stationary.newton import TIES, Chains, as_good, policy_iteration
 from cai.inference.tabular.stationary.solve import Solution, conclude
-from cai.inference.tabular.stationary.steps import Moves, Steps, Values
+from cai.inference.tabular.stationary.steps import Steps
 
-__all__ = ["as_good", "by_outcome", "solve_hard"]
+__all__ = ["by_outcome", "solve_hard"]
 
 Array = np.ndarray[Any, Any]
-TIES = 1e-12  # of what a move changes: moves worse by less are as good
 
 
 def by_outcome(steps: Steps) -> Steps:
@@ -43,6 +42,38 @@ def by_outcome(steps: Steps) -> Steps:
         gains=np.zeros(number),
         lost=np.zeros(number),
     )
+
+
+def _stopping(steps: Steps, where: Array) -> tuple[Steps, Array]:
+    """The same problem where some states may also stop, which pays 0 and ends; its pairs need be in no order before.
+
+    Args:
+        steps: the problem.
+        where: int, the states that may stop, each once.
+
+    Returns:
+        (the problem, int [R], which pair each of its pairs was, -1 for those that stop).
+    """
+    count, number = len(steps.states), len(where)
+    states, ones, nothing = np.append(steps.states, where), np.ones(number), np.zeros(number)
+    order = np.argsort(states, kind="stable")
+    rank = np.empty_like(order)
+    rank[order] = np.arange(len(order))
+    pairs = rank[np.append(steps.pairs, np.arange(count, count + number))]
+    by_pair = np.argsort(pairs, kind="stable")
+    found = replace(
+        steps,
+        states=states[order],
+        actions=np.append(steps.actions, np.full(number, -1))[order],
+        prior=np.append(steps.prior, ones)[order],
+        rewards=np.append(steps.rewards, nothing)[order],
+        pairs=pairs[by_pair],
+        targets=np.append(steps.targets, np.full(number, steps.number))[by_pair],
+        chances=np.append(steps.chances, ones)[by_pair],
+        gains=np.append(steps.gains, nothing)[by_pair],
+        lost=np.append(steps.lost, nothing)[order],
+    )
+    return found, np.where(order < count, order, -1)
 
 
 def solve_hard(solution: Solution, group: Array) -> None:
@@ -97,33 +128,23 @@ class _Merged:
         leaders, place = np.unique(leader, return_inverse=True)
         self.place = np.full(steps.number, -1)
         self.place[unknown] = place
-        number, stops = len(leaders), np.searchsorted(leaders, np.unique(leader[labels >= 0]))
-        states = np.append(place[whole.states[~inner]], stops)
-        order = np.argsort(states, kind="stable")
-        rank = np.empty_like(order)
-        rank[order] = np.arange(len(order))
-        outer = np.cumsum(~inner) - 1
         used = ~inner[whole.pairs]
-        of_edges = np.append(rank[outer[whole.pairs[used]]], rank[len(states) - len(stops) :])
-        by_pair = np.argsort(of_edges, kind="stable")
-        targets = np.append(np.append(place, number)[whole.targets[used]], np.full(len(stops), number))
-        zeros, ones = np.zeros(len(stops)), np.ones(len(stops))
-        self.origin = np.append(kept[~inner], np.full(len(stops), -1))[order]
-        self.steps = Steps(
-            number,
-            0.0,
-            True,
-            states[order],
-            np.append(whole.actions[~inner], np.full(len(stops), -1))[order],
-            np.append(whole.prior[~inner], ones)[order],
-            np.append(whole.rewards[~inner], zeros)[order],
-            of_edges[by_pair],
-            targets[by_pair],
-            np.append(whole.chances[used], ones)[by_pair],
-            np.zeros(len(of_edges)),
-            np.zeros(len(states)),
-            np.zeros(number),
+        part = replace(
+            whole,
+            number=len(leaders),
+            states=place[whole.states[~inner]],
+            actions=whole.actions[~inner],
+            prior=whole.prior[~inner],
+            rewards=whole.rewards[~inner],
+            pairs=(np.cumsum(~inner) - 1)[whole.pairs[used]],
+            targets=np.append(place, len(leaders))[whole.targets[used]],
+            chances=whole.chances[used],
+            gains=whole.gains[used],
+            lost=whole.lost[~inner],
+            refused=np.zeros(len(leaders)),
         )
+        self.steps, origin = _stopping(part, np.unique(place[labels >= 0]))
+        self.origin = np.append(kept[~inner], -1)[origin]
 
     def spread(self, states: Array) -> Array:
         """Int, the states as they were of merged ones, bool [N]."""
@@ -166,14 +187,6 @@ class _Merged:
         solution.chosen[states] = found[states]
 
 
-def as_good(steps: Steps, moves: Moves, values: Values) -> Array:
-    """Bool [R], the pairs that are as good as the best of their state, up to rounding."""
-    total = np.append(values.total, 0.0)
-    changes = steps.chances * np.abs(steps.gains + total[steps.targets] - total[steps.sources])
-    scale = np.abs(steps.rewards) + np.add.reduceat(changes, steps.first_edges)
-    return np.asarray(moves.advantages >= (moves.delta - moves.rounding)[steps.states] - TIES * scale)
-
-
 def _put_endless(solution: Solution, merged: _Merged, endless: Array) -> None:
     """What states are worth that cannot surely end: by the best rate of the end components that can be stayed in.
 
@@ -185,40 +198,17 @@ def _put_endless(solution: Solution, merged: _Merged, endless: Array) -> None:
     inside = labels[:-1] >= 0
     if inside.any():
         staying = part.select(kept, kept[part.pairs], inside, np.zeros(part.number + 1))
-        number, count = staying.number, len(staying.states)
-        states = np.append(staying.states, np.arange(number))
-        order = np.argsort(states, kind="stable")
-        rank = np.empty_like(order)
-        rank[order] = np.arange(len(order))
-        of_edges = np.append(rank[staying.pairs], rank[count:])
-        by_pair = np.argsort(of_edges, kind="stable")
-        stopping = replace(
-            staying,
-            states=states[order],
-            actions=np.append(staying.actions, np.full(number, -1))[order],
-            prior=np.append(staying.prior, np.ones(number))[order],
-            rewards=np.append(staying.rewards, np.zeros(number))[order],
-            pairs=of_edges[by_pair],
-            targets=np.append(staying.targets, np.full(number, number))[by_pair],
-            chances=np.append(staying.chances, np.ones(number))[by_pair],
-            gains=np.zeros(len(of_edges)),
-            lost=np.zeros(len(states)),
-            refused=np.zeros(number),
-        )
-        found = policy_iteration(stopping, rank[count:], solution.left())
+        number = staying.number
+        stopping, origin = _stopping(staying, np.arange(number))
+        found = policy_iteration(stopping, np.flatnonzero(origin < 0), solution.left())
         solution.count += found.steps
         places = np.flatnonzero(inside)
         if found.grew is not None:
             solution.put(merged.spread(np.isin(np.arange(part.number), places[found.grew])), np.inf, 0.0)
             return
         tight = as_good(stopping, stopping.moves(found.values), found.values)
-        rounds, _ = end_components(
-            stopping.states,
-            stopping.pairs,
-            stopping.targets,
-            tight & (np.append(staying.states, np.full(number, -1))[order] >= 0),
-            number + 1,
-        )
+        goes_on = tight & (origin >= 0)
+        rounds, _ = end_components(stopping.states, stopping.pairs, stopping.targets, goes_on, number + 1)
         level = rounds[:-1] >= 0
         if level.any():
             _put_level(solution, merged, part, places[level])
@@ -233,8 +223,7 @@ def _put_level(solution: Solution, merged: _Merged, part: Steps, places: Array) 
     alone = part.select(~leaves, ~leaves[part.pairs], inside, np.zeros(part.number + 1))
     settles = not bool((leaves & inside[part.states]).any()) and nothing_to_choose(alone)
     worth, unsure = worth_of_closed(replace(alone, hard=False)) if settles else (np.zeros(len(places)), True)
-    of = merged.place[merged.spread(inside)]
     where = merged.spread(inside)
-    order = np.searchsorted(places, of)
+    order = np.searchsorted(places, merged.place[where])
     solution.put(where, np.nan_to_num(np.asarray(worth))[order], 0.0)
     solution.unsure[where] |= np.broadcast_to(unsure, len(places))[order]

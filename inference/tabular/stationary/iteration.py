@@ -21,7 +21,8 @@ from cai.inference.tabular.recursion import Recursion
 from cai.inference.tabular.stationary.chains import ChainSystems, ended_states
 from cai.inference.tabular.stationary.classify import usable
 from cai.inference.tabular.stationary.graphs import reaching
-from cai.inference.tabular.stationary.hard import as_good, by_outcome, solve_hard
+from cai.inference.tabular.stationary.hard import by_outcome, solve_hard
+from cai.inference.tabular.stationary.newton import as_good
 from cai.inference.tabular.stationary.own import solve_own
 from cai.inference.tabular.stationary.solve import Solution, solve_by_backups, solve_soft
 from cai.inference.tabular.stationary.steps import Steps, steps_of
@@ -89,7 +90,7 @@ def stationary_messages(model: TrajectoryModel, recursion: Recursion, settling: 
     for group in (met, ~met):
         if group.any():
             solve_group(solution, group, settling.accelerate)
-    return _assemble(model, recursion, settling, solution, met)
+    return _assemble(model, recursion, solution, met)
 
 
 class Fits:
@@ -119,25 +120,20 @@ def solve_group(solution: Solution, group: Array, accelerate: bool) -> None:
         solve_by_backups(solution, group, accelerate)
 
 
-def _assemble(
-    model: TrajectoryModel, recursion: Recursion, settling: Settling, solution: Solution, met: Array
-) -> Stationary:
+def _assemble(model: TrajectoryModel, recursion: Recursion, solution: Solution, met: Array) -> Stationary:
     """Tables from what was solved: values, q-values, the policy, and their gradients."""
     worth, live = solution.worth[:-1], model.live.cpu().numpy()
     status, why = _status(model, solution, met & live)
     start = model.mdp.initial.detach()
-    values = torch.from_numpy(np.where(live, np.nan_to_num(worth, nan=0.0, posinf=np.inf, neginf=-np.inf), 0.0)).to(
-        start
-    )
+    values = torch.from_numpy(np.where(live & ~np.isnan(worth), worth, 0.0)).to(start)
     policy = policy_at(model, solution)
     if status.ok:
         values = with_gradients(model, recursion, values, policy)
     q_values = q_values_at(model, recursion, values)
     if q_values.requires_grad and recursion.choice is not hard_choice:  # the slope of the choice, at the policy found
         finite = torch.isfinite(values)[:, None]
-        chosen = recursion.choice(
-            model, torch.where(finite, q_values, torch.zeros_like(q_values)), model.log_action_prior
-        )[1]
+        known = torch.where(finite, q_values, torch.zeros_like(q_values))
+        chosen = recursion.choice(model, known, model.log_action_prior)[1]
         policy = policy + torch.where(finite, chosen - chosen.detach(), torch.zeros_like(chosen))
     bound = solution.error[met & live].max(initial=0.0)
     details: dict[str, Any] = {

@@ -21,7 +21,7 @@ from cai.inference.tabular.stationary.graphs import reaching
 from cai.inference.tabular.stationary.linear_systems import DENSE_LIMIT, LinearSystem, Pattern
 from cai.inference.tabular.stationary.steps import Moves, Steps, Values
 
-__all__ = ["Chains", "Found", "error_bound", "grows", "policy_iteration", "soft_policy_iteration"]
+__all__ = ["TIES", "Chains", "Found", "as_good", "error_bound", "grows", "policy_iteration", "soft_policy_iteration"]
 
 Array = np.ndarray[Any, Any]
 STALLS = 6  # steps without progress after which rounding is all that is left
@@ -32,6 +32,7 @@ LOOKS = (25, 100, 300)  # steps after which growth is looked for
 LEAP = 1e6  # the length of a step, relative to the values, before which growth is looked for
 ROUND = 128  # backups over which growth is looked for
 LARGE = 50_000  # edges beyond which it is fewer
+TIES = 1e-12  # of what a move changes: moves worse by less are as good
 CHECKS = 6  # attempts at a bound
 
 
@@ -233,3 +234,11 @@ def error_bound(steps: Steps, found: Found, chains: Chains | None = None) -> Arr
                     return width
         side = 1.5 * side
     return None
+
+
+def as_good(steps: Steps, moves: Moves, values: Values) -> Array:
+    """Bool [R], the pairs that are as good as the best of their state, up to rounding."""
+    total = np.append(values.total, 0.0)
+    changes = steps.chances * np.abs(steps.gains + total[steps.targets] - total[steps.sources])
+    scale = np.abs(steps.rewards) + np.add.reduceat(changes, steps.first_edges)
+    return np.asarray(moves.advantages >= (moves.delta - moves.rounding)[steps.states] - TIES * scale)

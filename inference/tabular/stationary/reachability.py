@@ -1,10 +1,11 @@
-"""Where a graph of moves leads: breadth-first searches (scipy), each edge seen once however long the paths are."""
+"""Where tables of moves lead: the searches of `graphs` for torch's bool tensors."""
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from torch import Tensor
+
+from cai.inference.tabular.stationary.graphs import reaching
 
 __all__ = ["edges_of", "leads_to", "reached_from"]
 
@@ -25,20 +26,10 @@ def edges_of(possible: Tensor, following: Tensor) -> tuple[Tensor, Tensor]:
 
 def leads_to(origins: Tensor, targets: Tensor, goal: Tensor) -> Tensor:
     """Bool [S]: states with a path to the goal, bool [S], along edges (origins [E], targets [E]); the goal included."""
-    return reached_from(targets, origins, goal)
+    found = reaching(origins.cpu().numpy(), targets.cpu().numpy(), goal.cpu().numpy())
+    return torch.from_numpy(found).to(goal.device)
 
 
 def reached_from(origins: Tensor, targets: Tensor, start: Tensor) -> Tensor:
-    """Bool [S]: states on a path from the start, bool [S], along edges as in `leads_to`; the start included."""
-    from scipy.sparse import csr_matrix
-    from scipy.sparse.csgraph import breadth_first_order
-
-    number = len(start)
-    first = np.flatnonzero(start.cpu().numpy())
-    # One more node leads to every start, so that one search serves all.
-    tails = np.concatenate([origins.cpu().numpy(), np.full(len(first), number)])
-    heads = np.concatenate([targets.cpu().numpy(), first])
-    graph = csr_matrix((np.ones(len(tails)), (tails, heads)), shape=(number + 1, number + 1))
-    found = np.zeros(number + 1, dtype=bool)
-    found[breadth_first_order(graph, number, return_predecessors=False)] = True
-    return torch.from_numpy(found[:-1]).to(start.device)
+    """Bool [S]: states on a path from the start, bool [S], along edges as in `edges_of`; the start included."""
+    return leads_to(targets, origins, start)

@@ -241,7 +241,8 @@ def solve_by_backups(solution: Solution, group: Array, accelerate: bool) -> None
             delta = quick.moves(values).delta
             values, before, change = values.moved(delta), change, float(np.abs(delta).max())
             solution.count += 1
-            solution.changes[:] = [*solution.changes, change] if len(solution.changes) < HISTORY else solution.changes
+            if len(solution.changes) < HISTORY:
+                solution.changes.append(change)
             if change == 0:  # every longer horizon has the same values
                 solution.put(unknown, values, count * np.finfo(quick.dtype).eps * np.abs(values.total))
                 return

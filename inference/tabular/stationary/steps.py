@@ -40,6 +40,7 @@ class Values:
     high: Array
     low: Array
 
+    @np.errstate(over="ignore", invalid="ignore")
     def moved(self, step: Array) -> Values:
         """The values and a step [N] more."""
         added = self.low + step
@@ -184,6 +185,7 @@ class Steps:
             refused[states],
         )
 
+    @np.errstate(over="ignore", invalid="ignore")  # of values that are pushed far: whoever asks sees what is not finite
     def moves(self, values: Values, chosen: Array | None = None) -> Moves:
         """How far values are from standing still, and the chain that moves them.
 
