@@ -1,7 +1,8 @@
 """Infinite horizons over random combinations of features, against linear systems in 60 digits and finite horizons.
 
-No `success` may have an error above its stated bound, or above the tolerance; an answer that is refused must have been
-refused for a reason that finite horizons show.
+No `success` may have an error above its stated bound, or above the tolerance, and its policy must earn what it says.
+What is called diverged must grow over finite horizons, what is not assured must be undiscounted, and an iteration that
+does not get there must be rare.
 """
 
 import math
@@ -111,7 +112,8 @@ def check_values(got, want, states, problem, what):
 
 
 def check_refusal(got, problem, discount, eta, hard, start, what):
-    """What was refused as growth grows; what is called unsure does not settle, or not to what a policy attains."""
+    """What was refused as growth grows over finite horizons; only without a discount may values have no limit."""
+    assert got.status is not Status.NOT_ASSURED or discount == 1, what
     if got.status is Status.DIVERGED:
         short, long = (finite(problem, discount, eta, hard, steps, 1)[0] for steps in (100, 1000))
         states = met(problem, start)
@@ -125,7 +127,7 @@ def accounts(got, model, what):
         return
     parts = (float(got.believed_return) / float(model.temperature), float(got.policy_divergence), float(got.luck))
     size = sum(map(abs, parts)) + abs(float(got.elbo)) + max(abs(float(v)) for v in got.values[0] if math.isfinite(v))
-    assert abs(parts[0] - parts[1] - parts[2] - float(got.elbo)) <= 1e-8 * size + 1e-20, (what, parts, float(got.elbo))
+    assert abs(parts[0] - parts[1] - parts[2] - float(got.elbo)) <= 1e-9 * size + 1e-20, (what, parts, float(got.elbo))
 
 
 LONG = 1200  # steps of a horizon that stands for its limit
@@ -159,6 +161,10 @@ def test_values_are_right_or_not_called_so(seeds):
             if want is not None:
                 check_values(got, want, states, problem, what)
             accounts(got, model, what)
+            if hard and eta == 0:
+                earned, worth = float(got.believed_return), float((got.initial * got.values[0])[got.initial > 0].sum())
+                size = max(float(got.values[0, s].abs()) for s in states)
+                assert earned == pytest.approx(worth, rel=1e-9, abs=1e-9 * size), (what, "not attained")
             if (discount < 1 and discount**LONG > 1e-9) or not _settles(problem):
                 continue
             limit = finite(problem, discount, eta, hard, LONG, 1)[0]
@@ -167,14 +173,15 @@ def test_values_are_right_or_not_called_so(seeds):
                 if math.isfinite(value):
                     size = float(np.abs(limit[np.isfinite(limit)]).max(initial=0))
                     assert late == pytest.approx(value, rel=1e-6, abs=1e-6 * size + 1e-12), (what, s, value, late)
-    assert counts[Status.SUCCESS] >= len(list(seeds)), "successes"
+    total = sum(counts.values())
+    assert counts[Status.SUCCESS] > total / 2, counts
+    assert counts[Status.NOT_CONVERGED] <= max(2, total / 50), counts
 
 
 def oracle(problem, discount, eta, hard, guess, states, what):
     """The values in 60 digits where they are known by other means, else None."""
     if hard:
-        best = best_policy_value(problem, discount) if eta == 0 and _all_pay(problem, discount) else None
-        return best
+        return best_policy_value(problem, discount) if eta == 0 and _all_pay(problem, discount) else None
     if eta != 1:
         return soft_values(problem, discount, eta, guess, states)
     want = exact_values(problem, discount, states)
