@@ -17,6 +17,7 @@ from cai.inference.core.lazy import Lazy, lazy
 from cai.inference.core.policy import Policy
 from cai.inference.core.status import NotKnown, Status, Target
 from cai.inference.core.storage import can_store, save
+from cai.models.continuous.world import World
 from cai.models.processes.mdp import MDP
 from cai.models.programs.inspect import site_time
 from cai.models.trajectory.model import TrajectoryModel
@@ -136,7 +137,7 @@ class Posterior(Lazy):
     @property
     def temperature(self) -> Any:
         """alpha; 1 for a Pyro program, whose factors are in nats."""
-        return self.model.temperature if isinstance(self.model, TrajectoryModel) else 1.0
+        return self.model.temperature if isinstance(self.model, (TrajectoryModel, World)) else 1.0
 
     # ---- trajectories -------------------------------------------------------------------------------------------
 

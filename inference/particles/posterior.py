@@ -23,6 +23,7 @@ from cai.inference.tabular.believed_dynamics import FixedDynamics, OutcomeDynami
 from cai.inference.tabular.posterior import tabular_posterior
 from cai.inference.tabular.recursion import EXACT
 from cai.models.common.numerics import expectation, plain_number, safe_log, safe_logsumexp
+from cai.models.continuous.world import World
 from cai.models.programs.inspect import ProgramInfo, explain, site_time
 from cai.models.trajectory.model import TrajectoryModel
 
@@ -273,14 +274,17 @@ def _particle_answer(
 ) -> ParticlePosterior:
     """The answer that its particles are; `why` it has no tables stands in its details."""
     particles, (status, few) = found.particles, _status(found)
+    program = system.program
+    alpha = plain_number(program.temperature) if isinstance(program, World) else 1.0
+    returns = None if particles is None else alpha * expectation(particles.weights, system.returns)
     return ParticlePosterior(
         backend=backend,
         target=target,
         status=status,
         horizon=system.info.horizon,
         log_evidence=found.log_evidence,
-        believed_return=None if particles is None else expectation(particles.weights, system.returns),
-        model=system.program,
+        believed_return=returns,
+        model=program,
         info=system.info,
         particles=particles,
         ess=found.ess,

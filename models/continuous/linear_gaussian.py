@@ -192,6 +192,34 @@ class LinearGaussianModel(World):
         batch, n = self.batch_shape, self.state_dim
         return Gaussian(self.initial.mean.expand(*batch, n), self.initial.covariance.expand(*batch, n, n))
 
+    def member(self, *index: int) -> LinearGaussianModel:
+        """One model of a batch.
+
+        Args:
+            *index: a number for each batch axis.
+
+        Raises:
+            IndexError: if there is no such member, or the model is no batch.
+        """
+        if len(index) != len(self.batch_shape):
+            raise IndexError(
+                f"{len(index)} indices for a batch of shape {list(self.batch_shape)}; give one for each axis"
+            )
+
+        def of(tensor: Tensor, axes: int) -> Tensor:
+            lead = self.batch_shape + tensor.shape[max(0, tensor.dim() - axes) :]
+            return tensor.expand(lead)[tuple(index)] if tensor.dim() > axes else tensor
+
+        parts = {name: of(tensor, axes) for name, (tensor, axes) in self._parts().items()}
+        final = tuple(parts[f"the final reward's {name}"] for name in FINAL)
+        reward = QuadraticReward(**{name: parts[name] for name in AXES}, final=final if self.is_finite else None)
+        prior = self.action_prior
+        if isinstance(prior, LinearNormal):
+            prior = LinearNormal(parts["K0"], parts["k0"], parts["L"])
+        start = (parts["initial mean"], parts["initial covariance"])
+        own = {name: parts[name] for name in OWN_AXES}
+        return self.replace(**own, initial=start, reward=reward, action_prior=prior)
+
     # ---- what the program and the simulator ask -----------------------------------------------------------------
 
     def start_distribution(self) -> TorchDistribution:

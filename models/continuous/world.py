@@ -19,7 +19,7 @@ from cai.models.common.names import KnownNames, did_you_mean
 from cai.models.common.numerics import plain_number
 from cai.models.common.simulator import Transition
 from cai.models.common.storage import save
-from cai.models.continuous.priors import Flat
+from cai.models.continuous.priors import Flat, LinearNormal
 from cai.models.continuous.program import run_program
 from cai.models.continuous.simulate import draw_start, draw_step
 
@@ -113,6 +113,12 @@ class World(KnownNames):
                 `step` is the time index).
         """
         return draw_step(self, states, actions, t, generator)
+
+    def with_stand_in(self) -> Self:
+        """The model itself; where its prior is `Flat()`, with N(0, I) in its place, so that its graph can be drawn."""
+        if not self.is_flat:
+            return self
+        return self.replace(action_prior=LinearNormal(L=torch.eye(self.action_dim, dtype=torch.float64)))
 
     # ---- copies and files ---------------------------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from pyro.infer.inspect import get_dependencies
 
+from cai.models.continuous.world import World
 from cai.models.programs.inspect import Program, inspect_program
 from cai.models.programs.session import pyro_session
 
@@ -33,13 +34,15 @@ def factor_graph(program: Program) -> nx.Graph[str]:
     tracking finds them.
 
     Args:
-        program: a `TrajectoryModel` or any trajectory program.
+        program: a `TrajectoryModel` or any trajectory program. A model whose action prior is `Flat()` is drawn too: its
+            factor f(a_t), a constant, is joined to a_t alone.
 
     Raises:
         ValueError: if the program does not follow the naming of sites.
     """
     import networkx as nx
 
+    program = program.with_stand_in() if isinstance(program, World) else program
     info = inspect_program(program)
     with pyro_session(program=program):
         parents = get_dependencies(program)["prior_dependencies"]

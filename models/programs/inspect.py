@@ -1,8 +1,8 @@
 """What a trajectory program looks like from outside: its horizon, its sizes and its sites, found by running it once.
 
-Any Pyro program takes part whose sites are called `s_1, a_1, O_1, s_2, ...`: every `s_t` and `a_t` a discrete latent,
-every other observed or factor site part of optimality (in nats), every other latent "further". The last `s_{T+1}` is
-optional. A policy for it sees s_t and t alone.
+Any Pyro program takes part whose sites are called `s_1, a_1, O_1, s_2, ...`: every `s_t` and `a_t` a latent, discrete
+or with a density, every other observed or factor site part of optimality (in nats), every other latent "further". The
+last `s_{T+1}` is optional. A policy for it sees s_t and t alone.
 """
 
 from __future__ import annotations
@@ -10,11 +10,13 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from pyro import poutine
 
+from cai.models.continuous.program import check_program_exists
+from cai.models.continuous.world import World
 from cai.models.programs.scores import find_bad_site, is_about_numbers
 from cai.models.programs.session import first_run
 from cai.models.trajectory.model import TrajectoryModel
@@ -40,6 +42,7 @@ class ProgramInfo:
         factors: observed and factor sites, in the order of the program.
         sizes: for every discrete latent, its number of values.
         continuous: latents without a finite support, which cannot be enumerated.
+        shapes: for every one of these, the shape of a value: () for a number, (n,) for a vector.
     """
 
     horizon: int
@@ -51,6 +54,7 @@ class ProgramInfo:
     factors: tuple[str, ...]
     sizes: dict[str, int]
     continuous: tuple[str, ...]
+    shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
 
 def site_time(name: str) -> tuple[str, int] | None:
@@ -104,6 +108,8 @@ def inspect_program(program: Program) -> ProgramInfo:
         raise TypeError(
             f"expected a TrajectoryModel or a Pyro program (a function of no arguments), got {type(program).__name__}"
         )
+    if isinstance(program, World):
+        check_program_exists(program)
     if isinstance(program, TrajectoryModel) and not program.is_finite:
         raise ValueError("a program has finitely many steps, and this model's horizon is infinite; give horizon=N")
     if _takes_arguments(program):
@@ -111,7 +117,7 @@ def inspect_program(program: Program) -> ProgramInfo:
             "a trajectory program takes no arguments; bind them first, e.g. functools.partial(program, horizon) "
             "or lambda: program(horizon)"
         )
-    latents, factors, sizes, continuous = _sites(trace_program(program))
+    latents, factors, sizes, shapes = _sites(trace_program(program))
     timed = {site: name for name in latents if (site := site_time(name))}
     horizon = _horizon(latents, timed)
     if not factors:
@@ -133,16 +139,17 @@ def inspect_program(program: Program) -> ProgramInfo:
         further=tuple(name for name in latents if not site_time(name)),
         factors=tuple(factors),
         sizes=sizes,
-        continuous=tuple(continuous),
+        continuous=tuple(shapes),
+        shapes=shapes,
     )
 
 
-def _sites(trace: poutine.Trace) -> tuple[list[str], list[str], dict[str, int], list[str]]:
-    """(latents, factors, the numbers of values of discrete latents, the other latents) of one run."""
+def _sites(trace: poutine.Trace) -> tuple[list[str], list[str], dict[str, int], dict[str, tuple[int, ...]]]:
+    """(latents, factors, the numbers of values of discrete latents, the shapes of the other latents) of one run."""
     latents: list[str] = []
     factors: list[str] = []
     sizes: dict[str, int] = {}
-    continuous: list[str] = []
+    shapes: dict[str, tuple[int, ...]] = {}
     for name, node in trace.nodes.items():
         if node["type"] != "sample" or type(node["fn"]).__name__ == "_Subsample":
             continue
@@ -163,8 +170,8 @@ def _sites(trace: poutine.Trace) -> tuple[list[str], list[str], dict[str, int], 
         if node["fn"].has_enumerate_support and not node["fn"].event_shape:
             sizes[name] = int(node["fn"].enumerate_support(expand=False).shape[0])
         else:
-            continuous.append(name)
-    return latents, factors, sizes, continuous
+            shapes[name] = tuple(node["fn"].event_shape)
+    return latents, factors, sizes, shapes
 
 
 def _horizon(latents: list[str], timed: dict[tuple[str, int], str]) -> int:

@@ -10,8 +10,6 @@ log p(O, a_t = a); the second less log p(O) is the posterior's log p(a_t = a | O
 
 from __future__ import annotations
 
-import math
-import numbers
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,9 +21,10 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 from torch.distributions import Distribution
 
-from cai.models.common.checks import whole_number
 from cai.models.common.random_draws import OwnDraws
+from cai.models.continuous.world import World
 from cai.models.programs.inspect import Program, ProgramInfo, inspect_program, site_time
+from cai.models.programs.site_values import Value, site_name, site_value
 from cai.models.rewards.tables import Step, evaluate_factor
 from cai.models.trajectory.model import TrajectoryModel
 
@@ -51,8 +50,8 @@ class RevisedProgram:
     """
 
     program: Program
-    interventions: Mapping[str, float] = field(default_factory=dict)
-    evidence: Mapping[str, float] = field(default_factory=dict)
+    interventions: Mapping[str, Value] = field(default_factory=dict)
+    evidence: Mapping[str, Value] = field(default_factory=dict)
 
     def __call__(self) -> None:
         handler = _Revise(self.interventions, self.evidence)
@@ -69,14 +68,17 @@ class RevisedProgram:
     def __name__(self) -> str:
         """Pearl's notation, e.g. "bridge | do(a_1 = up), a_2 = left"."""
         program = self.program
-        name = program.name if isinstance(program, TrajectoryModel) else getattr(program, "__name__", "program")
+        named = isinstance(program, (TrajectoryModel, World))
+        name = program.name if named else getattr(program, "__name__", "program")
         parts = [f"do({self._equation(site, value)})" for site, value in self.interventions.items()]
         parts += [self._equation(site, value) for site, value in self.evidence.items()]
         return f"{name} | {', '.join(parts)}" if parts else name
 
-    def _equation(self, site: str, value: float) -> str:
+    def _equation(self, site: str, value: Value) -> str:
         mdp = self.program.mdp if isinstance(self.program, TrajectoryModel) else None
         kind = (site_time(site) or ("latent",))[0]
+        if isinstance(value, tuple):
+            return f"{site} = {list(value)}"
         if mdp is not None and kind == "a":
             return f"{site} = {mdp.action_name(int(value))}"
         if mdp is not None and kind == "s" and value < mdp.num_states:
@@ -93,8 +95,8 @@ def do(program: Program, actions: Mapping[int | str, Any]) -> RevisedProgram:
     Args:
         program: a `TrajectoryModel` with a finite horizon, any trajectory program, or what `do` and `condition` made.
         actions: what is set: {time index of an action, from 0, or name of a latent site: value}, e.g. {1: 0} or
-            {"a_2": 0}. Values are whole numbers, or any number where a site is continuous; for a
-            `TrajectoryModel` also names of actions and states.
+            {"a_2": 0}. Values are whole numbers, any number where a site is continuous,
+            and a list of numbers where it is a vector; for a `TrajectoryModel` also names of actions and states.
 
     Returns:
         A program whose evidence is p(O | do(...)). An action may be set that the action prior never takes.
@@ -117,7 +119,8 @@ def do(program: Program, actions: Mapping[int | str, Any]) -> RevisedProgram:
             raise ValueError(f"{site} is set to {interventions[site]} already; leave it out, or start from the program")
         interventions[site] = value
     if isinstance(base.program, TrajectoryModel):
-        _check_model(base.program.host, info, {site: int(value) for site, value in interventions.items()})
+        numbers = {site: int(value) for site, value in interventions.items() if not isinstance(value, tuple)}
+        _check_model(base.program.host, info, numbers)
     return RevisedProgram(base.program, interventions, base.evidence)
 
 
@@ -127,8 +130,8 @@ def condition(program: Program, actions: Mapping[int | str, Any]) -> RevisedProg
     Args:
         program: a `TrajectoryModel` with a finite horizon, any trajectory program, or what `do` and `condition` made.
         actions: what is known: {time index of an action, from 0, or name of a latent site (state, action or further
-            latent): value}, values being whole numbers, or any number where a site is continuous; for a
-            `TrajectoryModel` also names of actions and states.
+            latent): value}, values being whole numbers, any number where a site is continuous,
+            and a list of numbers where it is a vector; for a `TrajectoryModel` also names of actions and states.
 
     Returns:
         A program whose evidence is p(O, a_t = a): the posterior is p(tau | O, a_t = a). A value that the program never
@@ -152,7 +155,7 @@ def condition(program: Program, actions: Mapping[int | str, Any]) -> RevisedProg
 class _Revise(Messenger):
     """Cuts sites that are set from their causes, and adds the factors of sites that are known."""
 
-    def __init__(self, interventions: Mapping[str, float], evidence: Mapping[str, float]) -> None:
+    def __init__(self, interventions: Mapping[str, Value], evidence: Mapping[str, Value]) -> None:
         super().__init__()
         self.interventions = interventions
         self.evidence = evidence
@@ -184,14 +187,13 @@ class _Revise(Messenger):
             pyro.factor(f"{EVIDENCE}{msg['name']}", torch.where(hit, zero, zero - torch.inf))
 
 
-def _point_mass(fn: Distribution, value: float) -> Distribution:
+def _point_mass(fn: Distribution, value: Value) -> Distribution:
     """All mass on one value of the support, whatever the parents are."""
     if not fn.has_enumerate_support:
-        if fn.event_shape:
-            raise ValueError(f"a site draws tensors of shape {list(fn.event_shape)}; only scalars can be set or known")
         with OwnDraws():
             drawn = fn.sample()
-        return Delta(torch.tensor(value, dtype=drawn.dtype, device=drawn.device), validate_args=False)
+        known = torch.tensor(value, dtype=drawn.dtype, device=drawn.device)
+        return Delta(known, event_dim=len(fn.event_shape), validate_args=False)
     support = fn.enumerate_support(expand=False)
     like = fn.logits if isinstance(fn, Categorical) else fn.log_prob(support)
     at = torch.arange(support.shape[0], device=like.device) == value
@@ -248,7 +250,7 @@ class PointMass(TorchDistribution):
 
 def _read(
     program: Program, actions: Mapping[int | str, Any], how: str
-) -> tuple[RevisedProgram, ProgramInfo, dict[str, float]]:
+) -> tuple[RevisedProgram, ProgramInfo, dict[str, Value]]:
     """(the program with what is set and known so far, its outside, {site: value})."""
     base = program if isinstance(program, RevisedProgram) else RevisedProgram(program)
     info = inspect_program(base.program)
@@ -257,56 +259,13 @@ def _read(
             f"what is {how} is given as {actions!r}; give a dict from time index or site name to value, "
             "e.g. {0: 1} or {'a_1': 1}"
         )
-    values: dict[str, float] = {}
+    values: dict[str, Value] = {}
     for key, value in actions.items():
-        site = _site(key, info, how)
+        site = site_name(key, info, how)
         if site in values:
             raise ValueError(f"{site} is given twice, by its name and by its time index {key!r}; give it once")
-        values[site] = _value(site, value, info, base.program)
+        values[site] = site_value(site, value, info, base.program)
     return base, info, values
-
-
-def _site(key: int | str, info: ProgramInfo, how: str) -> str:
-    if not isinstance(key, str):
-        t = whole_number(key)
-        if t is None:
-            raise TypeError(f"{key!r} names no site; give a time index from 0, or a name such as 'a_1'")
-        if not 0 <= t < info.horizon:
-            raise ValueError(
-                f"there is no action at time index {t}; the program has {info.horizon} actions, time indices 0 to "
-                f"{info.horizon - 1} (sites a_1 to a_{info.horizon})"
-            )
-        return f"a_{t + 1}"
-    if key in info.factors:
-        raise ValueError(
-            f"site {key!r} is a factor or an observation, which is known already; only latent sites (states, actions "
-            f"and further latents) can be {how}"
-        )
-    if key not in info.latents:
-        shown = ", ".join(info.latents[:8]) + (", ..." if len(info.latents) > 8 else "")
-        raise ValueError(f"the program draws no site called {key!r}; its latents are {shown}")
-    return key
-
-
-def _value(site: str, value: Any, info: ProgramInfo, program: Program) -> float:
-    kind = (site_time(site) or ("latent",))[0]
-    what = {"a": "actions", "s": "states"}.get(kind, "values")
-    if isinstance(value, str):
-        if not isinstance(program, TrajectoryModel) or what == "values":
-            raise ValueError(f"the value of {site} is {value!r}; the {what} of this site have no names: give a number")
-        return program.mdp.action_index(value) if kind == "a" else program.mdp.state_index(value)
-    if site in info.continuous:
-        plain = value.item() if isinstance(value, torch.Tensor) and value.dim() == 0 else value
-        if isinstance(plain, bool) or not isinstance(plain, numbers.Real) or not math.isfinite(plain):
-            raise TypeError(f"the value of {site} is {value!r}; it is drawn from a density: give a finite number")
-        return float(plain)
-    number = whole_number(value)
-    if number is None:
-        names = " or a name" if isinstance(program, TrajectoryModel) and what != "values" else ""
-        raise TypeError(f"the value of {site} is {value!r}; give a whole number{names}")
-    if not 0 <= number < info.sizes[site]:
-        raise ValueError(f"the value of {site} is {number}; its {what} are 0 to {info.sizes[site] - 1}")
-    return number
 
 
 def _check_model(model: TrajectoryModel, info: ProgramInfo, interventions: Mapping[str, int]) -> None:

@@ -23,6 +23,7 @@ ARROWS = {
         continuous -> common
         continuous -> trajectory
         programs -> common
+        programs -> continuous
         programs -> rewards
         programs -> trajectory
         zoo -> common
