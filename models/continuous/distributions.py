@@ -10,6 +10,8 @@ from pyro.distributions import Delta, MultivariateNormal, TorchDistribution
 from torch import Tensor
 from torch.distributions import constraints
 
+from cai.models.common.random_draws import OwnDraws
+
 __all__ = ["SingularNormal", "Staying", "covariance_root", "gaussian"]
 
 SUPPORT = 1e-9  # how far off its subspace a value of a singular Gaussian may lie, as a share of its size
@@ -137,5 +139,7 @@ class Staying(TorchDistribution):
         """[...], nats; of chains that have ended 0 where they are, -inf elsewhere."""
         zero = torch.zeros((), dtype=value.dtype, device=value.device)
         stays = torch.where((value == self.state).all(-1), zero, zero - torch.inf)
-        safe = torch.where(self.ended[..., None], self.moves.sample().detach(), value)
+        with OwnDraws(), torch.no_grad():
+            possible = self.moves.sample()  # where a chain has ended its state need not be one that moves could draw
+        safe = torch.where(self.ended[..., None], possible, value)
         return torch.where(self.ended, stays, self.moves.log_prob(safe))
