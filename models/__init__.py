@@ -7,6 +7,10 @@ if __name__ != "cai.models":
     )
 
 from cai.models.common.simulator import Simulator, Transition
+from cai.models.continuous.linear_gaussian import Gaussian, LinearGaussianModel
+from cai.models.continuous.model import ContinuousModel
+from cai.models.continuous.priors import Flat, LinearNormal
+from cai.models.continuous.quadratic import QuadraticReward
 from cai.models.processes.layout import GridLayout
 from cai.models.processes.mdp import MDP
 from cai.models.processes.observation import ObservationModel
@@ -51,10 +55,15 @@ __all__ = [
     "read_pomdp",
     "read_prism",
     "CallableReward",
+    "ContinuousModel",
     "DistancePenalty",
+    "Flat",
+    "Gaussian",
     "Goal",
     "GridLayout",
     "LMDP",
+    "LinearGaussianModel",
+    "LinearNormal",
     "LinearReward",
     "LogBarrier",
     "MDP",
@@ -64,6 +73,7 @@ __all__ = [
     "OutcomeReward",
     "PotentialShaping",
     "ProgramInfo",
+    "QuadraticReward",
     "RewardFactor",
     "Simulator",
     "SparseReward",

@@ -20,6 +20,8 @@ ARROWS = {
         trajectory -> common
         trajectory -> processes
         trajectory -> rewards
+        continuous -> common
+        continuous -> trajectory
         programs -> common
         programs -> rewards
         programs -> trajectory

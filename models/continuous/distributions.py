@@ -1,0 +1,141 @@
+"""Distributions of vectors that Pyro lacks: Gaussians whose covariance may be singular, and states that stay."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from pyro.distributions import Delta, MultivariateNormal, TorchDistribution
+from torch import Tensor
+from torch.distributions import constraints
+
+__all__ = ["SingularNormal", "Staying", "covariance_root", "gaussian"]
+
+SUPPORT = 1e-9  # how far off its subspace a value of a singular Gaussian may lie, as a share of its size
+POSITIVE = 1e-12  # of the largest eigenvalue, at and below which an eigenvalue counts as zero
+
+
+def covariance_root(covariance: Tensor) -> Tensor | None:
+    """The Cholesky factor of covariances [..., n, n]; None if one of them is singular."""
+    eigenvalues = torch.linalg.eigvalsh(covariance.detach())
+    if bool((eigenvalues[..., 0] <= POSITIVE * eigenvalues[..., -1]).any()):
+        return None
+    root: Tensor = torch.linalg.cholesky(covariance)
+    return root
+
+
+def gaussian(mean: Tensor, covariance: Tensor, root: Tensor | None) -> TorchDistribution:
+    """N(mean [..., n], covariance [..., n, n]); a point mass where the covariance is zero.
+
+    Args:
+        mean: its leading axes may exceed those of the covariance.
+        covariance: may be singular.
+        root: what `covariance_root` says of it.
+    """
+    if root is not None:
+        return MultivariateNormal(mean, scale_tril=root, validate_args=False)
+    if not bool(covariance.detach().any()):
+        return Delta(mean, event_dim=1, validate_args=False)
+    return SingularNormal(mean, covariance)
+
+
+class SingularNormal(TorchDistribution):
+    """A Gaussian on a subspace: its density is that with respect to the volume of mean + range(covariance).
+
+        x = mean + U sqrt(D) e,  e ~ N(0, I),   covariance = U D U'
+
+    Values off the subspace have log density -inf.
+
+    Args:
+        mean: [..., n].
+        covariance: [..., n, n], positive semi-definite.
+    """
+
+    arg_constraints: dict[str, Any] = {}
+    support = constraints.real_vector
+    has_rsample = True
+
+    def __init__(self, mean: Tensor, covariance: Tensor) -> None:
+        self.mean_, self.covariance = mean, covariance
+        values, self.vectors = torch.linalg.eigh(covariance.detach())
+        zero = values <= POSITIVE * values[..., -1:].clamp(min=0)
+        self.variances = torch.where(zero, torch.zeros_like(values), values)
+        batch = torch.broadcast_shapes(mean.shape[:-1], covariance.shape[:-2])
+        super().__init__(batch, mean.shape[-1:], validate_args=False)
+
+    @property
+    def mean(self) -> Tensor:
+        """[..., n]."""
+        return self.mean_.expand(*self.batch_shape, *self.event_shape)
+
+    @property
+    def variance(self) -> Tensor:
+        """[..., n], of each coordinate."""
+        return self.covariance.diagonal(dim1=-2, dim2=-1).expand(*self.batch_shape, *self.event_shape)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> SingularNormal:
+        """A distribution with the larger batch shape."""
+        return SingularNormal(self.mean_.expand(*batch_shape, *self.event_shape), self.covariance)
+
+    def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:
+        """Draws [*sample_shape, ..., n]; gradients pass to the mean."""
+        noise = torch.randn(self._extended_shape(sample_shape), dtype=self.mean_.dtype, device=self.mean_.device)
+        scaled = self.variances.sqrt() * noise
+        return self.mean_ + (self.vectors @ scaled[..., None])[..., 0]
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """[...], nats."""
+        offset = value - self.mean_
+        along = (self.vectors.mT @ offset[..., None])[..., 0]
+        kept = self.variances > 0
+        safe = torch.where(kept, self.variances, torch.ones_like(self.variances))
+        terms = along.square() / safe + safe.log() + math.log(2 * math.pi)
+        score = -0.5 * torch.where(kept, terms, torch.zeros_like(terms)).sum(-1)
+        size = SUPPORT * (1 + value.detach().abs().amax(-1) + self.mean_.detach().abs().amax(-1))
+        off = torch.where(kept, torch.zeros_like(along), along).detach().abs().amax(-1) > size
+        return torch.where(off, torch.full_like(score, -torch.inf), score)
+
+
+class Staying(TorchDistribution):
+    """The next state of chains some of which have ended and stay where they are.
+
+    Args:
+        moves: the distribution of the next state [..., n] of chains that go on.
+        state: [..., n], where they are.
+        ended: bool [...].
+    """
+
+    arg_constraints: dict[str, Any] = {}
+    support = constraints.real_vector
+
+    def __init__(self, moves: TorchDistribution, state: Tensor, ended: Tensor) -> None:
+        self.moves, self.state, self.ended = moves, state, ended
+        batch = torch.broadcast_shapes(moves.batch_shape, state.shape[:-1], ended.shape)
+        super().__init__(batch, moves.event_shape, validate_args=False)
+
+    @property
+    def has_rsample(self) -> bool:
+        """Whether gradients pass through draws."""
+        return bool(self.moves.has_rsample)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> Staying:
+        """A distribution with the larger batch shape."""
+        moves = self.moves.expand(torch.Size(batch_shape))
+        return Staying(moves, self.state.expand(*batch_shape, *self.event_shape), self.ended.expand(batch_shape))
+
+    def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:
+        """Draws [*sample_shape, ..., n] through which gradients pass."""
+        return torch.where(self.ended[..., None], self.state, self.moves.rsample(sample_shape))
+
+    def sample(self, sample_shape: Any = torch.Size()) -> Tensor:
+        """Draws [*sample_shape, ..., n]."""
+        with torch.no_grad():
+            return torch.where(self.ended[..., None], self.state, self.moves.sample(sample_shape))
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """[...], nats; of chains that have ended 0 where they are, -inf elsewhere."""
+        zero = torch.zeros((), dtype=value.dtype, device=value.device)
+        stays = torch.where((value == self.state).all(-1), zero, zero - torch.inf)
+        safe = torch.where(self.ended[..., None], self.moves.sample().detach(), value)
+        return torch.where(self.ended, stays, self.moves.log_prob(safe))

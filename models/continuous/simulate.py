@@ -1,0 +1,97 @@
+"""One step of N chains through a continuous model, and their starts."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from cai.models.common.random_draws import OwnDraws
+from cai.models.common.simulator import Transition
+
+if TYPE_CHECKING:
+    from pyro.distributions import TorchDistribution
+
+    from cai.models.continuous.world import World
+
+__all__ = ["DivergedRollout", "draw_step", "draw_start"]
+
+
+class DivergedRollout(ValueError):
+    """A simulated chain left the finite numbers.
+
+    Attributes:
+        step: the time index, from 0, of the step that did it.
+    """
+
+    def __init__(self, what: str, step: int) -> None:
+        self.step = step
+        super().__init__(
+            f"{what} at time index {step} are no finite numbers: the rollout diverged; use a shorter horizon, a "
+            "smaller time step, or a policy that keeps the state bounded"
+        )
+
+
+def _draws(generator: torch.Generator | None) -> Any:
+    return contextlib.nullcontext() if generator is None else OwnDraws(generator)
+
+
+def _sample(distribution: TorchDistribution, shape: tuple[int, ...] = ()) -> Tensor:
+    """A draw, through which gradients pass where they can."""
+    with_gradient = distribution.has_rsample and torch.is_grad_enabled()
+    drawn: Tensor = distribution.rsample(shape) if with_gradient else distribution.sample(shape)
+    return drawn
+
+
+def draw_start(world: World, n: int, generator: torch.Generator | None) -> Tensor:
+    """[N, ..., n], states drawn from p(s_1), the batch axes of the model behind N."""
+    with _draws(generator):
+        return _sample(world.start_distribution(), (n,))
+
+
+def draw_step(
+    world: World, states: Tensor, actions: Tensor, t: int, generator: torch.Generator | None, *, falls: bool = True
+) -> Transition:
+    """Moves N chains by one step.
+
+    Args:
+        world: the model.
+        states: [N, ..., n]; inf throughout, the absorbing state of the discount, once it has ended a chain.
+        actions: [N, ..., m]; of chains that have ended they are not looked at.
+        t: the time index, from 0.
+        generator: of the draws; torch's global one unless given.
+        falls: whether the discount ends chains; False leaves it to the weights of the caller.
+
+    Raises:
+        ValueError: if an action has another shape.
+        DivergedRollout: if a chain that goes on has a next state or a reward that is NaN or infinite (a reward of -inf,
+            which is forbidden, is a number here).
+    """
+    if actions.shape[-1:] != (world.action_dim,) or actions.shape[:-1] != states.shape[:-1]:
+        raise ValueError(
+            f"actions have shape {list(actions.shape)}; expected {[*states.shape[:-1], world.action_dim]}, one for "
+            f"each of the states {list(states.shape)}"
+        )
+    lost = torch.isinf(states).all(-1)
+    inside = torch.where(lost[..., None], torch.zeros_like(states), states)
+    ended = lost
+    ends = world.has_ended(inside)
+    if ends is not None:
+        ended = ended | ends
+    chosen = torch.where(ended[..., None], torch.zeros_like(actions), actions)
+    with _draws(generator):
+        following = _sample(world.transition(inside, chosen, t))
+        following = torch.where(ended[..., None], inside, following)
+        rewards = world.paid(inside, chosen, following, t)
+        rewards = torch.where(ended, torch.zeros_like(rewards), rewards)
+        if not bool(torch.isfinite(following.detach()).all()):
+            raise DivergedRollout("the states reached", t)
+        if bool((torch.isnan(rewards.detach()) | (rewards.detach() == torch.inf)).any()):
+            raise DivergedRollout("the rewards", t)
+        if falls and world.discount < 1:
+            lost = lost | (~ended & (torch.rand(rewards.shape, dtype=states.dtype) >= world.discount))
+    ends = world.has_ended(following)
+    alive = ~lost if ends is None else ~(lost | ends)
+    return Transition(following.masked_fill(lost[..., None], torch.inf), rewards, alive)
