@@ -7,8 +7,8 @@ With theta = eta / alpha and V_t(s) = -1/2 s'P s - p's - rho:
     action    H = C + F'P~F,  h = g + F'(P~c + p~),  F = [A B];   K = -Haa^-1 Has,  k = -Haa^-1 ha,
               Sigma = alpha Haa^-1;   P = Hss + Hsa K,  p = hs + Hsa k
 
-These are Levine 2018, equations 7 (eta = 1) and 15 (eta = 0), for quadratic functions; other tilts are those of Jacobson
-(1973), Optimal stochastic linear systems with exponential performance criteria.
+These are Levine 2018, equations 7 (eta = 1) and 15 (eta = 0), for quadratic functions; other tilts are those of
+Jacobson (1973), Optimal stochastic linear systems with exponential performance criteria.
 
 The affine parts ride along in homogeneous coordinates: over x = (s, 1) the cost 1/2 s'Ps + p's + rho is one matrix
 [[P, p], [p', 2 rho]], and the recursions of p and of the quadratic terms of rho are that of P. What logarithms of
