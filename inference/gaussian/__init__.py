@@ -1,0 +1,1 @@
+"""Messages that are quadratic functions: the soft Riccati recursion for control and for estimation."""

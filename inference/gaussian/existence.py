@@ -1,0 +1,151 @@
+"""Where a quadratic message has no finite value: which step, by how much, and at which caution it breaks down."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from cai.inference.gaussian.messages import Messages, backward
+from cai.inference.gaussian.problem import GaussianProblem
+from cai.inference.gaussian.spectrum import root_of
+
+__all__ = ["Failure", "critical_eta", "first_failure"]
+
+SLACK = 64 * torch.finfo(torch.float64).eps  # pivots below this share of what they are a difference of are rounding
+ACCURACY = 1e-7  # relative, of a critical eta
+DOUBLINGS = 60  # how often eta is doubled in search of a breakdown
+
+
+@dataclass(frozen=True)
+class Failure:
+    """The first step, seen from the end, that has no finite value.
+
+    Attributes:
+        kind: "outcome", I + theta W^1/2 P W^1/2 is not positive definite; "action", Haa is not; "start", the first
+            with the covariance of s_1; "overflow", numbers left the range of floats.
+        step: the time index; None for the start.
+        eigenvalue: the smallest of the matrix that should be positive definite; NaN after an overflow.
+        member: the index of the batch member, () where there is no batch.
+    """
+
+    kind: str
+    step: int | None
+    eigenvalue: float
+    member: tuple[int, ...] = ()
+
+    def sentence(self) -> str:
+        """What failed, in words."""
+        where = "at the start" if self.step is None else f"at step {self.step}"
+        member = f" of batch member {list(self.member)}" if self.member else ""
+        if self.kind == "overflow":
+            return f"numbers leave the range of floats {where}{member}"
+        matrix = {
+            "outcome": "I + (eta / alpha) W^1/2 P W^1/2, by which outcomes are weighed,",
+            "action": "Haa, the quadratic cost of an action and of what it leads to,",
+            "start": "I + (eta / alpha) S1^1/2 P S1^1/2, by which starts are weighed,",
+        }[self.kind]
+        return f"{matrix} is not positive definite {where}{member}: its smallest eigenvalue is {self.eigenvalue:.4g}"
+
+
+@torch.no_grad()
+def first_failure(problem: GaussianProblem, messages: Messages) -> Failure | None:
+    """The first failure of a backward pass, seen from the end; None where every value is finite.
+
+    Tests are relative: a matrix counts as positive definite only if each pivot of its Cholesky factor is more than the
+    rounding of what it is a difference of.
+    """
+    shape, P = (*problem.batch, problem.horizon), messages.cost_to_go.P
+    outcomes = actions = torch.ones(shape, dtype=torch.bool)
+    start = P[..., 0, :, :].isfinite().all(-1).all(-1)
+    if bool((messages.theta < 0).any()) or (bool((messages.theta > 0).any()) and not _is_convex(problem)):
+        if bool((problem.noise != 0).any()):
+            outcomes = _definite(_shift(problem.noise, P[..., 1:, :, :], messages.theta[..., None]))
+        start = start & _definite(_shift(problem.covariance, P[..., 0, :, :], messages.theta))
+    if problem.num_actions:
+        stage = messages.action_cost.diagonal(dim1=-2, dim2=-1)
+        own = problem.folded().P.diagonal(dim1=-2, dim2=-1)[..., problem.num_states :]
+        pivots = messages.root.diagonal(dim1=-2, dim2=-1).square()
+        scale = SLACK * (problem.num_states + problem.num_actions) * (own.abs() + (stage - own).abs())
+        actions = messages.chosen & (pivots > scale).all(-1)
+    steps = torch.stack([outcomes.expand(shape), actions.expand(shape)], -1).flip(-2).flatten(-2)
+    good = torch.cat([steps, start.expand(problem.batch)[..., None]], -1)
+    if bool(good.all()):
+        return None
+    *member, place = (int(index) for index in torch.nonzero(~good)[0])
+    return _failure(problem, messages, tuple(member), place)
+
+
+def critical_eta(problem: GaussianProblem, eta: float, failure: Failure) -> float | None:
+    """The eta < 0 below which an outcome step, the start's included, has no finite value; to 1e-7 of itself.
+
+    Args:
+        problem: the linear-quadratic problem; of a batch, that of the member that breaks down first.
+        eta: < 0, at which a pass failed.
+        failure: how it failed.
+
+    Returns:
+        The critical eta; None if there is none, as without noise.
+    """
+
+    def breaks(tilt: float) -> bool:
+        with torch.no_grad():
+            found = first_failure(problem, backward(problem, tilt))
+        return found is not None and found.kind != "action"
+
+    low, high = eta, 0.0
+    if failure.kind == "action":
+        low = next((eta * 2.0**k for k in range(1, DOUBLINGS) if breaks(eta * 2.0**k)), 0.0)
+        high = eta
+        if low == 0.0:
+            return None
+    while high - low > ACCURACY * abs(low):
+        middle = (low + high) / 2
+        low, high = (middle, high) if breaks(middle) else (low, middle)
+    return (low + high) / 2
+
+
+def _shift(noise: Tensor, P: Tensor, theta: Tensor) -> Tensor:
+    """Theta U'P U [..., n, n], where U U' is the covariance `noise`: what is added to I."""
+    root = root_of(noise)
+    return theta[..., None, None] * (root.mT @ P @ root)
+
+
+def _definite(shift: Tensor) -> Tensor:
+    """Bool [...], whether I + shift is positive definite by more than rounding."""
+    size = shift.shape[-1]
+    root, fault = torch.linalg.cholesky_ex(shift + torch.eye(size, dtype=shift.dtype, device=shift.device))
+    pivots = root.diagonal(dim1=-2, dim2=-1).square()
+    scale = 1 + shift.diagonal(dim1=-2, dim2=-1).abs()
+    return (fault == 0) & (pivots > SLACK * size * scale).all(-1)
+
+
+def _is_convex(problem: GaussianProblem) -> bool:
+    """Whether all costs are bounded below; no tilt by theta > 0 can break down then, whatever the noise."""
+    return all(_is_semidefinite(cost) for cost in (problem.final.P, problem.folded().P))
+
+
+def _is_semidefinite(matrix: Tensor) -> bool:
+    values = torch.linalg.eigvalsh(matrix)
+    return bool((values[..., 0] >= -SLACK * values.abs().amax(-1)).all())
+
+
+def _failure(problem: GaussianProblem, messages: Messages, member: tuple[int, ...], place: int) -> Failure:
+    """What failed in a batch member; `place` counts outcome and action of each step from the end, then the start."""
+    if place == 2 * problem.horizon:
+        kind, step = "start", None
+        shift = _shift(problem.covariance, messages.cost_to_go.P[..., 0, :, :], messages.theta)
+    else:
+        step = problem.horizon - 1 - place // 2
+        kind = ("outcome", "action")[place % 2]
+        if kind == "outcome":
+            shift = _shift(problem.noise, messages.cost_to_go.P[..., 1:, :, :], messages.theta[..., None])
+        else:
+            shift = messages.action_cost
+        shift = shift.expand(*problem.batch, problem.horizon, *shift.shape[-2:])[..., step, :, :]
+    matrix = shift.expand(*problem.batch, *shift.shape[-2:])[member]
+    if not bool(torch.isfinite(matrix).all()):
+        return Failure("overflow", step, float("nan"), member)
+    smallest = float(torch.linalg.eigvalsh(matrix)[0])
+    return Failure(kind, step, smallest if kind == "action" else 1 + smallest, member)

@@ -1,0 +1,238 @@
+"""What q does: the dynamics it believes in, the moments of states and actions along it, and what it earns and pays."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from cai.inference.gaussian.messages import Messages
+from cai.inference.gaussian.problem import GaussianPrior, GaussianProblem, Quadratic, symmetric, times
+from cai.inference.gaussian.spectrum import log_det_excess
+
+__all__ = ["Account", "Belief", "Moments", "account", "believe", "condition", "forward"]
+
+
+class Belief(NamedTuple):
+    """q(s_1) = N(mean, covariance), and q(s_{t+1} | s_t, a_t) = N(A s + B a + offset, noise).
+
+    Attributes:
+        A: [..., T, n, n].
+        B: [..., T, n, m].
+        offset: [..., T, n].
+        noise: [..., T, n, n].
+        mean: [..., n].
+        covariance: [..., n, n].
+        shrunk: [..., T, n, n], G = (I + theta W P)^-1, the share of a deviation that outcomes keep.
+        start_shrunk: [..., n, n], the same of the start.
+    """
+
+    A: Tensor
+    B: Tensor
+    offset: Tensor
+    noise: Tensor
+    mean: Tensor
+    covariance: Tensor
+    shrunk: Tensor
+    start_shrunk: Tensor
+
+
+class Moments(NamedTuple):
+    """Means and covariances along q.
+
+    Attributes:
+        state_means: [..., T + 1, n].
+        state_covariances: [..., T + 1, n, n].
+        action_means: [..., T, m].
+        action_covariances: [..., T, m, m].
+        cross: [..., T, n, m], cov(s_t, a_t).
+    """
+
+    state_means: Tensor
+    state_covariances: Tensor
+    action_means: Tensor
+    action_covariances: Tensor
+    cross: Tensor
+
+
+class Account(NamedTuple):
+    """What q earns and pays, [...] each.
+
+    Attributes:
+        believed_return: reward units.
+        policy_divergence: nats; minus the entropy where the action prior is flat.
+        policy_entropy: nats.
+        luck: nats.
+    """
+
+    believed_return: Tensor
+    policy_divergence: Tensor
+    policy_entropy: Tensor
+    luck: Tensor
+
+
+def condition(mean: Tensor, covariance: Tensor, P: Tensor, p: Tensor, theta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """N(mean, covariance) times exp(-theta (1/2 x'P x + p'x)), normalised.
+
+    Args:
+        mean: [..., n].
+        covariance: [..., n, n], which may be singular.
+        P: [..., n, n].
+        p: [..., n].
+        theta: [...].
+
+    Returns:
+        Mean, covariance, and G = (I + theta W P)^-1 [..., n, n].
+    """
+    size = covariance.shape[-1]
+    own = torch.eye(size, dtype=covariance.dtype, device=covariance.device)
+    shifted = own + theta[..., None, None] * (covariance @ P)
+    shrunk = torch.linalg.solve(shifted, own.expand_as(shifted))
+    tilted = symmetric(shrunk @ covariance)
+    return mean - theta[..., None] * times(tilted, times(P, mean) + p), tilted, shrunk
+
+
+def believe(problem: GaussianProblem, messages: Messages) -> Belief:
+    """The dynamics and the start of q: the true ones, tilted by exp(theta V)."""
+    shape, n, m, horizon = problem.batch, problem.num_states, problem.num_actions, problem.horizon
+    first, following, theta = messages.first, messages.following, messages.theta
+    mean, covariance, start_shrunk = condition(problem.mean, problem.covariance, first.P, first.p, theta)
+    offset, noise, shrunk = condition(problem.offset, problem.noise, following.P, following.p, theta[..., None])
+    return Belief(
+        A=(shrunk @ problem.A).expand(*shape, horizon, n, n),
+        B=(shrunk @ problem.B).expand(*shape, horizon, n, m),
+        offset=offset.expand(*shape, horizon, n),
+        noise=noise.expand(*shape, horizon, n, n),
+        mean=mean.expand(*shape, n),
+        covariance=covariance.expand(*shape, n, n),
+        shrunk=shrunk,
+        start_shrunk=start_shrunk,
+    )
+
+
+def forward(belief: Belief, policy: GaussianPrior) -> Moments:
+    """The moments of q, from its start on.
+
+    Args:
+        belief: q's dynamics and start.
+        policy: q(a_t | s_t) = N(gain s + offset, covariance), with T steps.
+    """
+    gain, shift, spread = policy
+    closed = belief.A + belief.B @ gain
+    drift = times(belief.B, shift) + belief.offset
+    noise = symmetric(belief.B @ spread @ belief.B.mT + belief.noise)
+    mean, covariance = belief.mean[..., None], belief.covariance
+    means, covariances = [mean], [covariance]
+    for A, c, W in zip(closed.unbind(-3), drift[..., None].unbind(-3), noise.unbind(-3), strict=True):
+        mean = A @ mean + c
+        covariance = symmetric(A @ covariance @ A.mT) + W
+        means.append(mean)
+        covariances.append(covariance)
+    states, widths = torch.stack(means, -3)[..., 0], torch.stack(covariances, -3)
+    cross = widths[..., :-1, :, :] @ gain.mT
+    return Moments(
+        state_means=states,
+        state_covariances=widths,
+        action_means=times(gain, states[..., :-1, :]) + shift,
+        action_covariances=symmetric(gain @ cross) + spread,
+        cross=cross,
+    )
+
+
+def account(
+    problem: GaussianProblem, messages: Messages | None, belief: Belief, policy: GaussianPrior, moments: Moments
+) -> Account:
+    """What q earns and pays; under a discount, what is left of it at each step.
+
+    Args:
+        problem: what was asked.
+        messages: that tilted the dynamics; None where q's dynamics are the true ones, so that nothing is hoped for.
+        belief: q's dynamics and start.
+        policy: q's actions.
+        moments: along q.
+    """
+    alive = torch.tensor((1.0, *problem.survival), dtype=problem.mean.dtype).cumprod(0)
+    entropy = _entropies(policy.covariance)
+    divergence = -entropy if problem.prior is None else _divergences(policy, problem.prior, moments)
+    luck = entropy.new_zeros(problem.batch)
+    if messages is not None and bool((messages.theta != 0).any()):
+        luck = _luck(problem, messages, belief, moments)
+    return Account(
+        believed_return=-(alive * _costs(problem, moments)).sum(-1),
+        policy_divergence=(alive[:-1] * divergence).sum(-1).expand(problem.batch),
+        policy_entropy=(alive[:-1] * entropy).sum(-1).expand(problem.batch),
+        luck=luck,
+    )
+
+
+def _costs(problem: GaussianProblem, moments: Moments) -> Tensor:
+    """[..., T + 1], the expected cost of each step, and the final one."""
+    states, spread = moments.state_means[..., :-1, :], moments.state_covariances[..., :-1, :, :]
+    z = torch.cat([states, moments.action_means], -1)
+    above = torch.cat([spread, moments.cross], -1)
+    below = torch.cat([moments.cross.mT, moments.action_covariances], -1)
+    stages = _expected(problem.cost, problem.linear, z, torch.cat([above, below], -2)) + problem.constant
+    P, p, rho = problem.final
+    last = _expected(P, p, moments.state_means[..., -1, :], moments.state_covariances[..., -1, :, :]) + rho
+    return torch.cat([stages, last[..., None]], -1)
+
+
+def _expected(P: Tensor, p: Tensor, mean: Tensor, covariance: Tensor) -> Tensor:
+    """E[1/2 x'P x + p'x]."""
+    return (P * covariance).sum((-2, -1)) / 2 + (mean * (times(P, mean) / 2 + p)).sum(-1)
+
+
+def _entropies(covariance: Tensor) -> Tensor:
+    """[..., T], of the policy's Gaussians."""
+    size = covariance.shape[-1]
+    root = torch.linalg.cholesky(covariance)
+    return root.diagonal(dim1=-2, dim2=-1).log().sum(-1) + size / 2 * (1 + math.log(2 * math.pi))
+
+
+def _divergences(policy: GaussianPrior, prior: GaussianPrior, moments: Moments) -> Tensor:
+    """[..., T], expected KL of the policy from a Gaussian prior."""
+    root = torch.linalg.cholesky(prior.covariance)
+    width = torch.linalg.cholesky(policy.covariance)
+    gain, shift = policy.gain - prior.gain, policy.offset - prior.offset
+    ratio = torch.linalg.solve_triangular(root, width, upper=False)
+    lean = torch.linalg.solve_triangular(root, gain, upper=False)
+    mean = times(gain, moments.state_means[..., :-1, :]) + shift
+    miss = torch.linalg.solve_triangular(root, mean[..., None], upper=False)[..., 0]
+    spread = ((lean @ moments.state_covariances[..., :-1, :, :]) * lean).sum((-2, -1))
+    logs = ratio.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+    return (ratio.square().sum((-2, -1)) - policy.gain.shape[-2] + spread + miss.square().sum(-1)) / 2 - logs
+
+
+def _luck(problem: GaussianProblem, messages: Messages, belief: Belief, moments: Moments) -> Tensor:
+    """[...], the KL of q's dynamics and start from the true ones."""
+    first, theta = messages.first, messages.theta
+    certain = torch.zeros_like(first.P)
+    paid = _tilt_divergence(problem.covariance, first, theta, belief.start_shrunk, problem.mean, certain)
+    z = torch.cat([moments.state_means[..., :-1, :], moments.action_means], -1)
+    shape = torch.broadcast_shapes(problem.A.shape[:-2], problem.B.shape[:-2])
+    maps = torch.cat([part.expand(*shape, *part.shape[-2:]) for part in (problem.A, problem.B)], -1)
+    above = torch.cat([moments.state_covariances[..., :-1, :, :], moments.cross], -1)
+    below = torch.cat([moments.cross.mT, moments.action_covariances], -1)
+    spread = maps @ torch.cat([above, below], -2) @ maps.mT
+    mean = times(maps, z) + problem.offset
+    steps = _tilt_divergence(problem.noise, messages.following, theta[..., None], belief.shrunk, mean, spread)
+    return paid + steps.sum(-1)
+
+
+def _tilt_divergence(
+    noise: Tensor, cost: Quadratic, theta: Tensor, shrunk: Tensor, mean: Tensor, spread: Tensor
+) -> Tensor:
+    """[...], E KL(N(x, noise) tilted by exp(-theta cost) || N(x, noise)) for x of a mean and a covariance.
+
+    With G = (I + theta W P)^-1 the tilted mean lies theta G W (P x + p) away, and no inverse of W is needed.
+    """
+    P, p, _ = cost
+    product = noise @ P
+    log_det = -torch.linalg.slogdet(shrunk).logabsdet
+    excess = log_det_excess(product, theta.expand_as(log_det), log_det, shrunk)
+    slope = times(P, mean) + p
+    weight = shrunk @ noise @ shrunk.mT
+    moved = (slope * times(weight, slope)).sum(-1) + (weight * (P @ spread @ P)).sum((-2, -1))
+    return ((excess + theta.square() * moved) / 2).clamp(min=0)
