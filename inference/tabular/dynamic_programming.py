@@ -26,6 +26,7 @@ from cai.inference.tabular.stationary.average import average_messages
 from cai.inference.tabular.stationary.chains import can_succeed, expected_visits, pays_for_ever
 from cai.inference.tabular.stationary.iteration import Settling, stationary_messages
 from cai.models.common.threads import spare_core
+from cai.models.continuous.world import World
 from cai.models.trajectory.model import TrajectoryModel
 
 __all__ = [
@@ -45,6 +46,11 @@ __all__ = [
 
 def require_model(model: Any, backend: str, instead: str) -> None:
     """Raises ValueError unless `model` is a `TrajectoryModel`."""
+    if isinstance(model, World):
+        raise ValueError(
+            f"backend {backend!r} works on the tables of a TrajectoryModel, and this is a {type(model).__name__}, "
+            "whose states are continuous; use 'ilqr', 'mppi', 'smc', or cai.models.discretize(model, ...)"
+        )
     if not isinstance(model, TrajectoryModel):
         kind = "a Pyro program" if callable(model) else f"a {type(model).__name__}"
         raise ValueError(
