@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
+from cai.inference.core.backend import require_model
 from cai.inference.core.lazy import lazy, table, view
 from cai.inference.core.memory import Need, horizon_need
 from cai.inference.core.posterior import Posterior
@@ -26,7 +27,6 @@ from cai.inference.tabular.stationary.average import average_messages
 from cai.inference.tabular.stationary.chains import can_succeed, expected_visits, pays_for_ever
 from cai.inference.tabular.stationary.iteration import Settling, stationary_messages
 from cai.models.common.threads import spare_core
-from cai.models.continuous.world import World
 from cai.models.trajectory.model import TrajectoryModel
 
 __all__ = [
@@ -42,21 +42,6 @@ __all__ = [
     "require_model",
     "soft_need",
 ]
-
-
-def require_model(model: Any, backend: str, instead: str) -> None:
-    """Raises ValueError unless `model` is a `TrajectoryModel`."""
-    if isinstance(model, World):
-        raise ValueError(
-            f"backend {backend!r} works on the tables of a TrajectoryModel, and this is a {type(model).__name__}, "
-            "whose states are continuous; use 'ilqr', 'mppi', 'smc', or cai.models.discretize(model, ...)"
-        )
-    if not isinstance(model, TrajectoryModel):
-        kind = "a Pyro program" if callable(model) else f"a {type(model).__name__}"
-        raise ValueError(
-            f"backend {backend!r} works on the tables of a TrajectoryModel, and this is {kind}; "
-            f"for a program use {instead}"
-        )
 
 
 def require_finite(model: Any, backend: str, instead: str) -> None:
