@@ -15,6 +15,7 @@ from cai.inference.core.posterior_batch import PosteriorBatch
 from cai.inference.core.status import InferenceError, NotKnown, Status, Target
 from cai.inference.particles.particles import Particles
 from cai.inference.particles.smc import ImportanceSampling, SequentialMonteCarlo
+from cai.inference.planning.mppi import PathIntegral
 from cai.inference.programs.enumeration import Enumeration
 from cai.inference.registry import available_backends, infer
 from cai.inference.restricted.classes import ModulePolicy, ObservationPolicy, StationaryPolicy, TabularPolicy
@@ -50,6 +51,7 @@ __all__ = [
     "MaxProduct",
     "NotKnown",
     "OneStepEntropy",
+    "PathIntegral",
     "Optimistic",
     "Particles",
     "PosteriorPolicyIteration",

@@ -34,6 +34,8 @@ ARROWS = {
     "inference": """
         tabular -> core
         tabular -> kernels
+        planning -> core
+        planning -> gaussian
         programs -> core
         programs -> tabular
         particles -> core
