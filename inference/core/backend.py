@@ -6,6 +6,7 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from cai.inference.core.posterior import Posterior
 from cai.inference.core.status import Target
+from cai.models.continuous.world import World
 from cai.models.trajectory.batch import ModelBatch
 from cai.models.trajectory.model import TrajectoryModel
 
@@ -18,7 +19,7 @@ class Backend(Protocol):
 
     A backend may also have `memory(model) -> Need` (`cai.inference.core.memory`), what `run` will allocate, by which
     `infer` refuses what does not fit before it begins; and `averages: ClassVar[bool]`, whether it answers a
-    `TrajectoryModel` with criterion="average", which `infer` asks about no other.
+    model with criterion="average", which `infer` asks about no other.
 
     Attributes:
         name: how it is called in tables and on the command line.
@@ -42,7 +43,7 @@ class Backend(Protocol):
 def check_criterion(backend: Any, model: Any) -> None:
     """Raises ValueError if a model asks for the average of a long run, and the backend answers about sums alone."""
     model = model.base if isinstance(model, ModelBatch) else model
-    if isinstance(model, TrajectoryModel) and model.is_average and not getattr(backend, "averages", False):
+    if isinstance(model, (TrajectoryModel, World)) and model.is_average and not getattr(backend, "averages", False):
         raise ValueError(
             f"backend {backend.name!r} is about sums of rewards, and this model has criterion='average'; ask 'exact', "
             "'variational', 'optimistic', 'risk', 'value-iteration' or 'z-iteration', or leave the criterion out"

@@ -34,9 +34,11 @@ ARROWS = {
     "inference": """
         tabular -> core
         tabular -> kernels
+        gaussian -> core
         programs -> core
         programs -> tabular
         particles -> core
+        particles -> gaussian
         particles -> programs
         particles -> tabular
         restricted -> core
@@ -44,6 +46,7 @@ ARROWS = {
         restricted -> programs
         restricted -> tabular
         backends -> core
+        backends -> gaussian
         backends -> programs
         backends -> tabular
     """,
