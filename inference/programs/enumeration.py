@@ -7,13 +7,13 @@ from typing import Any, ClassVar
 
 import torch
 
+from cai.inference.core.backend import refuse_continuous
 from cai.inference.core.memory import Need, check_memory, enumerated_need
 from cai.inference.core.posterior import Posterior
 from cai.inference.core.status import Status, Target
 from cai.inference.programs.answers import posterior_of_run
 from cai.inference.programs.guide import enumerate_program
 from cai.inference.programs.requirements import check_enumerable, check_program, table_bytes
-from cai.inference.tabular.dynamic_programming import refuse_continuous
 from cai.models.continuous.world import World
 from cai.models.programs.inspect import ProgramInfo, inspect_program
 from cai.models.programs.session import pyro_session

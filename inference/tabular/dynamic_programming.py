@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cai.inference.core.backend import require_model
 from cai.inference.core.lazy import lazy, table, view
 from cai.inference.core.memory import Need, horizon_need
 from cai.inference.core.status import Status, Target
@@ -24,8 +25,6 @@ from cai.inference.tabular.stationary.average import average_messages
 from cai.inference.tabular.stationary.chains import can_succeed, expected_visits, pays_for_ever
 from cai.inference.tabular.stationary.iteration import Settling, stationary_messages
 from cai.models.common.threads import spare_core
-from cai.models.continuous.linear_gaussian import LinearGaussianModel
-from cai.models.continuous.world import World
 from cai.models.trajectory.model import TrajectoryModel
 
 __all__ = [
@@ -36,33 +35,10 @@ __all__ = [
     "failure_status",
     "messages_posterior",
     "optimality_possible",
-    "refuse_continuous",
     "require_finite",
     "require_model",
     "soft_need",
 ]
-
-
-def require_model(model: Any, backend: str, instead: str) -> None:
-    """Raises ValueError unless `model` is a `TrajectoryModel`."""
-    if isinstance(model, World):
-        refuse_continuous(model, backend)
-    if not isinstance(model, TrajectoryModel):
-        kind = "a Pyro program" if callable(model) else f"a {type(model).__name__}"
-        raise ValueError(
-            f"backend {backend!r} works on the tables of a TrajectoryModel, and this is {kind}; "
-            f"for a program use {instead}"
-        )
-
-
-def refuse_continuous(model: World, backend: str) -> None:
-    """Raises ValueError: a backend of tables is asked about a continuous model; says which backends answer it."""
-    linear = isinstance(model, LinearGaussianModel)
-    known = "'exact', 'variational', 'risk', 'max-product', 'smc'" if linear else "'ilqr', 'mppi', 'smc'"
-    raise ValueError(
-        f"backend {backend!r} works on tables over numbered states, and the states of this {type(model).__name__} are "
-        f"continuous; use {known}, or cai.models.discretize(model, ...), which makes tables of it"
-    )
 
 
 def require_finite(model: Any, backend: str, instead: str) -> None:

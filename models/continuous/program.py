@@ -37,7 +37,7 @@ def check_program_exists(world: World, *, draws: bool = True) -> None:
         raise ValueError(
             "the action prior is Flat(), Lebesgue measure, from which no action can be drawn; give a proper one, e.g. "
             "model.replace(action_prior=LinearNormal(L=100 * torch.eye(m))), or ask a backend that needs no draws: "
-            "'exact' or 'variational' on a LinearGaussianModel, 'ilqr', 'mppi'"
+            "'exact' or 'variational' on a LinearGaussianModel, 'ilqr', 'mppi', or discretize(model, ...)"
         )
 
 
