@@ -36,9 +36,11 @@ ARROWS = {
         tabular -> kernels
         planning -> core
         planning -> gaussian
+        gaussian -> core
         programs -> core
         programs -> tabular
         particles -> core
+        particles -> gaussian
         particles -> programs
         particles -> tabular
         restricted -> core
@@ -46,6 +48,7 @@ ARROWS = {
         restricted -> programs
         restricted -> tabular
         backends -> core
+        backends -> gaussian
         backends -> programs
         backends -> tabular
     """,
