@@ -6,7 +6,10 @@ if __name__ != "cai.inference":
         "or every class in it would exist twice"
     )
 
+from cai.inference.backends.max_product import MaxProduct
 from cai.inference.backends.optimistic import Optimistic
+from cai.inference.backends.risk import RiskSensitive
+from cai.inference.backends.sum_product import SumProduct
 from cai.inference.backends.variational import StructuredVariational
 from cai.inference.core.backend import Backend
 from cai.inference.core.most_probable import most_probable_trajectory
@@ -15,20 +18,18 @@ from cai.inference.core.posterior_batch import PosteriorBatch
 from cai.inference.core.status import InferenceError, NotKnown, Status, Target
 from cai.inference.particles.particles import Particles
 from cai.inference.particles.smc import ImportanceSampling, SequentialMonteCarlo
+from cai.inference.planning.mppi import PathIntegral
 from cai.inference.programs.enumeration import Enumeration
 from cai.inference.registry import available_backends, infer
 from cai.inference.restricted.classes import ModulePolicy, ObservationPolicy, StationaryPolicy, TabularPolicy
 from cai.inference.restricted.restricted import RestrictedVariational
 from cai.inference.restricted.reward_weighted import EMPolicySearch, GaussianActions, RewardWeightedRegression
 from cai.inference.resume import resume
-from cai.inference.tabular.dynamic_programming import SumProduct
 from cai.inference.tabular.filtering import filter_states, observation_log_likelihood, smooth_states
 from cai.inference.tabular.methods.batches import BatchError
 from cai.inference.tabular.methods.boltzmann import BoltzmannExploration, OneStepEntropy
 from cai.inference.tabular.methods.composition import compose_models, compose_posteriors
-from cai.inference.tabular.methods.max_product import MaxProduct
 from cai.inference.tabular.methods.policy_iteration import KLPolicyIteration, PosteriorPolicyIteration
-from cai.inference.tabular.methods.risk import RiskSensitive
 from cai.inference.tabular.methods.value_iteration import ValueIteration
 from cai.inference.tabular.methods.z_iteration import ZIteration
 
@@ -50,6 +51,7 @@ __all__ = [
     "MaxProduct",
     "NotKnown",
     "OneStepEntropy",
+    "PathIntegral",
     "Optimistic",
     "Particles",
     "PosteriorPolicyIteration",

@@ -10,7 +10,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, overload
 
+from cai.inference.backends.max_product import MaxProduct
 from cai.inference.backends.optimistic import Optimistic
+from cai.inference.backends.risk import RiskSensitive
+from cai.inference.backends.sum_product import SumProduct
 from cai.inference.backends.variational import StructuredVariational
 from cai.inference.core.backend import Backend, check_criterion
 from cai.inference.core.driver import Checkpoints, check_schedule, drive
@@ -19,22 +22,21 @@ from cai.inference.core.posterior import Posterior
 from cai.inference.core.posterior_batch import PosteriorBatch
 from cai.inference.core.status import InferenceError
 from cai.inference.particles.smc import ImportanceSampling, SequentialMonteCarlo
+from cai.inference.planning.mppi import PathIntegral
 from cai.inference.programs.enumeration import Enumeration
 from cai.inference.restricted.restricted import RestrictedVariational
 from cai.inference.restricted.reward_weighted import EMPolicySearch, RewardWeightedRegression
 from cai.inference.runs import begin_run, learner_for
-from cai.inference.tabular.dynamic_programming import SumProduct
 from cai.inference.tabular.magnitudes import out_of_range
 from cai.inference.tabular.methods.batches import infer_batch
 from cai.inference.tabular.methods.boltzmann import BoltzmannExploration, OneStepEntropy
-from cai.inference.tabular.methods.max_product import MaxProduct
 from cai.inference.tabular.methods.policy_iteration import KLPolicyIteration, PosteriorPolicyIteration
-from cai.inference.tabular.methods.risk import RiskSensitive
 from cai.inference.tabular.methods.value_iteration import ValueIteration
 from cai.inference.tabular.methods.z_iteration import ZIteration
 from cai.models.common.names import did_you_mean
 from cai.models.common.options import split_options
 from cai.models.common.plugins import Plugins, load_plugins
+from cai.models.continuous.world import World
 from cai.models.processes.mdp import MDP
 from cai.models.programs.observed_sites import as_conditioned
 from cai.models.trajectory.batch import ModelBatch
@@ -72,6 +74,7 @@ _BUILT_IN: tuple[Any, ...] = (
     EMPolicySearch,
     PosteriorPolicyIteration,
     KLPolicyIteration,
+    PathIntegral,
 )
 
 
@@ -251,8 +254,9 @@ def infer(
     crash, and ends with the same bits as a run that nothing stopped.
 
     Args:
-        model: a `TrajectoryModel`, a batch of them, or any Pyro program with sites `s_1, a_1, O_1, s_2, ...` (factors
-            in nats). A state or an action that the program observes is evidence, as by `condition`.
+        model: a `TrajectoryModel`, a batch of them, a continuous model, or any Pyro program with sites
+            `s_1, a_1, O_1, s_2, ...` (factors in nats). A state or an action that the program observes
+            is evidence, as by `condition`.
         backend: a name (see `available_backends`), or an instance such as `SumProduct()`.
         seed: for backends that draw; the same for every member of a batch. None draws one, which stands in
             `posterior.details["seed"]`.
@@ -274,7 +278,7 @@ def infer(
             holds all answers).
     """
     check_question(model)
-    model = model if isinstance(model, TrajectoryModel) else as_conditioned(model)
+    model = model if isinstance(model, (TrajectoryModel, World)) else as_conditioned(model)
     drawn, seed = seed is None, drawn_seed() if seed is None else seed
     check_seed(seed)
     chosen = make_backend(backend, **options)

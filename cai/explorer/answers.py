@@ -14,8 +14,8 @@ import matplotlib
 from matplotlib.figure import Figure
 
 from cai.explorer.controls import Control, make_controls, open_source
+from cai.inference.backends.risk import RiskSensitive
 from cai.inference.core.backend import Backend
-from cai.inference.tabular.methods.risk import RiskSensitive
 from cai.models.trajectory.model import TrajectoryModel
 from cai.studies.comparison import NUMBERS, Comparison, Row, chance_columns, compare
 

@@ -5,16 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
+from cai.inference.core.backend import refuse_continuous
 from cai.inference.core.driver import drive
 from cai.inference.core.memory import Need, enumerated_need
 from cai.inference.core.posterior import Posterior
 from cai.inference.core.status import Target
+from cai.inference.gaussian.solve import gaussian_need, gaussian_posterior, require_answerable
 from cai.inference.programs.answers import GuideAnswer
 from cai.inference.programs.requirements import check_enumerable, check_program, table_bytes
 from cai.inference.programs.svi import FitOptions, GuideLearner
 from cai.inference.tabular.dynamic_programming import check_keep, closed_form_posterior, soft_need
 from cai.inference.tabular.recursion import EXACT, FIXED
 from cai.inference.tabular.stationary.iteration import Settling
+from cai.models.continuous.linear_gaussian import LinearGaussianModel
+from cai.models.continuous.world import World
 from cai.models.programs.inspect import ProgramInfo, inspect_program
 from cai.models.trajectory.model import TrajectoryModel
 
@@ -54,7 +58,9 @@ class StructuredBackend:
     name: ClassVar[str]
     target: ClassVar[Target]
     free_dynamics: ClassVar[bool]
-    accepts: ClassVar[str] = "a TrajectoryModel, any horizon; or any program of discrete sites (svi)"
+    accepts: ClassVar[str] = (
+        "a TrajectoryModel or LinearGaussianModel, any horizon; any program of discrete sites (svi)"
+    )
     averages: ClassVar[bool] = True
     cost: ClassVar[str] = "T S A K time (closed form); T S A S time and memory a step (svi)"
 
@@ -74,6 +80,11 @@ class StructuredBackend:
         check_keep(self.keep, self.kernel)
 
     @property
+    def _eta(self) -> float:
+        """How outcomes are tilted by the messages of a linear-Gaussian model."""
+        return 1.0 if self.free_dynamics else 0.0
+
+    @property
     def soft_recursion(self) -> str | None:
         """The soft recursion that its closed form is; None where the solver is another."""
         return None if self.solver == "svi" else "exact" if self.free_dynamics else "fixed"
@@ -84,6 +95,12 @@ class StructuredBackend:
             if self.solver == "svi":
                 check_enumerable(model, self.name, "solver='closed-form'")
             return
+        if isinstance(model, LinearGaussianModel):
+            if self.solver == "svi":
+                raise ValueError(f"backend {self.name!r}: solver='svi' is for discrete sites; leave it out")
+            return require_answerable(model, self.name, self._eta)
+        if isinstance(model, World):
+            refuse_continuous(model, self.name)
         if self.solver == "closed-form":
             raise ValueError(
                 f"backend {self.name!r} has a closed form only for a TrajectoryModel, whose tables it reads; "
@@ -103,11 +120,16 @@ class StructuredBackend:
             if self.solver != "svi":
                 return soft_need(model, self.keep)
             return enumerated_need(model.steps, model.dense_bytes, "use solver='closed-form'")
+        if isinstance(model, LinearGaussianModel):
+            return gaussian_need(model)
         info = inspect_program(model)
         return enumerated_need(info.horizon, table_bytes(info), "give the program fewer steps, or ask 'smc'")
 
     def run(self, model: Any, *, seed: int = 0) -> Posterior:
         """Answers a model or a program; `seed` is for programs that draw while they are enumerated."""
+        if isinstance(model, LinearGaussianModel):
+            self.supports(model)
+            return gaussian_posterior(model, self._eta, backend=self.name, target=self.target)
         learner = self.learner(model)
         if learner is not None:
             return drive(learner, model, seed=seed)
@@ -123,7 +145,7 @@ class StructuredBackend:
 
     def learner(self, model: Any) -> GuideLearner | None:
         """The iteration by gradient steps; None where the model is answered in closed form."""
-        if isinstance(model, TrajectoryModel) or self.solver == "closed-form":
+        if isinstance(model, (TrajectoryModel, World)) or self.solver == "closed-form":
             self.supports(model)
             if self.solver != "svi":
                 return None

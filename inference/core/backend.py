@@ -6,11 +6,12 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from cai.inference.core.posterior import Posterior
 from cai.inference.core.status import Target
+from cai.models.continuous.linear_gaussian import LinearGaussianModel
 from cai.models.continuous.world import World
 from cai.models.trajectory.batch import ModelBatch
 from cai.models.trajectory.model import TrajectoryModel
 
-__all__ = ["Backend", "check_criterion", "require_model"]
+__all__ = ["Backend", "check_criterion", "refuse_continuous", "require_model"]
 
 
 @runtime_checkable
@@ -19,7 +20,7 @@ class Backend(Protocol):
 
     A backend may also have `memory(model) -> Need` (`cai.inference.core.memory`), what `run` will allocate, by which
     `infer` refuses what does not fit before it begins; and `averages: ClassVar[bool]`, whether it answers a
-    `TrajectoryModel` with criterion="average", which `infer` asks about no other.
+    model with criterion="average", which `infer` asks about no other.
 
     Attributes:
         name: how it is called in tables and on the command line.
@@ -43,7 +44,7 @@ class Backend(Protocol):
 def check_criterion(backend: Any, model: Any) -> None:
     """Raises ValueError if a model asks for the average of a long run, and the backend answers about sums alone."""
     model = model.base if isinstance(model, ModelBatch) else model
-    if isinstance(model, TrajectoryModel) and model.is_average and not getattr(backend, "averages", False):
+    if isinstance(model, (TrajectoryModel, World)) and model.is_average and not getattr(backend, "averages", False):
         raise ValueError(
             f"backend {backend.name!r} is about sums of rewards, and this model has criterion='average'; ask 'exact', "
             "'variational', 'optimistic', 'risk', 'value-iteration' or 'z-iteration', or leave the criterion out"
@@ -53,13 +54,20 @@ def check_criterion(backend: Any, model: Any) -> None:
 def require_model(model: Any, backend: str, instead: str) -> None:
     """Raises ValueError unless `model` is a `TrajectoryModel`."""
     if isinstance(model, World):
-        raise ValueError(
-            f"backend {backend!r} works on the tables of a TrajectoryModel, and this is a {type(model).__name__}, "
-            "whose states are continuous; use 'ilqr', 'mppi', 'smc', or cai.models.discretize(model, ...)"
-        )
+        refuse_continuous(model, backend)
     if not isinstance(model, TrajectoryModel):
         kind = "a Pyro program" if callable(model) else f"a {type(model).__name__}"
         raise ValueError(
             f"backend {backend!r} works on the tables of a TrajectoryModel, and this is {kind}; "
             f"for a program use {instead}"
         )
+
+
+def refuse_continuous(model: World, backend: str) -> None:
+    """Raises ValueError: a backend of tables is asked about a continuous model; says which backends take it."""
+    linear = isinstance(model, LinearGaussianModel)
+    known = "'exact', 'variational', 'risk', 'max-product', 'smc'" if linear else "'ilqr', 'mppi', 'smc'"
+    raise ValueError(
+        f"backend {backend!r} works on the tables of a TrajectoryModel, and this is a {type(model).__name__}, whose "
+        f"states are continuous; use {known}, or cai.models.discretize(model, ...)"
+    )

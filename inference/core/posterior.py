@@ -136,8 +136,17 @@ class Posterior(Lazy):
 
     @property
     def temperature(self) -> Any:
-        """alpha; 1 for a Pyro program, whose factors are in nats."""
+        """alpha; 1 for any other Pyro program, whose factors are in nats."""
         return self.model.temperature if isinstance(self.model, (TrajectoryModel, World)) else 1.0
+
+    def number(self, name: str) -> Tensor | None:
+        """One of the numbers by its name; None where it is not known.
+
+        Args:
+            name: "log_evidence", "elbo", "believed_return", "luck", "policy_divergence", "policy_entropy" or "gain".
+        """
+        found: Tensor | None = getattr(self, name)
+        return found
 
     # ---- trajectories -------------------------------------------------------------------------------------------
 
@@ -275,13 +284,13 @@ class Posterior(Lazy):
         return torch.set_grad_enabled(torch.is_grad_enabled() and self._records)
 
     def _refuse_failure(self, what: str) -> None:
-        if self.status in (Status.IMPOSSIBLE, Status.DEGENERATE):
+        if self.status in (Status.IMPOSSIBLE, Status.DEGENERATE, Status.INFINITE):
             raise ValueError(f"there is no posterior to {what}: {self.status}")
 
     def _numbers(self) -> dict[str, float]:
         """Those that are known by now; nothing is computed."""
         held = {name: self.__dict__.get(name) for name in NUMBERS}
-        return {name: float(value.detach()) for name, value in held.items() if isinstance(value, Tensor)}
+        return {name: float(x.detach()) for name, x in held.items() if isinstance(x, Tensor) and x.numel() == 1}
 
     def __repr__(self) -> str:
         head = f"{self.backend!r}, target={self.target}, status={self.status.label}, T={self.horizon}"
@@ -298,9 +307,9 @@ class Posterior(Lazy):
         raise self._unknown("tables with named axes", "infer with 'exact', or 'enumeration' for a program")
 
     def _xarray_attributes(self) -> dict[str, Any]:
-        numbers = {name: value for name in NUMBERS if (value := getattr(self, name)) is not None}
+        numbers = {name: value for name in NUMBERS if (value := self.number(name)) is not None}
         words = {"backend": self.backend, "target": str(self.target), "status": self.status.label}
-        return words | {name: float(value.detach()) for name, value in numbers.items()}
+        return words | {name: float(value.detach()) for name, value in numbers.items() if value.numel() == 1}
 
     # ---- travelling ---------------------------------------------------------------------------------------------
 

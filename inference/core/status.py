@@ -54,6 +54,11 @@ class Status(str, Enum):
         "to answer with; raise num_particles, guide 'smc' with lookahead='soft-value' (a program with a function), and "
         "look at the factors of -inf: p(O) may be 0"
     )
+    INFINITE = (
+        "infinite: a quadratic message has no finite value, because rewards are unbounded above, or the caution of "
+        "eta < 0 outgrows the noise; see details['step'], ['eigenvalue'] and, for eta < 0, ['eta_crit']: take an eta "
+        "above that, a higher temperature or less noise, or let actions and states cost more"
+    )
     OUT_OF_RANGE = (
         "out of range: the temperature, the rewards along the horizon, or these over the temperature are too large or "
         "too small for floats; measure rewards in other units and divide the temperature by the same number, or bring "

@@ -24,12 +24,14 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from cai.inference.core.storage import storable
 from cai.inference.gaussian.problem import GaussianProblem, Quadratic, at_steps, stacked, symmetric
 from cai.inference.gaussian.spectrum import half_log_det
 
 __all__ = ["Messages", "backward", "outcome_step"]
 
 
+@storable("gaussian-messages")
 @dataclass(frozen=True, eq=False)
 class Messages:
     """What a backward pass leaves. Costs are in reward units, and a value is the negative of its cost.
@@ -74,6 +76,11 @@ class Messages:
         """The cost-to-go of s_2 .. s_{T+1}, [..., T, ...]."""
         P, p, rho = self.cost_to_go
         return Quadratic(P[..., 1:, :, :], p[..., 1:, :], rho[..., 1:])
+
+    def ahead(self, problem: GaussianProblem) -> tuple[Quadratic, tuple[float, ...]]:
+        """The cost-to-go of s_2 .. s_{T+1} as a function of the mean outcome, and what the discount leaves of it."""
+        tilts = bool((self.theta != 0).any())
+        return outcome_step(self.following, problem.noise, self.theta[..., None] if tilts else None), problem.survival
 
 
 def backward(problem: GaussianProblem, eta: float | Tensor = 0.0) -> Messages:
@@ -120,8 +127,8 @@ def backward(problem: GaussianProblem, eta: float | Tensor = 0.0) -> Messages:
     first = Quadratic(P[..., 0, :, :], p[..., 0, :], rho[..., 0])
     return Messages(
         cost_to_go=cost_to_go,
-        gain=-gain[..., :n],
-        offset=-gain[..., n],
+        gain=0.0 - gain[..., :n],
+        offset=0.0 - gain[..., n],
         action_cost=_in_order(stages, (*shape, horizon, m, m), message),
         root=root,
         chosen=torch.stack(faults[::-1], -1) == 0 if faults else torch.ones(*shape, horizon, dtype=torch.bool),

@@ -8,13 +8,25 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from cai.inference.core.storage import storable
 from cai.inference.gaussian.messages import Messages
 from cai.inference.gaussian.problem import GaussianPrior, GaussianProblem, Quadratic, symmetric, times
 from cai.inference.gaussian.spectrum import log_det_excess
 
-__all__ = ["Account", "Belief", "Moments", "account", "believe", "condition", "forward"]
+__all__ = [
+    "Account",
+    "Belief",
+    "Moments",
+    "account",
+    "believe",
+    "condition",
+    "entropies",
+    "forward",
+    "stage_divergence",
+]
 
 
+@storable("gaussian-belief")
 class Belief(NamedTuple):
     """q(s_1) = N(mean, covariance), and q(s_{t+1} | s_t, a_t) = N(A s + B a + offset, noise).
 
@@ -39,6 +51,7 @@ class Belief(NamedTuple):
     start_shrunk: Tensor
 
 
+@storable("gaussian-moments")
 class Moments(NamedTuple):
     """Means and covariances along q.
 
@@ -57,6 +70,7 @@ class Moments(NamedTuple):
     cross: Tensor
 
 
+@storable("gaussian-account")
 class Account(NamedTuple):
     """What q earns and pays, [...] each.
 
@@ -154,8 +168,9 @@ def account(
         moments: along q.
     """
     alive = torch.tensor((1.0, *problem.survival), dtype=problem.mean.dtype).cumprod(0)
-    entropy = _entropies(policy.covariance)
-    divergence = -entropy if problem.prior is None else _divergences(policy, problem.prior, moments)
+    entropy = entropies(policy.covariance)
+    paid, states, spread = stage_divergence(policy, problem.prior), moments.state_means, moments.state_covariances
+    divergence = _expected(paid.P, paid.p, states[..., :-1, :], spread[..., :-1, :, :]) + paid.rho
     luck = entropy.new_zeros(problem.batch)
     if messages is not None and bool((messages.theta != 0).any()):
         luck = _luck(problem, messages, belief, moments)
@@ -184,25 +199,27 @@ def _expected(P: Tensor, p: Tensor, mean: Tensor, covariance: Tensor) -> Tensor:
     return (P * covariance).sum((-2, -1)) / 2 + (mean * (times(P, mean) / 2 + p)).sum(-1)
 
 
-def _entropies(covariance: Tensor) -> Tensor:
-    """[..., T], of the policy's Gaussians."""
+def entropies(covariance: Tensor) -> Tensor:
+    """[...], the differential entropies of Gaussians with covariances [..., m, m], nats."""
     size = covariance.shape[-1]
     root = torch.linalg.cholesky(covariance)
     return root.diagonal(dim1=-2, dim2=-1).log().sum(-1) + size / 2 * (1 + math.log(2 * math.pi))
 
 
-def _divergences(policy: GaussianPrior, prior: GaussianPrior, moments: Moments) -> Tensor:
-    """[..., T], expected KL of the policy from a Gaussian prior."""
-    root = torch.linalg.cholesky(prior.covariance)
-    width = torch.linalg.cholesky(policy.covariance)
-    gain, shift = policy.gain - prior.gain, policy.offset - prior.offset
-    ratio = torch.linalg.solve_triangular(root, width, upper=False)
-    lean = torch.linalg.solve_triangular(root, gain, upper=False)
-    mean = times(gain, moments.state_means[..., :-1, :]) + shift
-    miss = torch.linalg.solve_triangular(root, mean[..., None], upper=False)[..., 0]
-    spread = ((lean @ moments.state_covariances[..., :-1, :, :]) * lean).sum((-2, -1))
-    logs = ratio.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-    return (ratio.square().sum((-2, -1)) - policy.gain.shape[-2] + spread + miss.square().sum(-1)) / 2 - logs
+def stage_divergence(policy: GaussianPrior, prior: GaussianPrior | None) -> Quadratic:
+    """KL(policy || prior) in nats as a function of the state, [..., T, ...]; minus the entropy without a prior."""
+    if prior is None:
+        flat = torch.zeros_like(policy.gain[..., 0, :])
+        P = torch.zeros_like(policy.gain[..., :1, :])
+        return Quadratic(P.expand(*P.shape[:-2], P.shape[-1], P.shape[-1]), flat, -entropies(policy.covariance))
+    root, width = torch.linalg.cholesky(prior.covariance), torch.linalg.cholesky(policy.covariance)
+    gains, offsets = policy.gain - prior.gain, policy.offset - prior.offset
+    shape = torch.broadcast_shapes(root.shape[:-2], gains.shape[:-2], offsets.shape[:-1])
+    m, n = gains.shape[-2:]
+    parts = [gains.expand(*shape, m, n), offsets[..., None].expand(*shape, m, 1), width.expand(*shape, m, m)]
+    lean, miss, ratio = torch.linalg.solve_triangular(root, torch.cat(parts, -1), upper=False).split([n, 1, m], -1)
+    spread = (ratio.square().sum((-2, -1)) - m) / 2 - ratio.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+    return Quadratic(lean.mT @ lean, (lean.mT @ miss)[..., 0], miss.square().sum((-2, -1)) / 2 + spread)
 
 
 def _luck(problem: GaussianProblem, messages: Messages, belief: Belief, moments: Moments) -> Tensor:

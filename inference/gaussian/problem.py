@@ -11,9 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cai.inference.core.storage import storable
+
 __all__ = ["GaussianPrior", "GaussianProblem", "Quadratic", "at_steps", "stacked", "symmetric", "times"]
 
 
+@storable("quadratic")
 class Quadratic(NamedTuple):
     """The function s -> 1/2 s' P s + p' s + rho, a cost; its negative is a value.
 
@@ -32,6 +35,7 @@ class Quadratic(NamedTuple):
         return (states * (times(self.P, states) / 2 + self.p)).sum(-1) + self.rho
 
 
+@storable("gaussian-prior")
 class GaussianPrior(NamedTuple):
     """The action prior N(gain s + offset, covariance), with a time axis of length T or 1.
 
@@ -46,6 +50,7 @@ class GaussianPrior(NamedTuple):
     covariance: Tensor
 
 
+@storable("gaussian-problem")
 @dataclass(frozen=True, eq=False)
 class GaussianProblem:
     """s_{t+1} = A s_t + B a_t + offset + N(0, noise), with costs -r(z) = 1/2 z'Cz + g'z + constant of z = (s, a).
@@ -68,6 +73,7 @@ class GaussianProblem:
         temperature: alpha, 0-dim or of the batch's shape.
         discount: multiplies the value of what follows, see `survival` (fixed dynamics alone).
         prior: of the actions; None for the flat one, Lebesgue measure.
+        endless: whether the final cost stands for further steps, which the discount reaches.
     """
 
     A: Tensor
@@ -84,6 +90,7 @@ class GaussianProblem:
     temperature: Tensor
     discount: float = 1.0
     prior: GaussianPrior | None = None
+    endless: bool = False
 
     @property
     def num_states(self) -> int:
@@ -111,7 +118,8 @@ class GaussianProblem:
 
         The final reward is paid with the last step, before the discount takes the chain away.
         """
-        return (float(self.discount),) * (self.horizon - 1) + (1.0,) * min(self.horizon, 1)
+        last = float(self.discount) if self.endless else 1.0
+        return (float(self.discount),) * (self.horizon - 1) + (last,) * min(self.horizon, 1)
 
     def folded(self) -> Quadratic:
         """The stage cost with the action prior folded in: P [..., T, n + m, n + m], p [..., T, n + m], rho [..., T].

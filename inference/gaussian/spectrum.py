@@ -26,7 +26,8 @@ def half_log_det(product: Tensor, theta: Tensor, log_det: Tensor) -> Tensor:
     series = product.new_zeros(())
     if bool(near.any()):
         traces = _power_traces(product)
-        series = sum((-theta) ** (k - 1) * traces[k - 1] / (2 * k) for k in range(1, TERMS + 1))
+        for k in range(1, TERMS + 1):
+            series = series + (-theta) ** (k - 1) * traces[k - 1] / (2 * k)
         if bool(near.all()):
             return series
     far = torch.where(near, torch.ones_like(theta), theta)

@@ -13,12 +13,14 @@ from torch import Tensor
 from cai.inference.core.memory import Need, horizon_need, particles_need
 from cai.inference.core.posterior import Posterior
 from cai.inference.core.status import Target
+from cai.inference.gaussian.solve import gaussian_posterior
 from cai.inference.particles.particles import LogPsi, move_particles
 from cai.inference.particles.posterior import answer_model, answer_program
 from cai.inference.particles.program_system import ReplaySystem, check_vectorised
 from cai.inference.particles.table_system import TableSystem
 from cai.inference.tabular.backward import backward
 from cai.inference.tabular.recursion import EXACT
+from cai.models.continuous.linear_gaussian import LinearGaussianModel
 from cai.models.programs.inspect import ProgramInfo, inspect_program
 from cai.models.trajectory.model import TrajectoryModel
 
@@ -56,11 +58,12 @@ class SequentialMonteCarlo:
         num_particles: N.
         ess_threshold: resample before a step when the effective sample size is below this share of N; 1 resamples at
             every step, 0 never.
-        lookahead: what a state has yet to earn: "soft-value", the exact soft values of a `TrajectoryModel`; None, the
+        lookahead: what a state has yet to earn: "soft-value", the exact soft values of a `TrajectoryModel` or a
+            `LinearGaussianModel` (there None where the model is discounted, or they are not finite); None, the
             bootstrap filter, which finds out too late; a function (states [N, ...], t) -> log psi [N] in nats, called
             for time indices t = 0 .. T - 1 (states of a `TrajectoryModel` are int64, S for the absorbing one), which
-            must not be -inf where optimality is possible; or "auto", the first of these where there are tables, and
-            None for a program.
+            must not be -inf where optimality is possible; or "auto", the first of these where there are such, and
+            None for any other program.
     """
 
     num_particles: int = 1000
@@ -156,7 +159,7 @@ def _inspect(model: Any, backend: str, lookahead: Lookahead) -> ProgramInfo | No
             )
         return None
     info = inspect_program(model)
-    if lookahead == "soft-value":
+    if lookahead == "soft-value" and not isinstance(model, LinearGaussianModel):
         raise ValueError(
             f"backend {backend!r} reads soft values off the tables of a TrajectoryModel, and this is a Pyro program; "
             "give lookahead=None, or a function (states, t) -> log psi"
@@ -184,7 +187,11 @@ def _answer(
 
 def _log_psi(model: Any, lookahead: Lookahead) -> LogPsi | None:
     """The lookahead as a checked function."""
-    if lookahead is None or (lookahead == "auto" and not isinstance(model, TrajectoryModel)):
+    if lookahead is None:
+        return None
+    if isinstance(model, LinearGaussianModel) and not callable(lookahead):
+        return _quadratic_psi(model)
+    if lookahead == "auto" and not isinstance(model, TrajectoryModel):
         return None
     if lookahead in ("auto", "soft-value"):
         with torch.no_grad():
@@ -205,3 +212,14 @@ def _log_psi(model: Any, lookahead: Lookahead) -> LogPsi | None:
         return found
 
     return checked
+
+
+def _quadratic_psi(model: LinearGaussianModel) -> LogPsi | None:
+    """The exact messages of a linear-Gaussian model; None where they are not quadratic, or not finite."""
+    if model.discount < 1:
+        return None
+    with torch.no_grad():
+        exact = gaussian_posterior(model, 1.0, backend="exact", target=Target.EXACT)
+        if not exact.status.ok:
+            return None
+        return lambda states, t: exact.value(states.double(), t) / exact.problem.temperature

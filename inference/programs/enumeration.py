@@ -7,12 +7,14 @@ from typing import Any, ClassVar
 
 import torch
 
+from cai.inference.core.backend import refuse_continuous
 from cai.inference.core.memory import Need, check_memory, enumerated_need
 from cai.inference.core.posterior import Posterior
 from cai.inference.core.status import Status, Target
 from cai.inference.programs.answers import posterior_of_run
 from cai.inference.programs.guide import enumerate_program
 from cai.inference.programs.requirements import check_enumerable, check_program, table_bytes
+from cai.models.continuous.world import World
 from cai.models.programs.inspect import ProgramInfo, inspect_program
 from cai.models.programs.session import pyro_session
 from cai.models.trajectory.model import TrajectoryModel
@@ -43,6 +45,8 @@ class Enumeration:
         if isinstance(model, TrajectoryModel):
             check_enumerable(model, self.name, "'exact'")
             check_memory(self, model)  # before the program runs
+        if isinstance(model, World):
+            refuse_continuous(model, self.name)
         info = inspect_program(model)
         check_program(info, self.name)
         return info

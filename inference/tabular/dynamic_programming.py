@@ -1,12 +1,11 @@
-"""Exact inference by sum-product messages, and what every backend reads off a recursion on tables."""
+"""What every backend reads off a recursion on tables: messages of the whole horizon, and the answer they stand for."""
 
 from __future__ import annotations
 
 import contextlib
 import math
-from dataclasses import dataclass
 from operator import attrgetter
-from typing import Any, ClassVar, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,7 +13,6 @@ from torch import Tensor
 from cai.inference.core.backend import require_model
 from cai.inference.core.lazy import lazy, table, view
 from cai.inference.core.memory import Need, horizon_need
-from cai.inference.core.posterior import Posterior
 from cai.inference.core.status import Status, Target
 from cai.inference.core.storage import storable
 from cai.inference.kernels.backups import soft_log_policy, soft_policy
@@ -31,7 +29,6 @@ from cai.models.trajectory.model import TrajectoryModel
 
 __all__ = [
     "RecursionPosterior",
-    "SumProduct",
     "check_keep",
     "check_settling",
     "closed_form_posterior",
@@ -80,66 +77,6 @@ def soft_need(model: TrajectoryModel, keep: str) -> Need:
     if keep == "evidence" or not model.is_finite:
         return horizon_need(model, rows=20 / model.steps)
     return horizon_need(model, instead="or keep='evidence', which holds a few rows")
-
-
-@dataclass(frozen=True)
-class SumProduct:
-    """The posterior over trajectories given optimality, by backward messages (Levine 2018, sections 2.3 and 2.4).
-
-    Policy, dynamics and start are all conditioned on O_{1:T} = 1: the answer believes that the world will be kind
-    (equation 7). `Posterior.luck` says how much it believes so.
-
-    Args:
-        tolerance: over an infinite horizon, the largest error of a value, by a bound that holds, relative to the
-            largest value or reward that the start leads to; where rewards have one sign, relative to each value itself.
-        max_iterations: over an infinite horizon, the most backups and policies.
-        accelerate: over an infinite horizon, whether values are solved for by policy iteration (Newton's method, which
-            takes one linear system where the problem is one); else backups run until the same bound holds.
-        keep: what of a finite horizon stays in memory: "values", T S numbers (q-values, policies and marginals are
-            computed when they are first looked at, and then held); or "evidence", 18 S (where gradients are asked for,
-            T S up to 64 MiB; beyond, 2 sqrt(T) S, and every value is computed twice), and what is looked at is
-            computed again.
-        kernel: how sums over outcomes are computed, see `cai.inference.kernels.choose`; "auto" chooses.
-    """
-
-    tolerance: float = 1e-10
-    max_iterations: int = 1_000_000
-    accelerate: bool = True
-    keep: Literal["values", "evidence"] = "values"
-    kernel: Literal["auto", "native", "torch"] = "auto"
-
-    name: ClassVar[str] = "exact"
-    target: ClassVar[Target] = Target.EXACT
-    soft_recursion: ClassVar[str | None] = "exact"
-    accepts: ClassVar[str] = "a TrajectoryModel, any horizon"
-    averages: ClassVar[bool] = True
-    cost: ClassVar[str] = "T S A K time, T S A memory"
-
-    def __post_init__(self) -> None:
-        check_settling(self.tolerance, self.max_iterations)
-        check_keep(self.keep, self.kernel)
-
-    def supports(self, model: Any) -> None:
-        """Raises ValueError unless the model is a `TrajectoryModel`."""
-        require_model(model, self.name, "'enumeration'")
-
-    def memory(self, model: Any) -> Need:
-        """About what `run` will take."""
-        return soft_need(model, self.keep)
-
-    def run(self, model: Any, *, seed: int = 0) -> Posterior:
-        """Answers the model; nothing here is random."""
-        self.supports(model)
-        settling = Settling(self.tolerance, self.max_iterations, self.accelerate)
-        return closed_form_posterior(
-            model,
-            EXACT,
-            backend=self.name,
-            target=self.target,
-            settling=settling,
-            keep=self.keep,
-            kernel=self.kernel,
-        )
 
 
 def closed_form_posterior(

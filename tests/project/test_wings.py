@@ -37,9 +37,13 @@ ARROWS = {
     "inference": """
         tabular -> core
         tabular -> kernels
+        planning -> core
+        planning -> gaussian
+        gaussian -> core
         programs -> core
         programs -> tabular
         particles -> core
+        particles -> gaussian
         particles -> programs
         particles -> tabular
         restricted -> core
@@ -47,6 +51,7 @@ ARROWS = {
         restricted -> programs
         restricted -> tabular
         backends -> core
+        backends -> gaussian
         backends -> programs
         backends -> tabular
     """,

@@ -1,67 +1,33 @@
-"""The most probable trajectory given optimality, by max-product messages."""
+"""Max-product messages on tables, and the one trajectory that they find."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from cai.inference.core.memory import Need, horizon_need
 from cai.inference.core.most_probable import first_largest, shared_successors
 from cai.inference.core.posterior import Posterior
 from cai.inference.core.status import Target
 from cai.inference.core.storage import storable
 from cai.inference.tabular.believed_dynamics import FixedDynamics, OutcomeDynamics
-from cai.inference.tabular.dynamic_programming import closed_form_posterior, require_finite
+from cai.inference.tabular.dynamic_programming import closed_form_posterior
 from cai.inference.tabular.recursion import Recursion
 from cai.inference.tabular.stationary.iteration import Settling
 from cai.models.common.numerics import safe_log, safe_logsumexp
 from cai.models.trajectory.model import TrajectoryModel
 
-__all__ = ["MaxProduct"]
+__all__ = ["max_product_posterior"]
 
 
-@dataclass(frozen=True)
-class MaxProduct:
-    """The trajectory that maximises p(tau | O_{1:T} = 1), as a plan (Levine 2018, section 2.2, equation 4).
-
-        q(s, a) = max_s' [log sum_{k: s'_k = s'} p_k e^{rho_k} + v(s')],      v(s) = max_a [log p(a|s) + q(s, a)]
-
-    in nats; the fall of a discount is one more outcome, worth 0. The trajectory ends where a terminal or absorbing
-    state is reached: what is done there is not part of it. Outcomes that share their next state count together.
-
-    The answer q is that one trajectory: its start, its actions and its successors are certain, so `elbo` is
-    log p(tau*, O), and `luck` -log p of everything that the world was asked to do. Each row of `action_probs` is the
-    first action of the best trajectory *from that state on*, so `extract_policy(posterior)` is the closed loop that
-    plans anew at every step, and `extract_policy(posterior, "plan")` the open loop, which plays the planned actions
-    whatever happens. In a deterministic world both reach what they plan. `values` are alpha times v.
-
-    Target `other`: the mode of the exact posterior. Equals are broken by the first action and the first successor.
-    """
-
-    name: ClassVar[str] = "max-product"
-    target: ClassVar[Target] = Target.OTHER
-    accepts: ClassVar[str] = "a TrajectoryModel with a finite horizon"
-    cost: ClassVar[str] = "T S A K time, T S A memory"
-
-    def supports(self, model: Any) -> None:
-        """Raises ValueError unless the model is a `TrajectoryModel` with a finite horizon."""
-        require_finite(model, self.name, "'value-iteration' with successors='best'")
-
-    def memory(self, model: Any) -> Need:
-        """About what `run` will take."""
-        return horizon_need(model, rows=2, tables=4, stepwise=True)
-
-    def run(self, model: Any, *, seed: int = 0) -> Posterior:
-        """Answers the model; nothing here is random."""
-        self.supports(model)
-        groups = shared_successors(model)
-        recursion = _MaxProductRecursion(partial(_max_backup, groups=groups), _certain_choice, math.inf, groups)
-        return closed_form_posterior(model, recursion, backend=self.name, target=self.target, settling=Settling())
+def max_product_posterior(model: TrajectoryModel, *, backend: str, target: Target) -> Posterior:
+    """The answer of max-product messages on the tables of a model with a finite horizon."""
+    groups = shared_successors(model)
+    recursion = _MaxProductRecursion(partial(_max_backup, groups=groups), _certain_choice, math.inf, groups)
+    return closed_form_posterior(model, recursion, backend=backend, target=target, settling=Settling())
 
 
 @dataclass(frozen=True, eq=False)

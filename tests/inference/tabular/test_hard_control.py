@@ -12,8 +12,8 @@ from refusals import check, holds_no_nan
 
 import cai
 from cai.inference import InferenceError, Status, StructuredVariational, SumProduct
+from cai.inference.backends.risk import RiskSensitive
 from cai.inference.tabular.methods.boltzmann import BoltzmannExploration, OneStepEntropy
-from cai.inference.tabular.methods.risk import RiskSensitive
 from cai.inference.tabular.methods.value_iteration import ValueIteration
 from cai.models import MDP, TableReward, TrajectoryModel, bridge
 

@@ -10,8 +10,8 @@ from refusals import holds_no_nan
 
 import cai
 from cai.inference import Status, StructuredVariational, SumProduct
+from cai.inference.backends.risk import RiskSensitive
 from cai.inference.tabular.methods.boltzmann import BoltzmannExploration
-from cai.inference.tabular.methods.risk import RiskSensitive
 from cai.inference.tabular.methods.value_iteration import ValueIteration
 from cai.models import MDP, OutcomeReward, TableReward, TrajectoryModel, bridge
 

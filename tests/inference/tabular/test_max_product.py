@@ -14,8 +14,8 @@ from refusals import check, holds_no_nan
 
 import cai
 from cai.inference import InferenceError, Status, SumProduct
+from cai.inference.backends.max_product import MaxProduct
 from cai.inference.core.most_probable import most_probable_trajectory
-from cai.inference.tabular.methods.max_product import MaxProduct
 from cai.models import MDP, OutcomeReward, TableReward, TrajectoryModel, bridge
 
 INF = math.inf

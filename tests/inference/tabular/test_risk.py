@@ -13,8 +13,8 @@ from refusals import holds_no_nan
 
 import cai
 from cai.inference import Status, StructuredVariational, SumProduct
+from cai.inference.backends.risk import RiskSensitive
 from cai.inference.registry import backend_label, make_backend
-from cai.inference.tabular.methods.risk import RiskSensitive
 from cai.models import MDP, TableReward, TrajectoryModel, bridge
 
 INF = math.inf

@@ -10,9 +10,11 @@ from typing import Any, ClassVar
 from cai.inference.core.memory import Need, horizon_need
 from cai.inference.core.posterior import Posterior
 from cai.inference.core.status import Target
+from cai.inference.gaussian.solve import gaussian_need, gaussian_posterior, require_answerable
 from cai.inference.tabular.dynamic_programming import check_settling, closed_form_posterior, require_model
 from cai.inference.tabular.recursion import tilted_recursion
 from cai.inference.tabular.stationary.iteration import Settling
+from cai.models.continuous.linear_gaussian import LinearGaussianModel
 
 __all__ = ["RiskSensitive"]
 
@@ -35,6 +37,9 @@ class RiskSensitive:
     is an outcome like any other. `details["start"]` is V(start) / alpha; `elbo` is the bound that q attains, which is
     smaller unless eta is 0 or 1.
 
+    On a `LinearGaussianModel` messages are quadratic functions, eta is finite, and caution can break down: below some
+    eta < 0 the worst outcomes are worth -inf. The status then is INFINITE, and details["eta_crit"] holds that eta.
+
     Target `other`: `exact` at eta = 1, `fixed-dynamics` at eta = 0, the best and the worst successor at eta = +-inf.
 
     Args:
@@ -55,7 +60,7 @@ class RiskSensitive:
 
     name: ClassVar[str] = "risk"
     target: ClassVar[Target] = Target.OTHER
-    accepts: ClassVar[str] = "a TrajectoryModel, any horizon"
+    accepts: ClassVar[str] = "a TrajectoryModel, any horizon; a LinearGaussianModel, finite (any at eta = 0)"
     averages: ClassVar[bool] = True
     cost: ClassVar[str] = "T S A K time, T S A memory"
 
@@ -72,16 +77,23 @@ class RiskSensitive:
         check_settling(self.tolerance, self.max_iterations)
 
     def supports(self, model: Any) -> None:
-        """Raises ValueError unless the model is a `TrajectoryModel`."""
+        """Raises ValueError unless the model is a `TrajectoryModel`, or linear-Gaussian with an answer at eta."""
+        if isinstance(model, LinearGaussianModel):
+            return require_answerable(model, self.name, float(self.eta))
         require_model(model, self.name, "'enumeration' (eta = 1) or 'variational' (eta = 0)")
 
     def memory(self, model: Any) -> Need:
         """About what `run` will take."""
+        if isinstance(model, LinearGaussianModel):
+            return gaussian_need(model)
         return horizon_need(model, rows=2, tables=4, stepwise=True)
 
     def run(self, model: Any, *, seed: int = 0) -> Posterior:
         """Answers the model; nothing here is random."""
         self.supports(model)
+        if isinstance(model, LinearGaussianModel):
+            eta = float(self.eta)
+            return gaussian_posterior(model, eta, backend=self.name, target=self.target, details={"eta": eta})
         return closed_form_posterior(
             model,
             tilted_recursion(float(self.eta)),

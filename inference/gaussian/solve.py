@@ -1,0 +1,176 @@
+"""Answers of linear-Gaussian models by quadratic messages, for every tilt of the outcomes."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cai.inference.core.memory import Need
+from cai.inference.core.status import Status, Target
+from cai.inference.gaussian.existence import Failure, critical_eta, first_failure
+from cai.inference.gaussian.messages import backward
+from cai.inference.gaussian.posterior import GaussianPosterior
+from cai.inference.gaussian.problem import GaussianProblem, times
+from cai.inference.gaussian.read import read_problem
+from cai.inference.gaussian.stationary import stationary_posterior
+from cai.models.continuous.linear_gaussian import LinearGaussianModel
+
+__all__ = ["gaussian_need", "gaussian_posterior", "mean_trajectory", "require_answerable"]
+
+INSTEAD = (
+    "ask 'variational', which holds the dynamics fixed, or 'smc', or any backend of tables about "
+    "cai.models.discretize(model, ...)"
+)
+UNKNOWN = ("log_evidence", "elbo", "believed_return", "luck", "policy_divergence", "policy_entropy")
+
+
+def require_answerable(model: LinearGaussianModel, backend: str, eta: float) -> None:
+    """Refuses a model that quadratic messages do not answer at a tilt of the outcomes.
+
+    Raises:
+        ValueError: if dynamics are tilted and the model is discounted or its horizon infinite; or if an infinite
+            horizon has neither a discount nor the average criterion.
+    """
+    if not math.isfinite(eta):
+        raise ValueError(
+            f"backend {backend!r}: eta is {eta}, and the best and the worst Gaussian outcome lie at infinity; give a "
+            "finite eta"
+        )
+    if eta != 0 and model.discount < 1:
+        raise ValueError(
+            f"backend {backend!r}: the discount is {model.discount}, and with dynamics that are not held fixed its "
+            f"absorbing outcome makes messages that are no quadratic functions; {INSTEAD}"
+        )
+    if model.is_finite:
+        return
+    if eta != 0:
+        raise ValueError(
+            f"backend {backend!r}: over an infinite horizon quadratic messages answer for fixed dynamics alone; ask "
+            "'variational', or give horizon=N"
+        )
+    if model.discount == 1 and not model.is_average:
+        raise ValueError(
+            f"backend {backend!r}: over an infinite horizon without a discount the sum of rewards has no limit; give "
+            "discount below 1, criterion='average', or horizon=N"
+        )
+    if model.is_time_varying:
+        raise ValueError(
+            f"backend {backend!r}: matrices change with time and the horizon is infinite; give horizon=N, or matrices "
+            "without a time axis"
+        )
+
+
+def gaussian_need(model: LinearGaussianModel) -> Need:
+    """About what the messages of a model take, and all that is made of them."""
+    n, m, members = model.state_dim, model.action_dim, max(1, math.prod(model.batch_shape))
+    numbers = 12 * (n + m + 1) ** 2 * (model.steps + 1) * members
+    what = f"quadratic messages, T = {model.steps:,}, n = {n}, m = {m}, {members:,} members"
+    return Need(8 * numbers, what, "give a shorter horizon, or fewer members")
+
+
+def gaussian_posterior(
+    model: LinearGaussianModel, eta: float, *, backend: str, target: Target, details: dict[str, Any] | None = None
+) -> GaussianPosterior:
+    """The answer at a tilt of the outcomes: 1 for the exact posterior, 0 for fixed dynamics, below 0 for caution.
+
+    Args:
+        model: the linear-Gaussian model.
+        eta: the tilt, finite.
+        backend: the name of the backend.
+        target: `exact` and `fixed-dynamics` take their bound from the last message; of others it is what q attains.
+        details: further numbers of the backend.
+
+    Raises:
+        ValueError: see `require_answerable`.
+    """
+    require_answerable(model, backend, eta)
+    problem, found = read_problem(model), dict(details or {})
+    common: dict[str, Any] = {"backend": backend, "target": target, "model": model, "horizon": model.horizon}
+    if not model.is_finite:
+        return stationary_posterior(problem, common, found, average=model.is_average)
+    messages = backward(problem, eta)
+    failure = first_failure(problem, messages)
+    if failure is not None:
+        return failed_posterior(problem, failure, eta, common, found)
+    bound = messages.start / problem.temperature
+    found["start"] = _plain(bound)
+    parts = common | {"problem": problem, "messages": messages, "status": Status.SUCCESS}
+    if target is Target.EXACT:
+        parts |= {"log_evidence": bound, "elbo": bound}
+    elif target is Target.FIXED_DYNAMICS:
+        parts |= {"elbo": bound}
+    answer = GaussianPosterior(**parts, details=found)
+    if target is Target.OTHER:
+        answer = _with_attained_bound(answer)
+    return answer
+
+
+def _with_attained_bound(answer: GaussianPosterior) -> GaussianPosterior:
+    """The answer with the bound that its q attains: believed return / alpha minus all that it pays."""
+    paid, alpha = answer.account, answer.problem.temperature
+    answer.__dict__["elbo"] = paid.believed_return / alpha - paid.policy_divergence - paid.luck
+    return answer
+
+
+def failed_posterior(
+    problem: GaussianProblem, failure: Failure, eta: float, common: dict[str, Any], details: dict[str, Any]
+) -> GaussianPosterior:
+    """What is left where a message has no finite value: the status, and where and why it broke down."""
+    details |= {"why": failure.sentence(), "step": failure.step, "eigenvalue": failure.eigenvalue}
+    details["failed"] = failure.kind
+    if failure.step is None:
+        details["step"] = "start"
+    if failure.member:
+        details["member"] = list(failure.member)
+    status = Status.INFINITE
+    if failure.kind == "overflow":
+        status, details["eigenvalue"] = Status.OUT_OF_RANGE, None
+    elif eta < 0:
+        details["eta_crit"] = critical_eta(problem, eta, failure)
+        if details["eta_crit"] is not None:
+            details["why"] += f"; it breaks down below eta = {details['eta_crit']:.6g}"
+    return GaussianPosterior(**common, **dict.fromkeys(UNKNOWN), problem=problem, status=status, details=details)
+
+
+def mean_trajectory(exact: GaussianPosterior, *, backend: str) -> GaussianPosterior:
+    """The most probable trajectory of a Gaussian answer, its mean, as a q that is certain of it.
+
+    Densities have no KL from a certainty, so no bound is known; the believed return is that of the trajectory.
+    """
+    certain = torch.zeros_like
+    belief = exact.belief
+    means = exact.moments
+    policy = exact.conduct
+    parts = {
+        "belief": belief._replace(noise=certain(belief.noise), covariance=certain(belief.covariance)),
+        "conduct": policy._replace(covariance=certain(policy.covariance)),
+    }
+    unknown = dict.fromkeys(name for name in UNKNOWN if name != "believed_return")
+    answer = GaussianPosterior(
+        backend=backend,
+        target=Target.OTHER,
+        status=exact.status,
+        model=exact.model,
+        horizon=exact.horizon,
+        problem=exact.problem,
+        details={"mean": "of the exact posterior"},
+        believed_return=_return_of(exact.problem, means.state_means, means.action_means),
+        **unknown,
+        **parts,
+    )
+    return answer
+
+
+def _return_of(problem: GaussianProblem, states: Tensor, actions: Tensor) -> Tensor:
+    """[...], the rewards of one trajectory added up."""
+    z = torch.cat([states[..., :-1, :], actions], -1)
+    steps = (z * (times(problem.cost, z) / 2 + problem.linear)).sum(-1) + problem.constant
+    return -(steps.sum(-1) + problem.final(states[..., -1, :]))
+
+
+def _plain(value: Tensor) -> Any:
+    """A number of one answer, or the tensor of a batch of them."""
+    return float(value.detach()) if value.dim() == 0 else value.detach()
