@@ -131,7 +131,7 @@ class LinearGaussianModel(World):
                 f"the reward is a {type(reward).__name__}; a LinearGaussianModel takes a QuadraticReward (any other "
                 "reward makes a ContinuousModel)"
             )
-        if self.horizon == math.inf and reward.final is not None:
+        if self.horizon == math.inf and any(part is not None and bool(part.any()) for part in reward.final or ()):
             raise ValueError("the horizon is infinite, and a final reward is never paid; leave out final")
         put("reward", reward.fitted(n, m, self.horizon))
         put("action_prior", _read_prior(self.action_prior, n, m, self.horizon))
