@@ -21,6 +21,7 @@ from cai.inference.gaussian.lqg import lqg
 from cai.inference.gaussian.posterior import GaussianPosterior
 from cai.inference.particles.particles import Particles
 from cai.inference.particles.smc import ImportanceSampling, SequentialMonteCarlo
+from cai.inference.planning.mppi import PathIntegral
 from cai.inference.programs.enumeration import Enumeration
 from cai.inference.registry import available_backends, infer
 from cai.inference.restricted.classes import ModulePolicy, ObservationPolicy, StationaryPolicy, TabularPolicy
@@ -54,6 +55,7 @@ __all__ = [
     "MaxProduct",
     "NotKnown",
     "OneStepEntropy",
+    "PathIntegral",
     "Optimistic",
     "Particles",
     "PosteriorPolicyIteration",

@@ -22,6 +22,7 @@ from cai.inference.core.posterior import Posterior
 from cai.inference.core.posterior_batch import PosteriorBatch
 from cai.inference.core.status import InferenceError
 from cai.inference.particles.smc import ImportanceSampling, SequentialMonteCarlo
+from cai.inference.planning.mppi import PathIntegral
 from cai.inference.programs.enumeration import Enumeration
 from cai.inference.restricted.restricted import RestrictedVariational
 from cai.inference.restricted.reward_weighted import EMPolicySearch, RewardWeightedRegression
@@ -73,6 +74,7 @@ _BUILT_IN: tuple[Any, ...] = (
     EMPolicySearch,
     PosteriorPolicyIteration,
     KLPolicyIteration,
+    PathIntegral,
 )
 
 

@@ -53,9 +53,19 @@ class World(KnownNames):
         """p(s_{t+1} | s_t, a_t), event shape [n], of chains that go on."""
         raise NotImplementedError
 
+    def step_reward(self, state: Tensor, action: Tensor, t: int) -> Tensor:
+        """[...], the reward of a step that is begun in states [..., n] at time index t, without the final reward."""
+        raise NotImplementedError
+
+    def last_reward(self, state: Tensor) -> Tensor | None:
+        """[...], the final reward on s_{T+1}; None where there is none."""
+        raise NotImplementedError
+
     def paid(self, state: Tensor, action: Tensor, following: Tensor, t: int) -> Tensor:
         """[...], what the step at time index t pays a chain that goes on; the last step with the final reward."""
-        raise NotImplementedError
+        reward = self.step_reward(state, action, t)
+        final = self.last_reward(following) if t + 1 == self.horizon else None
+        return reward if final is None else reward + final
 
     def has_ended(self, state: Tensor) -> Tensor | None:
         """Bool [...], whether states are terminal; None where no state is."""

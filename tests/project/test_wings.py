@@ -21,12 +21,15 @@ ARROWS = {
         trajectory -> processes
         trajectory -> rewards
         continuous -> common
+        continuous -> processes
+        continuous -> rewards
         continuous -> trajectory
         programs -> common
         programs -> continuous
         programs -> rewards
         programs -> trajectory
         zoo -> common
+        zoo -> continuous
         zoo -> processes
         zoo -> rewards
         zoo -> trajectory
@@ -34,6 +37,8 @@ ARROWS = {
     "inference": """
         tabular -> core
         tabular -> kernels
+        planning -> core
+        planning -> gaussian
         gaussian -> core
         programs -> core
         programs -> tabular

@@ -1,0 +1,79 @@
+"""The answer of a planner: one trajectory that it would follow without noise, and a policy around it."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from cai.inference.core.policy import Policy
+from cai.inference.core.posterior import Posterior
+from cai.inference.core.storage import storable
+
+__all__ = ["Plan", "PlanPosterior"]
+
+
+@storable("plan")
+class Plan(NamedTuple):
+    """A trajectory that a planner follows where there is no noise.
+
+    Attributes:
+        states: [T + 1, n].
+        actions: [T, m].
+    """
+
+    states: Tensor
+    actions: Tensor
+
+
+class PlanPosterior(Posterior):
+    """What a planner says: a plan, and a policy that acts in closed loop around it, under the true dynamics.
+
+    q is that policy in the true world, so `sample` rolls it out.
+
+    Attributes:
+        plan: the trajectory without noise.
+        acting: the policy.
+    """
+
+    plan: Plan
+    acting: Any
+    kind = "planned"
+    _of_program = ("model",)
+
+    def policy(self, kind: str = "stochastic") -> Policy:
+        """What the answer says to do, ready to act.
+
+        Args:
+            kind: "stochastic", the policy; "greedy", its mean action.
+
+        Raises:
+            ValueError: if there is no such kind.
+        """
+        if kind not in ("stochastic", "greedy"):
+            raise ValueError(f"kind is {kind!r}; a plan knows 'stochastic' and 'greedy'")
+        found: Policy = self.acting
+        return found
+
+    @property
+    def temperature(self) -> Any:
+        """The temperature alpha."""
+        return self.model.temperature
+
+    def _draw(self, num_samples: int, seed: int, latents: bool) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        if self.model is None:
+            why = "its model stayed behind when it was stored"
+            raise self._unknown("how to draw trajectories", "infer again", why)
+        generator = torch.Generator().manual_seed(seed)
+        state, policy = self.model.reset(num_samples, generator), self.policy()
+        states, actions = [state], []
+        with torch.no_grad():
+            for t in range(self.steps):
+                actions.append(policy.act(state, t, generator=generator))
+                state = self.model.step(state, actions[-1], t, generator).next_states
+                states.append(state)
+        return torch.stack(states, 1), torch.stack(actions, 1), {}
+
+
+storable("plan-posterior", pack=PlanPosterior._stored, unpack=PlanPosterior._from_stored)(PlanPosterior)
