@@ -43,6 +43,7 @@ class Film(FuncAnimation):
     def __init__(self, figure: Figure, show: Callable[[int], list[Artist]], frames: int, speed: float) -> None:
         self.figure, self.show, self.num_frames, self.speed = figure, show, frames, speed
         super().__init__(figure, show, frames=frames, interval=1000 / speed, blit=False)
+        self._draw_was_started = True  # no warning for a film that is written and never shown
 
     def pictures(self, dots_per_inch: float) -> list[Image.Image]:
         """Every frame."""
@@ -52,10 +53,10 @@ class Film(FuncAnimation):
         for artist in moving:
             artist.set_animated(True)
         canvas.draw()
-        still = canvas.copy_from_bbox(self.figure.bbox)  # type: ignore[no-untyped-call]
+        still = canvas.copy_from_bbox(self.figure.bbox)
         found = []
         for frame in range(self.num_frames):
-            canvas.restore_region(still)  # type: ignore[no-untyped-call]
+            canvas.restore_region(still)
             for artist in self.show(frame):
                 artist.draw(canvas.get_renderer())
             found.append(Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy()))
@@ -148,7 +149,7 @@ def _draw_beside(upper: Axes, lower: Axes, runs: Rollout, alpha: float) -> list[
     for i in range(number):
         color = COLORS[i % len(COLORS)]
         for k in range(size):
-            style = {"color": color, "alpha": alpha, "linestyle": ("-", "--", ":")[k % 3]}
+            style: Any = {"color": color, "alpha": alpha, "linestyle": ("-", "--", ":")[k % 3]}
             label = f"coordinate {k + 1}" if size > 1 and not i else None
             upper.step(np.arange(steps), actions[i, :, k], where="post", linewidth=1.2, label=label, **style)
         lower.plot(np.arange(steps + 1), np.concatenate([[0.0], returns[i]]), color=color, alpha=alpha)
@@ -182,7 +183,6 @@ def save_animation(animation: Film, path: str | Path, *, dots_per_inch: float = 
         raise ValueError(f"{str(path)!r} ends in {target.suffix or 'nothing'!r}; films are written as .gif or .html")
     if not target.parent.is_dir():
         raise FileNotFoundError(f"there is no folder {str(target.parent)!r}; make it first")
-    animation._draw_was_started = True  # it is written, which counts as shown: matplotlib warns of films that never are
     if target.suffix == ".gif":
         first, *rest = animation.pictures(dots_per_inch)
         memory = io.BytesIO()

@@ -93,7 +93,7 @@ def _draw_map(ax: Axes, model: World, scene: Scene) -> None:
     handles = ax.get_legend_handles_labels()[0]
     if np.abs(drift).max() > 0:
         handles.append(Line2D([], [], color="white", marker=">", linewidth=1.5, label="drift with action 0"))
-    place = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.12)}
+    place: Any = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.12)}
     ax.legend(handles=handles, ncols=3, frameon=True, facecolor="0.75", fontsize=9, **place)
 
 

@@ -125,7 +125,6 @@ def test_a_quick_film_shows_what_matplotlib_draws():
     film.figure.canvas.draw()
     whole = np.asarray(film.figure.canvas.buffer_rgba())[..., :3].astype(int)
     assert np.abs(quick - whole).mean() < 0.5
-    film._draw_was_started = True
 
 
 def test_a_page_holds_the_frames(tmp_path):
@@ -139,7 +138,6 @@ def test_long_runs_leave_steps_out():
     assert film.num_frames == 335
     film.show(334)
     assert "after 1000 of 1000" in words(film.figure)
-    film._draw_was_started = True
 
 
 def test_what_cannot_be_filmed_says_so(tmp_path):
@@ -155,4 +153,3 @@ def test_what_cannot_be_filmed_says_so(tmp_path):
     }.items():
         with pytest.raises((TypeError, ValueError, FileNotFoundError), match=match):
             wrong()
-    still._draw_was_started = True
