@@ -18,6 +18,8 @@ from cai.inference.core.posterior_batch import PosteriorBatch
 from cai.inference.core.status import InferenceError, NotKnown, Status, Target
 from cai.inference.particles.particles import Particles
 from cai.inference.particles.smc import ImportanceSampling, SequentialMonteCarlo
+from cai.inference.planning.aico import ApproximateInference
+from cai.inference.planning.ilqr import IterativeLQR
 from cai.inference.planning.mppi import PathIntegral
 from cai.inference.programs.enumeration import Enumeration
 from cai.inference.registry import available_backends, infer
@@ -39,6 +41,7 @@ __all__ = [
     "RestrictedVariational",
     "ObservationPolicy",
     "ModulePolicy",
+    "ApproximateInference",
     "Backend",
     "BatchError",
     "BoltzmannExploration",
@@ -47,6 +50,7 @@ __all__ = [
     "GaussianActions",
     "ImportanceSampling",
     "InferenceError",
+    "IterativeLQR",
     "KLPolicyIteration",
     "MaxProduct",
     "NotKnown",
