@@ -37,6 +37,7 @@ from cai.inference.core.status import InferenceError
 from cai.inference.registry import available_backends, infer
 from cai.models.common.files import StorageError, write_atomically, write_picture
 from cai.models.common.names import did_you_mean
+from cai.models.continuous.world import World
 from cai.models.programs.factor_graph import draw_factor_graph
 from cai.models.rewards.registry import available_rewards
 from cai.models.zoo.registry import available_models
@@ -108,11 +109,18 @@ def models_command() -> None:
         sizes, summary = ["-"] * 3, entry.summary
         try:
             problem = entry.build()
-            sizes = [str(size) for size in (problem.mdp.num_states, problem.mdp.num_actions, problem.horizon)]
+            sizes = [*_sizes(problem), str(problem.horizon)]
         except Exception as error:  # a plug-in's own fault must not hide the others
             summary = f"cannot be built: {error!r}"
         table.add_row(entry.name, *sizes, summary)
     _console().print(table)
+
+
+def _sizes(problem: Any) -> list[str]:
+    """How many states and actions a model has, or the spaces that they lie in."""
+    if isinstance(problem, World):
+        return [f"R^{problem.state_dim}", f"R^{problem.action_dim}"]
+    return [str(problem.mdp.num_states), str(problem.mdp.num_actions)]
 
 
 @app.command("rewards")

@@ -16,6 +16,9 @@ from cai.inference.core.most_probable import most_probable_trajectory
 from cai.inference.core.posterior import Posterior
 from cai.inference.core.posterior_batch import PosteriorBatch
 from cai.inference.core.status import InferenceError, NotKnown, Status, Target
+from cai.inference.gaussian.estimation import kalman_filter, kalman_smoother
+from cai.inference.gaussian.lqg import lqg
+from cai.inference.gaussian.posterior import GaussianPosterior
 from cai.inference.particles.particles import Particles
 from cai.inference.particles.smc import ImportanceSampling, SequentialMonteCarlo
 from cai.inference.planning.aico import ApproximateInference
@@ -48,6 +51,7 @@ __all__ = [
     "EMPolicySearch",
     "Enumeration",
     "GaussianActions",
+    "GaussianPosterior",
     "ImportanceSampling",
     "InferenceError",
     "IterativeLQR",
@@ -75,6 +79,9 @@ __all__ = [
     "compose_posteriors",
     "filter_states",
     "infer",
+    "kalman_filter",
+    "kalman_smoother",
+    "lqg",
     "most_probable_trajectory",
     "observation_log_likelihood",
     "resume",

@@ -7,6 +7,7 @@ if __name__ != "cai.models":
     )
 
 from cai.models.common.simulator import Simulator, Transition
+from cai.models.continuous.discretize import discretize
 from cai.models.continuous.linear_gaussian import Gaussian, LinearGaussianModel
 from cai.models.continuous.model import ContinuousModel
 from cai.models.continuous.priors import Flat, LinearNormal
@@ -43,12 +44,15 @@ from cai.models.zoo.counted import count_model
 from cai.models.zoo.grids import cliff, four_rooms, maze, windy
 from cai.models.zoo.gridworld import bridge, gridworld
 from cai.models.zoo.hidden import kitchen, kitchen_observations, tiger, tiger_observations
+from cai.models.zoo.linear import SeenState, double_integrator, lqg, lqg_observations
 from cai.models.zoo.operations import inventory, machine
+from cai.models.zoo.plane import dubins, multi_goal
 from cai.models.zoo.random_mdps import random_mdp
 from cai.models.zoo.registry import available_models, build_model
 from cai.models.zoo.risk import ladder, lottery
 from cai.models.zoo.road_networks import road_network
 from cai.models.zoo.roads import small_roads, three_paths
+from cai.models.zoo.swing import cart_pole, pendulum
 from cai.models.zoo.toy_text import from_gymnasium, gymnasium_model
 
 __all__ = [
@@ -76,6 +80,7 @@ __all__ = [
     "QuadraticReward",
     "RewardFactor",
     "Simulator",
+    "SeenState",
     "SparseReward",
     "StepCost",
     "TableReward",
@@ -90,14 +95,18 @@ __all__ = [
     "bridge",
     "build_model",
     "build_reward",
+    "cart_pole",
     "chain",
     "cliff",
     "compose_lmdps",
     "condition",
     "count_model",
+    "discretize",
     "do",
     "double_chain",
+    "double_integrator",
     "draw_factor_graph",
+    "dubins",
     "factor_graph",
     "four_rooms",
     "from_gymnasium",
@@ -109,8 +118,12 @@ __all__ = [
     "kitchen_observations",
     "ladder",
     "lottery",
+    "lqg",
+    "lqg_observations",
     "machine",
     "maze",
+    "multi_goal",
+    "pendulum",
     "random_mdp",
     "reward_factor",
     "river_swim",

@@ -111,7 +111,7 @@ class GaussianPosterior(Posterior):
     def moments(self) -> Moments:
         """Means and covariances along q."""
         if self.horizon == math.inf:
-            raise self._unknown("marginals at a time", "infer with horizon=N", "its horizon is infinite")
+            raise ValueError("over an infinite horizon states have no marginals at a time; infer with horizon=N")
         return forward(self.belief, self.conduct)
 
     @lazy
@@ -244,6 +244,10 @@ class GaussianPosterior(Posterior):
             why = "part of it is certain: a covariance of its start, its dynamics or its policy is singular"
             raise self._unknown("densities of trajectories", "ask marginal(site)", why)
         return score_trajectories(self.belief, self.conduct, states, actions)
+
+    def _refuse_failure(self, what: str) -> None:
+        if not self.status.ok and self.messages is None and "conduct" not in self.__dict__:
+            raise ValueError(f"there is no posterior to {what}: {self.status}")
 
     def _index(self, t: int, last: int | None = None) -> int:
         self._refuse_failure("look into")

@@ -24,8 +24,8 @@ from cai.inference.gaussian.problem import GaussianPrior, GaussianProblem, Quadr
 __all__ = ["stationary_posterior"]
 
 ROUNDS = 60  # of doubling: horizons up to 2^60 steps
-BLOCKS = 400  # of plain steps where doubling does not apply, 128 each
 SETTLED = 1e-14  # relative change of P
+MARGIN = 1e-9  # from 1, of the modulus of an eigenvalue that counts as stable
 RESIDUAL = 1e-9  # relative, of the stationary equation
 UNKNOWN = ("log_evidence", "elbo", "believed_return", "luck", "policy_divergence", "policy_entropy")
 
@@ -43,14 +43,24 @@ def stationary_posterior(
             the stationary law, and no bound is known.
     """
     problem = replace(problem, endless=True)
+    last = backward(problem)
+    failure = first_failure(problem, last)
+    if failure is not None:  # then the last step of every finite horizon has no finite value
+        found = details | {"step": "last", "eigenvalue": failure.eigenvalue, "failed": failure.kind}
+        return _failed(problem, common, found, failure.sentence(), Status.INFINITE)
     P = _limit(problem)
     if P is None:
         return _failed(problem, common, details, "values of longer and longer horizons grow without end")
-    messages, per_step = _completed(problem, P)
+    gain = backward(_followed_by(problem, P, torch.zeros_like(P[..., 0]))).gain[..., 0, :, :]
+    closed = problem.A[..., 0, :, :] + problem.B[..., 0, :, :] @ gain
+    if average and not (largest := float(torch.linalg.eigvals(closed.detach()).abs().amax())) < 1 - MARGIN:
+        why = f"under its policy the chain has no stationary law: an eigenvalue of A + B K has modulus {largest:.6g}"
+        return _failed(problem, common, details, why, Status.NOT_ASSURED)
+    messages, per_step = _completed(problem, P, gain, closed)
     failure = first_failure(problem, messages)
     if failure is not None:
         return _failed(problem, common, details | {"eigenvalue": failure.eigenvalue}, failure.sentence())
-    if not bool((messages.first.P - P).abs().amax() <= RESIDUAL * (1 + P.abs().amax())):
+    if not bool((messages.first.P - P).abs().amax() <= RESIDUAL * P.abs().amax()):
         return _failed(problem, common, details, "doubled horizons settle where no stationary equation holds")
     policy = GaussianPrior(messages.gain, messages.offset, messages.covariance)
     parts = common | {"problem": problem, "conduct": policy, "belief": believe(problem, messages)}
@@ -77,9 +87,7 @@ def _limit(problem: GaussianProblem) -> Tensor | None:
     n, root = problem.num_states, problem.discount**0.5
     cost = problem.folded().P[..., 0, :, :].expand(*problem.batch, -1, -1)
     A, B = problem.A[..., 0, :, :], problem.B[..., 0, :, :]
-    factor, fault = torch.linalg.cholesky_ex(cost[..., n:, n:])
-    if bool((fault != 0).any()):
-        return _stepped(problem)
+    factor = torch.linalg.cholesky(cost[..., n:, n:])
     freed = torch.cholesky_solve(cost[..., n:, :n], factor)
     A = root * (A - B @ freed)
     G = problem.discount * B @ torch.cholesky_solve(B.mT.expand(*factor.shape[:-2], *B.mT.shape[-2:]), factor)
@@ -98,41 +106,29 @@ def _limit(problem: GaussianProblem) -> Tensor | None:
     return None
 
 
-def _stepped(problem: GaussianProblem) -> Tensor | None:
-    """The same by plain steps, for costs of actions that have no inverse."""
-    P = torch.zeros_like(problem.A[..., 0, :, :]).expand(*problem.batch, -1, -1)
-    nothing = torch.zeros_like(P[..., 0])
-    many = replace(problem, horizon=128)
-    for _ in range(BLOCKS):
-        before, P = P, backward(replace(many, final=Quadratic(P, nothing, nothing[..., 0]))).first.P
-        size = P.detach().abs().amax()
-        if not bool(torch.isfinite(size)):
-            return None
-        if bool((P - before).detach().abs().amax() <= SETTLED * size):
-            return P
-    return None
+def _completed(problem: GaussianProblem, P: Tensor, gain: Tensor, closed: Tensor) -> tuple[Messages, Tensor]:
+    """The stationary messages whose quadratic part is P, and what a step adds to their constant, [...].
 
-
-def _completed(problem: GaussianProblem, P: Tensor) -> tuple[Messages, Tensor]:
-    """The stationary messages whose quadratic part is P, and what a step adds to their constant, [...]."""
-    n, discount = problem.num_states, problem.discount
-    nothing = torch.zeros_like(P[..., 0])
-    gain = backward(replace(problem, final=Quadratic(P, nothing, nothing[..., 0]))).gain[..., 0, :, :]
-    closed = problem.A[..., 0, :, :] + problem.B[..., 0, :, :] @ gain
-    linear = problem.folded().p[..., 0, :]
-    own = torch.eye(n, dtype=P.dtype, device=P.device)
-    right = (
-        linear[..., :n]
-        + times(gain.mT, linear[..., n:])
-        + discount * times(closed.mT, times(P, problem.offset[..., 0, :]))
-    )
+    Args:
+        problem: of one step.
+        P: [..., n, n].
+        gain: [..., m, n], K of the policy.
+        closed: [..., n, n], A + B K.
+    """
+    discount, lift, linear = problem.discount, _lift(gain), problem.folded().p[..., 0, :]
+    own = torch.eye(problem.num_states, dtype=P.dtype, device=P.device)
+    right = times(lift.mT, linear) + discount * times(closed.mT, times(P, problem.offset[..., 0, :]))
     p = torch.linalg.solve_ex(own - discount * closed.mT, right[..., None]).result[..., 0]
-    messages = backward(replace(problem, final=Quadratic(P, p, nothing[..., 0])))
+    messages = backward(_followed_by(problem, P, p))
     per_step = messages.first.rho
     if discount < 1:
-        rho = per_step / (1 - discount)
-        messages = backward(replace(problem, final=Quadratic(P, p, rho)))
+        messages = backward(_followed_by(problem, P, p, per_step / (1 - discount)))
     return messages, per_step
+
+
+def _followed_by(problem: GaussianProblem, P: Tensor, p: Tensor, rho: Tensor | None = None) -> GaussianProblem:
+    """The problem of one step, after which a state costs 1/2 s'P s + p's + rho."""
+    return replace(problem, final=Quadratic(P, p, torch.zeros_like(p[..., 0]) if rho is None else rho))
 
 
 # ---- what it is worth -------------------------------------------------------------------------------------------
@@ -158,8 +154,7 @@ def _paid_by_state(problem: GaussianProblem, policy: GaussianPrior) -> tuple[Qua
     n = problem.num_states
     gain, offset, covariance = policy.gain[..., 0, :, :], policy.offset[..., 0, :], policy.covariance[..., 0, :, :]
     C, g = problem.cost[..., 0, :, :], problem.linear[..., 0, :]
-    own = torch.eye(n, dtype=gain.dtype, device=gain.device).expand(*gain.shape[:-2], n, n)
-    lift = torch.cat([own, gain], -2)
+    lift = _lift(gain)
     z = torch.cat([torch.zeros_like(offset[..., :1]).expand(*offset.shape[:-1], n), offset], -1)
     cost = Quadratic(
         symmetric(lift.mT @ C @ lift),
@@ -170,6 +165,13 @@ def _paid_by_state(problem: GaussianProblem, policy: GaussianPrior) -> tuple[Qua
     )
     paid = stage_divergence(policy, problem.prior)
     return cost, Quadratic(paid.P[..., 0, :, :], paid.p[..., 0, :], paid.rho[..., 0])
+
+
+def _lift(gain: Tensor) -> Tensor:
+    """[I; K], [..., n + m, n]: what a state and the mean action in it are together."""
+    n = gain.shape[-1]
+    own = torch.eye(n, dtype=gain.dtype, device=gain.device).expand(*gain.shape[:-2], n, n)
+    return torch.cat([own, gain], -2)
 
 
 def _discounted_sum(stage: Quadratic, chain: _Chain, problem: GaussianProblem) -> Tensor:
@@ -185,12 +187,14 @@ def _discounted_sum(stage: Quadratic, chain: _Chain, problem: GaussianProblem) -
 
 
 def _lyapunov(A: Tensor, Q: Tensor, discount: float) -> Tensor:
-    """X = Q + discount A X A', by one linear system over its entries."""
-    n = A.shape[-1]
-    Q = Q.expand(torch.broadcast_shapes(A.shape, Q.shape))
-    pairs = torch.einsum("...ij,...kl->...ikjl", A, A).reshape(*A.shape[:-2], n * n, n * n)
-    own = torch.eye(n * n, dtype=A.dtype, device=A.device)
-    return symmetric(torch.linalg.solve(own - discount * pairs, Q.reshape(*Q.shape[:-2], n * n, 1)).reshape(Q.shape))
+    """X = Q + discount A X A', by doubling the number of terms of its series (Smith 1968): sums of equal signs."""
+    A, X = discount**0.5 * A, symmetric(Q).expand(torch.broadcast_shapes(A.shape, Q.shape))
+    for _ in range(ROUNDS):
+        change = symmetric(A @ X @ A.mT)
+        X, A = X + change, A @ A
+        if not bool(change.detach().abs().amax() > SETTLED / 10 * X.detach().abs().amax()):
+            break
+    return X
 
 
 def _discounted(
@@ -227,11 +231,6 @@ def _averaged(
 ) -> GaussianPosterior:
     """The answer per step of the long run, whose law is that of the stable chain under the policy."""
     chain = _chain(problem, policy)
-    largest = float(torch.linalg.eigvals(chain.A.detach()).abs().amax())
-    if not largest < 1 - 1e-9:
-        why = f"under its policy the chain has no stationary law: an eigenvalue of A + B K has modulus {largest:.6g}"
-        common = {name: parts[name] for name in ("backend", "target", "model", "horizon")}
-        return _failed(problem, common, details, why, Status.NOT_ASSURED)
     own = torch.eye(problem.num_states, dtype=chain.A.dtype, device=chain.A.device)
     mean = torch.linalg.solve(own - chain.A, chain.c[..., None])[..., 0]
     spread = _lyapunov(chain.A, chain.W, 1.0)

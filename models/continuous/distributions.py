@@ -59,7 +59,7 @@ class SingularNormal(TorchDistribution):
     has_rsample = True
 
     def __init__(self, mean: Tensor, covariance: Tensor) -> None:
-        self.mean_, self.covariance = mean, covariance
+        self.mean_, self.covariance_matrix = mean, covariance
         values, self.vectors = torch.linalg.eigh(covariance.detach())
         zero = values <= POSITIVE * values[..., -1:].clamp(min=0)
         self.variances = torch.where(zero, torch.zeros_like(values), values)
@@ -74,11 +74,11 @@ class SingularNormal(TorchDistribution):
     @property
     def variance(self) -> Tensor:
         """[..., n], of each coordinate."""
-        return self.covariance.diagonal(dim1=-2, dim2=-1).expand(*self.batch_shape, *self.event_shape)
+        return self.covariance_matrix.diagonal(dim1=-2, dim2=-1).expand(*self.batch_shape, *self.event_shape)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> SingularNormal:
         """A distribution with the larger batch shape."""
-        return SingularNormal(self.mean_.expand(*batch_shape, *self.event_shape), self.covariance)
+        return SingularNormal(self.mean_.expand(*batch_shape, *self.event_shape), self.covariance_matrix)
 
     def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:
         """Draws [*sample_shape, ..., n]; gradients pass to the mean."""

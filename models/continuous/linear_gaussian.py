@@ -131,7 +131,7 @@ class LinearGaussianModel(World):
                 f"the reward is a {type(reward).__name__}; a LinearGaussianModel takes a QuadraticReward (any other "
                 "reward makes a ContinuousModel)"
             )
-        if self.horizon == math.inf and reward.final is not None:
+        if self.horizon == math.inf and reward.has_final:
             raise ValueError("the horizon is infinite, and a final reward is never paid; leave out final")
         put("reward", reward.fitted(n, m, self.horizon))
         put("action_prior", _read_prior(self.action_prior, n, m, self.horizon))
@@ -237,15 +237,18 @@ class LinearGaussianModel(World):
         mean = _apply(step.A, state) + _apply(step.B, action) + step.offset
         return gaussian(mean, step.noise, self._roots(f"noise {self._key(t)}", step.noise))
 
-    def paid(self, state: Tensor, action: Tensor, following: Tensor, t: int) -> Tensor:
+    def step_reward(self, state: Tensor, action: Tensor, t: int) -> Tensor:
         step = self.matrices(t)
         cost = 0.5 * quadratic_form(state, step.Q, state) + quadratic_form(state, step.N, action)
         cost = cost + 0.5 * quadratic_form(action, step.R, action)
         cost = cost + (step.q * state).sum(-1) + (step.r * action).sum(-1) + step.const
-        if t + 1 == self.horizon:
-            Qf, qf, constf = self.final
-            cost = cost + 0.5 * quadratic_form(following, Qf, following) + (qf * following).sum(-1) + constf
         return -cost
+
+    def last_reward(self, state: Tensor) -> Tensor | None:
+        if not self.reward.has_final:
+            return None
+        Qf, qf, constf = self.final
+        return -(0.5 * quadratic_form(state, Qf, state) + (qf * state).sum(-1) + constf)
 
     def _facts(self) -> dict[str, Any]:
         batch = {"batch": list(self.batch_shape)} if self.batch_shape else {}

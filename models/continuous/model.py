@@ -113,11 +113,11 @@ class ContinuousModel(World):
         moved = self.dynamics(state, action, t)
         return Delta(moved, event_dim=1, validate_args=False) if isinstance(moved, Tensor) else moved
 
-    def paid(self, state: Tensor, action: Tensor, following: Tensor, t: int) -> Tensor:
-        reward: Tensor = self.reward(state, action, t)
-        if self.final_reward is not None and t + 1 == self.horizon:
-            reward = reward + self.final_reward(following)
-        return reward
+    def step_reward(self, state: Tensor, action: Tensor, t: int) -> Tensor:
+        return self.reward(state, action, t)
+
+    def last_reward(self, state: Tensor) -> Tensor | None:
+        return None if self.final_reward is None else self.final_reward(state)
 
     def has_ended(self, state: Tensor) -> Tensor | None:
         return None if self.terminal is None else self.terminal(state)

@@ -66,6 +66,12 @@ class QuadraticReward(KnownNames):
         read = [None if part is None else _numbers(part, name) for part, name in zip(parts, FINAL, strict=False)]
         object.__setattr__(self, "final", (*read, *[None] * (len(FINAL) - len(read))))
 
+    @property
+    def has_final(self) -> bool:
+        """Whether there is a final reward: a part of it that is not zero, or has a history."""
+        parts = [part for part in self.final or () if part is not None]
+        return any(bool(part.detach().any()) or part.requires_grad for part in parts)
+
     def fitted(self, n: int, m: int, horizon: int | float) -> QuadraticReward:
         """The same reward with nothing left out, checked against a model of n states, m actions and T steps.
 

@@ -213,7 +213,11 @@ def _restriction(factor: _Restricted) -> dict[str, Any]:
     return parts | {"times": None if factor.times is None else sorted(factor.times)}
 
 
-@storable("reward-restricted", pack=_restriction)
+def _of_restriction(parts: dict[str, Any]) -> _Restricted:
+    return _Restricted(**parts | {"times": None if parts["times"] is None else frozenset(parts["times"])})
+
+
+@storable("reward-restricted", pack=_restriction, unpack=_of_restriction)
 @dataclass(frozen=True, eq=False)
 class _Restricted(Wrapper):
     times: frozenset[int] | None

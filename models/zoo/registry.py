@@ -15,10 +15,13 @@ from cai.models.zoo.chains import chain, double_chain, river_swim
 from cai.models.zoo.grids import cliff, four_rooms, maze, windy
 from cai.models.zoo.gridworld import bridge, gridworld
 from cai.models.zoo.hidden import kitchen, kitchen_observations, tiger, tiger_observations
+from cai.models.zoo.linear import double_integrator, lqg
 from cai.models.zoo.operations import inventory, machine
+from cai.models.zoo.plane import dubins, multi_goal
 from cai.models.zoo.random_mdps import random_mdp
 from cai.models.zoo.risk import ladder, lottery
 from cai.models.zoo.roads import small_roads, street_places, three_paths
+from cai.models.zoo.swing import cart_pole, pendulum
 from cai.models.zoo.toy_text import gymnasium_model
 
 __all__ = ["ModelEntry", "available_models", "build_model", "state_places"]
@@ -34,13 +37,15 @@ class ModelEntry:
         build: makes the model; its docstring holds the source.
         observations: where the state is hidden, makes what is seen of it.
         places: where a graph has places of its own, (x, y) of each state; None for a process that is not of this kind.
+        continuous: whether states and actions are vectors, so that it is no table.
     """
 
     name: str
     summary: str
-    build: Callable[..., TrajectoryModel]
+    build: Callable[..., Any]
     observations: Callable[..., ObservationModel] | None = None
     places: Callable[[TrajectoryModel], list[tuple[float, float]] | None] | None = None
+    continuous: bool = False
 
     @property
     def options(self) -> tuple[str, ...]:
@@ -95,6 +100,17 @@ _BUILT_IN = (
     ModelEntry("machine", "run a machine that wears, or replace it", machine),
     ModelEntry("tiger", "listen, or open one of two doors; the state is hidden", tiger, tiger_observations),
     ModelEntry("kitchen", "to the kettle or to the fridge? an intent to be inferred", kitchen, kitchen_observations),
+    ModelEntry(
+        "double-integrator",
+        "push a cart to the origin and stop it there: linear-Gaussian",
+        double_integrator,
+        continuous=True,
+    ),
+    ModelEntry("lqg", "an unstable plant that is seen through noise: linear-Gaussian (Doyle)", lqg, continuous=True),
+    ModelEntry("pendulum", "swing a pendulum up with a motor too weak to lift it", pendulum, continuous=True),
+    ModelEntry("cart-pole", "swing up the pole on a cart (Barto, Sutton and Anderson)", cart_pole, continuous=True),
+    ModelEntry("dubins", "a car that can only steer, past two discs (Dubins)", dubins, continuous=True),
+    ModelEntry("multi-goal", "a point among four goals that are equally good (Haarnoja)", multi_goal, continuous=True),
     ModelEntry("random-mdp", "a Garnet: random successors, probabilities and rewards, by seed", random_mdp),
     _gymnasium_entry(
         "FrozenLake-v1",
@@ -115,7 +131,7 @@ _BUILT_IN = (
 def available_models() -> dict[str, ModelEntry]:
     """Every model known by name: the built-in ones, and the plug-ins of the entry-point group `cai.models`.
 
-    A plug-in is a function that returns a `TrajectoryModel`; the first line of its docstring is its summary.
+    A plug-in is a function that returns a model; the first line of its docstring is its summary.
     """
     return _built_in() | _plugins().made
 
@@ -130,7 +146,7 @@ def _plugins() -> Plugins:
 
 def _entry(name: str, build: Any) -> ModelEntry:
     if not callable(build):
-        raise TypeError(f"it is a {type(build).__name__}; expected a function that returns a TrajectoryModel")
+        raise TypeError(f"it is a {type(build).__name__}; expected a function that returns a model")
     entry = ModelEntry(name, (inspect.getdoc(build) or "a plug-in").splitlines()[0], build)
     _ = entry.options  # of what has no signature nobody could say what it takes
     return entry
@@ -144,8 +160,10 @@ def state_places(model: TrajectoryModel) -> list[tuple[float, float]] | None:
     return None
 
 
-def build_model(name: str, **options: Any) -> TrajectoryModel:
+def build_model(name: str, **options: Any) -> Any:
     """Builds a model by name, or any Gymnasium environment with a `P` table by its id.
+
+    Most are `TrajectoryModel`s; those of continuous states are `LinearGaussianModel`s or `ContinuousModel`s.
 
     Args:
         name: one of `available_models()` ("river_swim" is "river-swim"), or a Gymnasium id.

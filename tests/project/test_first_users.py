@@ -20,13 +20,19 @@ def test_a_seed_that_no_generator_takes_is_refused(seed):
         check(ask, ValueError, r"seed is .*give a whole number from 0 to 2\^63 - 1")
 
 
-def test_what_keeps_an_endless_answer_away_is_named():
-    with pytest.raises(InferenceError, match=r"expected reward of action .* in state .* is 9, and a policy may go on"):
-        infer(bridge(horizon=math.inf), "variational")
-    with pytest.raises(InferenceError, match=r"discount \* rho\(M\) is 2\.394"):
-        infer(bridge(horizon=math.inf, goal_reward=50.0, step_cost=-1.0), "exact")
-    (row,) = compare(bridge(horizon=math.inf), ["value-iteration"]).rows
-    assert "expected reward of action" in row.detail
+@pytest.mark.parametrize("name", ["exact", "variational", "value-iteration", "risk:eta=0.5", "risk:eta=-0.5"])
+def test_what_keeps_an_endless_answer_away_is_named(name):
+    paid = bridge(horizon=math.inf, goal_reward=50.0, step_cost=-1.0)
+    with pytest.raises(InferenceError, match=r"from state \(0,1\) on values grow without end"):
+        infer(paid, name)
+    (row,) = compare(paid, [name]).rows
+    assert "grow without end" in row.detail
+
+
+@pytest.mark.parametrize("name", ["exact", "variational", "value-iteration"])
+def test_a_reward_for_entering_an_end_keeps_no_answer_away(name):
+    endless, long = (infer(bridge(horizon=horizon), name) for horizon in (math.inf, 2000))
+    assert float(endless.elbo) == pytest.approx(float(long.elbo), abs=1e-9)
 
 
 def test_fixed_dynamics_ask_for_expected_rewards_below_zero():

@@ -21,12 +21,15 @@ ARROWS = {
         trajectory -> processes
         trajectory -> rewards
         continuous -> common
+        continuous -> processes
+        continuous -> rewards
         continuous -> trajectory
         programs -> common
         programs -> continuous
         programs -> rewards
         programs -> trajectory
         zoo -> common
+        zoo -> continuous
         zoo -> processes
         zoo -> rewards
         zoo -> trajectory

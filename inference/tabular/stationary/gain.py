@@ -18,7 +18,7 @@ import numpy as np
 from cai.inference.tabular.stationary.graphs import closed_classes, end_components, reaching, surely_reaching
 from cai.inference.tabular.stationary.linear_systems import LinearSystem
 from cai.inference.tabular.stationary.newton import Chains, as_good
-from cai.inference.tabular.stationary.steps import Moves, Steps, Values
+from cai.inference.tabular.stationary.steps import TINY, Moves, Steps, Values
 
 __all__ = ["Rate", "hard_rate", "soft_rate"]
 
@@ -27,7 +27,6 @@ NEWTON = 60  # of Newton's steps in a row
 WIDENINGS = 6  # of the bound on values
 SETTLE = 10_000  # backups in which values are to settle that the equation leaves open
 STALLS = 10  # attempts in a row that do not bring the bounds on the gain to half of what they were
-TINY = float(np.finfo(np.float64).tiny)
 LOOK = 200  # steps of a chain by which a state is found that it is in often
 MANY = 1_000  # backups in a row at most, between attempts at Newton's steps
 
@@ -282,7 +281,8 @@ def _leading(steps: Steps, chains: Chains, chosen: Array, reference: int) -> tup
     goal[best] = True
     led = reaching(sources, targets, goal)[:-1]
     if not led.all():
-        nearer = surely_reaching(steps.states, steps.pairs, steps.targets, np.append(led, False))[1][:-1]
+        goal = np.append(led, False)
+        nearer = surely_reaching(steps.states, steps.pairs, steps.targets, steps.chances, goal)[1][:-1]
         chosen = np.where(led, chosen, nearer)
     return chosen, reference if reference in best else int(best[0])
 

@@ -130,22 +130,29 @@ def end_components(states: Array, pairs: Array, targets: Array, usable: Array, n
         if not (leaves & kept).any():
             break
         kept &= ~leaves
+        gone = np.ones(number, dtype=bool)
+        gone[states[kept]] = False
+        rank, edges = np.cumsum(kept) - 1, kept[pairs]
+        gone = attracted(states[kept], rank[pairs[edges]], targets[edges], gone, by_any=True)
+        kept &= ~(np.bincount(pairs[gone[targets]], minlength=len(states)) > 0)
     inside = np.zeros(number, dtype=bool)
     inside[states[kept]] = True
     return np.where(inside, labels, -1), kept
 
 
-def surely_reaching(states: Array, pairs: Array, targets: Array, goal: Array) -> tuple[Array, Array]:
+def surely_reaching(states: Array, pairs: Array, targets: Array, chances: Array, goal: Array) -> tuple[Array, Array]:
     """Where some choice of pairs reaches the goal with probability 1.
 
     Args:
-        states: int [R], the state of each pair.
-        pairs: int [E], the pair of each edge.
+        states: int [R], ascending: the state of each pair.
+        pairs: int [E], ascending: the pair of each edge.
         targets: int [E], where it leads.
+        chances: [E], its probability given the pair.
         goal: bool [N + 1].
 
     Returns:
-        (bool [N + 1], such states; int [N + 1], a pair of each that leads nearer, -1 in the goal and elsewhere).
+        (bool [N + 1], such states; int [N + 1], the pair of each that is the likeliest to lead to the next state on a
+        shortest path, -1 in the goal and elsewhere).
     """
     kept = np.ones(len(states), dtype=bool)
     sources = states[pairs]
@@ -157,7 +164,10 @@ def surely_reaching(states: Array, pairs: Array, targets: Array, goal: Array) ->
             break
         kept &= ~leaves
     nearer = kept[pairs] & (hops[sources] == targets)
+    likely = np.bincount(pairs[nearer], chances[nearer].astype(np.float64), len(states))
+    able = np.flatnonzero(likely > 0)
+    order = able[np.lexsort((-likely[able], states[able]))]
+    first = np.append(True, states[order][1:] != states[order][:-1])[: len(order)]
     found = np.full(len(goal), -1)
-    found[sources[nearer][::-1]] = pairs[nearer][::-1]
-    found[goal] = -1
+    found[states[order[first]]] = order[first]
     return hops > -2, found

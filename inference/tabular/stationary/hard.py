@@ -91,7 +91,7 @@ def solve_hard(solution: Solution, group: Array) -> None:
             return
         merged = _Merged(steps, pairs, edges, unknown, solution.worth)
         part, end = merged.steps, np.append(np.zeros(merged.steps.number, dtype=bool), True)
-        sure, chosen = surely_reaching(part.states, part.pairs, part.targets, end)
+        sure, chosen = surely_reaching(part.states, part.pairs, part.targets, part.chances, end)
         if not sure.all():
             _put_endless(solution, merged, ~sure[:-1])
             continue

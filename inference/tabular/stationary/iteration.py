@@ -32,7 +32,8 @@ from cai.models.trajectory.model import TrajectoryModel
 __all__ = ["Fits", "Settling", "Stationary", "policy_at", "q_values_at", "solve_group", "stationary_messages"]
 
 Array = np.ndarray[Any, Any]
-EIGENVALUE_LIMIT = 1000  # states up to which rho(F') is computed
+LEAST = 1e-280  # nats: values below have no relative accuracy, as float64 ends at 1e-308
+EIGENVALUE_LIMIT = 200  # states up to which rho(F') is computed
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,7 @@ class Fits:
         size = np.abs(values)
         if not self.one_sign:
             size = np.maximum(size.max(initial=0.0), self.largest)
-        return bool((errors <= self.tolerance * size).all())
+        return bool((errors <= self.tolerance * np.maximum(size, LEAST)).all())
 
 
 def solve_group(solution: Solution, group: Array, accelerate: bool) -> None:

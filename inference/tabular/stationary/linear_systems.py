@@ -302,8 +302,8 @@ class LinearSystem:
             length = float(np.abs(step).max() / np.abs(x).max())
             if length <= EPS:
                 return x
-            if length > 0.5 * last:
-                return x if length < 1e-9 else None
+            if length > 0.5 * last:  # as good as its side is known, however far the chain carries that
+                return x if length < 1e-9 or (np.abs(left) <= 16 * EPS * size).all() else None
             x, last = x + step, length
         return x
 

@@ -19,9 +19,19 @@ import torch
 
 from cai.inference.tabular.stationary.graphs import reaching
 from cai.inference.tabular.stationary.linear_systems import DENSE_LIMIT, LinearSystem, Pattern
-from cai.inference.tabular.stationary.steps import Moves, Steps, Values
+from cai.inference.tabular.stationary.steps import TINY, Moves, Steps, Values
 
-__all__ = ["TIES", "Chains", "Found", "as_good", "error_bound", "grows", "policy_iteration", "soft_policy_iteration"]
+__all__ = [
+    "TIES",
+    "Chains",
+    "Found",
+    "as_good",
+    "error_bound",
+    "grows",
+    "policy_iteration",
+    "soft_policy_iteration",
+    "value_of_prior",
+]
 
 Array = np.ndarray[Any, Any]
 STALLS = 6  # steps without progress after which rounding is all that is left
@@ -29,11 +39,15 @@ FLOOR = 1e6  # of the rounding of delta: what is left below which progress may e
 NEAR = 4.0  # of the rounding of delta: what is left at which no step is worth its price
 FAR = 1e12  # how far values are pushed, relative to their size, to see whether they would move on
 LOOKS = (25, 100, 300)  # steps after which growth is looked for
+PEELS = 50  # times that states are taken out which do not move on with the others
 LEAP = 1e6  # the length of a step, relative to the values, before which growth is looked for
 ROUND = 128  # backups over which growth is looked for
 LARGE = 50_000  # edges beyond which it is fewer
+NOISE = 1e4  # of the rounding of delta: what a better pair may bring that is no more than an error of values
 TIES = 1e-12  # of what a move changes: moves worse by less are as good
 CHECKS = 6  # attempts at a bound
+AHEAD = 8  # backups after which the next policy is looked for
+LATE = 8  # policies after which the value of the prior is looked at
 
 
 @dataclass(frozen=True)
@@ -113,6 +127,8 @@ def soft_policy_iteration(steps: Steps, values: Values, limit: int, chains: Chai
             return Found(values, count)
         step = chains.solve(moves, moves.delta)
         following = None if step is None else values.moved(step)
+        if step is not None and not step.any():
+            return Found(values, count)
         lost = following is None or not np.isfinite(following.high).all()
         leaps = step is not None and float(np.abs(step).max()) > LEAP * (1 + float(np.abs(values.high).max()))
         if lost or leaps or count in LOOKS:
@@ -129,6 +145,8 @@ def policy_iteration(steps: Steps, chosen: Array, limit: int, values: Values | N
     """Howard's algorithm from a policy that ends; a pair is given up for one that is better by more than rounding.
 
     If the new policy does not end, its closed class earns more than it did with every round, so values grow for ever.
+    Else the next policy is the best some backups later, if that one ends (modified policy iteration); and where there
+    are many, values go on from the larger of the policy's and the prior's: v <= F(v) holds for all of these.
 
     Args:
         steps: the problem.
@@ -138,37 +156,87 @@ def policy_iteration(steps: Steps, chosen: Array, limit: int, values: Values | N
     """
     chains = Chains(steps)
     values = steps.values(np.zeros(steps.number)) if values is None else values
-    end = np.append(np.zeros(steps.number, dtype=bool), True)
+    least, since = np.inf, 0
     for count in range(1, limit + 1):
-        edges = np.isin(np.arange(len(steps.states)), chosen)[steps.pairs]
-        ends = reaching(steps.sources[edges], steps.targets[edges], end)[:-1]
+        ends = _ends(steps, chosen)
         if not ends.all():
             return Found(values, count, ~ends, chosen)
-        best = np.inf
-        for _ in range(8):
-            moves = steps.moves(values, chosen)
-            left = moves.left
-            if left <= 0.5 or left > 0.5 * best:
-                break
-            step = chains.solve(moves, moves.delta)
-            if step is None:
-                return Found(values, limit, None, chosen)
-            best, values = left, values.moved(step)
-        moves = steps.moves(values)
-        better = moves.delta > moves.advantages[chosen] + moves.rounding
-        if not better.any():
+        evaluated = _value_of(steps, chains, chosen, values)
+        if evaluated is None:
             return Found(values, count, None, chosen)
-        first = np.flatnonzero(moves.advantages >= moves.delta[steps.states])[::-1]
-        top = np.zeros(steps.number, dtype=np.int64)
-        top[steps.states[first]] = first
-        chosen = np.where(better, top, chosen)
+        values = evaluated if count != LATE else _larger(evaluated, value_of_prior(steps, chains))
+        following, gap = _better(steps, steps.moves(values), chosen)
+        least, since = (gap, 0) if gap < 0.5 * least else (least, since + 1)
+        if gap <= 1 or (gap < NOISE and since >= 2):  # values are off by more than moves are, so ties flip
+            return Found(values, count, None, chosen)
+        later = values
+        for _ in range(AHEAD):
+            later = later.moved(steps.moves(later).delta)
+        ahead, _ = _better(steps, steps.moves(later), chosen)
+        if _ends(steps, ahead).all():
+            following, values = ahead, later
+        chosen = following
     return Found(values, limit, None, chosen)
 
 
+def _ends(steps: Steps, chosen: Array) -> Array:
+    """Bool [N], the states from which the pairs [N] that are chosen lead to the end."""
+    edges = np.isin(np.arange(len(steps.states)), chosen)[steps.pairs]
+    end = np.append(np.zeros(steps.number, dtype=bool), True)
+    return reaching(steps.sources[edges], steps.targets[edges], end)[:-1]
+
+
+def _value_of(steps: Steps, chains: Chains, chosen: Array, values: Values) -> Values | None:
+    """The values of a policy that ends, worked off from others until rounding is left; None if it ends too late."""
+    best = np.inf
+    for _ in range(8):
+        moves = steps.moves(values, chosen)
+        left = moves.left
+        if left <= 0.5 or left > 0.5 * best:
+            break
+        step = chains.solve(moves, moves.delta)
+        if step is None:
+            return None
+        best, values = left, values.moved(step)
+    return values
+
+
+def _better(steps: Steps, moves: Moves, chosen: Array) -> tuple[Array, float]:
+    """(int [N], the best pair where it beats the chosen one by more than rounding; by how many roundings at most)."""
+    gaps = (moves.delta - moves.advantages[chosen]) / np.maximum(moves.rounding, TINY)
+    first = np.flatnonzero(moves.advantages >= moves.delta[steps.states])[::-1]
+    top = np.zeros(steps.number, dtype=np.int64)
+    top[steps.states[first]] = first
+    return np.where(gaps > 1, top, chosen), float(gaps.max(initial=0.0))
+
+
+def value_of_prior(steps: Steps, chains: Chains) -> Values | None:
+    """What the prior is worth under the true dynamics, as far as both are allowed; v <= F(v). None if it never ends."""
+    nothing = np.zeros(steps.number)
+    kept, taken = 1 - steps.lost, 1 - steps.refused
+    policy = steps.prior / np.add.reduceat(steps.prior, steps.first_pairs)[steps.states]
+    chances = steps.chances / np.add.reduceat(steps.chances, steps.first_edges)[steps.pairs]
+    paid = steps.rewards + np.add.reduceat(chances * steps.gains, steps.first_edges)
+    if steps.eta != 0:
+        paid = paid + np.log(kept) / steps.eta
+    side = np.add.reduceat(policy * paid, steps.first_pairs) + np.log(taken)
+    found = chains.solve(Moves(nothing, nothing, paid, policy, policy[steps.pairs] * chances), side)
+    return None if found is None else steps.values(found)
+
+
+def _larger(values: Values, others: Values | None) -> Values:
+    """The larger of both, state by state."""
+    if others is None:
+        return values
+    first = values.total >= others.total
+    return Values(np.where(first, values.high, others.high), np.where(first, values.low, others.low))
+
+
 def grows(steps: Steps, values: Values, rounds: bool = True) -> Array | None:
-    """Bool [N], states that move on and on however far along they are pushed: those that move most, or all; else None.
+    """Bool [N], states that move on and on however far along they are pushed; else None.
 
     What leads elsewhere weighs nothing against a push so long, so a backup that moves all of them moves them for ever.
+    Tried are the states that move most, then all, less those that do not move on when all of these are pushed.
     Values are looked at after one backup and after many: in a circle of states each may fall in turn while all rise.
 
     Args:
@@ -183,11 +251,15 @@ def grows(steps: Steps, values: Values, rounds: bool = True) -> Array | None:
             continue
         sign = float(np.sign(moved[np.argmax(np.abs(moved))]))
         far = sign * FAR * (float(np.abs(values.total).max()) + 1.0 + largest)
-        for leading in (sign * moved >= 0.5 * largest, np.ones(steps.number, dtype=bool)):
-            pushed = values.moved(np.where(leading, far, 0.0))
-            least = 100 * count * steps.moves(pushed).rounding
-            if bool((sign * _moved(steps, pushed, count) > least)[leading].all()):
-                return leading
+        fastest, every = sign * moved >= 0.5 * largest, np.ones(steps.number, dtype=bool)
+        for leading, tries in (fastest, 1), (every, PEELS if count == 1 else 2):
+            for _ in range(tries):
+                pushed = values.moved(np.where(leading, far, 0.0))
+                least = 100 * count * steps.moves(pushed).rounding
+                goes_on = leading & (sign * _moved(steps, pushed, count) > least)
+                if (goes_on == leading).all() and leading.any():
+                    return leading
+                leading = goes_on
     return None
 
 
@@ -212,7 +284,7 @@ def error_bound(steps: Steps, found: Found, chains: Chains | None = None) -> Arr
 
     def encloses(width: Array) -> tuple[bool, Moves]:
         up, down = steps.moves(values.moved(width)), steps.moves(values.moved(-width))
-        return bool((up.delta <= -up.rounding).all() and (down.delta >= down.rounding).all()), up
+        return bool((up.delta <= TINY - up.rounding).all() and (down.delta >= down.rounding - TINY).all()), up
 
     if chains.last is not None:  # the chain of a step before is as good, if what it gives does
         width = chains.solve_last(side)

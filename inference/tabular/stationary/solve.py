@@ -23,9 +23,10 @@ from cai.inference.tabular.stationary.newton import (
     grows,
     policy_iteration,
     soft_policy_iteration,
+    value_of_prior,
 )
 from cai.inference.tabular.stationary.path_sums import path_sums
-from cai.inference.tabular.stationary.steps import Moves, Steps, Values
+from cai.inference.tabular.stationary.steps import Steps, Values
 
 __all__ = ["Solution", "conclude", "solve_by_backups", "solve_soft"]
 
@@ -145,7 +146,7 @@ def solve_soft(solution: Solution, group: Array) -> None:
         elif part.eta == 0 and np.isin(np.arange(len(part.states)), part.pairs[part.targets == part.number]).all():
             values = part.values(np.zeros(part.number))  # whatever is chosen may end at once
         else:
-            values = _value_of_prior(part, chains)
+            values = value_of_prior(part, chains) or part.values(np.zeros(part.number))
         found = soft_policy_iteration(part, values, solution.left() - 1, chains)
         solution.count, solution.jumps = solution.count + found.steps + 1, solution.jumps + found.steps + 1
         if found.grew is None:
@@ -198,21 +199,6 @@ def conclude(
     parts = Values(found.values.high[every], found.values.low[every])
     solution.put(unknown, parts, np.inf if bound is None else bound[every])
     return part, found
-
-
-def _value_of_prior(steps: Steps, chains: Chains) -> Values:
-    """What the prior is worth under the true dynamics, as far as both are allowed; v <= F(v)."""
-    nothing = np.zeros(steps.number)
-    kept, taken = 1 - steps.lost, 1 - steps.refused
-    policy = steps.prior / np.add.reduceat(steps.prior, steps.first_pairs)[steps.states]
-    chances = steps.chances / np.add.reduceat(steps.chances, steps.first_edges)[steps.pairs]
-    paid = steps.rewards + np.add.reduceat(chances * steps.gains, steps.first_edges)
-    if steps.eta != 0:
-        paid = paid + np.log(kept) / steps.eta
-    side = np.add.reduceat(policy * paid, steps.first_pairs) + np.log(taken)
-    moves = Moves(nothing, nothing, paid, policy, policy[steps.pairs] * chances)
-    found = chains.solve(moves, side)
-    return steps.values(nothing if found is None else found)
 
 
 def solve_by_backups(solution: Solution, group: Array, accelerate: bool) -> None:

@@ -22,9 +22,10 @@ import torch
 
 from cai.models.trajectory.model import TrajectoryModel
 
-__all__ = ["Moves", "Steps", "Values", "log_mean_exp", "steps_of", "summed"]
+__all__ = ["TINY", "Moves", "Steps", "Values", "log_mean_exp", "steps_of", "summed"]
 
 Array = np.ndarray[Any, Any]
+TINY = float(np.finfo(np.float64).tiny)  # nats: what is less is 0 to whoever reads the answer
 LONG_LIMIT = 100_000  # edges up to which everything is computed in long double
 
 
@@ -75,8 +76,7 @@ class Moves:
     @property
     def left(self) -> float:
         """The largest |delta|, in units of its rounding."""
-        moved = self.delta != 0
-        return float((np.abs(self.delta[moved]) / self.rounding[moved]).max(initial=0.0))
+        return float((np.abs(self.delta) / np.maximum(self.rounding, TINY)).max(initial=0.0))
 
 
 @dataclass(frozen=True)
@@ -155,6 +155,8 @@ class Steps:
         """
         pairs = pairs & states[self.states]
         edges = edges & pairs[self.pairs]
+        if states.all() and pairs.all() and edges.all():
+            return self
         inside = np.append(states, False)
         place = np.append(np.cumsum(states) - 1, 0)
         number = int(states.sum())
@@ -293,42 +295,66 @@ def steps_of(model: TrajectoryModel, eta: float, hard: bool) -> Steps:
     pairs = np.cumsum(fresh) - 1
     of_state, of_action = states[fresh], actions[fresh]
     count = len(of_state)
-    chances, offered = _whole(chances, pairs, count), _whole(prior[of_state, of_action], of_state, number)
+    chances, offered = _whole(chances, pairs), _whole(prior[of_state, of_action], of_state)
     means = np.zeros(count)
     if eta == 0:
         with np.errstate(invalid="ignore"):
-            means = np.add.reduceat(chances * rewards, np.searchsorted(pairs, np.arange(count))) if count else means
-        falls = (np.arange(count), np.full(count, number), np.full(count, 1 - discount), np.zeros(count))
+            means = np.add.reduceat(chances * rewards, np.flatnonzero(fresh)) if count else means
         rewards = np.zeros_like(rewards)
-    else:
-        falls = (pairs, np.full(len(pairs), number), (1 - discount) * chances, rewards)
-    parts = (pairs, targets, discount * chances, rewards)
+    parts = (pairs, targets, chances, rewards)
     if discount < 1:
-        parts = tuple(np.concatenate(both) for both in zip(parts, falls, strict=True))  # type: ignore[assignment]
-        order = np.argsort(parts[0], kind="stable")
-        parts = tuple(part[order] for part in parts)  # type: ignore[assignment]
+        parts = _falling(*parts, np.flatnonzero(fresh), number, discount)
     nothing = np.zeros(count)
     return Steps(number, float(eta), hard, of_state, of_action, offered, means, *parts, nothing, np.zeros(number))
 
 
-def _whole(chances: Array, groups: Array, number: int) -> Array:
+def _falling(
+    pairs: Array, targets: Array, chances: Array, gains: Array, first: Array, number: int, discount: float
+) -> tuple[Array, Array, Array, Array]:
+    """Edges [E] and those of a discount, which fall into the end: one behind each pair's, or one behind each edge.
+
+    One is enough where all edges of every pair have the same gain.
+
+    Args:
+        pairs: int [E], ascending.
+        targets: int [E].
+        chances: [E].
+        gains: [E].
+        first: int [R], the first edge of each pair.
+        number: N, the number of the end.
+        discount: below 1.
+    """
+    alike = bool((gains == gains[first][pairs]).all())
+    rows = np.arange(len(first)) if alike else pairs
+    missing = np.full(len(rows), 1 - discount) if alike else (1 - discount) * chances
+    old = np.arange(len(pairs)) + (pairs if alike else np.arange(len(pairs)))
+    new = np.append(first[1:], len(pairs)) + rows if alike else old + 1
+    falls = (rows, np.full(len(rows), number), missing, gains[first] if alike else gains)
+
+    def both(edges: Array, others: Array) -> Array:
+        found = np.empty(len(old) + len(new), dtype=edges.dtype)
+        found[old], found[new] = edges, others
+        return found
+
+    kept = (pairs, targets, discount * chances, gains)
+    return both(kept[0], falls[0]), both(kept[1], falls[1]), both(kept[2], falls[2]), both(kept[3], falls[3])
+
+
+def _whole(chances: Array, groups: Array) -> Array:
     """Probabilities in long double, the largest of each group being what the others leave of 1.
 
     Args:
         chances: [E], float64, positive.
         groups: int [E], ascending: the group of each.
-        number: of groups; those without an entry are passed over.
     """
     found = chances.astype(np.longdouble)
     if not len(found):
         return found
-    present, first = np.unique(groups, return_index=True)
-    missing = np.zeros(number, dtype=np.longdouble)
-    missing[present] = 1 - np.add.reduceat(found, first)
-    largest = np.zeros(number)
-    largest[present] = np.maximum.reduceat(chances, first)
-    places = np.flatnonzero(chances >= largest[groups])
-    _, once = np.unique(groups[places], return_index=True)
-    places = places[once]
-    found[places] += missing[groups[places]]
+    fresh = np.append(True, groups[1:] != groups[:-1])
+    first, rank = np.flatnonzero(fresh), np.cumsum(fresh) - 1
+    missing = 1 - np.add.reduceat(found, first)
+    places = np.flatnonzero(chances >= np.maximum.reduceat(chances, first)[rank])[::-1]
+    largest = np.empty_like(first)
+    largest[rank[places]] = places  # of equals the first
+    found[largest] += missing
     return found

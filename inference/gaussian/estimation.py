@@ -1,0 +1,198 @@
+"""Estimation by the same messages: filter and smoother of a linear-Gaussian chain that is seen through noise.
+
+There are no actions, alpha = eta = 1, and the reward of a step is log N(y_t; C s_t, V): the evidence then is the
+likelihood of the observations, and the marginals of the exact posterior are the smoother's.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from cai.inference.gaussian.messages import backward, outcome_step
+from cai.inference.gaussian.moments import believe, condition, forward
+from cai.inference.gaussian.problem import GaussianPrior, GaussianProblem, Quadratic, at_steps, symmetric, times
+from cai.models.common.checks import float_tensor
+from cai.models.continuous.matrices import SINGULAR, check_covariance, read_matrix
+
+__all__ = ["Estimates", "kalman_filter", "kalman_smoother", "observation_costs", "read_sensor"]
+
+
+class Estimates(NamedTuple):
+    """What is known of the states s_1 .. s_N.
+
+    Attributes:
+        means: [..., N, n].
+        covariances: [..., N, n, n].
+        log_likelihood: [...], log p(y_1 .. y_N), nats.
+    """
+
+    means: Tensor
+    covariances: Tensor
+    log_likelihood: Tensor
+
+
+class _Chain(NamedTuple):
+    """A chain that is seen: matrices with a time axis, and the costs -log N(y_t; C s, V) of N observations."""
+
+    A: Tensor
+    offset: Tensor
+    noise: Tensor
+    mean: Tensor
+    covariance: Tensor
+    seen: Quadratic
+    number: int
+
+
+def kalman_filter(
+    y: Any, A: Any, C: Any, *, noise: Any, observation_noise: Any, initial: tuple[Any, Any], offset: Any = None
+) -> Estimates:
+    """States given the observations up to their own time, E[s_t | y_1 .. y_t] (Kalman 1960).
+
+        s_1 ~ N(m1, S1),   s_{t+1} = A s_t + offset + N(0, noise),   y_t = C s_t + N(0, observation_noise)
+
+    y_1 is seen from s_1, with no transition before it. A matrix [n, n] is constant; with more axes, the axis before the
+    matrix axes is time (N - 1 or 1 for transitions, N or 1 for what is seen), and those before it are batch. Gradients
+    pass through every argument.
+
+    Args:
+        y: observations [..., N, d].
+        A: [..., n, n].
+        C: [..., d, n].
+        noise: [..., n, n], of a transition; may be singular or zero.
+        observation_noise: V [..., d, d]; positive definite.
+        initial: (m1 [..., n], S1 [..., n, n]).
+        offset: [..., n]; zero unless given.
+
+    Returns:
+        (means [..., N, n], covariances [..., N, n, n], log_likelihood [...]), `Estimates`.
+
+    Raises:
+        ValueError: if shapes do not fit, a number is not finite, or a covariance is none.
+    """
+    chain = _read_chain(y, A, C, noise, observation_noise, initial, offset)
+    one = chain.mean.new_ones(())
+    mean, covariance = chain.mean, chain.covariance
+    means, covariances, likelihood = [], [], mean.new_zeros(())
+    moves = [at_steps(part, own, chain.number - 1) for part, own in ((chain.A, 2), (chain.offset, 1), (chain.noise, 2))]
+    costs = [at_steps(part, own, chain.number) for part, own in zip(chain.seen, (2, 1, 0), strict=True)]
+    for t, cost in enumerate(Quadratic(*parts) for parts in zip(*costs, strict=True)):
+        if t:
+            A, drift, W = (part[t - 1] for part in moves)
+            mean, covariance = times(A, mean) + drift, symmetric(A @ covariance @ A.mT) + W
+        likelihood = likelihood - outcome_step(cost, covariance, one)(mean)
+        mean, covariance, _ = condition(mean, covariance, cost.P, cost.p, one)
+        means.append(mean)
+        covariances.append(covariance)
+    means, covariances = torch.broadcast_tensors(*means), torch.broadcast_tensors(*covariances)
+    return Estimates(torch.stack(means, -2), torch.stack(covariances, -3), likelihood)
+
+
+def kalman_smoother(
+    y: Any, A: Any, C: Any, *, noise: Any, observation_noise: Any, initial: tuple[Any, Any], offset: Any = None
+) -> Estimates:
+    """States given all observations, E[s_t | y_1 .. y_N] (Rauch, Tung and Striebel 1965), by backward messages.
+
+    The chain, the arguments and what is raised are those of `kalman_filter`:
+
+        s_1 ~ N(m1, S1),   s_{t+1} = A s_t + offset + N(0, noise),   y_t = C s_t + N(0, observation_noise)
+
+    Args:
+        y: observations [..., N, d].
+        A: [..., n, n].
+        C: [..., d, n].
+        noise: [..., n, n], of a transition; may be singular or zero.
+        observation_noise: V [..., d, d]; positive definite.
+        initial: (m1 [..., n], S1 [..., n, n]).
+        offset: [..., n]; zero unless given.
+
+    Returns:
+        (means [..., N, n], covariances [..., N, n, n], log_likelihood [...]), `Estimates`.
+
+    Raises:
+        ValueError: if shapes do not fit, a number is not finite, or a covariance is none.
+    """
+    chain = _read_chain(y, A, C, noise, observation_noise, initial, offset)
+    last, steps = chain.number - 1, chain.seen
+    n, constant = chain.A.shape[-1], steps.P.shape[-3] == 1
+    problem = GaussianProblem(
+        A=chain.A,
+        B=chain.A.new_zeros(1, n, 0),
+        offset=chain.offset,
+        noise=chain.noise,
+        cost=steps.P if constant else steps.P[..., :last, :, :],
+        linear=steps.p[..., :last, :],
+        constant=steps.rho[..., :last],
+        final=Quadratic(steps.P[..., -1, :, :], steps.p[..., -1, :], steps.rho[..., -1]),
+        mean=chain.mean,
+        covariance=chain.covariance,
+        horizon=last,
+        temperature=chain.mean.new_ones(()),
+    )
+    messages = backward(problem, 1.0)
+    moments = forward(believe(problem, messages), GaussianPrior(messages.gain, messages.offset, messages.covariance))
+    return Estimates(moments.state_means, moments.state_covariances, messages.start)
+
+
+def observation_costs(y: Tensor, C: Tensor, V: Tensor) -> Quadratic:
+    """-log N(y; C s, V) as a function of s: P [..., T, n, n], p [..., T, n], rho [..., T]."""
+    root = torch.linalg.cholesky(V)
+    shape = torch.broadcast_shapes(C.shape[:-2], y.shape[:-1], root.shape[:-2])
+    d, n = C.shape[-2:]
+    fixed = torch.broadcast_shapes(C.shape[:-2], root.shape[:-2])
+    sensor = torch.linalg.solve_triangular(root, C.expand(*fixed, d, n), upper=False)
+    value = torch.linalg.solve_triangular(root, y.expand(*shape, d)[..., None], upper=False)
+    width = root.diagonal(dim1=-2, dim2=-1).log().sum(-1) + d / 2 * math.log(2 * math.pi)
+    rho = value.square().sum((-2, -1)) / 2 + width
+    return Quadratic(sensor.mT @ sensor, -(sensor.mT @ value)[..., 0], rho)
+
+
+def read_sensor(C: Any, observation_noise: Any, d: int | None, n: int, times: int) -> tuple[Tensor, Tensor]:
+    """C [..., T or 1, d, n] and V [..., T or 1, d, d] of what is seen at some times; d is that of C unless given.
+
+    Raises:
+        TypeError, ValueError: naming the matrix, if a shape does not fit, or V is no covariance with an inverse.
+    """
+    sizes = {"d": int(float_tensor(C, "C")[0].shape[-2:][0]) if d is None else d, "n": n}
+    sensor, _ = read_matrix(C, "C", "d n", sizes, times)
+    V, rounding = read_matrix(observation_noise, "observation_noise", "d d", sizes, times)
+    V = check_covariance(V, "observation_noise", rounding, times)
+    eigenvalues = torch.linalg.eigvalsh(V.detach())
+    if bool((eigenvalues[..., 0] <= SINGULAR * eigenvalues[..., -1]).any()):
+        raise ValueError(
+            "observation_noise is singular, so some direction is seen exactly, and the observations have no density; "
+            "add a little to its diagonal"
+        )
+    return _timed(sensor, 2), _timed(V, 2)
+
+
+def _read_chain(
+    y: Any, A: Any, C: Any, noise: Any, observation_noise: Any, initial: tuple[Any, Any], offset: Any
+) -> _Chain:
+    seen, _ = float_tensor(y, "y")
+    if seen.dim() < 2 or seen.shape[-2] < 1:
+        raise ValueError(f"y has shape {list(seen.shape)}; expected [..., N, d], N observations of d numbers")
+    if not bool(torch.isfinite(seen.detach()).all()):
+        raise ValueError("y holds NaN or inf; give finite numbers, and leave out what was not observed")
+    if not isinstance(initial, (tuple, list)) or len(initial) != 2:
+        raise ValueError("initial is no pair; give (m1, S1), the mean [n] and the covariance [n, n] of s_1")
+    number, n = seen.shape[-2], int(float_tensor(A, "A")[0].shape[-1:][0])
+    sizes, steps = {"n": n}, max(1, number - 1)
+    transition, _ = read_matrix(A, "A", "n n", sizes, steps)
+    sensor, V = read_sensor(C, observation_noise, seen.shape[-1], n, number)
+    drift, _ = read_matrix(transition.new_zeros(n) if offset is None else offset, "offset", "n", sizes, steps)
+    W, rounding = read_matrix(noise, "noise", "n n", sizes, steps)
+    W = check_covariance(W, "noise", rounding, steps)
+    mean, _ = read_matrix(initial[0], "the mean of initial", "n", sizes, None)
+    covariance, rounding = read_matrix(initial[1], "the covariance of initial", "n n", sizes, None)
+    covariance = check_covariance(covariance, "the covariance of initial", rounding, None)
+    costs = observation_costs(seen, sensor, V)
+    return _Chain(_timed(transition, 2), _timed(drift, 1), _timed(W, 2), mean, covariance, costs, number)
+
+
+def _timed(part: Tensor, own: int) -> Tensor:
+    """The part with an axis for time before its `own` axes."""
+    return part if part.dim() > own else part[None]

@@ -1,0 +1,199 @@
+"""Filter, smoother and LQG, each against its textbook: plain recursions in numpy, Pyro's own, and sampled loops."""
+
+import math
+
+import numpy as np
+import pyro.distributions as dist
+import pytest
+import torch
+from gaussian_models import as_model, integrator
+from gaussian_oracle import random_numbers
+
+import cai
+from cai.inference import NotKnown, kalman_filter, kalman_smoother, lqg
+from cai.models import Flat
+
+
+def seen_chain(seed, number=8, changing=True):
+    """Random matrices of a chain, and observations of it, as numpy arrays."""
+    rng = np.random.default_rng(seed)
+    n, d = int(rng.integers(1, 5)), int(rng.integers(1, 4))
+    T = number - 1 if changing else 1
+
+    def covariance(size, *lead, rank=None):
+        root = rng.normal(size=(*lead, size, rank or size))
+        return root @ np.swapaxes(root, -1, -2) / size
+
+    return {
+        "y": rng.normal(size=(number, d)) * 2,
+        "A": np.eye(n) + 0.3 * rng.normal(size=(T, n, n)),
+        "C": rng.normal(size=(number if changing else 1, d, n)),
+        "noise": covariance(n, T, rank=max(1, n - 1)),
+        "observation_noise": covariance(d, number if changing else 1) + 0.1 * np.eye(d),
+        "initial": (rng.normal(size=n), covariance(n)),
+        "offset": rng.normal(size=(T, n)),
+    }
+
+
+def plain_filter(y, A, C, noise, observation_noise, initial, offset):
+    """Kalman's filter and the smoother of Rauch, Tung and Striebel, step by step."""
+    number, (mean, covariance) = len(y), initial
+    at = lambda part, t: part[min(t, len(part) - 1)]  # noqa: E731
+    means, covariances, predictions, total = [], [], [], 0.0
+    for t in range(number):
+        if t:
+            mean = at(A, t - 1) @ mean + at(offset, t - 1)
+            covariance = at(A, t - 1) @ covariance @ at(A, t - 1).T + at(noise, t - 1)
+            predictions.append((mean, covariance))
+        H = at(C, t)
+        S = H @ covariance @ H.T + at(observation_noise, t)
+        gain = covariance @ H.T @ np.linalg.inv(S)
+        surprise = y[t] - H @ mean
+        total -= (surprise @ np.linalg.solve(S, surprise) + np.linalg.slogdet(2 * math.pi * S)[1]) / 2
+        mean, covariance = mean + gain @ surprise, covariance - gain @ S @ gain.T
+        means.append(mean)
+        covariances.append(covariance)
+    smooth = [(means[-1], covariances[-1])]
+    for t in reversed(range(number - 1)):
+        before, spread = predictions[t]
+        back = covariances[t] @ at(A, t).T @ np.linalg.pinv(spread, rcond=1e-13)
+        mean = means[t] + back @ (smooth[0][0] - before)
+        smooth.insert(0, (mean, covariances[t] + back @ (smooth[0][1] - spread) @ back.T))
+    return (np.stack(means), np.stack(covariances), total), [np.stack(part) for part in zip(*smooth, strict=True)]
+
+
+@pytest.mark.parametrize("changing", [True, False])
+@pytest.mark.parametrize("seed", range(5))
+def test_filter_and_smoother_are_those_of_the_textbook(seed, changing):
+    chain = seen_chain(seed, changing=changing)
+    (means, covariances, total), (smooth, spreads) = plain_filter(**chain)
+    filtered, smoothed = kalman_filter(**chain), kalman_smoother(**chain)
+    for found, expected in zip(
+        (*filtered, *smoothed), (means, covariances, total, smooth, spreads, total), strict=True
+    ):
+        assert np.allclose(found, expected, rtol=1e-9, atol=1e-9)
+    assert torch.allclose(filtered.means[-1], smoothed.means[-1], atol=1e-10)
+
+
+def test_the_likelihood_is_that_of_pyros_gaussian_hmm():
+    chain = seen_chain(3, changing=False)
+    t = {name: torch.as_tensor(part) for name, part in chain.items() if name not in ("initial",)}
+    n, d = t["A"].shape[-1], t["y"].shape[-1]
+    noise = t["noise"][0] + 0.1 * torch.eye(n)
+    # Pyro's chain moves before it is seen: its start is one step before s_1.
+    start = dist.MultivariateNormal(torch.zeros(n).double(), 1e-3 * torch.eye(n).double())
+    model = dist.GaussianHMM(
+        start,
+        t["A"][0].T,
+        dist.MultivariateNormal(t["offset"][0], noise),
+        t["C"][0].T,
+        dist.MultivariateNormal(torch.zeros(d).double(), t["observation_noise"][0]),
+        duration=len(t["y"]),
+    )
+    first = (t["offset"][0], 1e-3 * t["A"][0] @ t["A"][0].T + noise)
+    found = kalman_filter(
+        t["y"], t["A"], t["C"], noise=noise, observation_noise=t["observation_noise"], initial=first, offset=t["offset"]
+    )
+    assert float(found.log_likelihood) == pytest.approx(float(model.log_prob(t["y"])), rel=1e-9)
+
+
+def test_one_observation_batches_and_gradients():
+    chain = seen_chain(1, number=1, changing=False)
+    (means, covariances, total), _ = plain_filter(**chain)
+    for found in (kalman_filter(**chain), kalman_smoother(**chain)):
+        assert np.allclose(found.means, means)
+        assert np.allclose(found.covariances, covariances)
+        assert float(found.log_likelihood) == pytest.approx(total)
+    chain = seen_chain(2)
+    many = torch.as_tensor(chain.pop("y")) + torch.randn(3, 1, 1).double()
+    for ask in (kalman_filter, kalman_smoother):
+        found = ask(many, **chain)
+        assert found.log_likelihood.shape == (3,)
+        for b in range(3):
+            alone = ask(many[b], **chain)
+            assert torch.allclose(found.means[b], alone.means, atol=1e-12)
+            assert float(found.log_likelihood[b]) == pytest.approx(float(alone.log_likelihood))
+    A = torch.as_tensor(chain.pop("A")).requires_grad_()
+    likelihoods = [ask(many[0], A, **chain).log_likelihood for ask in (kalman_filter, kalman_smoother)]
+    slopes = [torch.autograd.grad(likelihood, A)[0] for likelihood in likelihoods]
+    assert torch.allclose(*slopes, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"y": [[math.nan]]}, "y holds NaN"),
+        ({"y": [1.0]}, r"expected \[\.\.\., N, d\]"),
+        ({"A": [[1.0, 2.0]]}, "A has shape"),
+        ({"noise": [[-1.0]]}, "noise.*eigenvalue -1"),
+        ({"observation_noise": [[0.0]]}, "observation_noise is singular.*add a little"),
+        ({"C": [[1.0], [2.0]]}, r"C has shape \[2, 1\].*d = 1"),
+        ({"initial": [0.0]}, "initial is no pair"),
+        ({"A": [[[1.0]], [[1.0]], [[1.0]]]}, "A has shape.*time"),
+    ],
+)
+def test_what_does_not_fit_is_named(changes, text):
+    chain = {"y": [[1.0], [2.0]], "A": [[1.0]], "C": [[1.0]], "noise": [[1.0]], "observation_noise": [[1.0]]}
+    chain |= {"initial": ([0.0], [[1.0]])}
+    for ask in (kalman_filter, kalman_smoother):
+        with pytest.raises(ValueError, match=text):
+            ask(**chain | changes)
+
+
+@pytest.mark.parametrize("flat", [False, True])
+@pytest.mark.parametrize("seed", range(4))
+def test_the_formula_of_lqg_is_what_its_loop_earns(seed, flat):
+    numbers = random_numbers(seed, flat=flat)
+    model, rng = as_model(numbers), np.random.default_rng(seed)
+    T, n, _ = numbers.sizes
+    C, V = rng.normal(size=(T, 2, n)), np.eye(2) * rng.uniform(0.1, 2.0)
+    answer = lqg(model, C, observation_noise=V)
+    assert float(answer.elbo) <= float(cai.infer(model, "variational").elbo)
+    bound = answer.believed_return / answer.temperature - answer.policy_divergence
+    assert float(bound) == pytest.approx(float(answer.elbo), rel=1e-11)
+    chain = {"noise": numbers.W, "observation_noise": V[None], "initial": (numbers.m1, numbers.S1)}
+    expected = plain_filter(rng.normal(size=(T, 2)), numbers.A, C, offset=np.zeros((T, n)), **chain)[0][1]
+    assert np.allclose(answer.estimate_covariances, expected, atol=1e-9)
+
+
+def test_the_loop_of_lqg_is_the_one_that_is_sampled_and_no_other_linear_policy_is_better():
+    model, C, V = integrator(), [[1.0, 0.0]], [[0.2]]
+    answer = lqg(model, C, observation_noise=V)
+    drawn = answer.sample(40_000, seed=2)
+    mean, covariance = answer.marginal("s_11")
+    assert (drawn.states[:, 10].T.cov() - covariance).abs().max() < 0.03 * covariance.max()
+    returns = sum(
+        model.paid(drawn.states[:, t], drawn.actions[:, t], drawn.states[:, t + 1], t) for t in range(model.horizon)
+    )
+    assert abs(float(returns.mean() - answer.believed_return)) < 5 * float(returns.std()) / 200
+    assert mean.shape == (2,)
+    best = float(answer.elbo)
+    for seed in range(20):
+        generator = torch.Generator().manual_seed(seed)
+        policy = answer.conduct
+        gain = policy.gain + 0.05 * torch.randn(policy.gain.shape, generator=generator, dtype=torch.float64)
+        offset = policy.offset + 0.05 * torch.randn(policy.offset.shape, generator=generator, dtype=torch.float64)
+        parts = {name: getattr(answer, name) for name in ("problem", "belief", "estimate_covariances")}
+        other = type(answer)(
+            **parts, conduct=policy._replace(gain=gain, offset=offset), horizon=10, status=answer.status
+        )
+        assert float(other.account.believed_return / 2 - other.account.policy_divergence) < best
+
+
+def test_lqg_without_noise_in_the_sensor_is_the_policy_that_sees_the_state():
+    model = integrator(action_prior=Flat())
+    prices = [lqg(model, torch.eye(2), observation_noise=size * torch.eye(2)).details["price"] for size in (1e-4, 1e-6)]
+    assert prices[0] / prices[1] == pytest.approx(100, rel=0.05)
+    answer = lqg(model, torch.eye(2), observation_noise=torch.eye(2))
+    with pytest.raises(NotKnown, match="observations"):
+        answer.log_prob(*answer.sample(2))
+    with pytest.raises(ValueError, match="finite horizons"):
+        lqg(integrator(horizon=math.inf, reward=None), [[1.0, 0.0]], observation_noise=[[1.0]])
+    with pytest.raises(TypeError, match="LinearGaussianModel"):
+        lqg(None, [[1.0, 0.0]], observation_noise=[[1.0]])
+
+
+def test_lqg_answers_travel(tmp_path):
+    answer = lqg(integrator(), [[1.0, 0.0]], observation_noise=[[0.2]])
+    answer.save(tmp_path / "answer")
+    assert float(cai.load(tmp_path / "answer").believed_return) == pytest.approx(float(answer.believed_return))

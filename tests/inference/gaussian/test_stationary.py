@@ -1,0 +1,154 @@
+"""Infinite horizons with fixed dynamics, against scipy's Riccati solver, long finite horizons and long simulations."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from gaussian_models import integrator
+from scipy.linalg import solve_discrete_are
+
+import cai
+from cai.inference import Status
+from cai.models import Flat, LinearGaussianModel, LinearNormal, QuadraticReward
+
+
+def endless(seed, *, flat, discount=0.95, **changes):
+    """A random model of an infinite horizon with cross and affine terms; unstable without control."""
+    rng = np.random.default_rng(seed)
+    n, m = int(rng.integers(1, 6)), int(rng.integers(1, 4))
+    root = rng.normal(size=(n + m, n + m))
+    C = root @ root.T / (n + m) + 0.1 * np.eye(n + m)
+    noise = rng.normal(size=(n, n))
+    prior = LinearNormal(0.2 * rng.normal(size=(m, n)), rng.normal(size=m), (0.5 + rng.random()) * np.eye(m))
+    reward = QuadraticReward(C[:n, :n], C[n:, n:], C[:n, n:], rng.normal(size=n), rng.normal(size=m), 0.3)
+    parts = {
+        "A": 1.05 * np.eye(n) + 0.2 * rng.normal(size=(n, n)),
+        "B": rng.normal(size=(n, m)),
+        "noise": noise @ noise.T * 0.1,
+        "offset": 0.2 * rng.normal(size=n),
+        "initial": (rng.normal(size=n), np.eye(n)),
+        "horizon": math.inf,
+        "discount": discount,
+        "temperature": math.exp(rng.uniform(-1, 1)),
+        "reward": reward,
+        "action_prior": Flat() if flat else prior,
+    }
+    return LinearGaussianModel(**parts | changes), C
+
+
+def riccati(model, C):
+    """scipy's P and K, the prior folded in by hand."""
+    n, root = model.state_dim, math.sqrt(model.discount)
+    C = C.copy()
+    if isinstance(model.action_prior, LinearNormal):
+        J = np.hstack([-model.action_prior.K0.numpy(), np.eye(model.action_dim)])
+        C = C + model.temperature * J.T @ np.linalg.inv(model.action_prior.L.numpy()) @ J
+    A, B = root * model.A.numpy(), root * model.B.numpy()
+    P = solve_discrete_are(A, B, C[:n, :n], C[n:, n:], s=C[:n, n:])
+    return P, -np.linalg.solve(C[n:, n:] + B.T @ P @ B, B.T @ P @ A + C[n:, :n])
+
+
+@pytest.mark.parametrize("flat", [True, False])
+@pytest.mark.parametrize("seed", range(6))
+def test_the_stationary_message_is_scipys_riccati_solution(seed, flat):
+    model, C = endless(seed, flat=flat)
+    P, K = riccati(model, C)
+    answer = cai.infer(model, "variational")
+    assert np.allclose(answer.message(0).P, P, rtol=1e-10, atol=1e-10 * np.abs(P).max())
+    assert np.allclose(answer.gain(7), K, rtol=1e-9, atol=1e-10)
+    alpha = model.temperature
+    bound = answer.believed_return / alpha - answer.policy_divergence
+    assert float(bound) == pytest.approx(float(answer.elbo), rel=1e-10)
+    average, C = endless(seed, flat=flat, discount=1.0, criterion="average")
+    P, K = riccati(average, C)
+    answer = cai.infer(average, "variational")
+    assert np.allclose(answer.message(0).P, P, rtol=1e-9, atol=1e-9 * np.abs(P).max())
+    assert np.allclose(answer.gain(0), K, rtol=1e-8, atol=1e-9)
+    assert answer.elbo is None
+    gained = answer.believed_return - alpha * answer.policy_divergence
+    assert float(gained) == pytest.approx(float(answer.gain), rel=1e-9)
+
+
+@pytest.mark.parametrize("discount", [0.9, 1.0])
+def test_it_is_the_limit_of_finite_horizons(discount):
+    changes = {"criterion": "average"} if discount == 1 else {}
+    model, _ = endless(3, flat=False, discount=discount, **changes)
+    answer, finite = cai.infer(model, "variational"), model.replace(criterion="total")
+    long, longer = (cai.infer(finite.replace(horizon=T), "variational") for T in (800, 801))
+    state = torch.randn(model.state_dim, dtype=torch.float64)
+    assert torch.allclose(long.gain(0), answer.gain(0), rtol=1e-10)
+    assert torch.allclose(long.offset(0), answer.offset(0), rtol=1e-9, atol=1e-12)
+    assert torch.allclose(long.covariance(0), answer.covariance(0))
+    if discount < 1:
+        assert float(long.value(state, 0)) == pytest.approx(float(answer.value(state, 0)), rel=1e-10)
+        assert float(long.elbo) == pytest.approx(float(answer.elbo), rel=1e-10)
+        assert float(long.believed_return) == pytest.approx(float(answer.believed_return), rel=1e-10)
+        assert float(long.policy_entropy) == pytest.approx(float(answer.policy_entropy), rel=1e-10)
+        expected = model.reward  # Q = r + discount E V
+        assert expected is not None
+        assert float(long.q_value(state, torch.ones(model.action_dim), 0)) == pytest.approx(
+            float(answer.q_value(state, torch.ones(model.action_dim), 0)), rel=1e-10
+        )
+    else:
+        gain = float(longer.value(state, 0) - long.value(state, 0))
+        assert gain == pytest.approx(float(answer.gain), rel=1e-8)
+        apart = [float(found.value(state, 0) - found.value(0 * state, 0)) for found in (long, answer)]
+        assert apart[0] == pytest.approx(apart[1], rel=1e-8)
+        law = answer.details["stationary_mean"], answer.details["stationary_covariance"]
+        moments = long.moments
+        assert torch.allclose(moments.state_means[400], law[0], rtol=1e-8, atol=1e-10)
+        assert torch.allclose(moments.state_covariances[400], law[1], rtol=1e-7)
+
+
+def test_a_flat_prior_needs_a_cost_of_actions_as_every_last_step_does():
+    free = integrator(horizon=math.inf, discount=0.9, reward=QuadraticReward(Q=torch.eye(2)), action_prior=Flat())
+    answer = cai.infer(free, "variational", throw=False)
+    assert (answer.status, answer.details["step"], answer.details["eigenvalue"]) == (Status.INFINITE, "last", 0.0)
+    assert cai.infer(free.replace(action_prior=LinearNormal(L=torch.eye(1))), "variational").status.ok
+
+
+def test_what_has_no_stationary_answer_says_so():
+    lost = integrator(A=[[1.2, 0.0], [0.0, 0.5]], B=[[0.0], [1.0]], horizon=math.inf, discount=0.9, reward=_cost())
+    answer = cai.infer(lost, "variational", throw=False)
+    assert answer.status is Status.DIVERGED
+    assert "grow without end" in answer.details["why"]
+    with pytest.raises(ValueError, match="diverged"):
+        answer.gain(0)
+    kept = lost.replace(discount=0.5)
+    assert cai.infer(kept, "variational").status.ok
+    reward = QuadraticReward(Q=torch.diag(torch.tensor([0.0, 1.0])), R=torch.eye(1))
+    parts = {"A": [[1.0, 0.0], [0.0, 0.5]], "B": [[0.0], [1.0]], "horizon": math.inf, "criterion": "average"}
+    idle = integrator(**parts, reward=reward)
+    assert cai.infer(idle, "variational", throw=False).status is Status.NOT_ASSURED
+    unbounded = integrator(horizon=math.inf, discount=0.9, reward=QuadraticReward(Q=-torch.eye(2)), action_prior=Flat())
+    assert not cai.infer(unbounded, "variational", throw=False).status.ok
+
+
+def _cost():
+    return QuadraticReward(Q=torch.eye(2), R=torch.eye(1))
+
+
+def test_marginals_and_policies_of_an_infinite_horizon():
+    answer = cai.infer(integrator(horizon=math.inf, discount=0.9, reward=_cost()), "variational")
+    policy = answer.policy()
+    assert policy.horizon == math.inf
+    assert torch.equal(policy.mean(torch.ones(2), 0), policy.mean(torch.ones(2), 1000))
+    assert answer.marginal("s_1").mean.shape == (2,)
+    with pytest.raises(ValueError, match="infinite horizon"):
+        answer.marginal("s_2")
+    for ask in (lambda: answer.sample(1), lambda: answer.policy("plan")):
+        with pytest.raises(ValueError, match="infer with horizon=N"):
+            ask()
+
+
+def test_gradients_pass_through_the_stationary_answer():
+    discount = 0.9
+
+    def bound(Q, temperature):
+        reward = QuadraticReward(Q=Q @ Q.T, R=torch.eye(1))
+        model = integrator(horizon=math.inf, discount=discount, reward=reward, temperature=temperature)
+        return cai.infer(model, "variational").elbo
+
+    parts = (torch.randn(2, 2, dtype=torch.float64), torch.tensor(1.3, dtype=torch.float64))
+    assert torch.autograd.gradcheck(bound, [part.requires_grad_() for part in parts], atol=1e-6)
