@@ -70,7 +70,7 @@ class PlanPosterior(Posterior):
 
 @torch.no_grad()
 def in_the_world(model: Any, policy: Policy, num_samples: int, seed: int) -> tuple[Tensor, Tensor]:
-    """States [N, T + 1, n] and actions [N, T, m] of a policy in a continuous model; inf once a discount ends a chain."""
+    """States [N, T + 1, n] and actions [N, T, m] of a policy in a continuous model; inf once a chain ended."""
     generator = torch.Generator().manual_seed(seed)
     state = model.reset(num_samples, generator)
     states, actions = [state], []
