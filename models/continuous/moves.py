@@ -90,17 +90,16 @@ def near_nodes(distribution: Any, grid: Grid, what: str) -> tuple[Tensor, Tensor
     directions = [i for i in range(root.shape[-1]) if bool(root.detach()[..., i].any())]
     nodes, shares = np.polynomial.hermite_e.hermegauss(POINTS)
     shares = shares / shares.sum()
-    numbers, weights, out = [], [], torch.zeros(mean.shape[:-1], dtype=torch.bool)
+    found, shared = [], []
     for picks in itertools.product(range(POINTS), repeat=len(directions)):
         point, weight = mean, 1.0
         for direction, pick in zip(directions, picks, strict=True):
             point = point + nodes[pick] * root[..., direction]
             weight = weight * float(shares[pick])
         number, share = grid.around(point)
-        numbers.append(number)
-        weights.append(share * weight)
-    out = grid.outside(mean.detach())
-    return *merged(torch.cat(numbers, -1), torch.cat(weights, -1)), out
+        found.append(number)
+        shared.append(share * weight)
+    return *merged(torch.cat(found, -1), torch.cat(shared, -1)), grid.outside(mean.detach())
 
 
 def _gaussian_parts(distribution: Any, what: str) -> tuple[Tensor, Tensor]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from cai.models.continuous.world import World
 
-__all__ = ["DivergedRollout", "draw_step", "draw_start"]
+__all__ = ["DivergedRollout", "Rollout", "draw_start", "draw_step", "run_chains"]
 
 
 class DivergedRollout(ValueError):
@@ -32,6 +32,49 @@ class DivergedRollout(ValueError):
             f"{what} at time index {step} are no finite numbers: the rollout diverged; use a shorter horizon, a "
             "smaller time step, or a policy that keeps the state bounded"
         )
+
+
+class Rollout(NamedTuple):
+    """What N chains met over all T steps.
+
+    Attributes:
+        states: [N, T + 1, ..., n].
+        actions: [N, T, ..., m].
+        rewards: [N, T, ...], reward units; the last with the final reward.
+        alive: bool [N, T + 1, ...], whether a chain goes on from a state.
+    """
+
+    states: Tensor
+    actions: Tensor
+    rewards: Tensor
+    alive: Tensor
+
+    @property
+    def returns(self) -> Tensor:
+        """[N, ...], reward units."""
+        return self.rewards.sum(1)
+
+
+@torch.no_grad()
+def run_chains(
+    world: World, policy: Any, n: int, generator: torch.Generator, *, deterministic: bool = False
+) -> Rollout:
+    """Runs a policy in N chains over all steps of a model of finite horizon; see `World.rollout`."""
+    if not world.is_finite:
+        raise ValueError("a rollout has finitely many steps, and this model's horizon is infinite; give horizon=N")
+    states = draw_start(world, n, generator)
+    ends = world.has_ended(states)
+    alive = torch.ones(states.shape[:-1], dtype=torch.bool) if ends is None else ~ends
+    seen, taken, paid, living = [states], [], [], [alive]
+    for t in range(world.steps):
+        actions = policy.act(seen[-1], t, generator=generator, deterministic=deterministic).to(states.dtype)
+        actions = torch.where(alive[..., None], actions, torch.zeros_like(actions))
+        states, rewards, alive = draw_step(world, states, actions, t, generator)
+        seen.append(torch.where(torch.isinf(states), seen[-1], states))
+        taken.append(actions)
+        paid.append(rewards)
+        living.append(alive)
+    return Rollout(torch.stack(seen, 1), torch.stack(taken, 1), torch.stack(paid, 1), torch.stack(living, 1))
 
 
 def _draws(generator: torch.Generator | None) -> Any:

@@ -21,7 +21,7 @@ from cai.models.common.simulator import Transition
 from cai.models.common.storage import save
 from cai.models.continuous.priors import Flat, LinearNormal
 from cai.models.continuous.program import run_program
-from cai.models.continuous.simulate import draw_start, draw_step
+from cai.models.continuous.simulate import Rollout, draw_start, draw_step, run_chains
 
 __all__ = ["World"]
 
@@ -130,6 +130,25 @@ class World(KnownNames):
             return self
         return self.replace(action_prior=LinearNormal(L=torch.eye(self.action_dim, dtype=torch.float64)))
 
+    def rollout(self, policy: Any, n: int, generator: torch.Generator, *, deterministic: bool = False) -> Rollout:
+        """Runs a policy in N chains over all T steps; no gradient is kept.
+
+        Args:
+            policy: with `act(states, t, generator=..., deterministic=...)`, states [N, ..., n] to actions [N, ..., m].
+            n: N, how many chains.
+            generator: of every draw.
+            deterministic: whether the policy is to take its most probable (or mean) action.
+
+        Returns:
+            States, actions, rewards and who was alive. Of chains that have ended, actions are 0 and rewards 0; their
+            state is the one that they ended in, also where a discount ended them.
+
+        Raises:
+            ValueError: if the horizon is infinite, the policy returns another shape, or a chain leaves the finite
+                numbers (`DivergedRollout`, whose `step` is the time index).
+        """
+        return run_chains(self, policy, n, generator, deterministic=deterministic)
+
     # ---- copies and files ---------------------------------------------------------------------------------------
 
     def replace(self, **changes: Any) -> Self:
@@ -166,7 +185,7 @@ class World(KnownNames):
 
     def _told(self) -> dict[str, Any]:
         prior = getattr(self.action_prior, "__name__", None) or repr(self.action_prior)
-        facts = {"name": self.name, "states": f"[{self.state_dim}]", "actions": f"[{self.action_dim}]"}
+        facts: dict[str, Any] = {"name": self.name, "states": f"[{self.state_dim}]", "actions": f"[{self.action_dim}]"}
         facts |= {"horizon": self.horizon, "temperature": f"{plain_number(self.temperature):g}"}
         facts |= {"discount": f"{self.discount:g}", "criterion": self.criterion, "action prior": prior}
         return facts | self._facts()

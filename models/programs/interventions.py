@@ -68,8 +68,8 @@ class RevisedProgram:
     def __name__(self) -> str:
         """Pearl's notation, e.g. "bridge | do(a_1 = up), a_2 = left"."""
         program = self.program
-        named = isinstance(program, (TrajectoryModel, World))
-        name = program.name if named else getattr(program, "__name__", "program")
+        named: Any = program
+        name = named.name if isinstance(program, (TrajectoryModel, World)) else getattr(program, "__name__", "program")
         parts = [f"do({self._equation(site, value)})" for site, value in self.interventions.items()]
         parts += [self._equation(site, value) for site, value in self.evidence.items()]
         return f"{name} | {', '.join(parts)}" if parts else name
@@ -183,11 +183,12 @@ class _Revise(Messenger):
             score = msg["fn"].log_prob(value)
             # A new tensor: what is known depends on its site alone, not on what the site's score was computed from.
             zero = torch.zeros((), dtype=score.dtype, device=score.device)
-            hit = value == self.evidence[msg["name"]]
+            known: Any = self.evidence[msg["name"]]
+            hit = value == known
             pyro.factor(f"{EVIDENCE}{msg['name']}", torch.where(hit, zero, zero - torch.inf))
 
 
-def _point_mass(fn: Distribution, value: Value) -> Distribution:
+def _point_mass(fn: Distribution, value: Any) -> Distribution:
     """All mass on one value of the support, whatever the parents are."""
     if not fn.has_enumerate_support:
         with OwnDraws():

@@ -157,6 +157,36 @@ def test_terminal_states_are_not_left_and_what_is_earned_there_is_paid_on_entry(
     assert float(rewards) == 3.0 + 400.0
 
 
+class Push:
+    """Acts by the sign of the first coordinate, with a coin when it is not deterministic."""
+
+    def act(self, states, t, *, generator=None, deterministic=False):
+        noise = 0.0 if deterministic else torch.randn(len(states), 1, generator=generator, dtype=torch.float64)
+        return -states[..., :1].sign() + noise
+
+
+def test_a_rollout_is_its_steps_one_by_one():
+    world = model(discount=0.8, horizon=6, initial=normal(torch.zeros(2).double()), terminal=lambda s: s[..., 0] > 1.5)
+    runs = world.rollout(Push(), 500, torch.Generator().manual_seed(1))
+    again = world.rollout(Push(), 500, torch.Generator().manual_seed(1))
+    assert all(torch.equal(one, two) for one, two in zip(runs, again, strict=True))
+    assert runs.states.shape == (500, 7, 2)
+    assert runs.actions.shape == (500, 6, 1)
+    for t in range(6):
+        live = runs.alive[:, t]
+        s, a = runs.states[:, t], runs.actions[:, t]
+        assert torch.equal(runs.rewards[:, t], torch.where(live, cost(s, a, t), 0.0))
+        assert not runs.alive[~live, t + 1].any()
+        assert torch.equal(runs.states[~live, t + 1], runs.states[~live, t])
+        assert (runs.actions[~live, t] == 0).all()
+        going = runs.alive[:, t + 1]
+        assert torch.equal(runs.states[going, t + 1], drift(s, a, t)[going])
+    assert torch.equal(runs.returns, runs.rewards.sum(1))
+    assert 0.05 < float(runs.alive[:, -1].double().mean()) < 0.3
+    sure = model().rollout(Push(), 2, torch.Generator(), deterministic=True)
+    assert sure.actions[0].tolist() == [[-1.0]] * 3
+
+
 def test_copies_pickles_and_files(tmp_path):
     given = model(name="mine", action_prior=Flat())
     states, actions = torch.randn(3, 2).double(), torch.randn(3, 1).double()
