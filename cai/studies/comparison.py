@@ -31,6 +31,7 @@ from cai.models.programs.observed_sites import as_conditioned
 from cai.models.trajectory.batch import ModelBatch
 from cai.models.trajectory.model import TrajectoryModel
 from cai.policies.policy import extract_policy
+from cai.studies.rows import NUMBERS, PARTICLES, Row, finite
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -40,66 +41,7 @@ __all__ = ["Comparison", "Row", "chance_columns", "compare"]
 
 DEFAULT_BACKENDS = ("exact", "variational", "optimistic")
 SHOWN = 8  # rows that repr names
-NUMBERS = ("log_evidence", "elbo", "believed_return", "real_return", "optimism_gap", "luck", "policy_entropy")
-PARTICLES = ("effective_sample_size", "log_evidence_error")  # what answers of weighted particles know besides
 IDLE = 0.01  # nats; a policy that is nearer to the action prior shows nothing
-
-
-@storable("comparison-row")
-@dataclass(frozen=True, eq=False)
-class Row:
-    """One backend's line. Numbers are None where they are not known; -inf is kept here and null in JSON.
-
-    Attributes:
-        backend: its name, with the options that differ from its defaults.
-        target: what it approximates.
-        status: how it ended.
-        detail: why, where it was not run or its policy could not be evaluated.
-        log_evidence: nats.
-        elbo: nats.
-        believed_return: under the backend's own dynamics, reward units.
-        real_return: of its policy under the true dynamics, reward units.
-        optimism_gap: believed minus real return.
-        luck: nats.
-        policy_entropy: under q, nats.
-        seconds: for inference alone.
-        posterior: the answer, or None.
-        outcome: of its policy in the true world, or None.
-        member: of a batch, which one; else None.
-        effective_sample_size: of weighted particles, on how many trajectories the answer rests; else None.
-        log_evidence_error: of weighted particles, the standard error of `log_evidence`, nats; else None.
-        gain: what a step is worth in the long run, reward units, where the criterion is the average; else None.
-        real_return_error: the standard error of a `real_return` that rollouts estimated; None where it is exact.
-    """
-
-    backend: str
-    target: str
-    status: Status
-    detail: str
-    log_evidence: float | None
-    elbo: float | None
-    believed_return: float | None
-    real_return: float | None
-    optimism_gap: float | None
-    luck: float | None
-    policy_entropy: float | None
-    seconds: float
-    posterior: Posterior | None
-    outcome: Outcome | ContinuousOutcome | None
-    member: int | None = None
-    effective_sample_size: float | None = None
-    log_evidence_error: float | None = None
-    gain: float | None = None
-    real_return_error: float | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """The line as JSON allows it: null for what is not known or not finite."""
-        numbers = {key: _finite(getattr(self, key)) for key in NUMBERS + PARTICLES}
-        why = self.detail or ("" if self.status.ok else str(self.status))
-        head: dict[str, Any] = {"backend": self.backend, "target": self.target, "status": self.status.label}
-        if self.member is not None:
-            head["member"] = self.member
-        return {**head, **numbers, "seconds": round(self.seconds, 6), "detail": why}
 
 
 def _parts(comparison: Comparison) -> dict[str, Any]:
@@ -190,7 +132,7 @@ class Comparison(Saved):
         """The comparison as plain values, null where a number is unknown or not finite."""
         if isinstance(self.model, ModelBatch):
             members = [
-                {"horizon": _finite(model.horizon), "temperature": float(model.temperature)} for model in self.model
+                {"horizon": finite(model.horizon), "temperature": float(model.temperature)} for model in self.model
             ]
             base = self.model.base
             rows = [row.to_dict() | self._special(row) for row in self.rows]
@@ -407,7 +349,3 @@ def _reason(error: BaseException) -> str:
 def _number(posterior: Posterior | None, name: str) -> float | None:
     value = posterior.number(name) if posterior is not None else None
     return None if value is None else float(value.detach())
-
-
-def _finite(value: float | None) -> float | None:
-    return value if value is not None and math.isfinite(value) else None
