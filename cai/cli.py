@@ -297,8 +297,10 @@ def _save(result: Comparison, folder: Path) -> Iterator[Path]:
 
 def _print_comparison(console: Console, result: Comparison) -> None:
     model = result.model
+    states, actions = _sizes(model)
+    sizes = f"states {states}, actions {actions}" if isinstance(model, World) else f"S = {states}, A = {actions}"
     console.print(
-        f"{model.name}: S = {model.mdp.num_states}, A = {model.mdp.num_actions}, T = {model.horizon}, "
+        f"{model.name}: {sizes}, T = {model.horizon}, "
         f"temperature {model.temperature:g}, "
         + ("per step of the long run" if model.is_average else f"discount {model.discount:g}"),
         highlight=False,

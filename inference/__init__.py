@@ -21,6 +21,8 @@ from cai.inference.gaussian.lqg import lqg
 from cai.inference.gaussian.posterior import GaussianPosterior
 from cai.inference.particles.particles import Particles
 from cai.inference.particles.smc import ImportanceSampling, SequentialMonteCarlo
+from cai.inference.planning.aico import ApproximateInference
+from cai.inference.planning.ilqr import IterativeLQR
 from cai.inference.planning.mppi import PathIntegral
 from cai.inference.programs.enumeration import Enumeration
 from cai.inference.registry import available_backends, infer
@@ -42,6 +44,7 @@ __all__ = [
     "RestrictedVariational",
     "ObservationPolicy",
     "ModulePolicy",
+    "ApproximateInference",
     "Backend",
     "BatchError",
     "BoltzmannExploration",
@@ -51,6 +54,7 @@ __all__ = [
     "GaussianPosterior",
     "ImportanceSampling",
     "InferenceError",
+    "IterativeLQR",
     "KLPolicyIteration",
     "MaxProduct",
     "NotKnown",

@@ -22,6 +22,8 @@ from cai.inference.core.posterior import Posterior
 from cai.inference.core.posterior_batch import PosteriorBatch
 from cai.inference.core.status import InferenceError
 from cai.inference.particles.smc import ImportanceSampling, SequentialMonteCarlo
+from cai.inference.planning.aico import ApproximateInference
+from cai.inference.planning.ilqr import IterativeLQR
 from cai.inference.planning.mppi import PathIntegral
 from cai.inference.programs.enumeration import Enumeration
 from cai.inference.restricted.restricted import RestrictedVariational
@@ -74,6 +76,8 @@ _BUILT_IN: tuple[Any, ...] = (
     EMPolicySearch,
     PosteriorPolicyIteration,
     KLPolicyIteration,
+    IterativeLQR,
+    ApproximateInference,
     PathIntegral,
 )
 

@@ -14,7 +14,10 @@ from torch import Tensor, nn
 from cai.inference.core.learner import Iterative, Learner
 from cai.inference.core.storage import StorageError, can_store, load, save
 from cai.models.common.files import MissingFile, TakenPath
+from cai.models.common.numerics import plain_number
 from cai.models.common.schema import check_fields
+from cai.models.continuous.simulate import DivergedRollout
+from cai.models.continuous.world import World
 from cai.models.programs.inspect import inspect_program
 from cai.models.programs.observed_sites import as_conditioned
 from cai.models.trajectory.model import TrajectoryModel
@@ -22,6 +25,7 @@ from cai.models.trajectory.model import TrajectoryModel
 __all__ = ["Run", "begin_run", "learner_for", "read_run"]
 
 FILE = "run.safetensors"
+TRIED = 7  # chains by which a continuous model is known
 
 
 class Run(NamedTuple):
@@ -32,7 +36,7 @@ class Run(NamedTuple):
         options: its options by name.
         given: the options that a file cannot hold, such as a module, with a fingerprint of each.
         seed: of the run.
-        model: the trajectory model; None for a program, or where its reward cannot be stored.
+        model: the model; None for a program, or where functions of it cannot be stored.
         outside: what was seen of the model from outside, to know another one by.
     """
 
@@ -40,7 +44,7 @@ class Run(NamedTuple):
     options: dict[str, Any]
     given: dict[str, str]
     seed: int
-    model: TrajectoryModel | None
+    model: TrajectoryModel | World | None
     outside: dict[str, Any]
 
 
@@ -83,7 +87,7 @@ def begin_run(folder: str | Path, backend: Any, model: Any, seed: int) -> Path:
                 options[field.name] = value
             else:
                 given[field.name] = _fingerprint(value)
-    stored = model if isinstance(model, TrajectoryModel) and can_store(model) else None
+    stored = model if isinstance(model, (TrajectoryModel, World)) and can_store(model) else None
     path.mkdir(parents=True, exist_ok=True)
     run = Run(name, options, given, int(seed), stored, _outside(model))
     save(path / FILE, run._asdict())
@@ -140,6 +144,8 @@ def read_run(folder: str | Path, model: Any, options: Mapping[str, Any]) -> tupl
 
 def _outside(model: Any) -> dict[str, Any]:
     """What two models differ in by name: tables by their digests, or of a program its sites and sizes."""
+    if isinstance(model, World):
+        return _seen_of_world(model)
     if not isinstance(model, TrajectoryModel):
         return {name: _plain(value) for name, value in dataclasses.asdict(inspect_program(model)).items()}
     mdp = model.mdp
@@ -152,6 +158,24 @@ def _outside(model: Any) -> dict[str, Any]:
     rewards = [model.reward_table(t) for t in model.reward_times]
     parts |= {name: "" if table is None else _digest([table]) for name, table in tables.items()}
     return parts | {"reward": _digest(rewards)}
+
+
+def _seen_of_world(world: World) -> dict[str, Any]:
+    """Sizes and numbers of a continuous model, and what its first and last step make of a few seeded chains."""
+    parts: dict[str, Any] = {"kind": type(world).__name__, "states": world.state_dim, "actions": world.action_dim}
+    parts |= {"horizon": world.horizon, "discount": world.discount, "criterion": world.criterion}
+    parts |= {"temperature": plain_number(world.temperature), "action prior": repr(world.action_prior)}
+    draws = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        states = world.reset(TRIED, draws)
+        actions = torch.randn(*states.shape[:-1], world.action_dim, generator=draws, dtype=states.dtype)
+        for name, t in (("first step", 0), ("last step", world.steps - 1)):
+            try:
+                moved = world.step(states, actions, t, draws)
+                parts[name] = _digest([moved.next_states, moved.rewards])
+            except DivergedRollout:
+                parts[name] = "diverged"
+    return parts
 
 
 def _plain(value: Any) -> Any:

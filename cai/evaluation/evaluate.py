@@ -12,11 +12,13 @@ import torch
 from torch import Tensor
 
 from cai.evaluation.batch_results import OutcomeBatch
+from cai.evaluation.continuous import ContinuousOutcome, evaluate_continuous
 from cai.evaluation.programs import SampledOutcome, evaluate_program, mean_of_worst
 from cai.inference.tabular.believed_dynamics import FixedDynamics
 from cai.inference.tabular.stationary.chains import expected_visits, long_run
 from cai.models.common.numerics import expectation, weighted
 from cai.models.common.storage import Saved, storable
+from cai.models.continuous.world import World
 from cai.models.trajectory.batch import ModelBatch
 from cai.models.trajectory.model import TrajectoryModel
 from cai.policies.policy import Policy
@@ -106,6 +108,18 @@ def evaluate(
 @overload
 def evaluate(
     policy: Any,
+    model: World,
+    *,
+    regions: None = None,
+    num_rollouts: int = 2000,
+    tail: float = TAIL,
+    seed: int = 0,
+) -> ContinuousOutcome: ...
+
+
+@overload
+def evaluate(
+    policy: Any,
     model: Callable[[], Any],
     *,
     regions: None = None,
@@ -117,21 +131,22 @@ def evaluate(
 
 def evaluate(
     policy: Any,
-    model: TrajectoryModel | ModelBatch | Callable[[], Any],
+    model: TrajectoryModel | ModelBatch | World | Callable[[], Any],
     *,
     regions: Mapping[str, Any] | None = None,
     num_rollouts: int = 2000,
     tail: float = TAIL,
     seed: int = 0,
-) -> Outcome | OutcomeBatch | SampledOutcome:
+) -> Outcome | OutcomeBatch | ContinuousOutcome | SampledOutcome:
     """Runs a policy in the true world: expectations exactly, spread and tail by rollouts.
 
     Args:
         policy: from `extract_policy`, or any `Policy` over the model's states and actions; for a batch one for all
             members, or a list of one for each.
         model: the trajectory model, whose dynamics are the truth here, in float64 on the CPU wherever it was moved; or
-            a batch, whose members are tried one by one, each as on its own; or a trajectory program, in which rollouts
-            alone tell, on any policy with `act`.
+            a batch, whose members are tried one by one, each as on its own; or a continuous model, in which rollouts
+            tell, and exact moments where model and policy are linear-Gaussian; or a trajectory program, in which
+            rollouts alone tell, on any policy with `act`.
         regions: named sets of states (masks, indices or names) whose visits and endings to report, besides those of
             the process.
         num_rollouts: N, simulated at once.
@@ -139,7 +154,8 @@ def evaluate(
         seed: of the rollouts; the global random state is left alone.
 
     Returns:
-        What happens; of a batch, an `OutcomeBatch`; of a program, a `SampledOutcome` in nats of its factors.
+        What happens; of a batch, an `OutcomeBatch`; of a continuous model, a `ContinuousOutcome`; of a program, a
+        `SampledOutcome` in nats of its factors.
 
     Raises:
         TypeError, ValueError: if the policy does not fit the model, or takes actions that are not available.
@@ -159,6 +175,8 @@ def evaluate(
     if not isinstance(model, TrajectoryModel):
         if regions:
             raise ValueError("a program has no regions; leave them out, or evaluate in a TrajectoryModel")
+        if isinstance(model, World):
+            return evaluate_continuous(policy, model, num_rollouts=num_rollouts, tail=tail, seed=seed)
         return evaluate_program(policy, model, num_rollouts=num_rollouts, tail=tail, seed=seed)
     table, world = fitting_table(policy, model), model.host
     named = dict(world.mdp.regions) | {key: world.mdp.states(states) for key, states in (regions or {}).items()}

@@ -2,7 +2,16 @@
 
 from cai.policies.belief import BeliefPolicy
 from cai.policies.environments import Episodes
+from cai.policies.gaussian_policy import GaussianPolicy
 from cai.policies.particle_policy import ParticlePolicy, particle_policy
 from cai.policies.policy import Policy, extract_policy
 
-__all__ = ["BeliefPolicy", "Episodes", "ParticlePolicy", "Policy", "extract_policy", "particle_policy"]
+__all__ = [
+    "BeliefPolicy",
+    "Episodes",
+    "GaussianPolicy",
+    "ParticlePolicy",
+    "Policy",
+    "extract_policy",
+    "particle_policy",
+]

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from cai.evaluation.continuous import ContinuousOutcome
 from cai.evaluation.evaluate import Outcome, evaluate
 from cai.inference.core.backend import Backend
 from cai.inference.core.posterior import Posterior
@@ -24,11 +25,13 @@ from cai.inference.registry import (
     record_seed,
 )
 from cai.models.common.numerics import plain_number
-from cai.models.common.storage import Saved, storable
+from cai.models.common.storage import Saved, can_store, storable
+from cai.models.continuous.world import World
 from cai.models.programs.observed_sites import as_conditioned
 from cai.models.trajectory.batch import ModelBatch
 from cai.models.trajectory.model import TrajectoryModel
 from cai.policies.policy import extract_policy
+from cai.studies.rows import NUMBERS, PARTICLES, Row, finite
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -38,70 +41,14 @@ __all__ = ["Comparison", "Row", "chance_columns", "compare"]
 
 DEFAULT_BACKENDS = ("exact", "variational", "optimistic")
 SHOWN = 8  # rows that repr names
-NUMBERS = ("log_evidence", "elbo", "believed_return", "real_return", "optimism_gap", "luck", "policy_entropy")
-PARTICLES = ("effective_sample_size", "log_evidence_error")  # what answers of weighted particles know besides
 IDLE = 0.01  # nats; a policy that is nearer to the action prior shows nothing
-
-
-@storable("comparison-row")
-@dataclass(frozen=True, eq=False)
-class Row:
-    """One backend's line. Numbers are None where they are not known; -inf is kept here and null in JSON.
-
-    Attributes:
-        backend: its name, with the options that differ from its defaults.
-        target: what it approximates.
-        status: how it ended.
-        detail: why, where it was not run or its policy could not be evaluated.
-        log_evidence: nats.
-        elbo: nats.
-        believed_return: under the backend's own dynamics, reward units.
-        real_return: of its policy under the true dynamics, reward units.
-        optimism_gap: believed minus real return.
-        luck: nats.
-        policy_entropy: under q, nats.
-        seconds: for inference alone.
-        posterior: the answer, or None.
-        outcome: of its policy in the true world, or None.
-        member: of a batch, which one; else None.
-        effective_sample_size: of weighted particles, on how many trajectories the answer rests; else None.
-        log_evidence_error: of weighted particles, the standard error of `log_evidence`, nats; else None.
-        gain: what a step is worth in the long run, reward units, where the criterion is the average; else None.
-    """
-
-    backend: str
-    target: str
-    status: Status
-    detail: str
-    log_evidence: float | None
-    elbo: float | None
-    believed_return: float | None
-    real_return: float | None
-    optimism_gap: float | None
-    luck: float | None
-    policy_entropy: float | None
-    seconds: float
-    posterior: Posterior | None
-    outcome: Outcome | None
-    member: int | None = None
-    effective_sample_size: float | None = None
-    log_evidence_error: float | None = None
-    gain: float | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """The line as JSON allows it: null for what is not known or not finite."""
-        numbers = {key: _finite(getattr(self, key)) for key in NUMBERS + PARTICLES}
-        why = self.detail or ("" if self.status.ok else str(self.status))
-        head: dict[str, Any] = {"backend": self.backend, "target": self.target, "status": self.status.label}
-        if self.member is not None:
-            head["member"] = self.member
-        return {**head, **numbers, "seconds": round(self.seconds, 6), "detail": why}
 
 
 def _parts(comparison: Comparison) -> dict[str, Any]:
     """What a file keeps; a program is code, which no file holds."""
     model = comparison.model
-    return {"model": model if isinstance(model, (TrajectoryModel, ModelBatch)) else None, "rows": comparison.rows}
+    kept = isinstance(model, (TrajectoryModel, ModelBatch)) or (isinstance(model, World) and can_store(model))
+    return {"model": model if kept else None, "rows": comparison.rows}
 
 
 @storable("comparison", pack=_parts)
@@ -164,7 +111,7 @@ class Comparison(Saved):
         for row in self.rows:
             line: dict[str, Any] = {"backend": row.backend, "member": row.member, "target": row.target}
             line["status"] = row.status.label
-            line |= {key: getattr(row, key) for key in NUMBERS + PARTICLES} | self._gain(row)
+            line |= {key: getattr(row, key) for key in NUMBERS + PARTICLES} | self._special(row)
             line["seconds"] = row.seconds
             if row.outcome is not None:
                 line |= {"std": row.outcome.std, "cvar": row.outcome.cvar, "absorbed": row.outcome.absorbed}
@@ -176,29 +123,30 @@ class Comparison(Saved):
             return frame.set_index(["backend", "member"])
         return frame.drop(columns="member").set_index("backend")
 
-    def _gain(self, row: Row) -> dict[str, float | None]:
-        """A line's gain, in comparisons of the average criterion."""
-        return {"gain": row.gain} if any(other.gain is not None for other in self.rows) else {}
+    def _special(self, row: Row) -> dict[str, float | None]:
+        """What some comparisons alone have: how far a real return may be off, where rollouts tell; gains."""
+        found = {"real_return_error": row.real_return_error} if isinstance(self.model, World) else {}
+        return found | ({"gain": row.gain} if any(other.gain is not None for other in self.rows) else {})
 
     def to_dict(self) -> dict[str, Any]:
         """The comparison as plain values, null where a number is unknown or not finite."""
         if isinstance(self.model, ModelBatch):
             members = [
-                {"horizon": _finite(model.horizon), "temperature": float(model.temperature)} for model in self.model
+                {"horizon": finite(model.horizon), "temperature": float(model.temperature)} for model in self.model
             ]
             base = self.model.base
-            rows = [row.to_dict() | self._gain(row) for row in self.rows]
+            rows = [row.to_dict() | self._special(row) for row in self.rows]
             return {"model": base.name, "discount": base.discount, "members": members, "rows": rows}
-        model = self.model if isinstance(self.model, TrajectoryModel) else None
+        model = self.model if isinstance(self.model, (TrajectoryModel, World)) else None
         name = model.name if model else getattr(self.model, "__name__", "program")
         horizon: Any = model.horizon if model else next((r.posterior.horizon for r in self.rows if r.posterior), None)
         return {
             "model": name,
             "horizon": horizon if horizon is not None and math.isfinite(horizon) else None,
-            "temperature": model.temperature if model else 1.0,
+            "temperature": plain_number(model.temperature) if model else 1.0,
             "discount": model.discount if model else 1.0,
             **({"criterion": model.criterion} if model and model.is_average else {}),
-            "rows": [row.to_dict() | self._gain(row) for row in self.rows],
+            "rows": [row.to_dict() | self._special(row) for row in self.rows],
         }
 
     def to_json(self, indent: int | None = None) -> str:
@@ -231,7 +179,7 @@ def compare(
 
     Args:
         model: a `TrajectoryModel`, a batch of them (a row for each backend and member; the time that a backend took is
-            shared out equally), or a trajectory program (whose real return is not known here).
+            shared out equally), a continuous model, or a trajectory program (whose real return is not known here).
         backends: names, with options if wanted ("risk:eta=-2"), or instances.
         seed: for backends and rollouts; None draws one, which stands in the details of each answer.
         num_rollouts: see `evaluate`.
@@ -239,7 +187,7 @@ def compare(
     if isinstance(backends, str) or not isinstance(backends, Iterable):
         raise TypeError(f"backends is {backends!r}; give a list of names or instances, e.g. ['exact', 'variational']")
     check_question(model)
-    model = as_conditioned(model)
+    model = model if isinstance(model, World) else as_conditioned(model)
     if seed is None:
         seed = drawn_seed()
         result = compare(model, backends, seed=seed, num_rollouts=num_rollouts)
@@ -250,6 +198,11 @@ def compare(
     chosen = [make_backend(backend) for backend in backends]
     if not chosen:
         raise ValueError("backends is empty; name at least one, e.g. 'exact'")
+    if isinstance(model, World) and model.batch_shape:
+        raise ValueError(
+            f"the model is a batch of shape {list(model.batch_shape)}; compare backends on one of them, "
+            f"model.member({', '.join('0' for _ in model.batch_shape)})"
+        )
     steps = progress(len(chosen), "comparing backends")
     if isinstance(model, ModelBatch):
         return Comparison(
@@ -258,14 +211,16 @@ def compare(
     return Comparison(model, tuple(_row(model, chosen[i], seed, num_rollouts) for i in steps))
 
 
-def chance_columns(model: TrajectoryModel) -> dict[str, tuple[str, str]]:
+def chance_columns(model: TrajectoryModel | World) -> dict[str, tuple[str, str]]:
     """What may become of a policy, for tables: column -> the arguments of `Outcome.chance`.
 
     Endings in terminal regions, visits of the others, and the discount's fall; none over an infinite horizon.
     """
     if not model.is_finite:
         return {}
-    columns = {}
+    columns: dict[str, tuple[str, str]] = {}
+    if isinstance(model, World):
+        return columns | ({"cut short": ("absorbed", "")} if model.discount < 1 else {})
     for region, mask in model.mdp.regions.items():
         ends = bool(model.mdp.terminal[mask].all())
         columns[f"{'ends in' if ends else 'visits'} {region}"] = ("ends_in" if ends else "visits", region)
@@ -312,12 +267,12 @@ def _finished(
     num_rollouts: int,
 ) -> Row:
     """The row of an answer, or of none, with what its policy does in the true world."""
-    outcome = None
+    outcome: Any = None
     if posterior is not None and "why" in posterior.details:
         detail = f"{status} ({posterior.details['why']})"
     elif posterior is not None:
         detail = detail or str(posterior.details.get("note", "")) or _idle(model, posterior)
-    if posterior is not None and isinstance(model, TrajectoryModel):
+    if posterior is not None and isinstance(model, (TrajectoryModel, World)):
         try:
             outcome = evaluate(extract_policy(posterior), model, seed=seed, num_rollouts=num_rollouts)
         except Exception as error:
@@ -347,7 +302,13 @@ def _finished(
         effective_sample_size=_plain(posterior, "effective_sample_size"),
         log_evidence_error=_plain(posterior, "log_evidence_error"),
         gain=_number(posterior, "gain"),
+        real_return_error=_estimated(outcome),
     )
+
+
+def _estimated(outcome: Outcome | ContinuousOutcome | None) -> float | None:
+    """The standard error of a return that is an estimate."""
+    return outcome.expected_return_error if isinstance(outcome, ContinuousOutcome) and not outcome.is_exact else None
 
 
 def _plain(posterior: Posterior | None, name: str) -> float | None:
@@ -386,9 +347,5 @@ def _reason(error: BaseException) -> str:
 
 
 def _number(posterior: Posterior | None, name: str) -> float | None:
-    value = getattr(posterior, name) if posterior is not None else None
+    value = posterior.number(name) if posterior is not None else None
     return None if value is None else float(value.detach())
-
-
-def _finite(value: float | None) -> float | None:
-    return value if value is not None and math.isfinite(value) else None

@@ -11,6 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from cai.models.continuous.world import World
 from cai.models.trajectory.model import TrajectoryModel
 from cai.pictures.drawing import REAL_COLOR, TARGET_COLORS, spread_out, target_title
 
@@ -45,7 +46,7 @@ def plot_comparison(comparison: Comparison, *, figsize: tuple[float, float] | No
     colors = [TARGET_COLORS.get(row.target, REAL_COLOR) for row in rows]
     names = [target_title(row.backend, row.target).replace(" (", "\n(") for row in rows]
     left, middle = axes[0], axes[1]
-    draw_returns(left, rows, names, "reward units" if isinstance(comparison.model, TrajectoryModel) else "nats")
+    draw_returns(left, rows, names, _unit(comparison.model))
     for place, row in enumerate(rows):
         if row.luck is None or not math.isfinite(row.luck):
             _mark_missing(middle, place, row.luck, "" if not row.status.ok else "unknown")
@@ -58,10 +59,15 @@ def plot_comparison(comparison: Comparison, *, figsize: tuple[float, float] | No
     middle.set_title("Luck that the plan counts on")
     if regions:
         _endings(axes[2], places, comparison, regions)
-    name = comparison.model.name if isinstance(comparison.model, TrajectoryModel) else "a program"
+    name = comparison.model.name if isinstance(comparison.model, (TrajectoryModel, World)) else "a program"
     spread_out(figure)
     figure.suptitle(f"Backends on {name}")
     return figure
+
+
+def _unit(model: object) -> str:
+    """Of returns."""
+    return "reward units" if isinstance(model, (TrajectoryModel, World)) else "nats"
 
 
 def draw_returns(ax: Axes, rows: Sequence[Row], names: Sequence[str], unit: str) -> None:
@@ -106,7 +112,7 @@ def plot_sweep(sweep: Sweep, *, figsize: tuple[float, float] | None = None) -> F
     x = np.array([float(sweep.values[i]) for i in order])
     color = TARGET_COLORS.get(rows[0].target, REAL_COLOR)
     figure, axes = plt.subplots(1, 3, figsize=figsize or (13.5, 4.2), layout="constrained")
-    unit = "reward units" if isinstance(sweep.comparison.model, TrajectoryModel) else "nats"
+    unit = _unit(sweep.comparison.model)
     outcomes = [row.outcome for row in rows]
     left, middle, right = axes
     _line(left, x, (row.believed_return for row in rows), color, "believed", "o")

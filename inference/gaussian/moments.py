@@ -21,6 +21,7 @@ __all__ = [
     "believe",
     "condition",
     "entropies",
+    "expected_return",
     "forward",
     "stage_divergence",
 ]
@@ -167,7 +168,7 @@ def account(
         policy: q's actions.
         moments: along q.
     """
-    alive = torch.tensor((1.0, *problem.survival), dtype=problem.mean.dtype).cumprod(0)
+    alive = _alive(problem)[:-1]
     entropy = entropies(policy.covariance)
     paid, states, spread = stage_divergence(policy, problem.prior), moments.state_means, moments.state_covariances
     divergence = _expected(paid.P, paid.p, states[..., :-1, :], spread[..., :-1, :, :]) + paid.rho
@@ -175,11 +176,21 @@ def account(
     if messages is not None and bool((messages.theta != 0).any()):
         luck = _luck(problem, messages, belief, moments)
     return Account(
-        believed_return=-(alive * _costs(problem, moments)).sum(-1),
-        policy_divergence=(alive[:-1] * divergence).sum(-1).expand(problem.batch),
-        policy_entropy=(alive[:-1] * entropy).sum(-1).expand(problem.batch),
+        believed_return=expected_return(problem, moments),
+        policy_divergence=(alive * divergence).sum(-1).expand(problem.batch),
+        policy_entropy=(alive * entropy).sum(-1).expand(problem.batch),
         luck=luck,
     )
+
+
+def expected_return(problem: GaussianProblem, moments: Moments) -> Tensor:
+    """[...], the expected sum of rewards along moments, reward units; of what the discount leaves of each step."""
+    return -(_alive(problem) * _costs(problem, moments)).sum(-1)
+
+
+def _alive(problem: GaussianProblem) -> Tensor:
+    """[T + 1], the probability that the discount has left the chain alive when a step, and the end, is paid."""
+    return torch.tensor((1.0, *problem.survival), dtype=problem.mean.dtype).cumprod(0)
 
 
 def _costs(problem: GaussianProblem, moments: Moments) -> Tensor:

@@ -88,6 +88,8 @@ def gaussian_posterior(
     """
     require_answerable(model, backend, eta)
     problem, found = read_problem(model), dict(details or {})
+    if model.is_flat:
+        found["note"] = "evidence, bound and entropy are relative to da, the action prior being flat"
     common: dict[str, Any] = {"backend": backend, "target": target, "model": model, "horizon": model.horizon}
     if not model.is_finite:
         return stationary_posterior(problem, common, found, average=model.is_average)

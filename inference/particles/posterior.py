@@ -16,6 +16,7 @@ from cai.inference.core.status import Status, Target
 from cai.inference.core.storage import storable
 from cai.inference.particles.particles import Filtered, Particles
 from cai.inference.particles.program_system import ReplaySystem
+from cai.inference.particles.world_system import WorldSystem
 from cai.inference.programs.posterior import conditional, program_posterior
 from cai.inference.programs.requirements import check_program
 from cai.inference.tabular.backward import backward, policy_backward
@@ -223,7 +224,7 @@ def _counted_policy(model: TrajectoryModel, particles: Particles) -> tuple[Tenso
 
 
 @torch.no_grad()
-def answer_program(system: ReplaySystem, found: Filtered, *, backend: str, target: Target) -> Posterior:
+def answer_program(system: ReplaySystem | WorldSystem, found: Filtered, *, backend: str, target: Target) -> Posterior:
     """The posterior of a program: tables counted from the particles if its sites can be enumerated, else none."""
     program, info, particles = system.program, system.info, found.particles
     if particles is None:
@@ -270,7 +271,7 @@ def _joint(particles: Particles, info: ProgramInfo, t: int) -> Tensor:
 
 
 def _particle_answer(
-    system: ReplaySystem, found: Filtered, why: str, *, backend: str, target: Target
+    system: ReplaySystem | WorldSystem, found: Filtered, why: str, *, backend: str, target: Target
 ) -> ParticlePosterior:
     """The answer that its particles are; `why` it has no tables stands in its details."""
     particles, (status, few) = found.particles, _status(found)

@@ -18,9 +18,11 @@ from cai.inference.particles.particles import LogPsi, move_particles
 from cai.inference.particles.posterior import answer_model, answer_program
 from cai.inference.particles.program_system import ReplaySystem, check_vectorised
 from cai.inference.particles.table_system import TableSystem
+from cai.inference.particles.world_system import WorldSystem
 from cai.inference.tabular.backward import backward
 from cai.inference.tabular.recursion import EXACT
 from cai.models.continuous.linear_gaussian import LinearGaussianModel
+from cai.models.continuous.world import World
 from cai.models.programs.inspect import ProgramInfo, inspect_program
 from cai.models.trajectory.model import TrajectoryModel
 
@@ -164,7 +166,8 @@ def _inspect(model: Any, backend: str, lookahead: Lookahead) -> ProgramInfo | No
             f"backend {backend!r} reads soft values off the tables of a TrajectoryModel, and this is a Pyro program; "
             "give lookahead=None, or a function (states, t) -> log psi"
         )
-    check_vectorised(model, info)
+    if not isinstance(model, World):  # which was tried on stacked states when it was made
+        check_vectorised(model, info)
     return info
 
 
@@ -172,7 +175,7 @@ def _answer(
     backend: SequentialMonteCarlo | ImportanceSampling, model: Any, threshold: float, lookahead: Lookahead, seed: int
 ) -> Posterior:
     info = _inspect(model, backend.name, lookahead)
-    system = TableSystem(model) if info is None else ReplaySystem(model, info)
+    system: TableSystem | WorldSystem | ReplaySystem = TableSystem(model) if info is None else _system(model, info)
     found = move_particles(
         system,
         num_particles=int(backend.num_particles),
@@ -183,6 +186,10 @@ def _answer(
     if isinstance(system, TableSystem):
         return answer_model(model, found, backend=backend.name, target=backend.target)
     return answer_program(system, found, backend=backend.name, target=backend.target)
+
+
+def _system(model: Any, info: ProgramInfo) -> WorldSystem | ReplaySystem:
+    return WorldSystem(model, info) if isinstance(model, World) else ReplaySystem(model, info)
 
 
 def _log_psi(model: Any, lookahead: Lookahead) -> LogPsi | None:

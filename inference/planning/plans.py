@@ -11,7 +11,7 @@ from cai.inference.core.policy import Policy
 from cai.inference.core.posterior import Posterior
 from cai.inference.core.storage import storable
 
-__all__ = ["Plan", "PlanPosterior"]
+__all__ = ["Plan", "PlanPosterior", "in_the_world"]
 
 
 @storable("plan")
@@ -65,15 +65,21 @@ class PlanPosterior(Posterior):
         if self.model is None:
             why = "its model stayed behind when it was stored"
             raise self._unknown("how to draw trajectories", "infer again", why)
-        generator = torch.Generator().manual_seed(seed)
-        state, policy = self.model.reset(num_samples, generator), self.policy()
-        states, actions = [state], []
-        with torch.no_grad():
-            for t in range(self.steps):
-                actions.append(policy.act(state, t, generator=generator))
-                state = self.model.step(state, actions[-1], t, generator).next_states
-                states.append(state)
-        return torch.stack(states, 1), torch.stack(actions, 1), {}
+        return *in_the_world(self.model, self.policy(), num_samples, seed), {}
+
+
+@torch.no_grad()
+def in_the_world(model: Any, policy: Policy, num_samples: int, seed: int) -> tuple[Tensor, Tensor]:
+    """States [N, T + 1, n] and actions [N, T, m] of a policy in a continuous model; inf once a chain ended."""
+    generator = torch.Generator().manual_seed(seed)
+    state = model.reset(num_samples, generator)
+    states, actions = [state], []
+    for t in range(model.steps):
+        here = torch.where(state.isfinite(), state, torch.zeros_like(state))
+        actions.append(policy.act(here, t, generator=generator))
+        state = model.step(state, actions[-1], t, generator).next_states
+        states.append(state)
+    return torch.stack(states, 1), torch.stack(actions, 1)
 
 
 storable("plan-posterior", pack=PlanPosterior._stored, unpack=PlanPosterior._from_stored)(PlanPosterior)

@@ -23,7 +23,7 @@ CHUNK = 4_000_000  # numbers of trajectories that are held at once
 
 def _parts(policy: ReplanningPolicy) -> dict[str, Any]:
     """What a file keeps; functions of a model are code, which no file holds."""
-    names = ("plan", "num_samples", "lookahead", "temperature", "noise", "correlation", "source")
+    names = ("plan", "num_samples", "lookahead", "temperature", "noise", "correlation", "scales", "source")
     model = policy.model if can_store(policy.model) else None
     return {"model": model} | {name: getattr(policy, name) for name in names}
 
@@ -46,6 +46,7 @@ class ReplanningPolicy:
         temperature: lambda of the weights, reward units.
         noise: standard deviation of the action noise; None for the prior's.
         correlation: of the noise from step to step.
+        scales: of the noise; samples take them in turn.
         source: the backend that it came from.
     """
 
@@ -56,6 +57,7 @@ class ReplanningPolicy:
     temperature: float
     noise: float | None
     correlation: float
+    scales: tuple[float, ...] = (1.0,)
     source: str = ""
     _sampler: Sampler | None = field(init=False, repr=False)
 
@@ -72,6 +74,7 @@ class ReplanningPolicy:
                 self.temperature,
                 self.noise,
                 self.correlation,
+                self.scales,
             )
         object.__setattr__(self, "_sampler", sampler)
 

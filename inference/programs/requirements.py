@@ -26,7 +26,7 @@ def check_program(info: ProgramInfo, backend: str) -> None:
     if info.continuous:
         raise ValueError(
             f"backend {backend!r} enumerates every latent, and {info.continuous[0]!r} is continuous or not a scalar; "
-            "make it discrete (a ContinuousModel by cai.models.discretize), or use 'smc', which draws"
+            "make it discrete, or use 'smc', which draws"
         )
     needed = table_bytes(info)
     if needed > ENUMERATION_BYTES:

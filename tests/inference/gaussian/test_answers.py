@@ -13,8 +13,10 @@ from particle_checks import estimates, is_unbiased
 
 import cai
 from cai.inference import InferenceError, NotKnown, Status
+from cai.inference.particles.particles import move_particles
 from cai.inference.particles.program_system import ReplaySystem
 from cai.inference.particles.smc import _log_psi
+from cai.inference.particles.world_system import WorldSystem
 from cai.models import Flat, LinearNormal, QuadraticReward
 from cai.models.programs.inspect import inspect_program
 
@@ -269,9 +271,27 @@ def test_particles_estimate_the_same_evidence():
     assert float(ahead.believed_return) == pytest.approx(float(exact.believed_return), abs=0.4)
 
 
+@pytest.mark.parametrize("kind", [ReplaySystem, WorldSystem])
 @pytest.mark.parametrize("lookahead", ["auto", None])
-def test_the_evidence_of_particles_is_unbiased(lookahead):
+def test_the_evidence_of_particles_is_unbiased(lookahead, kind):
     model = integrator(horizon=3, action_prior=LinearNormal(K0=[[-0.2, -0.3]], k0=[0.1], L=[[0.5]]))
     truth = float(cai.infer(model, "exact").log_evidence)
-    log_psi, system = _log_psi(model, lookahead), ReplaySystem(model, inspect_program(model))
-    assert is_unbiased(estimates(system, 30, 60, 0.9, log_psi), truth, tests=2)
+    log_psi, system = _log_psi(model, lookahead), kind(model, inspect_program(model))
+    count = 30 if kind is ReplaySystem else 150  # the one runs the Pyro program, the other the simulator
+    assert is_unbiased(estimates(system, count, 60, 0.9, log_psi), truth, tests=4)
+
+
+def test_particles_of_a_discounted_model_end_with_it():
+    model = integrator(discount=0.7, horizon=6)
+    found = {}
+    for kind in (ReplaySystem, WorldSystem):
+        system = kind(model, inspect_program(model))
+        run = move_particles(system, num_particles=1500, ess_threshold=0, log_psi=None, seed=1)
+        particles = run.particles
+        assert set(particles.values) == set(inspect_program(model).latents)
+        ended = particles.values["alive_4"] == 0
+        states = particles.values
+        assert torch.equal(states["s_5"][ended], states["s_4"][ended])
+        found[kind] = float(run.log_evidence), run.log_evidence_error
+    (one, first), (other, second) = found.values()
+    assert abs(one - other) < 5 * math.hypot(first, second)

@@ -1,0 +1,44 @@
+"""Linear-Gaussian policies that also run in environments."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from cai.inference.core.policy import policy_classes
+from cai.inference.gaussian.policy import GaussianPolicy as LinearGaussian
+from cai.models.common.storage import storable
+from cai.policies.environments import Runs
+
+__all__ = ["GaussianPolicy"]
+
+
+@storable("gaussian-policy-that-runs")
+@dataclass(frozen=True, eq=False, repr=False)
+class GaussianPolicy(LinearGaussian, Runs):
+    """a_t ~ N(K_t s_t + k_t, Sigma_t), for each time or stationary, also in environments with vectors (`run`).
+
+    Args:
+        gain: K [..., T, m, n]; batch axes lead. With `stationary`, T is 1.
+        offset: k [..., T, m].
+        covariance: Sigma [..., T, m, m]; zero for a policy that is certain.
+        stationary: whether the one step serves every time.
+        source: the backend that it came from, for tables.
+
+    Raises:
+        ValueError: if shapes do not fit each other, or a stationary policy has more than one step.
+    """
+
+    def _check_spaces(self, observations: Any, actions: Any) -> None:
+        m, n = self.gain.shape[-2:]
+        for what, space, size in (("observation", observations, n), ("action", actions, m)):
+            if getattr(space, "shape", None) != (size,) or hasattr(space, "n"):
+                raise ValueError(
+                    f"the environment's {what} space is {space}; this policy takes states of {n} numbers and gives "
+                    f"actions of {m}, which needs Box spaces of shapes ({n},) and ({m},)"
+                )
+        if self.gain.dim() > 3:
+            raise ValueError(f"a batch of policies, of shape {list(self.gain.shape[:-3])}, runs in no environment")
+
+
+policy_classes["gaussian"] = GaussianPolicy  # what posteriors make

@@ -1,0 +1,80 @@
+"""One backend's line in a comparison."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from cai.evaluation.continuous import ContinuousOutcome
+from cai.evaluation.evaluate import Outcome
+from cai.inference.core.posterior import Posterior
+from cai.inference.core.status import Status
+from cai.models.common.storage import storable
+
+__all__ = ["NUMBERS", "PARTICLES", "Row", "finite"]
+
+NUMBERS = ("log_evidence", "elbo", "believed_return", "real_return", "optimism_gap", "luck", "policy_entropy")
+PARTICLES = ("effective_sample_size", "log_evidence_error")  # what answers of weighted particles know besides
+
+
+@storable("comparison-row")
+@dataclass(frozen=True, eq=False)
+class Row:
+    """One backend's line. Numbers are None where they are not known; -inf is kept here and null in JSON.
+
+    Attributes:
+        backend: its name, with the options that differ from its defaults.
+        target: what it approximates.
+        status: how it ended.
+        detail: why, where it was not run or its policy could not be evaluated.
+        log_evidence: nats.
+        elbo: nats.
+        believed_return: under the backend's own dynamics, reward units.
+        real_return: of its policy under the true dynamics, reward units.
+        optimism_gap: believed minus real return.
+        luck: nats.
+        policy_entropy: under q, nats.
+        seconds: for inference alone.
+        posterior: the answer, or None.
+        outcome: of its policy in the true world, or None.
+        member: of a batch, which one; else None.
+        effective_sample_size: of weighted particles, on how many trajectories the answer rests; else None.
+        log_evidence_error: of weighted particles, the standard error of `log_evidence`, nats; else None.
+        gain: what a step is worth in the long run, reward units, where the criterion is the average; else None.
+        real_return_error: the standard error of a `real_return` that rollouts estimated; None where it is exact.
+    """
+
+    backend: str
+    target: str
+    status: Status
+    detail: str
+    log_evidence: float | None
+    elbo: float | None
+    believed_return: float | None
+    real_return: float | None
+    optimism_gap: float | None
+    luck: float | None
+    policy_entropy: float | None
+    seconds: float
+    posterior: Posterior | None
+    outcome: Outcome | ContinuousOutcome | None
+    member: int | None = None
+    effective_sample_size: float | None = None
+    log_evidence_error: float | None = None
+    gain: float | None = None
+    real_return_error: float | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The line as JSON allows it: null for what is not known or not finite."""
+        numbers = {key: finite(getattr(self, key)) for key in NUMBERS + PARTICLES}
+        why = self.detail or ("" if self.status.ok else str(self.status))
+        head: dict[str, Any] = {"backend": self.backend, "target": self.target, "status": self.status.label}
+        if self.member is not None:
+            head["member"] = self.member
+        return {**head, **numbers, "seconds": round(self.seconds, 6), "detail": why}
+
+
+def finite(value: float | None) -> float | None:
+    """The number, None where it is not known or not finite."""
+    return value if value is not None and math.isfinite(value) else None

@@ -1,0 +1,75 @@
+"""Controls to begin with: those of an answer, of a policy, or of the action prior."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cai.inference.core.policy import Policy
+from cai.inference.core.posterior import Posterior
+from cai.inference.planning.problem import PlanningProblem
+
+__all__ = ["first_actions"]
+
+
+@torch.no_grad()
+def first_actions(problem: PlanningProblem, given: Any, seed: int) -> Tensor:
+    """[T, m], controls along the mean dynamics.
+
+    Args:
+        problem: of the model.
+        given: None for the mean of the action prior (zeros where it is flat); the answer of a backend, of which the
+            plan is taken where it has one, and else the mean action of its policy, followed from the mean start on;
+            a policy; or controls [T, m].
+        seed: of a policy that draws in any case.
+
+    Raises:
+        TypeError, ValueError: if it is none of these, or does not fit.
+    """
+    if given is None:
+        return _of_prior(problem)
+    plan = getattr(given, "__dict__", {}).get("plan")
+    if isinstance(given, Posterior) and plan is not None:
+        return _checked(problem, plan.actions)
+    if isinstance(given, Posterior):
+        return _of_policy(problem, given.policy(), seed)
+    if isinstance(given, Policy):
+        return _of_policy(problem, given, seed)
+    try:
+        controls = torch.as_tensor(given, dtype=problem.start.dtype)
+    except (TypeError, ValueError, RuntimeError):
+        raise TypeError(
+            f"warm_start is a {type(given).__name__}; give an answer of infer, a policy, or controls [T, m]"
+        ) from None
+    return _checked(problem, controls)
+
+
+def _of_prior(problem: PlanningProblem) -> Tensor:
+    prior = problem.prior
+    if prior is None:
+        return problem.start.new_zeros(problem.horizon, problem.action_dim)
+    return problem.follow(prior.mean)[0]
+
+
+def _of_policy(problem: PlanningProblem, policy: Policy, seed: int) -> Tensor:
+    if policy.horizon < problem.horizon:
+        raise ValueError(
+            f"warm_start knows {policy.horizon} steps, the model has {problem.horizon}; infer with the same horizon"
+        )
+    generator = torch.Generator().manual_seed(seed)
+
+    def act(state: Tensor, t: int) -> Tensor:
+        return policy.act(state, t, generator=generator, deterministic=True).to(state).reshape(-1)
+
+    return _checked(problem, problem.follow(act)[0])
+
+
+def _checked(problem: PlanningProblem, actions: Tensor) -> Tensor:
+    wanted = (problem.horizon, problem.action_dim)
+    if tuple(actions.shape) != wanted:
+        raise ValueError(f"warm_start has controls of shape {list(actions.shape)}; the model takes {list(wanted)}")
+    if not bool(torch.isfinite(actions).all()):
+        raise ValueError("warm_start holds controls that are NaN or infinite; its answer may have failed")
+    return actions.detach().to(problem.start)
