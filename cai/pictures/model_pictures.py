@@ -15,11 +15,13 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
+from cai.models.continuous.world import World
 from cai.models.trajectory.model import TrajectoryModel
 from cai.models.zoo.registry import state_places
 from cai.pictures.drawing import grid_size, make_axes
 from cai.pictures.model_graphs import Arrow, draw_state_graph, graph_places, model_arrows, reward_text
 from cai.pictures.model_maps import draw_map
+from cai.pictures.world_pictures import plot_world
 
 __all__ = ["plot_model"]
 
@@ -29,7 +31,7 @@ MOST_STATES = 2000  # of a picture
 
 
 def plot_model(
-    model: TrajectoryModel, *, kind: Literal["map", "graph", "tables"] | None = None, ax: Axes | None = None
+    model: TrajectoryModel | World, *, kind: Literal["map", "graph", "tables"] | None = None, ax: Axes | None = None
 ) -> Figure:
     """A problem's states, actions, probabilities and rewards.
 
@@ -38,7 +40,7 @@ def plot_model(
     (framed twice where terminal, bold where a run may start) and what the actions do as arrows: with the action, its
     probability and its reward in words; or, where there are too many, with the reward as colour and the probability as
     width. Tables show p(s' | s, a), a panel for each action, with the numbers and rewards in words where they fit.
-    Rewards are those of t = 1 where they read the time.
+    Rewards are those of t = 1 where they read the time. Of a continuous model its scene is drawn (`plot_world`).
 
     Args:
         model: the problem.
@@ -48,6 +50,10 @@ def plot_model(
     Raises:
         TypeError, ValueError: if it is no model, is too large to be drawn, or the kind does not fit.
     """
+    if isinstance(model, World):
+        if kind is not None:
+            raise ValueError(f"kind is {kind!r}, and the {model.name} model is continuous; leave it out")
+        return plot_world(model, ax=ax)
     if not isinstance(model, TrajectoryModel):
         raise TypeError(f"expected a TrajectoryModel, got {type(model).__name__}; of programs draw the factor graph")
     if kind not in (None, "map", "graph", "tables"):

@@ -27,20 +27,25 @@ __all__ = ["Bundle", "Noise", "Sampler"]
 
 @dataclass(frozen=True, eq=False)
 class Noise:
-    """Gaussian noise of actions that is correlated over time: e_t = root x_t, x_t = c x_{t-1} + sqrt(1 - c^2) y_t.
+    """Gaussian noise of actions that is correlated over time: e_t = b root x_t, x_t = c x_{t-1} + sqrt(1 - c^2) y_t.
 
     Attributes:
-        root: [H, m, m], Cholesky factors of the covariances; every e_t has the covariance of its step.
+        root: [H, m, m], Cholesky factors of the covariances; with b = 1 every e_t has the covariance of its step.
         correlation: c, in [0, 1).
+        scales: the values of b; each serves an equal share of the samples, in turn.
     """
 
     root: Tensor
     correlation: float
+    scales: tuple[float, ...] = (1.0,)
 
     def draw(self, shape: tuple[int, ...], generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
-        """Noise [*shape, H, m], and the independent normals y that it is made of."""
+        """Noise e [*shape, H, m] of samples that the last axis of the shape counts, and b times the normals y."""
         horizon, m = self.root.shape[0], self.root.shape[-1]
         fresh = torch.randn(*shape, horizon, m, generator=generator, dtype=self.root.dtype)
+        if self.scales != (1.0,):
+            own = fresh.new_tensor(self.scales)[torch.arange(shape[-1]) % len(self.scales)]
+            fresh = fresh * own[:, None, None]
         mixed = fresh
         if self.correlation:
             rest, steps = math.sqrt(1 - self.correlation**2), list(fresh.unbind(-2))
@@ -50,18 +55,21 @@ class Noise:
         return (self.root @ mixed[..., None])[..., 0], fresh
 
     def whitened(self, values: Tensor) -> Tensor:
-        """The normals y [..., H, m] that noise values e are made of."""
+        """The numbers b y [..., H, m] that noise values e are made of."""
         x = torch.linalg.solve_triangular(self.root, values[..., None], upper=False)[..., 0]
         if not self.correlation:
             return x
         rest = math.sqrt(1 - self.correlation**2)
         return torch.cat([x[..., :1, :], (x[..., 1:, :] - self.correlation * x[..., :-1, :]) / rest], -2)
 
-    def log_scale(self) -> float:
-        """The log of the factor by which y turns into e in volume, nats."""
-        horizon, m = self.root.shape[0], self.root.shape[-1]
-        rest = (horizon - 1) * m * math.log(1 - self.correlation**2) / 2
-        return float(self.root.diagonal(dim1=-2, dim2=-1).log().sum()) + rest
+    def log_density(self, fresh: Tensor, scales: tuple[float, ...] = (1.0,)) -> Tensor:
+        """[...], the log density of noise with numbers b y [..., H, m], nats, where b may be any of the scales."""
+        m = self.root.shape[-1]
+        count = self.root.shape[0] * m
+        volume = self.root.diagonal(dim1=-2, dim2=-1).log().sum() + (count - m) * math.log(1 - self.correlation**2) / 2
+        size = fresh.square().sum((-2, -1))
+        each = torch.stack([-size / (2 * scale**2) - count * math.log(scale) for scale in scales])
+        return each.logsumexp(0) - math.log(len(scales)) - volume - count * math.log(2 * math.pi) / 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,6 +121,7 @@ class Sampler:
         temperature: lambda, reward units.
         noise: standard deviation of the actions; None for that of the prior.
         correlation: of the noise between steps.
+        scales: of the noise; samples take them in turn.
     """
 
     problem: PlanningProblem
@@ -122,6 +131,7 @@ class Sampler:
     temperature: float
     noise: float | None
     correlation: float
+    scales: tuple[float, ...] = (1.0,)
 
     def steps(self, t: int) -> int:
         """H, the steps that are looked ahead from time index t."""
@@ -136,7 +146,7 @@ class Sampler:
             prior = self.problem.prior
             assert prior is not None
             root = torch.linalg.cholesky(torch.stack([prior.covariance(state, t + i) for i in range(steps)]))
-        return Noise(root, self.correlation)
+        return Noise(root, self.correlation, self.scales)
 
     def draw(self, states: Tensor, plan: Tensor, t: int, generator: torch.Generator | None) -> Bundle:
         """A bundle of K trajectories from each state.
@@ -203,11 +213,8 @@ class Sampler:
 
     def _log_ratio(self, states: Tensor, actions: Tensor, plan: Tensor, fresh: Tensor, noise: Noise, t: int) -> Tensor:
         """[...], log p(a|s) - log q(a|s), nats; p is the noise without a plan where the model's own prior is flat."""
-        prior = self.problem.prior
+        prior, proposed = self.problem.prior, noise.log_density(fresh, noise.scales)
         if prior is None:
-            moved = noise.whitened(plan)
-            return -(moved * (fresh + moved / 2)).sum((-2, -1))
+            return noise.log_density(noise.whitened(plan) + fresh) - proposed
         scores = [prior.log_prob(states[..., i, :], actions[..., i, :], t + i) for i in range(len(plan))]
-        count = fresh.shape[-1] * fresh.shape[-2]
-        proposed = -fresh.square().sum((-2, -1)) / 2 - count * math.log(2 * math.pi) / 2 - noise.log_scale()
         return torch.stack(scores, -1).sum(-1) - proposed

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from cai.inference.core.driver import drive
 from cai.inference.core.learner import Info, State, generator_at, generator_state, status_of
+from cai.inference.core.policy import policy_classes
 from cai.inference.core.posterior import Posterior
 from cai.inference.core.status import Status, Target
 from cai.inference.planning.bundle import Sampler
@@ -24,6 +25,7 @@ from cai.models.common.numerics import plain_number
 __all__ = ["PathIntegral"]
 
 FLAT_NOISE, FLAT_CORRELATION = 1.5, 0.8  # where the action prior is flat and nothing is given
+FLAT_SCALES = (1.0, 0.5)  # of that noise: half of the samples look near the plan
 FEW = 10.0  # samples that count, below which a weighted mean tells of few of them
 
 
@@ -43,7 +45,7 @@ class PathIntegral:
     pays the final reward there, as a guess of what is to come.
 
     A flat prior is none to draw from. The noise itself, N(0, noise^2) at every step, is then taken for the prior, and
-    `details["prior"]` says so.
+    `details["prior"]` says so; every second sample is drawn with half of it, q being the mixture of both.
 
     Target `other`: as K grows, and with H = T, the actions tend to the mean actions of `exact`. The effective sample
     size says how far one may believe that: it is in `details["ess"]` for every step, the lowest is
@@ -115,6 +117,7 @@ class PathIntegral:
             temperature=plain_number(model.temperature) if self.temperature is None else float(self.temperature),
             noise=None if noise is None else float(noise),
             correlation=float(correlation),
+            scales=FLAT_SCALES if flat else (1.0,),
         )
 
 
@@ -211,7 +214,7 @@ class _Receding:
         problem, model = sampler.problem, sampler.model
         done, horizon = len(state.actions), problem.horizon
         shifts = torch.cat([state.shifts, state.plan, state.plan.new_zeros(horizon, problem.action_dim)])[:horizon]
-        policy = ReplanningPolicy(
+        policy: ReplanningPolicy = policy_classes["replanning"](
             model,
             shifts,
             sampler.num_samples,
@@ -219,6 +222,7 @@ class _Receding:
             sampler.temperature,
             sampler.noise,
             sampler.correlation,
+            sampler.scales,
             source=self.backend.name,
         )
         status, details = status_of(state), self._details(state, sampler)

@@ -185,6 +185,8 @@ class TiltedDynamics(OutcomeDynamics):
         if math.isinf(self.eta):
             ratios = self._extremes(worth, weights)
         elif self.eta == 1:
+            if math.isinf(model.horizon):  # what cannot happen may be worth +inf
+                worth = torch.where(weights > 0, worth, torch.zeros_like(worth))
             mean = safe_logsumexp(safe_log(weights) + worth)[..., None]
             counts = (weights > 0) & torch.isfinite(mean)
             ratios = torch.where(counts, worth, torch.zeros_like(worth))

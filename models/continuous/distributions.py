@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from pyro.distributions import Delta, MultivariateNormal, TorchDistribution
@@ -12,34 +12,49 @@ from torch.distributions import constraints
 
 from cai.models.common.random_draws import OwnDraws
 
-__all__ = ["SingularNormal", "Staying", "covariance_root", "gaussian"]
+__all__ = ["CovarianceRoot", "SingularNormal", "Staying", "covariance_root", "gaussian"]
 
 SUPPORT = 1e-9  # how far off its subspace a value of a singular Gaussian may lie, as a share of its size
-POSITIVE = 1e-12  # of the largest eigenvalue, at and below which an eigenvalue counts as zero
+POSITIVE = 1e-14  # of the largest eigenvalue, at and below which an eigenvalue counts as zero
 
 
-def covariance_root(covariance: Tensor) -> Tensor | None:
-    """The Cholesky factor of covariances [..., n, n]; None if one of them is singular."""
-    eigenvalues = torch.linalg.eigvalsh(covariance.detach())
-    if bool((eigenvalues[..., 0] <= POSITIVE * eigenvalues[..., -1]).any()):
-        return None
-    root: Tensor = torch.linalg.cholesky(covariance)
-    return root
+class CovarianceRoot(NamedTuple):
+    """What is worked out of a covariance once: exactly one of the first two, and neither where it is zero.
+
+    Attributes:
+        cholesky: [..., n, n], lower triangular; where every one has an inverse.
+        spectrum: (variances [..., n], directions [..., n, n] as columns), where one is singular; the variances that are
+            rounding are 0.
+    """
+
+    cholesky: Tensor | None
+    spectrum: tuple[Tensor, Tensor] | None
 
 
-def gaussian(mean: Tensor, covariance: Tensor, root: Tensor | None) -> TorchDistribution:
+def covariance_root(covariance: Tensor) -> CovarianceRoot:
+    """The root of covariances [..., n, n], which may be singular; gradients pass where every one has an inverse."""
+    variances, directions = torch.linalg.eigh(covariance.detach())
+    zero = variances <= POSITIVE * variances[..., -1:].clamp(min=0)
+    if not bool(zero.any()):
+        return CovarianceRoot(torch.linalg.cholesky(covariance), None)
+    if bool(zero.all()):
+        return CovarianceRoot(None, None)
+    return CovarianceRoot(None, (torch.where(zero, torch.zeros_like(variances), variances), directions))
+
+
+def gaussian(mean: Tensor, covariance: Tensor, root: CovarianceRoot) -> TorchDistribution:
     """N(mean [..., n], covariance [..., n, n]); a point mass where the covariance is zero.
 
     Args:
         mean: its leading axes may exceed those of the covariance.
         covariance: may be singular.
-        root: what `covariance_root` says of it.
+        root: of it.
     """
-    if root is not None:
-        return MultivariateNormal(mean, scale_tril=root, validate_args=False)
-    if not bool(covariance.detach().any()):
-        return Delta(mean, event_dim=1, validate_args=False)
-    return SingularNormal(mean, covariance)
+    if root.cholesky is not None:
+        return MultivariateNormal(mean, scale_tril=root.cholesky, validate_args=False)
+    if root.spectrum is not None:
+        return SingularNormal(mean, covariance, root.spectrum)
+    return Delta(mean, event_dim=1, validate_args=False)
 
 
 class SingularNormal(TorchDistribution):
@@ -52,17 +67,16 @@ class SingularNormal(TorchDistribution):
     Args:
         mean: [..., n].
         covariance: [..., n, n], positive semi-definite.
+        spectrum: its variances and directions, as `covariance_root` finds them.
     """
 
     arg_constraints: dict[str, Any] = {}
     support = constraints.real_vector
     has_rsample = True
 
-    def __init__(self, mean: Tensor, covariance: Tensor) -> None:
+    def __init__(self, mean: Tensor, covariance: Tensor, spectrum: tuple[Tensor, Tensor]) -> None:
         self.mean_, self.covariance_matrix = mean, covariance
-        values, self.vectors = torch.linalg.eigh(covariance.detach())
-        zero = values <= POSITIVE * values[..., -1:].clamp(min=0)
-        self.variances = torch.where(zero, torch.zeros_like(values), values)
+        self.variances, self.vectors = spectrum
         batch = torch.broadcast_shapes(mean.shape[:-1], covariance.shape[:-2])
         super().__init__(batch, mean.shape[-1:], validate_args=False)
 
@@ -78,7 +92,8 @@ class SingularNormal(TorchDistribution):
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> SingularNormal:
         """A distribution with the larger batch shape."""
-        return SingularNormal(self.mean_.expand(*batch_shape, *self.event_shape), self.covariance_matrix)
+        mean = self.mean_.expand(*batch_shape, *self.event_shape)
+        return SingularNormal(mean, self.covariance_matrix, (self.variances, self.vectors))
 
     def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:
         """Draws [*sample_shape, ..., n]; gradients pass to the mean."""

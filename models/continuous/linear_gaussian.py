@@ -13,7 +13,7 @@ from torch import Tensor
 
 from cai.models.common.checks import FORGOTTEN, float_tensor
 from cai.models.common.storage import storable
-from cai.models.continuous.distributions import covariance_root, gaussian
+from cai.models.continuous.distributions import gaussian
 from cai.models.continuous.matrices import at_time, batch_shape, check_covariance, read_matrix
 from cai.models.continuous.numbers import read_numbers
 from cai.models.continuous.priors import Flat, LinearNormal, prior_parts
@@ -224,18 +224,18 @@ class LinearGaussianModel(World):
 
     def start_distribution(self) -> TorchDistribution:
         mean, covariance = self.start
-        return gaussian(mean, covariance, self._roots("start", covariance))
+        return gaussian(mean, covariance, self.root("start", covariance))
 
     def prior(self, state: Tensor, t: int) -> TorchDistribution:
         step = self.matrices(t)
         if step.K0 is None or step.k0 is None or step.L is None:
             raise ValueError("the action prior is Flat(), from which no action can be drawn")
-        return gaussian(_apply(step.K0, state) + step.k0, step.L, self._roots(f"prior {self._key(t)}", step.L))
+        return gaussian(_apply(step.K0, state) + step.k0, step.L, self.root(f"prior {self._key(t)}", step.L))
 
     def transition(self, state: Tensor, action: Tensor, t: int) -> TorchDistribution:
         step = self.matrices(t)
         mean = _apply(step.A, state) + _apply(step.B, action) + step.offset
-        return gaussian(mean, step.noise, self._roots(f"noise {self._key(t)}", step.noise))
+        return gaussian(mean, step.noise, self.root(f"noise {self._key(t)}", step.noise))
 
     def step_reward(self, state: Tensor, action: Tensor, t: int) -> Tensor:
         step = self.matrices(t)
@@ -256,15 +256,6 @@ class LinearGaussianModel(World):
 
     def _key(self, t: int) -> int:
         return t if self.is_time_varying else 0
-
-    def _roots(self, name: str, covariance: Tensor) -> Tensor | None:
-        """The Cholesky factor of a covariance, found once unless it has a history."""
-        if covariance.requires_grad:
-            return covariance_root(covariance)
-        held = self.__dict__.setdefault("_held", {})
-        if name not in held:
-            held[name] = covariance_root(covariance)
-        return held[name]
 
 
 OWN_AXES = {"A": 2, "B": 2, "offset": 1, "noise": 2}

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from cai.models.common.checks import FORGOTTEN, float_tensor
 from cai.models.common.storage import storable
-from cai.models.continuous.distributions import covariance_root, gaussian
+from cai.models.continuous.distributions import gaussian
 from cai.models.continuous.matrices import at_time
 from cai.models.continuous.numbers import read_numbers
 from cai.models.continuous.priors import Flat, LinearNormal, prior_parts
@@ -104,7 +104,8 @@ class ContinuousModel(World):
             raise ValueError("the action prior is Flat(), from which no action can be drawn")
         if isinstance(given, LinearNormal):
             K0, k0, L = (at_time(part, axes, t, self.batch_shape) for part, axes in prior_parts(given).values())
-            return gaussian((K0 @ state[..., None])[..., 0] + k0, L, covariance_root(L))
+            timed = given.L.dim() > 2 and given.L.shape[-3] > 1
+            return gaussian((K0 @ state[..., None])[..., 0] + k0, L, self.root(f"prior {t if timed else 0}", L))
         found: TorchDistribution = given(state, t)
         lead = state.shape[:-1]
         return found if found.batch_shape == lead else found.expand(lead)

@@ -19,6 +19,7 @@ from cai.models.common.names import KnownNames, did_you_mean
 from cai.models.common.numerics import plain_number
 from cai.models.common.simulator import Transition
 from cai.models.common.storage import save
+from cai.models.continuous.distributions import CovarianceRoot, covariance_root
 from cai.models.continuous.priors import Flat, LinearNormal
 from cai.models.continuous.program import run_program
 from cai.models.continuous.simulate import Rollout, draw_start, draw_step, run_chains
@@ -123,6 +124,15 @@ class World(KnownNames):
                 `step` is the time index).
         """
         return draw_step(self, states, actions, t, generator)
+
+    def root(self, name: str, covariance: Tensor) -> CovarianceRoot:
+        """The root of a covariance [..., n, n] of this model, worked out once unless it has a history."""
+        if covariance.requires_grad:
+            return covariance_root(covariance)
+        held: dict[str, CovarianceRoot] = self.__dict__.setdefault("_held", {})
+        if name not in held:
+            held[name] = covariance_root(covariance)
+        return held[name]
 
     def with_stand_in(self) -> Self:
         """The model itself; where its prior is `Flat()`, with N(0, I) in its place, so that its graph can be drawn."""

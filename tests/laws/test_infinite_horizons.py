@@ -142,6 +142,17 @@ KINDS = [
 ]
 
 
+def differing(got, limit, states):
+    """(state, value, that of the finite horizon) where these are not the same."""
+    size = float(np.abs(limit[np.isfinite(limit)]).max(initial=0))
+    values = {s: float(got.values[0, s]) for s in states}
+    return [
+        (s, value, limit[s])
+        for s, value in values.items()
+        if math.isfinite(value) and limit[s] != pytest.approx(value, rel=1e-6, abs=1e-6 * size + 1e-12)
+    ]
+
+
 @over_seeds(range(5000), quick=60, blocks=4)
 def test_values_are_right_or_not_called_so(seeds):
     counts = dict.fromkeys(Status, 0)
@@ -167,12 +178,10 @@ def test_values_are_right_or_not_called_so(seeds):
                 assert earned == pytest.approx(worth, rel=1e-9, abs=1e-9 * size), (what, "not attained")
             if (discount < 1 and discount**LONG > 1e-9) or not _settles(problem):
                 continue
-            limit = finite(problem, discount, eta, hard, LONG, 1)[0]
-            for s in states:
-                value, late = float(got.values[0, s]), limit[s]
-                if math.isfinite(value):
-                    size = float(np.abs(limit[np.isfinite(limit)]).max(initial=0))
-                    assert late == pytest.approx(value, rel=1e-6, abs=1e-6 * size + 1e-12), (what, s, value, late)
+            off = [differing(got, finite(problem, discount, eta, hard, LONG, 1)[0], states)]
+            if off[0]:  # waiting where it is cheap may be as good as an end for thousands of steps
+                off.append(differing(got, finite(problem, discount, eta, hard, 16 * LONG, 1)[0], states))
+            assert not off[-1], (what, off)
     total = sum(counts.values())
     assert counts[Status.SUCCESS] > total / 2, counts
     assert counts[Status.NOT_CONVERGED] <= max(2, total / 50), counts
