@@ -84,7 +84,8 @@ def evaluate_continuous(policy: Any, model: World, *, num_rollouts: int, tail: f
     Args:
         policy: with `act` and `horizon`, on states [N, n].
         model: the continuous model, whose dynamics are the truth; no batch of them.
-        num_rollouts: N, all at once.
+        num_rollouts: N, all at once; fewer for a policy that can afford fewer (`affordable_rollouts`), as one that
+            plans at every step.
         tail: the share of worst returns that `cvar` averages, in (0, 1].
         seed: of model and policy; the global random state is left alone.
 
@@ -108,6 +109,7 @@ def evaluate_continuous(policy: Any, model: World, *, num_rollouts: int, tail: f
     expected: float | None = None
     if isinstance(policy, GaussianPolicy) and isinstance(model, LinearGaussianModel):
         expected, entropy = (float(part) for part in policy_worth(model, policy))
+    num_rollouts = min(num_rollouts, getattr(policy, "affordable_rollouts", num_rollouts))
     returns, ended = _rollouts(policy, model, num_rollouts, torch.Generator().manual_seed(seed))
     spread = float(returns.std()) if bool(torch.isfinite(returns).all()) else math.inf
     error = spread / math.sqrt(num_rollouts)

@@ -4,6 +4,7 @@ from cai.pictures.animations import animate_policy, save_animation
 from cai.pictures.convergence import plot_convergence
 from cai.pictures.drawing import LUCK_MAP, MASS_MAP, REAL_COLOR, TARGET_COLORS, VALUE_MAP
 from cai.pictures.model_pictures import plot_model
+from cai.pictures.plan_pictures import plot_plan
 from cai.pictures.plots import plot_luck, plot_map, plot_messages, plot_values
 from cai.pictures.world_pictures import plot_world
 
@@ -19,6 +20,7 @@ __all__ = [
     "plot_map",
     "plot_messages",
     "plot_model",
+    "plot_plan",
     "plot_values",
     "plot_world",
     "save_animation",

@@ -5,6 +5,7 @@ from cai.policies.environments import Episodes
 from cai.policies.gaussian_policy import GaussianPolicy
 from cai.policies.particle_policy import ParticlePolicy, particle_policy
 from cai.policies.policy import Policy, extract_policy
+from cai.policies.replanning_policy import ReplanningPolicy
 
 __all__ = [
     "BeliefPolicy",
@@ -12,6 +13,7 @@ __all__ = [
     "GaussianPolicy",
     "ParticlePolicy",
     "Policy",
+    "ReplanningPolicy",
     "extract_policy",
     "particle_policy",
 ]

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["Episodes", "Runs", "check_discrete"]
+__all__ = ["Episodes", "Runs", "check_box", "check_discrete"]
 
 MODES = ("NextStep", "SameStep", "Disabled")  # the values of gymnasium.vector.AutoresetMode
 
@@ -192,6 +192,24 @@ def _play(
     columns = zip(*(record for own in records for record in own), strict=True)
     returns, steps, terminations = (torch.tensor(column) for column in columns)
     return Episodes(returns.double(), steps, terminations)
+
+
+def check_box(what: str, space: Any, size: int) -> None:
+    """Refuses a space of an environment that holds no vectors of this many real numbers.
+
+    Args:
+        what: "observation" or "action".
+        space: of one environment.
+        size: how many numbers the policy has in its own.
+
+    Raises:
+        ValueError: naming the space.
+    """
+    if getattr(space, "shape", None) != (size,) or hasattr(space, "n"):
+        raise ValueError(
+            f"the environment's {what} space is {space}; this policy's {what}s are {size} numbers, which needs a Box "
+            f"space of shape ({size},)"
+        )
 
 
 def check_discrete(what: str, space: Any, sizes: range, knows: str) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 from cai.inference.core.policy import policy_classes
 from cai.inference.gaussian.policy import GaussianPolicy as LinearGaussian
 from cai.models.common.storage import storable
-from cai.policies.environments import Runs
+from cai.policies.environments import Runs, check_box
 
 __all__ = ["GaussianPolicy"]
 
@@ -31,12 +31,8 @@ class GaussianPolicy(LinearGaussian, Runs):
 
     def _check_spaces(self, observations: Any, actions: Any) -> None:
         m, n = self.gain.shape[-2:]
-        for what, space, size in (("observation", observations, n), ("action", actions, m)):
-            if getattr(space, "shape", None) != (size,) or hasattr(space, "n"):
-                raise ValueError(
-                    f"the environment's {what} space is {space}; this policy takes states of {n} numbers and gives "
-                    f"actions of {m}, which needs Box spaces of shapes ({n},) and ({m},)"
-                )
+        check_box("observation", observations, n)
+        check_box("action", actions, m)
         if self.gain.dim() > 3:
             raise ValueError(f"a batch of policies, of shape {list(self.gain.shape[:-3])}, runs in no environment")
 

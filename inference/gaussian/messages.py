@@ -11,8 +11,8 @@ These are Levine 2018, equations 7 (eta = 1) and 15 (eta = 0), for quadratic fun
 Jacobson (1973), Optimal stochastic linear systems with exponential performance criteria.
 
 The affine parts ride along in homogeneous coordinates: over x = (s, 1) the cost 1/2 s'Ps + p's + rho is one matrix
-[[P, p], [p', 2 rho]], and the recursions of p and of the quadratic terms of rho are that of P. What logarithms of
-determinants add to rho is added when all steps are known.
+[[P, p], [p', 2 rho]], and the recursions of p and of the quadratic terms of rho are that of P. Constants of costs and
+logarithms of determinants are added when all steps are known, and where nothing is affine there is no border.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from cai.inference.core.storage import storable
-from cai.inference.gaussian.problem import GaussianProblem, Quadratic, at_steps, stacked, symmetric
+from cai.inference.gaussian.problem import GaussianProblem, Quadratic, at_steps, product, stacked, symmetric
 from cai.inference.gaussian.spectrum import half_log_det
 
 __all__ = ["Messages", "backward", "outcome_step"]
@@ -96,39 +96,38 @@ def backward(problem: GaussianProblem, eta: float | Tensor = 0.0) -> Messages:
     n, m, horizon, alpha = problem.num_states, problem.num_actions, problem.horizon, problem.temperature
     theta = torch.as_tensor(eta, dtype=alpha.dtype, device=alpha.device) / alpha
     moves = theta if bool((theta != 0).any()) or (isinstance(eta, Tensor) and eta.requires_grad) else None
-    maps, costs = _homogeneous(problem)
+    maps, costs, message = _homogeneous(problem, affine=_is_affine(problem))
+    size = message.shape[-1]  # n + 1, or n where nothing is affine
     noises, survival = at_steps(problem.noise, 2, horizon), problem.survival
-    message = _bordered(problem.final.P, problem.final.p, 2 * problem.final.rho).expand(*problem.batch, -1, -1)
     going, gains, stages, roots, faults, logs = [message], [], [], [], [], []
     for t in reversed(range(horizon)):
         message, log = _tilt(message, noises[t], moves)
         logs.append(log)
         if survival[t] != 1:
             message = survival[t] * message
-        stage = costs[t] + maps[t].mT @ (message @ maps[t])
-        message = stage[..., : n + 1, : n + 1]
+        stage = costs[t] + product(maps[t].mT, product(message, maps[t]))
+        message = stage[..., :size, :size]
         if m:
-            across = stage[..., n + 1 :, : n + 1]
-            stages.append(stage[..., n + 1 :, n + 1 :].contiguous())
+            across = stage[..., size:, :size]
+            stages.append(stage[..., size:, size:].contiguous())
             root, fault = torch.linalg.cholesky_ex(stages[-1])
             gains.append(torch.cholesky_solve(across, root))
-            message = message - across.mT @ gains[-1]
+            message = message - product(across.mT, gains[-1])
             roots.append(root)
             faults.append(fault)
         message = symmetric(message)
         going.append(message)
     shape = problem.batch
-    gain = _in_order(gains, (*shape, horizon, m, n + 1), message)
+    gain = _in_order(gains, (*shape, horizon, m, size), message).mul_(-1.0).add_(0.0)  # no zero is a negative one
     root = _in_order(roots, (*shape, horizon, m, m), message)
-    cost_to_go = _unbordered(
-        _in_order(going, (*shape, horizon + 1, n + 1, n + 1), message), _added_logs(problem, root, logs)
-    )
+    every = _in_order(going, (*shape, horizon + 1, size, size), message)
+    cost_to_go = _unbordered(every, n, _added_constants(problem, root, logs))
     P, p, rho = cost_to_go
     first = Quadratic(P[..., 0, :, :], p[..., 0, :], rho[..., 0])
     return Messages(
         cost_to_go=cost_to_go,
-        gain=0.0 - gain[..., :n],
-        offset=0.0 - gain[..., n],
+        gain=gain[..., :n],
+        offset=gain[..., n] if size > n else gain.new_zeros(*shape, horizon, m),
         action_cost=_in_order(stages, (*shape, horizon, m, m), message),
         root=root,
         chosen=torch.stack(faults[::-1], -1) == 0 if faults else torch.ones(*shape, horizon, dtype=torch.bool),
@@ -146,7 +145,8 @@ def outcome_step(cost: Quadratic, noise: Tensor, theta: Tensor | None) -> Quadra
         noise: [..., n, n].
         theta: [...]; None for the mean, the limit at 0.
     """
-    return _unbordered(*_tilt(_bordered(cost.P, cost.p, 2 * cost.rho), noise, theta))
+    message, log = _tilt(_bordered(cost.P, cost.p, 2 * cost.rho), noise, theta)
+    return _unbordered(message, cost.P.shape[-1], log)
 
 
 def _tilt(message: Tensor, noise: Tensor, theta: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -155,31 +155,46 @@ def _tilt(message: Tensor, noise: Tensor, theta: Tensor | None) -> tuple[Tensor,
     if theta is None:
         return message, (message[..., :n, :n] * noise).sum((-2, -1)) / 2
     top, tilt = message[..., :n, :], theta[..., None, None]
-    product = message[..., :n, :n] @ noise
+    tilted_noise = product(message[..., :n, :n], noise)
     own = torch.eye(n, dtype=noise.dtype, device=noise.device)
-    factor, pivots, _ = torch.linalg.lu_factor_ex(own + tilt * product)
-    solved = torch.linalg.lu_solve(factor, pivots, top.expand(*factor.shape[:-1], n + 1))
-    linear = solved[..., n:]
-    corner = message[..., n:, n:] - tilt * (message[..., n:, :n] @ (noise @ linear))
-    tilted = torch.cat([solved, torch.cat([linear.mT, corner], -1)], -2)
+    factor, pivots, _ = torch.linalg.lu_factor_ex(own + tilt * tilted_noise)
+    tilted = torch.linalg.lu_solve(factor, pivots, top.expand(*factor.shape[:-1], top.shape[-1]))
+    if top.shape[-1] > n:
+        linear = tilted[..., n:]
+        corner = message[..., n:, n:] - tilt * (message[..., n:, :n] @ (noise @ linear))
+        tilted = torch.cat([tilted, torch.cat([linear.mT, corner], -1)], -2)
     log_det = factor.diagonal(dim1=-2, dim2=-1).abs().log().sum(-1)
-    return symmetric(tilted), half_log_det(product, theta.expand_as(log_det), log_det)
+    return symmetric(tilted), half_log_det(tilted_noise, theta.expand_as(log_det), log_det)
 
 
-def _homogeneous(problem: GaussianProblem) -> tuple[list[Tensor], list[Tensor]]:
-    """Of each step the map (s, 1, a) -> (s', 1), [..., n + 1, n + 1 + m], and its cost in the same coordinates."""
-    n, m = problem.num_states, problem.num_actions
-    middle = problem.offset[..., None]
+def _is_affine(problem: GaussianProblem) -> bool:
+    """Whether any message has a linear part, or gradients ask for one."""
+    parts = [problem.offset, problem.linear, problem.final.p]
+    parts += [] if problem.prior is None else [problem.prior.offset]
+    return any(part.requires_grad or bool(part.any()) for part in parts)
+
+
+def _homogeneous(problem: GaussianProblem, *, affine: bool) -> tuple[list[Tensor], list[Tensor], Tensor]:
+    """The maps and the costs of each step in homogeneous coordinates, and the final cost; constants stay outside.
+
+    Returns:
+        (s, 1, a) -> (s', 1) [..., n + 1, n + 1 + m] of each step, its cost over (s, 1, a), and that over (s', 1) of the
+        batch's shape; all without the coordinate 1 where nothing is affine.
+    """
+    n, m, stage = problem.num_states, problem.num_actions, problem.folded()
+    middle = problem.offset[..., None] if affine else problem.offset[..., None][..., :0]
     shape = torch.broadcast_shapes(problem.A.shape[:-2], problem.B.shape[:-2], middle.shape[:-2])
-    parts = [part.expand(*shape, *part.shape[-2:]) for part in (problem.A, middle, problem.B)]
-    last = torch.zeros(n + 1 + m, dtype=middle.dtype, device=middle.device)
-    last[n] = 1.0
-    maps = torch.cat([torch.cat(parts, -1), last.expand(*shape, 1, -1)], -2)
-    stage = problem.folded()
-    bordered = _bordered(stage.P, stage.p, 2 * stage.rho)
-    order = [*range(n), n + m, *range(n, n + m)]
-    costs = bordered[..., order, :][..., order] if m else bordered
-    return at_steps(maps, 2, problem.horizon), at_steps(costs, 2, problem.horizon)
+    maps = torch.cat([part.expand(*shape, *part.shape[-2:]) for part in (problem.A, middle, problem.B)], -1)
+    costs, final = stage.P, problem.final.P
+    if affine:
+        last = torch.zeros(n + 1 + m, dtype=middle.dtype, device=middle.device)
+        last[n] = 1.0
+        maps = torch.cat([maps, last.expand(*shape, 1, -1)], -2)
+        order = [*range(n), n + m, *range(n, n + m)]
+        costs = _bordered(costs, stage.p, torch.zeros_like(stage.p[..., 0]))[..., order, :][..., order]
+        final = _bordered(final, problem.final.p, torch.zeros_like(problem.final.p[..., 0]))
+    final = final.expand(*problem.batch, -1, -1)
+    return at_steps(maps, 2, problem.horizon), at_steps(costs, 2, problem.horizon), final
 
 
 def _bordered(P: Tensor, p: Tensor, corner: Tensor) -> Tensor:
@@ -191,10 +206,12 @@ def _bordered(P: Tensor, p: Tensor, corner: Tensor) -> Tensor:
     return torch.cat([torch.cat([P.expand(*shape, size, size), column], -1), last], -2)
 
 
-def _unbordered(message: Tensor, logs: Tensor) -> Quadratic:
-    """The function that a bordered matrix and what logarithms add to its constant stand for."""
-    n = message.shape[-1] - 1
-    return Quadratic(message[..., :n, :n], message[..., :n, n], message[..., n, n] / 2 + logs)
+def _unbordered(message: Tensor, n: int, constant: Tensor) -> Quadratic:
+    """The function of n coordinates that a matrix, bordered or not, and what is added to its constant stand for."""
+    P = message[..., :n, :n]
+    if message.shape[-1] == n:
+        return Quadratic(P, torch.zeros_like(P[..., 0]), constant.expand(P.shape[:-2]))
+    return Quadratic(P, message[..., :n, n], message[..., n, n] / 2 + constant)
 
 
 def _in_order(backwards: list[Tensor], shape: tuple[int, ...], like: Tensor) -> Tensor:
@@ -204,11 +221,18 @@ def _in_order(backwards: list[Tensor], shape: tuple[int, ...], like: Tensor) -> 
     return stacked(backwards[::-1]).movedim(0, -3)
 
 
-def _added_logs(problem: GaussianProblem, root: Tensor, outcomes: list[Tensor]) -> Tensor:
-    """[..., T + 1], what logarithms of determinants add to the cost-to-go; those of outcomes come from the end."""
+def _added_constants(problem: GaussianProblem, root: Tensor, outcomes: list[Tensor]) -> Tensor:
+    """[..., T + 1], what constants of costs and logarithms of determinants add to the cost-to-go.
+
+    Args:
+        problem: for the constants.
+        root: [..., T, m, m], Cholesky factors of Haa.
+        outcomes: [...] of each step from the end, the logarithm of its outcome step.
+    """
     m, alpha = problem.num_actions, problem.temperature[..., None]
     own = alpha * (root.diagonal(dim1=-2, dim2=-1).abs().log().sum(-1) - m / 2 * (2 * math.pi * alpha).log())
-    total = own.new_zeros(problem.batch)
+    own = own + problem.folded().rho
+    total = problem.final.rho.expand(problem.batch)
     found = [total]
     steps = zip(reversed(own.unbind(-1)), reversed(problem.survival), outcomes, strict=True)
     for chosen, kept, tilted in steps:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from cai.inference.core.storage import storable
 from cai.inference.gaussian.messages import Messages
-from cai.inference.gaussian.problem import GaussianPrior, GaussianProblem, Quadratic, symmetric, times
+from cai.inference.gaussian.problem import GaussianPrior, GaussianProblem, Quadratic, product, symmetric, times
 from cai.inference.gaussian.spectrum import log_det_excess
 
 __all__ = [
@@ -141,8 +141,8 @@ def forward(belief: Belief, policy: GaussianPrior) -> Moments:
     mean, covariance = belief.mean[..., None], belief.covariance
     means, covariances = [mean], [covariance]
     for A, c, W in zip(closed.unbind(-3), drift[..., None].unbind(-3), noise.unbind(-3), strict=True):
-        mean = A @ mean + c
-        covariance = symmetric(A @ covariance @ A.mT) + W
+        mean = product(A, mean) + c
+        covariance = symmetric(product(product(A, covariance), A.mT)) + W
         means.append(mean)
         covariances.append(covariance)
     states, widths = torch.stack(means, -3)[..., 0], torch.stack(covariances, -3)
@@ -257,9 +257,9 @@ def _tilt_divergence(
     With G = (I + theta W P)^-1 the tilted mean lies theta G W (P x + p) away, and no inverse of W is needed.
     """
     P, p, _ = cost
-    product = noise @ P
+    spectrum = noise @ P
     log_det = -torch.linalg.slogdet(shrunk).logabsdet
-    excess = log_det_excess(product, theta.expand_as(log_det), log_det, shrunk)
+    excess = log_det_excess(spectrum, theta.expand_as(log_det), log_det, shrunk)
     slope = times(P, mean) + p
     weight = shrunk @ noise @ shrunk.mT
     moved = (slope * times(weight, slope)).sum(-1) + (weight * (P @ spread @ P)).sum((-2, -1))

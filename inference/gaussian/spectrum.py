@@ -58,8 +58,8 @@ def log_det_excess(product: Tensor, theta: Tensor, log_det: Tensor, shrunk: Tens
 
 
 def _near(product: Tensor, theta: Tensor) -> Tensor:
-    size = product.detach().square().sum((-2, -1)).sqrt() * theta.detach().abs()
-    return size < NEAR
+    size = torch.linalg.vector_norm(product.detach(), dim=(-2, -1))
+    return size * theta.detach().abs() < NEAR
 
 
 def _power_traces(matrix: Tensor) -> list[Tensor]:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from cai.inference.core.driver import drive
 from cai.inference.core.learner import Info, State, generator_at, generator_state, status_of
+from cai.inference.core.policy import policy_classes
 from cai.inference.core.posterior import Posterior
 from cai.inference.core.status import Status, Target
 from cai.inference.planning.bundle import Sampler
@@ -213,7 +214,7 @@ class _Receding:
         problem, model = sampler.problem, sampler.model
         done, horizon = len(state.actions), problem.horizon
         shifts = torch.cat([state.shifts, state.plan, state.plan.new_zeros(horizon, problem.action_dim)])[:horizon]
-        policy = ReplanningPolicy(
+        policy: ReplanningPolicy = policy_classes["replanning"](
             model,
             shifts,
             sampler.num_samples,

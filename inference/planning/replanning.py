@@ -16,19 +16,19 @@ from cai.inference.planning.bundle import Bundle, Sampler
 from cai.inference.planning.read_model import planning_problem
 from cai.models.continuous.simulate import DivergedRollout
 
-__all__ = ["ReplanningPolicy"]
+__all__ = ["ReplanningPolicy", "stored_parts"]
 
 CHUNK = 4_000_000  # numbers of trajectories that are held at once
 
 
-def _parts(policy: ReplanningPolicy) -> dict[str, Any]:
+def stored_parts(policy: ReplanningPolicy) -> dict[str, Any]:
     """What a file keeps; functions of a model are code, which no file holds."""
     names = ("plan", "num_samples", "lookahead", "temperature", "noise", "correlation", "scales", "source")
     model = policy.model if can_store(policy.model) else None
     return {"model": model} | {name: getattr(policy, name) for name in names}
 
 
-@storable("replanning-policy", pack=_parts)
+@storable("replanning-policy", pack=stored_parts)
 @dataclass(frozen=True, eq=False)
 class ReplanningPolicy:
     """The first action of a plan that is made anew in every state, by weighted bundles of trajectories.
@@ -61,7 +61,7 @@ class ReplanningPolicy:
     source: str = ""
     _sampler: Sampler | None = field(init=False, repr=False)
 
-    rollouts = 20  # how many an evaluation can afford, as each plans at every step
+    affordable_rollouts = 20  # of an evaluation, as each plans at every step
 
     def __post_init__(self) -> None:
         sampler = None
@@ -85,7 +85,7 @@ class ReplanningPolicy:
 
     def with_model(self, model: Any) -> ReplanningPolicy:
         """The same policy with the model in which it plans."""
-        given = {name: value for name, value in _parts(self).items() if name != "model"}
+        given = {name: value for name, value in stored_parts(self).items() if name != "model"}
         return type(self)(model=model, **given)
 
     def bundle(self, observations: Any, t: int = 0, *, generator: torch.Generator | None = None) -> Bundle:
