@@ -361,3 +361,12 @@ def test_targets_are_those_of_the_defaults_and_missed_ones_are_shown():
         "slope in S, fixed: distance from 1": (0.04, True),
         "slope in S, exact: distance from 1": (0.06, False),
     }
+
+
+def test_quadratic_messages_are_timed_beside_loops_that_agree():
+    from benchmarks.gaussian import run
+
+    found = run(quick=True, rounds=1)
+    assert found["difference"] < 1e-9
+    assert {row["job"] for row in found["ratios"]} >= {"gains over the numpy loop", "exact over fixed dynamics"}
+    assert all(row["ratio"] > 0 for row in found["ratios"])
