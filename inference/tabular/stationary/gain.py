@@ -17,7 +17,7 @@ import numpy as np
 
 from cai.inference.tabular.stationary.graphs import closed_classes, end_components, reaching, surely_reaching
 from cai.inference.tabular.stationary.linear_systems import LinearSystem
-from cai.inference.tabular.stationary.newton import Chains, as_good
+from cai.inference.tabular.stationary.newton import NOISE, Chains, as_good, better
 from cai.inference.tabular.stationary.steps import TINY, Moves, Steps, Values
 
 __all__ = ["Rate", "hard_rate", "soft_rate"]
@@ -150,13 +150,18 @@ def _often(steps: Steps, chains: Chains, weights: Array) -> int:
     classes = closed_classes(steps.sources[used], steps.targets[used], np.ones(steps.number, dtype=bool))
     if len(classes) != 1:
         return -1
-    here = np.zeros(steps.number)
-    here[classes[0]] = 1 / len(classes[0])
-    for _ in range(LOOK):  # a state that is seldom seen tells nothing of the others in floats
-        here = (here + np.bincount(steps.targets, weights * here[steps.sources], steps.number)) / 2
-    reference = int(here.argmax())
+    reference = _seen(steps, weights, classes[0])
     law = _law(steps, chains, weights, reference)
     return -1 if law is None else int(law.argmax())
+
+
+def _seen(steps: Steps, weights: Array, states: Array) -> int:
+    """The state that a chain begun anywhere in a closed class is the likeliest to be in after a while."""
+    here = np.zeros(steps.number)
+    here[states] = 1 / len(states)
+    for _ in range(LOOK):  # a state that is seldom seen tells nothing of the others in floats
+        here = (here + np.bincount(steps.targets, weights * here[steps.sources], steps.number)) / 2
+    return int(here.argmax())
 
 
 def _law(steps: Steps, chains: Chains, weights: Array, reference: int) -> Array | None:
@@ -223,19 +228,16 @@ def hard_rate(steps: Steps, limit: int, newton: bool = True) -> Rate:
     if not newton:
         return soft_rate(steps, limit, False)
     chosen = steps.first_pairs.copy()
-    count, reference = 0, -1
+    count, reference, least, since = 0, -1, np.inf, 0
     while count < limit:
         count += 1
         chosen, reference = _leading(steps, chains, chosen, reference)
         values = _valued(steps, chains, values, chosen, reference)
-        moves = steps.moves(values)
-        better = moves.delta > moves.advantages[chosen] + moves.rounding
-        if not better.any():
+        following, gap = better(steps, steps.moves(values), chosen)
+        least, since = (gap, 0) if gap < 0.5 * least else (least, since + 1)
+        if gap <= 1 or (gap < NOISE and since >= 2):
             break
-        first = np.flatnonzero(moves.advantages >= moves.delta[steps.states])[::-1]
-        top = np.zeros(steps.number, dtype=np.int64)
-        top[steps.states[first]] = first
-        chosen = np.where(better, top, chosen)
+        chosen = following
     tight = as_good(steps, steps.moves(values), values)
     labels, kept = end_components(steps.states, steps.pairs, steps.targets, tight, steps.number + 1)
     rate = _concluded(steps, chains, values, count, count, steps.moves(values, chosen))
@@ -267,9 +269,8 @@ def _leading(steps: Steps, chains: Chains, chosen: Array, reference: int) -> tup
     edges = np.isin(np.arange(len(steps.states)), chosen)[steps.pairs]
     sources, targets = steps.sources[edges], steps.targets[edges]
     classes = closed_classes(sources, targets, np.ones(steps.number, dtype=bool))
-    best = classes[0]
+    best, weights = classes[0], np.where(edges, steps.chances, 0.0).astype(np.float64)
     if len(classes) > 1:
-        weights = np.where(edges, steps.chances, 0.0).astype(np.float64)
         heads = np.array([states[0] for states in classes])
         sides = np.stack([steps.rewards[chosen].astype(np.float64), np.ones(steps.number)], -1)
         found = _until_return(steps, chains, weights, heads).answer(sides)
@@ -284,7 +285,7 @@ def _leading(steps: Steps, chains: Chains, chosen: Array, reference: int) -> tup
         goal = np.append(led, False)
         nearer = surely_reaching(steps.states, steps.pairs, steps.targets, steps.chances, goal)[1][:-1]
         chosen = np.where(led, chosen, nearer)
-    return chosen, reference if reference in best else int(best[0])
+    return chosen, _seen(steps, weights, best)
 
 
 def _valued(steps: Steps, chains: Chains, values: Values, chosen: Array, reference: int) -> Values:

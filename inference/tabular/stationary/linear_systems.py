@@ -43,6 +43,7 @@ WHOLE = 1500  # unknowns up to which it serves where nothing else does
 DENSE_LIMIT = 3000  # unknowns up to which [N, N] may be formed
 FILL_LIMIT = 1e8  # entries of the factors up to which they are made, 12 to 16 bytes each
 RESIDUAL = 1e-14  # of an iterated solution, relative to its largest entry, at which it is as good as a direct one
+BLOCK = 32  # unknowns that are eliminated together
 EPS = float(np.finfo(np.float64).eps)
 ROUNDS = 60  # corrections of an iterated solution
 ROUND_STEPS = 500  # steps of one correction
@@ -208,16 +209,22 @@ class LinearSystem:
         matrix, exits = others.toarray(), self.exits.copy()  # type: ignore[union-attr]
         number = len(exits)
         upper, lower = np.zeros_like(matrix), np.eye(number)
-        for k in range(number - 1, -1, -1):
-            leaves = matrix[k, :k].sum() + exits[k]
-            if not leaves > 0:
-                return None
-            shares = matrix[:k, k] / leaves
-            lower[:k, k] = -shares
-            upper[k, :k], upper[k, k] = -matrix[k, :k], leaves
-            matrix[:k, :k] += np.outer(shares, matrix[k, :k])
-            np.fill_diagonal(matrix[:k, :k], 0.0)
-            exits[:k] += shares * exits[k]
+        for top in range(number, 0, -BLOCK):
+            low = max(top - BLOCK, 0)
+            for k in range(top - 1, low - 1, -1):  # what the block itself needs
+                row = matrix[k, :k]
+                leaves = row.sum() + exits[k]
+                if not leaves > 0:
+                    return None
+                shares = matrix[:k, k] / leaves
+                lower[:k, k] = -shares
+                upper[k, :k], upper[k, k] = -row, leaves
+                matrix[low:k, :k] += np.outer(shares[low:], row)
+                matrix[:low, low:k] += np.outer(shares[:low], row[low:])
+                np.fill_diagonal(matrix[low:k, low:k], 0.0)
+                exits[:k] += shares * exits[k]
+            matrix[:low, :low] += lower[:low, low:top] @ upper[low:top, :low]
+            np.fill_diagonal(matrix[:low, :low], 0.0)
         return lower, upper  # I - M = lower @ upper, of which `lower` is unit upper and `upper` lower triangular
 
     @cached_property

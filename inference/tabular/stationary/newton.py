@@ -22,10 +22,12 @@ from cai.inference.tabular.stationary.linear_systems import DENSE_LIMIT, LinearS
 from cai.inference.tabular.stationary.steps import TINY, Moves, Steps, Values
 
 __all__ = [
+    "NOISE",
     "TIES",
     "Chains",
     "Found",
     "as_good",
+    "better",
     "error_bound",
     "grows",
     "policy_iteration",
@@ -165,14 +167,14 @@ def policy_iteration(steps: Steps, chosen: Array, limit: int, values: Values | N
         if evaluated is None:
             return Found(values, count, None, chosen)
         values = evaluated if count != LATE else _larger(evaluated, value_of_prior(steps, chains))
-        following, gap = _better(steps, steps.moves(values), chosen)
+        following, gap = better(steps, steps.moves(values), chosen)
         least, since = (gap, 0) if gap < 0.5 * least else (least, since + 1)
         if gap <= 1 or (gap < NOISE and since >= 2):  # values are off by more than moves are, so ties flip
             return Found(values, count, None, chosen)
         later = values
         for _ in range(AHEAD):
             later = later.moved(steps.moves(later).delta)
-        ahead, _ = _better(steps, steps.moves(later), chosen)
+        ahead, _ = better(steps, steps.moves(later), chosen)
         if _ends(steps, ahead).all():
             following, values = ahead, later
         chosen = following
@@ -201,7 +203,7 @@ def _value_of(steps: Steps, chains: Chains, chosen: Array, values: Values) -> Va
     return values
 
 
-def _better(steps: Steps, moves: Moves, chosen: Array) -> tuple[Array, float]:
+def better(steps: Steps, moves: Moves, chosen: Array) -> tuple[Array, float]:
     """(int [N], the best pair where it beats the chosen one by more than rounding; by how many roundings at most)."""
     gaps = (moves.delta - moves.advantages[chosen]) / np.maximum(moves.rounding, TINY)
     first = np.flatnonzero(moves.advantages >= moves.delta[steps.states])[::-1]

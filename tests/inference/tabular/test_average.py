@@ -275,6 +275,40 @@ def test_gradients_are_those_of_finite_differences(name):
         np.testing.assert_allclose([slope[place] for slope in slopes], found, atol=1e-8)
 
 
+@pytest.mark.parametrize("size", [12, 20])
+@pytest.mark.parametrize("name", ["exact", "variational", "value-iteration"])
+def test_a_slippery_torus_on_which_it_pays_to_stay_around_one_place(name, size):
+    """Most states are all but never seen; against relative value iteration in plain numpy, of which half moves."""
+    here = np.arange(size**2)
+    row, column = here // size, here % size
+    steps = [(row + a) % size * size + (column + b) % size for a, b in ((-1, 0), (1, 0), (0, -1), (0, 1))]
+    sideways = [(2, 3), (2, 3), (0, 1), (0, 1)]
+    following = np.stack([np.stack([steps[a], *(steps[b] for b in sideways[a])], 1) for a in range(4)], 1)
+    chances = np.broadcast_to([0.8, 0.1, 0.1], following.shape).copy()
+    rewards = np.random.default_rng(size).normal(size=size**2)
+    mdp = MDP.from_successors(following, chances, 0)
+    model = TrajectoryModel(mdp, torch.tensor(rewards), math.inf, criterion="average")
+    got = cai.infer(model, name)
+    values = np.zeros(size**2)
+    for _ in range(40_000):
+        if name == "exact":
+            q_values = rewards[:, None] + np.log((chances * np.exp(values[following])).sum(-1))
+        else:
+            q_values = rewards[:, None] + (chances * values[following]).sum(-1)
+        if name == "value-iteration":
+            change = q_values.max(-1) - values
+        else:
+            top = q_values.max(-1)
+            change = top + np.log(np.exp(q_values - top[:, None]).mean(-1)) - values
+        values = values + change / 2 - change.mean() / 2
+        values -= values.max()
+        if np.ptp(change) < 1e-12:
+            break
+    assert float(got.gain) == pytest.approx(change.mean(), abs=1e-10)
+    apart = got.values[0].numpy() - values
+    assert np.ptp(apart) < 1e-8
+
+
 def test_states_that_are_seldom_seen_cost_no_digits():
     rng, size = np.random.default_rng(0), 12
     place = np.arange(size * size)
