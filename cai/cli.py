@@ -5,10 +5,9 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import re
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
@@ -35,7 +34,7 @@ from cai.arguments import (
 )
 from cai.inference.core.status import InferenceError
 from cai.inference.registry import available_backends, infer
-from cai.models.common.files import StorageError, write_atomically, write_picture
+from cai.models.common.files import StorageError, write_picture
 from cai.models.common.names import did_you_mean
 from cai.models.continuous.world import World
 from cai.models.programs.factor_graph import draw_factor_graph
@@ -91,7 +90,10 @@ def compare_command(
         _print_comparison(_console(), result)
     if folder is not None:  # last, so that a full disk loses no answer
         with only_own_output() if as_json else contextlib.nullcontext():
-            for path in _save(result, folder):
+            _plots()
+            from cai.saving import save_comparison  # loads pyplot
+
+            for path in save_comparison(result, folder):
                 if not as_json:
                     _console().print(f"saved {path}", highlight=False, soft_wrap=True)
     if not any(row.status.ok for row in result.rows):
@@ -268,31 +270,6 @@ def _plots() -> Any:
     from cai.pictures import plots
 
     return plots
-
-
-def _save(result: Comparison, folder: Path) -> Iterator[Path]:
-    """Writes the pictures and the numbers of a comparison; yields each file that is there."""
-    numbers = result.to_json(indent=2) + "\n"
-    yield write_atomically(folder / "comparison.json", numbers.encode())
-    plots = _plots()
-    figures = {"comparison": result.plot()}
-    if result.model.is_finite:
-        figures["factor-graph"] = draw_factor_graph(result.model)
-    for place, row in enumerate(result.rows):
-        posterior = row.posterior
-        twice = sum(other.backend == row.backend for other in result.rows) > 1
-        name = re.sub(r"[^\w.+-]+", "-", row.backend).strip("-")  # what any file system takes
-        name = f"{name}-{place + 1}" if twice else name
-        if posterior is None or not row.status.ok or posterior.values is None:
-            continue
-        figures[f"values-{name}"] = plots.plot_values(posterior)
-        if posterior.has_outcomes and float(posterior.luck_by_state().sum()) > 1e-12:
-            figures[f"luck-{name}"] = plots.plot_luck(posterior)
-        if str(row.target) == "exact" and result.model.is_finite and "messages" not in figures:
-            figures["messages"] = plots.plot_messages(posterior)
-    for title, figure in figures.items():
-        yield write_picture(folder / f"{title}.png", figure)
-        plots.plt.close(figure)
 
 
 def _print_comparison(console: Console, result: Comparison) -> None:

@@ -388,3 +388,12 @@ def test_planning_is_measured_in_turns():
     rows = planning.measured(1)
     assert {(row["work"], row["contender"]) for row in rows} >= {("MPPI step", "cai"), ("iLQR iteration", "loop")}
     assert all(row["ms"] > 0 for row in rows)
+
+
+def test_quadratic_messages_are_timed_beside_loops_that_agree():
+    from benchmarks.gaussian import run
+
+    found = run(quick=True, rounds=1)
+    assert found["difference"] < 1e-9
+    assert {row["job"] for row in found["ratios"]} >= {"gains over the numpy loop", "exact over fixed dynamics"}
+    assert all(row["ratio"] > 0 for row in found["ratios"])
