@@ -18,6 +18,7 @@ logarithms of determinants are added when all steps are known, and where nothing
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -181,20 +182,44 @@ def _homogeneous(problem: GaussianProblem, *, affine: bool) -> tuple[list[Tensor
         (s, 1, a) -> (s', 1) [..., n + 1, n + 1 + m] of each step, its cost over (s, 1, a), and that over (s', 1) of the
         batch's shape; all without the coordinate 1 where nothing is affine.
     """
-    n, m, stage = problem.num_states, problem.num_actions, problem.folded()
-    middle = problem.offset[..., None] if affine else problem.offset[..., None][..., :0]
-    shape = torch.broadcast_shapes(problem.A.shape[:-2], problem.B.shape[:-2], middle.shape[:-2])
-    maps = torch.cat([part.expand(*shape, *part.shape[-2:]) for part in (problem.A, middle, problem.B)], -1)
-    costs, final = stage.P, problem.final.P
-    if affine:
-        last = torch.zeros(n + 1 + m, dtype=middle.dtype, device=middle.device)
-        last[n] = 1.0
-        maps = torch.cat([maps, last.expand(*shape, 1, -1)], -2)
-        order = [*range(n), n + m, *range(n, n + m)]
-        costs = _bordered(costs, stage.p, torch.zeros_like(stage.p[..., 0]))[..., order, :][..., order]
-        final = _bordered(final, problem.final.p, torch.zeros_like(problem.final.p[..., 0]))
-    final = final.expand(*problem.batch, -1, -1)
-    return at_steps(maps, 2, problem.horizon), at_steps(costs, 2, problem.horizon), final
+    n, m, horizon, stage, final = (
+        problem.num_states,
+        problem.num_actions,
+        problem.horizon,
+        problem.folded(),
+        problem.final,
+    )
+    moves = [(problem.A, 2), (problem.offset, 1), (problem.B, 2)]
+    if not affine:
+        maps = _each_step(lambda A, c, B: _beside(A, B), moves, horizon)
+        return maps, at_steps(stage.P, 2, horizon), final.P.expand(*problem.batch, -1, -1)
+    last = torch.zeros(n + 1 + m, dtype=stage.P.dtype, device=stage.P.device)
+    last[n] = 1.0
+    order = [*range(n), n + m, *range(n, n + m)]
+
+    def moved(A: Tensor, c: Tensor, B: Tensor) -> Tensor:
+        row = _beside(A, c[..., None], B)
+        return torch.cat([row, last.expand(*row.shape[:-2], 1, -1)], -2)
+
+    def paid(P: Tensor, p: Tensor) -> Tensor:
+        whole = _bordered(P, p, torch.zeros_like(p[..., 0]))
+        return whole[..., order, :][..., order] if m else whole
+
+    maps, costs = _each_step(moved, moves, horizon), _each_step(paid, [(stage.P, 2), (stage.p, 1)], horizon)
+    return maps, costs, _bordered(final.P, final.p, torch.zeros_like(final.p[..., 0])).expand(*problem.batch, -1, -1)
+
+
+def _each_step(make: Callable[..., Tensor], parts: list[tuple[Tensor, int]], horizon: int) -> list[Tensor]:
+    """What is made of the parts of each step; once for all steps where none of them changes with time."""
+    if horizon and all(part.shape[part.dim() - own - 1] == 1 for part, own in parts):
+        return [make(*(part.select(part.dim() - own - 1, 0) for part, own in parts))] * horizon
+    return [make(*step) for step in zip(*(at_steps(part, own, horizon) for part, own in parts), strict=True)]
+
+
+def _beside(*parts: Tensor) -> Tensor:
+    """Matrices [..., i, j] with the same rows, side by side."""
+    shape = torch.broadcast_shapes(*(part.shape[:-2] for part in parts))
+    return torch.cat([part.expand(*shape, *part.shape[-2:]) for part in parts], -1)
 
 
 def _bordered(P: Tensor, p: Tensor, corner: Tensor) -> Tensor:

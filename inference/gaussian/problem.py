@@ -175,7 +175,7 @@ def stacked(parts: list[Tensor]) -> Tensor:
 
 def symmetric(matrix: Tensor) -> Tensor:
     """The symmetric part of [..., i, i]."""
-    return (matrix + matrix.mT).mul(0.5)
+    return (matrix + matrix.mT).mul_(0.5)
 
 
 def at_steps(part: Tensor, own: int, horizon: int) -> list[Tensor]:
