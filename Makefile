@@ -70,6 +70,7 @@ wheel: $(READY)
 bench: $(BENCH)/.ready  ## speed and memory beside other libraries (10 to 15 minutes on an idle machine); see out/benchmarks
 	$(BENCH)/bin/python -m benchmarks --out out/benchmarks
 	$(BENCH)/bin/python -m benchmarks.road --out out/benchmarks/road.json
+	$(BENCH)/bin/python -m benchmarks.planning --out out/benchmarks/planning.json
 	$(BENCH)/bin/python -m benchmarks.gaussian --out out/benchmarks/gaussian.json
 
 clean:
@@ -90,11 +91,12 @@ $(LABS_READY): $(READY)
 	touch $(LABS_READY)
 
 # imitation and what it needs go in without their dependencies: it asks for gymnasium 0.29, and its tabular recursion does
-# not use it.
+# not use it. Nor does a step of pytorch_mppi use what it asks for.
 $(BENCH)/.ready: setup.cfg setup.py pyproject.toml constraints.txt constraints-bench.txt
 	$(PYTHON) -m venv $(BENCH)
 	$(BENCH)/bin/pip install --quiet --constraint constraints.txt torch
 	$(BENCH)/bin/pip install --quiet --constraint constraints.txt setuptools wheel
 	$(BENCH)/bin/pip install --quiet --constraint constraints-bench.txt --no-build-isolation --editable '.[bench]'
-	$(BENCH)/bin/pip install --quiet --constraint constraints-bench.txt --no-deps imitation seals stable-baselines3
+	$(BENCH)/bin/pip install --quiet --constraint constraints-bench.txt --no-deps imitation seals stable-baselines3 \
+		pytorch_mppi arm_pytorch_utilities pytorch_seed
 	touch $(BENCH)/.ready

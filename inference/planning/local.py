@@ -1,62 +1,96 @@
-"""The linear-quadratic problem around a trajectory, and a trajectory's better neighbours by a line search."""
+"""The linear-quadratic step of trajectories, and their better neighbours by a line search."""
 
 from __future__ import annotations
 
 import math
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from cai.inference.gaussian.messages import Messages, backward
-from cai.inference.gaussian.problem import GaussianProblem, Quadratic, times
+from cai.inference.gaussian.problem import times
 from cai.inference.planning.derivatives import Expansion
 from cai.inference.planning.problem import PlanningProblem, Rollout
 
-__all__ = ["STEP_LENGTHS", "line_search", "local_messages", "predicted_decrease"]
+__all__ = ["STEP_LENGTHS", "Improvement", "improvement", "line_search"]
 
 STEP_LENGTHS = 1.1 ** -(torch.arange(10, dtype=torch.float64) ** 2)  # Tassa, Erez and Todorov 2012
 
 
-def local_messages(problem: PlanningProblem, local: Expansion, damping: Tensor) -> Messages:
-    """Quadratic messages of the local model, in differences from the trajectories.
+class Improvement(NamedTuple):
+    """What the local models of R trajectories advise, in differences from these.
+
+    Attributes:
+        gain: [R, T, m, n], K.
+        offset: [R, T, m], k.
+        promised: [R], by how much they say that the whole step lowers the cost: sum_t k'Haa k / 2, discounted.
+        curvature: [R, T, n, n], P of the cost-to-go of s_2 .. s_{T+1}.
+        sound: bool [R], whether every Haa is positive definite, so that there is a best action.
+    """
+
+    gain: Tensor
+    offset: Tensor
+    promised: Tensor
+    curvature: Tensor
+    sound: Tensor
+
+
+def improvement(problem: PlanningProblem, local: Expansion, damping: Tensor) -> Improvement:
+    """Solves the local models of R trajectories backward.
+
+        H = C + gamma F'PF + damping on the actions,  h = g + gamma F'p,  K = -Haa^-1 Has,  k = -Haa^-1 ha
+
+    These are the messages of `cai.inference.gaussian` at eta = 0, without their constants; the search needs no more,
+    and a step of matrices so small takes NumPy a fraction of the time of torch.
 
     Args:
-        problem: for sizes, temperature and discount.
-        local: the expansion around trajectories [...].
-        damping: [...], what is added to the curvature of every action (Levenberg 1944).
+        problem: for sizes and discount.
+        local: the expansion around trajectories [R].
+        damping: [R], what is added to the curvature of every action (Levenberg 1944).
     """
-    n, m = problem.state_dim, problem.action_dim
-    batch = damping.shape
-    acting = torch.cat([damping.new_zeros(n), damping.new_ones(m)])
-    damped = local.hessian + damping[..., None, None, None] * torch.diag_embed(acting)
-    zeros = damping.new_zeros(1, n)
-    return backward(
-        GaussianProblem(
-            A=local.slope[..., :n],
-            B=local.slope[..., n:],
-            offset=zeros,
-            noise=damping.new_zeros(1, n, n),
-            cost=damped,
-            linear=local.gradient,
-            constant=damping.new_zeros(1),
-            final=Quadratic(local.final_hessian, local.final_gradient, damping.new_zeros(batch)),
-            mean=zeros[0],
-            covariance=damping.new_zeros(n, n),
-            horizon=problem.horizon,
-            temperature=damping.new_tensor(problem.temperature),
-            discount=problem.discount,
-        )
-    )
+    n, horizon = problem.state_dim, problem.horizon
+    slopes, costs, linears = (part.numpy() for part in (local.slope, local.hessian, local.gradient))
+    P, p = local.final_hessian.numpy(), local.final_gradient.numpy()[..., None]
+    rows, size = linears.shape[0], linears.shape[-1]
+    acting = np.zeros((rows, size, size))
+    acting[:, range(n, size), range(n, size)] = damping.numpy()[:, None]
+    gains, offsets = np.empty((rows, horizon, size - n, n)), np.empty((rows, horizon, size - n))
+    stages, curvatures = np.empty((rows, horizon, size - n, size - n)), np.empty((rows, horizon, n, n))
+    survival = (problem.discount,) * (horizon - 1) + (1.0,)
+    with np.errstate(all="ignore"):  # numbers that are not finite are told from `sound`
+        for t in reversed(range(horizon)):
+            curvatures[:, t] = P = survival[t] * P
+            F = slopes[:, t]
+            back = F.swapaxes(-1, -2)
+            H = costs[:, t] + acting + back @ (P @ F)
+            h = linears[:, t, :, None] + survival[t] * (back @ p)
+            stages[:, t] = H[:, n:, n:]
+            advice = -_solved(H[:, n:, n:], np.concatenate([H[:, n:, :n], h[:, n:]], -1))
+            gains[:, t], offsets[:, t] = advice[..., :n], advice[..., n]
+            step = np.concatenate([H[:, :n, :n], h[:, :n]], -1) + H[:, :n, n:] @ advice
+            P, p = step[..., :n], step[..., n:]
+            P = (P + P.swapaxes(-1, -2)) / 2
+        squares = np.einsum("rti,rtij,rtj->rt", offsets, stages, offsets)
+    gain, offset, stage = (torch.from_numpy(part) for part in (gains, offsets, stages))
+    finite = stage.isfinite().all((-3, -2, -1)) & offset.isfinite().all((-2, -1))  # type: ignore[call-overload]
+    safe = torch.where(finite[:, None, None, None], stage, torch.zeros_like(stage))
+    promised = (problem.weights[:-1] * torch.from_numpy(squares)).sum(-1) / 2
+    sound = finite & (torch.linalg.eigvalsh(safe)[..., 0] > 0).all(-1)
+    return Improvement(gain, offset, promised, torch.from_numpy(curvatures), sound)
 
 
-def predicted_decrease(problem: PlanningProblem, messages: Messages) -> Tensor:
-    """[...], by how much the local model says that a whole step lowers the cost: sum_t k'Haa k / 2, discounted."""
-    k = messages.offset
-    return (problem.weights[:-1] * (k * times(messages.action_cost, k)).sum(-1)).sum(-1) / 2
+def _solved(matrix: Any, right: Any) -> Any:
+    try:
+        return np.linalg.solve(matrix, right)
+    except np.linalg.LinAlgError:  # of one that is singular, and so not positive definite either
+        if len(matrix) == 1:
+            return np.full_like(right, np.nan)
+        return np.concatenate([_solved(matrix[i : i + 1], right[i : i + 1]) for i in range(len(matrix))])
 
 
 def line_search(
-    problem: PlanningProblem, states: Tensor, actions: Tensor, messages: Messages, merit: Tensor | None = None
+    problem: PlanningProblem, states: Tensor, actions: Tensor, advice: Improvement, curvature: Tensor | None = None
 ) -> tuple[Tensor, Rollout]:
     """For each trajectory the best neighbour over all step lengths, which are rolled out in one batch.
 
@@ -66,21 +100,23 @@ def line_search(
         problem: the dynamics and costs.
         states: [R, T + 1, n].
         actions: [R, T, m].
-        messages: of the local models around them.
-        merit: [R, T, n, n], see `noise_cost`; what noise costs there counts as well. None where it does not change.
+        advice: of the local models around them.
+        curvature: [R, T, n, n], by which noise is paid for where it changes (`paid_for_noise`); else None.
 
     Returns:
         Actions [R, T, m], and their rollout, whose costs are inf where every neighbour diverges.
     """
     lengths = STEP_LENGTHS.to(actions)
-    steps = (lengths[:, None, None] * messages.offset[:, None]).unbind(-2)
-    gains, before, taken = (messages.gain[:, None]).unbind(-3), states[:, None].unbind(-2), actions[:, None].unbind(-2)
+    bases = actions[:, None] + lengths[:, None, None] * advice.offset[:, None]
+    steps, before, gains = bases.unbind(-2), states[:, None].unbind(-2), (advice.gain[:, None]).unbind(-3)
 
     def act(state: Tensor, t: int) -> Tensor:
-        return taken[t] + steps[t] + times(gains[t], state - before[t])
+        return steps[t] + times(gains[t], state - before[t])
 
     tried, found = problem.follow(act, (len(states), len(lengths)))
-    costs = found.costs if merit is None else found.costs + problem.paid_for_noise(found.states, tried, merit[:, None])
+    costs = found.costs
+    if curvature is not None:
+        costs = costs + problem.paid_for_noise(found.states, tried, curvature[:, None])
     best = torch.where(costs.isnan(), math.inf, costs).argmin(-1)
     rows = torch.arange(len(best))
     return tried[rows, best], Rollout(found.states[rows, best], costs[rows, best], found.diverged[rows, best])

@@ -14,7 +14,7 @@ from cai.inference.core.learner import Info, State
 from cai.inference.core.posterior import Posterior
 from cai.inference.core.status import Status
 from cai.inference.planning.derivatives import expand
-from cai.inference.planning.local import line_search, local_messages, predicted_decrease
+from cai.inference.planning.local import improvement, line_search
 from cai.inference.planning.problem import PlanningProblem
 
 __all__ = ["PlanSearch", "SearchState"]
@@ -104,22 +104,23 @@ class PlanSearch:
         curvature = None if state.curvature is None else state.curvature[rows]
         local = expand(problem, states, actions, curvature)
         scale = local.hessian.diagonal(dim1=-2, dim2=-1)[..., problem.state_dim :].mean((-2, -1)).clamp(min=1e-12)
-        messages = local_messages(problem, local, share * scale)
-        sound = messages.chosen.all(-1) & messages.offset.isfinite().all(-1).all(-1)
-        following, settled = _following(problem, messages.cost_to_go.P, curvature)
-        tried, found = line_search(problem, states, actions, messages, curvature)
+        advice = improvement(problem, local, share * scale)
+        following, settled = _following(advice.curvature, curvature)
+        tried, found = line_search(problem, states, actions, advice, curvature)
         costs = state.costs[rows] if curvature is None else _with_noise(problem, states, actions, curvature)
-        promised = predicted_decrease(problem, messages)
-        better = sound & (found.costs < costs)
-        ready = sound & settled & (share == 0)
-        converged = ready & (promised <= self.tolerance * costs.abs().clamp(min=1.0))
+        better = advice.sound & (found.costs < costs)
+        ready = advice.sound & settled & (share == 0)
+        converged = ready & (advice.promised <= self.tolerance * costs.abs().clamp(min=1.0))
         share = torch.where(better, _lower(share), _higher(share))
         taken, reached = _chosen(better, tried, actions), _chosen(better, found.states, states)
+        lowered = torch.where(better, found.costs, costs)
+        if curvature is not None:  # what noise costs is not part of what the plan itself does
+            lowered = problem.measured(reached, taken).costs
         kept = dataclasses.replace(
             state,
             actions=state.actions.index_copy(0, rows, taken),
             states=state.states.index_copy(0, rows, reached),
-            costs=state.costs.index_copy(0, rows, problem.measured(reached, taken).costs),
+            costs=state.costs.index_copy(0, rows, lowered),
             damping=state.damping.index_copy(0, rows, torch.where(converged, torch.zeros_like(share), share)),
             going=state.going.index_copy(0, rows, ~converged & (share <= LAST)),
             converged=state.converged.index_copy(0, rows, converged),
@@ -158,14 +159,12 @@ def _no_curvature(problem: PlanningProblem, states: Tensor, actions: Tensor) -> 
     return torch.zeros(*actions.shape[:2], problem.state_dim, problem.state_dim, dtype=actions.dtype)
 
 
-def _following(problem: PlanningProblem, P: Tensor, before: Tensor | None) -> tuple[Any, Tensor]:
-    """P of s_2 .. s_{T+1}, discounted by a step, and bool [R], whether it has settled."""
+def _following(P: Tensor, before: Tensor | None) -> tuple[Any, Tensor]:
+    """P by which noise is paid for from now on, where it is, and bool [R], whether it has settled."""
     if before is None:
         return None, torch.ones(len(P), dtype=torch.bool)
-    survival = P.new_tensor((problem.discount,) * (problem.horizon - 1) + (1.0,))
-    following = survival[:, None, None] * P[:, 1:]
-    change = (following - before).abs().amax((-3, -2, -1))
-    return following, change <= SETTLED * following.abs().amax((-3, -2, -1))
+    change = (P - before).abs().amax((-3, -2, -1))
+    return P, change <= SETTLED * P.abs().amax((-3, -2, -1))
 
 
 def _with_noise(problem: PlanningProblem, states: Tensor, actions: Tensor, curvature: Tensor) -> Tensor:

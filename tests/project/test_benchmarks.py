@@ -1,6 +1,7 @@
 """The benchmarks measure what they say: the workloads, the peers' jobs, the arithmetic. Nothing is timed."""
 
 import contextlib
+import dataclasses
 import math
 import os
 import sys
@@ -16,7 +17,7 @@ from cai.models import bridge
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # benchmarks are no part of the package
 
-from benchmarks import machine, peers
+from benchmarks import machine, peers, planning
 from benchmarks.busy import BusyCore, one_thread
 from benchmarks.contenders import NotOffered, library_contenders, make_model
 from benchmarks.floor import bytes_moved
@@ -361,6 +362,32 @@ def test_targets_are_those_of_the_defaults_and_missed_ones_are_shown():
         "slope in S, fixed: distance from 1": (0.04, True),
         "slope in S, exact: distance from 1": (0.06, False),
     }
+
+
+def test_the_loops_that_planning_is_timed_beside_do_the_same():
+    """One step of each on the same numbers: the mean of a bundle, and the cheapest neighbour of a trajectory."""
+    loop = planning.LoopedPendulum()
+    model = cai.models.build_model("pendulum", temperature=1.0)
+    options = {"num_samples": 40, "lookahead": 100, "noise": planning.NOISE, "correlation": 0.0}
+    sampler = dataclasses.replace(cai.inference.PathIntegral(**options).sampler(model), scales=(1.0,))
+    plan = torch.linspace(-1, 1, 100).double()[:, None]
+    bundle = sampler.draw(sampler.problem.start, plan, 0, torch.Generator().manual_seed(0))
+    moved = loop.path_integral(plan[:, 0].numpy(), (bundle.actions - plan)[..., 0].numpy(), 1.0)
+    np.testing.assert_allclose(bundle.plan[:, 0].numpy(), moved, atol=1e-9)
+    search = cai.inference.IterativeLQR(restarts=1).learner(model)
+    state = search.init(model, seed=0)
+    following, _ = search.step(state)
+    states, cost = loop.rollout(state.actions[0, :, 0].numpy())
+    assert float(state.costs[0]) == pytest.approx(float(cost))
+    _, actions, lowest = loop.improved(states, state.actions[0, :, 0].numpy())
+    np.testing.assert_allclose(following.actions[0, :, 0].numpy(), actions, rtol=1e-6, atol=1e-8)
+    assert float(following.costs[0]) == pytest.approx(lowest)
+
+
+def test_planning_is_measured_in_turns():
+    rows = planning.measured(1)
+    assert {(row["work"], row["contender"]) for row in rows} >= {("MPPI step", "cai"), ("iLQR iteration", "loop")}
+    assert all(row["ms"] > 0 for row in rows)
 
 
 def test_quadratic_messages_are_timed_beside_loops_that_agree():

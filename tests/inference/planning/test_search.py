@@ -9,8 +9,10 @@ from gaussian_oracle import random_numbers
 from planning_problems import as_model, planning_model, regulator
 
 from cai.inference.core.status import Status
-from cai.inference.planning.derivatives import expand
-from cai.inference.planning.local import local_messages, predicted_decrease
+from cai.inference.gaussian.messages import backward
+from cai.inference.planning.around import world_around
+from cai.inference.planning.derivatives import Expansion, expand
+from cai.inference.planning.local import improvement
 from cai.inference.planning.read_model import planning_problem
 from cai.inference.planning.search import PlanSearch
 from cai.models import ContinuousModel, Flat
@@ -45,12 +47,50 @@ def test_linear_problems_are_solved_by_one_step(seed):
     assert len(state.history) <= 3
     problem = planning_problem(model)
     local = expand(problem, state.states, state.actions)
-    messages = local_messages(problem, local, torch.zeros(2).double())
-    K, k, Haa = (torch.as_tensor(part) for part in regulator(numbers))
-    torch.testing.assert_close(messages.gain[0], K, rtol=1e-9, atol=1e-9)
-    torch.testing.assert_close(messages.action_cost[0], Haa, rtol=1e-9, atol=1e-9)
+    advice = improvement(problem, local, torch.zeros(2).double())
+    K, k, _ = (torch.as_tensor(part) for part in regulator(numbers))
+    torch.testing.assert_close(advice.gain[0], K, rtol=1e-9, atol=1e-9)
+    assert float(advice.offset.abs().max()) < 1e-8
     mean = (K @ state.states[0, :-1, :, None])[..., 0] + k
     torch.testing.assert_close(state.actions[0], mean, rtol=1e-8, atol=1e-8)
+
+
+@pytest.mark.parametrize("discount", [1.0, 0.7])
+def test_damped_steps_are_those_of_quadratic_messages(discount):
+    """The search's own backward pass against that of the Gaussian answers, with a cost of |a - a_old|^2 for damping."""
+    numbers = random_numbers(6)
+    problem = planning_problem(as_model(numbers, discount=discount))
+    actions = torch.randn(2, problem.horizon, problem.action_dim).double()
+    states, damping = problem.rollout(actions).states, torch.tensor([0.0, 0.7]).double()
+    local = expand(problem, states, actions)
+    advice = improvement(problem, local, damping)
+    for row in range(2):
+        one = Expansion(*(part[row] for part in local))
+        world = world_around(problem, states[row], actions[row], one)
+        n, m = problem.state_dim, problem.action_dim
+        acting = torch.diag(torch.cat([torch.zeros(n), torch.ones(m)])).double() * damping[row]
+        z = torch.cat([states[row, :-1], actions[row]], -1)
+        damped = dataclasses.replace(world, cost=world.cost + acting, linear=world.linear - z @ acting)
+        messages = backward(damped)
+        torch.testing.assert_close(advice.gain[row], messages.gain, rtol=1e-9, atol=1e-9)
+        mean = (messages.gain @ states[row, :-1, :, None])[..., 0] + messages.offset
+        torch.testing.assert_close(advice.offset[row], mean - actions[row], rtol=1e-8, atol=1e-8)
+    assert advice.sound.all()
+
+
+def test_where_no_action_is_best_the_advice_is_not_sound():
+    numbers = random_numbers(6)
+    problem = planning_problem(as_model(numbers))
+    actions = torch.randn(3, problem.horizon, problem.action_dim).double()
+    local = expand(problem, problem.rollout(actions).states, actions)
+    hessian, final = local.hessian.clone(), local.final_hessian.clone()
+    n = problem.state_dim
+    hessian[1] = 0
+    final[1] = 0  # nothing costs anything: singular
+    hessian[2, 0, n:, n:] -= 1e4 * torch.eye(problem.action_dim).double()
+    changed = local._replace(hessian=hessian, final_hessian=final)
+    found = improvement(problem, changed, torch.zeros(3).double())
+    assert found.sound.tolist() == [True, False, False]
 
 
 def test_the_promise_of_a_linear_problem_is_kept():
@@ -59,7 +99,7 @@ def test_the_promise_of_a_linear_problem_is_kept():
     actions = torch.randn(3, problem.horizon, problem.action_dim).double()
     before = problem.rollout(actions)
     local = expand(problem, before.states, actions)
-    promised = predicted_decrease(problem, local_messages(problem, local, torch.zeros(3).double()))
+    promised = improvement(problem, local, torch.zeros(3).double()).promised
     after = searched(as_model(numbers)).costs.min()
     torch.testing.assert_close(before.costs - promised, after.expand(3), rtol=1e-9, atol=1e-9)
 
