@@ -7,13 +7,18 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from matplotlib.figure import Figure
+
 from cai.inference.core.posterior import Posterior
 from cai.inference.core.status import NotKnown
+from cai.inference.gaussian.posterior import GaussianPosterior
 from cai.models.common.files import write_atomically, write_picture
+from cai.models.continuous.linear_gaussian import LinearGaussianModel
 from cai.models.continuous.world import World
 from cai.models.programs.factor_graph import draw_factor_graph
 from cai.pictures import plots
 from cai.pictures.animations import animate_policy, save_animation
+from cai.pictures.gaussian_pictures import plot_bands, plot_value_contours
 from cai.pictures.world_pictures import plot_world
 from cai.studies.comparison import Comparison
 
@@ -44,6 +49,8 @@ def save_comparison(result: Comparison, folder: Path) -> Iterator[Path]:
     answers = [(_file_name(result, place), row) for place, row in enumerate(result.rows) if row.status.ok]
     for name, row in answers:
         posterior = row.posterior
+        if isinstance(posterior, GaussianPosterior) and result.model.is_finite:
+            figures |= _gaussian_figures(posterior, name)
         if continuous or posterior is None or posterior.values is None:
             continue
         figures[f"values-{name}"] = plots.plot_values(posterior)
@@ -57,6 +64,16 @@ def save_comparison(result: Comparison, folder: Path) -> Iterator[Path]:
     if continuous and result.model.is_finite:
         for name, row in answers:
             yield from _save_film(row.posterior, result.model, folder / f"{name}.gif")
+
+
+def _gaussian_figures(posterior: GaussianPosterior, name: str) -> dict[str, Figure]:
+    """Bands over time where the model is linear-Gaussian, and contours of the value where its state has a plane."""
+    if not isinstance(posterior.model, LinearGaussianModel):
+        return {}
+    figures = {f"bands-{name}": plot_bands(posterior)}
+    if posterior.messages is not None and posterior.problem.num_states > 1:
+        figures[f"values-{name}"] = plot_value_contours(posterior)
+    return figures
 
 
 def _file_name(result: Comparison, place: int) -> str:

@@ -251,6 +251,15 @@ class _Search:
             if parameters is not None:
                 parameters.load(state.place)
                 details |= parameters.details()
+        answer = policy_posterior(self.backend, model, state.policy, status_of(state), details, gradients="none")
+        forbids = any(bool(torch.isneginf(model.reward_table(t)).any()) for t in range(model.steps))
+        if state.status is Status.IMPOSSIBLE or not (forbids and bool(torch.isneginf(answer.elbo))):
+            return answer
+        details["note"] = (
+            "the policy can meet a reward of -inf, so its expected return and bound are -inf; this backend weighs "
+            "trajectories by e^(return / temperature), in which those count nothing: ask 'variational' for a policy "
+            "that keeps away from -inf where one can"
+        )
         return policy_posterior(self.backend, model, state.policy, status_of(state), details, gradients="none")
 
 

@@ -725,3 +725,15 @@ def test_options_by_name():
     got = cai.infer(bridge(slip=0.2, horizon=6), "kl-policy-iteration:epsilon=2,tolerance=1e-3")
     assert max(got.details["divergences"]) <= 2.0
     assert cai.infer(bridge(slip=0.2, horizon=6), "em:max_iterations=50").status is Status.SUCCESS
+
+
+@pytest.mark.parametrize("backend", ["em", "reward-weighted"])
+def test_a_return_of_minus_infinity_is_explained(backend):
+    """Trajectories that meet -inf count nothing to these backends, and their policies may meet it."""
+    moves = torch.tensor([[[0.5, 0.3, 0.2], [0.0, 0.9, 0.1]], [[0, 1.0, 0]] * 2, [[0, 0, 1.0]] * 2]).double()
+    rewards = torch.zeros(3, 2).double()
+    rewards[0], rewards[2] = -0.3, -math.inf
+    model = TrajectoryModel(MDP(moves / moves.sum(-1, keepdim=True), 0), rewards, horizon=5)
+    (row,) = cai.compare(model, [backend], num_rollouts=2).rows
+    assert float(row.posterior.elbo) == -math.inf
+    assert "can meet a reward of -inf" in row.detail

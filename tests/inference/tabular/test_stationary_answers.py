@@ -169,7 +169,7 @@ def test_a_lake_and_a_taxi_to_the_end():
             got, finite = ask(model, backend), ask(model.replace(horizon=3000), backend)
             assert got.status is Status.SUCCESS, (name, backend, got.details.get("why"))
             size = float(finite.values[0].abs().max())
-            assert np.allclose(got.values[0].numpy(), finite.values[0].numpy(), atol=2e-3 * size), (name, backend)
+            assert np.allclose(got.values[0].numpy(), finite.values[0].numpy(), atol=1e-12 * size), (name, backend)
 
 
 @pytest.mark.parametrize("chance", [0.3, 0.5, 0.6])

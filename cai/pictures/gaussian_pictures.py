@@ -1,0 +1,241 @@
+"""Pictures of Gaussian answers: bands over time beside the true world, value contours, gains against temperature."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Ellipse
+from matplotlib.ticker import MaxNLocator
+from torch import Tensor
+
+from cai.inference.core.posterior import Posterior
+from cai.inference.gaussian.moments import Moments, forward
+from cai.inference.gaussian.posterior import GaussianPosterior
+from cai.inference.gaussian.worth import true_belief
+from cai.inference.registry import infer
+from cai.models.continuous.linear_gaussian import LinearGaussianModel
+from cai.models.continuous.priors import Flat
+from cai.pictures.drawing import REAL_COLOR, TARGET_COLORS, VALUE_MAP, make_axes, target_title
+from cai.pictures.scenes import scene_of
+
+__all__ = ["plot_bands", "plot_gains", "plot_value_contours"]
+
+PRIOR_COLORS = {"as the model has it": "#0072B2", "Flat()": "#E69F00"}
+STYLES = ("-", "--", ":", "-.")
+
+
+def plot_bands(posterior: Posterior, *, actions: bool = True, axes: Sequence[Axes] | None = None) -> Figure:
+    """Mean and two standard deviations of q over time, beside those of its policy in the true world.
+
+    Where q is the exact posterior the two differ: it believes in dynamics that are kind.
+
+    Args:
+        posterior: a Gaussian answer about one `LinearGaussianModel` over a finite horizon.
+        actions: whether to draw the actions, too.
+        axes: where to draw, one for each coordinate of the state, and then of the action; a new figure, unless given.
+
+    Raises:
+        TypeError, ValueError: if the answer is another, or failed, or the number of axes does not fit.
+    """
+    answer = _gaussian(posterior)
+    if not isinstance(answer.horizon, int):
+        raise ValueError("over an infinite horizon states have no marginals at a time; infer with horizon=N")
+    with torch.no_grad():
+        believed, real = answer.moments, forward(true_belief(answer.problem), answer.conduct)
+    names = _state_names(answer) + (_names("action", answer.problem.num_actions) if actions else [])
+    if axes is None:
+        columns = min(3, len(names))
+        rows = -(-len(names) // columns)
+        size = (4.6 * columns, 3.2 * rows + 0.6)
+        figure, grid = plt.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False)
+        axes = list(grid.reshape(-1))
+        for ax in axes[len(names) :]:
+            ax.set_visible(False)
+        title = target_title(answer.backend, answer.target.value)
+        figure.suptitle(f"Believed and real, mean and two standard deviations: {title}")
+    elif len(axes) != len(names):
+        raise ValueError(f"there are {len(axes)} axes; expected {len(names)}: {', '.join(names)}")
+    color = TARGET_COLORS[answer.target.value]
+    for place, (ax, name) in enumerate(zip(axes, names, strict=False)):
+        kinds = ((real, "in the true world", REAL_COLOR, "--"), (believed, "believed", color, "-"))
+        for moments, label, shade, style in kinds:
+            mean, deviation = _over_time(moments, place, answer.problem.num_states)
+            t = np.arange(1, len(mean) + 1)
+            ax.fill_between(t, mean - 2 * deviation, mean + 2 * deviation, color=shade, alpha=0.22, linewidth=0)
+            ax.plot(t, mean, color=shade, linewidth=1.8, linestyle=style, label=label)
+        ax.axhline(0, color="0.6", linewidth=0.8, linestyle=":", zorder=1)
+        ax.set_xlabel("time t")
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        ax.set_ylabel(name)
+    axes[0].legend(loc="best", fontsize=9)
+    return _figure(axes[0])
+
+
+def plot_value_contours(
+    posterior: Posterior,
+    *,
+    t: int = 0,
+    coordinates: tuple[int, int] = (0, 1),
+    colors: str = VALUE_MAP,
+    ax: Axes | None = None,
+) -> Figure:
+    """The soft value as contours over two coordinates of the state, the others at q's mean, with q's path on it.
+
+    Args:
+        posterior: a Gaussian answer with messages about one model of at least two state coordinates.
+        t: the time index, 0 .. T.
+        coordinates: which two are the axes.
+        colors: a colour map of matplotlib.
+        ax: where to draw; a new figure, unless given.
+
+    Raises:
+        TypeError, ValueError: if the answer is another, or failed, or there are no such coordinates.
+    """
+    answer = _gaussian(posterior)
+    n = answer.problem.num_states
+    i, j = coordinates
+    if n < 2 or i == j or not (0 <= i < n and 0 <= j < n):
+        raise ValueError(f"coordinates are {coordinates}, and the state has {n}; name two different ones from 0")
+    with torch.no_grad():
+        if isinstance(answer.horizon, int):
+            means, spreads = answer.moments.state_means, answer.moments.state_covariances
+        else:
+            means, spreads = (part[None] for part in answer.initial)
+        now = min(t, len(means) - 1)
+        reach = 3.5 * spreads[now].diagonal().sqrt()
+        low = torch.minimum(means.amin(0), means[now] - reach)
+        high = torch.maximum(means.amax(0), means[now] + reach)
+        room = 0.1 * (high - low).clamp(min=1e-9)
+        x, y = (torch.linspace(float(low[k] - room[k]), float(high[k] + room[k]), 121).double() for k in (i, j))
+        states = means[now].expand(len(y), len(x), n).clone()
+        states[..., i], states[..., j] = x, y[:, None]
+        values = answer.value(states, t).numpy()
+    figure, ax = make_axes(ax, (6.4, 4.8))
+    filled = ax.contourf(x, y, values, levels=16, cmap=colors)
+    ax.contour(x, y, values, levels=16, colors="white", linewidths=0.5)
+    figure.colorbar(filled, ax=ax, label="value (reward units)")
+    path = means.numpy()
+    ax.plot(path[:, i], path[:, j], "-", color="white", linewidth=3.2)
+    ax.plot(path[:, i], path[:, j], ".-", color="black", linewidth=1.4, markersize=5, label="mean of q")
+    ax.add_patch(_ellipse(path[now], spreads[now].numpy(), i, j))
+    names = _state_names(answer)
+    ax.set_xlabel(names[i])
+    ax.set_ylabel(names[j])
+    ax.set_title(f"Soft value at t = {t + 1}, {target_title(answer.backend, answer.target.value)}")
+    ax.legend(loc="best", fontsize=9)
+    return figure
+
+
+def plot_gains(
+    model: LinearGaussianModel,
+    temperatures: Iterable[float] = tuple(np.logspace(-2, 2, 25)),
+    *,
+    t: int = 0,
+    backend: str = "variational",
+    axes: Sequence[Axes] | None = None,
+) -> Figure:
+    """Gains and deviations of the policy against temperature, under the model's prior and under a flat one.
+
+    The left axes hold the entries of K, the right ones the standard deviations. Under fixed dynamics the gain of a flat
+    prior does not move, and its covariance grows in proportion; a Gaussian prior draws both to itself as the
+    temperature grows.
+
+    Args:
+        model: one linear-Gaussian model.
+        temperatures: alpha > 0, on a logarithmic axis.
+        t: the time index.
+        backend: whose answer.
+        axes: where to draw, gains and deviations; a new figure, unless given.
+
+    Raises:
+        TypeError, ValueError: if the model is another, or a batch.
+    """
+    if not isinstance(model, LinearGaussianModel) or model.batch_shape:
+        raise TypeError(f"gains are drawn of one LinearGaussianModel, got {model!r}")
+    alphas = np.array(sorted(float(alpha) for alpha in temperatures))
+    if axes is None:
+        figure, axes = plt.subplots(1, 2, figsize=(10.0, 4.0), layout="constrained")
+        figure.suptitle(f"Policy at t = {t + 1} against temperature: {model.name}, {backend}")
+    left, right = axes
+    priors = {"Flat()": Flat()} | ({} if model.is_flat else {"as the model has it": model.action_prior})
+    for label, prior in priors.items():
+        gains, deviations = [], []
+        for alpha in alphas:
+            answer = infer(model.replace(temperature=float(alpha), action_prior=prior), backend, throw=False)
+            ok = answer.status.ok
+            gains.append(answer.gain(t).reshape(-1).tolist() if ok else [np.nan] * model.state_dim * model.action_dim)
+            deviations.append(answer.covariance(t).diagonal().sqrt().tolist() if ok else [np.nan] * model.action_dim)
+        for ax, rows, symbol in ((left, gains, "K"), (right, deviations, "sd")):
+            for k, line in enumerate(np.array(rows).T):
+                name = f"{symbol}{_index(k, model, symbol)}, prior {label}"
+                ax.plot(alphas, line, STYLES[k % len(STYLES)], color=PRIOR_COLORS[label], linewidth=1.8, label=name)
+    left.axhline(0, color="0.6", linewidth=0.8, linestyle=":", zorder=1)
+    right.set_yscale("log")
+    for ax, label in ((left, "entries of the gain K"), (right, "standard deviation of the action")):
+        ax.set_xscale("log")
+        ax.set_xlabel("temperature (reward units per nat)")
+        ax.set_ylabel(label)
+        ax.legend(loc="best", fontsize=8)
+    return _figure(left)
+
+
+def _gaussian(posterior: Posterior) -> GaussianPosterior:
+    if not isinstance(posterior, GaussianPosterior):
+        raise TypeError(
+            f"the answer of {posterior.backend!r} is no Gaussian one; ask 'exact' or 'variational' about a "
+            "LinearGaussianModel"
+        )
+    if posterior.problem.batch:
+        raise ValueError(f"the answer is a batch of shape {list(posterior.problem.batch)}; infer model.member(0)")
+    posterior.policy()  # refuses what failed
+    return posterior
+
+
+def _state_names(answer: GaussianPosterior) -> list[str]:
+    """How the coordinates of the state are called, from 0."""
+    names = _names("state", answer.problem.num_states)
+    if isinstance(answer.model, LinearGaussianModel) and answer.model.state_dim == 2:
+        labels = scene_of(answer.model).labels
+        names = list(labels) if not labels[0].startswith("first") else names
+    return names
+
+
+def _names(kind: str, number: int) -> list[str]:
+    return [kind] if number == 1 else [f"{kind}[{k}]" for k in range(number)]
+
+
+def _index(k: int, model: LinearGaussianModel, symbol: str) -> str:
+    if symbol == "K":
+        return f"[{k // model.state_dim}, {k % model.state_dim}]"
+    return f"[{k}]" if model.action_dim > 1 else ""
+
+
+def _over_time(moments: Moments, place: int, num_states: int) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation over time of one coordinate, states first."""
+    inside = place < num_states
+    means = moments.state_means if inside else moments.action_means
+    covariances = moments.state_covariances if inside else moments.action_covariances
+    k = place if inside else place - num_states
+    deviation: Tensor = covariances[:, k, k].clamp(min=0).sqrt()
+    return means[:, k].numpy(), deviation.numpy()
+
+
+def _ellipse(mean: np.ndarray, covariance: np.ndarray, i: int, j: int) -> Ellipse:
+    """Two standard deviations of two coordinates."""
+    values, vectors = np.linalg.eigh(covariance[np.ix_([i, j], [i, j])])
+    size = 4 * np.sqrt(values.clip(0))
+    angle = float(np.degrees(np.arctan2(vectors[1, 1], vectors[0, 1])))
+    place = (float(mean[i]), float(mean[j]))
+    ellipse = Ellipse(place, float(size[1]), float(size[0]), angle=angle)
+    ellipse.set(fill=False, edgecolor="black", linewidth=1.6, linestyle="--", label="q, two standard deviations")
+    return ellipse
+
+
+def _figure(ax: Axes) -> Figure:
+    figure, _ = make_axes(ax, (1.0, 1.0))
+    return figure
