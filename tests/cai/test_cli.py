@@ -180,6 +180,15 @@ def test_out_of_an_infinite_horizon(cai, tmp_path):
     assert {"comparison.png", "values-exact.png", "comparison.json"} <= {path.name for path in tmp_path.iterdir()}
 
 
+def test_out_saves_the_scene_and_films_of_a_continuous_model(cai, tmp_path):
+    words = ("--horizon", "3", "--backend", "variational", "--backend", "smc", "--out", str(tmp_path))
+    code, out, err = cai("compare", "double-integrator", *words)
+    assert (code, err) == (0, "")
+    names = {path.name for path in tmp_path.iterdir()}
+    assert {"comparison.json", "comparison.png", "factor-graph.png", "model.png", "variational.gif", "smc.gif"} <= names
+    assert out.count("saved ") == len(names)
+
+
 # ---- lists -------------------------------------------------------------------------------------------------------
 
 
