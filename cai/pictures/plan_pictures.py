@@ -132,7 +132,7 @@ def _grey(share: float) -> tuple[float, float, float]:
 def _paths(posterior: Posterior, time: int, count: int, seed: int) -> tuple[np.ndarray, np.ndarray, str]:
     """States [P, steps, n], weights [P], and what they are."""
     generator = torch.Generator().manual_seed(seed)
-    acting = posterior.__dict__.get("acting")
+    acting: Any = posterior.__dict__.get("acting")
     if hasattr(acting, "bundle"):
         plan: Any = posterior.__dict__["plan"]
         if not 0 <= time < len(plan.actions):

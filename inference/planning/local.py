@@ -73,7 +73,7 @@ def improvement(problem: PlanningProblem, local: Expansion, damping: Tensor) -> 
             P = (P + P.swapaxes(-1, -2)) / 2
         squares = np.einsum("rti,rtij,rtj->rt", offsets, stages, offsets)
     gain, offset, stage = (torch.from_numpy(part) for part in (gains, offsets, stages))
-    finite = stage.isfinite().all((-3, -2, -1)) & offset.isfinite().all((-2, -1))  # type: ignore[call-overload]
+    finite = stage.isfinite().all((-3, -2, -1)) & offset.isfinite().all((-2, -1))
     safe = torch.where(finite[:, None, None, None], stage, torch.zeros_like(stage))
     promised = (problem.weights[:-1] * torch.from_numpy(squares)).sum(-1) / 2
     sound = finite & (torch.linalg.eigvalsh(safe)[..., 0] > 0).all(-1)

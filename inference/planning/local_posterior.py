@@ -7,12 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cai.inference.core.policy import Policy
 from cai.inference.core.posterior import Posterior
 from cai.inference.core.status import Status
 from cai.inference.core.storage import storable
 from cai.inference.gaussian.existence import first_failure
 from cai.inference.gaussian.messages import backward
+from cai.inference.gaussian.policy import GaussianPolicy
 from cai.inference.gaussian.posterior import GaussianPosterior
 from cai.inference.gaussian.problem import GaussianProblem
 from cai.inference.planning.plans import Plan, in_the_world
@@ -44,7 +44,7 @@ class LocalPosterior(GaussianPosterior):
         """Whether the local model is all of the model, which then was linear-Gaussian itself."""
         return isinstance(self.model, LinearGaussianModel)
 
-    def policy(self, kind: str = "stochastic") -> Policy:
+    def policy(self, kind: str = "stochastic") -> GaussianPolicy:
         if self.plan is None:
             why = str(self.details.get("why", "the search found no plan"))
             raise self._unknown("a policy", "infer again with other options", why)

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from cai.inference.core.policy import Policy
+from cai.inference.core.policy import Policy, policy_classes
 from cai.inference.core.posterior import Posterior
 from cai.inference.core.storage import storable
+from cai.inference.gaussian.policy import GaussianPolicy
+
+if TYPE_CHECKING:
+    import xarray
 
 __all__ = ["Plan", "PlanPosterior", "in_the_world"]
+
+KINDS = ("stochastic", "greedy", "plan")
 
 
 @storable("plan")
@@ -46,20 +52,39 @@ class PlanPosterior(Posterior):
         """What the answer says to do, ready to act.
 
         Args:
-            kind: "stochastic", the policy; "greedy", its mean action.
+            kind: "stochastic", the policy; "greedy", its mean action; "plan", the actions of the plan, whatever happens
+                (open loop).
 
         Raises:
-            ValueError: if there is no such kind.
+            ValueError: if there is no such kind, or the plan did not reach the end.
         """
-        if kind not in ("stochastic", "greedy"):
-            raise ValueError(f"kind is {kind!r}; a plan knows 'stochastic' and 'greedy'")
-        found: Policy = self.acting
-        return found
+        if kind not in KINDS:
+            raise ValueError(f"kind is {kind!r}; expected one of {', '.join(KINDS)}")
+        if kind != "plan":
+            found: Policy = self.acting
+            return found
+        states, actions = self.plan
+        if len(actions) < self.steps:
+            raise ValueError(f"the plan ends after {len(actions)} of {self.steps} steps: {self.status}")
+        steps, m = actions.shape
+        gain, certain = actions.new_zeros(steps, m, states.shape[-1]), actions.new_zeros(steps, m, m)
+        made: GaussianPolicy = policy_classes["gaussian"](gain, actions, certain, source=self.backend)
+        return made
 
     @property
     def temperature(self) -> Any:
         """The temperature alpha."""
         return self.model.temperature
+
+    def to_xarray(self) -> xarray.Dataset:
+        """The plan with named axes: states by (time from 0 to T, state coordinate), actions by (step, coordinate)."""
+        import xarray
+
+        tables = {
+            "plan_states": (("time", "state"), self.plan.states.numpy()),
+            "plan_actions": (("step", "action"), self.plan.actions.numpy()),
+        }
+        return xarray.Dataset(tables, attrs=self._xarray_attributes())
 
     def _draw(self, num_samples: int, seed: int, latents: bool) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         if self.model is None:

@@ -13,7 +13,7 @@ from planning_problems import as_model, planning_model, regulator
 import cai
 from cai.inference import InferenceError, IterativeLQR, NotKnown
 from cai.inference.core.status import Status
-from cai.models import ContinuousModel, Flat, Gaussian, LinearNormal, bridge
+from cai.models import ContinuousModel, Flat, Gaussian, LinearNormal, bridge, discretize
 
 NUMBERS = ("elbo", "believed_return", "luck", "policy_divergence", "policy_entropy")
 
@@ -125,6 +125,23 @@ def test_any_answer_can_be_a_warm_start():
     for start in starts:
         found = cai.infer(model, "ilqr", restarts=1, warm_start=start, max_iterations=3)
         assert found.details["cost"] == pytest.approx(best)
+
+
+def test_the_answer_to_a_grid_can_be_a_warm_start():
+    model = ContinuousModel(
+        torch.tensor([1.0]).double(),
+        lambda s, a, t: s + a,
+        lambda s, a, t: -s.square().sum(-1) - a.square().sum(-1),
+        4,
+        LinearNormal(L=[[1.0]]),
+        temperature=0.01,
+    )
+    grid = discretize(model, [torch.linspace(-2, 2, 41)], [torch.linspace(-1, 1, 21)])
+    start = IterativeLQR(warm_start=cai.infer(grid, "variational"), restarts=1).learner(model).init(model, seed=0)
+    best = cai.infer(model, "ilqr")
+    torch.testing.assert_close(start.actions[0], best.plan.actions, atol=0.1, rtol=0)
+    with pytest.raises(ValueError, match="tables whose states and actions are not named by their coordinates"):
+        cai.infer(model, "ilqr", warm_start=cai.infer(bridge(), "exact"))
 
 
 def test_a_warm_start_begins_where_it_was():

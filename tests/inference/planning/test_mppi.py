@@ -193,6 +193,17 @@ def test_a_policy_plans_anew_in_the_state_that_it_sees():
         policy.act(torch.zeros(3), 0)
 
 
+def test_the_plan_can_be_played_in_open_loop_and_named():
+    answer = cai.infer(short(), "mppi", num_samples=50)
+    policy = cai.extract_policy(answer, "plan")
+    torch.testing.assert_close(policy.act(torch.randn(3, 2).double(), 4), answer.plan.actions[4].expand(3, 1))
+    table = answer.to_xarray()
+    assert dict(table.sizes) == {"time": 7, "state": 2, "step": 6, "action": 1}
+    assert table.attrs["backend"] == "mppi"
+    with pytest.raises(ValueError, match="kind is 'best'; expected one of stochastic, greedy, plan"):
+        answer.policy("best")
+
+
 def test_answers_and_policies_travel(tmp_path):
     answer = cai.infer(as_model(mild(0)), "mppi", num_samples=30)
     sent = (pickle.loads(pickle.dumps(answer)), copy.deepcopy(answer), cai.load(answer.save(tmp_path / "answer")))
