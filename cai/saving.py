@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
 from cai.inference.core.posterior import Posterior
@@ -65,7 +66,7 @@ def save_comparison(result: Comparison, folder: Path) -> Iterator[Path]:
         figures["plans"] = plot_plan([posterior for _, posterior in planned])
     for title, figure in figures.items():
         yield write_picture(folder / f"{title}.png", figure)
-        plots.plt.close(figure)
+        plt.close(figure)
     if continuous and result.model.is_finite:
         for name, row in answers:
             yield from _save_film(row.posterior, result.model, folder / f"{name}.gif")

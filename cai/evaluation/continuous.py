@@ -90,7 +90,7 @@ def evaluate_continuous(policy: Any, model: World, *, num_rollouts: int, tail: f
         seed: of model and policy; the global random state is left alone.
 
     Raises:
-        TypeError: if the policy cannot act on states.
+        TypeError: if the policy cannot act on states, or acts on a filter's estimates of them.
         ValueError: if it does not fit the model, the model is a batch, or a rollout leaves the finite numbers (naming
             its step).
     """
@@ -100,6 +100,11 @@ def evaluate_continuous(policy: Any, model: World, *, num_rollouts: int, tail: f
         )
     if not hasattr(policy, "act") or not hasattr(policy, "horizon") or hasattr(policy, "belief"):
         raise TypeError(f"a {type(policy).__name__} does not act on states; use cai.extract_policy(posterior)")
+    if getattr(policy, "on_estimates", False):
+        raise TypeError(
+            "the policy acts on a filter's estimates, and rollouts show it states; what its whole loop earns is "
+            "believed_return of the answer of lqg"
+        )
     if policy.horizon < model.horizon:
         raise ValueError(
             f"the policy knows {policy.horizon} steps, the model has {model.horizon}; infer with a longer horizon, or "

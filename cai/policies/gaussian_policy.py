@@ -24,6 +24,7 @@ class GaussianPolicy(LinearGaussian, Runs):
         covariance: Sigma [..., T, m, m]; zero for a policy that is certain.
         stationary: whether the one step serves every time.
         source: the backend that it came from, for tables.
+        on_estimates: whether "states" are a filter's means, E[s_t | y_1 .. y_t], as for `lqg`.
 
     Raises:
         ValueError: if shapes do not fit each other, or a stationary policy has more than one step.

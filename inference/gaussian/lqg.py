@@ -40,6 +40,7 @@ class LQGPosterior(GaussianPosterior):
     sensor: Tensor
     sensor_noise: Tensor
     kind = "LQG"
+    policy_on_estimates = True
 
     @lazy
     def moments(self) -> Moments:

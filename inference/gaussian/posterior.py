@@ -93,6 +93,7 @@ class GaussianPosterior(Posterior):
     messages: Messages | None = None
     average_reward: Tensor | None = None
     kind = "Gaussian"
+    policy_on_estimates = False  # whether the policy acts on a filter's means instead of states
 
     # ---- numbers ------------------------------------------------------------------------------------------------
 
@@ -218,7 +219,14 @@ class GaussianPosterior(Posterior):
         if kind != "stochastic":
             covariance = torch.zeros_like(covariance)
         made: type[GaussianPolicy] = policy_classes["gaussian"]
-        return made(gain, offset, covariance, stationary=self.horizon == math.inf, source=self.backend)
+        return made(
+            gain,
+            offset,
+            covariance,
+            stationary=self.horizon == math.inf,
+            source=self.backend,
+            on_estimates=self.policy_on_estimates,
+        )
 
     # ---- what the base asks for ---------------------------------------------------------------------------------
 

@@ -187,6 +187,8 @@ def test_lqg_without_noise_in_the_sensor_is_the_policy_that_sees_the_state():
     answer = lqg(model, torch.eye(2), observation_noise=torch.eye(2))
     with pytest.raises(NotKnown, match="observations"):
         answer.log_prob(*answer.sample(2))
+    with pytest.raises(TypeError, match="filter's estimates"):
+        cai.evaluate(answer.policy(), model)
     with pytest.raises(ValueError, match="finite horizons"):
         lqg(integrator(horizon=math.inf, reward=None), [[1.0, 0.0]], observation_noise=[[1.0]])
     with pytest.raises(TypeError, match="LinearGaussianModel"):
