@@ -6,16 +6,48 @@ import math
 from typing import Any, NamedTuple
 
 import torch
-from pyro.distributions import Delta, MultivariateNormal, TorchDistribution
+from pyro.distributions import Delta, Independent, MultivariateNormal, TorchDistribution
 from torch import Tensor
 from torch.distributions import constraints
 
 from cai.models.common.random_draws import OwnDraws
 
-__all__ = ["CovarianceRoot", "SingularNormal", "Staying", "covariance_root", "gaussian"]
+__all__ = ["CovarianceRoot", "SingularNormal", "Staying", "covariance_root", "gaussian", "in_double"]
 
 SUPPORT = 1e-9  # how far off its subspace a value of a singular Gaussian may lie, as a share of its size
 POSITIVE = 1e-14  # of the largest eigenvalue, at and below which an eigenvalue counts as zero
+
+
+def in_double(distribution: TorchDistribution, what: str) -> TorchDistribution:
+    """The distribution with float64 parameters; itself, if it has them.
+
+    Args:
+        distribution: e.g. made of `torch.zeros(2)`, which is float32.
+        what: how it is called in messages.
+
+    Raises:
+        ValueError: if it is not known how to convert it.
+    """
+    if isinstance(distribution, Independent):
+        base = in_double(distribution.base_dist, what)
+        same = base is distribution.base_dist
+        return distribution if same else base.to_event(distribution.reinterpreted_batch_ndims)
+    if isinstance(distribution, Delta):
+        if distribution.v.dtype == torch.float64:
+            return distribution
+        return Delta(distribution.v.double(), event_dim=distribution.event_dim, validate_args=False)
+    held = {name: vars(distribution).get(name) for name in distribution.arg_constraints}
+    parts = {name: part for name, part in held.items() if isinstance(part, Tensor) and part.is_floating_point()}
+    if all(part.dtype == torch.float64 for part in parts.values()):
+        return distribution
+    try:
+        made: TorchDistribution = type(distribution)(**{name: part.double() for name, part in parts.items()})
+        return made
+    except TypeError as error:
+        raise ValueError(
+            f"{what} is a {type(distribution).__name__} in {next(iter(parts.values())).dtype}; models compute in "
+            "float64: make its parameters with dtype=torch.float64"
+        ) from error
 
 
 class CovarianceRoot(NamedTuple):

@@ -157,6 +157,26 @@ def test_terminal_states_are_not_left_and_what_is_earned_there_is_paid_on_entry(
     assert float(rewards) == 3.0 + 400.0
 
 
+def test_single_precision_becomes_double():
+    start = dist.Normal(torch.tensor([0.1, 0.2]), 1.0).to_event(1)
+    whole = dist.MultivariateNormal(torch.zeros(2), scale_tril=torch.eye(2))
+    prior = dist.Normal(torch.zeros(1), torch.ones(1)).to_event(1)
+    for initial in (
+        start,
+        whole,
+        dist.Delta(torch.zeros(2), event_dim=1),
+        dist.Uniform(torch.zeros(2), 1.0).to_event(1),
+    ):
+        made = model(
+            initial=initial, action_prior=lambda s, t: prior, dynamics=lambda s, a, t: s + a @ s.new_ones(1, 2)
+        )
+        assert made.reset(3).dtype == torch.float64
+        assert made.prior(made.reset(3), 0).sample().dtype == torch.float64
+        assert made.start_distribution().batch_shape == ()
+    mean = model(initial=start).start_distribution().mean
+    assert mean.tolist() == pytest.approx([0.1, 0.2], abs=1e-7)
+
+
 class Push:
     """Acts by the sign of the first coordinate, with a coin when it is not deterministic."""
 
