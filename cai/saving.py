@@ -20,6 +20,7 @@ from cai.models.programs.factor_graph import draw_factor_graph
 from cai.pictures import plots
 from cai.pictures.animations import animate_policy, save_animation
 from cai.pictures.gaussian_pictures import plot_bands, plot_value_contours
+from cai.pictures.plan_pictures import has_plan, plot_plan
 from cai.pictures.world_pictures import plot_world
 from cai.studies.comparison import Comparison
 
@@ -59,6 +60,10 @@ def save_comparison(result: Comparison, folder: Path) -> Iterator[Path]:
             figures[f"luck-{name}"] = plots.plot_luck(posterior)
         if str(row.target) == "exact" and result.model.is_finite and "messages" not in figures:
             figures["messages"] = plots.plot_messages(posterior)
+    planned = [(name, row.posterior) for name, row in answers if row.posterior is not None and has_plan(row.posterior)]
+    figures |= {f"plan-{name}": plot_plan(posterior) for name, posterior in planned}
+    if len(planned) > 1:
+        figures["plans"] = plot_plan([posterior for _, posterior in planned])
     for title, figure in figures.items():
         yield write_picture(folder / f"{title}.png", figure)
         plt.close(figure)

@@ -17,7 +17,8 @@ from cai.explorer.controls import Control, make_controls, open_source
 from cai.inference.backends.risk import RiskSensitive
 from cai.inference.core.backend import Backend
 from cai.models.trajectory.model import TrajectoryModel
-from cai.studies.comparison import NUMBERS, Comparison, Row, chance_columns, compare
+from cai.studies.comparison import Comparison, Row, chance_columns, compare
+from cai.studies.rows import NUMBERS
 
 __all__ = ["Exploration", "View"]
 

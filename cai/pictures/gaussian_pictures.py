@@ -167,6 +167,8 @@ def plot_gains(
         gains, deviations = [], []
         for alpha in alphas:
             answer = infer(model.replace(temperature=float(alpha), action_prior=prior), backend, throw=False)
+            if not isinstance(answer, GaussianPosterior):
+                raise ValueError(f"backend {backend!r} gives no Gaussian answer; ask 'variational', 'exact' or 'risk'")
             ok = answer.status.ok
             gains.append(answer.gain(t).reshape(-1).tolist() if ok else [np.nan] * model.state_dim * model.action_dim)
             deviations.append(answer.covariance(t).diagonal().sqrt().tolist() if ok else [np.nan] * model.action_dim)

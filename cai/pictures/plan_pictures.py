@@ -18,11 +18,17 @@ from cai.models.continuous.world import World
 from cai.pictures.drawing import make_axes
 from cai.pictures.scenes import Scene, scene_of
 
-__all__ = ["plot_plan"]
+__all__ = ["has_plan", "plot_plan"]
 
 PLAN_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")  # Okabe and Ito's palette
 STYLES = ("-", "--", ":", "-.")  # plans may lie on each other
 PATH_COLOR = "0.45"
+
+
+def has_plan(posterior: Posterior) -> bool:
+    """Whether an answer has a plan that `plot_plan` can draw: a trajectory through a plane or more."""
+    plan = posterior.__dict__.get("plan")
+    return isinstance(plan, Plan) and plan.states.shape[-1] > 1
 
 
 def plot_plan(

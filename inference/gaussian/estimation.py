@@ -12,9 +12,17 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from cai.inference.gaussian.messages import backward, outcome_step
-from cai.inference.gaussian.moments import believe, condition, forward
-from cai.inference.gaussian.problem import GaussianPrior, GaussianProblem, Quadratic, at_steps, symmetric, times
+from cai.inference.gaussian.messages import Messages, backward, outcome_step
+from cai.inference.gaussian.moments import condition
+from cai.inference.gaussian.problem import (
+    GaussianProblem,
+    Quadratic,
+    at_steps,
+    product,
+    stacked,
+    symmetric,
+    times,
+)
 from cai.models.common.checks import float_tensor
 from cai.models.continuous.matrices import SINGULAR, check_covariance, read_matrix
 
@@ -133,8 +141,27 @@ def kalman_smoother(
         temperature=chain.mean.new_ones(()),
     )
     messages = backward(problem, 1.0)
-    moments = forward(believe(problem, messages), GaussianPrior(messages.gain, messages.offset, messages.covariance))
-    return Estimates(moments.state_means, moments.state_covariances, messages.start)
+    return Estimates(*_followed(problem, messages), messages.start)
+
+
+def _followed(problem: GaussianProblem, messages: Messages) -> tuple[Tensor, Tensor]:
+    """Means [..., N, n] and covariances [..., N, n, n] along the tilted chain, a step at a time.
+
+    That is `forward` of what is believed; nothing of the size of all steps is made but the answer.
+    """
+    horizon, one = problem.horizon, messages.theta
+    first, following = messages.first, messages.following
+    mean, covariance, _ = condition(problem.mean, problem.covariance, first.P, first.p, one)
+    means, covariances = [mean.expand(*problem.batch, -1)], [covariance.expand(*problem.batch, -1, -1)]
+    parts = [(problem.A, 2), (problem.offset, 1), (problem.noise, 2), (following.P, 2), (following.p, 1)]
+    for A, drift, noise, P, p in zip(*(at_steps(part, own, horizon) for part, own in parts), strict=True):
+        drift, noise, shrunk = condition(drift, noise, P, p, one)
+        moved = product(shrunk, A)
+        mean = times(moved, mean) + drift
+        covariance = symmetric(product(product(moved, covariance), moved.mT)) + noise
+        means.append(mean)
+        covariances.append(covariance)
+    return stacked(means).movedim(0, -2), stacked(covariances).movedim(0, -3)
 
 
 def observation_costs(y: Tensor, C: Tensor, V: Tensor) -> Quadratic:

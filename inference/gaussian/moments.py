@@ -103,9 +103,8 @@ def condition(mean: Tensor, covariance: Tensor, P: Tensor, p: Tensor, theta: Ten
     """
     size = covariance.shape[-1]
     own = torch.eye(size, dtype=covariance.dtype, device=covariance.device)
-    shifted = own + theta[..., None, None] * (covariance @ P)
-    shrunk = torch.linalg.solve(shifted, own.expand_as(shifted))
-    tilted = symmetric(shrunk @ covariance)
+    shrunk = torch.linalg.inv_ex(own + theta[..., None, None] * product(covariance, P)).inverse
+    tilted = symmetric(product(shrunk, covariance))
     return mean - theta[..., None] * times(tilted, times(P, mean) + p), tilted, shrunk
 
 

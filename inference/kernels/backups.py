@@ -24,6 +24,8 @@ from torch import Tensor
 from cai.models.common.numerics import certainty_equivalent, expectation, safe_log, safe_logsumexp
 from cai.models.trajectory.model import TrajectoryModel
 
+TINY = 1e-3  # nats
+
 __all__ = [
     "continuation",
     "fixed_backup",
@@ -134,11 +136,22 @@ def soft_policy(model: TrajectoryModel, q_values: Tensor, log_prior: Tensor | No
     prior = model.action_prior if log_prior is None else log_prior.exp()
     scores = (model.log_action_prior if log_prior is None else log_prior) + q_values
     terminal = model.mdp.terminal
-    values = safe_logsumexp(scores).masked_fill(terminal, 0.0)
+    if _tiny(q_values):
+        values = certainty_equivalent(prior, q_values, 1.0).masked_fill(terminal, 0.0)
+    else:
+        values = safe_logsumexp(scores).masked_fill(terminal, 0.0)
     infeasible = torch.isinf(values) | terminal
     shift = values.masked_fill(infeasible, 0.0)
     policy = torch.where(infeasible[..., None], prior, (scores - shift[..., None]).exp())
     return values, policy / policy.sum(-1, keepdim=True)
+
+
+def _tiny(q_values: Tensor) -> bool:
+    """Whether all q-values that are finite are so near 0 that sums of numbers of size 1 would lose their digits."""
+    low, high = (float(bound) for bound in torch.aminmax(q_values.detach()))
+    if low == -math.inf and high <= TINY:
+        low = float(torch.where(torch.isinf(q_values), torch.zeros_like(q_values), q_values.detach()).amin())
+    return low >= -TINY and high <= TINY
 
 
 def soft_log_policy(model: TrajectoryModel, q_values: Tensor, log_prior: Tensor | None = None) -> Tensor:

@@ -3,8 +3,10 @@
     torch     plain torch, on any device: see `cai.inference.kernels.plain`
     native    C++ loops over the whole horizon, on the CPU: see `cai.inference.kernels.native`
 
-"auto" takes the native loops on a CPU whenever they are part of the installation. The answer's `details["kernel"]` says
-which ran; the last digits of numbers may differ between the two.
+"auto" takes the native loops on a CPU whenever they are part of the installation. Where returns are tiny beside the
+temperature, plain torch takes sums that lose none of their digits, whatever was asked for: see
+`cai.inference.kernels.small`. The answer's `details["kernel"]` says which ran; the last digits of numbers may differ
+between them.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from cai.inference.kernels.native import library
 from cai.inference.kernels.native.passes import NativePass
 from cai.inference.kernels.plain import SoftPass
 from cai.inference.kernels.problem import SoftProblem
+from cai.inference.kernels.small import SmallPass
 from cai.models.processes.mdp import MDP
 
 __all__ = ["KERNELS", "check_kernel", "choose_kernel", "make_pass"]
@@ -59,4 +62,6 @@ def choose_kernel(mdp: MDP, kernel: str = "auto") -> str:
 def make_pass(problem: SoftProblem, kernel: str = "auto") -> SoftPass:
     """The passes of a problem by the kernel that is asked for; see `choose_kernel`, also for what is raised."""
     native = choose_kernel(problem.model.mdp, kernel) == "native"
+    if problem.is_small:
+        return SmallPass(problem)
     return NativePass(problem) if native else SoftPass(problem)

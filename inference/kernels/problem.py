@@ -13,11 +13,13 @@ from torch import Tensor
 from cai.inference.kernels.tables import Table, entries_like, process_table
 from cai.models.common.numerics import expectation, safe_log
 from cai.models.trajectory.model import TrajectoryModel
+from cai.models.trajectory.sizes import largest_reward
 
 __all__ = ["Kind", "SoftProblem", "StepTables"]
 
 Kind = Literal["fixed", "exact"]
 MERGED_STEPS = 32  # steps from which it pays to sum over actions once and for all
+SMALL = 1e-3  # nats of a whole trajectory, up to which digits of values are lost in sums of numbers of size 1
 HELD_WEIGHTS = 2**20  # powers of scores up to which they are held; beyond they are computed again at every step
 
 
@@ -97,6 +99,16 @@ class SoftProblem:
         small = model.action_prior.numel() * size <= HELD_WEIGHTS
         holds = self.kind == "exact" and (merges or small)
         self.__dict__.update(size=size, in_time=timed, merges=merges, holds_weights=holds)
+
+    @cached_property
+    def is_small(self) -> bool:
+        """Whether some problem's returns are so small that sums of numbers of size 1 would lose digits of them."""
+        if self.rewards is None:
+            alpha = float(torch.as_tensor(self.model.temperature).detach())
+            return 0 < largest_reward(self.model) * self.model.steps <= SMALL * alpha
+        sizes = self.rewards.detach().abs()
+        largest = torch.where(torch.isfinite(sizes), sizes, torch.zeros_like(sizes)).amax((1, 2)) * self.model.steps
+        return bool(((largest > 0) & (largest <= SMALL)).any())
 
     @cached_property
     def table(self) -> Table:

@@ -20,6 +20,7 @@ from cai.models.continuous.linear_gaussian import LinearGaussianModel
 
 __all__ = ["LocalPosterior", "local_posterior"]
 
+NO_GRADIENTS = "none: a search found the plan; ask 'variational' or 'exact' about a LinearGaussianModel"
 NUMBERS = ("log_evidence", "elbo", "believed_return", "luck", "policy_divergence", "policy_entropy")
 
 
@@ -88,6 +89,7 @@ def local_posterior(
     parts: dict[str, Any] = {"backend": backend.name, "target": backend.target, "model": model}
     parts |= {"horizon": int(model.horizon), "holds_dynamics": eta == 0}
     unknown = dict.fromkeys(NUMBERS)
+    details["gradients"] = NO_GRADIENTS
     if world is None or plan is None:
         return LocalPosterior(**parts, **unknown, problem=None, status=status, details=details)
     with torch.no_grad():

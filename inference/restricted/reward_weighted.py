@@ -253,7 +253,8 @@ class _Search:
                 details |= parameters.details()
         answer = policy_posterior(self.backend, model, state.policy, status_of(state), details, gradients="none")
         forbids = any(bool(torch.isneginf(model.reward_table(t)).any()) for t in range(model.steps))
-        if state.status is Status.IMPOSSIBLE or not (forbids and bool(torch.isneginf(answer.elbo))):
+        elbo = answer.elbo
+        if state.status is Status.IMPOSSIBLE or not forbids or elbo is None or not bool(torch.isneginf(elbo)):
             return answer
         details["note"] = (
             "the policy can meet a reward of -inf, so its expected return and bound are -inf; this backend weighs "

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 
@@ -13,14 +12,14 @@ from cai.inference.tabular.believed_dynamics import FixedDynamics
 from cai.inference.tabular.posterior import ModelPosterior
 from cai.models.trajectory.batch import ModelBatch
 from cai.models.trajectory.model import TrajectoryModel
+from cai.models.trajectory.sizes import largest_reward
 
 __all__ = ["LARGEST", "SMALLEST", "VANISHING", "batch_is_in_range", "is_in_range", "out_of_range"]
 
 LARGEST = 1e150  # of a temperature and a return, in reward units and in nats: its square is still a float
 SMALLEST = 1e-150  # likewise
-VANISHING = 1e-13  # nats of a whole return, below which e^x is 1 and soft values say nothing
+VANISHING = 1e-20  # nats of a whole return, below which a divergence's rounding, 1e-32, is more than nothing
 ENDLESS = 1e12  # steps that an infinite horizon without discount counts for
-_LARGEST_REWARDS: WeakKeyDictionary[TrajectoryModel, float] = WeakKeyDictionary()  # each takes a look at all tables
 
 
 def is_in_range(model: Any, *, soft: bool = False) -> bool:
@@ -28,8 +27,8 @@ def is_in_range(model: Any, *, soft: bool = False) -> bool:
 
     Args:
         model: a `TrajectoryModel`; anything else counts as in range.
-        soft: whether values come from sums of e^{r / alpha}, of which nothing is left where all r / alpha vanish
-            beside 1.
+        soft: whether the answer divides into return, divergence and luck, of which nothing is left where all
+            r / alpha vanish beside 1.
     """
     return not isinstance(model, TrajectoryModel) or _in_range(*_sizes(model), soft)
 
@@ -49,7 +48,7 @@ def batch_is_in_range(batch: ModelBatch, *, soft: bool = False) -> bool:
     elif batch.gives_rewards or base.reward.reads_time:
         return all(is_in_range(member, soft=soft) for member in batch)
     else:
-        largest = [_largest_reward(base)] * number
+        largest = [largest_reward(base)] * number
     shared = batch.temperatures is None
     temperatures = torch.as_tensor(base.temperature if shared else batch.temperatures, dtype=torch.float64)
     steps = [_steps(horizon, base.discount) for horizon in batch.horizons]
@@ -72,20 +71,8 @@ def _steps(horizon: float, discount: float) -> float:
 def _sizes(model: TrajectoryModel) -> tuple[float, float, float]:
     """The temperature, and about the largest return, in reward units and in nats."""
     temperature = float(torch.as_tensor(model.temperature, dtype=torch.float64).detach())
-    size = _steps(model.horizon, model.discount) * _largest_reward(model)
+    size = _steps(model.horizon, model.discount) * largest_reward(model)
     return temperature, size, size / temperature
-
-
-def _largest_reward(model: TrajectoryModel) -> float:
-    """The largest absolute reward that is finite, in reward units; what no outcome pays does not count."""
-    if model not in _LARGEST_REWARDS:
-        possible, largest = model.mdp.probabilities > 0, 0.0
-        for t in model.reward_times:
-            sizes = model.reward_table(t).detach().abs()
-            counts = torch.isfinite(sizes) & (possible if sizes.shape == possible.shape else True)
-            largest = max(largest, float(sizes.masked_fill(~counts, 0.0).max()))
-        _LARGEST_REWARDS[model] = largest
-    return _LARGEST_REWARDS[model]
 
 
 def out_of_range(backend: Backend, model: Any) -> ModelPosterior | None:

@@ -17,7 +17,6 @@ __all__ = [
     "divergence_from_ratio",
     "expectation",
     "held",
-    "message_equivalent",
     "plain_number",
     "safe_log",
     "safe_logsumexp",
@@ -125,26 +124,19 @@ def certainty_equivalent(weights: Tensor, values: Tensor, eta: float) -> Tensor:
     return torch.where(tilt.hopeless, nothing, result)
 
 
-def message_equivalent(weights: Tensor, log_messages: Tensor, eta: float) -> Tensor:
-    """The certainty equivalent, nats, of log messages [..., S] that come with probabilities `weights` [..., S]."""
-    if eta == 1:
-        return safe_logsumexp(safe_log(weights) + log_messages)
-    return certainty_equivalent(weights, log_messages, eta)
-
-
 def start_value(initial: Tensor, log_messages: Tensor, eta: float) -> Tensor:
-    """`message_equivalent` of the initial distribution [S], 0-dim, in the memory of a chunk of states."""
+    """`certainty_equivalent` of the initial distribution [S], 0-dim, in the memory of a chunk of states."""
     if len(initial) <= CHUNK:
         possible = initial.detach() > 0  # often few
-        return message_equivalent(initial[possible], log_messages[possible], eta)
+        return certainty_equivalent(initial[possible], log_messages[possible], eta)
     shares, worth = [], []
     for start, part in zip(initial.split(CHUNK), log_messages.split(CHUNK), strict=True):
         possible = start.detach() > 0
         if bool(possible.any()):
             weights = start[possible]
             shares.append(weights.sum())
-            worth.append(message_equivalent(weights / shares[-1], part[possible], eta))
-    return message_equivalent(torch.stack(shares), torch.stack(worth), eta)
+            worth.append(certainty_equivalent(weights / shares[-1], part[possible], eta))
+    return certainty_equivalent(torch.stack(shares), torch.stack(worth), eta)
 
 
 def tilted_log_ratio(weights: Tensor, values: Tensor, eta: float) -> Tensor:

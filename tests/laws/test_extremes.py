@@ -76,11 +76,12 @@ def test_a_temperature_that_no_float_can_divide_by_has_a_status(backend, tempera
 
 
 @pytest.mark.parametrize("backend", ["exact", "variational", "optimistic"])
-def test_soft_values_that_vanish_beside_1_are_not_called_right(backend):
+def test_soft_values_that_vanish_beside_1_are_right_or_not_called_so(backend):
     """At temperature 1e20 the value of a certain loss of 3 came back as 0, with success."""
-    assert cai.infer(lottery(temperature=1e20), backend, throw=False).status is Status.OUT_OF_RANGE
-    posterior = cai.infer(lottery(temperature=1e6), backend)
-    assert float(posterior.values[0, 0]) == pytest.approx(-3.0, abs=1e-4)
+    assert cai.infer(lottery(temperature=1e25), backend, throw=False).status is Status.OUT_OF_RANGE
+    for temperature in (1e6, 1e12, 1e20):
+        posterior = cai.infer(lottery(temperature=temperature), backend)
+        assert float(posterior.values[0, 0]) == pytest.approx(-3.0, rel=10 / temperature + 1e-12)
 
 
 def test_a_batch_has_the_status_of_each_member():

@@ -19,7 +19,7 @@ from cai.inference.tabular.backward import Messages
 from cai.inference.tabular.dynamic_programming import failure_status, messages_posterior
 from cai.inference.tabular.magnitudes import batch_is_in_range
 from cai.inference.tabular.recursion import EXACT, FIXED, Recursion
-from cai.models.common.numerics import expectation, message_equivalent, safe_log, weighted
+from cai.models.common.numerics import certainty_equivalent, expectation, safe_log, weighted
 from cai.models.common.threads import spare_core
 from cai.models.trajectory.batch import ModelBatch
 from cai.models.trajectory.model import TrajectoryModel
@@ -144,7 +144,7 @@ class _OnePass:
             self.first = kept[begins] if several and kept is not None else first.expand(len(batch), -1)
             self.columns = [] if kept is None or self.keep == "evidence" else kept.expand(len(batch), -1, -1)
         initial = self.model.mdp.initial if batch.initials is None else batch.initials
-        self.starts = message_equivalent(initial, self.first, recursion.eta)
+        self.starts = certainty_equivalent(initial, self.first, recursion.eta)
 
     def _rewards(self) -> Tensor:
         """[B, S, A], nats; what a reward says of outcomes as its expectation, which fixed dynamics leave."""

@@ -8,6 +8,7 @@ import torch
 import cai
 from cai.models import Flat, LinearGaussianModel, QuadraticReward, bridge, build_model
 from cai.pictures import plot_plan
+from cai.saving import save_comparison
 
 
 @pytest.fixture(scope="module")
@@ -78,3 +79,12 @@ def test_what_is_no_plan_is_refused(answers):
     with pytest.raises(ValueError, match="the answer of 'exact' has no plan; give it alone"):
         plot_plan([cai.infer(plane, "ilqr"), cai.infer(plane, "exact")])
     assert drawn(plot_plan(cai.infer(plane, "exact"), num_paths=4))[1] == []
+
+
+def test_a_saved_comparison_shows_every_plan_and_all_together(tmp_path, monkeypatch):
+    monkeypatch.setattr("cai.saving._save_film", lambda *_: ())  # films have tests of their own
+    result = cai.compare(build_model("dubins", horizon=6), ["ilqr:restarts=1", "mppi:num_samples=30"], num_rollouts=3)
+    names = {path.name for path in save_comparison(result, tmp_path)}
+    assert "plans.png" in names
+    assert sum(name.startswith("plan-") for name in names) == 2
+    assert all((tmp_path / name).stat().st_size > 1000 for name in names if name.endswith("png"))

@@ -46,6 +46,8 @@ def test_noise_is_believed_to_be_kind():
     held = cai.infer(model, "ilqr").dynamics(2)
     assert float(held.covariance) == pytest.approx(0.25)
     assert float(found.marginal("s_4").mean) > float(cai.infer(model, "ilqr").marginal("s_4").mean)
+    for t in range(6):
+        torch.testing.assert_close(found.marginal(f"s_{t + 1}").mean, found.plan.states[t], rtol=1e-5, atol=1e-5)
     assert (found.log_evidence, found.luck, found.believed_return) == (None, None, None)
     assert offset.shape == (1,)
 

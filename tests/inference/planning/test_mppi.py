@@ -82,6 +82,20 @@ def test_a_shift_of_the_priors_own_noise_is_the_path_integrals_ratio():
     torch.testing.assert_close(found.log_weights[0], rewards / numbers.alpha + total, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("scales", [(1.0,), (1.0, 0.5)])
+def test_a_flat_prior_is_weighed_by_the_noise_itself(scales):
+    """The same numbers as in a model whose prior is that noise."""
+    spread = 0.8
+    numbers = dataclasses.replace(mild(0), prior=None)
+    m = numbers.B.shape[-1]
+    proper = as_model(numbers, action_prior=LinearNormal(L=spread**2 * np.eye(m)))
+    options = {"plan": 0.4, "scales": scales, "noise": spread, "correlation": 0.0}
+    flat, _, _ = bundles(as_model(numbers), 2, 50, **options)
+    other, _, _ = bundles(proper, 2, 50, **options)
+    torch.testing.assert_close(flat.actions, other.actions)
+    torch.testing.assert_close(flat.log_weights, other.log_weights, rtol=1e-9, atol=1e-9)
+
+
 def test_correlated_noise_has_the_spread_of_a_step_and_the_density_of_a_chain():
     root = torch.linalg.cholesky(torch.tensor([[1.0, 0.3], [0.3, 0.5]]).double()).expand(3, 2, 2)
     noise = Noise(root, 0.6)
