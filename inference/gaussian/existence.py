@@ -122,13 +122,19 @@ def _definite(shift: Tensor) -> Tensor:
 
 
 def _is_convex(problem: GaussianProblem) -> bool:
-    """Whether all costs are bounded below; no tilt by theta > 0 can break down then, whatever the noise."""
-    return all(_is_semidefinite(cost) for cost in (problem.final.P, problem.folded().P))
+    """Whether all costs are bounded below; no tilt by theta > 0 can break down then, whatever the noise.
+
+    The action prior is left out: it cannot make bounded costs unbounded, and its size may hide one that is not.
+    """
+    return all(_is_semidefinite(cost) for cost in (problem.final.P, problem.cost))
 
 
 def _is_semidefinite(matrix: Tensor) -> bool:
-    values = torch.linalg.eigvalsh(matrix)
-    return bool((values[..., 0] >= -SLACK * values.abs().amax(-1)).all())
+    """Up to the rounding of each coordinate by itself, so that a large one hides no small one below zero."""
+    width = matrix.diagonal(dim1=-2, dim2=-1).abs().sqrt()
+    unit = matrix / torch.where(width > 0, width, 1.0)[..., None] / torch.where(width > 0, width, 1.0)[..., None, :]
+    values = torch.linalg.eigvalsh(unit)
+    return bool((values[..., 0] >= -SLACK * matrix.shape[-1]).all())
 
 
 def _failure(problem: GaussianProblem, messages: Messages, member: tuple[int, ...], place: int) -> Failure:

@@ -97,10 +97,12 @@ def backward(problem: GaussianProblem, eta: float | Tensor = 0.0) -> Messages:
     n, m, horizon, alpha = problem.num_states, problem.num_actions, problem.horizon, problem.temperature
     theta = torch.as_tensor(eta, dtype=alpha.dtype, device=alpha.device) / alpha
     moves = theta if bool((theta != 0).any()) or (isinstance(eta, Tensor) and eta.requires_grad) else None
+    asked, problem = problem, problem.centred()
     maps, costs, message = _homogeneous(problem, affine=_is_affine(problem))
+    paid = _paid_by_actions(problem)
     size = message.shape[-1]  # n + 1, or n where nothing is affine
     noises, survival = at_steps(problem.noise, 2, horizon), problem.survival
-    going, gains, stages, roots, faults, logs = [message], [], [], [], [], []
+    going, gains, stages, bare, roots, faults, logs = [message], [], [], [], [], [], []
     for t in reversed(range(horizon)):
         message, log = _tilt(message, noises[t], moves)
         logs.append(log)
@@ -110,7 +112,8 @@ def backward(problem: GaussianProblem, eta: float | Tensor = 0.0) -> Messages:
         message = stage[..., :size, :size]
         if m:
             across = stage[..., size:, :size]
-            stages.append(stage[..., size:, size:].contiguous())
+            bare.append(stage[..., size:, size:].contiguous())
+            stages.append(bare[-1] if paid is None else bare[-1] + paid[t])
             root, fault = torch.linalg.cholesky_ex(stages[-1])
             gains.append(torch.cholesky_solve(across, root))
             message = message - product(across.mT, gains[-1])
@@ -121,14 +124,18 @@ def backward(problem: GaussianProblem, eta: float | Tensor = 0.0) -> Messages:
     shape = problem.batch
     gain = _in_order(gains, (*shape, horizon, m, size), message).mul_(-1.0).add_(0.0)  # no zero is a negative one
     root = _in_order(roots, (*shape, horizon, m, m), message)
+    chosen = _choices(problem, root, _in_order(bare, (*shape, horizon, m, m), message))
     every = _in_order(going, (*shape, horizon + 1, size, size), message)
-    cost_to_go = _unbordered(every, n, _added_constants(problem, root, logs))
+    cost_to_go = _unbordered(every, n, _added_constants(problem, chosen, logs))
     P, p, rho = cost_to_go
     first = Quadratic(P[..., 0, :, :], p[..., 0, :], rho[..., 0])
+    lean, shift = gain[..., :n], gain[..., n] if size > n else gain.new_zeros(*shape, horizon, m)
+    if asked is not problem and asked.prior is not None:
+        lean, shift = lean + asked.prior.gain, shift + asked.prior.offset
     return Messages(
         cost_to_go=cost_to_go,
-        gain=gain[..., :n],
-        offset=gain[..., n] if size > n else gain.new_zeros(*shape, horizon, m),
+        gain=lean,
+        offset=shift,
         action_cost=_in_order(stages, (*shape, horizon, m, m), message),
         root=root,
         chosen=torch.stack(faults[::-1], -1) == 0 if faults else torch.ones(*shape, horizon, dtype=torch.bool),
@@ -176,24 +183,18 @@ def _is_affine(problem: GaussianProblem) -> bool:
 
 
 def _homogeneous(problem: GaussianProblem, *, affine: bool) -> tuple[list[Tensor], list[Tensor], Tensor]:
-    """The maps and the costs of each step in homogeneous coordinates, and the final cost; constants stay outside.
+    """The maps and the costs of each step in homogeneous coordinates, and the final cost; constants and prior stay out.
 
     Returns:
         (s, 1, a) -> (s', 1) [..., n + 1, n + 1 + m] of each step, its cost over (s, 1, a), and that over (s', 1) of the
         batch's shape; all without the coordinate 1 where nothing is affine.
     """
-    n, m, horizon, stage, final = (
-        problem.num_states,
-        problem.num_actions,
-        problem.horizon,
-        problem.folded(),
-        problem.final,
-    )
+    n, m, horizon, final = problem.num_states, problem.num_actions, problem.horizon, problem.final
     moves = [(problem.A, 2), (problem.offset, 1), (problem.B, 2)]
     if not affine:
         maps = _each_step(lambda A, c, B: _beside(A, B), moves, horizon)
-        return maps, at_steps(stage.P, 2, horizon), final.P.expand(*problem.batch, -1, -1)
-    last = torch.zeros(n + 1 + m, dtype=stage.P.dtype, device=stage.P.device)
+        return maps, at_steps(problem.cost, 2, horizon), final.P.expand(*problem.batch, -1, -1)
+    last = torch.zeros(n + 1 + m, dtype=final.P.dtype, device=final.P.device)
     last[n] = 1.0
     order = [*range(n), n + m, *range(n, n + m)]
 
@@ -205,7 +206,7 @@ def _homogeneous(problem: GaussianProblem, *, affine: bool) -> tuple[list[Tensor
         whole = _bordered(P, p, torch.zeros_like(p[..., 0]))
         return whole[..., order, :][..., order] if m else whole
 
-    maps, costs = _each_step(moved, moves, horizon), _each_step(paid, [(stage.P, 2), (stage.p, 1)], horizon)
+    maps, costs = _each_step(moved, moves, horizon), _each_step(paid, [(problem.cost, 2), (problem.linear, 1)], horizon)
     return maps, costs, _bordered(final.P, final.p, torch.zeros_like(final.p[..., 0])).expand(*problem.batch, -1, -1)
 
 
@@ -246,17 +247,44 @@ def _in_order(backwards: list[Tensor], shape: tuple[int, ...], like: Tensor) -> 
     return stacked(backwards[::-1]).movedim(0, -3)
 
 
-def _added_constants(problem: GaussianProblem, root: Tensor, outcomes: list[Tensor]) -> Tensor:
+def _paid_by_actions(problem: GaussianProblem) -> list[Tensor] | None:
+    """What a centred prior adds to the cost of each step's actions, alpha L^-1 [..., m, m]; None if it is flat."""
+    if problem.prior is None:
+        return None
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(problem.prior.covariance))
+    return at_steps(problem.temperature[..., None, None, None] * inverse, 2, problem.horizon)
+
+
+def _choices(problem: GaussianProblem, root: Tensor, bare: Tensor) -> Tensor:
+    """[..., T], -alpha times the logarithm of each step's integral over actions, of what is quadratic in them.
+
+    Under a centred prior N(0, L) that is alpha/2 log|I + L (Haa - alpha L^-1) / alpha|, of which no digit is lost
+    however large alpha is.
+
+    Args:
+        problem: for temperature and prior, which is centred.
+        root: [..., T, m, m], Cholesky factors of Haa.
+        bare: [..., T, m, m], Haa without what the prior adds.
+    """
+    m, alpha = problem.num_actions, problem.temperature[..., None]
+    half = root.diagonal(dim1=-2, dim2=-1).abs().log().sum(-1)
+    if problem.prior is None or not m:
+        return alpha * (half - m / 2 * (2 * math.pi * alpha).log())
+    covariance = problem.prior.covariance
+    width = torch.linalg.cholesky(covariance).diagonal(dim1=-2, dim2=-1).log().sum(-1)
+    log_det = 2 * (half + width) - m * alpha.log()
+    return half_log_det(covariance @ bare, (1 / alpha).expand_as(log_det), log_det)
+
+
+def _added_constants(problem: GaussianProblem, choices: Tensor, outcomes: list[Tensor]) -> Tensor:
     """[..., T + 1], what constants of costs and logarithms of determinants add to the cost-to-go.
 
     Args:
         problem: for the constants.
-        root: [..., T, m, m], Cholesky factors of Haa.
+        choices: [..., T], those of the integrals over actions.
         outcomes: [...] of each step from the end, the logarithm of its outcome step.
     """
-    m, alpha = problem.num_actions, problem.temperature[..., None]
-    own = alpha * (root.diagonal(dim1=-2, dim2=-1).abs().log().sum(-1) - m / 2 * (2 * math.pi * alpha).log())
-    own = own + problem.folded().rho
+    own = choices + problem.constant
     total = problem.final.rho.expand(problem.batch)
     found = [total]
     steps = zip(reversed(own.unbind(-1)), reversed(problem.survival), outcomes, strict=True)

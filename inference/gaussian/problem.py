@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
 
@@ -120,6 +120,31 @@ class GaussianProblem:
         """
         last = float(self.discount) if self.endless else 1.0
         return (float(self.discount),) * (self.horizon - 1) + (last,) * min(self.horizon, 1)
+
+    def centred(self) -> GaussianProblem:
+        """The same problem about e = a - K0 s - k0, what an action adds to the mean of its prior: e ~ N(0, L).
+
+        Messages are the same. Where L is small against the temperature, folding K0' L^-1 K0 into the cost of states and
+        eliminating the action again would leave no digit of the reward; here nothing of the prior reaches that cost.
+        """
+        if self.prior is None:
+            return self
+        gain, offset, covariance = self.prior
+        if not any(part.requires_grad or bool(part.any()) for part in (gain, offset)):
+            return self
+        n, m = self.num_states, self.num_actions
+        own = torch.eye(n + m, dtype=gain.dtype, device=gain.device).expand(*gain.shape[:-2], -1, -1)
+        basis = torch.cat([own[..., :n, :], torch.cat([gain, own[..., n:, n:]], -1)], -2)
+        middle = torch.cat([torch.zeros_like(gain[..., 0, :]).expand(*offset.shape[:-1], n), offset], -1)
+        return replace(
+            self,
+            A=self.A + self.B @ gain,
+            offset=self.offset + times(self.B, offset),
+            cost=symmetric(basis.mT @ self.cost @ basis),
+            linear=times(basis.mT, self.linear + times(self.cost, middle)),
+            constant=self.constant + (middle * (times(self.cost, middle) / 2 + self.linear)).sum(-1),
+            prior=GaussianPrior(torch.zeros_like(gain), torch.zeros_like(offset), covariance),
+        )
 
     def folded(self) -> Quadratic:
         """The stage cost with the action prior folded in: P [..., T, n + m, n + m], p [..., T, n + m], rho [..., T].

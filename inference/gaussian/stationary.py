@@ -113,7 +113,7 @@ def _failed(
 
 def _limit(problem: GaussianProblem) -> Tensor | None:
     """P [..., n, n], the limit of finite horizons; None where there is none."""
-    n, root = problem.num_states, problem.discount**0.5
+    n, root, problem = problem.num_states, problem.discount**0.5, problem.centred()
     cost = problem.folded().P[..., 0, :, :].expand(*problem.batch, -1, -1)
     A, B = problem.A[..., 0, :, :], problem.B[..., 0, :, :]
     factor = torch.linalg.cholesky(cost[..., n:, n:])
@@ -144,9 +144,13 @@ def _completed(problem: GaussianProblem, P: Tensor, gain: Tensor, closed: Tensor
         gain: [..., m, n], K of the policy.
         closed: [..., n, n], A + B K.
     """
-    discount, lifted, linear = problem.discount, lift(gain), problem.folded().p[..., 0, :]
+    if problem.prior is not None:
+        gain = gain - problem.prior.gain[..., 0, :, :]
+    discount, lifted, centred = problem.discount, lift(gain), problem.centred()
     own = torch.eye(problem.num_states, dtype=P.dtype, device=P.device)
-    right = times(lifted.mT, linear) + discount * times(closed.mT, times(P, problem.offset[..., 0, :]))
+    right = times(lifted.mT, centred.linear[..., 0, :]) + discount * times(
+        closed.mT, times(P, centred.offset[..., 0, :])
+    )
     p = torch.linalg.solve_ex(own - discount * closed.mT, right[..., None]).result[..., 0]
     messages = backward(_followed_by(problem, P, p))
     per_step = messages.first.rho

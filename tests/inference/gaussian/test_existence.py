@@ -141,3 +141,24 @@ def test_of_a_batch_the_first_member_that_fails_is_named():
     found = first_failure(batch, backward(batch, -1.5))
     assert found.member == (1,)
     assert "batch member [1]" in found.sentence()
+
+
+@pytest.mark.parametrize("prior", [1.0, 1e-15, 1e-18])
+def test_neither_a_narrow_prior_nor_a_large_coordinate_hides_rewards_without_bound(prior):
+    numbers = scalar(T=2, W=1.0, Q=-5.0, S1=0.1, prior=prior)
+    assert failure(numbers, 1.0)[0].kind == "outcome"
+    problem = as_problem(scalar(T=2, W=1.0, Q=-5.0, S1=0.1, prior=prior))
+    wide = replace(
+        problem,
+        A=torch.eye(2, dtype=torch.float64)[None],
+        B=torch.tensor([[[1.0], [0.0]]], dtype=torch.float64),
+        offset=problem.offset.new_zeros(1, 2),
+        noise=torch.eye(2, dtype=torch.float64)[None],
+        cost=torch.diag(torch.tensor([1e17, -5.0, 1.0], dtype=torch.float64))[None],
+        linear=problem.linear.new_zeros(1, 3),
+        final=type(problem.final)(problem.cost.new_zeros(2, 2), problem.linear.new_zeros(2), problem.final.rho),
+        mean=problem.mean.new_zeros(2),
+        covariance=torch.eye(2, dtype=torch.float64),
+        prior=problem.prior._replace(gain=problem.prior.gain.new_zeros(1, 1, 2)),
+    )
+    assert first_failure(wide, backward(wide, 1.0)).kind == "outcome"

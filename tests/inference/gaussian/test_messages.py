@@ -3,6 +3,7 @@
 The problems are random, and some are stiff: 1e-9 of the size of an answer is three digits more than any of them loses.
 """
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -14,7 +15,7 @@ from gaussian_oracle import as_problem, conditioned, followed, gaussian_divergen
 from cai.inference.gaussian.existence import first_failure
 from cai.inference.gaussian.messages import backward
 from cai.inference.gaussian.moments import account, believe, forward
-from cai.inference.gaussian.problem import GaussianPrior, Quadratic
+from cai.inference.gaussian.problem import GaussianPrior, GaussianProblem, Quadratic
 
 LAW = over_seeds(range(100), quick=12)
 
@@ -237,3 +238,38 @@ def test_a_chain_without_actions_or_without_steps():
     names = ("A", "B", "offset", "noise", "cost", "linear", "constant")
     none = replace(problem, horizon=0, **{name: getattr(problem, name)[:0] for name in names})
     assert backward(replace(none, prior=None), 1.0).gain.shape == (0, 0, problem.num_states)
+
+
+@pytest.mark.parametrize(("L", "alpha"), [(0.5, 1.0), (1e-12, 1.0), (1e-18, 1.0), (0.5, 1e9), (0.5, 1e15), (1e12, 1.0)])
+def test_no_digit_is_lost_where_the_prior_is_narrow_or_the_temperature_high(L, alpha):
+    s, A, B, K0, k0, Q, R, N, Qf = 1.3, 0.9, 0.8, 0.3, 0.7, 1.1, 0.6, 0.2, 2.0
+
+    def steps(value):
+        return torch.tensor([[[value]]], dtype=torch.float64)
+
+    zero = torch.zeros(1, dtype=torch.float64)
+    problem = GaussianProblem(
+        A=steps(A),
+        B=steps(B),
+        offset=zero[None],
+        noise=steps(0.0),
+        cost=torch.tensor([[[Q, N], [N, R]]], dtype=torch.float64),
+        linear=torch.zeros(1, 2, dtype=torch.float64),
+        constant=zero,
+        final=Quadratic(steps(Qf)[0], zero, zero[0]),
+        mean=zero + s,
+        covariance=steps(0.0)[0],
+        horizon=1,
+        temperature=zero[0] + alpha,
+        prior=GaussianPrior(steps(K0), zero[None] + k0, steps(L)),
+    )
+    # V = alpha log E exp(-(1/2 h a^2 + g a + c) / alpha) with a = mu + N(0, L), by completing the square about mu
+    h, slope, mu = R + Qf * B**2, N + Qf * A * B, K0 * s + k0
+    g, c = slope * s, (Q + Qf * A**2) * s**2 / 2
+    moved = (h * mu + g) ** 2 * L / (2 * (alpha + L * h))
+    expected = -(h * mu**2 / 2 + g * mu + c) + moved - alpha * math.log1p(L * h / alpha) / 2
+    messages = backward(problem, 1.0)
+    assert float(messages.start) == pytest.approx(expected, rel=1e-13)
+    assert float(messages.gain) == pytest.approx(K0 - L * (h * K0 + slope) / (alpha + L * h), rel=1e-13)
+    assert float(messages.offset) == pytest.approx(k0 - L * h * k0 / (alpha + L * h), rel=1e-13)
+    assert float(messages.covariance) == pytest.approx(alpha * L / (alpha + L * h), rel=1e-13)

@@ -152,3 +152,31 @@ def test_gradients_pass_through_the_stationary_answer():
 
     parts = (torch.randn(2, 2, dtype=torch.float64), torch.tensor(1.3, dtype=torch.float64))
     assert torch.autograd.gradcheck(bound, [part.requires_grad_() for part in parts], atol=1e-6)
+
+
+@pytest.mark.parametrize("size", [1e-9, 1e-13])
+def test_small_rewards_have_a_stationary_answer_beside_a_prior(size):
+    A, B = np.array([[0.7, 0.4], [-0.2, 0.6]]), np.array([[0.5], [-1.1]])
+    K0, k0, L, W, discount, mean = np.array([[0.31, -0.17]]), np.array([0.2]), 0.7, 0.1, 0.9, np.array([1.0, -0.4])
+    model = LinearGaussianModel(
+        A,
+        B,
+        noise=W * np.eye(2),
+        initial=(mean, np.zeros((2, 2))),
+        horizon=math.inf,
+        discount=discount,
+        reward=QuadraticReward(Q=size * np.diag([1.0, 3.0]), R=[[size / 2]]),
+        action_prior=LinearNormal(K0, k0, [[L]]),
+    )
+    total, spread = 0.0, np.zeros((2, 2))  # to first order in the rewards the bound is the return of the prior
+    for t in range(600):
+        action = ((K0 @ mean + k0) ** 2 + K0 @ spread @ K0.T + L).item()
+        states = np.diag([1.0, 3.0]) @ (np.outer(mean, mean) + spread)
+        total -= discount**t * (np.trace(states) + action / 2) / 2 * size
+        mean, spread = (
+            (A + B @ K0) @ mean + B @ k0,
+            (A + B @ K0) @ spread @ (A + B @ K0).T + L * B @ B.T + W * np.eye(2),
+        )
+    answer = cai.infer(model, "variational")
+    assert answer.status is Status.SUCCESS
+    assert float(answer.elbo) == pytest.approx(total, rel=1e-7)
