@@ -45,6 +45,11 @@ class Film(FuncAnimation):
         super().__init__(figure, show, frames=frames, interval=1000 / speed, blit=False)
         self._draw_was_started = True  # no warning for a film that is written and never shown
 
+    def _repr_html_(self) -> str:
+        """The frames with buttons, for notebooks."""
+        with plt.rc_context({"animation.embed_limit": 200.0}):
+            return str(self.to_jshtml(fps=round(self.speed)))
+
     def pictures(self, dots_per_inch: float) -> list[Image.Image]:
         """Every frame."""
         self.figure.set_dpi(dots_per_inch)
@@ -77,7 +82,7 @@ def animate_policy(
 ) -> Film:
     """Films a policy in the true world: bodies on the stage, beside them actions and returns so far.
 
-    In a notebook `HTML(animation.to_jshtml())` shows it, and `save_animation` writes a file. One frame is one step;
+    A notebook shows it where it is the last word of a cell, and `save_animation` writes a file. One frame is one step;
     longer horizons than 400 leave steps out.
 
     Args:

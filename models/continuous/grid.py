@@ -13,7 +13,9 @@ from cai.models.common.checks import float_tensor
 
 __all__ = ["Grid", "merged"]
 
-SNAP = 1e-9  # of a spacing, within which a point lies on a node
+# Of a spacing, within which a point lies on a node, by the dtype that the axes were given in.
+SNAP = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 1e-2}
+FINE = 1e-9  # the same for all others
 
 
 class Grid:
@@ -31,6 +33,7 @@ class Grid:
         axes: n tensors.
         nodes: [S, n].
         weights: [S], the trapezoid weights; their sum is the volume of the box.
+        snap: the share of a spacing within which a point lies on a node.
     """
 
     def __init__(self, axes: Any, name: str, dim: int) -> None:
@@ -43,7 +46,9 @@ class Grid:
                 f"{name} has {len(axes)} axes; the model has {dim} coordinate{'s' * (dim > 1)}: give one axis each, "
                 "e.g. [torch.linspace(-1, 1, 21)]"
             )
-        self.axes = tuple(_read_axis(axis, f"{name}[{i}]") for i, axis in enumerate(axes))
+        read = [_read_axis(axis, f"{name}[{i}]") for i, axis in enumerate(axes)]
+        self.axes = tuple(axis for axis, _ in read)
+        self.snap = max(SNAP.get(source, FINE) for _, source in read)
         self.nodes = torch.cartesian_prod(*self.axes).reshape(-1, dim)
         parts = [_trapezoid(axis) for axis in self.axes]
         self.weights = torch.cartesian_prod(*parts).reshape(-1, dim).prod(-1)
@@ -72,7 +77,7 @@ class Grid:
         """Bool [...], whether points [..., n] lie outside the box, by more than rounding."""
         low = torch.stack([axis[0] for axis in self.axes])
         high = torch.stack([axis[-1] for axis in self.axes])
-        slack = SNAP * self.spacing
+        slack = self.snap * self.spacing
         return ((points < low - slack) | (points > high + slack)).any(-1)
 
     def around(self, points: Tensor) -> tuple[Tensor, Tensor]:
@@ -91,8 +96,8 @@ class Grid:
             x = points[..., i]
             at = (torch.searchsorted(axis, x.detach().contiguous(), right=True) - 1).clamp(0, len(axis) - 2)
             share = ((x - axis[at]) / (axis[at + 1] - axis[at])).clamp(0, 1)
-            share = torch.where(share.detach() < SNAP, torch.zeros_like(share), share)
-            share = torch.where(share.detach() > 1 - SNAP, torch.ones_like(share), share)
+            share = torch.where(share.detach() < self.snap, torch.zeros_like(share), share)
+            share = torch.where(share.detach() > 1 - self.snap, torch.ones_like(share), share)
             lower.append(at)
             shares.append(share)
         numbers, weights = [], []
@@ -145,8 +150,8 @@ def _trapezoid(axis: Tensor) -> Tensor:
     return weights
 
 
-def _read_axis(axis: Any, name: str) -> Tensor:
-    tensor, _ = float_tensor(axis, name)
+def _read_axis(axis: Any, name: str) -> tuple[Tensor, torch.dtype]:
+    tensor, source = float_tensor(axis, name)
     tensor = tensor.detach()
     if tensor.dim() != 1 or len(tensor) < 2:
         raise ValueError(f"{name} has shape {list(tensor.shape)}; an axis is a row of at least two increasing numbers")
@@ -159,4 +164,4 @@ def _read_axis(axis: Any, name: str) -> Tensor:
             f"{name} does not increase: {tensor[i]:g} is followed by {tensor[i + 1]:g}; sort it, and leave out what "
             "stands there twice"
         )
-    return tensor
+    return tensor, source

@@ -129,6 +129,7 @@ def test_a_quick_film_shows_what_matplotlib_draws():
 
 def test_a_page_holds_the_frames(tmp_path):
     film = animate_policy(Push([0.0]), double_integrator(horizon=2))
+    assert film._repr_html_().count("data:image/png") == 3
     text = save_animation(film, tmp_path / "film.html", dots_per_inch=30).read_text()
     assert text.count("data:image/png") == 3
 

@@ -118,6 +118,13 @@ def test_multilinear_weights_keep_the_mean():
     assert grid.nodes[5].tolist() == [1.0, 0.0]
 
 
+def test_axes_in_single_precision_have_nodes_all_the_same():
+    """0.1 in float32 is off by 1.5e-9, and a sum of such numbers misses the node that it is meant to be."""
+    steps = torch.arange(-10, 11) * torch.tensor(0.1)
+    model = function_model(dynamics=lambda s, a, t: (s + a).clamp(-1, 1))
+    assert discretize(model, [steps], [steps[8:13]]).mdp.num_outcomes == 1
+
+
 def test_merging_adds_equal_nodes_up_and_drops_zeros():
     numbers = torch.tensor([[3, 1, 3, 0], [2, 2, 2, 2]])
     weights = torch.tensor([[0.25, 0.0, 0.25, 0.5], [0.25, 0.25, 0.25, 0.25]]).double()
@@ -143,6 +150,17 @@ def test_a_gaussian_that_is_interpolated_keeps_mean_and_nearly_the_covariance():
     assert float(variance[1]) == pytest.approx(0.01, abs=0.1**2 / 4)
     start = (mdp.initial[:, None] * nodes).sum(0)
     assert torch.allclose(start, torch.tensor([0.1, 0.2]).double(), atol=1e-12)
+
+
+def test_next_states_and_starts_are_density_times_trapezoid_weight():
+    axis = torch.tensor([-1.0, -0.7, -0.4, 0.0, 0.2, 0.5, 1.0], dtype=torch.float64)
+    mdp = discretize(walk(1, noise=[[0.64]], initial=([0.1], [[0.3]])), [axis], [ACTIONS]).mdp
+    weights = np.array([0.15, 0.3, 0.35, 0.3, 0.25, 0.4, 0.25])
+    a = 25  # the action 0.25
+    row = np.exp(-((axis.numpy() - float(axis[2]) - 0.25) ** 2) / 1.28) * weights
+    assert mdp.probabilities[2, a].numpy() == pytest.approx(row / row.sum(), abs=1e-12)
+    start = np.exp(-((axis.numpy() - 0.1) ** 2) / 0.6) * weights
+    assert mdp.initial.numpy() == pytest.approx(start / start.sum(), abs=1e-12)
 
 
 def test_the_prior_is_density_times_trapezoid_weight():
