@@ -13,6 +13,7 @@ from torch import Tensor
 
 from cai.inference.core.driver import drive
 from cai.inference.core.learner import Info, State, status_of
+from cai.inference.core.memory import Need
 from cai.inference.core.posterior import Posterior
 from cai.inference.core.status import Status, Target
 from cai.inference.gaussian.messages import Messages, backward
@@ -23,6 +24,7 @@ from cai.inference.planning.derivatives import expand
 from cai.inference.planning.local_posterior import local_posterior
 from cai.inference.planning.problem import PlanningProblem
 from cai.inference.planning.read_model import planning_problem, require_smooth
+from cai.inference.planning.size import local_need
 from cai.inference.planning.warm_start import first_actions
 
 __all__ = ["ApproximateInference"]
@@ -84,6 +86,10 @@ class ApproximateInference:
                 f"backend {self.name!r} has the exact target, and the end that the discount {model.discount:g} brings "
                 "is no Gaussian; leave the discount out, or ask 'ilqr'"
             )
+
+    def memory(self, model: Any) -> Need:
+        """About what `run` will take."""
+        return local_need(model, 1, "give a shorter horizon")
 
     def run(self, model: Any, *, seed: int = 0) -> Posterior:
         """Answers the model; everything drawn depends on the seed alone."""

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from cai.inference.core.driver import drive
 from cai.inference.core.learner import status_of
+from cai.inference.core.memory import Need
 from cai.inference.core.posterior import Posterior
 from cai.inference.core.status import Status, Target
 from cai.inference.planning.around import world_around
@@ -21,6 +22,7 @@ from cai.inference.planning.local_posterior import local_posterior
 from cai.inference.planning.problem import PlanningProblem
 from cai.inference.planning.read_model import planning_problem, require_smooth
 from cai.inference.planning.search import PlanSearch, SearchState
+from cai.inference.planning.size import local_need
 from cai.inference.planning.warm_start import first_actions
 
 __all__ = ["IterativeLQR"]
@@ -85,6 +87,10 @@ class IterativeLQR:
     def supports(self, model: Any) -> None:
         """Raises ValueError unless the model is continuous, of finite horizon, and has derivatives."""
         require_smooth(model, self.name)
+
+    def memory(self, model: Any) -> Need:
+        """About what `run` will take."""
+        return local_need(model, int(self.restarts), "lower restarts, or give a shorter horizon")
 
     def run(self, model: Any, *, seed: int = 0) -> Posterior:
         """Answers the model; everything drawn depends on the seed alone."""

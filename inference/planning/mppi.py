@@ -13,6 +13,7 @@ from torch import Tensor
 
 from cai.inference.core.driver import drive
 from cai.inference.core.learner import Info, State, generator_at, generator_state, status_of
+from cai.inference.core.memory import Need
 from cai.inference.core.policy import policy_classes
 from cai.inference.core.posterior import Posterior
 from cai.inference.core.status import Status, Target
@@ -20,6 +21,7 @@ from cai.inference.planning.bundle import Sampler
 from cai.inference.planning.plans import Plan, PlanPosterior
 from cai.inference.planning.read_model import planning_problem, require_continuous
 from cai.inference.planning.replanning import ReplanningPolicy
+from cai.inference.planning.size import bundle_need
 from cai.models.common.numerics import plain_number
 
 __all__ = ["PathIntegral"]
@@ -94,6 +96,15 @@ class PathIntegral:
                 f"backend {self.name!r} weighs trajectories by the exact target, and the discount {model.discount:g} "
                 "makes chains end at random there; leave the discount out, or ask 'ilqr' or 'smc'"
             )
+
+    def memory(self, model: Any) -> Need:
+        """About what `run` will take."""
+        return bundle_need(
+            model,
+            int(self.num_samples),
+            int(self.lookahead),
+            "lower num_samples or lookahead, or give a shorter horizon",
+        )
 
     def run(self, model: Any, *, seed: int = 0) -> Posterior:
         """Answers the model; everything drawn depends on the seed alone."""

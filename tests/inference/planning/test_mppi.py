@@ -300,6 +300,18 @@ def test_options_are_refused_by_name(option):
         PathIntegral(**{option: value})
 
 
+@pytest.mark.parametrize(
+    ("backend", "options", "advice"),
+    [
+        ("mppi", {"num_samples": 10**11}, "lower num_samples or lookahead"),
+        ("ilqr", {"restarts": 10**11}, "lower restarts"),
+    ],
+)
+def test_what_does_not_fit_into_memory_is_refused_before_it_begins(backend, options, advice):
+    with pytest.raises(MemoryError, match=advice):
+        cai.infer(short(), backend, **options)
+
+
 def test_models_are_refused_with_what_fits():
     with pytest.raises(ValueError, match=r"'mppi' plans in a ContinuousModel.*'exact' or 'variational'"):
         cai.infer(cai.models.bridge(), "mppi")
