@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from cai.inference.gaussian.messages import Messages, backward, outcome_step
+from cai.inference.gaussian.messages import Messages, backward
 from cai.inference.gaussian.moments import condition
 from cai.inference.gaussian.problem import (
     GaussianProblem,
@@ -26,7 +26,7 @@ from cai.inference.gaussian.problem import (
 from cai.models.common.checks import float_tensor
 from cai.models.continuous.matrices import SINGULAR, check_covariance, read_matrix
 
-__all__ = ["Estimates", "kalman_filter", "kalman_smoother", "observation_costs", "read_sensor"]
+__all__ = ["Estimates", "correction", "kalman_filter", "kalman_smoother", "read_sensor"]
 
 
 class Estimates(NamedTuple):
@@ -44,14 +44,16 @@ class Estimates(NamedTuple):
 
 
 class _Chain(NamedTuple):
-    """A chain that is seen: matrices with a time axis, and the costs -log N(y_t; C s, V) of N observations."""
+    """A chain that is seen at N times: matrices with a time axis (N, N - 1 or 1), and observations y [..., N, d]."""
 
     A: Tensor
     offset: Tensor
     noise: Tensor
     mean: Tensor
     covariance: Tensor
-    seen: Quadratic
+    y: Tensor
+    sensor: Tensor
+    sensor_noise: Tensor
     number: int
 
 
@@ -82,21 +84,47 @@ def kalman_filter(
         ValueError: if shapes do not fit, a number is not finite, or a covariance is none.
     """
     chain = _read_chain(y, A, C, noise, observation_noise, initial, offset)
-    one = chain.mean.new_ones(())
     mean, covariance = chain.mean, chain.covariance
     means, covariances, likelihood = [], [], mean.new_zeros(())
     moves = [at_steps(part, own, chain.number - 1) for part, own in ((chain.A, 2), (chain.offset, 1), (chain.noise, 2))]
-    costs = [at_steps(part, own, chain.number) for part, own in zip(chain.seen, (2, 1, 0), strict=True)]
-    for t, cost in enumerate(Quadratic(*parts) for parts in zip(*costs, strict=True)):
+    seen = [
+        at_steps(part, own, chain.number) for part, own in ((chain.y, 1), (chain.sensor, 2), (chain.sensor_noise, 2))
+    ]
+    for t, (y_t, C_t, V) in enumerate(zip(*seen, strict=True)):
         if t:
-            A, drift, W = (part[t - 1] for part in moves)
-            mean, covariance = times(A, mean) + drift, symmetric(A @ covariance @ A.mT) + W
-        likelihood = likelihood - outcome_step(cost, covariance, one)(mean)
-        mean, covariance, _ = condition(mean, covariance, cost.P, cost.p, one)
+            A_t, drift, W = (part[t - 1] for part in moves)
+            mean, covariance = times(A_t, mean) + drift, symmetric(A_t @ covariance @ A_t.mT) + W
+        surprise = y_t - times(C_t, mean)
+        gain, covariance, root = correction(covariance, C_t, V)
+        unit = torch.linalg.solve_triangular(root, surprise[..., None], upper=False)[..., 0]
+        width = root.diagonal(dim1=-2, dim2=-1).log().sum(-1) + unit.shape[-1] / 2 * math.log(2 * math.pi)
+        likelihood = likelihood - unit.square().sum(-1) / 2 - width
+        mean = mean + times(gain, surprise)
         means.append(mean)
         covariances.append(covariance)
     means, covariances = torch.broadcast_tensors(*means), torch.broadcast_tensors(*covariances)
     return Estimates(torch.stack(means, -2), torch.stack(covariances, -3), likelihood)
+
+
+def correction(covariance: Tensor, sensor: Tensor, V: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """What one observation y = C s + N(0, V) does to what is known of s.
+
+    In the form of Bucy and Joseph (1968), which divides by no V: sharp sensors cost no digits.
+
+    Args:
+        covariance: [..., n, n] before, which may be singular.
+        sensor: C [..., d, n].
+        V: [..., d, d], positive definite.
+
+    Returns:
+        The gain [..., n, d], the covariance [..., n, n] after, and the Cholesky factor [..., d, d] of that of y.
+    """
+    across = sensor @ covariance
+    root = torch.linalg.cholesky(symmetric(across @ sensor.mT) + V)
+    shape = torch.broadcast_shapes(across.shape[:-2], root.shape[:-2])
+    gain = torch.cholesky_solve(across.expand(*shape, *across.shape[-2:]), root).mT
+    kept = torch.eye(covariance.shape[-1], dtype=covariance.dtype, device=covariance.device) - gain @ sensor
+    return gain, symmetric(kept @ covariance @ kept.mT + gain @ V @ gain.mT), root
 
 
 def kalman_smoother(
@@ -124,7 +152,7 @@ def kalman_smoother(
         ValueError: if shapes do not fit, a number is not finite, or a covariance is none.
     """
     chain = _read_chain(y, A, C, noise, observation_noise, initial, offset)
-    last, steps = chain.number - 1, chain.seen
+    last, steps = chain.number - 1, observation_costs(chain.y, chain.sensor, chain.sensor_noise)
     n, constant = chain.A.shape[-1], steps.P.shape[-3] == 1
     problem = GaussianProblem(
         A=chain.A,
@@ -216,8 +244,7 @@ def _read_chain(
     mean, _ = read_matrix(initial[0], "the mean of initial", "n", sizes, None)
     covariance, rounding = read_matrix(initial[1], "the covariance of initial", "n n", sizes, None)
     covariance = check_covariance(covariance, "the covariance of initial", rounding, None)
-    costs = observation_costs(seen, sensor, V)
-    return _Chain(_timed(transition, 2), _timed(drift, 1), _timed(W, 2), mean, covariance, costs, number)
+    return _Chain(_timed(transition, 2), _timed(drift, 1), _timed(W, 2), mean, covariance, seen, sensor, V, number)
 
 
 def _timed(part: Tensor, own: int) -> Tensor:

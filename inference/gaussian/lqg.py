@@ -10,8 +10,8 @@ from torch import Tensor
 from cai.inference.core.lazy import lazy
 from cai.inference.core.status import Status, Target
 from cai.inference.core.storage import storable
-from cai.inference.gaussian.estimation import observation_costs, read_sensor
-from cai.inference.gaussian.moments import Account, Belief, Moments, account, condition, entropies
+from cai.inference.gaussian.estimation import correction, read_sensor
+from cai.inference.gaussian.moments import Account, Belief, Moments, account, entropies
 from cai.inference.gaussian.posterior import GaussianPosterior
 from cai.inference.gaussian.problem import GaussianPrior, GaussianProblem, at_steps, symmetric, times
 from cai.inference.gaussian.solve import gaussian_posterior
@@ -145,18 +145,16 @@ def lqg(model: LinearGaussianModel, C: Any, *, observation_noise: Any) -> Gaussi
 def _filter(problem: GaussianProblem, sensor: Tensor, V: Tensor) -> tuple[Tensor, Tensor]:
     """S_{t|t} [..., T, n, n] and the filter's gains [..., T, n, d]; neither depends on what is seen."""
     horizon = problem.horizon
-    nothing = sensor.new_zeros(sensor.shape[-2])
-    costs = at_steps(observation_costs(nothing, sensor, V).P, 2, horizon)
     A_t, noises = at_steps(problem.A, 2, horizon), at_steps(problem.noise, 2, horizon)
     sensors, spreads = at_steps(sensor, 2, horizon), at_steps(V, 2, horizon)
-    one, covariance = problem.mean.new_ones(()), problem.covariance
+    covariance = problem.covariance
     found, gains = [], []
     for t in range(horizon):
         if t:
             covariance = symmetric(A_t[t - 1] @ covariance @ A_t[t - 1].mT) + noises[t - 1]
-        _, covariance, _ = condition(torch.zeros_like(covariance[..., 0]), covariance, costs[t], problem.mean * 0, one)
+        gain, covariance, _ = correction(covariance, sensors[t], spreads[t])
         found.append(covariance)
-        gains.append(torch.linalg.solve(spreads[t], sensors[t] @ covariance).mT)
+        gains.append(gain)
     return torch.stack(torch.broadcast_tensors(*found), -3), torch.stack(torch.broadcast_tensors(*gains), -3)
 
 

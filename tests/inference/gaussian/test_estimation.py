@@ -1,6 +1,7 @@
 """Filter, smoother and LQG, each against its textbook: plain recursions in numpy, Pyro's own, and sampled loops."""
 
 import math
+from fractions import Fraction
 
 import numpy as np
 import pyro.distributions as dist
@@ -73,6 +74,32 @@ def test_filter_and_smoother_are_those_of_the_textbook(seed, changing):
     ):
         assert np.allclose(found, expected, rtol=1e-9, atol=1e-9)
     assert torch.allclose(filtered.means[-1], smoothed.means[-1], atol=1e-10)
+
+
+def exact_filter(y, A, C, W, V, mean, S):
+    """Kalman's filter of two coordinates of which one number is seen, in rational numbers: no digit can be lost."""
+    exact = np.vectorize(Fraction, otypes=[object])
+    A, C, W, mean, S, V = exact(A), exact(C), exact(W), exact(mean), exact(S), Fraction(V)
+    total = 0.0
+    for t, seen in enumerate(y):
+        if t:
+            mean, S = A @ mean, A @ S @ A.T + W
+        spread = C @ S @ C + V
+        surprise, gain = Fraction(seen) - C @ mean, S @ C / spread
+        total -= (float(surprise**2 / spread) + math.log(2 * math.pi * spread)) / 2
+        mean, S = mean + gain * surprise, S - np.outer(gain, C @ S)
+    return mean.astype(float), S.astype(float), total
+
+
+@pytest.mark.parametrize("V", [1e-4, 1e-10, 1e-14, 1e-20])
+def test_sharp_sensors_cost_the_filter_no_digits(V):
+    y, A, C = [0.3, -1.1, 0.8, 2.0], [[0.9, 0.3], [-0.2, 0.7]], [0.6, -1.3]
+    W, S, m = [[1.1, 0.4], [0.4, 0.9]], [[1.0, 0.2], [0.2, 2.0]], [0.5, -0.25]
+    mean, covariance, total = exact_filter(y, A, C, W, V, m, S)
+    found = kalman_filter(np.array(y)[:, None], A, [C], noise=W, observation_noise=[[V]], initial=(m, S))
+    assert np.allclose(found.means[-1], mean, rtol=1e-12, atol=0)
+    assert np.allclose(found.covariances[-1], covariance, rtol=1e-12, atol=0)
+    assert float(found.log_likelihood) == pytest.approx(total, rel=1e-12)
 
 
 def test_the_likelihood_is_that_of_pyros_gaussian_hmm():
