@@ -28,6 +28,8 @@ from cai.models.continuous.matrices import SINGULAR, check_covariance, read_matr
 
 __all__ = ["Estimates", "correction", "kalman_filter", "kalman_smoother", "read_sensor"]
 
+ROUNDING = 64 * torch.finfo(torch.float64).eps  # pivots below this share of a variance are rounding
+
 
 class Estimates(NamedTuple):
     """What is known of the states s_1 .. s_N.
@@ -81,7 +83,8 @@ def kalman_filter(
         (means [..., N, n], covariances [..., N, n, n], log_likelihood [...]), `Estimates`.
 
     Raises:
-        ValueError: if shapes do not fit, a number is not finite, or a covariance is none.
+        ValueError: if shapes do not fit, a number is not finite, or a covariance is none; or if
+            sensors that see the same are so sharp that their noise is lost in rounding.
     """
     chain = _read_chain(y, A, C, noise, observation_noise, initial, offset)
     mean, covariance = chain.mean, chain.covariance
@@ -118,9 +121,19 @@ def correction(covariance: Tensor, sensor: Tensor, V: Tensor) -> tuple[Tensor, T
 
     Returns:
         The gain [..., n, d], the covariance [..., n, n] after, and the Cholesky factor [..., d, d] of that of y.
+
+    Raises:
+        ValueError: if the covariance of y has lost its digits: several sharp sensors see the same.
     """
     across = sensor @ covariance
-    root = torch.linalg.cholesky(symmetric(across @ sensor.mT) + V)
+    spread = symmetric(across @ sensor.mT) + V
+    root, fault = torch.linalg.cholesky_ex(spread)
+    pivots, sizes = root.diagonal(dim1=-2, dim2=-1).square(), spread.diagonal(dim1=-2, dim2=-1)
+    if bool((fault != 0).any()) or bool((pivots <= ROUNDING * spread.shape[-1] * sizes).any()):
+        raise ValueError(
+            "observation_noise is lost in rounding beside what several sensors see of the same; merge them into one "
+            "sensor, or raise the noise"
+        )
     shape = torch.broadcast_shapes(across.shape[:-2], root.shape[:-2])
     gain = torch.cholesky_solve(across.expand(*shape, *across.shape[-2:]), root).mT
     kept = torch.eye(covariance.shape[-1], dtype=covariance.dtype, device=covariance.device) - gain @ sensor

@@ -102,6 +102,14 @@ def test_sharp_sensors_cost_the_filter_no_digits(V):
     assert float(found.log_likelihood) == pytest.approx(total, rel=1e-12)
 
 
+def test_sensors_that_see_the_same_too_sharply_are_refused():
+    parts = {"A": [[0.9]], "C": [[1.0], [1.0]], "noise": [[0.4]], "initial": ([0.2], [[1.5]])}
+    y = np.array([[0.3, 0.3], [-1.1, -1.1]])
+    assert kalman_filter(y, observation_noise=1e-9 * np.eye(2), **parts).log_likelihood.isfinite()
+    with pytest.raises(ValueError, match=r"lost in rounding.*merge them"):
+        kalman_filter(y, observation_noise=1e-18 * np.eye(2), **parts)
+
+
 def test_the_likelihood_is_that_of_pyros_gaussian_hmm():
     chain = seen_chain(3, changing=False)
     t = {name: torch.as_tensor(part) for name, part in chain.items() if name not in ("initial",)}
