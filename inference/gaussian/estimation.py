@@ -7,6 +7,7 @@ likelihood of the observations, and the marginals of the exact posterior are the
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -28,6 +29,10 @@ from cai.models.continuous.matrices import SINGULAR, check_covariance, read_matr
 
 __all__ = ["Estimates", "correction", "kalman_filter", "kalman_smoother", "read_sensor"]
 
+SHARP = (
+    1e3  # times a sensor's noise: variance of what it sees, beyond which the steps of the filter may keep more digits
+)
+VAGUE = 1e6  # times the square of all that was seen: variance of a first observation that was hardly known before
 ROUNDING = 64 * torch.finfo(torch.float64).eps  # pivots below this share of a variance are rounding
 
 
@@ -87,13 +92,55 @@ def kalman_filter(
             sensors that see the same are so sharp that their noise is lost in rounding.
     """
     chain = _read_chain(y, A, C, noise, observation_noise, initial, offset)
+    likelihood, means, covariances = chain.mean.new_zeros(()), [], []
+    for step in _filtered(chain):
+        means.append(step.mean)
+        covariances.append(step.covariance)
+        likelihood = likelihood + step.likelihood
+    means, covariances = torch.broadcast_tensors(*means), torch.broadcast_tensors(*covariances)
+    return Estimates(torch.stack(means, -2), torch.stack(covariances, -3), likelihood)
+
+
+class _Seen(NamedTuple):
+    """One step of the filter: what is known after y_t, and how it came to it.
+
+    Attributes:
+        mean: [..., n].
+        covariance: [..., n, n].
+        likelihood: [...], log p(y_t | y_1 .. y_{t-1}).
+        surprise: [..., d], y_t less what was expected.
+        gain: [..., n, d].
+        root: [..., d, d], the Cholesky factor of the covariance of the surprise.
+        sensor: C_t [..., d, n].
+        move: A [..., n, n] of the transition before; None at the first.
+        noise: V_t [..., d, d].
+    """
+
+    mean: Tensor
+    covariance: Tensor
+    likelihood: Tensor
+    surprise: Tensor
+    gain: Tensor
+    root: Tensor
+    sensor: Tensor
+    move: Tensor | None
+    noise: Tensor
+
+    @property
+    def sharpness(self) -> float:
+        """The largest variance of what a sensor sees over that of its noise: digits that C' V^-1 C loses."""
+        spread = self.root.detach().square().sum(-1)
+        return float((spread / self.noise.detach().diagonal(dim1=-2, dim2=-1)).max())
+
+
+def _filtered(chain: _Chain) -> Iterator[_Seen]:
     mean, covariance = chain.mean, chain.covariance
-    means, covariances, likelihood = [], [], mean.new_zeros(())
     moves = [at_steps(part, own, chain.number - 1) for part, own in ((chain.A, 2), (chain.offset, 1), (chain.noise, 2))]
     seen = [
         at_steps(part, own, chain.number) for part, own in ((chain.y, 1), (chain.sensor, 2), (chain.sensor_noise, 2))
     ]
     for t, (y_t, C_t, V) in enumerate(zip(*seen, strict=True)):
+        A_t = None
         if t:
             A_t, drift, W = (part[t - 1] for part in moves)
             mean, covariance = times(A_t, mean) + drift, symmetric(A_t @ covariance @ A_t.mT) + W
@@ -101,12 +148,8 @@ def kalman_filter(
         gain, covariance, root = correction(covariance, C_t, V)
         unit = torch.linalg.solve_triangular(root, surprise[..., None], upper=False)[..., 0]
         width = root.diagonal(dim1=-2, dim2=-1).log().sum(-1) + unit.shape[-1] / 2 * math.log(2 * math.pi)
-        likelihood = likelihood - unit.square().sum(-1) / 2 - width
         mean = mean + times(gain, surprise)
-        means.append(mean)
-        covariances.append(covariance)
-    means, covariances = torch.broadcast_tensors(*means), torch.broadcast_tensors(*covariances)
-    return Estimates(torch.stack(means, -2), torch.stack(covariances, -3), likelihood)
+        yield _Seen(mean, covariance, -unit.square().sum(-1) / 2 - width, surprise, gain, root, C_t, A_t, V)
 
 
 def correction(covariance: Tensor, sensor: Tensor, V: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -165,6 +208,8 @@ def kalman_smoother(
         ValueError: if shapes do not fit, a number is not finite, or a covariance is none.
     """
     chain = _read_chain(y, A, C, noise, observation_noise, initial, offset)
+    if (sharp := _sharply_seen(chain)) is not None:
+        return sharp
     last, steps = chain.number - 1, observation_costs(chain.y, chain.sensor, chain.sensor_noise)
     n, constant = chain.A.shape[-1], steps.P.shape[-3] == 1
     problem = GaussianProblem(
@@ -183,6 +228,52 @@ def kalman_smoother(
     )
     messages = backward(problem, 1.0)
     return Estimates(*_followed(problem, messages), messages.start)
+
+
+def _sharply_seen(chain: _Chain) -> Estimates | None:
+    """The smoother by the filter's steps where these lose fewer digits than messages do; else None.
+
+    Messages hold C' V^-1 C, and lose what a sensor's noise is less than what it sees. The filter loses what its start
+    is less known than all that follows.
+    """
+    try:
+        steps = list(_filtered(chain))
+    except ValueError:  # sensors that see the same, which messages hold
+        return None
+    expected = times(chain.sensor, chain.mean[..., None, :])
+    moved = float((chain.y - expected).detach().square().amax())
+    vague = float(steps[0].root.detach().square().sum(-1).amax()) > VAGUE * moved
+    sharp = max(step.sharpness for step in steps) >= SHARP
+    return _smoothed_back(steps) if sharp and not vague else None
+
+
+def _smoothed_back(steps: list[_Seen]) -> Estimates:
+    """The smoother from the filter's steps, which divides by no V (Bryson and Frazier 1963; Bierman 1973).
+
+    With e_t the surprise, S_t its covariance and K_t the gain, from slope l = 0 and curvature L = 0 behind the end:
+
+        mean_t = m_t - P_t l,                         covariance_t = P_t - P_t L P_t
+        l <- A' ((I - K C)' l - C' S^-1 e),           L <- A' ((I - K C)' L (I - K C) + C' S^-1 C) A
+    """
+    last = steps[-1]
+    slope, curvature = torch.zeros_like(last.mean), torch.zeros_like(last.covariance)
+    eye = torch.eye(last.mean.shape[-1], dtype=last.mean.dtype, device=last.mean.device)
+    means, covariances, likelihood = [], [], last.mean.new_zeros(())
+    for step in reversed(steps):
+        means.append(step.mean - times(step.covariance, slope))
+        covariances.append(symmetric(step.covariance - step.covariance @ curvature @ step.covariance))
+        likelihood = likelihood + step.likelihood
+        if step.move is None:
+            break
+        kept = eye - step.gain @ step.sensor
+        weighed = torch.cholesky_solve(
+            torch.cat([step.surprise[..., None], step.sensor.expand(*step.surprise.shape, -1)], -1), step.root
+        )
+        slope = times(kept.mT, slope) - times(step.sensor.mT, weighed[..., 0])
+        curvature = kept.mT @ curvature @ kept + step.sensor.mT @ weighed[..., 1:]
+        slope, curvature = times(step.move.mT, slope), symmetric(step.move.mT @ curvature @ step.move)
+    means, covariances = torch.broadcast_tensors(*means[::-1]), torch.broadcast_tensors(*covariances[::-1])
+    return Estimates(torch.stack(means, -2), torch.stack(covariances, -3), likelihood)
 
 
 def _followed(problem: GaussianProblem, messages: Messages) -> tuple[Tensor, Tensor]:

@@ -80,26 +80,56 @@ def exact_filter(y, A, C, W, V, mean, S):
     """Kalman's filter of two coordinates of which one number is seen, in rational numbers: no digit can be lost."""
     exact = np.vectorize(Fraction, otypes=[object])
     A, C, W, mean, S, V = exact(A), exact(C), exact(W), exact(mean), exact(S), Fraction(V)
-    total = 0.0
+    total, steps = 0.0, []
     for t, seen in enumerate(y):
+        before = mean, S
         if t:
-            mean, S = A @ mean, A @ S @ A.T + W
+            before = mean, S = A @ mean, A @ S @ A.T + W
         spread = C @ S @ C + V
         surprise, gain = Fraction(seen) - C @ mean, S @ C / spread
         total -= (float(surprise**2 / spread) + math.log(2 * math.pi * spread)) / 2
         mean, S = mean + gain * surprise, S - np.outer(gain, C @ S)
-    return mean.astype(float), S.astype(float), total
+        steps.append((before, (mean, S)))
+    return steps, total
 
 
-@pytest.mark.parametrize("V", [1e-4, 1e-10, 1e-14, 1e-20])
-def test_sharp_sensors_cost_the_filter_no_digits(V):
+def exact_smoother(steps, A):
+    """Rauch, Tung and Striebel's, of such a filter's steps."""
+    A = np.vectorize(Fraction, otypes=[object])(A)
+    mean, S = steps[-1][1]
+    found = [(mean, S)]
+    for (_, (known, P)), ((expected, spread), _) in zip(steps[-2::-1], steps[:0:-1], strict=True):
+        (a, b), (c, d) = spread
+        gain = P @ A.T @ np.array([[d, -b], [-c, a]]) / (a * d - b * c)
+        mean, S = known + gain @ (mean - expected), P + gain @ (S - spread) @ gain.T
+        found.append((mean, S))
+    return found[::-1]
+
+
+@pytest.mark.parametrize("V", [1e-4, 1e-8, 1e-10, 1e-14, 1e-20])
+def test_sharp_sensors_cost_no_digits(V):
     y, A, C = [0.3, -1.1, 0.8, 2.0], [[0.9, 0.3], [-0.2, 0.7]], [0.6, -1.3]
     W, S, m = [[1.1, 0.4], [0.4, 0.9]], [[1.0, 0.2], [0.2, 2.0]], [0.5, -0.25]
-    mean, covariance, total = exact_filter(y, A, C, W, V, m, S)
-    found = kalman_filter(np.array(y)[:, None], A, [C], noise=W, observation_noise=[[V]], initial=(m, S))
-    assert np.allclose(found.means[-1], mean, rtol=1e-12, atol=0)
-    assert np.allclose(found.covariances[-1], covariance, rtol=1e-12, atol=0)
-    assert float(found.log_likelihood) == pytest.approx(total, rel=1e-12)
+    steps, total = exact_filter(y, A, C, W, V, m, S)
+    given = np.array(y)[:, None], A, [C]
+    for ask, want in ((kalman_filter, [after for _, after in steps]), (kalman_smoother, exact_smoother(steps, A))):
+        found = ask(*given, noise=W, observation_noise=[[V]], initial=(m, S))
+        for t, (mean, covariance) in enumerate(want):
+            assert np.allclose(found.means[t], mean.astype(float), rtol=1e-11, atol=0), (ask, t)
+            assert np.allclose(found.covariances[t], covariance.astype(float), rtol=1e-11, atol=0), (ask, t)
+        assert float(found.log_likelihood) == pytest.approx(total, rel=1e-11)
+
+
+@pytest.mark.parametrize("size", [1e8, 1e14])
+def test_a_start_that_is_hardly_known_costs_the_smoother_no_digits(size):
+    y, A, C = [0.3, -1.1, 0.8, 2.0], [[0.9, 0.3], [-0.2, 0.7]], [0.6, -1.3]
+    W, S, m = [[1.1, 0.4], [0.4, 0.9]], [[size, 0.0], [0.0, 2 * size]], [0.5, -0.25]
+    steps, total = exact_filter(y, A, C, W, 1.0, m, S)
+    found = kalman_smoother(np.array(y)[:, None], A, [C], noise=W, observation_noise=[[1.0]], initial=(m, S))
+    for t, (mean, covariance) in enumerate(exact_smoother(steps, A)):
+        assert np.allclose(found.means[t], mean.astype(float), rtol=1e-11, atol=0), t
+        assert np.allclose(found.covariances[t], covariance.astype(float), rtol=1e-11, atol=0), t
+    assert float(found.log_likelihood) == pytest.approx(total, rel=1e-11)
 
 
 def test_sensors_that_see_the_same_too_sharply_are_refused():
