@@ -7,7 +7,7 @@ import torch
 from campaigns import over_methods
 from methods import ALL, SAMPLED
 
-from cai.inference import Status
+from cai.inference import MaxProduct, Status
 from cai.inference.core.learner import Iterative
 from cai.models import MDP, OutcomeReward, TableReward
 
@@ -107,7 +107,15 @@ def check(method, seed):
         far, close = (further[name] - behind[name])[kept], (near[name] - back[name])[kept]
         want = float((weights[kept] * (8 * close - far)).sum()) / (12 * H)
         size = max(1.0, abs(want), float(part.detach()[kept].abs().sum()))
-        assert math.isclose(got, want, abs_tol=(2e-6 + method.tolerance / H) * size), (seed, name, asked, got, want)
+        allowed = (2e-6 + method.tolerance / H) * size
+        if isinstance(method.backend, MaxProduct) and not math.isclose(got, want, abs_tol=allowed):
+            # Where the best are several, the slope of any of them is right: all lie between those of both sides.
+            middle = at(0.0)[name]
+            rises = (4 * near[name] - 3 * middle - further[name]), (3 * middle - 4 * back[name] + behind[name])
+            sides = [float((weights * part)[kept].sum()) / (2 * H) for part in rises]
+            assert min(sides) - allowed <= got <= max(sides) + allowed, (seed, name, asked, got, sides)
+            continue
+        assert math.isclose(got, want, abs_tol=allowed), (seed, name, asked, got, want)
 
 
 @over_methods(ALL + SAMPLED, EVERY, quick=10)

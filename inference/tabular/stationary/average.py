@@ -136,7 +136,8 @@ def _spread(model: TrajectoryModel, steps: Steps, where: _Where, rate: Rate, set
         solution.chosen = np.full(steps.number, -1)
     solution.count = rate.count
     mean = rate.law @ rate.values.high + rate.law @ rate.values.low
-    solution.put(where.inside, rate.values.moved(-mean), rate.width + rate.law @ rate.width)
+    seen = rate.law > 0  # elsewhere the width may be inf
+    solution.put(where.inside, rate.values.moved(-mean), rate.width + rate.law[seen] @ rate.width[seen])
     before = where.met & ~where.inside
     if before.any():
         solve_group(solution, before, True)

@@ -210,9 +210,9 @@ class Steps:
         elif math.isinf(self.eta):
             sign = 1.0 if self.eta > 0 else -1.0
             advantages = sign * np.maximum.reduceat(sign * x, self.first_edges)
-            size = np.abs(advantages)
             tight = np.where(sign * x >= (sign * advantages)[self.pairs], chances, 0)
             weights = tight / np.add.reduceat(tight, self.first_edges)[self.pairs]
+            size = np.abs(advantages) + np.add.reduceat(weights * apart, self.first_edges)
         else:
             advantages, weights, size = log_mean_exp(
                 self.eta * x, chances, self.pairs, self.first_edges, self.lost.astype(dtype)

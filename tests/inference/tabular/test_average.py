@@ -3,6 +3,7 @@
 import json
 import math
 
+import mpmath
 import numpy as np
 import pytest
 import torch
@@ -142,23 +143,35 @@ def test_states_on_the_way_are_answered_with_the_dynamics_fixed(name, seed):
     assert float(posterior.initial[-1]) == 1
 
 
+def _vector_of(matrix, vectors, root):
+    """The column of eigenvectors that belongs to a root, its entries made positive."""
+    size = matrix.rows
+    gaps = [mpmath.norm(matrix * vectors[:, k] - root * vectors[:, k]) for k in range(size)]
+    return [abs(vectors[j, int(np.argmin([float(gap) for gap in gaps]))]) for j in range(size)]
+
+
 @each_seed(range(100), 10)
 def test_the_exact_gain_is_the_perron_root_and_the_long_run_the_product_of_its_eigenvectors(seed):
     model = random_problem(seed, scale=1.0, forbidding=False)
     mdp, alpha = model.mdp, model.temperature
-    weights = model.action_prior[..., None] * mdp.probabilities * (model.reward_table(0) / alpha).exp()
-    matrix = torch.zeros(mdp.num_states, mdp.num_states, dtype=torch.float64)
-    following = mdp.successors().expand(weights.shape).reshape(mdp.num_states, -1)
-    matrix = matrix.scatter_add(1, following, weights.reshape(mdp.num_states, -1)).numpy()
-    roots, right = np.linalg.eig(matrix)
-    lefts, left = np.linalg.eig(matrix.T)
-    v = np.abs(right[:, roots.real.argmax()].real)
-    u = np.abs(left[:, lefts.real.argmax()].real)
+    chances = model.action_prior[..., None] * mdp.probabilities
+    parts = (part.expand(chances.shape).flatten(1) for part in (chances, model.reward_table(0), mdp.successors()))
+    matrix = mpmath.zeros(mdp.num_states, mdp.num_states)
+    with mpmath.workdps(50):  # entries of an eigenvector may be 1e-16 of others
+        for s, row in enumerate(zip(*parts, strict=True)):
+            for chance, reward, following in zip(*row, strict=True):
+                matrix[s, int(following)] += float(chance) * mpmath.exp(mpmath.mpf(float(reward)) / float(alpha))
+        (roots, right), (_, left) = mpmath.eig(matrix), mpmath.eig(matrix.T)
+        root = max(roots, key=mpmath.re)
+        v, u = (_vector_of(matrix, side, root) for matrix, side in ((matrix, right), (matrix.T, left)))
+        values = np.array([float(alpha * mpmath.log(entry / v[0])) for entry in v])
+        whole = mpmath.fsum(a * b for a, b in zip(u, v, strict=True))
+        seen = np.array([float(a * b / whole) for a, b in zip(u, v, strict=True)])
+        gain = float(alpha * mpmath.log(mpmath.re(root)))
     posterior = cai.infer(model, "exact")
-    assert float(posterior.gain) == pytest.approx(alpha * math.log(roots.real.max()), rel=1e-9, abs=1e-10)
-    np.testing.assert_allclose(posterior.state_marginals[0], u * v / (u @ v), atol=1e-8)
-    values = alpha * np.log(v)
-    np.testing.assert_allclose(posterior.values[0] - posterior.values[0, 0], values - values[0], atol=1e-6)
+    assert float(posterior.gain) == pytest.approx(gain, rel=1e-9, abs=1e-10)
+    np.testing.assert_allclose(posterior.state_marginals[0], seen, atol=1e-8)
+    np.testing.assert_allclose(posterior.values[0] - posterior.values[0, 0], values, atol=1e-8)
 
 
 @pytest.mark.parametrize("name", list(BACKENDS))
