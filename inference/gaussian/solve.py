@@ -24,6 +24,8 @@ INSTEAD = (
     "ask 'variational', which holds the dynamics fixed, or 'smc', or any backend of tables about "
     "cai.models.discretize(model, ...)"
 )
+STRONG = 1e6  # of theta W P, below which a step of messages loses no digits to speak of
+GAP = 1e-9  # of what an answer earns and pays: by how much its accounts may be apart
 UNKNOWN = ("log_evidence", "elbo", "believed_return", "luck", "policy_divergence", "policy_entropy")
 
 
@@ -107,7 +109,27 @@ def gaussian_posterior(
     answer = GaussianPosterior(**parts, details=found)
     if target is Target.OTHER:
         answer = _with_attained_bound(answer)
+    elif eta != 0 and (gap := _gap(answer)) > GAP:
+        why = (
+            f"noise outweighs rewards by so much that digits were lost: accounts are {gap:.1e} apart; scale W, S1 down"
+        )
+        common |= {"problem": problem, "messages": messages, "status": Status.OUT_OF_RANGE}
+        return GaussianPosterior(**common, **dict.fromkeys(UNKNOWN), details=found | {"why": why})
     return answer
+
+
+def _gap(answer: GaussianPosterior) -> float:
+    """How far the bound is from return less divergences, relative to these; 0 where no digits can have been lost."""
+    with torch.no_grad():
+        problem, messages = answer.problem, answer.messages
+        sizes = [part.abs().amax() for part in (problem.noise, problem.covariance) if part.numel()]
+        strength = float(messages.theta.abs().max() * max(sizes) * messages.cost_to_go.P.abs().amax())
+        if not strength > STRONG:
+            return 0.0
+        paid = answer.account
+        parts = (paid.believed_return / problem.temperature, paid.policy_divergence, paid.luck)
+        size = torch.stack([part.abs() for part in torch.broadcast_tensors(*parts)]).amax(0)
+        return float(((parts[0] - parts[1] - parts[2] - answer.elbo).abs() / size).max())
 
 
 def _with_attained_bound(answer: GaussianPosterior) -> GaussianPosterior:
