@@ -11,7 +11,7 @@ from torch import Tensor
 from cai.inference.core.memory import Need
 from cai.inference.core.status import Status, Target
 from cai.inference.gaussian.existence import Failure, critical_eta, first_failure
-from cai.inference.gaussian.messages import backward
+from cai.inference.gaussian.messages import Messages, backward
 from cai.inference.gaussian.posterior import GaussianPosterior
 from cai.inference.gaussian.problem import GaussianProblem, times
 from cai.inference.gaussian.read import read_problem
@@ -109,7 +109,7 @@ def gaussian_posterior(
     answer = GaussianPosterior(**parts, details=found)
     if target is Target.OTHER:
         answer = _with_attained_bound(answer)
-    elif eta != 0 and (gap := _gap(answer)) > GAP:
+    elif eta != 0 and (gap := _gap(answer, problem, messages, bound)) > GAP:
         why = (
             f"noise outweighs rewards by so much that digits were lost: accounts are {gap:.1e} apart; scale W, S1 down"
         )
@@ -118,10 +118,9 @@ def gaussian_posterior(
     return answer
 
 
-def _gap(answer: GaussianPosterior) -> float:
+def _gap(answer: GaussianPosterior, problem: GaussianProblem, messages: Messages, bound: Tensor) -> float:
     """How far the bound is from return less divergences, relative to these; 0 where no digits can have been lost."""
     with torch.no_grad():
-        problem, messages = answer.problem, answer.messages
         sizes = [part.abs().amax() for part in (problem.noise, problem.covariance) if part.numel()]
         strength = float(messages.theta.abs().max() * max(sizes) * messages.cost_to_go.P.abs().amax())
         if not strength > STRONG:
@@ -129,7 +128,7 @@ def _gap(answer: GaussianPosterior) -> float:
         paid = answer.account
         parts = (paid.believed_return / problem.temperature, paid.policy_divergence, paid.luck)
         size = torch.stack([part.abs() for part in torch.broadcast_tensors(*parts)]).amax(0)
-        return float(((parts[0] - parts[1] - parts[2] - answer.elbo).abs() / size).max())
+        return float(((parts[0] - parts[1] - parts[2] - bound).abs() / size).max())
 
 
 def _with_attained_bound(answer: GaussianPosterior) -> GaussianPosterior:
