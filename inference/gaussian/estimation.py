@@ -32,7 +32,7 @@ __all__ = ["Estimates", "correction", "kalman_filter", "kalman_smoother", "read_
 SHARP = (
     1e3  # times a sensor's noise: variance of what it sees, beyond which the steps of the filter may keep more digits
 )
-VAGUE = 1e6  # times the square of all that was seen: variance of a first observation that was hardly known before
+VAGUE = 1e6  # times the last observation's variance and every surprise: that of a first which was hardly known
 ROUNDING = 64 * torch.finfo(torch.float64).eps  # pivots below this share of a variance are rounding
 
 
@@ -240,9 +240,9 @@ def _sharply_seen(chain: _Chain) -> Estimates | None:
         steps = list(_filtered(chain))
     except ValueError:  # sensors that see the same, which messages hold
         return None
-    expected = times(chain.sensor, chain.mean[..., None, :])
-    moved = float((chain.y - expected).detach().square().amax())
-    vague = float(steps[0].root.detach().square().sum(-1).amax()) > VAGUE * moved
+    first, last = (float(step.root.detach().square().sum(-1).amax()) for step in (steps[0], steps[-1]))
+    surprise = max(float(step.surprise.detach().square().amax()) for step in steps)
+    vague = first > VAGUE * max(last, surprise)
     sharp = max(step.sharpness for step in steps) >= SHARP
     return _smoothed_back(steps) if sharp and not vague else None
 

@@ -107,28 +107,26 @@ def gaussian_posterior(
     elif target is Target.FIXED_DYNAMICS:
         parts |= {"elbo": bound}
     answer = GaussianPosterior(**parts, details=found)
-    if target is Target.OTHER:
-        answer = _with_attained_bound(answer)
-    elif eta != 0 and (gap := _gap(answer, problem, messages, bound)) > GAP:
+    if eta != 0 and (gap := _gap(answer, problem, messages, eta)) > GAP:
         why = (
             f"noise outweighs rewards by so much that digits were lost: accounts are {gap:.1e} apart; scale W, S1 down"
         )
         common |= {"problem": problem, "messages": messages, "status": Status.OUT_OF_RANGE}
         return GaussianPosterior(**common, **dict.fromkeys(UNKNOWN), details=found | {"why": why})
-    return answer
+    return _with_attained_bound(answer) if target is Target.OTHER else answer
 
 
-def _gap(answer: GaussianPosterior, problem: GaussianProblem, messages: Messages, bound: Tensor) -> float:
-    """How far the bound is from return less divergences, relative to these; 0 where no digits can have been lost."""
+def _gap(answer: GaussianPosterior, problem: GaussianProblem, messages: Messages, eta: float) -> float:
+    """How far V(start) is from E r - alpha KL - alpha luck / eta, relative to these; 0 where no digits can be lost."""
     with torch.no_grad():
         sizes = [part.abs().amax() for part in (problem.noise, problem.covariance) if part.numel()]
         strength = float(messages.theta.abs().max() * max(sizes) * messages.cost_to_go.P.abs().amax())
         if not strength > STRONG:
             return 0.0
         paid = answer.account
-        parts = (paid.believed_return / problem.temperature, paid.policy_divergence, paid.luck)
+        parts = (paid.believed_return / problem.temperature, paid.policy_divergence, paid.luck / eta)
         size = torch.stack([part.abs() for part in torch.broadcast_tensors(*parts)]).amax(0)
-        return float(((parts[0] - parts[1] - parts[2] - bound).abs() / size).max())
+        return float(((parts[0] - parts[1] - parts[2] - messages.start / problem.temperature).abs() / size).max())
 
 
 def _with_attained_bound(answer: GaussianPosterior) -> GaussianPosterior:

@@ -21,10 +21,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from cai.models.common.numerics import certainty_equivalent, expectation, safe_log, safe_logsumexp
+from cai.models.common.numerics import NEAR_ZERO, certainty_equivalent, expectation, safe_log, safe_logsumexp
 from cai.models.trajectory.model import TrajectoryModel
-
-TINY = 1e-3  # nats
 
 __all__ = [
     "continuation",
@@ -49,7 +47,10 @@ def continuation(model: TrajectoryModel, values: Tensor, eta: float = 1.0) -> Te
     if model.discount == 1:
         return values
     if eta == 1:  # half the price of the general case
-        worth = torch.logaddexp(values + math.log(model.discount), torch.full_like(values, math.log1p(-model.discount)))
+        rises = values > 0
+        ends, goes_on = torch.full_like(values, 1 - model.discount), torch.full_like(values, model.discount)
+        share = torch.where(rises, ends, goes_on)
+        worth = torch.where(rises, values, 0.0) + torch.log1p(share * torch.expm1(torch.where(rises, -values, values)))
     else:
         arrived = torch.stack([values, torch.zeros_like(values)], -1)
         worth = certainty_equivalent(values.new_tensor([model.discount, 1 - model.discount]), arrived, eta)
@@ -136,7 +137,7 @@ def soft_policy(model: TrajectoryModel, q_values: Tensor, log_prior: Tensor | No
     prior = model.action_prior if log_prior is None else log_prior.exp()
     scores = (model.log_action_prior if log_prior is None else log_prior) + q_values
     terminal = model.mdp.terminal
-    if _tiny(q_values):
+    if _near_zero(q_values):
         values = certainty_equivalent(prior, q_values, 1.0).masked_fill(terminal, 0.0)
     else:
         values = safe_logsumexp(scores).masked_fill(terminal, 0.0)
@@ -146,12 +147,12 @@ def soft_policy(model: TrajectoryModel, q_values: Tensor, log_prior: Tensor | No
     return values, policy / policy.sum(-1, keepdim=True)
 
 
-def _tiny(q_values: Tensor) -> bool:
+def _near_zero(q_values: Tensor) -> bool:
     """Whether all q-values that are finite are so near 0 that sums of numbers of size 1 would lose their digits."""
     low, high = (float(bound) for bound in torch.aminmax(q_values.detach()))
-    if low == -math.inf and high <= TINY:
+    if low == -math.inf and high <= NEAR_ZERO:
         low = float(torch.where(torch.isinf(q_values), torch.zeros_like(q_values), q_values.detach()).amin())
-    return low >= -TINY and high <= TINY
+    return low >= -NEAR_ZERO and high <= NEAR_ZERO
 
 
 def soft_log_policy(model: TrajectoryModel, q_values: Tensor, log_prior: Tensor | None = None) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from cai.inference.kernels.tables import Table, entries_like, process_table
-from cai.models.common.numerics import expectation, safe_log
+from cai.models.common.numerics import NEAR_ZERO, expectation, safe_log
 from cai.models.trajectory.model import TrajectoryModel
 from cai.models.trajectory.sizes import largest_reward
 
@@ -19,7 +19,6 @@ __all__ = ["Kind", "SoftProblem", "StepTables"]
 
 Kind = Literal["fixed", "exact"]
 MERGED_STEPS = 32  # steps from which it pays to sum over actions once and for all
-SMALL = 1e-3  # nats of a whole trajectory, up to which digits of values are lost in sums of numbers of size 1
 HELD_WEIGHTS = 2**20  # powers of scores up to which they are held; beyond they are computed again at every step
 
 
@@ -105,10 +104,10 @@ class SoftProblem:
         """Whether some problem's returns are so small that sums of numbers of size 1 would lose digits of them."""
         if self.rewards is None:
             alpha = float(torch.as_tensor(self.model.temperature).detach())
-            return 0 < largest_reward(self.model) * self.model.steps <= SMALL * alpha
+            return 0 < largest_reward(self.model) * self.model.steps <= NEAR_ZERO * alpha
         sizes = self.rewards.detach().abs()
         largest = torch.where(torch.isfinite(sizes), sizes, torch.zeros_like(sizes)).amax((1, 2)) * self.model.steps
-        return bool(((largest > 0) & (largest <= SMALL)).any())
+        return bool(((largest > 0) & (largest <= NEAR_ZERO)).any())
 
     @cached_property
     def table(self) -> Table:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from cai.inference.kernels.backups import soft_q_values
+from cai.inference.kernels.backups import continuation, soft_q_values
 from cai.inference.kernels.plain import SoftPass
 from cai.models.common.numerics import certainty_equivalent
 
@@ -36,15 +36,6 @@ class SmallPass(SoftPass):
             if self.problem.kind == "fixed":
                 found.append(soft_q_values(self.model, "fixed", chances, paid, values))
                 continue
-            scores = paid + self.model.mdp.gather(self._arriving(values))
+            scores = paid + self.model.mdp.gather(continuation(self.model, values))
             found.append(certainty_equivalent(chances, scores, 1.0))
         return torch.stack(found, -1).masked_fill_(self.model.mdp.terminal[:, None, None], 0.0)
-
-    def _arriving(self, values: Tensor) -> Tensor:
-        """[S], log(gamma e^v + 1 - gamma) on live states: what it is worth to arrive."""
-        discount = self.model.discount
-        if discount == 1:
-            return values
-        ends = torch.stack([values, torch.zeros_like(values)], -1)
-        worth = certainty_equivalent(values.new_tensor([discount, 1 - discount]), ends, 1.0)
-        return torch.where(self.model.live, worth, values)

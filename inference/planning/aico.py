@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
-import numbers
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -23,9 +21,10 @@ from cai.inference.planning.around import world_around
 from cai.inference.planning.derivatives import expand
 from cai.inference.planning.local_posterior import local_posterior
 from cai.inference.planning.problem import PlanningProblem
-from cai.inference.planning.read_model import planning_problem, require_smooth
+from cai.inference.planning.read_model import as_size, planning_problem, require_smooth
 from cai.inference.planning.size import local_need
 from cai.inference.planning.warm_start import first_actions
+from cai.models.common.checks import as_count
 
 __all__ = ["ApproximateInference"]
 
@@ -69,14 +68,9 @@ class ApproximateInference:
     cost: ClassVar[str] = "T ((n + m)^3 + steps of the model) a pass"
 
     def __post_init__(self) -> None:
-        count = self.max_iterations
-        if isinstance(count, bool) or not isinstance(count, numbers.Integral) or count < 1:
-            raise ValueError(f"max_iterations is {count!r}; expected a whole number >= 1")
+        as_count(self.max_iterations, "max_iterations")
         for name in ("noise", "tolerance"):
-            value = getattr(self, name)
-            number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-            if not number or not 0 <= value < math.inf:
-                raise ValueError(f"{name} is {value!r}; expected a number >= 0")
+            as_size(getattr(self, name), name)
 
     def supports(self, model: Any) -> None:
         """Raises ValueError unless the model is continuous, finite, without discount, and has derivatives."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import numbers
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
@@ -20,10 +19,11 @@ from cai.inference.planning.around import world_around
 from cai.inference.planning.derivatives import expand
 from cai.inference.planning.local_posterior import local_posterior
 from cai.inference.planning.problem import PlanningProblem
-from cai.inference.planning.read_model import planning_problem, require_smooth
+from cai.inference.planning.read_model import as_size, planning_problem, require_smooth
 from cai.inference.planning.search import PlanSearch, SearchState
 from cai.inference.planning.size import local_need
 from cai.inference.planning.warm_start import first_actions
+from cai.models.common.checks import as_count
 
 __all__ = ["IterativeLQR"]
 
@@ -75,14 +75,9 @@ class IterativeLQR:
 
     def __post_init__(self) -> None:
         for name in ("restarts", "max_iterations"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 1:
-                raise ValueError(f"{name} is {value!r}; expected a whole number >= 1")
+            as_count(getattr(self, name), name)
         for name in ("noise", "tolerance"):
-            value = getattr(self, name)
-            number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-            if not number or not 0 <= value < math.inf:
-                raise ValueError(f"{name} is {value!r}; expected a number >= 0")
+            as_size(getattr(self, name), name)
 
     def supports(self, model: Any) -> None:
         """Raises ValueError unless the model is continuous, of finite horizon, and has derivatives."""

@@ -22,6 +22,7 @@ from cai.inference.planning.plans import Plan, PlanPosterior
 from cai.inference.planning.read_model import planning_problem, require_continuous
 from cai.inference.planning.replanning import ReplanningPolicy
 from cai.inference.planning.size import bundle_need
+from cai.models.common.checks import as_count
 from cai.models.common.numerics import plain_number
 
 __all__ = ["PathIntegral"]
@@ -78,9 +79,7 @@ class PathIntegral:
 
     def __post_init__(self) -> None:
         for name in ("num_samples", "lookahead"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 1:
-                raise ValueError(f"{name} is {value!r}; expected a whole number >= 1")
+            as_count(getattr(self, name), name)
         for name in ("temperature", "noise"):
             value = getattr(self, name)
             if value is not None and not (_is_number(value) and 0 < value < math.inf):

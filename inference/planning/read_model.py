@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +18,19 @@ from cai.models.continuous.linear_gaussian import LinearGaussianModel
 from cai.models.continuous.model import ContinuousModel
 from cai.models.continuous.priors import LinearNormal
 
-__all__ = ["covariance_of", "planning_problem", "require_continuous", "require_smooth"]
+__all__ = ["as_size", "covariance_of", "planning_problem", "require_continuous", "require_smooth"]
+
+
+def as_size(value: Any, what: str) -> float:
+    """The number, if it is finite and not negative.
+
+    Raises:
+        ValueError: naming it, if it is not.
+    """
+    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    if not is_number or not 0 <= value < math.inf:
+        raise ValueError(f"{what} is {value!r}; expected a number >= 0")
+    return float(value)
 
 
 def require_continuous(model: Any, backend: str) -> None:

@@ -252,7 +252,7 @@ class _Search:
                 parameters.load(state.place)
                 details |= parameters.details()
         answer = policy_posterior(self.backend, model, state.policy, status_of(state), details, gradients="none")
-        forbids = any(bool(torch.isneginf(model.reward_table(t)).any()) for t in range(model.steps))
+        forbids = any(bool(torch.isneginf(model.reward_table(t)).any()) for t in model.reward_times)
         elbo = answer.elbo
         if state.status is Status.IMPOSSIBLE or not forbids or elbo is None or not bool(torch.isneginf(elbo)):
             return answer

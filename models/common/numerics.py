@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 __all__ = [
+    "NEAR_ZERO",
     "BITS",
     "NATS",
     "categorical_divergence",
@@ -24,6 +25,8 @@ __all__ = [
     "tilted_log_ratio",
     "weighted",
 ]
+
+NEAR_ZERO = 1e-3  # nats: where all x are nearer to 0, a logarithm of sums of e^x loses digits of x
 
 NATS = math.log(2.0)  # in one bit
 BITS = 1.0 / NATS  # in one nat

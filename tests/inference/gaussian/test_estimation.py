@@ -264,3 +264,26 @@ def test_lqg_answers_travel(tmp_path):
     answer = lqg(integrator(), [[1.0, 0.0]], observation_noise=[[0.2]])
     answer.save(tmp_path / "answer")
     assert float(cai.load(tmp_path / "answer").believed_return) == pytest.approx(float(answer.believed_return))
+
+
+def test_observations_as_expected_are_seen_as_sharply_as_others():
+    """How sharp a sensor is does not depend on what it happened to see; covariances depend on no observation."""
+    A, W, S = [[0.9, 0.3], [-0.2, 0.7]], [[1.1, 0.4], [0.4, 0.9]], [[1.0, 0.2], [0.2, 2.0]]
+    want = exact_smoother(exact_filter([0.0] * 4, A, [0.6, -1.3], W, 1e-14, [0.0, 0.0], S)[0], A)
+    for y in (0.0, 1e-4):
+        found = kalman_smoother(
+            np.full((4, 1), y), A, [[0.6, -1.3]], noise=W, observation_noise=[[1e-14]], initial=([0.0, 0.0], S)
+        )
+        for t, (_, covariance) in enumerate(want):
+            assert np.allclose(found.covariances[t], covariance.astype(float), rtol=1e-11, atol=0), (y, t)
+
+
+def test_sharp_sensors_in_a_batch_that_changes_over_time():
+    rng = np.random.default_rng(0)
+    A, C, y = 0.4 * rng.normal(size=(3, 4, 2, 2)), rng.normal(size=(3, 5, 1, 2)), rng.normal(size=(3, 5, 1))
+    rest = {"noise": np.eye(2), "observation_noise": [[1e-9]], "initial": (rng.normal(size=2), np.eye(2))}
+    together = kalman_smoother(y, A, C, **rest)
+    for b in range(3):
+        alone = kalman_smoother(y[b], A[b], C[b], **rest)
+        for part, own in zip(together, alone, strict=True):
+            assert np.allclose(part[b], own, rtol=1e-12, atol=0)

@@ -96,5 +96,5 @@ def test_a_discount_is_refused_with_what_fits():
         cai.infer(planning_model("dubins", discount=0.5), "aico")
     with pytest.raises(ValueError, match="tolerance is -1; expected a number >= 0"):
         ApproximateInference(tolerance=-1)
-    with pytest.raises(ValueError, match="max_iterations is 0; expected a whole number >= 1"):
+    with pytest.raises(ValueError, match="max_iterations is 0; give a whole number of at least 1"):
         ApproximateInference(max_iterations=0)

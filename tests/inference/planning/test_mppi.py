@@ -285,8 +285,8 @@ def test_what_diverges_is_not_converged_with_its_step():
 
 
 REFUSED = {
-    "num_samples": (0, "num_samples is 0; expected a whole number >= 1"),
-    "lookahead": (2.5, "lookahead is 2.5; expected a whole number >= 1"),
+    "num_samples": (0, "num_samples is 0; give a whole number of at least 1"),
+    "lookahead": (2.5, "lookahead is 2.5; give a whole number of at least 1"),
     "temperature": (-1.0, "temperature is -1.0; expected a number > 0, or None"),
     "noise": (True, "noise is True; expected a number > 0"),
     "correlation": (1.0, r"correlation is 1.0; expected a number in \[0, 1\)"),
