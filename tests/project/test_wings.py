@@ -46,6 +46,8 @@ ARROWS = {
         particles -> gaussian
         particles -> programs
         particles -> tabular
+        learning -> core
+        learning -> tabular
         restricted -> core
         restricted -> kernels
         restricted -> programs
