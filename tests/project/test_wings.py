@@ -47,6 +47,7 @@ ARROWS = {
         particles -> programs
         particles -> tabular
         restricted -> core
+        restricted -> gaussian
         restricted -> kernels
         restricted -> programs
         restricted -> tabular
