@@ -96,16 +96,16 @@ class LinearAscent:
         found, failure = problem.improve(state.gains, state.covariance)
         if found is None:
             assert failure is not None
-            status = Status.OUT_OF_RANGE if failure.kind == "overflow" else Status.INFINITE
+            ended = Status.OUT_OF_RANGE if failure.kind == "overflow" else Status.INFINITE
             kept = dataclasses.asdict(failure) | {"why": failure.sentence()}
-            return dataclasses.replace(state, status=status, failure=kept), Info({}, improved=False)
+            return dataclasses.replace(state, status=ended, failure=kept), Info({}, improved=False)
         share = found.promised / state.bound.abs().clamp(min=1.0)
         quiet = state.quiet + 1 if bool((share <= self.backend.tolerance).all()) else 0
         gains, covariance, bound = self._moved(state, found)
         if not bool(bound.isfinite().all()):
             return dataclasses.replace(state, status=Status.OUT_OF_RANGE), Info({}, improved=False)
         stuck = torch.equal(gains, state.gains) and torch.equal(covariance, state.covariance)
-        status = None
+        status: Status | None = None
         if quiet >= QUIET or (not self.stationary and state.steps >= problem.problem.horizon):
             status = Status.SUCCESS
         elif stuck:  # nothing but rounding is left to gain, if the promise says so too
