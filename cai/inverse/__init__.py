@@ -1,0 +1,9 @@
+"""Inverse problems: rewards, goals and their standard errors from demonstrations."""
+
+if __name__ != "cai.inverse":
+    raise ImportError(f"this package was imported as {__name__!r}; import it as 'cai.inverse'")
+
+from cai.inverse.expected import expected_counts
+from cai.models.demonstrations.demonstrations import Demonstrations
+
+__all__ = ["Demonstrations", "expected_counts"]
