@@ -4,6 +4,8 @@ if __name__ != "cai.inverse":
     raise ImportError(f"this package was imported as {__name__!r}; import it as 'cai.inverse'")
 
 from cai.inverse.expected import expected_counts
+from cai.inverse.goals import goals
+from cai.inverse.label_bias import label_bias
 from cai.models.demonstrations.demonstrations import Demonstrations
 
-__all__ = ["Demonstrations", "expected_counts"]
+__all__ = ["Demonstrations", "expected_counts", "goals", "label_bias"]

@@ -65,8 +65,6 @@ class Demonstrations:
                 f"there are {len(states)} rows of states and {len(actions)} of actions; give one of each for a "
                 "demonstration"
             )
-        if not len(states):
-            raise ValueError("there is no demonstration; give at least one")
         for n, (seen, acted) in enumerate(zip(widths.tolist(), taken.tolist(), strict=True)):
             if seen != acted + 1:
                 raise ValueError(
@@ -246,6 +244,8 @@ def persons_of(persons: Any, number: int) -> tuple[Any, ...]:
 
 def _rows(given: Any, what: str) -> tuple[Tensor, Tensor]:
     """int64 [N, W] of rows that may be ragged, and how long each is [N]; short ones are padded by -1."""
+    if hasattr(given, "__len__") and not len(given):
+        raise ValueError(f"{what} is empty: there is no demonstration; give at least one")
     ragged = isinstance(given, (list, tuple)) and len({_length(row, what, n) for n, row in enumerate(given)}) > 1
     empty = isinstance(given, (list, tuple)) and len(given) > 0 and all(_length(row, what, 0) == 0 for row in given)
     if not ragged and not empty:

@@ -27,25 +27,25 @@ def read_frame(frame: Any, mdp: Any) -> Demonstrations:
             )
     for column in ("trajectory", "time", "state"):
         if frame[column].isna().any():
-            row = frame.index[frame[column].isna()][0]
+            row = _plain(frame.index[frame[column].isna()][0])
             raise ValueError(f"row {row!r} of the table has no {column}")
     states, actions = [], []
     marks: dict[str, list[Any]] = {name: [] for name in ("person", "weight", "complete") if name in frame.columns}
     for key, part in frame.groupby("trajectory", sort=False):
-        where = f"trajectory {key!r}"
+        where = f"trajectory {_plain(key)!r}"
         part = part.sort_values("time", kind="stable")
         twice = part["time"][part["time"].duplicated()]
         if len(twice):
-            raise ValueError(f"{where} has time {twice.iloc[0]!r} twice; give each time one row")
+            raise ValueError(f"{where} has time {_plain(twice.iloc[0])!r} twice; give each time one row")
         missing = part["action"].isna().to_numpy()
         times = part["time"].to_numpy()
         if missing[:-1].any():
             raise ValueError(
-                f"{where} has no action at time {times[:-1][missing[:-1]][0]!r}; only its last row has none"
+                f"{where} has no action at time {_plain(times[:-1][missing[:-1]][0])!r}; only its last row has none"
             )
         if not missing[-1]:
             raise ValueError(
-                f"{where} has an action at its last time {times[-1]!r}; add a row with the state that it led to, "
+                f"{where} has an action at its last time {_plain(times[-1])!r}; add a row with the state that it led to, "
                 "without an action"
             )
         states.append([_number(value, "state", where, mdp) for value in part["state"]])
@@ -53,11 +53,18 @@ def read_frame(frame: Any, mdp: Any) -> Demonstrations:
         for name, found in marks.items():
             values = part[name].unique()
             if len(values) > 1:
-                raise ValueError(f"{where} has several values of {name}: {values[0]!r}, {values[1]!r}; give one")
+                raise ValueError(
+                    f"{where} has several values of {name}: {_plain(values[0])!r}, {_plain(values[1])!r}; give one"
+                )
             found.append(bool(values[0]) if name == "complete" else values[0])
     return Demonstrations(
         states, actions, persons=marks.get("person"), weights=marks.get("weight"), complete=marks.get("complete")
     )
+
+
+def _plain(value: Any) -> Any:
+    """Without the wrapping of NumPy, for messages."""
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def _number(value: Any, kind: str, where: str, mdp: Any) -> int:
