@@ -62,6 +62,7 @@ ARROWS = {
         studies -> pictures
         explorer -> pictures
         explorer -> studies
+        inverse -> pictures
     """,
 }
 
