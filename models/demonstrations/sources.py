@@ -45,8 +45,8 @@ def read_frame(frame: Any, mdp: Any) -> Demonstrations:
             )
         if not missing[-1]:
             raise ValueError(
-                f"{where} has an action at its last time {_plain(times[-1])!r}; add a row with the state that it led to, "
-                "without an action"
+                f"{where} has an action at its last time {_plain(times[-1])!r}; add a row with the state that it led "
+                "to, without an action"
             )
         states.append([_number(value, "state", where, mdp) for value in part["state"]])
         actions.append([_number(value, "action", where, mdp) for value in part["action"].iloc[:-1]])
