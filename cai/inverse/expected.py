@@ -46,7 +46,7 @@ def expected_counts(
     if not isinstance(model, TrajectoryModel):
         raise TypeError(f"the model is a {type(model).__name__}; expected a TrajectoryModel")
     if objective not in ("path", "moments"):
-        more = ": the gradient of 'likelihood' is no difference of counts" if objective == "likelihood" else ""
+        more = ": the gradient of 'likelihood' is no difference of counts" * (str(objective) == "likelihood")
         raise ValueError(f"objective is {objective!r}; expected 'path' or 'moments'{more}")
     if algorithm not in ("exact", "ziebart-2008"):
         raise ValueError(f"algorithm is {algorithm!r}; expected 'exact' or 'ziebart-2008'")

@@ -104,8 +104,14 @@ class Demonstrations:
         """
         chosen = torch.arange(len(self))[torch.as_tensor(rows)].reshape(-1)
         persons = None if self.persons is None else [self.persons[n] for n in chosen.tolist()]
-        parts = (getattr(self, name)[chosen] for name in ("states", "actions", "lengths"))
-        return Demonstrations(*parts, persons, self.weights[chosen], self.complete[chosen])
+        return Demonstrations(
+            self.states[chosen],
+            self.actions[chosen],
+            self.lengths[chosen],
+            persons,
+            self.weights[chosen],
+            self.complete[chosen],
+        )
 
     def __repr__(self) -> str:
         shortest, longest = int(self.lengths.min()), int(self.lengths.max())
@@ -115,7 +121,11 @@ class Demonstrations:
         return f"Demonstrations({len(self)}, {steps} actions{f', {cut} cut' if cut else ''}{people})"
 
     def _repr_html_(self) -> str:
-        facts = {"demonstrations": len(self), "actions": int(self.lengths.sum()), "cut": int((~self.complete).sum())}
+        facts: dict[str, Any] = {
+            "demonstrations": len(self),
+            "actions": int(self.lengths.sum()),
+            "cut": int((~self.complete).sum()),
+        }
         facts |= {"total weight": f"{float(self.weights.sum()):g}"}
         return fact_table("Demonstrations", facts)
 

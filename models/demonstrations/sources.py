@@ -150,7 +150,8 @@ def run_episodes(environment: Any, policy: Any, n: int, seed: int, end_state: in
     states, actions, complete = [], [], []
     for episode in range(n):
         observation, _ = environment.reset(seed=seed + episode)
-        seen, taken, ended, cut = [_whole(observation, "observation")], [], False, False
+        seen, taken = [_whole(observation, "observation")], list[int]()
+        ended = cut = False
         while not (ended or cut):
             action = _whole(_action(policy, seen[-1], len(taken), generator), "action")
             observation, _, ended, cut, _ = environment.step(action)
