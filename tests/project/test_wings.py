@@ -24,6 +24,8 @@ ARROWS = {
         continuous -> processes
         continuous -> rewards
         continuous -> trajectory
+        demonstrations -> common
+        demonstrations -> trajectory
         programs -> common
         programs -> continuous
         programs -> rewards
@@ -63,6 +65,7 @@ ARROWS = {
         studies -> pictures
         explorer -> pictures
         explorer -> studies
+        inverse -> pictures
     """,
 }
 
