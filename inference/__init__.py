@@ -31,6 +31,7 @@ from cai.inference.planning.mppi import PathIntegral
 from cai.inference.programs.enumeration import Enumeration
 from cai.inference.registry import available_backends, infer
 from cai.inference.restricted.classes import ModulePolicy, ObservationPolicy, StationaryPolicy, TabularPolicy
+from cai.inference.restricted.continuous.classes import LinearGaussianPolicy
 from cai.inference.restricted.restricted import RestrictedVariational
 from cai.inference.restricted.reward_weighted import EMPolicySearch, GaussianActions, RewardWeightedRegression
 from cai.inference.resume import resume
@@ -60,6 +61,7 @@ __all__ = [
     "InferenceError",
     "IterativeLQR",
     "KLPolicyIteration",
+    "LinearGaussianPolicy",
     "MaxProduct",
     "NotKnown",
     "OneStepEntropy",

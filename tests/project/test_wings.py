@@ -24,6 +24,8 @@ ARROWS = {
         continuous -> processes
         continuous -> rewards
         continuous -> trajectory
+        demonstrations -> common
+        demonstrations -> trajectory
         programs -> common
         programs -> continuous
         programs -> rewards
@@ -49,6 +51,7 @@ ARROWS = {
         learning -> core
         learning -> tabular
         restricted -> core
+        restricted -> gaussian
         restricted -> kernels
         restricted -> programs
         restricted -> tabular
@@ -64,6 +67,7 @@ ARROWS = {
         studies -> pictures
         explorer -> pictures
         explorer -> studies
+        inverse -> pictures
     """,
 }
 
