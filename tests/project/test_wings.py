@@ -24,6 +24,8 @@ ARROWS = {
         continuous -> processes
         continuous -> rewards
         continuous -> trajectory
+        demonstrations -> common
+        demonstrations -> trajectory
         programs -> common
         programs -> continuous
         programs -> rewards
@@ -46,7 +48,10 @@ ARROWS = {
         particles -> gaussian
         particles -> programs
         particles -> tabular
+        learning -> core
+        learning -> tabular
         restricted -> core
+        restricted -> gaussian
         restricted -> kernels
         restricted -> programs
         restricted -> tabular
@@ -62,6 +67,7 @@ ARROWS = {
         studies -> pictures
         explorer -> pictures
         explorer -> studies
+        inverse -> pictures
     """,
 }
 
