@@ -63,7 +63,7 @@ class FittedPosterior(Posterior):
         if hasattr(found, "covariance"):
             made = policy_classes["gaussian"]
             certain = torch.zeros_like(found.covariance)
-            return made(found.gain, found.offset, certain, found.stationary, found.source)  # type: ignore[attr-defined, no-any-return]
+            return made(found.gain, found.offset, certain, found.stationary, found.source)  # type: ignore[attr-defined]
         greedy: Policy = policy_classes["guide"](**_parts(found) | {"greedy": True})
         greedy.act(torch.zeros(1, greedy.state_dim), 0)  # type: ignore[attr-defined]  # refused here if it is not known
         return greedy

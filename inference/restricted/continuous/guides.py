@@ -214,7 +214,8 @@ class FlowGuide(Guide):
         context = self.network((states - self.shift) / self.scale, times).tanh()
         zero = torch.zeros(len(states), self.sizes.actions, dtype=torch.float64)
         noise = Independent(Normal(zero, torch.ones_like(zero), validate_args=False), 1, validate_args=False)
-        return TransformedDistribution(noise, [part.condition(context) for part in self.bend], validate_args=False)
+        transforms: Any = self.bend
+        return TransformedDistribution(noise, [part.condition(context) for part in transforms], validate_args=False)
 
     def centre(self, states: Tensor, times: Times) -> Tensor:
         raise NotKnown("one action to do for sure", "a flow", "draw from it: deterministic=False", "it has many modes")

@@ -31,7 +31,7 @@ class GuideParameters(Leaves):
 
     def parameters(self) -> list[Tensor]:
         """The leaves that move."""
-        own = [part for part in self.guide.parameters() if part.requires_grad]
+        own: list[Tensor] = [part for part in self.guide.parameters() if part.requires_grad]
         return own if self.critic is None else [*own, *self.critic.parameters()]
 
 
