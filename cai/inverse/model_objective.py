@@ -271,6 +271,13 @@ class ModelObjective:
             counts = self._discounts[:, None] * counts
         return self.steps.summed(counts)
 
+    def _observed_counts(self) -> Tensor:
+        """[N, F], feature counts of each demonstration in nats before any messages: of possible outcomes the mean."""
+        shares = self._chances / self._chances.sum(-1, keepdim=True)
+        seen = self._seen()
+        counts = seen[:, 0] if seen.shape[1] == 1 else (shares[..., None] * seen).sum(1)
+        return self.steps.summed(self._discounts[:, None] * counts)
+
     def _outcome_curvature(self) -> Tensor:
         """[F, F], of what several outcomes that share a next state add to a path."""
         seen = self._seen()
