@@ -75,7 +75,7 @@ def transferred(estimate: Estimate, model: TrajectoryModel, task: Any) -> Transf
         )
     change, length = 0.0, max(1.0, float(weights.norm()))
     free = torch.tensor([names.index(name) for name in estimate.free])
-    for row in torch.from_numpy(estimate.null_space().to_numpy()):
+    for row in torch.tensor(estimate.null_space().to_numpy(dtype=float)):
         for sign in (1.0, -1.0):
             moved = weights.clone()
             moved[free] += sign * length * row
