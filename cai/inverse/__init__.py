@@ -3,8 +3,10 @@
 if __name__ != "cai.inverse":
     raise ImportError(f"this package was imported as {__name__!r}; import it as 'cai.inverse'")
 
+from cai.inverse.bayes import fit_bayes
 from cai.inverse.estimate import Estimate
 from cai.inverse.expected import expected_counts
+from cai.inverse.fit import fit
 from cai.inverse.goals import goals
 from cai.inverse.hypotheses import HypothesisTest
 from cai.inverse.label_bias import label_bias
@@ -21,6 +23,8 @@ __all__ = [
     "FitStatus",
     "HypothesisTest",
     "expected_counts",
+    "fit",
+    "fit_bayes",
     "goals",
     "label_bias",
 ]

@@ -106,7 +106,7 @@ class ModelObjective:
         value = float(self.weights @ values)
         return (value, gradient) if bool(torch.isfinite(gradient).all()) else None
 
-    def log_likelihoods(self, coefficients: Tensor) -> Tensor:
+    def log_probs(self, coefficients: Tensor) -> Tensor:
         """[N], nats, of each demonstration, unweighted; -inf throughout where the coefficients are infeasible."""
         answer = self._answer(coefficients)
         values = None if answer is None else self._values(answer)

@@ -29,7 +29,7 @@ class ModelProblem(ModelObjective):
     def log_prob(self, coefficients: Tensor, demonstrations: Any) -> Tensor:
         """[N], nats, of other demonstrations, unweighted; -inf throughout where the coefficients are infeasible."""
         other = ModelObjective(self.parameters.fitted(coefficients), demonstrations, self.objective)
-        return other.log_likelihoods(coefficients)
+        return other.log_probs(coefficients)
 
     def model(self, coefficients: Tensor, destination: Any = None) -> TrajectoryModel:
         """The model with these coefficients in its reward.
