@@ -206,13 +206,10 @@ class ModelObjective:
 
     def _values(self, answer: SoftSensitivity) -> Tensor | None:
         """[N], or None where one of them is not finite."""
-        steps, finite = self.steps, self.base_model.is_finite
+        steps = self.steps
         if self.objective == "likelihood":
-            found = torch.zeros(len(steps.rows), dtype=torch.float64)
-            for t in steps.times.unique().tolist() if finite else [None]:
-                here = slice(None) if t is None else steps.times == t
-                found[here] = answer.log_policy(t or 0)[steps.states[here], steps.actions[here]]
-            values = steps.summed(found)
+            t = steps.times if self.base_model.is_finite else torch.zeros_like(steps.times)
+            values = steps.summed(answer.log_policy[t, steps.states, steps.actions])
         else:
             values = steps.summed(self._paid(answer)) - answer.values[0][steps.starts]
         return values if bool(torch.isfinite(values).all()) else None
