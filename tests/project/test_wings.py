@@ -48,7 +48,10 @@ ARROWS = {
         particles -> gaussian
         particles -> programs
         particles -> tabular
+        learning -> core
+        learning -> tabular
         restricted -> core
+        restricted -> gaussian
         restricted -> kernels
         restricted -> programs
         restricted -> tabular
