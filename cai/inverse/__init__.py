@@ -12,11 +12,13 @@ from cai.inverse.hypotheses import HypothesisTest
 from cai.inverse.label_bias import label_bias
 from cai.inverse.penalties import L1, L2
 from cai.inverse.status import FitError, FitStatus
+from cai.models.demonstrations.continuous import ContinuousDemonstrations
 from cai.models.demonstrations.demonstrations import Demonstrations
 
 __all__ = [
     "L1",
     "L2",
+    "ContinuousDemonstrations",
     "Demonstrations",
     "Estimate",
     "FitError",

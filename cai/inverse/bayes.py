@@ -77,16 +77,16 @@ def fit_bayes(
         )
     density = _density(prior, task.objective.names)
     center, half = _scaled(task, density, start)
-    places, lp, diverging = [], [], []
-    for chain in range(chains):
-        found = _chain(task, density, center, half, num_samples, steps, seed + chain, progress)
-        for kept, part in zip((places, lp, diverging), found, strict=True):
-            kept.append(part)
-    coefficients = torch.stack(places)
+    numbers = range(seed, seed + chains)
+    drawn = [_chain(task, density, center, half, num_samples, steps, number, progress) for number in numbers]
+    coefficients = torch.stack([places for places, _, _ in drawn])
     each = torch.stack([torch.stack([_likelihoods(task, w) for w in rows]) for rows in coefficients])
     groups = {
         "posterior": {"coefficients": coefficients.numpy()},
-        "sample_stats": {"lp": np.stack(lp), "diverging": np.stack(diverging)},
+        "sample_stats": {
+            "lp": np.stack([lp for _, lp, _ in drawn]),
+            "diverging": np.stack([bad for _, _, bad in drawn]),
+        },
         "log_likelihood": {"demonstrations": each.numpy()},
     }
     named: dict[str, Any] = {"dims": {"coefficients": ["feature"], "demonstrations": ["demonstration"]}}
@@ -150,7 +150,7 @@ class _Energy(torch.autograd.Function):
         return place.new_tensor(value)
 
     @staticmethod
-    def backward(ctx: Any, rise: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, rise: Tensor) -> tuple[Tensor, None, None]:
         return rise * ctx.saved_tensors[0], None, None
 
 

@@ -8,9 +8,12 @@ from typing import Any, Literal
 
 from cai.inverse.estimate import Estimate
 from cai.inverse.fitting import Task, fit_objective
+from cai.inverse.gaussian_task import gaussian_task
 from cai.inverse.model_task import model_task
 from cai.inverse.penalties import Penalty
 from cai.inverse.settings import Settings
+from cai.models.continuous.linear_gaussian import LinearGaussianModel
+from cai.models.continuous.model import ContinuousModel
 from cai.models.trajectory.model import TrajectoryModel
 
 __all__ = ["fit", "task_of"]
@@ -23,7 +26,7 @@ def fit(
     problem: Any,
     demonstrations: Any,
     *,
-    features: Sequence[str] | None = None,
+    features: Sequence[str] | Mapping[str, Any] | None = None,
     objective: Literal["likelihood", "moments", "path"] = "likelihood",
     start: Any = None,
     fixed: Mapping[str, float] | None = None,
@@ -49,8 +52,14 @@ def fit(
         problem: a `TrajectoryModel`, of whose reward the weights of every `LinearReward` are learned, with the
             parameters that require grad of every `ModuleReward` (without standard errors); where there is neither,
             one `TableReward` whose table requires grad, entry by entry. Its other factors stay as they are.
-        demonstrations: of a model: `Demonstrations`.
-        features: of a network: the attributes that are paid, one coefficient each.
+            Of a `LinearGaussianModel` (exact) and a `ContinuousModel` (by the Laplace approximation around each
+            demonstration; Levine and Koltun 2012) the coefficients of `features`.
+        demonstrations: of a model: `Demonstrations`; of a continuous one `ContinuousDemonstrations`, or the pair
+            (states, actions) that `Posterior.sample` returns.
+        features: of a network: the attributes that are paid, one coefficient each. Of a continuous model: {name:
+            reward}, weighted and added to its own reward; a reward is a `QuadraticReward` for a `LinearGaussianModel`
+            (None learns the entries of its matrices that require grad), else a function (s, a, t), or a pair of it and
+            a function of the last state.
         objective: "likelihood", sum log pi_w(a | s); "moments", returns less values; "path", log p(tau | s_1, O). Where
             the dynamics are certain all three differ by constants.
         start: {name: value} or [F], where the search begins.
@@ -98,7 +107,7 @@ def fit(
 def task_of(
     problem: Any,
     demonstrations: Any,
-    features: Sequence[str] | None,
+    features: Any,
     objective: str,
     drop: Literal["report"] | None,
 ) -> Task:
@@ -107,8 +116,10 @@ def task_of(
     Raises:
         TypeError: if nothing can be fitted of it.
     """
+    if isinstance(problem, LinearGaussianModel | ContinuousModel):
+        return gaussian_task(problem, demonstrations, features, objective)
     if isinstance(problem, TrajectoryModel):
         if features is not None or drop is not None:
             raise ValueError("features and drop belong to networks; of a model all weights of its rewards are learned")
         return model_task(problem, demonstrations, objective)
-    raise TypeError(f"cannot fit a {type(problem).__name__}; expected a TrajectoryModel")
+    raise TypeError(f"cannot fit a {type(problem).__name__}; expected a TrajectoryModel or a continuous model")
