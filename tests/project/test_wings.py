@@ -24,6 +24,7 @@ ARROWS = {
         continuous -> processes
         continuous -> rewards
         continuous -> trajectory
+        demonstrations -> common
         programs -> common
         programs -> continuous
         programs -> rewards
