@@ -59,7 +59,7 @@ class Trips:
         trip = np.repeat(np.arange(len(self)), np.diff(self.starts))
         here = network.tails[self.turns]
         pairs = here * len(network.destination_index) + self.destinations[trip]
-        leaves = network.exit_lookup.get_indexer(pairs) >= 0
+        leaves = network.exit_lookup.get_indexer(pd.Index(pairs)) >= 0
         counted = np.bincount(trip, ways[here] + leaves >= 2, len(self))
         last = network.exit_links[self.exits]
         ends = (ways[last] >= 1) if network.ends == "exit" else np.zeros(len(self), dtype=bool)
@@ -96,7 +96,7 @@ def read_trips(network: RouteNetwork, trips: Any, drop: Literal["report"] | None
     faults.links(links, network)
     inner = np.flatnonzero(trip[:-1] == trip[1:])
     turns = np.full(len(frame), -1)
-    turns[inner] = network.turn_lookup.get_indexer(links[inner] * network.num_links + links[inner + 1])
+    turns[inner] = network.turn_lookup.get_indexer(pd.Index(links[inner] * network.num_links + links[inner + 1]))
     turns[inner[(links[inner] < 0) | (links[inner + 1] < 0)]] = -1
     faults.turns(inner, turns, links)
     last = starts[1:] - 1
@@ -209,7 +209,7 @@ def _exits(
         keys = keys.astype(np.int64)
     destinations = key_places(_like(keys, network.destination_index), network.destination_index)
     pairs = last * len(network.destination_index) + destinations
-    exits = np.where((last >= 0) & (destinations >= 0), network.exit_lookup.get_indexer(pairs), -1)
+    exits = np.where((last >= 0) & (destinations >= 0), network.exit_lookup.get_indexer(pd.Index(pairs)), -1)
     for i in np.flatnonzero(destinations < 0):
         if pd.isna(given[i]):
             faults.add(rows[i], "it has no destination, and other trips have")
@@ -235,8 +235,8 @@ class _Faults:
     def count(self) -> int:
         return len(self.found)
 
-    def key(self, row: int) -> Any:
-        return self.rows["link"].iloc[row]
+    def key(self, row: Any) -> Any:
+        return self.rows["link"].iloc[int(row)]
 
     def add(self, row: Any, reason: str) -> None:
         """Keeps the fault with the lowest position of each trip."""
@@ -261,7 +261,7 @@ class _Faults:
         """Where trips end on entering their destination, no link but the last may be one of its exit links."""
         known = inner[(links[inner] >= 0) & (destinations[inner] >= 0)]
         pairs = links[known] * len(network.destination_index) + destinations[known]
-        for row in known[network.exit_lookup.get_indexer(pairs) >= 0]:
+        for row in known[network.exit_lookup.get_indexer(pd.Index(pairs)) >= 0]:
             self.add(
                 row,
                 f"it has arrived at its destination on link {spelled(self.key(row))} and goes on to "

@@ -8,7 +8,8 @@ every route is one to its first link of D and then on, so
 
     z = G[:, D] c,  G[D, D] c = e,  e = b_d on D
 
-and one factorisation serves all destinations again; only where rho(M) >= 1 for the whole M, each gets its own.
+and one factorisation serves all destinations again. Where rho(M) >= 1 for the whole M, each destination gets its own,
+of what lies on the way to it from where sums are wanted.
 
 Weights beyond the range of floats: of a destination where some wanted z is below 1e-290, x = z e^-h is solved for, h
 being the log weight of the best route (Dijkstra 1959); then all of x is 1 or more.
@@ -168,10 +169,9 @@ class RouteSums:
         return bool(np.isfinite(self.weights).all()) and self.system.lengths is not None
 
     @property
-    def feasible(self) -> bool:
-        """Whether sums exist as far as the whole M says; where links absorb, each destination may have its own."""
-        finite = bool(np.isfinite(self.weights).all() and np.isfinite(self.leaves).all())
-        return finite and (self.converges or self.graph.absorbs)
+    def finite(self) -> bool:
+        """Whether weights are in the range of floats; sums may still be infinite."""
+        return bool(np.isfinite(self.weights).all() and np.isfinite(self.leaves).all())
 
     def blocks(self, origins: dict[int, Array]) -> Iterator[Block | None]:
         """Blocks of destinations, in order; None once a destination has no finite sums.
@@ -179,7 +179,7 @@ class RouteSums:
         Args:
             origins: the links from which each destination's sums are wanted.
         """
-        if not self.feasible:
+        if not self.finite:
             yield None
             return
         wanted = sorted(origins)
@@ -245,10 +245,14 @@ class RouteSums:
         inner = live.copy()
         if graph.absorbs:
             inner[links] = False
-        logs = np.where(inner[graph.tails] & live[graph.heads], self.turn_logs, -np.inf)
-        heights = self._heights(logs, exits, links)
-        if heights is None:
+        used = inner[graph.tails] & live[graph.heads]
+        system = self.system
+        if not self.converges:
+            system = graph.pattern.system(torch.from_numpy(np.where(used, self.weights, 0.0)))
+        if system.lengths is None:
             return None
+        logs = np.where(used, self.turn_logs, -np.inf)
+        heights = self._heights(logs, exits, links, np.log(system.lengths.numpy()))
         with np.errstate(invalid="ignore", under="ignore"):
             moved = np.exp(logs + heights[graph.heads] - heights[graph.tails])
             moved = np.where(np.isfinite(heights[graph.tails]) & np.isfinite(heights[graph.heads]), moved, 0.0)
@@ -264,35 +268,28 @@ class RouteSums:
             return None
         return Block([destination], sums, heights, moved, exits, links, columns, leaves, solver)
 
-    def _heights(self, logs: Array, exits: Array, links: Array) -> Array | None:
-        """[L], the largest log weight of a route from each link, -inf where there is none; None where it is infinite.
+    def _heights(self, logs: Array, exits: Array, links: Array, level: Array) -> Array:
+        """[L], the largest log weight of a route from each link, -inf where there is none.
 
-        With y = (I - M)^-1 1 >= 1, costs -v + log y(k) - log y(a) are >= 0, whatever the sign of v: y >= M y.
+        With y = (I - M)^-1 1 >= 1 there is y >= M y, so costs -v + log y(k) - log y(a) are >= 0 whatever the sign of v.
+
+        Args:
+            logs: v [E], -inf where there is no turn.
+            exits: of the destination.
+            links: of these exits.
+            level: log y [L].
         """
         from scipy.sparse import csr_matrix
-        from scipy.sparse.csgraph import NegativeCycleError, bellman_ford, dijkstra
+        from scipy.sparse.csgraph import dijkstra
 
         graph = self.graph
         used = np.isfinite(logs)
-        tails, heads, costs = graph.tails[used], graph.heads[used], -logs[used]
-        level = np.zeros(graph.number)
-        positive = bool((costs >= 0).all())
-        if not positive and self.converges:
-            assert self.system.lengths is not None
-            level = np.log(self.system.lengths.numpy())
-            costs = np.maximum(costs + level[tails] - level[heads], 0.0)
-            positive = True
+        tails, heads = graph.tails[used], graph.heads[used]
+        costs = np.maximum(level[tails] - level[heads] - logs[used], 0.0)
         paid = level[links] - self.exit_logs[exits]
         floor = min(float(paid.min(initial=0.0)), 0.0)
         size = graph.number + 1  # the last one stands for having left
         rows = np.concatenate([heads, np.full(len(links), graph.number)])
         columns = np.concatenate([tails, links])
         table = csr_matrix((np.concatenate([costs, paid - floor]), (rows, columns)), shape=(size, size))
-        if positive:
-            distance = dijkstra(table, indices=graph.number)
-        else:
-            try:
-                distance = bellman_ford(table, indices=graph.number)
-            except NegativeCycleError:
-                return None
-        return np.asarray(level - (distance[:-1] + floor))
+        return np.asarray(level - (dijkstra(table, indices=graph.number)[:-1] + floor))
