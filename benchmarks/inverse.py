@@ -5,8 +5,8 @@
 The network is that of `benchmarks.road_networks`: edges as links, four features (distance, the square of the angle,
 turns back, turns to the left), destinations at drawn links, and trips drawn from known coefficients. The reference
 factorises I - M by `scipy.sparse.linalg.splu` as it is, and solves for all destinations at once. Times are CPU times of
-one thread, taken in turns in one process; ratios are of medians. The large network runs in a process of its own, for its
-memory.
+one thread, taken in turns in one process; ratios are of medians. The large network runs in a process of its own, for
+its memory.
 """
 
 from __future__ import annotations
