@@ -22,6 +22,7 @@ __all__ = [
     "condition",
     "entropies",
     "expected_return",
+    "expected_rewards",
     "forward",
     "stage_divergence",
 ]
@@ -184,12 +185,17 @@ def account(
 
 def expected_return(problem: GaussianProblem, moments: Moments) -> Tensor:
     """[...], the expected sum of rewards along moments, reward units; of what the discount leaves of each step."""
-    return -(_alive(problem) * _costs(problem, moments)).sum(-1)
+    return expected_rewards(problem, moments).sum(-1)
+
+
+def expected_rewards(problem: GaussianProblem, moments: Moments) -> Tensor:
+    """[..., T + 1], what each step pays along moments, and the end, reward units; of what the discount leaves of it."""
+    return -(_alive(problem) * _costs(problem, moments))
 
 
 def _alive(problem: GaussianProblem) -> Tensor:
     """[T + 1], the probability that the discount has left the chain alive when a step, and the end, is paid."""
-    return torch.tensor((1.0, *problem.survival), dtype=problem.mean.dtype).cumprod(0)
+    return torch.tensor((1.0, *problem.survival), dtype=problem.mean.dtype, device=problem.mean.device).cumprod(0)
 
 
 def _costs(problem: GaussianProblem, moments: Moments) -> Tensor:
