@@ -267,7 +267,7 @@ class GaussianPosterior(Posterior):
         return t
 
     def _vector(self, value: Any, size: int, name: str) -> Tensor:
-        found = torch.as_tensor(value, dtype=self.problem.mean.dtype)
+        found = torch.as_tensor(value, dtype=self.problem.mean.dtype, device=self.problem.mean.device)
         if found.dim() == 0 or found.shape[-1] != size:
             raise ValueError(f"{name} has shape {list(found.shape)}; expected [..., {size}]")
         return found
