@@ -24,6 +24,7 @@ __all__ = [
     "expected_return",
     "expected_rewards",
     "forward",
+    "luck_by_step",
     "stage_divergence",
 ]
 
@@ -174,7 +175,7 @@ def account(
     divergence = _expected(paid.P, paid.p, states[..., :-1, :], spread[..., :-1, :, :]) + paid.rho
     luck = entropy.new_zeros(problem.batch)
     if messages is not None and bool((messages.theta != 0).any()):
-        luck = _luck(problem, messages, belief, moments)
+        luck = luck_by_step(problem, messages, belief, moments).sum(-1)
     return Account(
         believed_return=expected_return(problem, moments),
         policy_divergence=(alive * divergence).sum(-1).expand(problem.batch),
@@ -238,8 +239,8 @@ def stage_divergence(policy: GaussianPrior, prior: GaussianPrior | None) -> Quad
     return Quadratic(lean.mT @ lean, (lean.mT @ miss)[..., 0], miss.square().sum((-2, -1)) / 2 + spread)
 
 
-def _luck(problem: GaussianProblem, messages: Messages, belief: Belief, moments: Moments) -> Tensor:
-    """[...], the KL of q's dynamics and start from the true ones."""
+def luck_by_step(problem: GaussianProblem, messages: Messages, belief: Belief, moments: Moments) -> Tensor:
+    """[..., T + 1], the KL of q's start from the true one, and of its dynamics at each step, nats; no discount."""
     first, theta = messages.first, messages.theta
     certain = torch.zeros_like(first.P)
     paid = _tilt_divergence(problem.covariance, first, theta, belief.start_shrunk, problem.mean, certain)
@@ -251,7 +252,7 @@ def _luck(problem: GaussianProblem, messages: Messages, belief: Belief, moments:
     spread = maps @ torch.cat([above, below], -2) @ maps.mT
     mean = times(maps, z) + problem.offset
     steps = _tilt_divergence(problem.noise, messages.following, theta[..., None], belief.shrunk, mean, spread)
-    return paid + steps.sum(-1)
+    return torch.cat([paid[..., None].expand(*steps.shape[:-1], 1), steps], -1)
 
 
 def _tilt_divergence(
