@@ -88,9 +88,8 @@ def open_source(source: Any) -> Source:
         TypeError: if it is none of these, or a builder has to be told something or returns no model.
         ValueError: if there is no such name.
     """
-    if isinstance(source, World):
-        _check_world(source)
-    if isinstance(source, (TrajectoryModel, World)):
+    _check_world(source)
+    if isinstance(source, (TrajectoryModel, LinearGaussianModel)):
         return Source(partial(_rebuild, lambda: source, frozenset()), {}, source)
     if isinstance(source, str):
         build: Callable[..., Any] = partial(build_model, source)

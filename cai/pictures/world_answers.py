@@ -48,9 +48,10 @@ def draw_world_answer(model: World, what: str, backend: str, *, seed: int = 0) -
     posterior = infer(model, backend, seed=seed)
     if what == "plan":
         return plot_plan(posterior, seed=seed)
-    return {"values": plot_value_contours, "luck": plot_luck_over_time, "bands": plot_bands}[what](
-        _gaussian(posterior, what)
-    )
+    answer = _gaussian(posterior, what)
+    if what == "values":
+        return plot_value_contours(answer)
+    return plot_luck_over_time(answer) if what == "luck" else plot_bands(answer)
 
 
 def _gaussian(posterior: Posterior, what: str) -> GaussianPosterior:

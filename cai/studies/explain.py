@@ -251,15 +251,15 @@ def explain_reward(
             visit_slope = torch.zeros_like(nudge) if visit_slope is None else visit_slope
     with torch.no_grad():
         posterior = infer(model, backend, seed=seed)  # without the zeros, and without their graph
-        terms = model.reward.terms()
-        rewards, costs, sure = _along(model, posterior, terms)
+        factors = model.reward.terms()
+        rewards, costs, sure = _along(model, posterior, factors)
         return RewardExplanation(
             model=model,
             posterior=posterior,
             prior_optimality=_prior_optimality(model),
             sequential_optimality=_sequential_optimality(model),
             posterior_optimality=sure,
-            terms=_names(terms, model.mdp),
+            terms=_names(factors, model.mdp),
             rewards=rewards,
             costs=costs,
             total=float(bound.detach()),

@@ -154,11 +154,14 @@ def explain_continuous(
         if isinstance(model, LinearGaussianModel) and isinstance(posterior, GaussianPosterior) and terms is None:
             pieces = _quadratic_terms(model)
             truth = forward(true_belief(posterior.problem), posterior.conduct)
-            names, believed, real = tuple(pieces), *(_expected(model, pieces, m) for m in (posterior.moments, truth))
+            names: tuple[str, ...] = tuple(pieces)
+            believed: Tensor | None = _expected(model, pieces, posterior.moments)
+            real = _expected(model, pieces, truth)
             errors: tuple[Tensor | None, Tensor | None] = None, None
         else:
             functions = _functions(model, terms)
-            names = (*functions, *([] if model.last_reward(model.reset(1)) is None else [FINAL]))
+            ends = model.last_reward(torch.zeros(1, model.state_dim, dtype=torch.float64))
+            names = (*functions, *([] if ends is None else [FINAL]))
             believed, real, errors = _sampled(model, posterior, functions, num_rollouts, seed)
     numbers = {name: posterior.number(name) for name in ("policy_divergence", "luck", "elbo")}
     plain = {name: None if value is None else float(value.detach()) for name, value in numbers.items()}
