@@ -19,6 +19,10 @@ from cai.inference.core.status import InferenceError, NotKnown, Status, Target
 from cai.inference.gaussian.estimation import kalman_filter, kalman_smoother
 from cai.inference.gaussian.lqg import lqg
 from cai.inference.gaussian.posterior import GaussianPosterior
+from cai.inference.learning.path_consistency import PathConsistency
+from cai.inference.learning.policy_gradient import PolicyGradient
+from cai.inference.learning.soft_actor_critic import SoftActorCritic
+from cai.inference.learning.soft_q_learning import SoftQLearning
 from cai.inference.particles.particles import Particles
 from cai.inference.particles.smc import ImportanceSampling, SequentialMonteCarlo
 from cai.inference.planning.aico import ApproximateInference
@@ -27,6 +31,7 @@ from cai.inference.planning.mppi import PathIntegral
 from cai.inference.programs.enumeration import Enumeration
 from cai.inference.registry import available_backends, infer
 from cai.inference.restricted.classes import ModulePolicy, ObservationPolicy, StationaryPolicy, TabularPolicy
+from cai.inference.restricted.continuous.classes import LinearGaussianPolicy
 from cai.inference.restricted.restricted import RestrictedVariational
 from cai.inference.restricted.reward_weighted import EMPolicySearch, GaussianActions, RewardWeightedRegression
 from cai.inference.resume import resume
@@ -56,10 +61,15 @@ __all__ = [
     "InferenceError",
     "IterativeLQR",
     "KLPolicyIteration",
+    "LinearGaussianPolicy",
     "MaxProduct",
     "NotKnown",
     "OneStepEntropy",
+    "PathConsistency",
     "PathIntegral",
+    "PolicyGradient",
+    "SoftActorCritic",
+    "SoftQLearning",
     "Optimistic",
     "Particles",
     "PosteriorPolicyIteration",

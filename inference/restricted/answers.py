@@ -51,9 +51,9 @@ def enumerated_answer(backend: Any, problem: Problem, status: Status, details: d
         )
     with torch.no_grad():
         infeasible = torch.isinf(policy_values(model, table.exp())[0])
-    if backend.policy.stationary:
+    if backend.class_for(model).stationary:
         infeasible = infeasible.all(0, keepdim=True)
-    best = status is Status.SUCCESS and backend.gradient == "enumerated"  # no first-order change of it moves the bound
+    best = status is Status.SUCCESS and backend.gradient != "sampled"  # no first-order change of it moves the bound
     if best:
         table = _with_history(problem).expand(bound.shape)
     chosen = torch.where(infeasible[..., None], model.action_prior, table.exp())

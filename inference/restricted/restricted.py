@@ -4,28 +4,34 @@ from __future__ import annotations
 
 import functools
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
 
 from cai.inference.core.driver import drive
+from cai.inference.core.learner import Learner
 from cai.inference.core.memory import Need, enumerated_need, horizon_need, particles_need
 from cai.inference.core.posterior import Posterior
 from cai.inference.core.status import Target
 from cai.inference.programs.requirements import ENUMERATION_BYTES, check_program, table_bytes
 from cai.inference.restricted.answers import enumerated_answer, sampled_answer
-from cai.inference.restricted.classes import ModulePolicy, ObservationPolicy, StationaryPolicy, as_policy_class
+from cai.inference.restricted.classes import ModulePolicy, ObservationPolicy, PolicyClass, StationaryPolicy
+from cai.inference.restricted.continuous.backend import check_world, world_learner, world_need
+from cai.inference.restricted.continuous.classes import LinearGaussianPolicy
+from cai.inference.restricted.names import read_policy
 from cai.inference.restricted.natural_gradient import AscentLearner, AscentOptions
 from cai.inference.restricted.objective import Problem, ProgramBound, TableBound, begin
 from cai.inference.restricted.parameters import Shape
 from cai.inference.restricted.score_function import SampledLearner, SamplingOptions
 from cai.inference.tabular.stationary.chains import SOLVE_LIMIT
+from cai.models.continuous.world import World
 from cai.models.programs.inspect import ProgramInfo, inspect_program, site_time
 from cai.models.trajectory.model import TrajectoryModel
 
 __all__ = ["RestrictedVariational"]
 
+GRADIENTS = ("auto", "enumerated", "closed", "sampled")
 NATURAL_RATE = 1.0
 ADAM_RATE = 0.1  # nats of the logits a step
 
@@ -44,9 +50,11 @@ class RestrictedVariational:
 
     Args:
         policy: `StationaryPolicy()` (the default), `TabularPolicy()`, `ObservationPolicy(...)`, `ModulePolicy(...)` or
-            a torch module from features to logits.
-        gradient: "enumerated", natural gradients of the exact bound; "sampled", score-function gradients from
-            trajectories, for what is too large to enumerate and for programs with latents that are not discrete.
+            a torch module from features to logits; on a `LinearGaussianModel` `LinearGaussianPolicy()` (the default).
+            Also a name: "stationary", "tabular" or "linear-gaussian", options in brackets behind it.
+        gradient: "enumerated", natural gradients of the exact bound; "closed", Gauss-Newton steps on the exact bound of
+            a `LinearGaussianPolicy`; "sampled", score-function gradients from trajectories, for what is too large to
+            enumerate and for programs with latents that are not discrete. "auto" is the exact one.
         max_iterations: the most steps (of each start).
         learning_rate: enumerated, the length of a natural step, in (0, 1], 1 unless given, and shortened where it would
             lower the bound; sampled, that of Adam, 0.1 unless given.
@@ -71,8 +79,8 @@ class RestrictedVariational:
         ValueError, TypeError: on options that make no sense.
     """
 
-    policy: Any = field(default_factory=StationaryPolicy)
-    gradient: Literal["enumerated", "sampled"] = "enumerated"
+    policy: Any = None
+    gradient: Literal["auto", "enumerated", "closed", "sampled"] = "auto"
     max_iterations: int = 1000
     learning_rate: float | None = None
     tolerance: float = 1e-9
@@ -87,8 +95,8 @@ class RestrictedVariational:
     cost: ClassVar[str] = "T S A K time a step (enumerated); N T A time a step for N trajectories (sampled)"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "policy", as_policy_class(self.policy))
-        for name, choices in (("gradient", ("enumerated", "sampled")), ("baseline", ("leave-one-out", "none"))):
+        object.__setattr__(self, "policy", read_policy(self.policy))
+        for name, choices in (("gradient", GRADIENTS), ("baseline", ("leave-one-out", "none"))):
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; expected one of {', '.join(choices)}")
         for name, least in (("max_iterations", 1), ("restarts", 0), ("num_samples", 1), ("num_eval_samples", 2)):
@@ -114,6 +122,13 @@ class RestrictedVariational:
                 "new start"
             )
 
+    def class_for(self, model: Any) -> PolicyClass:
+        """The class of policies; unless one was given, that which fits a kind of model."""
+        if self.policy is not None:
+            given: PolicyClass = self.policy
+            return given
+        return LinearGaussianPolicy() if isinstance(model, World) else StationaryPolicy()
+
     def _restarts(self) -> int:
         if self.restarts is not None:
             return self.restarts
@@ -123,10 +138,18 @@ class RestrictedVariational:
 
     def supports(self, model: Any) -> None:
         """Raises ValueError if the model cannot be answered over this class, and says what can."""
+        if isinstance(model, World):
+            check_world(self, self.class_for(model), model)
+            return
+        if self.gradient == "closed":
+            raise ValueError(
+                "gradient='closed' is by the moments of Gaussians, for a LinearGaussianPolicy on a "
+                "LinearGaussianModel; here give 'enumerated' or 'sampled', or leave gradient out"
+            )
         if isinstance(model, TrajectoryModel):
             if not model.is_finite:
                 self._check_infinite(model)
-            self.policy.check(_shape(model), not model.is_finite)
+            self.class_for(model).check(_shape(model), not model.is_finite)
             return
         self._check_program(inspect_program(model))
 
@@ -154,24 +177,26 @@ class RestrictedVariational:
                 f"site {latents[0]!r} is continuous or not a scalar; a policy here is a distribution over discrete a_t "
                 "given discrete s_t: make both Categorical"
             )
-        if self.gradient == "enumerated":
+        if self.gradient != "sampled":
             if info.continuous:
                 raise ValueError(
                     f"backend {self.name!r} enumerates every latent, and {info.continuous[0]!r} is continuous or not a "
                     "scalar; make it discrete, or give gradient='sampled'"
                 )
             check_program(info, self.name)
-        self.policy.check(Shape(info.horizon, info.num_states, info.num_actions), False)
+        self.class_for(None).check(Shape(info.horizon, info.num_states, info.num_actions), False)
 
     def memory(self, model: Any) -> Need:
         """About what `run` will take."""
+        if isinstance(model, World):
+            return world_need(self, self.class_for(model), model)
         if not isinstance(model, TrajectoryModel):
             info = inspect_program(model)
             if self.gradient == "sampled":
                 return self._drawn(info.horizon, 0)
             return enumerated_need(info.horizon, table_bytes(info), "give gradient='sampled', or fewer steps")
         need = horizon_need(model, rows=8, tables=12, stepwise=True, instead="or ask 'variational'")
-        return need if self.gradient == "enumerated" else self._drawn(model.steps, need.bytes)
+        return need if self.gradient != "sampled" else self._drawn(model.steps, need.bytes)
 
     def _drawn(self, steps: int, answer: int) -> Need:
         most = max(self.num_samples, self.num_eval_samples)
@@ -182,8 +207,10 @@ class RestrictedVariational:
         self.supports(model)
         return drive(self.learner(model), model, seed=seed)
 
-    def learner(self, model: Any) -> AscentLearner | SampledLearner:
+    def learner(self, model: Any) -> Learner[Any]:
         """Natural gradients of the exact bound, or Adam on sampled ones."""
+        if isinstance(model, World):
+            return world_learner(self, self.class_for(model), model)
         rate = self.learning_rate
         if self.gradient == "sampled":
             rate = ADAM_RATE if rate is None else rate
@@ -197,14 +224,15 @@ class RestrictedVariational:
 
     def _begin(self, model: Any, seed: int) -> Problem:
         """New parameters, log p(a | s) with -inf where -inf looms, and whether it can be avoided at all."""
+        policy = self.class_for(model)
         if isinstance(model, TrajectoryModel):
-            return begin(self.policy, TableBound(model), model, None)
+            return begin(policy, TableBound(model), model, None)
         info = inspect_program(model)
-        if self.gradient == "enumerated" or (not info.continuous and table_bytes(info) <= ENUMERATION_BYTES):
-            return begin(self.policy, ProgramBound(model, info, seed=seed), model, info)
+        if self.gradient != "sampled" or (not info.continuous and table_bytes(info) <= ENUMERATION_BYTES):
+            return begin(policy, ProgramBound(model, info, seed=seed), model, info)
         shape = Shape(info.horizon, info.num_states, info.num_actions)
         log_prior = torch.full((1, *shape[1:]), -math.log(shape.num_actions), dtype=torch.float64)
-        return Problem(model, info, None, self.policy.start(shape, log_prior), log_prior)
+        return Problem(model, info, None, policy.start(shape, log_prior), log_prior)
 
 
 def _shape(model: TrajectoryModel) -> Shape:

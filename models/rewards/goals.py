@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numbers
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -127,10 +128,15 @@ class LinearReward(RewardFactor):
     Args:
         features: [S, F], [S, A, F] or [S, A, S, F].
         weights: [F], in reward units per unit of feature.
+        names: F names of the features, for tables of weights that were learned; None for none.
+
+    Raises:
+        ValueError: if shapes do not fit each other, a feature is not finite, or names are not F different words.
     """
 
     features: Any
     weights: Any
+    names: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
         features = read_features(self.features)
@@ -139,6 +145,13 @@ class LinearReward(RewardFactor):
             raise ValueError(
                 f"weights has shape {list(weights.shape)}; features ends in F = {features.shape[-1]}: expected [F]"
             )
+        if self.names is not None:
+            names = tuple(str(name) for name in self.names)
+            if isinstance(self.names, str) or len(set(names)) != len(names) or len(names) != len(weights):
+                raise ValueError(
+                    f"names is {self.names!r}; expected {len(weights)} different ones, one for each feature"
+                )
+            object.__setattr__(self, "names", names)
         object.__setattr__(self, "features", features)
         object.__setattr__(self, "weights", weights)
         object.__setattr__(self, "reads_outcome", features.dim() == 4)

@@ -205,7 +205,7 @@ class ModelBatch(Portable, Sequence[TrajectoryModel]):
         if self.horizons[member] != self.base.horizon:
             changes["horizon"] = self.horizons[member]
         if self._starts is not None:
-            changes["mdp"] = _with_initial(self.base.mdp, self._starts[member])
+            changes["mdp"] = with_initial(self.base.mdp, self._starts[member])
         name = f"{self.base.name}[{member}]"
         try:
             return self.base.replace(**changes, name=name)
@@ -278,7 +278,7 @@ def _in_order(mdp: MDP, reward: Any, action_prior: Any, initial: Any) -> tuple[A
     )
 
 
-def _with_initial(mdp: MDP, initial: Tensor) -> MDP:
+def with_initial(mdp: MDP, initial: Tensor) -> MDP:
     """The same process, nothing copied, with another start [S] that has been checked."""
     host = copy.copy(mdp.host)
     object.__setattr__(host, "initial", initial)

@@ -9,6 +9,8 @@ The model alone is the problem of someone who sees the state.
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 
 from cai.models.common.checks import as_probability
@@ -84,6 +86,7 @@ def kitchen(
     *,
     text: str = KITCHEN_MAP,
     kettle_probability: float = 0.5,
+    wants: Literal["kettle", "fridge"] | None = None,
     goal_reward: float = 10.0,
     step_cost: float = 1.0,
     horizon: int | float = 8,
@@ -107,6 +110,8 @@ def kitchen(
         slip: probability that a move goes to one of its two sides, half each.
         text: the map of one kitchen, of `#`, `.`, `S` (one or several), `K` and `F`.
         kettle_probability: of the intent, beforehand.
+        wants: somebody of whom the intent is known, "kettle" or "fridge": states then are the cells of one kitchen,
+            alike for both, so that two such models can be told apart by steps (`cai.inverse.goals`).
         goal_reward: paid on reaching the wanted place, in reward units.
         step_cost: charged for each live step.
         horizon: T.
@@ -114,11 +119,14 @@ def kitchen(
         discount: in (0, 1].
 
     Returns:
-        The model, with the regions "wants kettle" and "wants fridge" (its two halves), "kettle" and "fridge" (the
+        The model; with `wants` its regions are "kettle" and "fridge", the two cells, of which the wanted one ends the
+        episode. Else with the regions "wants kettle" and "wants fridge" (its two halves), "kettle" and "fridge" (the
         terminal cells).
     """
     rows = read_map(text, "#.SKF")
     as_probability(slip, "slip")
+    if wants is not None:
+        return _of_one(rows, slip, wants, kettle_probability, goal_reward, step_cost, (horizon, temperature, discount))
     as_probability(kettle_probability, "kettle_probability")
     if not {"K", "F"} <= set("".join(rows)):
         raise ValueError("the map lacks a K (kettle) or an F (fridge); someone who wants it could never get it")
@@ -154,6 +162,32 @@ def kitchen(
     )
     reward = StepCost(step_cost) + Goal("kettle", goal_reward) + Goal("fridge", goal_reward)
     return TrajectoryModel(mdp, reward, horizon, temperature, discount, name="kitchen")
+
+
+def _of_one(
+    rows: list[str],
+    slip: float,
+    wants: str,
+    kettle_probability: float,
+    goal_reward: float,
+    step_cost: float,
+    numbers: tuple[int | float, float, float],
+) -> TrajectoryModel:
+    """The kitchen of somebody of whom it is known what they want."""
+    if wants not in ("kettle", "fridge"):
+        raise ValueError(f"wants is {wants!r}; expected 'kettle' or 'fridge', or None for a hidden intent")
+    if kettle_probability != 0.5:
+        raise ValueError("kettle_probability is of a hidden intent, and wants says what it is; give one of the two")
+    letter = "K" if wants == "kettle" else "F"
+    if letter not in "".join(rows):
+        raise ValueError(f"the map lacks a {letter} ({wants}); someone who wants it could never get it")
+
+    def step(cell: Cell, move: Cell, kind: str) -> Moves:
+        return sideways(move, slip)
+
+    mdp = grid_process(rows, step, terminal=letter, regions={"kettle": "K", "fridge": "F"})
+    reward = Goal(wants, goal_reward) + StepCost(step_cost)
+    return TrajectoryModel(mdp, reward, *numbers, name=f"kitchen, {wants}")
 
 
 def kitchen_observations(text: str = KITCHEN_MAP) -> ObservationModel:

@@ -24,6 +24,13 @@ ARROWS = {
         continuous -> processes
         continuous -> rewards
         continuous -> trajectory
+        environments -> common
+        environments -> continuous
+        environments -> rewards
+        environments -> trajectory
+        environments -> zoo
+        demonstrations -> common
+        demonstrations -> trajectory
         programs -> common
         programs -> continuous
         programs -> rewards
@@ -46,7 +53,10 @@ ARROWS = {
         particles -> gaussian
         particles -> programs
         particles -> tabular
+        learning -> core
+        learning -> tabular
         restricted -> core
+        restricted -> gaussian
         restricted -> kernels
         restricted -> programs
         restricted -> tabular
@@ -62,6 +72,7 @@ ARROWS = {
         studies -> pictures
         explorer -> pictures
         explorer -> studies
+        inverse -> pictures
     """,
 }
 

@@ -1,40 +1,14 @@
 """Under fixed dynamics the messages' policy is the best linear-Gaussian one: a search over all of them ends there.
 
-The bound that is searched is written out here, step by step on moments, and knows nothing of messages.
+The bound that is searched is written out in `linear_policies`, step by step on moments, and knows nothing of messages.
 """
-
-import math
 
 import pytest
 import torch
 from gaussian_oracle import as_problem, random_numbers
+from linear_policies import bound
 
 from cai.inference.gaussian.messages import backward
-
-
-def bound(problem, gains, offsets, roots):
-    """Expected return / alpha - KL from the prior, for gains [T, m, n], offsets [T, m] and log-diagonal roots."""
-    mean, spread, alpha, total = problem.mean, problem.covariance, problem.temperature, 0.0
-    for t in range(problem.horizon):
-        K, k = gains[t], offsets[t]
-        root = roots[t].tril(-1) + torch.diag(roots[t].diagonal().exp())
-        act, cross = K @ mean + k, spread @ K.T
-        noise = root @ root.T
-        joint = torch.cat([torch.cat([spread, cross], 1), torch.cat([cross.T, K @ cross + noise], 1)])
-        z = torch.cat([mean, act])
-        C, g = problem.cost[t], problem.linear[t]
-        total = total - (z @ C @ z / 2 + (C * joint).sum() / 2 + g @ z + problem.constant[t]) / alpha
-        total = total + roots[t].diagonal().sum() + len(k) / 2 * (1 + math.log(2 * math.pi))
-        if problem.prior is not None:
-            K0, k0, L = (part[t] for part in problem.prior)
-            J = torch.cat([-K0, torch.eye(len(k), dtype=torch.float64)], 1)
-            apart, weight = J @ z - k0, L.inverse()
-            total = total - (apart @ weight @ apart + (weight * (J @ joint @ J.T)).sum()) / 2
-            total = total - (torch.logdet(L) + len(k) * math.log(2 * math.pi)) / 2
-        F = torch.cat([problem.A[t], problem.B[t]], 1)
-        mean, spread = F @ z + problem.offset[t], F @ joint @ F.T + problem.noise[t]
-    P, p, rho = problem.final
-    return total - (mean @ P @ mean / 2 + (P * spread).sum() / 2 + p @ mean + rho) / alpha
 
 
 @pytest.mark.parametrize("flat", [False, True])

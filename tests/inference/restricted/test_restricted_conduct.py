@@ -221,7 +221,9 @@ def infinite(**options):
 
 
 BAD = {
-    "policy": (lambda: RestrictedVariational("tabular"), TypeError, r"policy is 'tabular'.*StationaryPolicy\(\)"),
+    "policy": (lambda: RestrictedVariational(3), TypeError, r"policy is 3.*StationaryPolicy\(\)"),
+    "policy's name": (lambda: RestrictedVariational("tabullar"), r"did you mean 'tabular'\?.*known are stationary"),
+    "policy's option": (lambda: RestrictedVariational("tabular(x=1)"), r"unexpected keyword argument 'x'.*none"),
     "class": (lambda: RestrictedVariational(TabularPolicy), TypeError, r"instance: TabularPolicy\(\.\.\.\)"),
     "module class": (lambda: ModulePolicy(nn.Linear), TypeError, r"expected a torch.nn.Module"),
     "frozen module": (lambda: ModulePolicy(nn.ReLU()), r"no parameters that require grad"),

@@ -1,0 +1,26 @@
+"""Inverse problems: rewards, goals and their standard errors from demonstrations."""
+
+if __name__ != "cai.inverse":
+    raise ImportError(f"this package was imported as {__name__!r}; import it as 'cai.inverse'")
+
+from cai.inverse.estimate import Estimate
+from cai.inverse.expected import expected_counts
+from cai.inverse.goals import goals
+from cai.inverse.hypotheses import HypothesisTest
+from cai.inverse.label_bias import label_bias
+from cai.inverse.penalties import L1, L2
+from cai.inverse.status import FitError, FitStatus
+from cai.models.demonstrations.demonstrations import Demonstrations
+
+__all__ = [
+    "L1",
+    "L2",
+    "Demonstrations",
+    "Estimate",
+    "FitError",
+    "FitStatus",
+    "HypothesisTest",
+    "expected_counts",
+    "goals",
+    "label_bias",
+]

@@ -1,0 +1,119 @@
+"""Curvature -H of a log-likelihood: what is flat in it, the step that it asks for, and its inverse."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+__all__ = ["FLAT", "Spectrum", "best_step", "spectrum"]
+
+FLAT = 1e-10  # of the largest eigenvalue, below which a direction is not identified
+SWEEPS = 1000
+
+
+@dataclass(frozen=True)
+class Spectrum:
+    """A symmetric matrix diag(size) V diag(values) V' diag(size), with ones on the diagonal of what is in between.
+
+    Attributes:
+        values: [F], ascending.
+        vectors: [F, F], in columns.
+        size: [F], square roots of the diagonal.
+    """
+
+    values: Tensor
+    vectors: Tensor
+    size: Tensor
+
+    @property
+    def flat(self) -> Tensor:
+        """Bool [F], which eigenvalues are 0 but for rounding."""
+        return self.values.abs() <= FLAT * self.values.abs().max()
+
+    @property
+    def bends_up(self) -> bool:
+        """Whether the log-likelihood is convex along some direction, so that a stationary point is no maximum."""
+        return bool((self.values < -1e-8 * self.values.abs().max()).any())
+
+    @property
+    def directions(self) -> Tensor:
+        """[K, F], flat directions of length 1, one a row, orthogonal to each other."""
+        chosen = self.vectors[:, self.flat] / self.size[:, None]
+        return torch.linalg.qr(chosen).Q.T if chosen.numel() else chosen.T
+
+    def uphill(self, slope: Tensor) -> Tensor:
+        """|-H|^-1 g, with nothing along flat directions: an ascent direction also where -H is not positive."""
+        sizes = self.values.abs()
+        inverse = torch.where(self.flat, torch.zeros_like(sizes), 1 / torch.where(self.flat, 1.0, sizes))
+        return self.vectors @ (inverse * (self.vectors.T @ (slope / self.size))) / self.size
+
+    def positive(self) -> Tensor:
+        """[F, F], the matrix with its eigenvalues made positive; flat directions get 1e-6 of the largest."""
+        sizes = self.values.abs()
+        sizes = torch.where(self.flat, 1e-6 * sizes.max().clamp(min=1e-300), sizes)
+        half = self.size[:, None] * self.vectors
+        return half * sizes @ half.T
+
+    def inverse(self) -> Tensor:
+        """[F, F], the inverse on what is identified."""
+        inverse = torch.where(self.flat, torch.zeros_like(self.values), 1 / torch.where(self.flat, 1.0, self.values))
+        half = self.vectors / self.size[:, None]
+        return half * inverse @ half.T
+
+
+def spectrum(matrix: Tensor) -> Spectrum:
+    """Eigenvalues of a symmetric matrix after its diagonal was scaled to 1.
+
+    Entries of the diagonal below 1e-10 of the largest are not scaled: their features move the log-likelihood by nothing
+    but rounding.
+    """
+    matrix = (matrix + matrix.T) / 2
+    diagonal = matrix.diagonal().abs()
+    largest = diagonal.max() if diagonal.numel() else matrix.new_tensor(1.0)
+    largest = torch.where(largest > 0, largest, torch.ones_like(largest))
+    size = torch.where(diagonal > FLAT * largest, diagonal, largest).sqrt()
+    values, vectors = torch.linalg.eigh(matrix / size[:, None] / size)
+    return Spectrum(values, vectors, size)
+
+
+def best_step(
+    slope: Tensor, curvature: Tensor, place: Tensor, lower: Tensor, upper: Tensor, sharp: Tensor
+) -> tuple[Tensor, float]:
+    """The step p that maximises g'p - p'Bp/2 - sum sharp |u + p| with lower <= u + p <= upper, and its gain.
+
+    Without bounds and absolute values one Cholesky factorisation; else coordinate ascent, which converges because the
+    part that is not smooth is a sum over coordinates (Friedman, Hastie and Tibshirani 2010, for the lasso).
+
+    Args:
+        slope: g [F].
+        curvature: B [F, F], positive definite.
+        place: u [F].
+        lower: [F], -inf where there is no bound.
+        upper: [F].
+        sharp: [F], slopes of the absolute values.
+    """
+    free = torch.isinf(lower).all() and torch.isinf(upper).all() and not sharp.any()
+    if free:
+        factor, info = torch.linalg.cholesky_ex(curvature)
+        step = torch.cholesky_solve(slope[:, None], factor)[:, 0] if int(info) == 0 else slope / slope.norm()
+        return step, float(slope @ step - step @ curvature @ step / 2)
+    step = (place.clamp(lower, upper)) - place
+    ahead = curvature @ step
+    for _ in range(SWEEPS):
+        moved = 0.0
+        for i in range(len(place)):
+            bend = curvature[i, i]
+            wanted = place[i] + step[i] + (slope[i] - ahead[i]) / bend
+            kept = torch.sign(wanted) * (wanted.abs() - sharp[i] / bend).clamp(min=0.0)
+            kept = kept.clamp(lower[i], upper[i])
+            change = kept - place[i] - step[i]
+            if change != 0:
+                step[i] += change
+                ahead += curvature[:, i] * change
+                moved = max(moved, float(change.abs() * bend.sqrt()))
+        if moved <= 1e-12:
+            break
+    sharper = (sharp * ((place + step).abs() - place.abs())).sum()
+    return step, float(slope @ step - step @ curvature @ step / 2 - sharper)

@@ -1,0 +1,87 @@
+"""What a fit maximises, and what its estimate may later ask of the thing that was fitted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+from torch import Tensor
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["Objective", "Problem"]
+
+
+class Objective(Protocol):
+    """A log-likelihood of demonstrations as a function of coefficients, with exact derivatives.
+
+    Attributes:
+        names: F names, one for each coefficient, in the order of every vector here.
+        weights: [N] float64, weights of the demonstrations.
+        persons: N labels of who made each demonstration, or None; the clusters of standard errors.
+    """
+
+    @property
+    def names(self) -> tuple[str, ...]: ...
+
+    @property
+    def weights(self) -> Tensor: ...
+
+    @property
+    def persons(self) -> Sequence[Any] | None: ...
+
+    def evaluate(self, coefficients: Tensor) -> tuple[float, Tensor] | None:
+        """The weighted log-likelihood in nats and its gradient [F]; None where the coefficients are infeasible."""
+        ...
+
+    def scores(self, coefficients: Tensor) -> Tensor:
+        """[N, F], the gradient of each demonstration's log-likelihood, unweighted: gradient = weights @ scores."""
+        ...
+
+    def hessian(self, coefficients: Tensor) -> Tensor:
+        """[F, F], of the weighted log-likelihood, exact."""
+        ...
+
+
+class Problem(Protocol):
+    """What was fitted: a network or a model with its demonstrations. Coefficients are full vectors, fixed ones too.
+
+    Attributes:
+        kind: "network" or "model", for messages.
+        objective: "likelihood", "moments" or "path".
+        form: "entropy" or "kl".
+        num_demonstrations: the sum of the weights; as many as there are demonstrations where all weigh 1.
+        num_choices: the steps with two or more available actions, weighted likewise.
+    """
+
+    @property
+    def kind(self) -> str: ...
+
+    @property
+    def objective(self) -> str: ...
+
+    @property
+    def form(self) -> str: ...
+
+    @property
+    def num_demonstrations(self) -> float: ...
+
+    @property
+    def num_choices(self) -> float: ...
+
+    def log_prob(self, coefficients: Tensor, demonstrations: Any) -> Tensor:
+        """[N], nats, of other demonstrations of the same kind, unweighted."""
+        ...
+
+    def model(self, coefficients: Tensor, destination: Any = None) -> Any:
+        """The decision problem with these coefficients, as `cai.infer` takes it."""
+        ...
+
+    def sample(self, coefficients: Tensor, n: int, origin: Any, destination: Any, seed: int) -> Any:
+        """Demonstrations drawn from the fitted policy."""
+        ...
+
+    def counts(self, coefficients: Tensor) -> pd.DataFrame:
+        """Columns observed and expected, one row for each turn, or each state and action."""
+        ...

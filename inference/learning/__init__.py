@@ -1,0 +1,1 @@
+"""Answers learned from samples: soft Q-learning, actor-critic, policy gradient, path consistency."""

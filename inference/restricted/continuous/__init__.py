@@ -1,0 +1,1 @@
+"""Policies over continuous actions: exact bounds where all is linear-Gaussian, sampled trajectories elsewhere."""

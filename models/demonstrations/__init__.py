@@ -1,0 +1,1 @@
+"""Demonstrations: what somebody was seen to do, from which rewards are learned."""
