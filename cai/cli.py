@@ -48,7 +48,7 @@ __all__ = ["app", "main"]
 
 app = typer.Typer(rich_markup_mode=None, help="Control as probabilistic inference.")
 
-PICTURES = ("model", "factor-graph", "values", "luck", "messages")
+PICTURES = ("model", "factor-graph", "values", "luck", "messages", "bands", "gains", "plan")
 
 
 def _version(wanted: bool) -> None:
@@ -152,7 +152,10 @@ def backends_command() -> None:
 def draw_command(
     model: Name,
     what: Annotated[str, typer.Option(help=f"One of {', '.join(PICTURES)}.")] = "model",
-    backend: Annotated[str, typer.Option(help="Whose answer to draw.")] = "exact",
+    backend: Annotated[
+        str | None,
+        typer.Option(help="Whose answer to draw: exact unless given (of gains variational, of a plan ilqr)."),
+    ] = None,
     horizon: Horizon = None,
     temperature: Temperature = None,
     discount: Discount = None,
@@ -177,12 +180,21 @@ def draw_command(
         raise ValueError(f"{str(path.parent)!r} is a file; the picture needs a folder")
     path.parent.mkdir(parents=True, exist_ok=True)
     plots = _plots()
+    backend = backend or {"gains": "variational", "plan": "ilqr"}.get(what, "exact")
     if what == "model":
         from cai.pictures.model_pictures import plot_model
 
         figure = plot_model(problem)
     elif what == "factor-graph":
         figure = draw_factor_graph(problem)
+    elif isinstance(problem, World):
+        from cai.pictures.world_answers import draw_world_answer
+
+        figure = draw_world_answer(problem, what, backend, seed=seed)
+    elif what in ("bands", "gains", "plan"):
+        raise ValueError(
+            f"{what!r} is a picture of continuous models; of {problem.name!r} draw values, luck or messages"
+        )
     else:
         picture = {"values": plots.plot_values, "luck": plots.plot_luck, "messages": plots.plot_messages}[what]
         figure = picture(infer(problem, backend, seed=seed))
