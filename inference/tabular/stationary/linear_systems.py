@@ -250,11 +250,7 @@ class LinearSystem:
     def answer(self, sides: np.ndarray, transposed: bool = False, *, corrected: bool = True) -> np.ndarray | None:
         """The solution [N, R] of sides [N, R], without a history; None where there is none that can be found.
 
-        Args:
-            sides: b.
-            transposed: which side of the matrix.
-            corrected: whether a solution by factors is corrected once by its residual, at the cost of a second solve;
-                what elimination of an M-matrix has found for a side >= 0 has no cancellation, and needs none.
+        Without `corrected`, which is a second solve, the factors' own: of sides >= 0 those have no cancellation.
         """
         if not sides.size:
             return sides.copy()
