@@ -10,10 +10,12 @@ from cai.inverse.estimate import Estimate
 from cai.inverse.fitting import Task, fit_objective
 from cai.inverse.gaussian_task import gaussian_task
 from cai.inverse.model_task import model_task
+from cai.inverse.network_task import network_task
 from cai.inverse.penalties import Penalty
 from cai.inverse.settings import Settings
 from cai.models.continuous.linear_gaussian import LinearGaussianModel
 from cai.models.continuous.model import ContinuousModel
+from cai.models.demonstrations.route_network import RouteNetwork
 from cai.models.trajectory.model import TrajectoryModel
 
 __all__ = ["fit", "task_of"]
@@ -43,19 +45,21 @@ def fit(
 ) -> Estimate:
     """Fits the coefficients of a reward to demonstrations, by maximum likelihood or a relative of it.
 
+        est = cai.inverse.fit(network, trips, features=["minutes", "left", "u_turn"])
         est = cai.inverse.fit(model, demonstrations)  # the weights of its LinearReward
         print(est.summary())
 
-    Demonstrations are conditioned on where they begin.
+    Demonstrations are conditioned on where they begin; on a network also on where they go.
 
     Args:
-        problem: a `TrajectoryModel`, of whose reward the weights of every `LinearReward` are learned, with the
-            parameters that require grad of every `ModuleReward` (without standard errors); where there is neither,
-            one `TableReward` whose table requires grad, entry by entry. Its other factors stay as they are.
+        problem: a `RouteNetwork`; or a `TrajectoryModel`, of whose reward the weights of every `LinearReward` are
+            learned, with the parameters that require grad of every `ModuleReward` (without standard errors); where
+            there is neither, one `TableReward` whose table requires grad, entry by entry. Other factors stay.
             Of a `LinearGaussianModel` (exact) and a `ContinuousModel` (by the Laplace approximation around each
             demonstration; Levine and Koltun 2012) the coefficients of `features`.
-        demonstrations: of a model: `Demonstrations`; of a continuous one `ContinuousDemonstrations`, or the pair
-            (states, actions) that `Posterior.sample` returns.
+        demonstrations: of a network: a DataFrame or CSV file with columns trip, position, link, and optionally
+            destination, person and weight; of a model: `Demonstrations`; of a continuous one
+            `ContinuousDemonstrations`, or the pair (states, actions) that `Posterior.sample` returns.
         features: of a network: the attributes that are paid, one coefficient each. Of a continuous model: {name:
             reward}, weighted and added to its own reward; a reward is a `QuadraticReward` for a `LinearGaussianModel`
             (None learns the entries of its matrices that require grad), else a function (s, a, t), or a pair of it and
@@ -116,10 +120,14 @@ def task_of(
     Raises:
         TypeError: if nothing can be fitted of it.
     """
+    if isinstance(problem, RouteNetwork):
+        return network_task(problem, demonstrations, features, objective, drop)
     if isinstance(problem, LinearGaussianModel | ContinuousModel):
         return gaussian_task(problem, demonstrations, features, objective)
     if isinstance(problem, TrajectoryModel):
         if features is not None or drop is not None:
             raise ValueError("features and drop belong to networks; of a model all weights of its rewards are learned")
         return model_task(problem, demonstrations, objective)
-    raise TypeError(f"cannot fit a {type(problem).__name__}; expected a TrajectoryModel or a continuous model")
+    raise TypeError(
+        f"cannot fit a {type(problem).__name__}; expected a RouteNetwork, a TrajectoryModel or a continuous model"
+    )

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -116,7 +116,7 @@ def _side_by_side(problems: list[GaussianProblem]) -> GaussianProblem:
         return torch.stack(parts)
 
     names = ("A", "B", "offset", "noise", "cost", "linear", "constant", "mean", "covariance")
-    parts = {name: joined([getattr(problem, name) for problem in problems]) for name in names}
+    parts: dict[str, Any] = {name: joined([getattr(problem, name) for problem in problems]) for name in names}
     final = Quadratic(*(joined([problem.final[i] for problem in problems]) for i in range(3)))
     prior = None
     if first.prior is not None:
