@@ -20,7 +20,12 @@ def fixed_problem(temperature=0.7, discount=0.9, horizon=3):
     chances, rewards = rng.dirichlet(np.ones(3), size=(3, 2)), 2 * rng.normal(size=(3, 2))
     prior, initial = rng.dirichlet(np.ones(2), size=3), rng.dirichlet(np.ones(3))
     model = TrajectoryModel(
-        MDP(chances, initial), TableReward(rewards), horizon, temperature, discount, action_prior=prior
+        MDP(chances, initial, axes="state-action-state"),
+        TableReward(rewards),
+        horizon,
+        temperature,
+        discount,
+        action_prior=prior,
     )
     outcomes = [
         [[(float(chances[s, a, n]), n, [float(rewards[s, a])] * 3) for n in range(3)] for a in range(2)]
@@ -67,8 +72,8 @@ def every_path(problem, starts=None, steps=None):
 
 def log_policy(problem, logits):
     """log pi [T, S, A] by its definition, 0 for what is not allowed."""
-    allowed = torch.tensor(problem.prior) > 0
-    masked = torch.where(allowed, logits, torch.tensor(-1e300).double())
+    allowed = torch.tensor(problem.prior, dtype=torch.float64) > 0
+    masked = torch.where(allowed, logits, torch.tensor(-1e300, dtype=torch.float64))
     return torch.where(allowed, masked - masked.logsumexp(-1, keepdim=True), torch.zeros(()).double())
 
 
@@ -76,7 +81,7 @@ def path_terms(problem, logits):
     """(chances of paths, log pi, log pi / p, rewards, live, times) of every path, with the history of the logits."""
     states, actions, rewards, live, chance = every_path(problem)
     logs = log_policy(problem, logits)
-    prior = torch.tensor(problem.prior)
+    prior = torch.tensor(problem.prior, dtype=torch.float64)
     times = torch.arange(problem.horizon)[None]
     taken = torch.where(live, logs[times, states[:, :-1], actions], 0.0)
     base = torch.where(prior > 0, prior, 1.0).log()[states[:, :-1], actions]
@@ -132,7 +137,7 @@ def mean_estimate(problem, logits, estimator, gae_lambda):
     total = (chance.detach()[:, None] * weights * scores * taken).sum()
     if estimator in ("split", "gae-without-entropy", "entropy-bonus"):
         logs = log_policy(problem, leaf)
-        prior = torch.tensor(problem.prior)
+        prior = torch.tensor(problem.prior, dtype=torch.float64)
         kl = (logs.exp() * torch.where(prior > 0, logs - torch.where(prior > 0, prior, 1.0).log(), 0.0)).sum(-1)
         times = torch.arange(horizon)[None]
         total = total - alpha * (chance.detach()[:, None] * weights * kl[times, states[:, :-1]]).sum()
@@ -207,9 +212,9 @@ def test_soft_q_learning_is_a_policy_and_a_value_gradient(seed, steps):
     soft_q, policy, value = exact.soft_q_gradient(model, q_values, steps=steps, state_weights=weights)
     assert torch.allclose(soft_q, value - problem.temperature * policy, atol=1e-10, rtol=0)
 
-    gamma, alpha, prior = problem.discount, problem.temperature, torch.tensor(problem.prior)
+    gamma, alpha, prior = problem.discount, problem.temperature, torch.tensor(problem.prior, dtype=torch.float64)
     leaf = q_values.clone().requires_grad_()
-    scores = torch.where(prior > 0, prior.log() + leaf / alpha, torch.tensor(-1e300).double())
+    scores = torch.where(prior > 0, prior.log() + leaf / alpha, torch.tensor(-1e300, dtype=torch.float64))
     values, live = alpha * scores.logsumexp(-1), ~torch.tensor(problem.terminal)
     probs = torch.where(prior > 0, (scores - values[:, None] / alpha).exp(), 0.0)
     ratio = torch.where(prior > 0, (leaf - values[:, None]) / alpha, 0.0)
