@@ -1,4 +1,4 @@
-"""The command line: compare backends, list what is known by name, draw pictures, serve a page to explore a model."""
+"""The command line: compare backends, list names, draw pictures, fit rewards, serve a page to explore a model."""
 
 from __future__ import annotations
 
@@ -32,6 +32,7 @@ from cai.arguments import (
     listed,
     with_rewards,
 )
+from cai.fit_command import fit_command
 from cai.inference.core.status import InferenceError
 from cai.inference.registry import available_backends, infer
 from cai.models.common.files import StorageError, write_picture
@@ -199,6 +200,9 @@ def draw_command(
         figure = picture(infer(problem, backend, seed=seed))
     write_picture(path, figure)
     _console().print(f"saved {path}", highlight=False, soft_wrap=True)
+
+
+app.command("fit")(fit_command)
 
 
 @app.command("explore")
