@@ -19,6 +19,10 @@ from cai.inference.core.status import InferenceError, NotKnown, Status, Target
 from cai.inference.gaussian.estimation import kalman_filter, kalman_smoother
 from cai.inference.gaussian.lqg import lqg
 from cai.inference.gaussian.posterior import GaussianPosterior
+from cai.inference.learning.path_consistency import PathConsistency
+from cai.inference.learning.policy_gradient import PolicyGradient
+from cai.inference.learning.soft_actor_critic import SoftActorCritic
+from cai.inference.learning.soft_q_learning import SoftQLearning
 from cai.inference.particles.particles import Particles
 from cai.inference.particles.smc import ImportanceSampling, SequentialMonteCarlo
 from cai.inference.planning.aico import ApproximateInference
@@ -69,7 +73,11 @@ __all__ = [
     "MaxProduct",
     "NotKnown",
     "OneStepEntropy",
+    "PathConsistency",
     "PathIntegral",
+    "PolicyGradient",
+    "SoftActorCritic",
+    "SoftQLearning",
     "Optimistic",
     "Particles",
     "PosteriorPolicyIteration",

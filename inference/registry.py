@@ -21,6 +21,10 @@ from cai.inference.core.memory import check_memory
 from cai.inference.core.posterior import Posterior
 from cai.inference.core.posterior_batch import PosteriorBatch
 from cai.inference.core.status import InferenceError
+from cai.inference.learning.path_consistency import PathConsistency
+from cai.inference.learning.policy_gradient import PolicyGradient
+from cai.inference.learning.soft_actor_critic import SoftActorCritic
+from cai.inference.learning.soft_q_learning import SoftQLearning
 from cai.inference.particles.smc import ImportanceSampling, SequentialMonteCarlo
 from cai.inference.planning.aico import ApproximateInference
 from cai.inference.planning.ilqr import IterativeLQR
@@ -79,6 +83,10 @@ _BUILT_IN: tuple[Any, ...] = (
     IterativeLQR,
     ApproximateInference,
     PathIntegral,
+    SoftQLearning,
+    SoftActorCritic,
+    PolicyGradient,
+    PathConsistency,
 )
 
 
@@ -287,6 +295,8 @@ def infer(
     check_seed(seed)
     chosen = make_backend(backend, **options)
     check_criterion(chosen, model)
+    if isinstance(model, World) and not getattr(chosen, "answers_in_place", False):
+        model = model.host
     in_steps = folder is not None or max_seconds < math.inf
     if isinstance(model, ModelBatch):
         if in_steps:
@@ -306,7 +316,8 @@ def infer(
     if folder is not None:
         check_schedule(checkpoint_every, checkpoint_seconds)
         path = begin_run(folder, chosen, model, seed)
-        checkpoints = Checkpoints(path, steps=checkpoint_every, seconds=checkpoint_seconds)
+        every = getattr(learner, "checkpoint_every", None) if checkpoint_every is None else checkpoint_every
+        checkpoints = Checkpoints(path, steps=every, seconds=checkpoint_seconds)
     posterior = drive(learner, model, seed=seed, checkpoints=checkpoints, max_seconds=max_seconds)
     if drawn:
         record_seed(posterior, seed)

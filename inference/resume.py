@@ -9,7 +9,7 @@ from typing import Any
 from cai.inference.core.driver import Checkpoints, check_schedule, drive
 from cai.inference.core.posterior import Posterior
 from cai.inference.registry import judged, make_backend
-from cai.inference.runs import learner_for, read_run
+from cai.inference.runs import extend_run, learner_for, read_run
 
 __all__ = ["resume"]
 
@@ -17,7 +17,10 @@ __all__ = ["resume"]
 def resume(
     folder: str | Path,
     *,
+    steps: int | None = None,
+    exact: bool = True,
     model: Any = None,
+    world: Any = None,
     throw: bool = True,
     checkpoint_every: int | None = None,
     checkpoint_seconds: float = 60.0,
@@ -31,8 +34,13 @@ def resume(
 
     Args:
         folder: of the run.
+        steps: of a learner whose budget is one of transitions: the new total, at least the one so far, which holds
+            unless given.
+        exact: whether to refuse where the same bits cannot be promised, as in an environment that does not come back to
+            where it was by its seed and actions; False goes on with new episodes there.
         model: what the run is about. A `TrajectoryModel` comes back from the folder (a Python reward as its table, so
             that nothing there is executed); a program must be given again, and its sites and sizes are checked.
+        world: the same as `model`, for a learner in an environment that is known by no id.
         throw: raise unless the status is success; with False the posterior comes back with its status.
         checkpoint_every: store after every so many steps; None for no such rule.
         checkpoint_seconds: store when so many seconds have passed since the last time.
@@ -47,11 +55,16 @@ def resume(
         InferenceError: if inference failed and `throw` is True.
     """
     check_schedule(checkpoint_every, checkpoint_seconds)
-    run, model, options = read_run(folder, model, options)
+    if model is not None and world is not None:
+        raise ValueError("model and world are two names of the same thing; give one of them")
+    run, model, options = read_run(folder, world if model is None else model, options)
+    if steps is not None:
+        options = extend_run(folder, run, options, steps)
     backend = make_backend(run.backend, **options)
     backend.supports(model)
-    checkpoints = Checkpoints(Path(folder), steps=checkpoint_every, seconds=checkpoint_seconds)
     learner = learner_for(backend, model)
+    every = getattr(learner, "checkpoint_every", None) if checkpoint_every is None else checkpoint_every
+    checkpoints = Checkpoints(Path(folder), steps=every, seconds=checkpoint_seconds)
     return judged(
         backend, drive(learner, model, seed=run.seed, checkpoints=checkpoints, max_seconds=max_seconds), throw
     )

@@ -22,7 +22,7 @@ from cai.models.programs.inspect import inspect_program
 from cai.models.programs.observed_sites import as_conditioned
 from cai.models.trajectory.model import TrajectoryModel
 
-__all__ = ["Run", "begin_run", "learner_for", "read_run"]
+__all__ = ["Run", "begin_run", "extend_run", "learner_for", "read_run"]
 
 FILE = "run.safetensors"
 TRIED = 7  # chains by which a continuous model is known
@@ -140,6 +140,25 @@ def read_run(folder: str | Path, model: Any, options: Mapping[str, Any]) -> tupl
         if _fingerprint(options[name]) != fingerprint:
             raise ValueError(f"the run in {str(folder)!r} began with another {name}; give that one")
     return run, model, run.options | dict(options)
+
+
+def extend_run(folder: str | Path, run: Run, options: dict[str, Any], steps: int) -> dict[str, Any]:
+    """The options of a run with another budget of transitions, which is also written down.
+
+    Raises:
+        ValueError: if the backend has no such budget, or the new one is smaller.
+    """
+    before = run.options.get("steps")
+    if before is None:
+        raise ValueError(f"backend {run.backend!r} has no budget of steps; its limit is max_iterations=...")
+    if isinstance(steps, bool) or not isinstance(steps, int) or steps < before:
+        raise ValueError(
+            f"steps is {steps!r}, and the run in {str(folder)!r} has a budget of {before:,} transitions in all; give "
+            "as many or more, or start anew in another folder"
+        )
+    if steps > before:
+        save(Path(folder) / FILE, run._replace(options={**run.options, "steps": steps})._asdict())
+    return {**options, "steps": steps}
 
 
 def _outside(model: Any) -> dict[str, Any]:

@@ -14,11 +14,15 @@ from cai.inference import (
     MaxProduct,
     OneStepEntropy,
     Optimistic,
+    PathConsistency,
+    PolicyGradient,
     PosteriorPolicyIteration,
     RestrictedVariational,
     RewardWeightedRegression,
     RiskSensitive,
     SequentialMonteCarlo,
+    SoftActorCritic,
+    SoftQLearning,
     StructuredVariational,
     SumProduct,
     TabularPolicy,
@@ -95,4 +99,12 @@ SAMPLED = (
     Method(SequentialMonteCarlo(num_particles=50, lookahead=None)),
     Method(SequentialMonteCarlo(num_particles=50, lookahead="soft-value")),
     Method(ImportanceSampling(num_particles=50)),
+)
+# What is learned from samples comes near the best policy (tests/inference/learning); the account of whatever policy it
+# found, and its travels, are exact.
+LEARNED = (
+    Method(SoftQLearning(steps=1024), has_evidence=False, cost=4, only={"forbidden": False}),
+    Method(SoftActorCritic(steps=1024), has_evidence=False, cost=4, only={"forbidden": False}),
+    Method(PolicyGradient(steps=1024), has_evidence=False, cost=4, only={"forbidden": False}),
+    Method(PathConsistency(steps=1024), has_evidence=False, cost=4, only={"forbidden": False, "deterministic": True}),
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import logging
 import math
 import time
@@ -13,9 +14,12 @@ from cai.inference.core.learner import Learner, State
 from cai.inference.core.posterior import Posterior
 from cai.inference.core.progress import progress
 from cai.inference.core.storage import StorageError, load, save
+from cai.models.common.files import write_atomically
 from cai.models.common.schema import check_fields
 
 __all__ = ["Checkpoints", "check_schedule", "drive"]
+
+POLICY = "policy.safetensors"  # of a learner that has ended, in the folder of its run
 
 logger = logging.getLogger("cai.inference")
 
@@ -42,14 +46,17 @@ class Checkpoints:
     """
 
     FILE = "state.safetensors"
+    COUNT = "state.json"  # how many steps are stored, for whoever looks; written last
 
     def __init__(self, folder: Path, *, steps: int | None = None, seconds: float = 60.0) -> None:
         self.path, self.steps, self.seconds = folder / self.FILE, steps, seconds
         self._written, self._at = -1, time.monotonic()
+        self._offered = 0
 
     def offer(self, state: State) -> None:
         """Stores the state if it is time."""
-        by_steps = self.steps is not None and state.steps % self.steps == 0
+        by_steps = self.steps is not None and state.steps // self.steps != self._offered // self.steps
+        self._offered = state.steps
         if by_steps or time.monotonic() - self._at >= self.seconds:
             self.write(state)
 
@@ -59,6 +66,7 @@ class Checkpoints:
             values = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
             del values["problem"]
             save(self.path, {"learner": type(state).__qualname__, "state": values})
+            write_atomically(self.path.with_name(self.COUNT), json.dumps({"steps": state.steps}).encode())
             self._written, self._at = state.steps, time.monotonic()
 
     def restore(self, first: S) -> S:
@@ -81,7 +89,7 @@ class Checkpoints:
             check_fields(type(first), values)
         except TypeError as error:
             raise StorageError(f"{str(self.path)!r} is damaged: {error}; take a copy, or start anew") from None
-        self._written = values["steps"]
+        self._written = self._offered = values["steps"]
         return dataclasses.replace(first, **values)
 
 
@@ -113,16 +121,17 @@ def drive(
     def label() -> str:
         return ", ".join([learner.label, *(f"{name} {value:.6g}" for name, value in metrics.items())])
 
-    end = time.monotonic() + max_seconds
+    end, stride = time.monotonic() + max_seconds, int(getattr(learner, "stride", 1))
     try:
-        for _ in progress(max(0, learner.limit - state.steps), label):
-            if state.status is not None:
+        for _ in progress(max(0, -(-learner.limit // stride) - state.steps // stride), label):
+            if state.status is not None or state.steps >= learner.limit:
                 break
             if time.monotonic() > end:
                 logger.warning("%s: the time was over after %d steps", learner.label, state.steps)
                 break
             following, info = learner.step(state)
-            state = dataclasses.replace(following, steps=state.steps + 1)
+            counted = following.steps != state.steps
+            state = following if counted else dataclasses.replace(following, steps=state.steps + 1)
             metrics.update(info.metrics)
             if checkpoints is not None:
                 checkpoints.offer(state)
@@ -130,4 +139,7 @@ def drive(
         logger.warning("%s was interrupted after %d steps; the best answer so far is kept", learner.label, state.steps)
     if checkpoints is not None:
         checkpoints.write(state)
-    return learner.posterior(state)
+    posterior = learner.posterior(state)
+    if checkpoints is not None and getattr(learner, "keeps_policy", False) and posterior.status.ok:
+        posterior.policy().save(checkpoints.path.with_name(POLICY))
+    return posterior

@@ -50,7 +50,13 @@ class Info(NamedTuple):
 
 
 class Learner(Protocol[S]):
-    """An iterative way to answer one kind of model."""
+    """An iterative way to answer one kind of model.
+
+    A learner whose steps are counted in samples moves on by many of them at once: it has `stride`, the number of them
+    between places at which it stops, its states count `steps` themselves, and `limit` is a budget of them.
+    `checkpoint_every`, where it has one, is how often a run is stored unless the caller says so, and with
+    `keeps_policy` the policy is stored beside the run when it ends well.
+    """
 
     @property
     def label(self) -> str:

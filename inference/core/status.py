@@ -70,6 +70,10 @@ class Status(str, Enum):
         "look ahead (backend 'smc' with lookahead='soft-value', of a program with a function), or ask a backend that "
         "draws nothing"
     )
+    UNSTABLE = (
+        "unstable: a loss or a value left the floats, or a learned temperature ran to its bound, so the policy means "
+        "nothing; lower learning_rate, or set another target_entropy (target_kl); details['why'] says which it was"
+    )
     FAILED = "failed: the backend broke with an error of its own; see the message"
     UNSUPPORTED = "unsupported: the backend does not accept this model; see the message for one that does"
 

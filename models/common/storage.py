@@ -192,8 +192,21 @@ def save(path: str | Path, value: Any, *, folder: bool = False) -> Path:
         if target.is_file():
             raise TakenPath(f"{str(target)!r} is a file; give the name of a folder")
         target.mkdir(exist_ok=True)
-    write_atomically(target / FILE if folder else target, to_bytes(writer.tensors, metadata=header))
+    write_atomically(target / FILE if folder else target, _same_each_time(to_bytes(writer.tensors, metadata=header)))
     return target
+
+
+def _same_each_time(content: bytes) -> bytes:
+    """A safetensors file whose header is in a fixed order, so that equal values make equal bytes.
+
+    The library writes the two parts of our metadata in an order that differs from one run to the next.
+    """
+    length = int.from_bytes(content[:8], "little")
+    entries = json.loads(content[8 : 8 + length])
+    entries["__metadata__"] = dict(sorted(entries["__metadata__"].items()))
+    text = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)  # what follows stays aligned
+    return len(text).to_bytes(8, "little") + text + content[8 + length :]
 
 
 # ---- reading --------------------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from campaigns import each_seed, over_methods, over_seeds
-from methods import ALL, EXACT, FIXED, SAMPLED
+from methods import ALL, EXACT, FIXED, LEARNED, SAMPLED
 from oracle import exact, fixed, log_beta, log_sum, random_problem
 
 from cai.inference import Status, StructuredVariational, SumProduct
@@ -96,7 +96,7 @@ def test_fixed_dynamics_are_the_soft_bellman_recursion(method, seeds):
                     assert close(got.values[t, state], problem.temperature * value, 1e-9), (seed, t, state)
 
 
-@over_methods(ALL + SAMPLED, range(60), quick=20)
+@over_methods(ALL + SAMPLED + LEARNED, range(60), quick=20)
 def test_bounds_decompose(method, seeds):
     """log p(O) = believed return / alpha - KL(policy) - luck; without the luck it is the bound of fixed dynamics."""
     for seed in seeds:

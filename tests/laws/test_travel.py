@@ -12,7 +12,7 @@ import pytest
 import torch
 from example_programs import windy
 from gaussian_programs import gaussian
-from methods import ALL, SAMPLED
+from methods import ALL, LEARNED, SAMPLED
 
 import cai
 from cai.inference import infer
@@ -77,11 +77,11 @@ def tabular(method):
 @pytest.fixture(scope="module")
 def answers():
     """One answer of every backend, by its name, as it is before anything was looked at."""
-    return {str(method): tabular(method) for method in ALL + SAMPLED}
+    return {str(method): tabular(method) for method in ALL + SAMPLED + LEARNED}
 
 
 @pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("method", ALL + SAMPLED, ids=str)
+@pytest.mark.parametrize("method", ALL + SAMPLED + LEARNED, ids=str)
 def test_a_copy_holds_the_same_numbers(method, way, answers, tmp_path):
     answer = answers[str(method)]
     early = sent(copy.copy(answer), way, tmp_path)  # what is computed later travels uncomputed

@@ -24,6 +24,11 @@ ARROWS = {
         continuous -> processes
         continuous -> rewards
         continuous -> trajectory
+        environments -> common
+        environments -> continuous
+        environments -> rewards
+        environments -> trajectory
+        environments -> zoo
         demonstrations -> common
         demonstrations -> trajectory
         programs -> common
@@ -48,6 +53,8 @@ ARROWS = {
         particles -> gaussian
         particles -> programs
         particles -> tabular
+        learning -> core
+        learning -> tabular
         restricted -> core
         restricted -> gaussian
         restricted -> kernels
@@ -66,6 +73,7 @@ ARROWS = {
         explorer -> pictures
         explorer -> studies
         inverse -> pictures
+        inverse -> policies
     """,
 }
 

@@ -1,0 +1,76 @@
+"""Backend "path-consistency": values and policy that agree along every path."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+
+from cai.inference.learning.backend import LearnerOptions
+from cai.inference.learning.options import check_count, check_share
+from cai.inference.learning.tables.path_consistency import PathConsistencyRule
+from cai.inference.learning.tables.world import TableWorld
+from cai.models.trajectory.model import TrajectoryModel
+
+__all__ = ["PathConsistency"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PathConsistency(LearnerOptions):
+    """Learns V and pi such that -V(s_0) + gamma^n V(s_n) + sum_i gamma^i (r - alpha log pi/p) = 0 on every path.
+
+    Nachum 2017, "Bridging the gap between value and policy based reinforcement learning", section 4, relative to the
+    action prior. In a deterministic world it holds for any path, of any length and by any behaviour, exactly at the
+    optimum. In a stochastic world only its mean given the path's start and actions is 0, and the least squared residual
+    is not the optimum, so such a `TrajectoryModel` is refused. (A discount is no chance in this sense.)
+
+    Args:
+        path_length: the most steps of a path.
+        explore: the share of copies of the world that act by the action prior; the others by the policy.
+
+    Of the answer's `details`, "critic" holds the learned "values" [T, S], "history" an `xarray.Dataset` along `step`,
+    "steps" the transitions used and "form" "KL" or "entropy". `elbo` and `values` are exact ones of the learned policy.
+    """
+
+    path_length: int = 10
+    explore: float = 0.5
+
+    name: ClassVar[str] = "path-consistency"
+    accepts: ClassVar[str] = "a TrajectoryModel with deterministic transitions"
+    cost: ClassVar[str] = "N (A + K) time a step of N copies, and path_length more; T S A memory"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_count(self.path_length, "path_length")
+        check_share(self.explore, "explore")
+
+    def supports(self, model: Any) -> None:
+        """Raises ValueError if the model cannot be learned, and says what can."""
+        super().supports(model)
+        check_deterministic(model, self.name)
+
+    def rule(self, world: TableWorld) -> PathConsistencyRule:
+        """How its tables change."""
+        return PathConsistencyRule(self.path_length, self.explore)
+
+
+def check_deterministic(model: TrajectoryModel, name: str) -> None:
+    """Refuses a model in which an action can have several outcomes that differ."""
+    mdp = model.mdp
+    chances = mdp.probabilities.detach()
+    taken = (model.action_prior.detach() > 0) & model.live[:, None]
+    possible = (chances > 0) & taken[..., None]
+    likely = chances.argmax(-1, keepdim=True)
+    following = mdp.successors().expand_as(chances)
+    differs = possible & (following != following.gather(-1, likely))
+    for t in model.reward_times:
+        paid = model.reward_table(t).detach().expand(chances.shape)
+        differs = differs | (possible & (paid != paid.gather(-1, likely)))
+    if bool(differs.any()):
+        state, action, _ = torch.nonzero(differs)[0].tolist()
+        raise ValueError(
+            f"backend {name!r} needs deterministic transitions, and action {mdp.action_name(action)} in state "
+            f"{mdp.state_name(state)} has several outcomes: there the residual of a path has mean 0 at the optimum but "
+            "is not 0, and its least square is another policy; ask 'soft-q-learning' or 'soft-actor-critic'"
+        )

@@ -1,0 +1,47 @@
+"""Backend "soft-q-learning": the soft Bellman backup, learned from samples."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from cai.inference.learning.backend import LearnerOptions
+from cai.inference.learning.options import check_share
+from cai.inference.learning.tables.soft_q import SoftQRule
+from cai.inference.learning.tables.world import TableWorld
+
+__all__ = ["SoftQLearning"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SoftQLearning(LearnerOptions):
+    """Learns Q(s, a) = E[r + gamma V(s')], V(s) = alpha log sum_a p(a|s) exp(Q(s, a) / alpha), from transitions.
+
+    Levine 2018, section 5.2 (equation 20, whose denominator should read sum over a of exp Q: a log too many is printed
+    there); Haarnoja 2017, section 3.2; Schulman 2017, section 3. Its policy is p exp((Q - V) / alpha), so it reaches
+    the bound of backend "variational".
+
+    On a `TrajectoryModel` Q is a table [T, S, A]. The n-th sample of an entry moves it by n^-0.7, and the policy is
+    that of a mean of each entry over its visits, in which late ones count more.
+
+    Args:
+        explore: the share of copies of the world that act by the action prior; the others by the policy so far.
+
+    Of the answer's `details`, "critic" holds the learned "q_values" [T, S, A], "history" an `xarray.Dataset` along
+    `step`, "steps" the transitions that were used and "form" whether values are relative to the prior ("KL") or hold
+    the entropy ("entropy"). `elbo` and `values` are exact ones of the learned policy.
+    """
+
+    explore: float = 0.5
+
+    name: ClassVar[str] = "soft-q-learning"
+    accepts: ClassVar[str] = "a TrajectoryModel"
+    cost: ClassVar[str] = "N (A + K) time a step of N copies; T S A memory"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_share(self.explore, "explore")
+
+    def rule(self, world: TableWorld) -> SoftQRule:
+        """How its tables change."""
+        return SoftQRule(self.explore)

@@ -1,0 +1,1 @@
+"""Learners on numbered states, whose parameters are tables [T, S, A]."""

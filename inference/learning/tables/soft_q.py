@@ -1,0 +1,63 @@
+"""Soft Q-learning on tables."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from cai.inference.learning.tables.rules import (
+    Array,
+    Losses,
+    Tables,
+    behaviour,
+    half_square,
+    move_towards,
+    pair_keys,
+    shift_level,
+)
+from cai.inference.learning.tables.world import Met, TableWorld
+
+__all__ = ["SoftQRule"]
+
+
+@dataclass(frozen=True)
+class SoftQRule:
+    """Q(s, a) moves towards r + gamma V(s'), V(s) = alpha log sum_a p(a|s) exp(Q(s, a) / alpha).
+
+    Args:
+        explore: the share of copies that act by the action prior; the others by the policy learned so far.
+    """
+
+    explore: float
+    length: int = 8
+
+    def start(self, world: TableWorld) -> Tables:
+        shape = (world.steps, world.num_states, world.num_actions)
+        return {name: np.zeros(shape) for name in ("q", "q_mean", "visits")} | {"level": np.zeros(2)}
+
+    def log_policy(self, world: TableWorld, tables: Tables, times: Array, states: Array) -> Array:
+        return world.soft_values(tables["q_mean"][times, states], states, world.temperature)[1]
+
+    log_answer = log_policy
+
+    def chances(self, world: TableWorld, tables: Tables, times: Array, states: Array) -> Array:
+        return behaviour(self, world, tables, times, states, self.explore)
+
+    def learn(self, world: TableWorld, tables: Tables, met: Met) -> Losses:
+        met = met.flat()
+        values, _ = world.soft_values(tables["q"][met.later, met.next_states], met.next_states, world.temperature)
+        targets = met.rewards + world.discount * np.where(met.terminated, 0.0, values)
+        keys = pair_keys(world, met.times, met.states, met.actions)
+        errors = move_towards(tables["q"], tables["q_mean"], tables["visits"], keys, targets)
+        shift_level(world, tables, met, errors, ("q", "q_mean"))
+        return Losses(half_square(errors))
+
+    def critic(self, world: TableWorld, tables: Tables) -> dict[str, Array]:
+        return {"q_values": tables["q_mean"]}
+
+    def temperature(self, world: TableWorld, tables: Tables) -> float:
+        return world.temperature
+
+    def at_bound(self, world: TableWorld, tables: Tables) -> bool:
+        return False

@@ -1,0 +1,85 @@
+"""Learners refuse what cannot be learned, and say what to do."""
+
+import math
+
+import pytest
+from refusals import check, model, refuse
+
+import cai
+from cai.inference import PathConsistency, PolicyGradient, SoftActorCritic, SoftQLearning
+from cai.models import MDP, TrajectoryModel, random_mdp
+
+LEARNERS = ("soft-q-learning", "soft-actor-critic", "policy-gradient", "path-consistency")
+
+
+def program():
+    """Never run."""
+
+
+CASES = {
+    "no steps": (lambda: SoftQLearning(steps=0), "steps is 0; expected a whole number >= 1"),
+    "half a step": (lambda: PolicyGradient(steps=1e5), "steps is 100000.0; expected a whole number"),
+    "no copies": (lambda: SoftQLearning(num_envs=0), "num_envs is 0"),
+    "no checkpoint": (lambda: SoftQLearning(checkpoint_every=0), "checkpoint_every is 0"),
+    "explore": (lambda: SoftQLearning(explore=1.5), "explore is 1.5; expected a number from 0 to 1"),
+    "lambda": (lambda: PolicyGradient(gae_lambda=-0.1), "gae_lambda is -0.1"),
+    "path": (lambda: PathConsistency(path_length=0), "path_length is 0"),
+    "no time": (lambda: SoftQLearning(observe_time=False), "no policy apart .* ask 'soft-actor-critic'"),
+    "two targets": (lambda: SoftActorCritic(target_entropy=0.5, target_kl=0.1), "both given"),
+    "target in words": (lambda: SoftActorCritic(target_entropy="much"), "target_entropy is 'much'; expected a number"),
+    "nan target": (lambda: SoftActorCritic(target_entropy=math.nan), "target_entropy is nan"),
+    "kl of 0": (lambda: SoftActorCritic(target_kl=0.0), "target_kl is 0.0; a KL is > 0"),
+    "more than the prior": (
+        lambda: cai.infer(model(), "soft-actor-critic", target_entropy=0.7),
+        r"target_entropy is 0.7 nats, and the mean of log\|A\(s\)\| is 0.693147: only the prior",
+    ),
+    "prior": (
+        lambda: cai.infer(model(action_prior=[0.3, 0.7]), "soft-actor-critic", target_entropy=0.3),
+        "needs a uniform action prior.*give target_kl",
+    ),
+    "form of a prior": (
+        lambda: cai.infer(model(action_prior=[0.3, 0.7]), "soft-q-learning", entropy_form=True),
+        "entropy form needs a uniform action prior",
+    ),
+    "fewer steps than copies": (
+        lambda: cai.infer(model(), "soft-q-learning", steps=31),
+        "steps is 31, a budget over all copies, and one step of num_envs=32 copies takes more",
+    ),
+    "iterations": (
+        lambda: cai.infer(model(), "soft-q-learning", max_iterations=5),
+        "max_iterations.*its options are: steps, num_envs",
+    ),
+    "chance": (
+        lambda: cai.infer(model(), "path-consistency"),
+        "needs deterministic transitions, and action 1 in state 0 has several outcomes.*ask 'soft-q-learning'",
+    ),
+    "chance of rewards": (
+        lambda: cai.infer(random_mdp(0, branching=2, outcome_rewards=True), "path-consistency"),
+        "several outcomes",
+    ),
+    "average": (
+        lambda: cai.infer(random_mdp(0, horizon=math.inf).replace(criterion="average"), "soft-q-learning"),
+        "is about sums of rewards",
+    ),
+}
+
+
+@refuse(CASES)
+def test_refused(build, error, pattern):
+    check(build, error, pattern)
+
+
+@pytest.mark.parametrize("backend", LEARNERS)
+def test_what_no_learner_takes(backend):
+    free = MDP([[[1.0, 0.0], [0.0, 1.0]], [[1.0, 0.0], [0.0, 1.0]]], [1.0, 0.0])
+    with pytest.raises(ValueError, match=r"reward of action 1 in state 0 can be -inf.*make that action unavailable"):
+        cai.infer(TrajectoryModel(free, [[0.0, -math.inf], [0.0, 0.0]], horizon=3), backend)
+    with pytest.raises(ValueError, match=r"horizon with discount 1 .* no end is within reach; give a discount < 1"):
+        cai.infer(TrajectoryModel(free, -1.0, horizon=math.inf), backend)
+    with pytest.raises(ValueError, match="works on the tables of a TrajectoryModel"):
+        cai.infer(program, backend)
+
+
+def test_a_target_near_the_entropy_of_the_prior_is_warned_of():
+    with pytest.warns(UserWarning, match=r"target_entropy is 0.6 nats, above 0.7 of"):
+        cai.infer(model(), "soft-actor-critic", target_entropy=0.6, steps=64)
