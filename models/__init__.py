@@ -12,6 +12,10 @@ from cai.models.continuous.linear_gaussian import Gaussian, LinearGaussianModel
 from cai.models.continuous.model import ContinuousModel
 from cai.models.continuous.priors import Flat, LinearNormal
 from cai.models.continuous.quadratic import QuadraticReward
+from cai.models.environments.collect import Transitions, collect
+from cai.models.environments.making import environment, vector_environment
+from cai.models.environments.registration import register_zoo
+from cai.models.environments.world import EnvironmentModel, environment_model
 from cai.models.processes.layout import GridLayout
 from cai.models.processes.mdp import MDP
 from cai.models.processes.observation import ObservationModel
@@ -61,6 +65,7 @@ __all__ = [
     "CallableReward",
     "ContinuousModel",
     "DistancePenalty",
+    "EnvironmentModel",
     "Flat",
     "Gaussian",
     "Goal",
@@ -87,6 +92,7 @@ __all__ = [
     "TimeTableReward",
     "TrajectoryModel",
     "Transition",
+    "Transitions",
     "VisitationPenalty",
     "Waypoint",
     "as_reward",
@@ -98,6 +104,7 @@ __all__ = [
     "cart_pole",
     "chain",
     "cliff",
+    "collect",
     "compose_lmdps",
     "condition",
     "count_model",
@@ -107,6 +114,8 @@ __all__ = [
     "double_integrator",
     "draw_factor_graph",
     "dubins",
+    "environment",
+    "environment_model",
     "factor_graph",
     "four_rooms",
     "from_gymnasium",
@@ -133,5 +142,8 @@ __all__ = [
     "three_paths",
     "tiger",
     "tiger_observations",
+    "vector_environment",
     "windy",
 ]
+
+register_zoo()

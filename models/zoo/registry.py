@@ -24,7 +24,7 @@ from cai.models.zoo.roads import small_roads, street_places, three_paths
 from cai.models.zoo.swing import cart_pole, pendulum
 from cai.models.zoo.toy_text import gymnasium_model
 
-__all__ = ["ModelEntry", "available_models", "build_model", "state_places"]
+__all__ = ["ModelEntry", "available_models", "build_model", "state_places", "zoo_entries"]
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,8 @@ class ModelEntry:
         observations: where the state is hidden, makes what is seen of it.
         places: where a graph has places of its own, (x, y) of each state; None for a process that is not of this kind.
         continuous: whether states and actions are vectors, so that it is no table.
+        environment: whether it has a Gymnasium id: every action exists in every state, or actions fill a box.
+            Gymnasium's own environments have ids of their own.
     """
 
     name: str
@@ -46,6 +48,7 @@ class ModelEntry:
     observations: Callable[..., ObservationModel] | None = None
     places: Callable[[TrajectoryModel], list[tuple[float, float]] | None] | None = None
     continuous: bool = False
+    environment: bool = True
 
     @property
     def options(self) -> tuple[str, ...]:
@@ -74,12 +77,14 @@ def _gymnasium_entry(name: str, summary: str, source: str) -> ModelEntry:
     {source}. The default horizon is the environment's own limit of steps, or 100; further options are those of
     `gymnasium_model` and of the environment.
     """
-    return ModelEntry(name, summary, build)
+    return ModelEntry(name, summary, build, environment=False)
 
 
 _BUILT_IN = (
     ModelEntry("lottery", "one decision: a safe loss of 1, or a gamble on 0 and -10", lottery),
-    ModelEntry("ladder", "climb once more at the risk of a fall, or stop with the prize so far", ladder),
+    ModelEntry(
+        "ladder", "climb once more at the risk of a fall, or stop with the prize so far", ladder, environment=False
+    ),
     ModelEntry("bridge", "a short slippery bridge over a chasm, or a long safe way round", bridge),
     ModelEntry("gridworld", "a small map with walls, drawn as text; every move may slip", gridworld),
     ModelEntry("windy", "a grid whose wind carries every move upwards (Sutton and Barto)", windy),
@@ -89,14 +94,20 @@ _BUILT_IN = (
     ModelEntry("river-swim", "swim against the current, or drift to a small reward (Strehl and Littman)", river_swim),
     ModelEntry("chain", "go on to the end for 10 a step, or back to the start for 2 (Dearden; Strens)", chain),
     ModelEntry("double-chain", "two ways from one start, and the worse one pays at once", double_chain),
-    ModelEntry("three-paths", "three equal paths, two of which share a street: label bias (Ziebart)", three_paths),
+    ModelEntry(
+        "three-paths",
+        "three equal paths, two of which share a street: label bias (Ziebart)",
+        three_paths,
+        environment=False,
+    ),
     ModelEntry(
         "small-roads",
         "a town whose streets are states; minutes and turns are features",
         small_roads,
         places=street_places,
+        environment=False,
     ),
-    ModelEntry("inventory", "how much to order before the demand is known (Puterman)", inventory),
+    ModelEntry("inventory", "how much to order before the demand is known (Puterman)", inventory, environment=False),
     ModelEntry("machine", "run a machine that wears, or replace it", machine),
     ModelEntry("tiger", "listen, or open one of two doors; the state is hidden", tiger, tiger_observations),
     ModelEntry("kitchen", "to the kettle or to the fridge? an intent to be inferred", kitchen, kitchen_observations),
@@ -105,11 +116,28 @@ _BUILT_IN = (
         "push a cart to the origin and stop it there: linear-Gaussian",
         double_integrator,
         continuous=True,
+        environment=False,
     ),
-    ModelEntry("lqg", "an unstable plant that is seen through noise: linear-Gaussian (Doyle)", lqg, continuous=True),
-    ModelEntry("pendulum", "swing a pendulum up with a motor too weak to lift it", pendulum, continuous=True),
-    ModelEntry("cart-pole", "swing up the pole on a cart (Barto, Sutton and Anderson)", cart_pole, continuous=True),
-    ModelEntry("dubins", "a car that can only steer, past two discs (Dubins)", dubins, continuous=True),
+    ModelEntry(
+        "lqg",
+        "an unstable plant that is seen through noise: linear-Gaussian (Doyle)",
+        lqg,
+        continuous=True,
+        environment=False,
+    ),
+    ModelEntry(
+        "pendulum", "swing a pendulum up with a motor too weak to lift it", pendulum, continuous=True, environment=False
+    ),
+    ModelEntry(
+        "cart-pole",
+        "swing up the pole on a cart (Barto, Sutton and Anderson)",
+        cart_pole,
+        continuous=True,
+        environment=False,
+    ),
+    ModelEntry(
+        "dubins", "a car that can only steer, past two discs (Dubins)", dubins, continuous=True, environment=False
+    ),
     ModelEntry("multi-goal", "a point among four goals that are equally good (Haarnoja)", multi_goal, continuous=True),
     ModelEntry("random-mdp", "a Garnet: random successors, probabilities and rewards, by seed", random_mdp),
     _gymnasium_entry(
@@ -134,6 +162,11 @@ def available_models() -> dict[str, ModelEntry]:
     A plug-in is a function that returns a model; the first line of its docstring is its summary.
     """
     return _built_in() | _plugins().made
+
+
+def zoo_entries() -> tuple[ModelEntry, ...]:
+    """The built-in models."""
+    return _BUILT_IN
 
 
 def _built_in() -> dict[str, ModelEntry]:

@@ -26,6 +26,11 @@ ARROWS = {
         continuous -> trajectory
         demonstrations -> common
         demonstrations -> trajectory
+        environments -> common
+        environments -> continuous
+        environments -> rewards
+        environments -> trajectory
+        environments -> zoo
         programs -> common
         programs -> continuous
         programs -> rewards

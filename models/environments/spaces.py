@@ -1,0 +1,120 @@
+"""Which spaces of observations and actions a world may have, and the uniform action prior."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.distributions import Categorical, Distribution, Independent, Uniform
+
+__all__ = ["UniformActions", "bounded_actions", "check_observations"]
+
+
+@dataclass(frozen=True)
+class UniformActions:
+    """The action prior that is uniform over an action space, in the environment's own units.
+
+    Args:
+        space: `Discrete(n)`, or a Box with finite bounds.
+    """
+
+    space: Any
+
+    def __call__(self, observations: Any) -> Distribution:
+        """The distribution of actions for observations [N, ...], batch shape [N].
+
+        Of a Box its event shape is the box's own and its density 1 / volume; of `Discrete(n)` it is a `Categorical`.
+        """
+        number = len(torch.as_tensor(observations))
+        if hasattr(self.space, "n"):
+            return Categorical(logits=torch.zeros(number, int(self.space.n), dtype=torch.float64))
+        low, high = (torch.as_tensor(part, dtype=torch.float64) for part in (self.space.low, self.space.high))
+        batch = (number, *low.shape)
+        return Independent(Uniform(low.expand(batch), high.expand(batch), validate_args=False), low.dim())
+
+    def sample(self, observations: Any, generator: torch.Generator) -> Tensor:
+        """Actions [N, ...] for observations [N, ...], drawn by the generator alone; float64, or int64."""
+        number = len(torch.as_tensor(observations))
+        if hasattr(self.space, "n"):
+            return torch.randint(int(self.space.n), (number,), generator=generator)
+        low, high = (torch.as_tensor(part, dtype=torch.float64) for part in (self.space.low, self.space.high))
+        return low + (high - low) * torch.rand((number, *low.shape), generator=generator, dtype=torch.float64)
+
+
+def check_observations(space: Any, name: str) -> None:
+    """Refuses a space of observations that no learner takes.
+
+    Args:
+        space: of one environment.
+        name: of the environment, for messages.
+
+    Raises:
+        ValueError: unless it is a Box, `Discrete(n)` or `MultiDiscrete`, counted from 0.
+    """
+    from gymnasium import spaces
+
+    if isinstance(space, (spaces.Dict, spaces.Tuple, spaces.MultiBinary)):
+        raise ValueError(
+            f"the observations of {name} are {space}; a world's are one array of numbers: wrap the environment in "
+            "gymnasium.wrappers.FlattenObservation, and give the world a function that makes it"
+        )
+    if not isinstance(space, (spaces.Box, spaces.Discrete, spaces.MultiDiscrete)):
+        raise ValueError(
+            f"the observations of {name} are {space}; expected a Box, Discrete or MultiDiscrete: transform them with "
+            "gymnasium.wrappers.TransformObservation, and give the world a function that makes the environment"
+        )
+    _refuse_offset(space, "observations", name)
+
+
+def bounded_actions(space: Any, bounds: Any, name: str) -> Any:
+    """The space of actions of a world, with finite bounds.
+
+    Args:
+        space: of one environment.
+        bounds: (low, high), numbers or arrays of the box's shape; None for the space's own.
+        name: of the environment, for messages.
+
+    Raises:
+        TypeError, ValueError: unless it is a Box with finite bounds or `Discrete(n)`, counted from 0; or if bounds do
+            not fit it.
+    """
+    from gymnasium import spaces
+
+    if isinstance(space, spaces.Discrete):
+        if bounds is not None:
+            raise ValueError(f"action_bounds are for boxes; the actions of {name} are {space}: leave them out")
+        _refuse_offset(space, "actions", name)
+        return space
+    if not isinstance(space, spaces.Box):
+        raise ValueError(f"the actions of {name} are {space}; expected Discrete or a Box")
+    if bounds is None:
+        if not (np.isfinite(space.low).all() and np.isfinite(space.high).all()):
+            raise ValueError(
+                f"the actions of {name} are {space}, which has no finite bounds; give action_bounds=(low, high), the "
+                "box in which a policy is to act"
+            )
+        if (space.low >= space.high).any():
+            raise ValueError(f"the actions of {name} are {space}, which has no volume")
+        return space
+    try:
+        low, high = (np.broadcast_to(np.asarray(part, dtype=np.float64), space.shape) for part in bounds)
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"action_bounds is {bounds!r}; give (low, high), numbers or arrays of shape {list(space.shape)}"
+        ) from None
+    if not (np.isfinite(low).all() and np.isfinite(high).all() and (low < high).all()):
+        raise ValueError(f"action_bounds is {bounds!r}; give finite numbers, low < high")
+    if (low < space.low).any() or (high > space.high).any():
+        raise ValueError(f"action_bounds is {bounds!r}, which leaves the actions of {name}, {space}")
+    return spaces.Box(low.astype(space.dtype), high.astype(space.dtype), dtype=space.dtype.type)
+
+
+def _refuse_offset(space: Any, what: str, name: str) -> None:
+    start = np.asarray(getattr(space, "start", 0))
+    if (start != 0).any():
+        raise ValueError(
+            f"the {what} of {name} are {space}, which does not count from 0; shift them in a wrapper of the environment"
+        )
