@@ -1,4 +1,4 @@
-"""The command line: compare backends, learn from samples, list what is known by name, draw pictures, serve a page to explore a model."""
+"""The command line: compare backends, learn from samples, list what has a name, draw pictures, serve a page."""
 
 from __future__ import annotations
 

@@ -110,7 +110,7 @@ def _told(answer: Posterior, backend: str, seed: int, folder: Path, seconds: flo
     """What is said of a run."""
     world = answer.model
     elbo = answer.elbo if answer.status.ok else None
-    line = {"world": world.name, "backend": backend, "seed": seed, "steps": answer.details["steps"]}
+    line = {"world": world.name, "backend": backend.split(":")[0], "seed": seed, "steps": answer.details["steps"]}
     line |= {"status": answer.status.label, "seconds": round(seconds, 3), "folder": str(folder)}
     line["elbo"] = float(elbo) if elbo is not None and math.isfinite(elbo) else None
     if not answer.status.ok:

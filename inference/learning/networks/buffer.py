@@ -122,10 +122,17 @@ class Buffer:
         self._stored = self.total
 
     def discard(self, folder: Path) -> None:
-        """Removes the blocks of which no row is left in the ring."""
+        """Removes the blocks of which no row is left in the ring, and blanks such rows of the first block that stays.
+
+        So the files depend on the ring alone, not on when it was stored.
+        """
+        first, offset = divmod(self._first(), BLOCK)
         for path in folder.glob("buffer-*.bin"):
-            if (int(path.stem[7:]) + 1) * BLOCK <= self._first():
+            if int(path.stem[7:]) < first:
                 path.unlink()
+            elif int(path.stem[7:]) == first and offset:
+                with path.open("r+b") as file:
+                    file.write(bytes(4 * offset * self.columns.width))
 
     def restore(self, folder: Path, total: int) -> None:
         """Reads the rows that a state of so many transitions had, and cuts off what was written after it.

@@ -29,7 +29,8 @@ from cai.inference.learning.tables.learner import BUDGET_USED
 
 __all__ = ["NetworkLearner", "NetworkOptions", "NetworkState"]
 
-RECORD = 1000  # transitions between two records of the history
+BLOCK = 200  # transitions between two places at which a run can be stored, about
+RECORD = 5  # blocks between two records of the history
 COUNTED = 6  # sums since the last record: episodes, returns, lengths, entropies, critic and actor losses
 
 
@@ -107,8 +108,8 @@ class NetworkLearner:
 
     @property
     def stride(self) -> int:
-        """Transitions between two records; a multiple of N."""
-        return max(1, RECORD // self.options.num_envs) * self.options.num_envs
+        """Transitions between two places at which a run can be stored; a multiple of N."""
+        return max(1, BLOCK // self.options.num_envs) * self.options.num_envs
 
     @property
     def checkpoint_every(self) -> int:
@@ -133,7 +134,7 @@ class NetworkLearner:
         )
 
     def step(self, state: NetworkState) -> tuple[NetworkState, Info]:
-        """All transitions up to the next record, or to the end of the budget; Ctrl-C ends it between two of them."""
+        """A block of transitions, or those up to the end of the budget; Ctrl-C ends it between two of them."""
         session: _Session = state.problem
         if session.interrupted:
             session.interrupted = False
@@ -151,7 +152,7 @@ class NetworkLearner:
         )
         if self._why(session):
             moved = dataclasses.replace(moved, status=Status.UNSTABLE)
-        elif at % self.stride == 0:
+        elif at % (RECORD * self.stride) == 0:
             moved = _recorded(moved)
         told = moved.history[-1].tolist() if len(moved.history) else [math.nan] * 7
         metrics = {"return": told[1], "entropy": told[3], "temperature": told[4]}
