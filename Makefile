@@ -4,19 +4,27 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 BENCH := .venv-bench
+OLDEST := .venv-oldest
 READY := $(VENV)/.ready
 LABS_READY := $(VENV)/.ready-labs
 LABS := out/labs
 PIP := $(BIN)/pip install --quiet --constraint constraints.txt
+
+# The tests start many processes; each would compile the package again if bytecode were not kept.
+export PYTHONDONTWRITEBYTECODE :=
 LOOPS := inference/kernels/native/loops.so
 
-.PHONY: demo test campaigns native lint format types notebooks browser labs labs-test wheel bench clean
+.PHONY: demo test oldest campaigns native lint format types notebooks browser labs labs-test wheel bench clean
 
 demo: $(READY)  ## compare the backends on the bridge, and save the pictures
 	$(BIN)/cai compare bridge --out out/bridge
 
 test: $(READY)  ## every test but the notebooks, the labs, the browser and the campaigns
 	$(BIN)/python -m pytest -n auto
+
+oldest: $(OLDEST)/.ready  ## a part of the tests with the oldest versions of what setup.cfg asks for
+	$(OLDEST)/bin/python -m pytest -n auto tests/models/zoo tests/models/processes tests/models/rewards tests/cai/studies \
+		tests/cai/pictures tests/cai/test_cli_names.py
 
 campaigns: $(READY)  ## the laws over many more random cases, some of them large
 	$(BIN)/python -m pytest -n auto -m campaign
@@ -74,7 +82,7 @@ bench: $(BENCH)/.ready  ## speed and memory beside other libraries (10 to 15 min
 	$(BENCH)/bin/python -m benchmarks.gaussian --out out/benchmarks/gaussian.json
 
 clean:
-	rm -rf $(VENV) $(BENCH) $(LOOPS) build dist out *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(BENCH) $(OLDEST) $(LOOPS) build dist out *.egg-info .pytest_cache .mypy_cache .ruff_cache
 
 # Torch first and pinned: unpinned it may bring gigabytes that a CPU has no use for.
 $(READY): setup.cfg setup.py pyproject.toml constraints.txt $(wildcard inference/kernels/native/cpp/*)
@@ -100,3 +108,13 @@ $(BENCH)/.ready: setup.cfg setup.py pyproject.toml constraints.txt constraints-b
 	$(BENCH)/bin/pip install --quiet --constraint constraints-bench.txt --no-deps imitation seals stable-baselines3 \
 		pytorch_mppi arm_pytorch_utilities pytorch_seed
 	touch $(BENCH)/.ready
+
+# The pins of constraints.txt, but the oldest versions of what setup.cfg names.
+$(OLDEST)/.ready: setup.cfg setup.py pyproject.toml constraints.txt constraints-oldest.txt
+	$(PYTHON) -m venv $(OLDEST)
+	awk -F == 'NR == FNR {oldest[tolower($$1)]; print; next} !(tolower($$1) in oldest)' \
+		constraints-oldest.txt constraints.txt > $(OLDEST)/constraints.txt
+	$(OLDEST)/bin/pip install --quiet --constraint $(OLDEST)/constraints.txt torch
+	$(OLDEST)/bin/pip install --quiet --constraint $(OLDEST)/constraints.txt setuptools wheel pytest pytest-xdist
+	$(OLDEST)/bin/pip install --quiet --constraint $(OLDEST)/constraints.txt --no-build-isolation --editable .
+	touch $(OLDEST)/.ready

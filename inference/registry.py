@@ -296,6 +296,8 @@ def infer(
     check_seed(seed)
     chosen = make_backend(backend, **options)
     check_criterion(chosen, model)
+    if isinstance(model, World) and not getattr(chosen, "answers_in_place", False):
+        model = model.host
     in_steps = folder is not None or max_seconds < math.inf
     if isinstance(model, ModelBatch):
         if in_steps:

@@ -71,16 +71,6 @@ def plot_counts(estimate: Estimate, ax: Axes | None = None) -> Figure:
     observed, expected = counts["observed"].to_numpy(), counts["expected"].to_numpy()
     top = float(max(observed.max(initial=0.0), expected.max(initial=0.0), 1.0)) * 1.05
     ax.plot([0, top], [0, top], color="0.2", linewidth=0.9, label="observed = expected")
-    ax.plot(
-        expected,
-        observed,
-        "o",
-        color=COLOR,
-        alpha=0.55,
-        markersize=5,
-        markeredgewidth=0,
-        label="a turn" if estimate.problem.kind == "network" else "a state and action",
-    )
     what = "turn" if estimate.problem.kind == "network" else "state and action"
     ax.plot(expected, observed, "o", color=COLOR, alpha=0.55, markersize=5, markeredgewidth=0, label=f"a {what}")
     ax.set_xlim(-0.02 * top, top)

@@ -1,12 +1,11 @@
 """Names and options on the command line: several at once, names with commas, options of the model, completion."""
 
-import json
-import os
-import subprocess
 import sys
 
 import pytest
 from test_cli import cai, table  # noqa: F401
+
+from cai.cli import main
 
 
 def test_backends_with_commas_and_repeated(table):  # noqa: F811
@@ -48,16 +47,21 @@ def test_what_was_meant_is_said_in_one_line(cai, words, message):  # noqa: F811
     assert message in err
 
 
-def test_the_shell_completes_names():
+def test_the_shell_completes_names(monkeypatch, capsys):
     def complete(*words):
-        line = {"COMP_WORDS": " ".join(words), "COMP_CWORD": str(len(words) - 1), "_CAI_COMPLETE": "complete_bash"}
-        done = subprocess.run(
-            [sys.executable, "-m", "cai"], env={**os.environ, **line}, capture_output=True, text=True, check=True
-        )
-        assert done.stderr == ""
-        return done.stdout.split()
+        """What the shell's function is told, by the command in this process."""
+        for name, value in (("COMP_WORDS", " ".join(words)), ("COMP_CWORD", str(len(words) - 1))):
+            monkeypatch.setenv(name, value)
+        monkeypatch.setenv("_CAI_COMPLETE", "complete_bash")
+        monkeypatch.setattr(sys, "argv", ["cai"])
+        with pytest.raises(SystemExit) as stop:
+            main()
+        assert stop.value.code == 0
+        out, err = capsys.readouterr()
+        assert err == ""
+        return out.split()
 
     assert complete("cai", "compare", "bri") == ["bridge"]
     assert complete("cai", "compare", "bridge", "--backend", "exact,opt") == ["exact,optimistic"]
     assert "compare" in complete("cai", "com")
-    assert json.dumps(complete("cai", "compare", "bridge", "--reward", "wa")) == '["waypoint"]'
+    assert complete("cai", "compare", "bridge", "--reward", "wa") == ["waypoint"]

@@ -24,13 +24,13 @@ ARROWS = {
         continuous -> processes
         continuous -> rewards
         continuous -> trajectory
-        demonstrations -> common
-        demonstrations -> trajectory
         environments -> common
         environments -> continuous
         environments -> rewards
         environments -> trajectory
         environments -> zoo
+        demonstrations -> common
+        demonstrations -> trajectory
         programs -> common
         programs -> continuous
         programs -> rewards

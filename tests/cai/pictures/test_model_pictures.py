@@ -145,7 +145,7 @@ def test_hard_cases():
     assert drawn(plot_model(gridworld(fall_reward=-math.inf)))
     assert drawn(plot_model(gridworld(text="SG", step_cost=0.0, goal_reward=0.0)))
     assert drawn(plot_model(random_mdp(num_states=30, num_terminal=3).replace(reward=-math.inf), kind="tables"))
-    assert drawn(plot_model(random_mdp(num_states=30, branching=30), kind="graph"))
+    assert drawn(plot_model(random_mdp(num_states=12, branching=12), kind="graph"))
     assert drawn(plot_model(small_roads(horizon=math.inf)))
     moved = chain().to(dtype=torch.float32)
     assert "on: 0.8" in words(plot_model(moved))
