@@ -90,8 +90,15 @@ def small_model(**options):
     return TrajectoryModel(mdp, rewards, horizon=math.inf, **{"discount": 0.8, "temperature": 0.5, **options})
 
 
-@pytest.mark.parametrize("entropy_form", [False, True])
-@pytest.mark.parametrize("backend", ["soft-actor-critic", "soft-q-learning"])
+@pytest.mark.parametrize(
+    ("backend", "entropy_form"),
+    [
+        ("soft-actor-critic", True),
+        ("soft-q-learning", False),
+        pytest.param("soft-actor-critic", False, marks=pytest.mark.campaign),
+        pytest.param("soft-q-learning", True, marks=pytest.mark.campaign),
+    ],
+)
 def test_networks_on_numbered_states_find_the_exact_policy(backend, entropy_form):
     model = small_model()
     world = environment_model(lambda num_envs: vector_environment(model, num_envs), discount=0.8, temperature=0.5)
