@@ -187,12 +187,12 @@ def _outside(model: Any) -> dict[str, Any]:
     if isinstance(model, World):
         return _seen_of_world(model)
     if isinstance(model, EnvironmentModel):
-        parts = {
+        known: dict[str, Any] = {
             "world": model.name,
             "observations": repr(model.observation_space),
             "actions": repr(model.action_space),
         }
-        return parts | {"discount": model.discount, "temperature": model.temperature}
+        return known | {"discount": model.discount, "temperature": model.temperature}
     if not isinstance(model, TrajectoryModel):
         return {name: _plain(value) for name, value in dataclasses.asdict(inspect_program(model)).items()}
     mdp = model.mdp

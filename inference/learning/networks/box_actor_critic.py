@@ -23,8 +23,7 @@ class BoxActorCritic:
 
     Haarnoja 2018b, "Soft actor-critic algorithms and applications", equations (5) to (18), relative to the action
     prior: log pi/p in place of log pi. Densities are those of actions scaled to [-1, 1], to which the box's volume adds
-    a constant that the uniform prior takes away again, and the entropy form does not. What acts while it learns is the
-    present actor; the answer is a running mean of its parameters.
+    a constant that the uniform prior takes away again, and the entropy form does not.
 
     Args:
         setting: what the networks are made for.
@@ -39,7 +38,6 @@ class BoxActorCritic:
         self._actor = Adam(self.actor.start(generator), setting.learning_rate)
         self._critic = Adam(self.critic.start(generator), setting.learning_rate)
         self._target = self._critic.flat.detach().clone()
-        self._mean = self._actor.flat.detach().clone()  # of the actor over its last updates: less noise than the last
         self.temperature = Temperature(setting.temperature, setting.target, setting.learning_rate)
         # log pi - log p is the density on [-1, 1] and this; p is uniform, density 2^-d there, unless it is given
         self._constant = self.dim * math.log(2)
@@ -62,7 +60,7 @@ class BoxActorCritic:
     def draw(self, observations: Tensor, allowed: Tensor | None, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         with torch.no_grad():
             noise = torch.randn(len(observations), self.dim, generator=generator)
-            actions, _, ratio = self._draw(self._mean, observations, noise)
+            actions, _, ratio = self._draw(self._actor.flat, observations, noise)
             return actions, ratio
 
     def update(self, batch: Batch, generator: torch.Generator) -> Told:
@@ -84,21 +82,20 @@ class BoxActorCritic:
         entropy = -float(log_density.detach().mean())
         self.temperature.adapt(entropy, float(ratio.detach().mean()) if setting.target.divergence is not None else 0.0)
         self._target.lerp_(self._critic.flat.detach(), setting.smoothing)
-        self._mean.lerp_(self._actor.flat.detach(), setting.smoothing)
         return Told(0.5 * float(critic_loss.detach()), float(actor_loss.detach()), entropy)
 
     def tensors(self) -> dict[str, Tensor]:
         found = self._actor.tensors("actor") | self._critic.tensors("critic")
-        return found | {"target": self._target, "actor.mean": self._mean, "temperature": self.temperature.state}
+        return found | {"target": self._target, "temperature": self.temperature.state}
 
     def policy_tensors(self) -> dict[str, Tensor]:
-        return {"actor": self._mean}
+        return {"actor": self._actor.flat.detach()}
 
     def values(self, observations: Tensor, generator: torch.Generator) -> Tensor:
         with torch.no_grad():
             repeated = observations.repeat_interleave(DRAWN, 0)
             noise = torch.randn(len(repeated), self.dim, generator=generator)
-            actions, _, ratio = self._draw(self._mean, repeated, noise)
+            actions, _, ratio = self._draw(self._actor.flat, repeated, noise)
             worth = self.q_values(repeated, actions) - self.temperature.value * ratio
             return worth.reshape(-1, DRAWN).mean(1)
 
