@@ -38,7 +38,7 @@ def train_command(
     steps: Annotated[int, typer.Option(help="Transitions in all.")],
     folder: Annotated[Path, typer.Option(metavar="DIR", help="Where the run is kept; new.")],
     seed: Annotated[int, typer.Option(help="Of everything that is drawn.")] = 0,
-    temperature: Annotated[float | None, typer.Option(help="alpha; 0.2 for an environment unless given.")] = None,
+    temperature: Annotated[float | None, typer.Option(help="alpha; 1 for an environment unless given.")] = None,
     discount: Annotated[float | None, typer.Option(help="gamma; 0.99 for an environment unless given.")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -102,7 +102,7 @@ def _world(name: str, temperature: float | None, discount: float | None) -> Any:
         options = {"temperature": temperature, "discount": discount}
         return build_model(name, **{key: value for key, value in options.items() if value is not None})
     return environment_model(
-        name, temperature=0.2 if temperature is None else temperature, discount=0.99 if discount is None else discount
+        name, temperature=1.0 if temperature is None else temperature, discount=0.99 if discount is None else discount
     )
 
 
