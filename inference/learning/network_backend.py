@@ -44,7 +44,7 @@ class NetworkBackend(LearnerOptions):
     buffer_size: int = 1_000_000
     warmup_steps: int = 100
     updates_per_step: float = 1
-    smoothing: float = 0.01
+    smoothing: float = 0.02
 
     acts_in_boxes: ClassVar[bool] = False
 
