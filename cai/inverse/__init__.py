@@ -3,6 +3,7 @@
 if __name__ != "cai.inverse":
     raise ImportError(f"this package was imported as {__name__!r}; import it as 'cai.inverse'")
 
+from cai.inverse.baselines import action_model, baselines, cheapest, maximum_margin
 from cai.inverse.destinations import destinations, remaining_flows
 from cai.inverse.estimate import Estimate
 from cai.inverse.expected import expected_counts
@@ -24,8 +25,12 @@ __all__ = [
     "FitStatus",
     "HypothesisTest",
     "RouteNetwork",
+    "action_model",
+    "baselines",
+    "cheapest",
     "destinations",
     "fit",
+    "maximum_margin",
     "remaining_flows",
     "expected_counts",
     "goals",
