@@ -158,8 +158,8 @@ class _ActionModel:
         return (value, torch.from_numpy(self.trips.weights @ slopes)) if np.isfinite(value) else None
 
     def hessian(self, place: Tensor) -> Tensor:
-        """There is none at kinks, and none is asked for."""
-        raise NotImplementedError
+        """None is asked for: the search is told that it is not exact."""
+        raise ArithmeticError("the values of best routes have kinks, where there is no second derivative")
 
 
 def _one_sided(of_turns: Array, of_exits: Array, features: Sequence[str]) -> tuple[Array, Array]:

@@ -57,17 +57,17 @@ def test_the_action_model_is_a_softmax_over_the_best_that_follows(ends):
 
 
 def test_the_table():
-    network = town()
-    names = ["minutes", "left", "u_turn"]
-    est = fit(network, draw_trips(network, names, [-4.0, -1.0, -6.0], 60, destinations=[0, 5]), features=names)
+    network = dag()
+    est = fit(network, draw_trips(network, DAG, [-2.0, -1.0, -3.0], 60, origins=[0, 1, 2]), features=DAG)
     table = baselines(est, [cheapest("minutes"), action_model], length="minutes")
     assert list(table.index) == ["cheapest minutes", "action model", "maximum entropy"]
-    assert table["matched"].between(0.5, 1).all()
+    assert table["matched"].between(0.3, 1).all()
+    assert (table["matched_90"] <= table["matched"] / 0.9).all()
     assert table["log_prob"].isna().tolist() == [True, False, False]
     assert table.loc["maximum entropy", "log_prob"] == pytest.approx(est.log_likelihood / 60)
-    assert table.loc["maximum entropy", "log_prob"] >= table.loc["action model", "log_prob"] - 0.02
+    assert table.loc["maximum entropy", "log_prob"] >= table.loc["action model", "log_prob"] - 0.1
     other = est.sample(40, seed=1)
-    assert (baselines(est, [], length="minutes", trips=other)["matched"] > 0.7).all()
+    assert (baselines(est, [], length="minutes", trips=other)["matched"] > 0.3).all()
     with pytest.raises(ValueError, match="did you mean"):
         baselines(est, [cheapest("minuets")], length="minutes")
 
