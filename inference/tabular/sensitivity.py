@@ -25,7 +25,7 @@ from torch import Tensor
 
 from cai.inference.kernels.backups import soft_log_policy
 from cai.inference.kernels.problem import Kind
-from cai.inference.tabular.backward import backward
+from cai.inference.tabular.backward import backward, in_chunks
 from cai.inference.tabular.believed_dynamics import TiltedDynamics
 from cai.inference.tabular.recursion import EXACT, FIXED
 from cai.inference.tabular.stationary.chains import ChainSystems, ended_states
@@ -82,9 +82,13 @@ class SoftSensitivity:
             moved.__dict__.pop(name, None)
         return moved
 
-    def log_policy(self, t: int) -> Tensor:
-        """[S, A], log pi_t(a | s) in nats."""
-        return soft_log_policy(self.model, self.q_values[t])
+    @cached_property
+    def log_policy(self) -> Tensor:
+        """[T, S, A], log pi_t(a | s) in nats."""
+        with torch.no_grad():
+            return in_chunks(
+                lambda part: soft_log_policy(self.model, self.q_values[part]), self.steps, self.q_values[0].numel()
+            )
 
     def outcomes(self, t: int) -> Tensor:
         """[S, A, K], the outcomes that the recursion believes in at time index t."""
