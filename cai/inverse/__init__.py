@@ -3,6 +3,7 @@
 if __name__ != "cai.inverse":
     raise ImportError(f"this package was imported as {__name__!r}; import it as 'cai.inverse'")
 
+from cai.inverse.baselines import action_model, baselines, cheapest, maximum_margin
 from cai.inverse.bayes import fit_bayes
 from cai.inverse.destinations import destinations, remaining_flows
 from cai.inverse.estimate import Estimate
@@ -27,11 +28,15 @@ __all__ = [
     "FitStatus",
     "HypothesisTest",
     "RouteNetwork",
+    "action_model",
+    "baselines",
+    "cheapest",
     "destinations",
     "expected_counts",
     "fit",
     "fit_bayes",
     "goals",
     "label_bias",
+    "maximum_margin",
     "remaining_flows",
 ]

@@ -21,6 +21,7 @@ NO_HESSIAN = (
     "the negative inverse Hessian is not the variance under objective 'moments', whose score varies with the noise of "
     "the dynamics, too: true errors are larger; use 'sandwich' or 'cluster'"
 )
+FEW = 12  # coefficients up to which an exact Hessian costs about as much as the few values that it saves
 NO_ERRORS = "coefficients of modules have no standard errors; the estimate holds the coefficients alone"
 
 
@@ -57,6 +58,7 @@ def model_task(model: TrajectoryModel, demonstrations: Any, objective: str) -> T
         separated=separated(asked),
         explain=_explained(asked),
         known_up_to="shaping" if shaping else None,
+        newton=len(asked.names) <= FEW,
         **rules,
     )
 

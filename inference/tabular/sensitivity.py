@@ -25,6 +25,7 @@ from torch import Tensor
 
 from cai.inference.kernels.backups import soft_log_policy
 from cai.inference.kernels.problem import Kind
+from cai.inference.kernels.tables import process_table
 from cai.inference.tabular.backward import backward, in_chunks
 from cai.inference.tabular.believed_dynamics import TiltedDynamics
 from cai.inference.tabular.recursion import EXACT, FIXED
@@ -131,17 +132,23 @@ class SoftSensitivity:
 
     def _carried(self, values: Tensor, t: int) -> Tensor:
         """[S, A, F], what slopes [S, F] of the next values are worth before the step."""
-        chances, mdp = self.outcomes(t), self.model.mdp
-        if mdp.next_states is None:
-            moved = chances @ values
+        mdp = self.model.mdp
+        if self.kind == "fixed":
+            moved = process_table(mdp).product(values).view(mdp.num_states, mdp.num_actions, -1)
+        elif mdp.next_states is None:
+            moved = self.outcomes(t) @ values
         else:
-            moved = (chances[..., None, :] @ values[mdp.next_states])[..., 0, :]
+            moved = (self.outcomes(t)[..., None, :] @ values[mdp.next_states])[..., 0, :]
         moved = moved * self.model.discount
         return torch.where(self._possible(t)[..., None], moved, torch.zeros_like(moved))
 
     def _possible(self, t: int) -> Tensor:
         """Bool [S, A], live pairs whose message is finite."""
-        return self.model.live[:, None] & torch.isfinite(self.q_values[t])
+        return self._finite[t]
+
+    @cached_property
+    def _finite(self) -> Tensor:
+        return self.model.live[:, None] & torch.isfinite(self.q_values)
 
     # ---- adjoints -----------------------------------------------------------------------------------------------
 
@@ -168,7 +175,11 @@ class SoftSensitivity:
 
     def _scattered(self, masses: Tensor, t: int) -> Tensor:
         """[S], masses [S, A] one step later; what terminal states are given is gone."""
-        passed = self.model.mdp.scatter(masses[..., None] * self.outcomes(t) * self._possible(t)[..., None])
+        kept, mdp = masses * self._possible(t), self.model.mdp
+        if self.kind == "fixed":
+            passed = process_table(mdp).scatter(kept.reshape(-1, 1))[:, 0]
+        else:
+            passed = mdp.scatter(kept[..., None] * self.outcomes(t))
         return torch.where(self.model.live, self.model.discount * passed, torch.zeros_like(passed))
 
     @torch.no_grad()

@@ -30,7 +30,7 @@ def rows(demonstrations):
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", range(8))
 def test_values_are_those_of_the_definition(seed, objective):
     case = random_case(seed, discount=1.0 if objective == "path" else None, forbidden=objective == "likelihood")
     demonstrations = demonstrated(case, seed)
@@ -41,7 +41,7 @@ def test_values_are_those_of_the_definition(seed, objective):
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(4))
 def test_gradients_are_differences_of_the_definition(seed, objective):
     case = random_case(seed, discount=1.0 if objective == "path" else None, size=3)
     demonstrations = demonstrated(case, seed)
@@ -77,7 +77,7 @@ def model_of(seed, horizon, discount, kind):
 @pytest.mark.parametrize("kind", ["s", "sa", "sas"])
 @pytest.mark.parametrize(("horizon", "discount"), [(1, 1.0), (4, 1.0), (4, 0.8), (math.inf, 1.0), (math.inf, 0.9)])
 def test_scores_and_hessians_follow_from_values(horizon, discount, kind, objective):
-    if (objective == "path" and discount < 1) or (horizon == math.inf and kind == "sa"):
+    if (objective == "path" and discount < 1) or (horizon == math.inf and kind != "sas"):
         return
     model = model_of(3, horizon, discount, kind)
     drawn = Demonstrations.from_policy(cai.infer(model, "variational"), model, 8, 1)
@@ -101,7 +101,7 @@ def test_scores_and_hessians_follow_from_values(horizon, discount, kind, objecti
 
 @pytest.mark.parametrize("objective", ["moments", "path"])
 def test_moments_and_path_are_concave_in_the_weights(objective):
-    for seed in range(4):
+    for seed in range(2):
         model = model_of(seed, 4, 1.0, "sa")
         drawn = Demonstrations.from_policy(cai.infer(model, "variational"), model, 8, 1)
         asked = ModelObjective(model, drawn, objective)
