@@ -1,4 +1,4 @@
-"""The command line: compare backends, list what is known by name, draw pictures, serve a page to explore a model."""
+"""The command line: compare backends, learn, list names, draw pictures, fit rewards, serve a page to explore."""
 
 from __future__ import annotations
 
@@ -32,6 +32,7 @@ from cai.arguments import (
     listed,
     with_rewards,
 )
+from cai.fit_command import fit_command
 from cai.inference.core.status import InferenceError
 from cai.inference.registry import available_backends, infer
 from cai.models.common.files import StorageError, write_picture
@@ -42,12 +43,13 @@ from cai.models.rewards.registry import available_rewards
 from cai.models.zoo.registry import available_models
 from cai.starting import INTERRUPTED, interrupts_as_usual, only_own_output
 from cai.studies.comparison import DEFAULT_BACKENDS, Comparison, Row, chance_columns, compare
+from cai.training import resume_command, train_command, watch_command
 
 __all__ = ["app", "main"]
 
 app = typer.Typer(rich_markup_mode=None, help="Control as probabilistic inference.")
 
-PICTURES = ("model", "factor-graph", "values", "luck", "messages")
+PICTURES = ("model", "factor-graph", "values", "luck", "messages", "bands", "gains", "plan")
 
 
 def _version(wanted: bool) -> None:
@@ -151,7 +153,10 @@ def backends_command() -> None:
 def draw_command(
     model: Name,
     what: Annotated[str, typer.Option(help=f"One of {', '.join(PICTURES)}.")] = "model",
-    backend: Annotated[str, typer.Option(help="Whose answer to draw.")] = "exact",
+    backend: Annotated[
+        str | None,
+        typer.Option(help="Whose answer to draw: exact unless given (of gains variational, of a plan ilqr)."),
+    ] = None,
     horizon: Horizon = None,
     temperature: Temperature = None,
     discount: Discount = None,
@@ -176,17 +181,29 @@ def draw_command(
         raise ValueError(f"{str(path.parent)!r} is a file; the picture needs a folder")
     path.parent.mkdir(parents=True, exist_ok=True)
     plots = _plots()
+    backend = backend or {"gains": "variational", "plan": "ilqr"}.get(what, "exact")
     if what == "model":
         from cai.pictures.model_pictures import plot_model
 
         figure = plot_model(problem)
     elif what == "factor-graph":
         figure = draw_factor_graph(problem)
+    elif isinstance(problem, World):
+        from cai.pictures.world_answers import draw_world_answer
+
+        figure = draw_world_answer(problem, what, backend, seed=seed)
+    elif what in ("bands", "gains", "plan"):
+        raise ValueError(
+            f"{what!r} is a picture of continuous models; of {problem.name!r} draw values, luck or messages"
+        )
     else:
         picture = {"values": plots.plot_values, "luck": plots.plot_luck, "messages": plots.plot_messages}[what]
         figure = picture(infer(problem, backend, seed=seed))
     write_picture(path, figure)
     _console().print(f"saved {path}", highlight=False, soft_wrap=True)
+
+
+app.command("fit")(fit_command)
 
 
 @app.command("explore")
@@ -201,6 +218,10 @@ def explore_command(
     except ImportError as error:
         raise ValueError(str(error)) from None
     serve(model, port=port, browser=browser, announce=lambda line: print(line, flush=True))
+
+
+for _name, _command in (("train", train_command), ("resume", resume_command), ("watch", watch_command)):
+    app.command(_name)(_command)
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *where: Any, **options: Any) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from textwrap import dedent
 
 MESSAGES, OPTIMISM = "lab1_backward_messages", "lab2_optimism"
-REWARD, GUIDE = "lab3_reward_factor", "lab4_structured_guide"
+REWARD, GUIDE, RICCATI = "lab3_reward_factor", "lab4_structured_guide", "lab5_riccati"
 
 
 @dataclass(frozen=True)
@@ -200,6 +200,145 @@ MISTAKES = {
             return cai.infer(model, "exact").luck
         """,
     ),
+    "eta-of-the-wrong-sign": Mistake(
+        RICCATI,
+        "answer_outcome",
+        ("test_outcome", "test_whole"),
+        "the sign of the eta term is wrong",
+        """
+        def outcome_step(P, W, theta):
+            return P @ torch.linalg.inv(torch.eye(len(P)) - theta * W @ P)
+        """,
+    ),
+    "theta-dropped": Mistake(
+        RICCATI,
+        "answer_outcome",
+        ("test_outcome", "test_whole"),
+        "theta is missing in I + theta W P",
+        """
+        def outcome_step(P, W, theta):
+            return P @ torch.linalg.inv(torch.eye(len(P)) + W @ P)
+        """,
+    ),
+    "log-determinant-missing": Mistake(
+        RICCATI,
+        "answer_constant",
+        ("test_constant",),
+        "the log-determinant is missing",
+        """
+        def outcome_cost(P, W, theta):
+            return torch.trace(P @ W) / 2
+        """,
+    ),
+    "alpha-forgotten-in-the-prior": Mistake(
+        RICCATI,
+        "answer_fold",
+        ("test_fold", "test_whole"),
+        "alpha is forgotten: log p(a) is in nats",
+        """
+        def fold_prior(R, L, alpha):
+            return R + torch.linalg.inv(L)
+        """,
+    ),
+    "prior-not-folded-in": Mistake(
+        RICCATI,
+        "answer_fold",
+        ("test_fold", "test_whole"),
+        "the prior is not folded in",
+        """
+        def fold_prior(R, L, alpha):
+            return R
+        """,
+    ),
+    "covariance-for-precision": Mistake(
+        RICCATI,
+        "answer_fold",
+        ("test_fold", "test_whole"),
+        "the precision of the prior is wanted",
+        """
+        def fold_prior(R, L, alpha):
+            return R + alpha * L
+        """,
+    ),
+    "gain-transposed": Mistake(
+        RICCATI,
+        "answer_action",
+        ("test_action", "test_whole"),
+        "the gain is transposed",
+        """
+        def action_step(A, B, Q, R, P_ahead):
+            Haa, Has = R + B.T @ P_ahead @ B, B.T @ P_ahead @ A
+            K = -torch.linalg.solve(Haa, Has)
+            return K.T, Haa, Q + A.T @ P_ahead @ A + Has.T @ K
+        """,
+    ),
+    "gain-of-the-wrong-sign": Mistake(
+        RICCATI,
+        "answer_action",
+        ("test_action", "test_whole"),
+        "the sign of the gain is wrong",
+        """
+        def action_step(A, B, Q, R, P_ahead):
+            Haa, Has = R + B.T @ P_ahead @ B, B.T @ P_ahead @ A
+            K = torch.linalg.solve(Haa, Has)
+            return K, Haa, Q + A.T @ P_ahead @ A - Has.T @ K
+        """,
+    ),
+    "action-not-eliminated": Mistake(
+        RICCATI,
+        "answer_action",
+        ("test_action", "test_whole"),
+        "the action is not eliminated",
+        """
+        def action_step(A, B, Q, R, P_ahead):
+            Haa, Has = R + B.T @ P_ahead @ B, B.T @ P_ahead @ A
+            return -torch.linalg.solve(Haa, Has), Haa, Q + A.T @ P_ahead @ A
+        """,
+    ),
+    "alpha-forgotten-in-the-policy": Mistake(
+        RICCATI,
+        "answer_policy",
+        ("test_policy", "test_whole"),
+        "alpha is forgotten: the hotter, the noisier",
+        """
+        def policy_covariance(Haa, alpha):
+            return torch.linalg.inv(Haa)
+        """,
+    ),
+    "predicted-before-the-first-measurement": Mistake(
+        RICCATI,
+        "answer_filter",
+        ("test_filter",),
+        "measure first, then predict",
+        """
+        def filtered_means(y, A, W, C, V, mean, covariance):
+            means = []
+            for seen in y:
+                mean, covariance = A @ mean, A @ covariance @ A.T + W
+                gain = covariance @ C.T @ torch.linalg.inv(C @ covariance @ C.T + V)
+                mean, covariance = mean + gain @ (seen - C @ mean), covariance - gain @ C @ covariance
+                means.append(mean)
+            return torch.stack(means)
+        """,
+    ),
+    "variance-for-precision-of-the-sensor": Mistake(
+        RICCATI,
+        "answer_filter",
+        ("test_filter",),
+        "the variance of the sensor stands where its precision belongs",
+        """
+        def filtered_means(y, A, W, C, V, mean, covariance):
+            information, inverse, means = torch.linalg.inv(covariance), torch.linalg.inv(A), []
+            vector = information @ mean
+            for seen in y:
+                information, vector = information + C.T @ V @ C, vector + C.T @ V @ seen
+                mean = torch.linalg.solve(information, vector)
+                means.append(mean)
+                information = tilt(inverse.T @ information @ inverse, W, 1.0)
+                vector = information @ A @ mean
+            return torch.stack(means)
+        """,
+    ),
 }
 
 STUDENTS = {
@@ -210,4 +349,13 @@ STUDENTS = {
     "optimist": ["plan-asked-about-itself", "divergence-the-wrong-way-round", "colder-instead-of-honest"],
     "beginner": ["branches-on-a-tensor", "shaping-forgets-the-end", "gradient-cut-off-and-nothing-checked"],
     "dreamer": ["dynamics-freed", "loss-for-bound", "luck-for-the-gap"],
+    "pessimist": ["eta-of-the-wrong-sign", "prior-not-folded-in", "gain-transposed", "log-determinant-missing"],
+    "cold": ["alpha-forgotten-in-the-prior", "alpha-forgotten-in-the-policy", "predicted-before-the-first-measurement"],
+    "careless": [
+        "theta-dropped",
+        "covariance-for-precision",
+        "gain-of-the-wrong-sign",
+        "variance-for-precision-of-the-sensor",
+    ],
+    "unfinished": ["action-not-eliminated"],
 }

@@ -94,6 +94,7 @@ def evaluate_continuous(policy: Any, model: World, *, num_rollouts: int, tail: f
         ValueError: if it does not fit the model, the model is a batch, or a rollout leaves the finite numbers (naming
             its step).
     """
+    model = model.host
     if model.batch_shape:
         raise ValueError(
             f"the model is a batch of shape {list(model.batch_shape)}; evaluate in one member, model.member(0)"

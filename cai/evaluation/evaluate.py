@@ -13,12 +13,14 @@ from torch import Tensor
 
 from cai.evaluation.batch_results import OutcomeBatch
 from cai.evaluation.continuous import ContinuousOutcome, evaluate_continuous
+from cai.evaluation.episodes import EpisodeOutcome, evaluate_episodes
 from cai.evaluation.programs import SampledOutcome, evaluate_program, mean_of_worst
 from cai.inference.tabular.believed_dynamics import FixedDynamics
 from cai.inference.tabular.stationary.chains import expected_visits, long_run
 from cai.models.common.numerics import expectation, weighted
 from cai.models.common.storage import Saved, storable
 from cai.models.continuous.world import World
+from cai.models.environments.world import EnvironmentModel
 from cai.models.trajectory.batch import ModelBatch
 from cai.models.trajectory.model import TrajectoryModel
 from cai.policies.policy import Policy
@@ -87,9 +89,10 @@ def evaluate(
     model: ModelBatch,
     *,
     regions: Mapping[str, Any] | None = None,
-    num_rollouts: int = 2000,
+    num_rollouts: int | None = None,
     tail: float = TAIL,
     seed: int = 0,
+    episodes: None = None,
 ) -> OutcomeBatch: ...
 
 
@@ -99,9 +102,10 @@ def evaluate(
     model: TrajectoryModel,
     *,
     regions: Mapping[str, Any] | None = None,
-    num_rollouts: int = 2000,
+    num_rollouts: int | None = None,
     tail: float = TAIL,
     seed: int = 0,
+    episodes: None = None,
 ) -> Outcome: ...
 
 
@@ -111,10 +115,31 @@ def evaluate(
     model: World,
     *,
     regions: None = None,
-    num_rollouts: int = 2000,
+    num_rollouts: int | None = None,
     tail: float = TAIL,
     seed: int = 0,
+    episodes: None = None,
 ) -> ContinuousOutcome: ...
+
+
+@overload
+def evaluate(
+    policy: Any,
+    model: World,
+    *,
+    seed: int = 0,
+    episodes: int,
+) -> EpisodeOutcome: ...
+
+
+@overload
+def evaluate(
+    policy: Any,
+    model: EnvironmentModel,
+    *,
+    seed: int = 0,
+    episodes: int | None = None,
+) -> EpisodeOutcome: ...
 
 
 @overload
@@ -123,21 +148,23 @@ def evaluate(
     model: Callable[[], Any],
     *,
     regions: None = None,
-    num_rollouts: int = 2000,
+    num_rollouts: int | None = None,
     tail: float = TAIL,
     seed: int = 0,
+    episodes: None = None,
 ) -> SampledOutcome: ...
 
 
 def evaluate(
     policy: Any,
-    model: TrajectoryModel | ModelBatch | World | Callable[[], Any],
+    model: TrajectoryModel | ModelBatch | World | EnvironmentModel | Callable[[], Any],
     *,
     regions: Mapping[str, Any] | None = None,
-    num_rollouts: int = 2000,
+    num_rollouts: int | None = None,
     tail: float = TAIL,
     seed: int = 0,
-) -> Outcome | OutcomeBatch | ContinuousOutcome | SampledOutcome:
+    episodes: int | None = None,
+) -> Outcome | OutcomeBatch | ContinuousOutcome | SampledOutcome | EpisodeOutcome:
     """Runs a policy in the true world: expectations exactly, spread and tail by rollouts.
 
     Args:
@@ -145,21 +172,34 @@ def evaluate(
             members, or a list of one for each.
         model: the trajectory model, whose dynamics are the truth here, in float64 on the CPU wherever it was moved; or
             a batch, whose members are tried one by one, each as on its own; or a continuous model, in which rollouts
-            tell, and exact moments where model and policy are linear-Gaussian; or a trajectory program, in which
-            rollouts alone tell, on any policy with `act`.
+            tell, and exact moments where model and policy are linear-Gaussian; or an environment
+            (`cai.models.environment_model`), in which episodes are played; or a trajectory program, in which rollouts
+            alone tell, on any policy with `act`.
         regions: named sets of states (masks, indices or names) whose visits and endings to report, besides those of
             the process.
-        num_rollouts: N, simulated at once.
+        num_rollouts: N, simulated at once; 2000 unless given. Not of an environment.
         tail: the share of worst returns that `cvar` averages, in (0, 1].
         seed: of the rollouts; the global random state is left alone.
+        episodes: how many whole episodes to play, with and without the policy's own draws: 20 in an environment unless
+            given; in a continuous model it asks for them in place of rollouts. Elsewhere it is refused.
 
     Returns:
         What happens; of a batch, an `OutcomeBatch`; of a continuous model, a `ContinuousOutcome`; of a program, a
-        `SampledOutcome` in nats of its factors.
+        `SampledOutcome` in nats of its factors; of episodes an `EpisodeOutcome`.
 
     Raises:
         TypeError, ValueError: if the policy does not fit the model, or takes actions that are not available.
     """
+    if isinstance(model, EnvironmentModel) or (isinstance(model, World) and episodes is not None):
+        if regions or num_rollouts is not None:
+            raise ValueError("episodes are whole, and know no regions: give episodes=... in place of num_rollouts")
+        return evaluate_episodes(policy, model, episodes=20 if episodes is None else episodes, seed=seed)
+    if episodes is not None:
+        raise ValueError(
+            "episodes= counts whole episodes of an environment or a continuous model; in a model with tables "
+            "expectations are exact, and num_rollouts=... says how many rollouts measure the spread"
+        )
+    num_rollouts = 2000 if num_rollouts is None else num_rollouts
     if isinstance(model, ModelBatch):
         options: dict[str, Any] = {"regions": regions, "num_rollouts": num_rollouts, "tail": tail, "seed": seed}
         pairs = zip(_one_each(policy, len(model)), model, strict=True)

@@ -6,8 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from cai.explorer.answers import Exploration, View
-from cai.explorer.controls import Control
-from cai.models.trajectory.model import TrajectoryModel
+from cai.explorer.controls import Control, Model
 
 if TYPE_CHECKING:
     from cai.explorer.widgets import Panel
@@ -15,7 +14,7 @@ if TYPE_CHECKING:
 __all__ = ["Control", "Exploration", "View", "explore"]
 
 
-def explore(model: str | TrajectoryModel | Callable[..., TrajectoryModel]) -> Panel:
+def explore(model: str | Model | Callable[..., Model]) -> Panel:
     """Sliders for a model in a notebook, with live maps of policy and luck, and believed against real return.
 
     The answers of `exact`, `variational` and `risk` stand side by side. Sliders act when they are let go of. What is
@@ -23,7 +22,8 @@ def explore(model: str | TrajectoryModel | Callable[..., TrajectoryModel]) -> Pa
 
     Args:
         model: a name from `cai models`, or a function that returns a model, whose own numbers (slip, rewards, ...) can
-            then be changed, too; or a `TrajectoryModel`, of which temperature, discount and horizon can.
+            then be changed, too; or a `TrajectoryModel` or `LinearGaussianModel`, of which temperature, discount and
+            horizon can.
 
     Returns:
         An ipywidgets box; `panel.controls["slip"].value = 0.3` moves it from code, `panel.view` holds the answers.

@@ -13,10 +13,10 @@ from typing import Any
 import matplotlib
 from matplotlib.figure import Figure
 
-from cai.explorer.controls import Control, make_controls, open_source
+from cai.explorer.controls import Control, Model, make_controls, open_source
 from cai.inference.backends.risk import RiskSensitive
 from cai.inference.core.backend import Backend
-from cai.models.trajectory.model import TrajectoryModel
+from cai.models.continuous.world import World
 from cai.studies.comparison import Comparison, Row, chance_columns, compare
 from cai.studies.rows import NUMBERS
 
@@ -43,13 +43,13 @@ class Exploration:
         defaults: option -> what it is at first.
 
     Args:
-        source: a name from `cai models`, a `TrajectoryModel`, or a function that returns one.
+        source: a name from `cai models`, a `TrajectoryModel` or `LinearGaussianModel`, or a function that returns one.
 
     Raises:
         TypeError, ValueError: if it is none of these, or the model cannot be built as it is.
     """
 
-    def __init__(self, source: str | TrajectoryModel | Callable[..., TrajectoryModel]) -> None:
+    def __init__(self, source: str | Model | Callable[..., Model]) -> None:
         self._source = open_source(source)
         self.controls: tuple[Control, ...] = make_controls(self._source)
         self.defaults: dict[str, Any] = {control.name: control.value for control in self.controls}
@@ -87,7 +87,7 @@ class Exploration:
         texts = (f"{', '.join(names)}: {reason}" for reason, names in reasons.items())
         return View(self.name, settled, answers, tuple(texts))
 
-    def _model(self, values: Mapping[str, Any]) -> TrajectoryModel:
+    def _model(self, values: Mapping[str, Any]) -> Model:
         for name, value in values.items():
             if value is None:
                 raise ValueError(f"{name.replace('_', ' ')} is empty; enter a number")
@@ -138,11 +138,15 @@ class View:
 
     def figure(self) -> Figure | None:
         """Policy, luck, and believed against real return; None where there is no answer."""
+        from cai.explorer.gaussian_picture import draw_gaussian_answers
         from cai.explorer.picture import draw_answers
 
         if self.answers is None or not any(row.status.ok for row in self.answers.rows):
             return None
-        return draw_answers(self.answers, [self._title(row) for row in self.answers.rows])
+        titles = [self._title(row) for row in self.answers.rows]
+        if isinstance(self.answers.model, World):
+            return draw_gaussian_answers(self.answers, titles)
+        return draw_answers(self.answers, titles)
 
     def png(self) -> bytes | None:
         """The figure as the bytes of a PNG file; None where there is no answer."""
@@ -172,12 +176,14 @@ class View:
         return "".join(f'<p class="cai-message">{html.escape(text)}</p>' for text in self.messages)
 
 
-def _check_size(model: TrajectoryModel) -> None:
+def _check_size(model: Model) -> None:
     """Refuses what would fill the memory before it does.
 
     Raises:
         ValueError: if an answer would be larger than `MEMORY`.
     """
+    if isinstance(model, World):
+        return
     needed = 8 * model.steps * model.mdp.num_states * (2 * model.mdp.num_actions + 1)  # values, q-values and policy
     if needed > MEMORY:
         raise ValueError(
@@ -192,7 +198,7 @@ def _name(row: Row) -> str:
     return row.backend.split("(")[0]
 
 
-def _numbers(row: Row, model: TrajectoryModel) -> dict[str, float | None]:
+def _numbers(row: Row, model: Model) -> dict[str, float | None]:
     numbers: dict[str, float | None] = {key: getattr(row, name) for key, name in zip(COLUMNS, NUMBERS, strict=True)}
     outcome = row.outcome
     for column, place in chance_columns(model).items():

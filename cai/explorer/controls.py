@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
 import math
 from collections.abc import Callable, Mapping
@@ -10,6 +9,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
+from cai.models.continuous.linear_gaussian import LinearGaussianModel
+from cai.models.continuous.world import World
 from cai.models.trajectory.model import TrajectoryModel
 from cai.models.zoo.registry import available_models, build_model
 
@@ -17,8 +18,11 @@ __all__ = ["Control", "Source", "make_controls", "open_source"]
 
 Kind = Literal["slider", "log", "whole", "number", "switch"]
 
+Model = TrajectoryModel | LinearGaussianModel  # what the panel has answers about
+
 COMMON = ("temperature", "discount", "horizon")
 ETA = -1.0  # what the dial of `risk` shows first: some caution
+MILD = -0.05  # the same where the world is Gaussian
 SLIPS = ("slip",)
 DECADES = 2  # that a temperature can be moved up and down
 PER_DECADE = 10
@@ -72,9 +76,9 @@ class Source:
         first: the model at the defaults.
     """
 
-    build: Callable[..., TrajectoryModel]
+    build: Callable[..., Model]
     options: Mapping[str, float | bool]
-    first: TrajectoryModel
+    first: Model
 
 
 def open_source(source: Any) -> Source:
@@ -84,7 +88,8 @@ def open_source(source: Any) -> Source:
         TypeError: if it is none of these, or a builder has to be told something or returns no model.
         ValueError: if there is no such name.
     """
-    if isinstance(source, TrajectoryModel):
+    _check_world(source)
+    if isinstance(source, (TrajectoryModel, LinearGaussianModel)):
         return Source(partial(_rebuild, lambda: source, frozenset()), {}, source)
     if isinstance(source, str):
         build: Callable[..., Any] = partial(build_model, source)
@@ -92,6 +97,7 @@ def open_source(source: Any) -> Source:
         key = source.replace("_", "-") if source.replace("_", "-") in entries else source
         if key not in entries:  # an id of Gymnasium's, or refused
             first = build_model(source)
+            _check_world(first)
             return Source(partial(_rebuild, build, frozenset(COMMON)), {}, first)
         parameters = inspect.signature(entries[key].build).parameters
     elif callable(source):
@@ -105,14 +111,15 @@ def open_source(source: Any) -> Source:
                 )
     else:
         raise TypeError(
-            f"explore got a {type(source).__name__}; give a name from 'cai models', a TrajectoryModel, or a function "
-            "that returns one"
+            f"explore got a {type(source).__name__}; give a name from 'cai models', a TrajectoryModel or "
+            "LinearGaussianModel, or a function that returns one"
         )
     first = build()
-    if not isinstance(first, TrajectoryModel):
+    _check_world(first)
+    if not isinstance(first, (TrajectoryModel, LinearGaussianModel)):
         raise TypeError(
             f"the builder {_called(source)} returned a {type(first).__name__}; explore needs a function that returns a "
-            "TrajectoryModel (of Pyro programs, cai.compare shows what is known)"
+            "TrajectoryModel or a LinearGaussianModel (of Pyro programs, cai.compare shows what is known)"
         )
     options = {
         name: parameter.default
@@ -120,6 +127,19 @@ def open_source(source: Any) -> Source:
         if name not in COMMON and isinstance(parameter.default, (bool, int, float)) and math.isfinite(parameter.default)
     }
     return Source(partial(_rebuild, build, frozenset(parameters)), options, first)
+
+
+def _check_world(model: Any) -> None:
+    """Refuses continuous models that the answers of the panel are not about."""
+    if isinstance(model, World) and not isinstance(model, LinearGaussianModel):
+        raise ValueError(
+            f"the panel shows 'exact', 'variational' and 'risk', and {model.name!r} is not linear-Gaussian; compare "
+            "planners by cai.compare(model, ['ilqr', 'mppi']), or explore cai.models.discretize(model, ...)"
+        )
+    if isinstance(model, World) and model.batch_shape:
+        raise ValueError(
+            f"the model is a batch of shape {list(model.batch_shape)}; explore one of them, model.member(...)"
+        )
 
 
 def make_controls(source: Source) -> tuple[Control, ...]:
@@ -139,7 +159,7 @@ def make_controls(source: Source) -> tuple[Control, ...]:
         *(Control(name, "slider", float(source.options[name])) for name in slips),
         Control("temperature", "log", alpha, alpha / 10**DECADES, alpha * 10**DECADES, factor, "reward units per nat"),
         Control("discount", "slider", model.discount, min(0.5, model.discount), 1.0, 0.01),
-        Control("eta", "slider", ETA, -5.0, 3.0, 0.1, "of risk: -1 cautious, 0 true, 1 exact"),
+        _dial(model),
         Control("horizon", "whole", horizon, 1, longest, 1, "steps"),
         Control("infinite_horizon", "switch", not model.is_finite),
         *(
@@ -150,11 +170,18 @@ def make_controls(source: Source) -> tuple[Control, ...]:
     )
 
 
-def _rebuild(build: Callable[..., TrajectoryModel], takes: frozenset[str], **options: Any) -> TrajectoryModel:
+def _dial(model: Model) -> Control:
+    """The eta of `risk`; where the world is Gaussian caution ends early, at a breakdown."""
+    if isinstance(model, LinearGaussianModel):
+        return Control("eta", "slider", MILD, -3.0, 3.0, 0.05, "of risk: below 0 cautious, 0 true, 1 exact")
+    return Control("eta", "slider", ETA, -5.0, 3.0, 0.1, "of risk: -1 cautious, 0 true, 1 exact")
+
+
+def _rebuild(build: Callable[..., Model], takes: frozenset[str], **options: Any) -> Any:
     """Calls the builder with what it takes, and replaces the rest in the model that it returns."""
-    model = build(**{name: value for name, value in options.items() if name in takes})
+    model: Any = build(**{name: value for name, value in options.items() if name in takes})
     rest = {name: value for name, value in options.items() if name not in takes}
-    return dataclasses.replace(model, **rest) if rest else model
+    return model.replace(**rest) if rest else model
 
 
 def _called(source: Any) -> str:

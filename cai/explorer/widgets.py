@@ -15,9 +15,8 @@ except ImportError as error:
 
 
 from cai.explorer.answers import Exploration, View
-from cai.explorer.controls import Control
+from cai.explorer.controls import Control, Model
 from cai.explorer.style import STYLE
-from cai.models.trajectory.model import TrajectoryModel
 
 __all__ = ["Panel"]
 
@@ -39,7 +38,7 @@ class Panel(ipywidgets.VBox):
         source: see `cai.explorer.explore`.
     """
 
-    def __init__(self, source: str | TrajectoryModel | Callable[..., TrajectoryModel]) -> None:
+    def __init__(self, source: str | Model | Callable[..., Model]) -> None:
         self.exploration = Exploration(source)
         self.controls = {control.name: _widget(control) for control in self.exploration.controls}
         self.messages = ipywidgets.HTML()

@@ -55,7 +55,9 @@ def plot_coefficients(estimate: Estimate, level: float = 0.95, ax: Axes | None =
     ax.set_xlabel(f"coefficient ({unit} per unit of the feature)", fontsize=11)
     ax.set_title(f"Fitted to {estimate.num_demonstrations:,.6g} demonstrations, {estimate.objective}", fontsize=12)
     ax.grid(axis="x", alpha=0.3)
-    ax.legend(fontsize=9, loc="upper center", bbox_to_anchor=(0.5, -0.32), ncols=3, frameon=False)
+    ax.legend(
+        fontsize=9, loc="upper center", bbox_to_anchor=(0.5, -0.4 / (0.42 * max(len(shown), 1))), ncols=3, frameon=False
+    )
     return figure
 
 
@@ -71,16 +73,6 @@ def plot_counts(estimate: Estimate, ax: Axes | None = None) -> Figure:
     observed, expected = counts["observed"].to_numpy(), counts["expected"].to_numpy()
     top = float(max(observed.max(initial=0.0), expected.max(initial=0.0), 1.0)) * 1.05
     ax.plot([0, top], [0, top], color="0.2", linewidth=0.9, label="observed = expected")
-    ax.plot(
-        expected,
-        observed,
-        "o",
-        color=COLOR,
-        alpha=0.55,
-        markersize=5,
-        markeredgewidth=0,
-        label="a turn" if estimate.problem.kind == "network" else "a state and action",
-    )
     what = "turn" if estimate.problem.kind == "network" else "state and action"
     ax.plot(expected, observed, "o", color=COLOR, alpha=0.55, markersize=5, markeredgewidth=0, label=f"a {what}")
     ax.set_xlim(-0.02 * top, top)

@@ -20,10 +20,18 @@ from cai.inference.gaussian.worth import true_belief
 from cai.inference.registry import infer
 from cai.models.continuous.linear_gaussian import LinearGaussianModel
 from cai.models.continuous.priors import Flat
-from cai.pictures.drawing import REAL_COLOR, TARGET_COLORS, VALUE_MAP, make_axes, target_title
+from cai.models.continuous.world import World
+from cai.pictures.drawing import REAL_COLOR, TARGET_COLORS, VALUE_MAP, make_axes, nats_text, target_title
 from cai.pictures.scenes import scene_of
 
-__all__ = ["plot_bands", "plot_gains", "plot_value_contours"]
+__all__ = [
+    "coordinate_names",
+    "draw_band",
+    "plot_bands",
+    "plot_gains",
+    "plot_luck_over_time",
+    "plot_value_contours",
+]
 
 PRIOR_COLORS = {"as the model has it": "#0072B2", "Flat()": "#E69F00"}
 STYLES = ("-", "--", ":", "-.")
@@ -45,9 +53,7 @@ def plot_bands(posterior: Posterior, *, actions: bool = True, axes: Sequence[Axe
     answer = _gaussian(posterior)
     if not isinstance(answer.horizon, int):
         raise ValueError("over an infinite horizon states have no marginals at a time; infer with horizon=N")
-    with torch.no_grad():
-        believed, real = answer.moments, forward(true_belief(answer.problem), answer.conduct)
-    names = _state_names(answer) + (_names("action", answer.problem.num_actions) if actions else [])
+    names = coordinate_names(answer) + (_names("action", answer.problem.num_actions) if actions else [])
     if axes is None:
         columns = min(3, len(names))
         rows = -(-len(names) // columns)
@@ -60,20 +66,62 @@ def plot_bands(posterior: Posterior, *, actions: bool = True, axes: Sequence[Axe
         figure.suptitle(f"Believed and real, mean and two standard deviations: {title}")
     elif len(axes) != len(names):
         raise ValueError(f"there are {len(axes)} axes; expected {len(names)}: {', '.join(names)}")
-    color = TARGET_COLORS[answer.target.value]
     for place, (ax, name) in enumerate(zip(axes, names, strict=False)):
-        kinds = ((real, "in the true world", REAL_COLOR, "--"), (believed, "believed", color, "-"))
-        for moments, label, shade, style in kinds:
-            mean, deviation = _over_time(moments, place, answer.problem.num_states)
-            t = np.arange(1, len(mean) + 1)
-            ax.fill_between(t, mean - 2 * deviation, mean + 2 * deviation, color=shade, alpha=0.22, linewidth=0)
-            ax.plot(t, mean, color=shade, linewidth=1.8, linestyle=style, label=label)
-        ax.axhline(0, color="0.6", linewidth=0.8, linestyle=":", zorder=1)
-        ax.set_xlabel("time t")
-        ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        draw_band(ax, answer, place)
         ax.set_ylabel(name)
     axes[0].legend(loc="best", fontsize=9)
     return _figure(axes[0])
+
+
+def draw_band(ax: Axes, answer: GaussianPosterior, place: int) -> None:
+    """Mean and two standard deviations over time of one coordinate, believed and in the true world.
+
+    Args:
+        ax: where to draw.
+        answer: over a finite horizon.
+        place: which coordinate, those of the state first.
+    """
+    with torch.no_grad():
+        believed, real = answer.moments, forward(true_belief(answer.problem), answer.conduct)
+    color = TARGET_COLORS[answer.target.value]
+    kinds = ((real, "in the true world", REAL_COLOR, "--"), (believed, "believed", color, "-"))
+    for moments, label, shade, style in kinds:
+        mean, deviation = _over_time(moments, place, answer.problem.num_states)
+        t = np.arange(1, len(mean) + 1)
+        ax.fill_between(t, mean - 2 * deviation, mean + 2 * deviation, color=shade, alpha=0.22, linewidth=0)
+        ax.plot(t, mean, color=shade, linewidth=1.8, linestyle=style, label=label)
+    ax.axhline(0, color="0.6", linewidth=0.8, linestyle=":", zorder=1)
+    ax.set_xlabel("time t")
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+
+
+def plot_luck_over_time(posterior: Posterior, *, ax: Axes | None = None) -> Figure:
+    """Where the plan counts on luck: KL of its start and of the dynamics of each step from the true ones.
+
+    Args:
+        posterior: a Gaussian answer about one model over a finite horizon.
+        ax: where to draw; a new figure, unless given.
+
+    Raises:
+        TypeError, ValueError: if the answer is another, or failed, or the horizon is infinite.
+    """
+    answer = _gaussian(posterior)
+    luck = answer.luck_by_step().detach().cpu().numpy()
+    figure, ax = make_axes(ax, (7.0, 4.0))
+    color = TARGET_COLORS[answer.target.value]
+    ax.bar([0], luck[:1], 0.8, color="white", edgecolor=color, hatch="///", label="the start")
+    ax.bar(np.arange(1, len(luck)), luck[1:], 0.8, color=color, label="the outcome of step t")
+    ax.set_xlabel("time t")
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    ax.set_ylabel("luck (nats)")
+    if luck.sum() <= 1e-12:
+        ax.set_ylim(0, 1)
+        ax.text(0.5, 0.5, "no luck is assumed at any step", ha="center", transform=ax.transAxes)
+    else:
+        ax.legend(loc="best", fontsize=9)
+    name = target_title(answer.backend, answer.target.value)
+    ax.set_title(f"Luck assumed at each step, {name}\n{nats_text(float(luck.sum()))} nats in all")
+    return figure
 
 
 def plot_value_contours(
@@ -103,9 +151,9 @@ def plot_value_contours(
         raise ValueError(f"coordinates are {coordinates}, and the state has {n}; name two different ones from 0")
     with torch.no_grad():
         if isinstance(answer.horizon, int):
-            means, spreads = answer.moments.state_means, answer.moments.state_covariances
+            means, spreads = answer.moments.state_means.cpu(), answer.moments.state_covariances.cpu()
         else:
-            means, spreads = (part[None] for part in answer.initial)
+            means, spreads = (part[None].cpu() for part in answer.initial)
         now = min(t, len(means) - 1)
         reach = 3.5 * spreads[now].diagonal().sqrt()
         low = torch.minimum(means.amin(0), means[now] - reach)
@@ -114,7 +162,7 @@ def plot_value_contours(
         x, y = (torch.linspace(float(low[k] - room[k]), float(high[k] + room[k]), 121).double() for k in (i, j))
         states = means[now].expand(len(y), len(x), n).clone()
         states[..., i], states[..., j] = x, y[:, None]
-        values = answer.value(states, t).numpy()
+        values = answer.value(states, t).cpu().numpy()
     figure, ax = make_axes(ax, (6.4, 4.8))
     filled = ax.contourf(x, y, values, levels=16, cmap=colors)
     ax.contour(x, y, values, levels=16, colors="white", linewidths=0.5)
@@ -123,10 +171,11 @@ def plot_value_contours(
     ax.plot(path[:, i], path[:, j], "-", color="white", linewidth=3.2)
     ax.plot(path[:, i], path[:, j], ".-", color="black", linewidth=1.4, markersize=5, label="mean of q")
     ax.add_patch(_ellipse(path[now], spreads[now].numpy(), i, j))
-    names = _state_names(answer)
+    names = coordinate_names(answer)
     ax.set_xlabel(names[i])
     ax.set_ylabel(names[j])
-    ax.set_title(f"Soft value at t = {t + 1}, {target_title(answer.backend, answer.target.value)}")
+    local = "" if getattr(answer, "is_whole", True) else " of the model around its plan"
+    ax.set_title(f"Soft value{local} at t = {t + 1}, {target_title(answer.backend, answer.target.value)}")
     ax.legend(loc="best", fontsize=9)
     return figure
 
@@ -198,12 +247,14 @@ def _gaussian(posterior: Posterior) -> GaussianPosterior:
     return posterior
 
 
-def _state_names(answer: GaussianPosterior) -> list[str]:
+def coordinate_names(answer: GaussianPosterior) -> list[str]:
     """How the coordinates of the state are called, from 0."""
     names = _names("state", answer.problem.num_states)
-    if isinstance(answer.model, LinearGaussianModel) and answer.model.state_dim == 2:
-        labels = scene_of(answer.model).labels
-        names = list(labels) if not labels[0].startswith("first") else names
+    if isinstance(answer.model, World) and answer.problem.num_states > 1:
+        scene = scene_of(answer.model)
+        if not scene.labels[0].startswith("first"):
+            for place, label in zip(scene.axes, scene.labels, strict=True):
+                names[place] = label
     return names
 
 
@@ -224,7 +275,7 @@ def _over_time(moments: Moments, place: int, num_states: int) -> tuple[np.ndarra
     covariances = moments.state_covariances if inside else moments.action_covariances
     k = place if inside else place - num_states
     deviation: Tensor = covariances[:, k, k].clamp(min=0).sqrt()
-    return means[:, k].numpy(), deviation.numpy()
+    return means[:, k].cpu().numpy(), deviation.cpu().numpy()
 
 
 def _ellipse(mean: np.ndarray, covariance: np.ndarray, i: int, j: int) -> Ellipse:

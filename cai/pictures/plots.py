@@ -16,7 +16,9 @@ from torch import Tensor
 
 from cai.inference.core.posterior import Posterior
 from cai.inference.core.status import Target
+from cai.inference.gaussian.posterior import GaussianPosterior
 from cai.inference.tabular.forward_messages import forward_messages
+from cai.models.continuous.world import World
 from cai.models.processes.layout import GridLayout
 from cai.models.trajectory.model import TrajectoryModel
 from cai.pictures.drawing import (
@@ -34,6 +36,7 @@ from cai.pictures.drawing import (
     spread_out,
     target_title,
 )
+from cai.pictures.gaussian_pictures import plot_luck_over_time, plot_value_contours
 
 __all__ = [
     "REAL_COLOR",
@@ -50,6 +53,8 @@ MESSAGE_FLOOR = -12.0  # nats
 def plot_values(posterior: Posterior, *, t: int = 0, ax: Axes | None = None) -> Figure:
     """Soft values as a map, with the policy as arrows; without a layout, values over states and time.
 
+    Of a Gaussian answer: contours over two coordinates of the state (`cai.pictures.plot_value_contours`).
+
     Args:
         posterior: an answer that knows its values.
         t: the time index whose values and policy are shown on a map.
@@ -58,6 +63,8 @@ def plot_values(posterior: Posterior, *, t: int = 0, ax: Axes | None = None) -> 
     Raises:
         ValueError: if the backend does not know values.
     """
+    if isinstance(posterior, GaussianPosterior):
+        return plot_value_contours(posterior, t=t, ax=ax)
     model = _model(posterior)
     if posterior.values is None:
         raise ValueError(f"backend {posterior.backend!r} does not know values; use 'exact' or 'variational'")
@@ -121,12 +128,14 @@ def plot_map(
 def plot_luck(posterior: Posterior, *, ax: Axes | None = None) -> Figure:
     """Where the plan counts on luck: KL of its dynamics from the true ones, by state, summed along q.
 
-    The cells add up to `posterior.luck` less the luck of the start.
+    The cells add up to `posterior.luck` less the luck of the start. Of a Gaussian answer: by step, the start apart.
 
     Args:
         posterior: an answer of a backend that knows its dynamics step by step.
         ax: where to draw; a new figure, unless given.
     """
+    if isinstance(posterior, GaussianPosterior):
+        return plot_luck_over_time(posterior, ax=ax)
     model = _model(posterior)
     luck = posterior.luck_by_state()
     layout = model.mdp.layout
@@ -198,6 +207,12 @@ def plot_messages(posterior: Posterior) -> Figure:
 def _model(posterior: Posterior) -> TrajectoryModel:
     if not isinstance(posterior, Posterior):
         raise TypeError(f"expected the posterior that cai.infer returns, got {type(posterior).__name__}")
+    if isinstance(posterior.model, World):
+        raise ValueError(
+            f"this picture needs numbered states, and the answer of {posterior.backend!r} is about the continuous "
+            f"model {posterior.model.name!r}; take plot_bands or plot_value_contours of a Gaussian answer, plot_plan "
+            "of a planner's, or ask about cai.models.discretize(model, ...)"
+        )
     if not isinstance(posterior.model, TrajectoryModel):
         raise ValueError("this picture needs the states of a TrajectoryModel; the answer is about a Pyro program")
     return posterior.model

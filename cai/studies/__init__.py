@@ -3,10 +3,12 @@
 from cai.studies.comparison import Comparison, Row, compare
 from cai.studies.constraints import Limited, limit_entries
 from cai.studies.explain import RewardExplanation, explain_reward
+from cai.studies.explain_continuous import ContinuousExplanation
 from cai.studies.sweep import Sweep, sweep
 
 __all__ = [
     "Comparison",
+    "ContinuousExplanation",
     "Limited",
     "RewardExplanation",
     "Row",

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 import torch
 from torch import Tensor
@@ -16,9 +17,11 @@ from cai.inference.registry import infer
 from cai.inference.tabular.forward_messages import forward_messages
 from cai.models.common.numerics import categorical_divergence, plain_number, safe_log, safe_logsumexp, weighted
 from cai.models.common.storage import Saved, storable
+from cai.models.continuous.world import World
 from cai.models.processes.mdp import MDP
 from cai.models.rewards.base import RewardFactor, Step, raw_table
 from cai.models.trajectory.model import TrajectoryModel
+from cai.studies.explain_continuous import ContinuousExplanation, explain_continuous
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -149,32 +152,82 @@ class _Nudge(RewardFactor):
         return self.table[step.t][step.state, step.action, step.outcome if self.reads_outcome else 0]
 
 
+@overload
 def explain_reward(
     model: TrajectoryModel,
     backend: str | Backend = "exact",
     *,
     visits: Any = None,
     time: int | None = None,
+    terms: None = None,
+    num_rollouts: int = 2000,
     seed: int = 0,
-) -> RewardExplanation:
+) -> RewardExplanation: ...
+
+
+@overload
+def explain_reward(
+    model: World,
+    backend: str | Backend = "exact",
+    *,
+    visits: None = None,
+    time: None = None,
+    terms: Mapping[str, Callable[[Tensor, Tensor, int], Tensor]] | None = None,
+    num_rollouts: int = 2000,
+    seed: int = 0,
+) -> ContinuousExplanation: ...
+
+
+def explain_reward(
+    model: TrajectoryModel | World,
+    backend: str | Backend = "exact",
+    *,
+    visits: Any = None,
+    time: int | None = None,
+    terms: Mapping[str, Callable[[Tensor, Tensor, int], Tensor]] | None = None,
+    num_rollouts: int = 2000,
+    seed: int = 0,
+) -> RewardExplanation | ContinuousExplanation:
     """Takes a reward apart along the answer to it; a reward as log probability is the idea of Levine 2018.
 
+    Of a continuous model each term of the reward is told as the answer expects it and as its policy gets it in the true
+    world: exactly where all is linear-Gaussian, else by trajectories. Of a table the answer's gradients are told, too.
+
     Args:
-        model: with a finite horizon.
+        model: with a finite horizon; a `TrajectoryModel`, or a continuous model.
         backend: a closed form of target "exact" (shares add up to the log evidence) or "fixed-dynamics" (to the bound).
         visits: states (mask, indices, names, or a region) whose visits by q are to be explained, too.
         time: the index of the state, 0 (the start) to T, at which they count: then it is the probability of being
             there. Unless given, it is that at the end (T) if they are all terminal, else the expected number of t =
             0..T with s_t among them.
-        seed: for backends that draw.
+        terms: of a continuous model, functions (s, a, t) -> [...] by name that add up to the reward of a step. Unless
+            given: the matrices of a `QuadraticReward`, what the reward's own method `terms` returns, or the reward as
+            one. The terms of a `TrajectoryModel` are those of its `RewardFactor`.
+        num_rollouts: of a continuous model, how many trajectories are drawn where expectations are not exact.
+        seed: for backends that draw, and for rollouts.
+
+    Returns:
+        Of a `TrajectoryModel` a `RewardExplanation`, of a continuous model a `ContinuousExplanation`.
 
     Raises:
-        TypeError: if it is no `TrajectoryModel`.
+        TypeError: if it is neither.
         ValueError: if the horizon is infinite, the backend is of another target or knows no outcomes, a gradient
-            would have more than 2e7 entries, or optimality is impossible.
+            would have more than 2e7 entries, or optimality is impossible; or terms do not add up to the reward.
     """
+    if isinstance(model, World):
+        if visits is not None or time is not None:
+            raise ValueError(
+                "visits and time are about the numbered states of a TrajectoryModel; leave them out, or ask about "
+                "cai.models.discretize(model, ...)"
+            )
+        return explain_continuous(model, backend, terms=terms, num_rollouts=num_rollouts, seed=seed)
     if not isinstance(model, TrajectoryModel):
-        raise TypeError(f"explain_reward takes a TrajectoryModel, whose reward it knows; got {type(model).__name__}")
+        raise TypeError(
+            "explain_reward takes a TrajectoryModel or a continuous model, whose reward it knows; got "
+            f"{type(model).__name__}"
+        )
+    if terms is not None:
+        raise ValueError("terms are for a continuous model; those of a TrajectoryModel are its reward.terms()")
     if not model.is_finite:
         raise ValueError("explain_reward looks at each step in turn, and the horizon is infinite; give horizon=N")
     outcomes = model.mdp.num_outcomes if model.reward.reads_outcome else 1
@@ -198,15 +251,15 @@ def explain_reward(
             visit_slope = torch.zeros_like(nudge) if visit_slope is None else visit_slope
     with torch.no_grad():
         posterior = infer(model, backend, seed=seed)  # without the zeros, and without their graph
-        terms = model.reward.terms()
-        rewards, costs, sure = _along(model, posterior, terms)
+        factors = model.reward.terms()
+        rewards, costs, sure = _along(model, posterior, factors)
         return RewardExplanation(
             model=model,
             posterior=posterior,
             prior_optimality=_prior_optimality(model),
             sequential_optimality=_sequential_optimality(model),
             posterior_optimality=sure,
-            terms=_names(terms, model.mdp),
+            terms=_names(factors, model.mdp),
             rewards=rewards,
             costs=costs,
             total=float(bound.detach()),

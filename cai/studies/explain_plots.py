@@ -15,8 +15,11 @@ from torch import Tensor
 
 from cai.pictures.drawing import FEW_STATES, REAL_COLOR, TARGET_COLORS, VALUE_MAP, draw_grid
 from cai.studies.explain import COSTS, RewardExplanation
+from cai.studies.explain_continuous import ContinuousExplanation
 
-__all__ = ["plot_explanation"]
+__all__ = ["plot_continuous_explanation", "plot_explanation"]
+
+TERM_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # Okabe and Ito's palette
 
 
 def plot_explanation(explanation: RewardExplanation, *, figsize: tuple[float, float] | None = None) -> Figure:
@@ -126,3 +129,44 @@ def _map(
     figure: Any = ax.get_figure(root=True)
     figure.colorbar(picture, ax=ax, label=label)
     ax.set_title(title)
+
+
+def plot_continuous_explanation(
+    explanation: ContinuousExplanation, *, figsize: tuple[float, float] | None = None
+) -> Figure:
+    """Each term of a reward, as the answer expects it beside what its policy gets in the true world.
+
+    Left the sums over all steps, with two standard errors where they are estimates; right each step, the end apart.
+
+    Args:
+        explanation: from `cai.explain_reward` of a continuous model.
+        figsize: in inches.
+    """
+    figure, (left, right) = plt.subplots(1, 2, figsize=figsize or (11.0, 4.2), layout="constrained")
+    color = TARGET_COLORS[explanation.posterior.target.value]
+    places = np.arange(len(explanation.terms), dtype=float)
+    kinds = [("in the true world", explanation.real, explanation.real_error, REAL_COLOR, "--", 0.2)]
+    if explanation.believed is not None:
+        kinds.insert(0, ("believed", explanation.believed, explanation.believed_error, color, "-", -0.2))
+    for label, table, error, shade, _, shift in kinds:
+        bars = None if error is None else 2 * np.where(np.isfinite(error.numpy()), error.numpy(), 0.0)
+        left.barh(places + shift, table.sum(0).numpy(), 0.38, color=shade, label=label, xerr=bars)
+    left.set_yticks(places, list(explanation.terms))
+    left.invert_yaxis()
+    left.axvline(0, color="0.2", linewidth=0.8)
+    left.set_xlabel("expected sum over all steps (reward units)")
+    left.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2, fontsize=9, frameon=False)
+    time = np.arange(1, len(explanation.real) + 1)
+    shown = [i for i, term in enumerate(explanation.terms) if term != "final"]
+    for i in shown:
+        for label, table, _, _, style, _ in kinds:
+            name = explanation.terms[i] if label == kinds[0][0] else None
+            right.plot(time, table[:, i].numpy(), style, color=TERM_COLORS[i % len(TERM_COLORS)], label=name)
+    right.set_xlabel("time t")
+    right.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    right.set_ylabel("expected reward of a step")
+    right.set_title("each step" + (" (solid: believed, dashed: true world)" if len(kinds) == 2 else ""), fontsize=11)
+    if shown:
+        right.legend(loc="best", fontsize=9)
+    figure.suptitle(f"What the reward pays along the answer of {explanation.posterior.backend!r}")
+    return figure

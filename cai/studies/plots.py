@@ -139,7 +139,7 @@ def plot_sweep(sweep: Sweep, *, figsize: tuple[float, float] | None = None) -> F
         axis.grid(alpha=0.3)
     failed = [row for row in rows if not row.status.ok]
     note = f"; {len(failed)} of {len(rows)} values have no answer" if failed else ""
-    name = sweep.comparison.model.name if isinstance(sweep.comparison.model, TrajectoryModel) else "a program"
+    name = sweep.comparison.model.name if isinstance(sweep.comparison.model, (TrajectoryModel, World)) else "a program"
     figure.suptitle(f"{sweep.backend} on {name}, over {sweep.option}{note}")
     return figure
 

@@ -40,6 +40,7 @@ class MaxProduct:
 
     name: ClassVar[str] = "max-product"
     target: ClassVar[Target] = Target.OTHER
+    answers_in_place: ClassVar[bool] = True  # on the device and in the dtype of a moved LinearGaussianModel
     accepts: ClassVar[str] = "a TrajectoryModel or a LinearGaussianModel with a finite horizon"
     cost: ClassVar[str] = "T S A K time, T S A memory"
 

@@ -58,6 +58,7 @@ class StructuredBackend:
     name: ClassVar[str]
     target: ClassVar[Target]
     free_dynamics: ClassVar[bool]
+    answers_in_place: ClassVar[bool] = True  # on the device and in the dtype of a moved LinearGaussianModel
     accepts: ClassVar[str] = (
         "a TrajectoryModel or LinearGaussianModel, any horizon; any program of discrete sites (svi)"
     )

@@ -53,6 +53,7 @@ class SumProduct:
 
     name: ClassVar[str] = "exact"
     target: ClassVar[Target] = Target.EXACT
+    answers_in_place: ClassVar[bool] = True  # on the device and in the dtype of a moved LinearGaussianModel
     soft_recursion: ClassVar[str | None] = "exact"
     accepts: ClassVar[str] = "a TrajectoryModel, any horizon; a LinearGaussianModel, finite"
     averages: ClassVar[bool] = True

@@ -13,7 +13,7 @@ from cai.inference.gaussian.spectrum import root_of
 
 __all__ = ["Failure", "critical_eta", "first_failure"]
 
-SLACK = 64 * torch.finfo(torch.float64).eps  # pivots below this share of what they are a difference of are rounding
+SLACK = 64  # units of rounding: pivots below so many of what they are a difference of are rounding
 ACCURACY = 1e-7  # relative, of a critical eta
 DOUBLINGS = 60  # how often eta is doubled in search of a breakdown
 
@@ -57,7 +57,7 @@ def first_failure(problem: GaussianProblem, messages: Messages) -> Failure | Non
     rounding of what it is a difference of.
     """
     shape, P = (*problem.batch, problem.horizon), messages.cost_to_go.P
-    outcomes = actions = torch.ones(shape, dtype=torch.bool)
+    outcomes = actions = torch.ones(shape, dtype=torch.bool, device=P.device)
     start = P[..., 0, :, :].isfinite().all(-1).all(-1)
     if bool((messages.theta < 0).any()) or (bool((messages.theta > 0).any()) and not _is_convex(problem)):
         if bool((problem.noise != 0).any()):
@@ -67,7 +67,7 @@ def first_failure(problem: GaussianProblem, messages: Messages) -> Failure | Non
         stage = messages.action_cost.diagonal(dim1=-2, dim2=-1)
         own = problem.folded().P.diagonal(dim1=-2, dim2=-1)[..., problem.num_states :]
         pivots = messages.root.diagonal(dim1=-2, dim2=-1).square()
-        scale = SLACK * (problem.num_states + problem.num_actions) * (own.abs() + (stage - own).abs())
+        scale = _slack(P) * (problem.num_states + problem.num_actions) * (own.abs() + (stage - own).abs())
         actions = messages.chosen & (pivots > scale).all(-1)
     steps = torch.stack([outcomes.expand(shape), actions.expand(shape)], -1).flip(-2).flatten(-2)
     good = torch.cat([steps, start.expand(problem.batch)[..., None]], -1)
@@ -106,6 +106,11 @@ def critical_eta(problem: GaussianProblem, eta: float, failure: Failure) -> floa
     return (low + high) / 2
 
 
+def _slack(part: Tensor) -> float:
+    """The share of a number that is rounding in its dtype."""
+    return SLACK * torch.finfo(part.dtype).eps
+
+
 def _shift(noise: Tensor, P: Tensor, theta: Tensor) -> Tensor:
     """Theta U'P U [..., n, n], where U U' is the covariance `noise`: what is added to I."""
     root = root_of(noise)
@@ -118,7 +123,7 @@ def _definite(shift: Tensor) -> Tensor:
     root, fault = torch.linalg.cholesky_ex(shift + torch.eye(size, dtype=shift.dtype, device=shift.device))
     pivots = root.diagonal(dim1=-2, dim2=-1).square()
     scale = 1 + shift.diagonal(dim1=-2, dim2=-1).abs()
-    return (fault == 0) & (pivots > SLACK * size * scale).all(-1)
+    return (fault == 0) & (pivots > _slack(shift) * size * scale).all(-1)
 
 
 def _is_convex(problem: GaussianProblem) -> bool:
@@ -134,7 +139,7 @@ def _is_semidefinite(matrix: Tensor) -> bool:
     width = matrix.diagonal(dim1=-2, dim2=-1).abs().sqrt()
     unit = matrix / torch.where(width > 0, width, 1.0)[..., None] / torch.where(width > 0, width, 1.0)[..., None, :]
     values = torch.linalg.eigvalsh(unit)
-    return bool((values[..., 0] >= -SLACK * matrix.shape[-1]).all())
+    return bool((values[..., 0] >= -_slack(matrix) * matrix.shape[-1]).all())
 
 
 def _failure(problem: GaussianProblem, messages: Messages, member: tuple[int, ...], place: int) -> Failure:

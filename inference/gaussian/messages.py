@@ -138,7 +138,7 @@ def backward(problem: GaussianProblem, eta: float | Tensor = 0.0) -> Messages:
         offset=shift,
         action_cost=_in_order(stages, (*shape, horizon, m, m), message),
         root=root,
-        chosen=torch.stack(faults[::-1], -1) == 0 if faults else torch.ones(*shape, horizon, dtype=torch.bool),
+        chosen=torch.stack(faults[::-1], -1) == 0 if faults else root.new_ones(*shape, horizon, dtype=torch.bool),
         theta=theta,
         temperature=alpha,
         start=-outcome_step(first, problem.covariance, moves)(problem.mean),
@@ -196,7 +196,7 @@ def _homogeneous(problem: GaussianProblem, *, affine: bool) -> tuple[list[Tensor
         return maps, at_steps(problem.cost, 2, horizon), final.P.expand(*problem.batch, -1, -1)
     last = torch.zeros(n + 1 + m, dtype=final.P.dtype, device=final.P.device)
     last[n] = 1.0
-    order = [*range(n), n + m, *range(n, n + m)]
+    order = torch.tensor([*range(n), n + m, *range(n, n + m)], device=final.P.device)
 
     def moved(A: Tensor, c: Tensor, B: Tensor) -> Tensor:
         row = _beside(A, c[..., None], B)
@@ -204,7 +204,7 @@ def _homogeneous(problem: GaussianProblem, *, affine: bool) -> tuple[list[Tensor
 
     def paid(P: Tensor, p: Tensor) -> Tensor:
         whole = _bordered(P, p, torch.zeros_like(p[..., 0]))
-        return whole[..., order, :][..., order] if m else whole
+        return whole.index_select(-2, order).index_select(-1, order) if m else whole
 
     maps, costs = _each_step(moved, moves, horizon), _each_step(paid, [(problem.cost, 2), (problem.linear, 1)], horizon)
     return maps, costs, _bordered(final.P, final.p, torch.zeros_like(final.p[..., 0])).expand(*problem.batch, -1, -1)

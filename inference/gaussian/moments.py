@@ -22,7 +22,9 @@ __all__ = [
     "condition",
     "entropies",
     "expected_return",
+    "expected_rewards",
     "forward",
+    "luck_by_step",
     "stage_divergence",
 ]
 
@@ -173,7 +175,7 @@ def account(
     divergence = _expected(paid.P, paid.p, states[..., :-1, :], spread[..., :-1, :, :]) + paid.rho
     luck = entropy.new_zeros(problem.batch)
     if messages is not None and bool((messages.theta != 0).any()):
-        luck = _luck(problem, messages, belief, moments)
+        luck = luck_by_step(problem, messages, belief, moments).sum(-1)
     return Account(
         believed_return=expected_return(problem, moments),
         policy_divergence=(alive * divergence).sum(-1).expand(problem.batch),
@@ -184,12 +186,17 @@ def account(
 
 def expected_return(problem: GaussianProblem, moments: Moments) -> Tensor:
     """[...], the expected sum of rewards along moments, reward units; of what the discount leaves of each step."""
-    return -(_alive(problem) * _costs(problem, moments)).sum(-1)
+    return expected_rewards(problem, moments).sum(-1)
+
+
+def expected_rewards(problem: GaussianProblem, moments: Moments) -> Tensor:
+    """[..., T + 1], what each step pays along moments, and the end, reward units; of what the discount leaves of it."""
+    return -(_alive(problem) * _costs(problem, moments))
 
 
 def _alive(problem: GaussianProblem) -> Tensor:
     """[T + 1], the probability that the discount has left the chain alive when a step, and the end, is paid."""
-    return torch.tensor((1.0, *problem.survival), dtype=problem.mean.dtype).cumprod(0)
+    return torch.tensor((1.0, *problem.survival), dtype=problem.mean.dtype, device=problem.mean.device).cumprod(0)
 
 
 def _costs(problem: GaussianProblem, moments: Moments) -> Tensor:
@@ -232,8 +239,8 @@ def stage_divergence(policy: GaussianPrior, prior: GaussianPrior | None) -> Quad
     return Quadratic(lean.mT @ lean, (lean.mT @ miss)[..., 0], miss.square().sum((-2, -1)) / 2 + spread)
 
 
-def _luck(problem: GaussianProblem, messages: Messages, belief: Belief, moments: Moments) -> Tensor:
-    """[...], the KL of q's dynamics and start from the true ones."""
+def luck_by_step(problem: GaussianProblem, messages: Messages, belief: Belief, moments: Moments) -> Tensor:
+    """[..., T + 1], the KL of q's start from the true one, and of its dynamics at each step, nats; no discount."""
     first, theta = messages.first, messages.theta
     certain = torch.zeros_like(first.P)
     paid = _tilt_divergence(problem.covariance, first, theta, belief.start_shrunk, problem.mean, certain)
@@ -245,7 +252,7 @@ def _luck(problem: GaussianProblem, messages: Messages, belief: Belief, moments:
     spread = maps @ torch.cat([above, below], -2) @ maps.mT
     mean = times(maps, z) + problem.offset
     steps = _tilt_divergence(problem.noise, messages.following, theta[..., None], belief.shrunk, mean, spread)
-    return paid + steps.sum(-1)
+    return torch.cat([paid[..., None].expand(*steps.shape[:-1], 1), steps], -1)
 
 
 def _tilt_divergence(

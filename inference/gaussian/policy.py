@@ -24,6 +24,8 @@ __all__ = ["GaussianPolicy"]
 class GaussianPolicy:
     """a_t ~ N(K_t s_t + k_t, Sigma_t), for each time or stationary.
 
+    It acts in float64 on the CPU, wherever its tensors came from.
+
     Args:
         gain: K [..., T, m, n]; batch axes lead. With `stationary`, T is 1.
         offset: k [..., T, m].
@@ -56,7 +58,7 @@ class GaussianPolicy:
         if self.stationary and gain.shape[-3] != 1:
             raise ValueError(f"a stationary policy has one step; gain has {gain.shape[-3]} of them")
         for name in ("gain", "offset", "covariance"):
-            object.__setattr__(self, name, getattr(self, name).detach())
+            object.__setattr__(self, name, getattr(self, name).detach().to("cpu", torch.float64))
         object.__setattr__(self, "_roots", root_of(self.covariance))
 
     @property

@@ -15,7 +15,7 @@ from cai.inference.core.policy import policy_classes
 from cai.inference.core.posterior import TABLES, Posterior
 from cai.inference.core.storage import storable
 from cai.inference.gaussian.messages import Messages
-from cai.inference.gaussian.moments import Account, Belief, Moments, account, believe, forward
+from cai.inference.gaussian.moments import Account, Belief, Moments, account, believe, forward, luck_by_step
 from cai.inference.gaussian.policy import GaussianPolicy
 from cai.inference.gaussian.problem import GaussianPrior, GaussianProblem, Quadratic, times
 from cai.inference.gaussian.trajectories import draw_trajectories, score_trajectories
@@ -200,6 +200,19 @@ class GaussianPosterior(Posterior):
         """q(s_1)."""
         return Gaussian(self.belief.mean, self.belief.covariance)
 
+    def luck_by_step(self) -> Tensor:
+        """[..., T + 1], the luck of the start and of each step, nats; their sum is `luck`.
+
+        Raises:
+            ValueError: if the horizon is infinite, or there is no answer.
+        """
+        self._refuse_failure("look into")
+        if self.horizon == math.inf:
+            raise ValueError("over an infinite horizon luck has no step of its own; infer with horizon=N")
+        if self.messages is None or not bool((self.messages.theta != 0).any()):
+            return self.problem.mean.new_zeros(*self.problem.batch, self.steps + 1)
+        return luck_by_step(self.problem, self.messages, self.belief, self.moments)
+
     def policy(self, kind: str = "stochastic") -> GaussianPolicy:
         """What the answer says to do, ready to act.
 
@@ -267,7 +280,7 @@ class GaussianPosterior(Posterior):
         return t
 
     def _vector(self, value: Any, size: int, name: str) -> Tensor:
-        found = torch.as_tensor(value, dtype=self.problem.mean.dtype)
+        found = torch.as_tensor(value, dtype=self.problem.mean.dtype, device=self.problem.mean.device)
         if found.dim() == 0 or found.shape[-1] != size:
             raise ValueError(f"{name} has shape {list(found.shape)}; expected [..., {size}]")
         return found

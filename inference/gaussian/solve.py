@@ -24,8 +24,10 @@ INSTEAD = (
     "ask 'variational', which holds the dynamics fixed, or 'smc', or any backend of tables about "
     "cai.models.discretize(model, ...)"
 )
-STRONG = 1e6  # of theta W P, below which a step of messages loses no digits to speak of
-GAP = 1e-9  # of what an answer earns and pays: by how much its accounts may be apart
+# Of theta W P, below which a step of messages loses no digits to speak of, and by how much of what an answer earns and
+# pays its accounts may be apart; by dtype.
+STRONG = {torch.float64: 1e6, torch.float32: 1e2}
+GAP = {torch.float64: 1e-9, torch.float32: 1e-3}
 UNKNOWN = ("log_evidence", "elbo", "believed_return", "luck", "policy_divergence", "policy_entropy")
 
 
@@ -89,6 +91,7 @@ def gaussian_posterior(
         ValueError: see `require_answerable`.
     """
     require_answerable(model, backend, eta)
+    model = model if model.is_finite else model.host  # where long runs settle to the last digit
     problem, found = read_problem(model), dict(details or {})
     if model.is_flat:
         found["note"] = "evidence, bound and entropy are relative to da, the action prior being flat"
@@ -107,7 +110,7 @@ def gaussian_posterior(
     elif target is Target.FIXED_DYNAMICS:
         parts |= {"elbo": bound}
     answer = GaussianPosterior(**parts, details=found)
-    if eta != 0 and (gap := _gap(answer, problem, messages, eta)) > GAP:
+    if eta != 0 and (gap := _gap(answer, problem, messages, eta)) > GAP[problem.mean.dtype]:
         why = (
             f"noise outweighs rewards by so much that digits were lost: accounts are {gap:.1e} apart; scale W, S1 down"
         )
@@ -121,7 +124,7 @@ def _gap(answer: GaussianPosterior, problem: GaussianProblem, messages: Messages
     with torch.no_grad():
         sizes = [part.abs().amax() for part in (problem.noise, problem.covariance) if part.numel()]
         strength = float(messages.theta.abs().max() * max(sizes) * messages.cost_to_go.P.abs().amax())
-        if not strength > STRONG:
+        if not strength > STRONG[problem.mean.dtype]:
             return 0.0
         paid = answer.account
         parts = (paid.believed_return / problem.temperature, paid.policy_divergence, paid.luck / eta)
@@ -150,7 +153,7 @@ def failed_posterior(
     if failure.kind == "overflow":
         status, details["eigenvalue"] = Status.OUT_OF_RANGE, None
     elif eta < 0:
-        details["eta_crit"] = critical_eta(problem, eta, failure)
+        details["eta_crit"] = critical_eta(read_problem(common["model"].host), eta, failure)
         if details["eta_crit"] is not None:
             details["why"] += f"; it breaks down below eta = {details['eta_crit']:.6g}"
     return GaussianPosterior(**common, **dict.fromkeys(UNKNOWN), problem=problem, status=status, details=details)

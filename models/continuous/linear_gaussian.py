@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
@@ -12,6 +13,7 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor
 
 from cai.models.common.checks import FORGOTTEN, float_tensor
+from cai.models.common.devices import place_tensor, resolve_place
 from cai.models.common.storage import storable
 from cai.models.continuous.distributions import gaussian
 from cai.models.continuous.matrices import at_time, batch_shape, check_covariance, read_matrix
@@ -61,7 +63,12 @@ class LinearStep(NamedTuple):
     L: Tensor | None
 
 
-@storable("linear-gaussian-model")
+def _stored(model: LinearGaussianModel) -> dict[str, Any]:
+    """What a file keeps of a model: the arguments of the one in float64."""
+    return {entry.name: getattr(model.host, entry.name) for entry in fields(model) if entry.init}
+
+
+@storable("linear-gaussian-model", pack=_stored)
 @dataclass(frozen=True, eq=False, repr=False)
 class LinearGaussianModel(World):
     """Linear dynamics with Gaussian noise, a quadratic reward and a horizon. Calling it runs the Pyro program.
@@ -151,6 +158,56 @@ class LinearGaussianModel(World):
             | {f"the final reward's {name}": (tensor, len(axes.split())) for (name, axes), tensor in final}
         )
 
+    # ---- where it lives -----------------------------------------------------------------------------------------
+
+    @property
+    def host(self) -> LinearGaussianModel:
+        held: LinearGaussianModel = self.__dict__.get("_host", self)
+        return held
+
+    @property
+    def device(self) -> torch.device:
+        return self.A.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.A.dtype
+
+    def to(self, device: Any = None, dtype: torch.dtype | None = None) -> LinearGaussianModel:
+        """The same model with its tensors on another device or in another dtype, converted from the float64 original.
+
+        `exact`, `variational`, `risk` and `max-product` answer there over a finite horizon. Programs, simulation,
+        evaluation, searches and infinite horizons read the float64 original, `host`.
+
+        Args:
+            device: a `torch.device` or its name, e.g. "cuda"; the present one unless given.
+            dtype: torch.float64 or torch.float32; the present one unless given.
+
+        Raises:
+            TypeError, ValueError: if there is no such device here, the dtype is another one, or too short for a number.
+        """
+        place, host = resolve_place(device, dtype, (self.device, self.dtype)), self.host
+        for known in (self, host):
+            if place == (known.device, known.dtype):
+                return known
+        moved = copy.copy(host)
+        parts = {name: place_tensor(tensor, *place, name) for name, (tensor, _) in host._parts().items()}
+        reward, prior = copy.copy(host.reward), copy.copy(host.action_prior)
+        for target, names in ((moved, OWN_AXES), (reward, AXES), (prior, prior_parts(prior))):
+            for name in names:
+                object.__setattr__(target, name, parts[name])
+        object.__setattr__(reward, "final", tuple(parts[f"the final reward's {name}"] for name in FINAL))
+        start = Gaussian(parts["initial mean"], parts["initial covariance"])
+        for name, value in (("reward", reward), ("action_prior", prior), ("initial", start), ("_host", host)):
+            object.__setattr__(moved, name, value)
+        moved.__dict__.pop("_held", None)
+        return moved
+
+    def replace(self, **changes: Any) -> LinearGaussianModel:
+        if self.host is self:
+            return super().replace(**changes)
+        return self.host.replace(**changes).to(self.device, self.dtype)
+
     # ---- what backends read -------------------------------------------------------------------------------------
 
     @cached_property
@@ -201,6 +258,8 @@ class LinearGaussianModel(World):
         Raises:
             IndexError: if there is no such member, or the model is no batch.
         """
+        if self.host is not self:
+            return self.host.member(*index).to(self.device, self.dtype)
         if len(index) != len(self.batch_shape):
             raise IndexError(
                 f"{len(index)} indices for a batch of shape {list(self.batch_shape)}; give one for each axis"

@@ -14,6 +14,7 @@ import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor
 
+from cai.models.common.devices import resolve_place
 from cai.models.common.facts import fact_table
 from cai.models.common.names import KnownNames, did_you_mean
 from cai.models.common.numerics import plain_number
@@ -72,6 +73,43 @@ class World(KnownNames):
         """Bool [...], whether states are terminal; None where no state is."""
         return None
 
+    # ---- where it lives -----------------------------------------------------------------------------------------
+
+    @property
+    def host(self) -> Self:
+        """The model in float64 on the CPU; what draws, evaluates and searches reads this one."""
+        return self
+
+    @property
+    def device(self) -> torch.device:
+        """Where its tensors live."""
+        return torch.device("cpu")
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of its tensors."""
+        return torch.float64
+
+    def to(self, device: Any = None, dtype: torch.dtype | None = None) -> Self:
+        """The same model on another device or in another dtype.
+
+        Args:
+            device: a `torch.device` or its name; the present one unless given.
+            dtype: torch.float64 or torch.float32; the present one unless given.
+
+        Raises:
+            TypeError, ValueError: if there is no such device here, the dtype is another one, or the model is made of
+                functions, which are called on float64 tensors of the CPU.
+        """
+        place = resolve_place(device, dtype, (self.device, self.dtype))
+        if place == (self.device, self.dtype):
+            return self
+        raise ValueError(
+            f"a {type(self).__name__} is made of functions, which are called on torch.float64 tensors of the CPU, and "
+            f"{place[1]} on {place[0]} was asked for; leave it where it is (a LinearGaussianModel moves, and so does "
+            "cai.models.discretize(model, ...))"
+        )
+
     # ---- what backends read -------------------------------------------------------------------------------------
 
     @property
@@ -102,11 +140,11 @@ class World(KnownNames):
         Raises:
             ValueError: if the horizon is infinite, the action prior flat, or the model a batch; says what to do.
         """
-        run_program(self)
+        run_program(self.host)
 
     def reset(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         """The states float64 [N, ..., n] in which N chains start, drawn from p(s_1); batch axes behind N."""
-        return draw_start(self, n, generator)
+        return draw_start(self.host, n, generator)
 
     def step(self, states: Tensor, actions: Tensor, t: int, generator: torch.Generator | None = None) -> Transition:
         """Moves N chains by one step: (next states [N, ..., n], rewards [N, ...], alive bool [N, ...]).
@@ -123,7 +161,7 @@ class World(KnownNames):
             ValueError: if an action has another shape, or a chain leaves the finite numbers (`DivergedRollout`, whose
                 `step` is the time index).
         """
-        return draw_step(self, states, actions, t, generator)
+        return draw_step(self.host, states, actions, t, generator)
 
     def root(self, name: str, covariance: Tensor) -> CovarianceRoot:
         """The root of a covariance [..., n, n] of this model, worked out once unless it has a history."""
@@ -157,7 +195,7 @@ class World(KnownNames):
             ValueError: if the horizon is infinite, the policy returns another shape, or a chain leaves the finite
                 numbers (`DivergedRollout`, whose `step` is the time index).
         """
-        return run_chains(self, policy, n, generator, deterministic=deterministic)
+        return run_chains(self.host, policy, n, generator, deterministic=deterministic)
 
     # ---- copies and files ---------------------------------------------------------------------------------------
 
@@ -177,7 +215,7 @@ class World(KnownNames):
             FileNotFoundError: if the folder does not exist.
             StorageError: if a part of it is a function, which no file holds; names it.
         """
-        return save(path, self)
+        return save(path, self.host)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         """A copy that shares what carries an autograd history, so that its gradients reach the same leaves."""

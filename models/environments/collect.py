@@ -18,7 +18,29 @@ from cai.models.environments.world import EnvironmentModel, draw_actions
 from cai.models.trajectory.model import TrajectoryModel
 from cai.models.trajectory.simulate import draw_rows
 
-__all__ = ["Transitions", "collect"]
+__all__ = ["Transitions", "acting_worlds", "collect"]
+
+
+def acting_worlds(world: Any, number: int) -> Any:
+    """A vector of copies of a world whose observations are what policies act on: states, where the world is a model.
+
+    Args:
+        world: an `EnvironmentModel`; a `TrajectoryModel`, seen by "index"; or a continuous model, seen by its states.
+        number: of copies.
+
+    Raises:
+        TypeError: if it is none of these.
+    """
+    if isinstance(world, EnvironmentModel):
+        return world.make(number)
+    if isinstance(world, TrajectoryModel):
+        return vector_environment(world, number, observe="index")
+    if isinstance(world, World):
+        return vector_environment(world, number, observe=_states, observation_space=_box(world.state_dim))
+    raise TypeError(
+        f"the world is a {type(world).__name__}; expected a TrajectoryModel, a continuous model, or what "
+        "cai.models.environment_model makes"
+    )
 
 
 class Transitions(NamedTuple):
@@ -60,17 +82,7 @@ def collect(world: Any, num_steps: int, *, policy: Any = None, num_envs: int = 1
         TypeError, ValueError: if the world is none of these, has no prior to draw from, or the policy does not fit it.
     """
     steps, number = as_count(num_steps, "num_steps"), as_count(num_envs, "num_envs")
-    if isinstance(world, EnvironmentModel):
-        worlds = world.make(number)
-    elif isinstance(world, TrajectoryModel):
-        worlds = vector_environment(world, number, observe="index")
-    elif isinstance(world, World):
-        worlds = vector_environment(world, number, observe=_states, observation_space=_box(world.state_dim))
-    else:
-        raise TypeError(
-            f"the world is a {type(world).__name__}; expected a TrajectoryModel, a continuous model, or what "
-            "cai.models.environment_model makes"
-        )
+    worlds = acting_worlds(world, number)
     generator = torch.Generator().manual_seed(seed)
     episodes, times = np.zeros(number, dtype=np.int64), np.zeros(number, dtype=np.int64)
     observations, info = worlds.reset(seed=[reset_seed(seed, copy, 0) for copy in range(number)])

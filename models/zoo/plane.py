@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyro.distributions as dist
@@ -56,6 +56,10 @@ class DubinsReward:
             distance = ((state[..., 0] - x) ** 2 + (state[..., 1] - y) ** 2).sqrt()
             cost = cost + torch.nn.functional.softplus((radius + self.margin - distance) / self.softness)
         return -cost
+
+    def terms(self) -> dict[str, DubinsReward]:
+        """Its parts by name, which add up to it: the discs and the steering."""
+        return {"discs": replace(self, steering=0.0), "steering": replace(self, discs=())}
 
 
 @storable("dubins-final-reward")
@@ -137,11 +141,20 @@ class MultiGoalReward:
     bonus: float
     radius: float
     scale: float
+    distance: float = 1.0
 
     def __call__(self, state: Tensor, action: Tensor, t: int) -> Tensor:
         squared = _squared_distance(self.dynamics(state, action, t), self.goals)
         entered = torch.where(squared < self.radius**2, self.bonus, 0.0)
-        return (entered - self.effort * action.square().sum(-1) - squared) / self.scale
+        return (entered - self.effort * action.square().sum(-1) - self.distance * squared) / self.scale
+
+    def terms(self) -> dict[str, MultiGoalReward]:
+        """Its parts by name, which add up to it: the effort, the distance from the nearest goal, and what goals pay."""
+        return {
+            "effort": replace(self, bonus=0.0, distance=0.0),
+            "distance": replace(self, bonus=0.0, effort=0.0),
+            "goal": replace(self, effort=0.0, distance=0.0),
+        }
 
 
 @storable("multi-goal-end")

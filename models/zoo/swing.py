@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -50,6 +50,15 @@ class SwingReward:
         if action is not None:
             cost = cost + self.effort * action.square().sum(-1)
         return -self.scale * cost
+
+    def terms(self) -> dict[str, SwingReward]:
+        """Its parts by name, which add up to it: being upright, the weighted squares, and the effort."""
+        nothing = (0.0,) * len(self.weights)
+        return {
+            "upright": replace(self, weights=nothing, effort=0.0),
+            "weighted squares": replace(self, upright=0.0, effort=0.0),
+            "effort": replace(self, weights=nothing, upright=0.0),
+        }
 
 
 @storable("pendulum-dynamics")

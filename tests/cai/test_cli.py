@@ -232,6 +232,49 @@ def test_draw(cai, tmp_path, model, what):
     assert path.read_bytes().startswith(PNG)
 
 
+@pytest.mark.parametrize(
+    ("model", "what", "backend"),
+    [
+        ("double-integrator", "values", None),
+        ("double-integrator", "luck", None),
+        ("double-integrator", "bands", "variational"),
+        ("lqg", "gains", None),
+        ("dubins", "plan", None),
+    ],
+)
+def test_draw_an_answer_about_a_continuous_model(cai, tmp_path, model, what, backend):
+    path = tmp_path / "picture.png"
+    chosen = ("--backend", backend) if backend else ()
+    assert cai("draw", model, "--what", what, *chosen, "--out", path) == (0, f"saved {path}\n", "")
+    assert path.read_bytes().startswith(PNG)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "advice"),
+    [
+        (("double-integrator", "--what", "messages"), "draw 'values'"),
+        (("pendulum", "--what", "values"), "use 'ilqr', 'mppi'"),
+        (("pendulum", "--what", "values", "--backend", "mppi", "--horizon", "3"), "draw 'plan'"),
+        (("pendulum", "--what", "gains"), "draw 'plan'"),
+        (("dubins", "--what", "bands"), "draw 'plan'"),
+        (("lottery", "--what", "plan"), "draw values, luck or messages"),
+    ],
+)
+def test_draw_says_which_picture_has_a_meaning(cai, tmp_path, arguments, advice):
+    path = tmp_path / "picture.png"
+    code, out, err = cai("draw", *arguments, "--out", path)
+    assert code in (1, 2)
+    assert (out, err.count("\n")) == ("", 1)
+    assert advice in err
+    assert not path.exists()
+
+
+def test_explore_refuses_what_its_answers_are_not_about(cai):
+    code, out, err = cai("explore", "pendulum", "--no-browser")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "cai.compare(model, ['ilqr', 'mppi'])" in err
+
+
 def test_draw_names_the_file_itself(cai, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert cai("draw", "lottery") == (0, "saved lottery-model.png\n", "")

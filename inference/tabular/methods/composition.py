@@ -33,7 +33,7 @@ from cai.models.rewards.tables import RewardFactor, Step
 from cai.models.trajectory.lmdp import composition_weights, process_difference
 from cai.models.trajectory.model import TrajectoryModel
 
-__all__ = ["compose_models", "compose_posteriors"]
+__all__ = ["compose_models", "compose_posteriors", "model_difference"]
 
 SOLVED = (
     1e-6  # nats, relative beyond 1, by which values may miss the soft maximum of their q-values and count as solved
@@ -86,7 +86,7 @@ def compose_models(models: Sequence[TrajectoryModel], weights: Any) -> Trajector
                 f"component {i} has discount {model.discount:g}, under which z = e^-q P z^gamma is not linear and "
                 "nothing adds up; give discount 1, or solve the composed problem (compose_lmdps) by itself"
             )
-        different = _difference(first, model)
+        different = model_difference(first, model)
         if different:
             raise ValueError(
                 f"components 0 and {i} differ in {different}; only problems that share all but the rewards of endings "
@@ -173,12 +173,12 @@ def _composed_rewards(
     return first.temperature * torch.where(first.live[:, None], composed, torch.zeros_like(composed))
 
 
-def _difference(left: TrajectoryModel, right: TrajectoryModel) -> str | None:
+def model_difference(left: TrajectoryModel, right: TrajectoryModel) -> str | None:
     """In what two models differ, but for their rewards and names; None if in nothing."""
     process = process_difference(left.mdp, right.mdp)
     if process:
         return process
-    for name in ("horizon", "temperature", "optimality"):
+    for name in ("horizon", "temperature", "discount", "criterion", "optimality"):
         one, other = getattr(left, name), getattr(right, name)
         if one != other:
             return f"{name} ({one} and {other})"

@@ -247,13 +247,16 @@ class LinearSystem:
         except RuntimeError:  # "Factor is exactly singular"
             return None
 
-    def answer(self, sides: np.ndarray, transposed: bool = False) -> np.ndarray | None:
-        """The solution [N, R] of sides [N, R], without a history; None where there is none that can be found."""
+    def answer(self, sides: np.ndarray, transposed: bool = False, *, corrected: bool = True) -> np.ndarray | None:
+        """The solution [N, R] of sides [N, R], without a history; None where there is none that can be found.
+
+        Without `corrected`, which is a second solve, the factors' own: of sides >= 0 those have no cancellation.
+        """
         if not sides.size:
             return sides.copy()
         with np.errstate(all="ignore"):  # what is not finite is seen by the caller
             if self.exits is None:
-                return self._solved(sides, transposed)
+                return self._solved(sides, transposed, corrected)
             if not (self._leading[1] > 0).all() or not np.isfinite(self._leading[1]).all():
                 return None
             if self.pattern.number <= TINY:
@@ -314,13 +317,13 @@ class LinearSystem:
             x, last = x + step, length
         return x
 
-    def _solved(self, sides: np.ndarray, transposed: bool) -> np.ndarray | None:
+    def _solved(self, sides: np.ndarray, transposed: bool, corrected: bool = True) -> np.ndarray | None:
         """What the factors of `_matrix` say, corrected once."""
         factor = self._factor
         if factor is None:
             return None
-        matrix = self._matrix.T.tocsc() if transposed else self._matrix
         if self.method == "iterate":
+            matrix = self._matrix.T.tocsc() if transposed else self._matrix
             columns = [column for column in map(partial(_iterated, matrix), sides.T) if column is not None]
             return np.stack(columns, -1) if len(columns) == sides.shape[1] else None
 
@@ -330,8 +333,10 @@ class LinearSystem:
                 return np.asarray(solved.cpu().numpy())
             return np.asarray(factor.solve(b, trans="T" if transposed else "N"))
 
+        if not corrected:
+            return once(sides)
         x = once(np.ascontiguousarray(sides))
-        return x + once(sides - matrix @ x)
+        return x + once(sides - (self._matrix.T if transposed else self._matrix) @ x)
 
 
 def _added(places: np.ndarray, parts: np.ndarray, number: int) -> np.ndarray:

@@ -10,7 +10,7 @@ from explorer_answers import SHARED, answers, same
 
 import cai
 from cai.explorer import Exploration
-from cai.models import MDP, TrajectoryModel, available_models, bridge, build_model
+from cai.models import MDP, TrajectoryModel, available_models, bridge, build_model, double_integrator, pendulum
 
 # ---- the core ------------------------------------------------------------------------------------------------------
 
@@ -72,6 +72,33 @@ def test_a_builder_moves_by_its_own_numbers():
     assert (kinds["steps"], kinds["fair"], kinds["temperature"]) == ("number", "switch", "log")
     view = exploration.ask(steps=2.0, fair=False, temperature=2.0)  # not an argument of the builder
     same(view.numbers, answers(dataclasses.replace(stairs(2, fair=False), temperature=2.0), -1.0))
+
+
+@pytest.mark.parametrize("moved", [{}, {"eta": 0.5, "noise": 0.3}, {"temperature": 2.0, "horizon": 6}])
+def test_a_linear_gaussian_model_moves_like_any_other(moved):
+    view = Exploration("double-integrator").ask(**moved)
+    assert view.messages == ()
+    options = {name: value for name, value in moved.items() if name != "eta"}
+    same(view.numbers, answers(double_integrator(**options), moved.get("eta", -0.05)))
+    figure = view.figure()
+    assert [ax.get_ylabel() for ax in figure.axes[:3]] == ["position"] * 3
+    assert len({ax.get_ylim() for ax in figure.axes[:3]}) == 1
+    assert view.png().startswith(b"\x89PNG")
+
+
+def test_what_gaussian_messages_do_not_answer_is_said():
+    exploration = Exploration(double_integrator(horizon=4))
+    assert exploration.ask(eta=-3.0).answers["variational"].status.ok
+    assert any("breaks down below eta" in text for text in exploration.ask(eta=-3.0, horizon=25).messages)
+    view = exploration.ask(discount=0.9)
+    assert any("discretize" in text for text in view.messages)
+    assert view.numbers["variational"]["real return"] is not None
+    assert not Exploration("double-integrator").ask(infinite_horizon=True, discount=0.9).figure().axes[0].images
+    with pytest.raises(ValueError, match="not linear-Gaussian"):
+        Exploration(pendulum)
+    batch = double_integrator().replace(offset=torch.zeros(2, 1, 2, dtype=torch.float64))
+    with pytest.raises(ValueError, match=r"model\.member"):
+        Exploration(batch)
 
 
 @pytest.mark.parametrize("name", [name for name, entry in available_models().items() if not entry.continuous])

@@ -9,7 +9,7 @@ from gaussian_models import integrator
 
 import cai
 from cai.models import Flat, bridge
-from cai.pictures import plot_bands, plot_gains, plot_value_contours
+from cai.pictures import plot_bands, plot_gains, plot_luck, plot_messages, plot_value_contours, plot_values
 
 
 def test_bands_are_two_standard_deviations_of_the_marginals():
@@ -27,6 +27,24 @@ def test_bands_are_two_standard_deviations_of_the_marginals():
     fixed = plot_bands(cai.infer(integrator(), "variational"), actions=False)
     lines = {line.get_label(): line.get_ydata() for line in fixed.axes[0].lines}
     assert np.allclose(lines["believed"], lines["in the true world"])
+
+
+def test_luck_over_time_adds_up_to_the_luck():
+    answer = cai.infer(integrator(), "exact")
+    ax = plot_luck(answer).axes[0]
+    heights = [bar.get_height() for bar in ax.patches]
+    assert len(heights) == 11  # the start and ten steps
+    assert sum(heights) == pytest.approx(float(answer.luck))
+    start, true = answer.marginal("s_1"), integrator().start
+    gap = start.mean - true.mean
+    inverse = torch.linalg.inv(true.covariance)
+    ratio = inverse @ start.covariance
+    divergence = (torch.trace(ratio) - 2 - torch.logdet(ratio) + gap @ inverse @ gap) / 2  # of two Gaussians
+    assert heights[0] == pytest.approx(float(divergence))
+    held = plot_luck(cai.infer(integrator(), "variational")).axes[0]
+    assert not any(bar.get_height() for bar in held.patches)
+    with pytest.raises(ValueError, match="horizon=N"):
+        plot_luck(cai.infer(integrator(horizon=math.inf, discount=0.9, reward=None), "variational"))
 
 
 def test_contours_show_the_value_and_the_path():
@@ -62,3 +80,6 @@ def test_other_answers_are_refused():
         plot_bands(cai.infer(batch, "exact"))
     with pytest.raises(TypeError, match="one LinearGaussianModel"):
         plot_gains(batch)
+    with pytest.raises(ValueError, match="plot_bands or plot_value_contours"):
+        plot_messages(cai.infer(integrator(), "exact"))
+    assert plot_values(cai.infer(integrator(), "exact"), t=1).axes[0].get_title().startswith("Soft value at t = 2")

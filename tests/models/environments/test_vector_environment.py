@@ -291,3 +291,12 @@ def test_single_environments_follow_gymnasium():
     check_env(environment(multi_goal()), skip_render_check=True)
     with pytest.raises(ValueError, match="no layout to draw"):
         environment(random_mdp(), render_mode="rgb_array")
+
+
+def test_stable_baselines_trains_on_one():
+    """Where it is installed (`make bench`): the environment is one that other libraries take."""
+    peers = pytest.importorskip("stable_baselines3")
+    for observe in ("one-hot", "index"):
+        learner = peers.PPO("MlpPolicy", environment(bridge(), observe=observe), n_steps=64, batch_size=32, seed=0)
+        learner.learn(256)
+        assert learner.num_timesteps >= 256

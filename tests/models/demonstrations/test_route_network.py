@@ -1,0 +1,210 @@
+"""Networks and trips at the door: keys, attributes, files, graphs, and every refusal by its sentence."""
+
+import networkx
+import numpy as np
+import pandas as pd
+import pytest
+
+from cai.models.demonstrations.route_network import RouteNetwork
+from cai.models.demonstrations.trips import read_trips
+
+
+def tables():
+    links = pd.DataFrame({"link": ["a", "b", "c", "d"], "minutes": [1.0, 2.0, 3.0, 4.0]})
+    turns = pd.DataFrame({"from": ["a", "a", "b", "c"], "to": ["b", "c", "d", "d"], "left": [1, 0, 0, 1]})
+    exits = pd.DataFrame({"link": ["d", "b", "d"], "destination": ["home", "work", "work"], "toll": [0.0, 0.0, 1.0]})
+    return links, turns, exits
+
+
+def trips(**columns):
+    frame = pd.DataFrame({"trip": [1, 1, 1, 2, 2], "position": [10, 20, 30, 1, 2], "link": list("abd") + list("ab")})
+    return frame.assign(**{"destination": ["home"] * 3 + ["work"] * 2, **columns})
+
+
+def network(**options):
+    return RouteNetwork(*tables(), **options)
+
+
+def test_a_column_of_links_and_turns_adds_and_is_0_where_it_is_missing():
+    links, turns, exits = tables()
+    made = RouteNetwork(links, turns.assign(minutes=[0.1, 0.2, 0.3, 0.4]), exits)
+    of_turns, of_exits = made.features(["minutes", "toll", "left"])
+    assert of_turns.tolist() == [[2.1, 0, 1], [3.2, 0, 0], [4.3, 0, 0], [4.4, 0, 1]]
+    assert of_exits.tolist() == [[0, 0, 0], [0, 0, 0], [0, 1, 0]]
+    assert made.attributes == ("minutes", "left", "toll")
+    assert repr(made) == "RouteNetwork(4 links, 4 turns, 3 exits to 2 destinations, ends='exit')"
+
+
+def test_trips_become_turns_and_exits():
+    made = network()
+    read = read_trips(made, trips().sample(frac=1, random_state=0).sort_values("trip", kind="stable"))
+    assert read.labels.tolist() == [1, 2]
+    assert read.turns.tolist() == [0, 2, 0]
+    assert read.starts.tolist() == [0, 2, 3]
+    assert read.exits.tolist() == [0, 1]
+    assert read.origins.tolist() == [0, 0]
+    assert read.weights.tolist() == [1, 1]
+    assert read.persons is None
+    of_turns, of_exits = made.features(["minutes", "toll"])
+    assert read.totals(of_turns, of_exits).tolist() == [[6, 0], [2, 0]]
+    # two turns at a; at b there is a turn, and for work an exit beside it; at d an exit alone
+    assert read.num_choices(made).tolist() == [1, 2]
+    alone = trips(person=["x"] * 3 + ["y"] * 2, weight=[2.0] * 3 + [0.5] * 2)
+    read = read_trips(made, alone)
+    assert (read.persons, read.weights.tolist()) == (["x", "y"], [2, 0.5])
+    absorbing = network(ends="absorb")
+    assert read_trips(absorbing, trips()).num_choices(absorbing).tolist() == [1, 1]
+
+
+def test_the_only_exit_of_the_last_link_is_taken_without_destinations():
+    frame = trips().drop(columns="destination")
+    assert read_trips(network(), frame[frame["trip"] == 2]).exits.tolist() == [1]
+    with pytest.raises(ValueError, match=r"trip 1, position 30: its last link 'd' has 2 exits"):
+        read_trips(network(), frame)
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"link": list("abx") + list("ab")}, r"trip 1, position 30: the network has no link 'x'"),
+        ({"link": list("abc") + list("ab")}, r"trip 1, position 20: the network has no turn from 'b' to 'c'"),
+        ({"link": list("abd") + list("ac")}, r"trip 2, position 2: its last link 'c' has no exit to its dest.*'work'"),
+        ({"destination": ["home"] * 3 + ["wrok"] * 2}, r"trip 2, position 2: its destination 'wrok'.*'work'"),
+        ({"destination": ["home"] * 2 + ["work"] * 3}, r"trip 1 has two values of 'destination', 'home' and 'work'"),
+        ({"position": [10, 20, 20, 1, 2]}, r"trip 1, position 20 twice"),
+        ({"position": [10, 20, None, 1, 2]}, r"trips has no position in row 2"),
+        ({"weight": [1, 1, 2, 1, 1]}, r"trip 1 has two values of 'weight'"),
+        ({"weight": [1.0, 1, 1, -1, -1]}, r"trip 2 has weight -1"),
+        ({"weight": 0.0}, r"every trip has weight 0"),
+        ({"trip": [1, 1, None, 2, 2]}, r"trips has no trip in row 2"),
+    ],
+)
+def test_trips_that_do_not_fit_are_refused(change, text):
+    with pytest.raises(ValueError, match=text):
+        read_trips(network(), trips(**change))
+
+
+def test_trips_that_do_not_fit_can_be_left_out():
+    read = read_trips(network(), trips(link=list("abc") + list("ab")), drop="report")
+    assert read.labels.tolist() == [2]
+    assert read.turns.tolist() == [0]
+    assert read.dropped.to_dict("records") == [
+        {"trip": 1, "position": 20.0, "reason": "the network has no turn from 'b' to 'c'"}
+    ]
+    with pytest.raises(ValueError, match="no trip is left"):
+        read_trips(network(), trips(link=["x"] * 5), drop="report")
+    assert len(read_trips(network(), trips(), drop="report").dropped) == 0
+
+
+def test_where_destinations_absorb_no_trip_passes_them():
+    frame = trips(destination=["work"] * 5)
+    assert len(read_trips(network(), frame)) == 2
+    with pytest.raises(ValueError, match=r"trip 1, position 20: it has arrived at its destination on link 'b'"):
+        read_trips(network(ends="absorb"), frame)
+
+
+def changed(which, **columns):
+    found = list(tables())
+    found[which] = found[which].assign(**columns)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [
+        (changed(0, link=["a", "a", "c", "d"]), "links lists 'a' twice"),
+        (changed(1, to=["b", "b", "d", "d"]), r"turns lists \('a', 'b'\) twice, again in row 1"),
+        (changed(2, link=["d"] * 3, destination=["home", "work", "work"]), r"exits lists \('d', 'work'\) twice"),
+        (changed(1, to=["b", "z", "d", "d"]), "turns names the link 'z' in column 'to', row 1"),
+        (changed(2, link=["d", "z", "d"]), "exits names the link 'z'"),
+        (changed(0, link=["a", None, "c", "d"]), "links has no link in row 1"),
+        (
+            (tables()[0], tables()[1].rename(columns={"from": "form"}), tables()[2]),
+            "turns has no column 'from'.*'form'",
+        ),
+        ((tables()[0], tables()[1], tables()[2].iloc[:0]), "exits is empty"),
+    ],
+)
+def test_bad_tables_are_refused(given, text):
+    with pytest.raises(ValueError, match=text):
+        RouteNetwork(*given)
+
+
+@pytest.mark.parametrize(
+    ("given", "names", "text"),
+    [
+        (tables(), ["minuets"], "no table has an attribute 'minuets'.*did you mean 'minutes'"),
+        (tables(), [], "features is empty"),
+        (tables(), ["left", "left"], "names 'left' twice"),
+        (changed(0, minutes=[1, 2, np.nan, 4]), ["minutes"], "column 'minutes' of links is nan in row 2"),
+        (changed(1, left=0), ["left"], "feature 'left' is 0 on every turn and exit"),
+        (changed(0, kind=list("wxyz")), ["kind"], "column 'kind' of links holds .*, not numbers"),
+    ],
+)
+def test_bad_features_are_refused(given, names, text):
+    with pytest.raises(ValueError, match=text):
+        RouteNetwork(*given).features(names)
+
+
+def test_options_are_checked():
+    with pytest.raises(ValueError, match="'exit' or 'absorb'"):
+        network(ends="stop")
+    with pytest.raises(ValueError, match="no table has an attribute 'log_p'"):
+        network(prior="log_p")
+    with pytest.raises(ValueError, match=r"destination is 'hom'.*did you mean 'home'"):
+        network().destination("hom")
+    with pytest.raises(TypeError, match="expected a list of names"):
+        network().features("left")
+
+
+def test_files_keep_ints_and_text(tmp_path):
+    links, turns, exits = tables()
+    number = {"a": 7, "b": 8, "c": 9, "d": 10}
+    links["link"], exits["link"] = links["link"].map(number), exits["link"].map(number)
+    turns["from"], turns["to"] = turns["from"].map(number), turns["to"].map(number)
+    frame = trips()
+    frame["link"] = frame["link"].map(number)
+    frame.loc[1:2, "destination"] = None  # a blank takes the value of the trip's other rows
+    for name, table in (("links", links), ("turns", turns), ("exits", exits), ("trips", frame)):
+        table.to_csv(tmp_path / f"{name}.csv", index=False)
+    made = RouteNetwork.read_csv(*(tmp_path / f"{name}.csv" for name in ("links", "turns", "exits")), ends="absorb")
+    assert list(made.link_index) == [7, 8, 9, 10]
+    assert made.ends == "absorb"
+    assert read_trips(made, tmp_path / "trips.csv").turns.tolist() == [0, 2, 0]
+    links.assign(link=["7a", "8", "9", "10"]).to_csv(tmp_path / "links.csv", index=False)
+    turns.assign(**{"from": turns["from"].replace({7: "7a"})}).to_csv(tmp_path / "turns.csv", index=False)
+    mixed = RouteNetwork.read_csv(*(tmp_path / f"{name}.csv" for name in ("links", "turns", "exits")))
+    assert list(mixed.link_index) == ["7a", "8", "9", "10"]
+    read = read_trips(mixed, trips(link=["7a", "8", "10", "7a", "8"]))
+    assert read.turns.tolist() == [0, 2, 0]
+
+
+def test_graphs_become_networks():
+    graph = networkx.DiGraph()
+    graph.add_edge("x", "y", minutes=2.0)
+    graph.add_edge("y", "z", minutes=3.0, toll=1.0)
+    graph.add_edge("y", "x", minutes=4.0, name="back street")
+    for i, node in enumerate("xyz"):
+        graph.nodes[node]["pos"] = (i, 0.0)
+    made = RouteNetwork.from_graph(graph)
+    assert list(made.link_index) == [("x", "y"), ("y", "z"), ("y", "x")]
+    assert list(zip(made.turns["from"], made.turns["to"], strict=True)) == [
+        (("x", "y"), ("y", "z")),
+        (("x", "y"), ("y", "x")),
+        (("y", "x"), ("x", "y")),
+    ]
+    assert made.exits["destination"].tolist() == ["y", "z", "x"]
+    assert made.positions.tolist()[1] == [1, 0, 2, 0]
+    with pytest.raises(ValueError, match="'toll' of links is nan"):
+        made.features(["toll"])
+    turned = RouteNetwork.from_graph(
+        graph, exits=["z"], turns=lambda edge, after: None if edge == after[::-1] else {"left": 1.0}, ends="absorb"
+    )
+    assert len(turned.turns) == 1
+    assert turned.exits["destination"].tolist() == ["z"]
+    trip = pd.DataFrame({"trip": 0, "position": [0, 1], "link": [("x", "y"), ("y", "z")]})
+    assert read_trips(turned, trip).turns.tolist() == [0]
+    with pytest.raises(TypeError, match="expected a networkx DiGraph"):
+        RouteNetwork.from_graph(graph.to_undirected())
+    with pytest.raises(ValueError, match="exits names 'w'"):
+        RouteNetwork.from_graph(graph, exits=["w"])
