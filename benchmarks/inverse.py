@@ -44,8 +44,21 @@ MEMORY = 600e6  # bytes, of the large network
 
 def make_problem(side: int, destinations: int, trips: int, seed: int = 0) -> tuple[RouteNetwork, Trips]:
     """A road network with its features, and trips drawn from `TRUTH` between drawn pairs of links."""
-    roads = road_network(side, seed=seed)
+    links, turns = _tables(side, seed)
     rng = np.random.default_rng(seed)
+    goals = rng.choice(len(links), destinations, replace=False)
+    network = RouteNetwork(links, turns, pd.DataFrame({"link": goals, "destination": np.arange(destinations)}))
+    origins = rng.integers(len(links), size=trips)
+    chosen = np.concatenate([np.arange(destinations), rng.integers(destinations, size=trips)])[:trips]
+    shortest = _shortest(network, origins, goals[chosen], chosen)
+    known = fit(network, shortest, features=FEATURES, fixed=dict(zip(FEATURES, TRUTH, strict=True)))
+    drawn = known.sample(trips, seed=seed)
+    return network, read_trips(network, drawn)
+
+
+def _tables(side: int, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """(links, turns) of a road network, with the features."""
+    roads = road_network(side, seed=seed)
     tails, slots = np.nonzero(roads.available)
     heads = roads.next_states[tails, slots, 0]
     moves = tails != heads
@@ -58,14 +71,29 @@ def make_problem(side: int, destinations: int, trips: int, seed: int = 0) -> tup
     links = pd.DataFrame({"link": np.arange(len(ends)), "distance": np.hypot(*vectors.T)})
     turns = pd.DataFrame({"from": tails, "to": heads, "bend": (angle / (math.pi / 2)) ** 2, "u_turn": back * 1.0})
     turns["left"] = ((angle > math.pi / 4) & ~back) * 1.0
-    goals = rng.choice(len(ends), destinations, replace=False)
-    network = RouteNetwork(links, turns, pd.DataFrame({"link": goals, "destination": np.arange(destinations)}))
-    origins = rng.integers(len(ends), size=trips)
-    chosen = np.concatenate([np.arange(destinations), rng.integers(destinations, size=trips)])[:trips]
-    shortest = _shortest(network, origins, goals[chosen], chosen)
-    known = fit(network, shortest, features=FEATURES, fixed=dict(zip(FEATURES, TRUTH, strict=True)))
-    drawn = known.sample(trips, seed=seed)
-    return network, read_trips(network, drawn)
+    return links, turns
+
+
+def _walks(side: int, number: int, steps: int = 30) -> tuple[RouteNetwork, Trips]:
+    """A road network with as many destinations as trips, each where a walk of some steps has ended."""
+    links, turns = _tables(side, 0)
+    rng = np.random.default_rng(0)
+    begins = np.searchsorted(turns["from"], np.arange(len(links) + 1))
+    here = [rng.choice(len(links), number, replace=False)]
+    for _ in range(steps):
+        first, count = begins[here[-1]], np.diff(begins)[here[-1]]
+        here.append(turns["to"].to_numpy()[first + rng.integers(count)])
+    ends, names = np.unique(here[-1], return_inverse=True)
+    network = RouteNetwork(links, turns, pd.DataFrame({"link": ends, "destination": np.arange(len(ends))}))
+    frame = pd.DataFrame(
+        {
+            "trip": np.tile(np.arange(number), steps + 1),
+            "position": np.repeat(np.arange(steps + 1), number),
+            "link": np.concatenate(here),
+            "destination": np.tile(names, steps + 1),
+        }
+    )
+    return network, read_trips(network, frame)
 
 
 def _shortest(network: RouteNetwork, origins: np.ndarray, goals: np.ndarray, names: np.ndarray) -> pd.DataFrame:
@@ -168,7 +196,7 @@ def _small(side: int, destinations: int, trips: int, rounds: int) -> dict[str, A
 
 def _large(side: int, destinations: int) -> dict[str, Any]:
     """One evaluation of a large network against one factorisation, and the peak of its memory."""
-    network, read = make_problem(side, destinations, destinations)
+    network, read = _walks(side, destinations)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     objective = NetworkObjective(network, read, FEATURES)
     place = torch.tensor(TRUTH, dtype=torch.float64)
@@ -183,7 +211,7 @@ def _large(side: int, destinations: int) -> dict[str, Any]:
     return {
         "links": network.num_links,
         "turns": network.num_turns,
-        "destinations": destinations,
+        "destinations": len(network.destination_index),
         "factorise_seconds": factorised,
         "evaluate_seconds": evaluated,
         "peak_bytes": peak,

@@ -62,6 +62,8 @@ _PICTURES |= dict.fromkeys(("plot_comparison", "plot_sweep"), "cai.studies.plots
 def __getattr__(name: str) -> Any:
     if name in _PICTURES:
         return getattr(import_module(_PICTURES[name]), name)
+    if name == "inverse":  # so that `cai.inverse.fit` needs no import of its own
+        return import_module("cai.inverse")
     raise AttributeError(f"module 'cai' has no attribute {name!r}")
 
 

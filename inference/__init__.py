@@ -31,7 +31,12 @@ from cai.inference.planning.mppi import PathIntegral
 from cai.inference.programs.enumeration import Enumeration
 from cai.inference.registry import available_backends, infer
 from cai.inference.restricted.classes import ModulePolicy, ObservationPolicy, StationaryPolicy, TabularPolicy
-from cai.inference.restricted.continuous.classes import LinearGaussianPolicy
+from cai.inference.restricted.continuous.classes import (
+    FlowPolicy,
+    LinearGaussianPolicy,
+    MixturePolicy,
+    TanhGaussianPolicy,
+)
 from cai.inference.restricted.restricted import RestrictedVariational
 from cai.inference.restricted.reward_weighted import EMPolicySearch, GaussianActions, RewardWeightedRegression
 from cai.inference.resume import resume
@@ -61,7 +66,10 @@ __all__ = [
     "InferenceError",
     "IterativeLQR",
     "KLPolicyIteration",
+    "FlowPolicy",
     "LinearGaussianPolicy",
+    "MixturePolicy",
+    "TanhGaussianPolicy",
     "MaxProduct",
     "NotKnown",
     "OneStepEntropy",

@@ -24,7 +24,7 @@ from cai.models.common.names import did_you_mean
 from cai.models.demonstrations.network_tables import spelled
 from cai.models.demonstrations.route_network import RouteNetwork
 
-__all__ = ["destinations", "remaining_flows"]
+__all__ = ["destinations", "network_problem", "remaining_flows"]
 
 Array = np.ndarray[Any, Any]
 TIES = 1e-12  # relative differences below which probabilities are the same, and share a rank
@@ -49,7 +49,7 @@ def destinations(est: Estimate, prefix: Any, prior: Mapping[Any, float] | None =
             possible.
         TypeError: if the estimate is not of a network.
     """
-    problem = _network_problem(est)
+    problem = network_problem(est)
     network = problem.network
     single = _is_single(network, prefix)
     routes = [_route(network, part) for part in ([prefix] if single else prefix)]
@@ -76,7 +76,7 @@ def remaining_flows(est: Estimate, prefix: Any, prior: Mapping[Any, float] | Non
     Raises:
         ValueError, TypeError: as `destinations`.
     """
-    problem = _network_problem(est)
+    problem = network_problem(est)
     network = problem.network
     if not _is_single(network, prefix):
         raise ValueError("remaining_flows takes one prefix, a list of links; call it once for each")
@@ -94,7 +94,12 @@ def remaining_flows(est: Estimate, prefix: Any, prior: Mapping[Any, float] | Non
     return pd.DataFrame({"from": turns["from"], "to": turns["to"], "expected": values.turn_counts})
 
 
-def _network_problem(est: Estimate) -> NetworkProblem:
+def network_problem(est: Estimate) -> NetworkProblem:
+    """The network of an estimate.
+
+    Raises:
+        TypeError: if it is of a model.
+    """
     if not isinstance(est, Estimate) or not isinstance(est.problem, NetworkProblem):
         kind = f"the estimate of a {est.problem.kind}" if isinstance(est, Estimate) else f"a {type(est).__name__}"
         raise TypeError(f"expected the estimate of a network, got {kind}; `goals` compares models")

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 from cai.inverse.estimate import Estimate
 from cai.inverse.fitting import Task, fit_objective
+from cai.inverse.gaussian_task import gaussian_task
+from cai.inverse.model_task import model_task
 from cai.inverse.network_task import network_task
 from cai.inverse.penalties import Penalty
 from cai.inverse.settings import Settings
+from cai.models.continuous.linear_gaussian import LinearGaussianModel
+from cai.models.continuous.model import ContinuousModel
 from cai.models.demonstrations.route_network import RouteNetwork
+from cai.models.trajectory.model import TrajectoryModel
 
 __all__ = ["fit", "task_of"]
 
+UNCURVED = 1e-6  # nats
 OBJECTIVES = ("likelihood", "moments", "path")
 
 
@@ -21,7 +28,7 @@ def fit(
     problem: Any,
     demonstrations: Any,
     *,
-    features: Sequence[str] | None = None,
+    features: Sequence[str] | Mapping[str, Any] | None = None,
     objective: Literal["likelihood", "moments", "path"] = "likelihood",
     start: Any = None,
     fixed: Mapping[str, float] | None = None,
@@ -39,26 +46,36 @@ def fit(
     """Fits the coefficients of a reward to demonstrations, by maximum likelihood or a relative of it.
 
         est = cai.inverse.fit(network, trips, features=["minutes", "left", "u_turn"])
+        est = cai.inverse.fit(model, demonstrations)  # the weights of its LinearReward
         print(est.summary())
 
     Demonstrations are conditioned on where they begin; on a network also on where they go.
 
     Args:
-        problem: a `RouteNetwork`.
+        problem: a `RouteNetwork`; or a `TrajectoryModel`, of whose reward the weights of every `LinearReward` are
+            learned, with the parameters that require grad of every `ModuleReward` (without standard errors); where
+            there is neither, one `TableReward` whose table requires grad, entry by entry. Other factors stay.
+            Of a `LinearGaussianModel` (exact) and a `ContinuousModel` (by the Laplace approximation around each
+            demonstration; Levine and Koltun 2012) the coefficients of `features`.
         demonstrations: of a network: a DataFrame or CSV file with columns trip, position, link, and optionally
-            destination, person and weight.
-        features: of a network: the attributes that are paid, one coefficient each.
-        objective: "likelihood", sum log pi_w(a | s); "moments", returns less values; "path", log p(tau | s_1, O). On a
-            network, where turns are deterministic, all three are the same number.
+            destination, person and weight; of a model: `Demonstrations`; of a continuous one
+            `ContinuousDemonstrations`, or the pair (states, actions) that `Posterior.sample` returns.
+        features: of a network: the attributes that are paid, one coefficient each. Of a continuous model: {name:
+            reward}, weighted and added to its own reward; a reward is a `QuadraticReward` for a `LinearGaussianModel`
+            (None learns the entries of its matrices that require grad), else a function (s, a, t), or a pair of it and
+            a function of the last state.
+        objective: "likelihood", sum log pi_w(a | s); "moments", returns less values; "path", log p(tau | s_1, O). Where
+            the dynamics are certain all three differ by constants.
         start: {name: value} or [F], where the search begins.
         fixed: {name: value}, coefficients that are not fitted.
         bounds: {name: (lower, upper)}.
         penalty: `L2(s)`, `L1(s)`, a log density of the free coefficients, or a distribution.
         covariance: "hessian", "sandwich" or "cluster" (by person). "hessian" unless given; "sandwich" for "moments".
         method: "bfgs" (exact Hessian at the end) or "newton" (in each step).
-        tolerance: of g'(-H)^-1 g in nats, at which the search has converged.
+        tolerance: of g'(-H)^-1 g in nats, at which the search has converged; of modules, where the updates of the
+            search stand for H, 1e-6 unless another is given.
         max_iterations: steps at most.
-        seed: of whatever is drawn; nothing is, on a network.
+        seed: of whatever is drawn; nothing is, by these objectives.
         progress: whether a bar is shown.
         throw: whether anything but success raises.
         drop: of a network: "report" leaves trips out that do not fit, and lists them in `est.dropped`.
@@ -85,13 +102,16 @@ def fit(
         progress=progress,
         throw=throw,
     )
-    return fit_objective(task_of(problem, demonstrations, features, objective, drop), settings)
+    task = task_of(problem, demonstrations, features, objective, drop)
+    if not task.curved and tolerance == Settings.tolerance:
+        settings = replace(settings, tolerance=UNCURVED)
+    return fit_objective(task, settings)
 
 
 def task_of(
     problem: Any,
     demonstrations: Any,
-    features: Sequence[str] | None,
+    features: Any,
     objective: str,
     drop: Literal["report"] | None,
 ) -> Task:
@@ -102,4 +122,12 @@ def task_of(
     """
     if isinstance(problem, RouteNetwork):
         return network_task(problem, demonstrations, features, objective, drop)
-    raise TypeError(f"cannot fit a {type(problem).__name__}; expected a RouteNetwork")
+    if isinstance(problem, LinearGaussianModel | ContinuousModel):
+        return gaussian_task(problem, demonstrations, features, objective)
+    if isinstance(problem, TrajectoryModel):
+        if features is not None or drop is not None:
+            raise ValueError("features and drop belong to networks; of a model all weights of its rewards are learned")
+        return model_task(problem, demonstrations, objective)
+    raise TypeError(
+        f"cannot fit a {type(problem).__name__}; expected a RouteNetwork, a TrajectoryModel or a continuous model"
+    )

@@ -106,7 +106,7 @@ class ModelObjective:
         value = float(self.weights @ values)
         return (value, gradient) if bool(torch.isfinite(gradient).all()) else None
 
-    def log_likelihoods(self, coefficients: Tensor) -> Tensor:
+    def log_probs(self, coefficients: Tensor) -> Tensor:
         """[N], nats, of each demonstration, unweighted; -inf throughout where the coefficients are infeasible."""
         answer = self._answer(coefficients)
         values = None if answer is None else self._values(answer)
@@ -206,13 +206,10 @@ class ModelObjective:
 
     def _values(self, answer: SoftSensitivity) -> Tensor | None:
         """[N], or None where one of them is not finite."""
-        steps, finite = self.steps, self.base_model.is_finite
+        steps = self.steps
         if self.objective == "likelihood":
-            found = torch.zeros(len(steps.rows), dtype=torch.float64)
-            for t in steps.times.unique().tolist() if finite else [None]:
-                here = slice(None) if t is None else steps.times == t
-                found[here] = answer.log_policy(t or 0)[steps.states[here], steps.actions[here]]
-            values = steps.summed(found)
+            t = steps.times if self.base_model.is_finite else torch.zeros_like(steps.times)
+            values = steps.summed(answer.log_policy[t, steps.states, steps.actions])
         else:
             values = steps.summed(self._paid(answer)) - answer.values[0][steps.starts]
         return values if bool(torch.isfinite(values).all()) else None
@@ -270,6 +267,13 @@ class ModelObjective:
         if self.objective == "moments":
             counts = self._discounts[:, None] * counts
         return self.steps.summed(counts)
+
+    def _observed_counts(self) -> Tensor:
+        """[N, F], feature counts of each demonstration in nats before any messages: of possible outcomes the mean."""
+        shares = self._chances / self._chances.sum(-1, keepdim=True)
+        seen = self._seen()
+        counts = seen[:, 0] if seen.shape[1] == 1 else (shares[..., None] * seen).sum(1)
+        return self.steps.summed(self._discounts[:, None] * counts)
 
     def _outcome_curvature(self) -> Tensor:
         """[F, F], of what several outcomes that share a next state add to a path."""

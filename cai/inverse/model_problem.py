@@ -17,6 +17,9 @@ from cai.models.trajectory.model import TrajectoryModel
 if TYPE_CHECKING:
     import pandas
 
+    from cai.inverse.estimate import Estimate
+    from cai.inverse.transfer import Transfer
+
 __all__ = ["ModelProblem"]
 
 
@@ -26,7 +29,7 @@ class ModelProblem(ModelObjective):
     def log_prob(self, coefficients: Tensor, demonstrations: Any) -> Tensor:
         """[N], nats, of other demonstrations, unweighted; -inf throughout where the coefficients are infeasible."""
         other = ModelObjective(self.parameters.fitted(coefficients), demonstrations, self.objective)
-        return other.log_likelihoods(coefficients)
+        return other.log_probs(coefficients)
 
     def model(self, coefficients: Tensor, destination: Any = None) -> TrajectoryModel:
         """The model with these coefficients in its reward.
@@ -63,6 +66,18 @@ class ModelProblem(ModelObjective):
         states, actions = SumProduct().run(model).sample(n, seed=seed)
         live = model.live[states[:, :-1]]
         return Demonstrations(states, actions, live.sum(-1))
+
+    def transfer(self, estimate: Estimate, model: TrajectoryModel) -> Transfer:
+        """The policy of an estimate in another world, and its largest change along what the demonstrations leave open.
+
+        Args:
+            estimate: of this problem.
+            model: the other world, with coefficients of the same names.
+        """
+        from cai.inverse.model_task import model_task
+        from cai.inverse.transfer import transferred
+
+        return transferred(estimate, model, model_task(self.base_model, self.demonstrations, self.objective))
 
     def counts(self, coefficients: Tensor) -> pandas.DataFrame:
         """Observed and expected counts of each state and action, by names; for "moments" discounted by gamma^t.

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from torch import Tensor
 
-from cai.inference.tabular.stationary.routes import Block, RouteSums
+from cai.inference.tabular.stationary.routes import Block, RouteGraph, RouteSums
 from cai.inverse.network_objective import NetworkObjective, network_graph
 from cai.models.demonstrations.network_tables import spelled
 from cai.models.demonstrations.route_network import RouteNetwork
@@ -158,19 +158,20 @@ class NetworkProblem:
         graph = network_graph(network)
         sums = RouteSums(graph, *self.logs(coefficients))
         rows: list[tuple[Array, Array, Array]] = []
-        for place in np.unique(ends).tolist():
-            mine = np.flatnonzero(ends == place)
-            block = sums.alone(place, origins[mine])
+        mine = {place: np.flatnonzero(ends == place) for place in np.unique(ends).tolist()}
+        for block in sums.blocks({place: origins[chosen] for place, chosen in mine.items()}):
             if block is None:
                 raise ArithmeticError("sums over routes are infinite at these coefficients: rho(M) is 1 or more")
-            lost = ~(block.sums[origins[mine], 0] > 0)
-            if lost.any():
-                key = network.link_index[origins[mine][lost][0]]
-                goal = network.destination_index[place]
-                raise ValueError(
-                    f"there is no route from link {spelled(key)} to destination {spelled(goal)}; give another pair"
-                )
-            rows.append(_walk(graph.tails, graph.heads, block, mine, origins[mine], rng))
+            for column, place in enumerate(block.destinations):
+                chosen = mine[place]
+                lost = ~(block.sums[origins[chosen], column] > 0)
+                if lost.any():
+                    key = network.link_index[origins[chosen][lost][0]]
+                    goal = network.destination_index[place]
+                    raise ValueError(
+                        f"there is no route from link {spelled(key)} to destination {spelled(goal)}; give another pair"
+                    )
+                rows.append(_walk(graph, block, column, chosen, origins[chosen], rng))
         trip, position, link = (np.concatenate([part[i] for part in rows]) for i in range(3))
         order = np.lexsort((position, trip))
         keys = pd.Series(network.link_index[link[order]])
@@ -179,13 +180,17 @@ class NetworkProblem:
 
 
 def _walk(
-    tails: Array, heads: Array, block: Block, trips: Array, origins: Array, rng: np.random.Generator
+    graph: RouteGraph, block: Block, column: int, trips: Array, origins: Array, rng: np.random.Generator
 ) -> tuple[Array, Array, Array]:
     """(trip, position, link) of trips to one destination, all of them a turn at a time."""
-    number, z = len(block.sums), block.sums[:, 0]
-    sources = np.concatenate([tails, block.links])
-    targets = np.concatenate([heads, np.full(len(block.links), number)])
-    weights = np.concatenate([block.weights * z[heads], block.leaves])
+    number, z = graph.number, block.sums[:, column]
+    mine = block.columns == column
+    turns = block.weights * z[graph.heads]
+    if graph.absorbs:
+        turns[np.isin(graph.tails, block.links[mine])] = 0.0
+    sources = np.concatenate([graph.tails, block.links[mine]])
+    targets = np.concatenate([graph.heads, np.full(int(mine.sum()), number)])
+    weights = np.concatenate([turns, block.leaves[mine]])
     order = np.argsort(sources, kind="stable")
     sources, targets, weights = sources[order], targets[order], weights[order]
     begins = np.searchsorted(sources, np.arange(number + 1))

@@ -55,7 +55,9 @@ def plot_coefficients(estimate: Estimate, level: float = 0.95, ax: Axes | None =
     ax.set_xlabel(f"coefficient ({unit} per unit of the feature)", fontsize=11)
     ax.set_title(f"Fitted to {estimate.num_demonstrations:,.6g} demonstrations, {estimate.objective}", fontsize=12)
     ax.grid(axis="x", alpha=0.3)
-    ax.legend(fontsize=9, loc="upper center", bbox_to_anchor=(0.5, -0.32), ncols=3, frameon=False)
+    ax.legend(
+        fontsize=9, loc="upper center", bbox_to_anchor=(0.5, -0.4 / (0.42 * max(len(shown), 1))), ncols=3, frameon=False
+    )
     return figure
 
 

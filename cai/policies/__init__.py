@@ -3,6 +3,7 @@
 from cai.policies.belief import BeliefPolicy
 from cai.policies.environments import Episodes
 from cai.policies.gaussian_policy import GaussianPolicy
+from cai.policies.guide_policy import GuidePolicy
 from cai.policies.particle_policy import ParticlePolicy, particle_policy
 from cai.policies.policy import Policy, extract_policy
 from cai.policies.replanning_policy import ReplanningPolicy
@@ -11,6 +12,7 @@ __all__ = [
     "BeliefPolicy",
     "Episodes",
     "GaussianPolicy",
+    "GuidePolicy",
     "ParticlePolicy",
     "Policy",
     "ReplanningPolicy",

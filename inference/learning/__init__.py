@@ -1,5 +1,6 @@
 """Answers learned from samples: soft Q-learning, actor-critic, policy gradient, path consistency."""
 
 from cai.inference.learning.composition import compose
+from cai.inference.learning.svgd import amortized_svgd
 
-__all__ = ["compose"]
+__all__ = ["amortized_svgd", "compose"]

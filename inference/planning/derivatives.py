@@ -39,7 +39,14 @@ class Expansion(NamedTuple):
 
 
 @torch.no_grad()
-def expand(problem: PlanningProblem, states: Tensor, actions: Tensor, curvature: Tensor | None = None) -> Expansion:
+def expand(
+    problem: PlanningProblem,
+    states: Tensor,
+    actions: Tensor,
+    curvature: Tensor | None = None,
+    *,
+    projected: bool = True,
+) -> Expansion:
     """The local model around trajectories.
 
     Args:
@@ -48,6 +55,7 @@ def expand(problem: PlanningProblem, states: Tensor, actions: Tensor, curvature:
         actions: [..., T, m].
         curvature: [..., T, n, n], P of the cost-to-go of s_2 .. s_{T+1}, where the covariance W(s, a) of the noise
             changes: tr(P W(s, a)) / 2 is then part of the stage cost (Todorov and Li 2005). None where it does not.
+        projected: whether Hessians are made positive semi-definite; else they are what they are.
     """
     before = states[..., :-1, :]
     slope = _along(problem, "mean_step", lambda s, a, t: (first_order(_joined(problem.mean_step, s, t), _z(s, a)),))
@@ -60,7 +68,9 @@ def expand(problem: PlanningProblem, states: Tensor, actions: Tensor, curvature:
         further, bent = _noise_curve(problem, before, actions, curvature)
         gradient, hessian = gradient + further, hessian + bent
     final_gradient, final_hessian = second_order(problem.final_cost, states[..., -1, :])
-    return Expansion(F, gradient, project(hessian), final_gradient, project(final_hessian), noise)
+    if projected:
+        hessian, final_hessian = project(hessian), project(final_hessian)
+    return Expansion(F, gradient, hessian, final_gradient, final_hessian, noise)
 
 
 def noise_cost(problem: PlanningProblem, states: Tensor, actions: Tensor, curvature: Tensor, t: Times) -> Tensor:

@@ -6,7 +6,12 @@ import dataclasses
 from typing import Any
 
 from cai.inference.restricted.classes import PolicyClass, StationaryPolicy, TabularPolicy, as_policy_class
-from cai.inference.restricted.continuous.classes import LinearGaussianPolicy
+from cai.inference.restricted.continuous.classes import (
+    FlowPolicy,
+    LinearGaussianPolicy,
+    MixturePolicy,
+    TanhGaussianPolicy,
+)
 from cai.models.common.names import did_you_mean
 from cai.models.common.options import named_options, split_names
 
@@ -16,6 +21,9 @@ NAMES: dict[str, Any] = {
     "stationary": StationaryPolicy,
     "tabular": TabularPolicy,
     "linear-gaussian": LinearGaussianPolicy,
+    "tanh-gaussian": TanhGaussianPolicy,
+    "mixture": MixturePolicy,
+    "flow": FlowPolicy,
 }
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from cai.models.common.numerics import safe_log, safe_logsumexp
 from cai.models.common.random_draws import OwnDraws
 
-__all__ = ["ModuleParameters", "PolicyParameters", "Shape", "TiedParameters", "flat"]
+__all__ = ["Leaves", "ModuleParameters", "PolicyParameters", "Shape", "TiedParameters", "flat"]
 
 RESTART_SCALE = 2.0  # nats, of the random logits that a restart begins with
 
@@ -34,8 +34,8 @@ def flat(parts: Iterable[Tensor]) -> Tensor:
     return torch.cat([part.reshape(-1) for part in parts])
 
 
-class PolicyParameters(Protocol):
-    """The parameters of one policy, and the probabilities that they stand for."""
+class Leaves(Protocol):
+    """Tensors that a fit moves, as one vector."""
 
     def parameters(self) -> list[Tensor]:
         """The leaves that move."""
@@ -50,6 +50,10 @@ class PolicyParameters(Protocol):
         with torch.no_grad():
             for leaf, part in zip(leaves, vector.split([leaf.numel() for leaf in leaves]), strict=True):
                 leaf.copy_(part.reshape(leaf.shape))
+
+
+class PolicyParameters(Leaves, Protocol):
+    """The parameters of one policy, and the probabilities that they stand for."""
 
     def log_probs(self, t: int, states: Tensor, log_prior: Tensor) -> Tensor:
         """Log q(a_t | s_t).

@@ -25,13 +25,15 @@ from cai.inference.restricted.objective import Problem, ProgramBound, TableBound
 from cai.inference.restricted.parameters import Shape
 from cai.inference.restricted.score_function import SampledLearner, SamplingOptions
 from cai.inference.tabular.stationary.chains import SOLVE_LIMIT
+from cai.models.common.checks import float_tensor
 from cai.models.continuous.world import World
 from cai.models.programs.inspect import ProgramInfo, inspect_program, site_time
 from cai.models.trajectory.model import TrajectoryModel
 
 __all__ = ["RestrictedVariational"]
 
-GRADIENTS = ("auto", "enumerated", "closed", "sampled")
+GRADIENTS = ("auto", "enumerated", "closed", "pathwise", "sampled")
+BASELINES = ("leave-one-out", "none", "value")
 NATURAL_RATE = 1.0
 ADAM_RATE = 0.1  # nats of the logits a step
 
@@ -50,14 +52,18 @@ class RestrictedVariational:
 
     Args:
         policy: `StationaryPolicy()` (the default), `TabularPolicy()`, `ObservationPolicy(...)`, `ModulePolicy(...)` or
-            a torch module from features to logits; on a `LinearGaussianModel` `LinearGaussianPolicy()` (the default).
-            Also a name: "stationary", "tabular" or "linear-gaussian", options in brackets behind it.
-        gradient: "enumerated", natural gradients of the exact bound; "closed", Gauss-Newton steps on the exact bound of
-            a `LinearGaussianPolicy`; "sampled", score-function gradients from trajectories, for what is too large to
-            enumerate and for programs with latents that are not discrete. "auto" is the exact one.
+            a torch module from features to logits. On continuous models `LinearGaussianPolicy()` (the default),
+            `TanhGaussianPolicy()`, `MixturePolicy()`, `FlowPolicy()`, or a torch module that returns a distribution of
+            actions for states [N, n] (and, if it takes a second argument, the time index). Also a name: "stationary",
+            "tabular", "linear-gaussian", "tanh-gaussian", "mixture" or "flow", options in brackets behind it.
+        gradient: "enumerated", natural gradients of the exact bound; "sampled", score-function gradients from
+            trajectories, for what is too large to enumerate and for programs with latents that are not discrete. On
+            continuous models: "closed", Gauss-Newton steps on the exact bound of a `LinearGaussianPolicy` on a
+            `LinearGaussianModel`; "pathwise", along trajectories, where policy and dynamics pass gradients and no state
+            is terminal (rewards that jump are then not seen); "sampled". "auto" is the first of these that there is.
         max_iterations: the most steps (of each start).
         learning_rate: enumerated, the length of a natural step, in (0, 1], 1 unless given, and shortened where it would
-            lower the bound; sampled, that of Adam, 0.1 unless given.
+            lower the bound; sampled, that of Adam, 0.1 unless given (0.01 on continuous models).
         tolerance: enumerated, in nats, relative to the bound once that exceeds 1. Tables stop when no entry of the
             natural gradient exceeds it, or when the bound has grown by less over (10 + 2 T) / learning_rate steps;
             mixtures and modules when five full steps in a row have promised less, or 40 steps have gained less.
@@ -66,12 +72,18 @@ class RestrictedVariational:
             gradient leads away from, and 0 for tables of the state.
         num_samples: sampled, trajectories a step.
         num_eval_samples: sampled, fresh trajectories that measure the answer.
-        baseline: sampled, "leave-one-out" or "none"; both are unbiased, and the first has less noise.
+        baseline: sampled, "leave-one-out" or "none"; on continuous models also "value", a network of state and time
+            that is fitted beside the policy. All are unbiased; "none" has the most noise, and where trajectories start
+            far apart "value" the least.
+        start: on continuous models, where the fit starts its trajectories: states [K, n], drawn from in equal shares,
+            or a distribution; the model's own start unless given. What the answer reports is from the model's own
+            start in any case.
 
     Of the answer's `details`, "history" is the bound at every step, "steps" their number, and "table" [T or 1, Z, A]
     or "module" holds the fitted parameters. Enumerated: "gradient", its largest last entry, and "starts", the bounds of
     all starts. Sampled: "estimate" and "standard_error" of the bound from fresh trajectories. There `elbo` is this
-    estimate for a program, and for a `TrajectoryModel` the exact bound of the fitted policy, which its tables give.
+    estimate for programs and continuous models, and for a `TrajectoryModel` the exact bound of the fitted policy, which
+    its tables give.
     Sampled fits stop when the mean bound of 50 steps was four times not above that of the 50 before by twice its
     standard error; each time before, the learning rate is halved.
 
@@ -80,23 +92,26 @@ class RestrictedVariational:
     """
 
     policy: Any = None
-    gradient: Literal["auto", "enumerated", "closed", "sampled"] = "auto"
+    gradient: Literal["auto", "enumerated", "closed", "pathwise", "sampled"] = "auto"
     max_iterations: int = 1000
     learning_rate: float | None = None
     tolerance: float = 1e-9
     restarts: int | None = None
     num_samples: int = 100
     num_eval_samples: int = 10_000
-    baseline: Literal["leave-one-out", "none"] = "leave-one-out"
+    baseline: Literal["leave-one-out", "none", "value"] = "leave-one-out"
+    start: Any = None
 
     name: ClassVar[str] = "restricted"
     target: ClassVar[Target] = Target.FIXED_DYNAMICS
-    accepts: ClassVar[str] = "a TrajectoryModel (infinite: discount < 1, stationary policy), or any program"
+    accepts: ClassVar[str] = (
+        "a TrajectoryModel (infinite: discount < 1, stationary), a continuous model, or any program"
+    )
     cost: ClassVar[str] = "T S A K time a step (enumerated); N T A time a step for N trajectories (sampled)"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "policy", read_policy(self.policy))
-        for name, choices in (("gradient", GRADIENTS), ("baseline", ("leave-one-out", "none"))):
+        for name, choices in (("gradient", GRADIENTS), ("baseline", BASELINES)):
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; expected one of {', '.join(choices)}")
         for name, least in (("max_iterations", 1), ("restarts", 0), ("num_samples", 1), ("num_eval_samples", 2)):
@@ -108,6 +123,7 @@ class RestrictedVariational:
         rate, sampled = self.learning_rate, self.gradient == "sampled"
         if rate is not None and not (0 < rate < math.inf and (sampled or rate <= 1)):
             raise ValueError(f"learning_rate is {rate}; it must be > 0, and along the natural gradient at most 1")
+        object.__setattr__(self, "start", _read_start(self.start))
         if not self.tolerance > 0:
             raise ValueError(f"tolerance is {self.tolerance}; it must be > 0")
         if sampled and self.baseline == "leave-one-out" and self.num_samples < 2:
@@ -141,17 +157,24 @@ class RestrictedVariational:
         if isinstance(model, World):
             check_world(self, self.class_for(model), model)
             return
-        if self.gradient == "closed":
-            raise ValueError(
-                "gradient='closed' is by the moments of Gaussians, for a LinearGaussianPolicy on a "
-                "LinearGaussianModel; here give 'enumerated' or 'sampled', or leave gradient out"
-            )
+        self._check_discrete()
         if isinstance(model, TrajectoryModel):
             if not model.is_finite:
                 self._check_infinite(model)
             self.class_for(model).check(_shape(model), not model.is_finite)
             return
         self._check_program(inspect_program(model))
+
+    def _check_discrete(self) -> None:
+        """Refuses what is about continuous models alone."""
+        if self.gradient in ("closed", "pathwise"):
+            raise ValueError(
+                f"gradient={self.gradient!r} is for the continuous actions of a ContinuousModel or a "
+                "LinearGaussianModel; here give 'enumerated' or 'sampled', or leave gradient out"
+            )
+        if self.start is not None or self.baseline == "value":
+            what = "start" if self.start is not None else "baseline='value'"
+            raise ValueError(f"{what} is for fits to trajectories of a continuous model; leave it out here")
 
     def _check_infinite(self, model: TrajectoryModel) -> None:
         if self.gradient == "sampled":
@@ -233,6 +256,16 @@ class RestrictedVariational:
         shape = Shape(info.horizon, info.num_states, info.num_actions)
         log_prior = torch.full((1, *shape[1:]), -math.log(shape.num_actions), dtype=torch.float64)
         return Problem(model, info, None, policy.start(shape, log_prior), log_prior)
+
+
+def _read_start(start: Any) -> Any:
+    """States [K, n], or a distribution of one."""
+    if start is None or hasattr(start, "event_shape"):
+        return start
+    states, _ = float_tensor(start, "start")
+    if states.dim() != 2 or not len(states) or not bool(torch.isfinite(states).all()):
+        raise ValueError(f"start has shape {list(states.shape)}; expected finite states [K, n], or a distribution")
+    return states.detach()
 
 
 def _shape(model: TrajectoryModel) -> Shape:

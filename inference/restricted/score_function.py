@@ -27,7 +27,7 @@ from cai.inference.restricted.rollouts import Draws, ProgramSampler, Sampler, Ta
 
 __all__ = ["SampledLearner", "SampledState", "SamplingOptions", "sampled_gradient", "sampler_of"]
 
-Baseline = Literal["leave-one-out", "none"]
+Baseline = Literal["leave-one-out", "none", "value"]
 WINDOW = 50  # steps whose mean bound is compared with that of the steps before
 HALVINGS = 4  # of the learning rate, before the fit counts as settled
 MOMENTS = 0.9, 0.999  # how much of its running means of the gradient and its square Adam keeps each step
@@ -66,7 +66,7 @@ class SamplingOptions:
         learning_rate: of Adam, in nats of the logits a step.
         num_samples: N trajectories a step.
         num_eval_samples: trajectories that measure the final policy.
-        baseline: "leave-one-out" or "none".
+        baseline: "leave-one-out", "none", or in continuous models "value", a network of state and time.
     """
 
     max_iterations: int
@@ -99,6 +99,27 @@ class SampledState(State):
     random: Tensor
 
 
+def sampler_of(problem: Problem) -> Sampler:
+    """Draws trajectories of a problem."""
+    if problem.info is None:
+        return TableSampler(problem.model, problem.log_prior)
+    allowed = None
+    if problem.bound is not None:
+        allowed = torch.isfinite(problem.log_prior).expand(problem.bound.shape)
+    return ProgramSampler(problem.model, problem.info, allowed)
+
+
+def estimate_by_score(problem: Problem, options: SamplingOptions, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """The gradient of the bound of a table or a program, by the score function, and the totals it rests on."""
+    sampler = sampler_of(problem)
+    return sampled_gradient(sampler, problem.policy, options.num_samples, options.baseline, generator)
+
+
+def draw_fresh(problem: Problem, num_samples: int, generator: torch.Generator) -> Draws:
+    """Trajectories of the problem's policy."""
+    return sampler_of(problem).draw(problem.policy, num_samples, generator)
+
+
 @dataclass(frozen=True, eq=False)
 class SampledLearner:
     """Maximises the bound with Adam on sampled gradients, then measures it with fresh samples.
@@ -112,11 +133,15 @@ class SampledLearner:
         options: hyper-parameters.
         answer: makes the posterior of (problem, status, details, draws); the problem's policy is the fitted one, and
             the draws are fresh trajectories of it, None where no policy of the class rules out a reward of -inf.
+        estimate: (problem, options, generator) -> an estimate of the gradient [P], and the totals [N] it rests on.
+        draw: (problem, N, generator) -> N trajectories of the problem's policy, with their `totals`.
     """
 
-    begin: Callable[[Any, int], Problem]
+    begin: Callable[[Any, int], Any]
     options: SamplingOptions
-    answer: Callable[[Problem, Status, dict[str, Any], Draws | None], Posterior]
+    answer: Callable[[Any, Status, dict[str, Any], Any], Posterior]
+    estimate: Callable[[Any, SamplingOptions, torch.Generator], tuple[Tensor, Tensor]] = estimate_by_score
+    draw: Callable[[Any, int, torch.Generator], Any] = draw_fresh
     label: str = "fitting the policy"
 
     @property
@@ -139,8 +164,7 @@ class SampledLearner:
     def step(self, state: SampledState) -> tuple[SampledState, Info]:
         options, policy, generator = self.options, state.problem.policy, generator_at(state.random)
         policy.load(state.place)
-        sampler = sampler_of(state.problem)
-        gradient, totals = sampled_gradient(sampler, policy, options.num_samples, options.baseline, generator)
+        gradient, totals = self.estimate(state.problem, options, generator)
         history, halvings = (*state.history, float(totals.mean())), state.halvings
         state = dataclasses.replace(state, history=history, random=generator.get_state())
         info = Info({"bound": history[-1]})
@@ -164,23 +188,15 @@ class SampledLearner:
             return self.answer(problem, status, {"why": problem.why} if problem.why else {}, None)
         problem.policy.load(torch.stack(state.recent).mean(0) if state.recent else state.place)
         with torch.no_grad():
-            draws = sampler_of(problem).draw(problem.policy, self.options.num_eval_samples, generator_at(state.random))
+            draws = self.draw(problem, self.options.num_eval_samples, generator_at(state.random))
         estimate, error = draws.totals.mean(), float(draws.totals.std()) / math.sqrt(len(draws.totals))
         if not bool(torch.isfinite(draws.totals).all()):
             status, error = Status.UNAVOIDABLE, 0.0
             estimate = torch.full((), -torch.inf, dtype=torch.float64)
+            if bool(torch.isnan(draws.totals).any()):
+                status = Status.NOT_CONVERGED
         details = {"history": state.history, "steps": state.steps, "estimate": estimate, "standard_error": error}
         return self.answer(problem, status, details, draws)
-
-
-def sampler_of(problem: Problem) -> Sampler:
-    """Draws trajectories of a problem."""
-    if problem.info is None:
-        return TableSampler(problem.model, problem.log_prior)
-    allowed = None
-    if problem.bound is not None:
-        allowed = torch.isfinite(problem.log_prior).expand(problem.bound.shape)
-    return ProgramSampler(problem.model, problem.info, allowed)
 
 
 def _grows(history: tuple[float, ...]) -> bool:

@@ -25,7 +25,8 @@ from torch import Tensor
 
 from cai.inference.kernels.backups import soft_log_policy
 from cai.inference.kernels.problem import Kind
-from cai.inference.tabular.backward import backward
+from cai.inference.kernels.tables import process_table
+from cai.inference.tabular.backward import backward, in_chunks
 from cai.inference.tabular.believed_dynamics import TiltedDynamics
 from cai.inference.tabular.recursion import EXACT, FIXED
 from cai.inference.tabular.stationary.chains import ChainSystems, ended_states
@@ -82,9 +83,13 @@ class SoftSensitivity:
             moved.__dict__.pop(name, None)
         return moved
 
-    def log_policy(self, t: int) -> Tensor:
-        """[S, A], log pi_t(a | s) in nats."""
-        return soft_log_policy(self.model, self.q_values[t])
+    @cached_property
+    def log_policy(self) -> Tensor:
+        """[T, S, A], log pi_t(a | s) in nats."""
+        with torch.no_grad():
+            return in_chunks(
+                lambda part: soft_log_policy(self.model, self.q_values[part]), self.steps, self.q_values[0].numel()
+            )
 
     def outcomes(self, t: int) -> Tensor:
         """[S, A, K], the outcomes that the recursion believes in at time index t."""
@@ -127,17 +132,23 @@ class SoftSensitivity:
 
     def _carried(self, values: Tensor, t: int) -> Tensor:
         """[S, A, F], what slopes [S, F] of the next values are worth before the step."""
-        chances, mdp = self.outcomes(t), self.model.mdp
-        if mdp.next_states is None:
-            moved = chances @ values
+        mdp = self.model.mdp
+        if self.kind == "fixed":
+            moved = process_table(mdp).product(values).view(mdp.num_states, mdp.num_actions, -1)
+        elif mdp.next_states is None:
+            moved = self.outcomes(t) @ values
         else:
-            moved = (chances[..., None, :] @ values[mdp.next_states])[..., 0, :]
+            moved = (self.outcomes(t)[..., None, :] @ values[mdp.next_states])[..., 0, :]
         moved = moved * self.model.discount
         return torch.where(self._possible(t)[..., None], moved, torch.zeros_like(moved))
 
     def _possible(self, t: int) -> Tensor:
         """Bool [S, A], live pairs whose message is finite."""
-        return self.model.live[:, None] & torch.isfinite(self.q_values[t])
+        return self._finite[t]
+
+    @cached_property
+    def _finite(self) -> Tensor:
+        return self.model.live[:, None] & torch.isfinite(self.q_values)
 
     # ---- adjoints -----------------------------------------------------------------------------------------------
 
@@ -164,7 +175,11 @@ class SoftSensitivity:
 
     def _scattered(self, masses: Tensor, t: int) -> Tensor:
         """[S], masses [S, A] one step later; what terminal states are given is gone."""
-        passed = self.model.mdp.scatter(masses[..., None] * self.outcomes(t) * self._possible(t)[..., None])
+        kept, mdp = masses * self._possible(t), self.model.mdp
+        if self.kind == "fixed":
+            passed = process_table(mdp).scatter(kept.reshape(-1, 1))[:, 0]
+        else:
+            passed = mdp.scatter(kept[..., None] * self.outcomes(t))
         return torch.where(self.model.live, self.model.discount * passed, torch.zeros_like(passed))
 
     @torch.no_grad()

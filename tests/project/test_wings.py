@@ -73,6 +73,7 @@ ARROWS = {
         explorer -> pictures
         explorer -> studies
         inverse -> pictures
+        inverse -> policies
     """,
 }
 

@@ -333,8 +333,10 @@ class LinearSystem:
                 return np.asarray(solved.cpu().numpy())
             return np.asarray(factor.solve(b, trans="T" if transposed else "N"))
 
+        if not corrected:
+            return once(sides)
         x = once(np.ascontiguousarray(sides))
-        return x + once(sides - (self._matrix.T if transposed else self._matrix) @ x) if corrected else x
+        return x + once(sides - (self._matrix.T if transposed else self._matrix) @ x)
 
 
 def _added(places: np.ndarray, parts: np.ndarray, number: int) -> np.ndarray:

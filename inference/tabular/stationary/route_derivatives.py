@@ -157,11 +157,12 @@ def _adjoints(sums: RouteSums, pairs: Pairs) -> Iterator[tuple[Block, Array, Arr
         if not (found > 0).all():
             yield block, chosen, columns, None
             return
-        side = np.zeros_like(block.sums, order="C")
+        side = np.zeros(block.sums.shape, order="F")  # as SuperLU reads it
         np.add.at(side, (links, columns), pairs.factors[chosen] / found)
         ahead = block.solver.adjoint(side)
+        del side
         if ahead is not None:
-            ahead = np.ascontiguousarray(ahead) if np.isfinite(ahead).all() else None
+            ahead = np.ascontiguousarray(ahead) if np.isfinite(ahead.sum()) else None
         yield block, chosen, columns, ahead
 
 

@@ -65,7 +65,7 @@ class AbsorbingSolver:
         self._back: Array | None = None
 
     def _unit(self) -> Array:
-        sides = np.zeros((self.system.pattern.number, len(self.links)))
+        sides = np.zeros((self.system.pattern.number, len(self.links)), order="F")
         sides[self.links, np.arange(len(self.links))] = 1.0
         return sides
 
@@ -79,7 +79,7 @@ class AbsorbingSolver:
             if self._ahead is None:
                 return None
         ends = sides[self.links, self.columns]
-        rest = self.moving(sides.copy())
+        rest = self.moving(sides.copy(order="K"))
         found = self.system.answer(rest, corrected=False) if rest.any() else np.zeros_like(sides)
         if found is None:
             return None
@@ -90,7 +90,7 @@ class AbsorbingSolver:
             self._back = self.system.answer(self._unit(), True, corrected=False)
             if self._back is None:
                 return None
-        found = self.system.answer(self.moving(sides.copy()), True, corrected=False)
+        found = self.system.answer(self.moving(sides.copy(order="K")), True, corrected=False)
         if found is None:
             return None
         moved = self._corrected(found, self._back, -found[self.links, self.columns], np.zeros(len(self.links)))

@@ -31,7 +31,8 @@ from cai.inference.tabular.stationary.route_solvers import AbsorbingSolver, Plai
 __all__ = ["Block", "RouteGraph", "RouteSums"]
 
 Array = np.ndarray[Any, Any]
-WIDTH = 64  # right-hand sides that are solved for together
+WIDTH, NARROW = 64, 32  # right-hand sides that are solved for together, on small networks and on large ones
+LARGE = 50_000  # links from which a network is large
 SMALLEST = 1e-290  # below which a sum over routes is found in its own scale
 
 
@@ -98,11 +99,12 @@ class RouteGraph:
 
     def groups(self, destinations: Sequence[int]) -> Iterator[list[int]]:
         """Destinations in blocks of at most `WIDTH` columns (of exit links too, where these absorb)."""
+        most = WIDTH if self.number < LARGE else NARROW
         block: list[int] = []
         width = 0
         for destination in destinations:
             more = max(1, len(self.exits_of(destination))) if self.absorbs else 1
-            if block and width + more > WIDTH:
+            if block and width + more > most:
                 yield block
                 block, width = [], 0
             block.append(destination)
@@ -221,11 +223,12 @@ class RouteSums:
         solver: Solver = PlainSolver(self.system)
         if self.graph.absorbs:
             solver = AbsorbingSolver(self.system, links, columns, len(group))
-        side = np.zeros((self.graph.number, len(group)))
-        np.add.at(side, (links, columns), leaves)
+        side = np.zeros((self.graph.number, len(group)), order="F")  # as SuperLU reads it
+        side[links, columns] = leaves
         sums = solver.solve(side)
-        if sums is None or not np.isfinite(sums).all():
+        if sums is None or not np.isfinite(sums.sum()):
             return None
+        sums = np.ascontiguousarray(sums)
         return Block(group, sums, None, self.weights, exits, links, columns, leaves, solver)
 
     def alone(self, destination: int, origins: Array | None = None) -> Block | None:

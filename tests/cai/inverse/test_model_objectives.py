@@ -30,18 +30,18 @@ def rows(demonstrations):
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", range(8))
 def test_values_are_those_of_the_definition(seed, objective):
     case = random_case(seed, discount=1.0 if objective == "path" else None, forbidden=objective == "likelihood")
     demonstrations = demonstrated(case, seed)
-    found = ModelObjective(case.model, demonstrations, objective).log_likelihoods(tensor(case.weights))
+    found = ModelObjective(case.model, demonstrations, objective).log_probs(tensor(case.weights))
     problem = case.at(case.weights)
     want = [log_likelihood(problem, *row, objective) for row in rows(demonstrations)]
     np.testing.assert_allclose(found, want, rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(4))
 def test_gradients_are_differences_of_the_definition(seed, objective):
     case = random_case(seed, discount=1.0 if objective == "path" else None, size=3)
     demonstrations = demonstrated(case, seed)
@@ -77,7 +77,7 @@ def model_of(seed, horizon, discount, kind):
 @pytest.mark.parametrize("kind", ["s", "sa", "sas"])
 @pytest.mark.parametrize(("horizon", "discount"), [(1, 1.0), (4, 1.0), (4, 0.8), (math.inf, 1.0), (math.inf, 0.9)])
 def test_scores_and_hessians_follow_from_values(horizon, discount, kind, objective):
-    if (objective == "path" and discount < 1) or (horizon == math.inf and kind == "sa"):
+    if (objective == "path" and discount < 1) or (horizon == math.inf and kind != "sas"):
         return
     model = model_of(3, horizon, discount, kind)
     drawn = Demonstrations.from_policy(cai.infer(model, "variational"), model, 8, 1)
@@ -101,7 +101,7 @@ def test_scores_and_hessians_follow_from_values(horizon, discount, kind, objecti
 
 @pytest.mark.parametrize("objective", ["moments", "path"])
 def test_moments_and_path_are_concave_in_the_weights(objective):
-    for seed in range(4):
+    for seed in range(2):
         model = model_of(seed, 4, 1.0, "sa")
         drawn = Demonstrations.from_policy(cai.infer(model, "variational"), model, 8, 1)
         asked = ModelObjective(model, drawn, objective)
@@ -150,7 +150,7 @@ def test_the_likelihood_is_that_of_the_posterior_without_what_the_world_does():
     model = model_of(5, 4, 0.8, "sas")
     answer = cai.infer(model, "variational")
     drawn = Demonstrations.from_policy(answer, model, 10, 3)
-    found = ModelObjective(model, drawn).log_likelihoods(ModelObjective(model, drawn).start)
+    found = ModelObjective(model, drawn).log_probs(ModelObjective(model, drawn).start)
     whole = answer.log_prob(drawn.states, drawn.actions)
     live = model.live[drawn.states[:, :-1]]
     moved = model.mdp.probabilities[drawn.states[:, :-1], drawn.actions, drawn.states[:, 1:]]
@@ -168,7 +168,7 @@ def test_paths_are_those_of_the_exact_posterior_given_their_start():
     whole = answer.log_prob(states, actions) - answer.initial[states[:, 0]].log()
     ends = model.mdp.terminal[states[:, :-1]]
     waits = torch.where(ends, model.log_action_prior[states[:, :-1], actions], torch.zeros(())).sum(1)
-    np.testing.assert_allclose(asked.log_likelihoods(asked.start), whole - waits, rtol=1e-10, atol=1e-10)
+    np.testing.assert_allclose(asked.log_probs(asked.start), whole - waits, rtol=1e-10, atol=1e-10)
 
 
 def test_weights_count_as_copies_and_the_order_does_not_matter():
@@ -226,5 +226,5 @@ def test_features_inside_wrappers_keep_their_share():
         np.testing.assert_allclose(start.start, weights)
         moved = asked.parameters.fitted(asked.start)
         gained = want - cai.infer(moved, "variational").log_prob(drawn.states, drawn.actions)
-        found = asked.log_likelihoods(weights) - asked.log_likelihoods(asked.start)
+        found = asked.log_probs(weights) - asked.log_probs(asked.start)
         np.testing.assert_allclose(found, gained, rtol=1e-10, atol=1e-10)
