@@ -1,4 +1,4 @@
-"""The command line: compare backends, list names, draw pictures, fit rewards, serve a page to explore a model."""
+"""The command line: compare backends, learn, list names, draw pictures, fit rewards, serve a page to explore."""
 
 from __future__ import annotations
 
@@ -43,6 +43,7 @@ from cai.models.rewards.registry import available_rewards
 from cai.models.zoo.registry import available_models
 from cai.starting import INTERRUPTED, interrupts_as_usual, only_own_output
 from cai.studies.comparison import DEFAULT_BACKENDS, Comparison, Row, chance_columns, compare
+from cai.training import resume_command, train_command, watch_command
 
 __all__ = ["app", "main"]
 
@@ -217,6 +218,10 @@ def explore_command(
     except ImportError as error:
         raise ValueError(str(error)) from None
     serve(model, port=port, browser=browser, announce=lambda line: print(line, flush=True))
+
+
+for _name, _command in (("train", train_command), ("resume", resume_command), ("watch", watch_command)):
+    app.command(_name)(_command)
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *where: Any, **options: Any) -> None:

@@ -43,6 +43,7 @@ from cai.models.common.names import did_you_mean
 from cai.models.common.options import split_options
 from cai.models.common.plugins import Plugins, load_plugins
 from cai.models.continuous.world import World
+from cai.models.environments.world import EnvironmentModel
 from cai.models.processes.mdp import MDP
 from cai.models.programs.observed_sites import as_conditioned
 from cai.models.trajectory.batch import ModelBatch
@@ -227,7 +228,7 @@ def check_question(model: Any) -> None:
         if isinstance(model[0], MDP):
             advice = "that is a process and its reward: TrajectoryModel(mdp, reward, horizon=...) makes a model of them"
         raise TypeError(f"expected one model, got a {type(model).__name__} of {len(model)}; {advice}")
-    if not callable(model) and not isinstance(model, ModelBatch):
+    if not callable(model) and not isinstance(model, (ModelBatch, EnvironmentModel)):
         raise TypeError(f"expected a TrajectoryModel or a Pyro program, got {type(model).__name__}")
 
 
@@ -290,7 +291,7 @@ def infer(
             holds all answers).
     """
     check_question(model)
-    model = model if isinstance(model, (TrajectoryModel, World)) else as_conditioned(model)
+    model = model if isinstance(model, (TrajectoryModel, World, EnvironmentModel)) else as_conditioned(model)
     drawn, seed = seed is None, drawn_seed() if seed is None else seed
     check_seed(seed)
     chosen = make_backend(backend, **options)

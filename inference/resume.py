@@ -64,7 +64,7 @@ def resume(
     backend.supports(model)
     learner = learner_for(backend, model)
     every = getattr(learner, "checkpoint_every", None) if checkpoint_every is None else checkpoint_every
-    checkpoints = Checkpoints(Path(folder), steps=every, seconds=checkpoint_seconds)
+    checkpoints = Checkpoints(Path(folder), steps=every, seconds=checkpoint_seconds, exact=exact)
     return judged(
         backend, drive(learner, model, seed=run.seed, checkpoints=checkpoints, max_seconds=max_seconds), throw
     )

@@ -12,12 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from cai.inference.core.learner import Iterative, Learner
-from cai.inference.core.storage import StorageError, can_store, load, save
+from cai.inference.core.storage import StorageError, can_store, load, save, storable
 from cai.models.common.files import MissingFile, TakenPath
 from cai.models.common.numerics import plain_number
 from cai.models.common.schema import check_fields
 from cai.models.continuous.simulate import DivergedRollout
 from cai.models.continuous.world import World
+from cai.models.environments.spaces import UniformActions
+from cai.models.environments.world import EnvironmentModel, environment_model
 from cai.models.programs.inspect import inspect_program
 from cai.models.programs.observed_sites import as_conditioned
 from cai.models.trajectory.model import TrajectoryModel
@@ -25,6 +27,25 @@ from cai.models.trajectory.model import TrajectoryModel
 __all__ = ["Run", "begin_run", "extend_run", "learner_for", "read_run"]
 
 FILE = "run.safetensors"
+
+
+def _parts_of_environment(world: EnvironmentModel) -> dict[str, Any]:
+    """What makes the same world again."""
+    if not isinstance(world.source, str):
+        raise StorageError(f"{world.name} is made by a function, which no file can hold; only ids can be stored")
+    if not isinstance(world.action_prior, UniformActions):
+        raise StorageError(f"the action prior of {world.name} is a function, which no file can hold")
+    parts = {"source": world.source, "discount": world.discount, "temperature": world.temperature}
+    parts |= {"max_episode_steps": world.max_episode_steps, "make_options": world.make_options}
+    box = hasattr(world.action_space, "low")
+    return parts | {"action_bounds": (world.action_space.low, world.action_space.high) if box else None}
+
+
+def _environment_of_parts(parts: dict[str, Any]) -> EnvironmentModel:
+    return environment_model(parts.pop("source"), **parts.pop("make_options"), **parts)
+
+
+storable("environment-model", pack=_parts_of_environment, unpack=_environment_of_parts)(EnvironmentModel)
 TRIED = 7  # chains by which a continuous model is known
 
 
@@ -44,7 +65,7 @@ class Run(NamedTuple):
     options: dict[str, Any]
     given: dict[str, str]
     seed: int
-    model: TrajectoryModel | World | None
+    model: TrajectoryModel | World | EnvironmentModel | None
     outside: dict[str, Any]
 
 
@@ -87,7 +108,7 @@ def begin_run(folder: str | Path, backend: Any, model: Any, seed: int) -> Path:
                 options[field.name] = value
             else:
                 given[field.name] = _fingerprint(value)
-    stored = model if isinstance(model, (TrajectoryModel, World)) and can_store(model) else None
+    stored = model if isinstance(model, (TrajectoryModel, World, EnvironmentModel)) and can_store(model) else None
     path.mkdir(parents=True, exist_ok=True)
     run = Run(name, options, given, int(seed), stored, _outside(model))
     save(path / FILE, run._asdict())
@@ -120,10 +141,10 @@ def read_run(folder: str | Path, model: Any, options: Mapping[str, Any]) -> tupl
     run = Run(**content)
     if model is None and run.model is None:
         raise ValueError(
-            f"the run in {str(folder)!r} is about a program (or a reward that no file can hold); give it again: "
-            "cai.resume(folder, model=...)"
+            f"the run in {str(folder)!r} is about a program (or a reward, or an environment, that no file can hold); "
+            "give it again: cai.resume(folder, model=...)"
         )
-    model = run.model if model is None else as_conditioned(model)
+    model = run.model if model is None else model if isinstance(model, EnvironmentModel) else as_conditioned(model)
     outside = _outside(model)
     differing = [name for name in outside | run.outside if outside.get(name) != run.outside.get(name)]
     if differing:
@@ -165,6 +186,13 @@ def _outside(model: Any) -> dict[str, Any]:
     """What two models differ in by name: tables by their digests, or of a program its sites and sizes."""
     if isinstance(model, World):
         return _seen_of_world(model)
+    if isinstance(model, EnvironmentModel):
+        known: dict[str, Any] = {
+            "world": model.name,
+            "observations": repr(model.observation_space),
+            "actions": repr(model.action_space),
+        }
+        return known | {"discount": model.discount, "temperature": model.temperature}
     if not isinstance(model, TrajectoryModel):
         return {name: _plain(value) for name, value in dataclasses.asdict(inspect_program(model)).items()}
     mdp = model.mdp

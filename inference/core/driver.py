@@ -43,15 +43,18 @@ class Checkpoints:
         folder: of the run; it must exist.
         steps: store after every so many steps; None for no such rule.
         seconds: store when so many have passed since the last time.
+        exact: whether a run that cannot go on to the same bits is refused.
     """
 
     FILE = "state.safetensors"
     COUNT = "state.json"  # how many steps are stored, for whoever looks; written last
 
-    def __init__(self, folder: Path, *, steps: int | None = None, seconds: float = 60.0) -> None:
+    def __init__(self, folder: Path, *, steps: int | None = None, seconds: float = 60.0, exact: bool = True) -> None:
         self.path, self.steps, self.seconds = folder / self.FILE, steps, seconds
+        self.exact = exact
         self._written, self._at = -1, time.monotonic()
         self._offered = 0
+        self.learner: Any = None  # stores further files of its own, where it has any
 
     def offer(self, state: State) -> None:
         """Stores the state if it is time."""
@@ -65,8 +68,12 @@ class Checkpoints:
         if state.steps != self._written:
             values = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
             del values["problem"]
+            if hasattr(self.learner, "store"):
+                self.learner.store(state, self.path.parent)
             save(self.path, {"learner": type(state).__qualname__, "state": values})
             write_atomically(self.path.with_name(self.COUNT), json.dumps({"steps": state.steps}).encode())
+            if hasattr(self.learner, "stored"):
+                self.learner.stored(state, self.path.parent)
             self._written, self._at = state.steps, time.monotonic()
 
     def restore(self, first: S) -> S:
@@ -90,7 +97,10 @@ class Checkpoints:
         except TypeError as error:
             raise StorageError(f"{str(self.path)!r} is damaged: {error}; take a copy, or start anew") from None
         self._written = self._offered = values["steps"]
-        return dataclasses.replace(first, **values)
+        found = dataclasses.replace(first, **values)
+        if hasattr(self.learner, "restored"):
+            found = self.learner.restored(found, self.path.parent, exact=self.exact)
+        return found
 
 
 def drive(
@@ -115,6 +125,7 @@ def drive(
     """
     state: State = learner.init(model, seed=seed)
     if checkpoints is not None:
+        checkpoints.learner = learner
         state = checkpoints.restore(state)
     metrics: dict[str, float] = {}
 

@@ -55,7 +55,9 @@ class Learner(Protocol[S]):
     A learner whose steps are counted in samples moves on by many of them at once: it has `stride`, the number of them
     between places at which it stops, its states count `steps` themselves, and `limit` is a budget of them.
     `checkpoint_every`, where it has one, is how often a run is stored unless the caller says so, and with
-    `keeps_policy` the policy is stored beside the run when it ends well.
+    `keeps_policy` the policy is stored beside the run when it ends well. What it keeps in files of its own it writes in
+    `store(state, folder)`, before a state is written, tidies in `stored(state, folder)`, afterwards, and reads in
+    `restored(state, folder, exact=...)`, which returns the state to go on from.
     """
 
     @property

@@ -9,7 +9,12 @@ from typing import Any, ClassVar
 
 import torch
 
-from cai.inference.learning.backend import LearnerOptions
+from cai.inference.learning.network_backend import NetworkBackend
+from cai.inference.learning.networks.box_actor_critic import BoxActorCritic
+from cai.inference.learning.networks.brain import Brain, Setting
+from cai.inference.learning.networks.discrete_actor_critic import DiscreteActorCritic
+from cai.inference.learning.networks.interface import Interface, log_prior_of
+from cai.inference.learning.networks.temperature import Target
 from cai.inference.learning.options import check_share
 from cai.inference.learning.tables.actor_critic import ActorCriticRule
 from cai.inference.learning.tables.world import TableWorld
@@ -17,11 +22,15 @@ from cai.models.trajectory.model import TrajectoryModel
 
 __all__ = ["SoftActorCritic"]
 
+UNIFORM_ALONE = (
+    "target_entropy needs a uniform action prior: with another one the entropy does not fall as the temperature does, "
+    "and the temperature that has it is not unique; give target_kl"
+)
 AUTO_SHARE = 0.7  # of the prior's mean entropy: the target of target_entropy="auto" on discrete actions
 
 
 @dataclass(frozen=True, kw_only=True)
-class SoftActorCritic(LearnerOptions):
+class SoftActorCritic(NetworkBackend):
     """Learns the soft Q-function of its own policy, and moves the policy to p exp(Q / alpha).
 
     Q(s, a) = E[r + gamma E_pi[Q(s', .) - alpha log pi/p]].
@@ -33,10 +42,14 @@ class SoftActorCritic(LearnerOptions):
     On a `TrajectoryModel` Q and pi are tables [T, S, A]. There is no minimum of twin critics, which would lower the
     bound.
 
+    Elsewhere they are networks: in a box of actions a normal distribution under tanh and twin critics, of which the
+    smaller counts (Haarnoja 2018b); with numbered actions expectations over them are exact here, too.
+
     Args:
         explore: the share of copies of the world that act by the action prior; the others by the policy.
         target_entropy: learn the temperature, so that the policy's entropy, averaged over the states met, is this many
-            nats; "auto" for 0.7 of the prior's mean entropy. It needs a uniform prior.
+            nats (of actions scaled to [-1, 1], where they lie in a box); "auto" for minus the number of coordinates in
+            a box, and 0.7 of the prior's mean entropy else. It needs a uniform prior.
         target_kl: learn it so that the mean KL(pi || p) is this many nats; serves any prior.
 
     A learned temperature begins at the model's and stays in [1e-4, 1e4]; the answer is about the model at the last one,
@@ -49,9 +62,10 @@ class SoftActorCritic(LearnerOptions):
     target_kl: float | None = None
 
     name: ClassVar[str] = "soft-actor-critic"
-    accepts: ClassVar[str] = "a TrajectoryModel"
+    accepts: ClassVar[str] = "a TrajectoryModel, a Gymnasium environment, or a continuous model with a box of actions"
     cost: ClassVar[str] = "N (A + K) time a step of N copies; T S A memory"
     stationary: ClassVar[bool] = True
+    acts_in_boxes: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -70,7 +84,32 @@ class SoftActorCritic(LearnerOptions):
     def supports(self, model: Any) -> None:
         """Raises ValueError if the model cannot be learned, and says what can."""
         super().supports(model)
-        self._target(model)
+        if isinstance(model, TrajectoryModel):
+            self._target(model)
+
+    def target_of(self, model: Any, interface: Interface) -> Target:
+        """What a learned temperature is to bring about in a world that is no table."""
+        if self.target_entropy is None:
+            return Target(divergence=self.target_kl)
+        if log_prior_of(model, interface) is not None:
+            raise ValueError(UNIFORM_ALONE)
+        if interface.num_actions:
+            most = math.log(interface.num_actions)
+            return Target(entropy=check_target(self.target_entropy, most, "log|A|"))
+        if isinstance(self.target_entropy, str):
+            return Target(entropy=-float(interface.action_size))
+        most = interface.action_size * math.log(2)
+        if self.target_entropy >= most:
+            raise ValueError(
+                f"target_entropy is {self.target_entropy:g} nats, and that of uniform actions in [-1, 1] is "
+                f"{most:.6g}; give less, e.g. {-interface.action_size} ('auto')"
+            )
+        return Target(entropy=float(self.target_entropy))
+
+    def make_brain(self, setting: Setting, generator: torch.Generator) -> Brain:
+        """Its networks."""
+        made = DiscreteActorCritic if setting.interface.num_actions else BoxActorCritic
+        return made(setting, generator)
 
     def _target(self, model: TrajectoryModel) -> float | None:
         """The target of the entropy, nats."""
@@ -79,10 +118,7 @@ class SoftActorCritic(LearnerOptions):
         available = model.mdp.host.available
         counts = available.sum(-1).double()
         if not torch.allclose(model.host.action_prior.detach(), available / counts[:, None].clamp(min=1), atol=1e-12):
-            raise ValueError(
-                "target_entropy needs a uniform action prior: with another one the entropy does not fall as the "
-                "temperature does, and the temperature that has it is not unique; give target_kl"
-            )
+            raise ValueError(UNIFORM_ALONE)
         most = float(counts[model.host.live].log().mean()) if bool(model.host.live.any()) else 0.0
         return check_target(self.target_entropy, most, "the mean of log|A(s)|")
 

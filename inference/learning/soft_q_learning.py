@@ -5,7 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from cai.inference.learning.backend import LearnerOptions
+import torch
+
+from cai.inference.learning.network_backend import NetworkBackend
+from cai.inference.learning.networks.brain import Setting
+from cai.inference.learning.networks.discrete_actor_critic import DiscreteSoftQ
 from cai.inference.learning.options import check_share
 from cai.inference.learning.tables.soft_q import SoftQRule
 from cai.inference.learning.tables.world import TableWorld
@@ -14,7 +18,7 @@ __all__ = ["SoftQLearning"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class SoftQLearning(LearnerOptions):
+class SoftQLearning(NetworkBackend):
     """Learns Q(s, a) = E[r + gamma V(s')], V(s) = alpha log sum_a p(a|s) exp(Q(s, a) / alpha), from transitions.
 
     Levine 2018, section 5.2 (equation 20, whose denominator should read sum over a of exp Q: a log too many is printed
@@ -23,6 +27,8 @@ class SoftQLearning(LearnerOptions):
 
     On a `TrajectoryModel` Q is a table [T, S, A]. The n-th sample of an entry moves it by n^-0.7, and the policy is
     that of a mean of each entry over its visits, in which late ones count more.
+
+    In other worlds with numbered actions Q is a network, the smaller of two, learned from a buffer; the policy acts.
 
     Args:
         explore: the share of copies of the world that act by the action prior; the others by the policy so far.
@@ -35,7 +41,7 @@ class SoftQLearning(LearnerOptions):
     explore: float = 0.5
 
     name: ClassVar[str] = "soft-q-learning"
-    accepts: ClassVar[str] = "a TrajectoryModel"
+    accepts: ClassVar[str] = "a TrajectoryModel, or a world with numbered actions"
     cost: ClassVar[str] = "N (A + K) time a step of N copies; T S A memory"
 
     def __post_init__(self) -> None:
@@ -45,3 +51,7 @@ class SoftQLearning(LearnerOptions):
     def rule(self, world: TableWorld) -> SoftQRule:
         """How its tables change."""
         return SoftQRule(self.explore)
+
+    def make_brain(self, setting: Setting, generator: torch.Generator) -> DiscreteSoftQ:
+        """Its networks."""
+        return DiscreteSoftQ(setting, generator)

@@ -184,9 +184,10 @@ class TableLearner:
         rule, tables = self.rule(world), _arrays(state.tables)
         times, states = np.divmod(np.arange(world.steps * world.num_states), world.num_states)
         rows = np.exp(rule.log_answer(world, tables, times, states))
-        rows = torch.from_numpy(rows).reshape(world.steps, world.num_states, world.num_actions).to(model.action_prior)
-        decided = torch.from_numpy(world.live).to(model.device)[:, None] & torch.isfinite(rows).all(-1, keepdim=True)
-        policy = torch.where(decided, rows, model.action_prior)
+        learned = torch.from_numpy(rows).reshape(world.steps, world.num_states, world.num_actions)
+        learned = learned.to(model.action_prior)
+        decided = torch.from_numpy(world.live).to(model.device)[:, None] & torch.isfinite(learned).all(-1, keepdim=True)
+        policy = torch.where(decided, learned, model.action_prior)
         asked = answered_model(model, rule.temperature(world, tables), self.backend.entropy_form)
         return policy_posterior(self.backend, asked, policy, status, details, gradients="none")
 

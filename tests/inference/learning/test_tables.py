@@ -114,7 +114,7 @@ def test_rewards_that_change_with_time(backend):
     assert float(answer.action_probs[2, :, 1].min()) > 0.9
 
 
-@pytest.mark.parametrize("discount", [0.5, 0.9])
+@pytest.mark.parametrize("discount", [pytest.param(0.5, marks=pytest.mark.campaign), 0.9])
 @pytest.mark.parametrize("backend", LEARNERS)
 def test_the_form_changes_the_policy_where_episodes_end(backend, discount):
     """One live state, actions stop and stay, reward 0: pi(stop) is 1/2, or e^-V with V = log(1 + e^(gamma V))."""
@@ -145,7 +145,14 @@ def test_without_time_it_is_the_stationary_class(backend):
     assert math.isfinite(divergence + follows.expected_return)
 
 
-@pytest.mark.parametrize("option", [{"target_entropy": 0.5}, {"target_entropy": "auto"}, {"target_kl": 0.3}])
+@pytest.mark.parametrize(
+    "option",
+    [
+        {"target_entropy": 0.5},
+        pytest.param({"target_entropy": "auto"}, marks=pytest.mark.campaign),
+        pytest.param({"target_kl": 0.3}, marks=pytest.mark.campaign),
+    ],
+)
 def test_a_learned_temperature_meets_its_target(option):
     model = random_mdp(3, horizon=math.inf, discount=0.9)
     answer = cai.infer(model, "soft-actor-critic", **option)

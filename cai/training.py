@@ -1,0 +1,159 @@
+"""The commands that learn: train in a world, go on with a run, and watch what a run has learned."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from cai.inference.core.driver import Checkpoints
+from cai.inference.core.posterior import Posterior
+from cai.inference.core.status import Status
+from cai.inference.core.storage import load
+from cai.inference.learning.networks.episodes import episode_returns
+from cai.inference.registry import infer, make_backend
+from cai.inference.resume import resume
+from cai.inference.runs import FILE, read_run
+from cai.models.environments.world import EnvironmentModel, environment_model
+from cai.models.trajectory.model import TrajectoryModel
+from cai.models.zoo.registry import available_models, build_model
+from cai.starting import INTERRUPTED, only_own_output
+
+__all__ = ["resume_command", "train_command", "watch_command"]
+
+EPISODES = 20
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The folder of the run.")]
+
+
+def train_command(
+    world: Annotated[str, typer.Argument(metavar="WORLD", help="An id of Gymnasium, or a model known by name.")],
+    backend: Annotated[str, typer.Option(help="NAME or NAME:option=value,...; hidden_sizes=64x64.")],
+    steps: Annotated[int, typer.Option(help="Transitions in all.")],
+    folder: Annotated[Path, typer.Option(metavar="DIR", help="Where the run is kept; new.")],
+    seed: Annotated[int, typer.Option(help="Of everything that is drawn.")] = 0,
+    temperature: Annotated[float | None, typer.Option(help="alpha; 1 for an environment unless given.")] = None,
+    discount: Annotated[float | None, typer.Option(help="gamma; 0.99 for an environment unless given.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Learn in a world from samples; the run is kept in a folder, also when it is interrupted."""
+    with only_own_output() if as_json else contextlib.nullcontext():
+        begin = time.perf_counter()
+        problem = _world(world, temperature, discount)
+        if (folder / FILE).exists():
+            raise ValueError(
+                f"{str(folder)!r} holds a run already; go on with it by cai resume {folder}, or take another"
+            )
+        answer = infer(problem, make_backend(backend, steps=steps), seed=seed, folder=folder, throw=False)
+        line = _told(answer, backend, seed, folder, time.perf_counter() - begin)
+    _finish(answer, line, as_json)
+
+
+def resume_command(
+    folder: Folder,
+    steps: Annotated[int | None, typer.Option(help="Transitions in all; the run's own total unless given.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Go on with a run that was interrupted, or make it longer; it ends as if nothing had stopped it."""
+    with only_own_output() if as_json else contextlib.nullcontext():
+        begin = time.perf_counter()
+        _there(folder)
+        answer = resume(folder, steps=steps, throw=False)
+        run = read_run(folder, answer.model, {})[0]
+        line = _told(answer, run.backend, run.seed, folder, time.perf_counter() - begin)
+    _finish(answer, line, as_json)
+
+
+def watch_command(
+    folder: Folder,
+    episodes: Annotated[int, typer.Option(min=1, help="How many, of each kind.")] = EPISODES,
+    render: Annotated[bool, typer.Option("--render", help="Show them in a window.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Run episodes of the policy that a run has learned so far."""
+    with only_own_output() if as_json else contextlib.nullcontext():
+        _there(folder)
+        run, world, _ = read_run(folder, None, {})
+        path = folder / "policy.safetensors"
+        if not path.exists():
+            raise ValueError(f"{str(folder)!r} holds no policy yet; let the run end first: cai resume {folder}")
+        policy, steps = load(path), json.loads((folder / Checkpoints.COUNT).read_text())["steps"]
+        if render:
+            _show(world, policy, episodes, run.seed)
+        line = {"world": world.name, "backend": run.backend, "seed": run.seed, "steps": steps, "folder": str(folder)}
+        line |= _returns(world, policy, episodes, run.seed)
+    _print(line, as_json)
+
+
+def _there(folder: Path) -> None:
+    if not (folder / FILE).exists():
+        raise ValueError(f"{str(folder)!r} holds no run; cai train WORLD ... --folder {folder} begins one")
+
+
+def _world(name: str, temperature: float | None, discount: float | None) -> Any:
+    """A model of the zoo by its name, or a Gymnasium environment by its id."""
+    if name in available_models():
+        options = {"temperature": temperature, "discount": discount}
+        return build_model(name, **{key: value for key, value in options.items() if value is not None})
+    return environment_model(
+        name, temperature=1.0 if temperature is None else temperature, discount=0.99 if discount is None else discount
+    )
+
+
+def _told(answer: Posterior, backend: str, seed: int, folder: Path, seconds: float) -> dict[str, Any]:
+    """What is said of a run."""
+    world = answer.model
+    elbo = answer.elbo if answer.status.ok else None
+    line = {"world": world.name, "backend": backend.split(":")[0], "seed": seed, "steps": answer.details["steps"]}
+    line |= {"status": answer.status.label, "seconds": round(seconds, 3), "folder": str(folder)}
+    line["elbo"] = float(elbo) if elbo is not None and math.isfinite(elbo) else None
+    if not answer.status.ok:
+        return line | {"deterministic_return": None, "stochastic_return": None}
+    return line | _returns(world, answer.policy(), EPISODES, seed)
+
+
+def _returns(world: Any, policy: Any, episodes: int, seed: int) -> dict[str, Any]:
+    """Plain sums of rewards over episodes, by the most probable action or the mean and by draws."""
+    if isinstance(world, TrajectoryModel):
+        return {"deterministic_return": None, "stochastic_return": None}
+    found = {}
+    for name, deterministic in (("deterministic_return", True), ("stochastic_return", False)):
+        totals = episode_returns(world, policy, episodes, seed=seed, deterministic=deterministic)
+        error = float(totals.std()) / math.sqrt(episodes) if episodes > 1 else None
+        found[name] = {"mean": float(totals.mean()), "standard_error": error, "episodes": episodes}
+    return found
+
+
+def _show(world: Any, policy: Any, episodes: int, seed: int) -> None:
+    """Episodes in a window of Gymnasium's."""
+    if not isinstance(world, EnvironmentModel) or not isinstance(world.source, str):
+        raise ValueError("--render shows environments that Gymnasium makes by an id")
+    shown = world.replace(render_mode="human")
+    episode_returns(shown, policy, episodes, seed=seed, deterministic=True, one_by_one=True)
+
+
+def _finish(answer: Posterior, line: dict[str, Any], as_json: bool) -> None:
+    _print(line, as_json)
+    if answer.details.get("why") and not answer.status.ok:
+        print(f"{answer.status.label}: {answer.details['why']}", file=sys.stderr)
+    if answer.status is Status.NOT_CONVERGED:  # nothing else ends a run before its budget
+        raise typer.Exit(INTERRUPTED)
+    if not answer.status.ok:
+        raise typer.Exit(1)
+
+
+def _print(line: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(line, allow_nan=False), flush=True)
+        return
+    for name, value in line.items():
+        if isinstance(value, dict):
+            error = "" if value["standard_error"] is None else f" +- {value['standard_error']:.3g}"
+            value = f"{value['mean']:.6g}{error} ({value['episodes']} episodes)"
+        print(f"{name.replace('_', ' ')}: {'-' if value is None else value}")

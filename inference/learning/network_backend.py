@@ -1,0 +1,154 @@
+"""What the backends that learn by networks share: further options, and how they answer worlds by a learner."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+
+from cai.inference.core.learner import Learner
+from cai.inference.core.memory import Need
+from cai.inference.learning.backend import LearnerOptions
+from cai.inference.learning.networks.brain import Brain, Setting
+from cai.inference.learning.networks.interface import Interface, interface_of, log_prior_of
+from cai.inference.learning.networks.learner import NetworkLearner, NetworkOptions
+from cai.inference.learning.networks.temperature import Target
+from cai.inference.learning.options import check_count, copies_of
+from cai.models.continuous.world import World
+from cai.models.environments.world import EnvironmentModel
+
+__all__ = ["NetworkBackend"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkBackend(LearnerOptions):
+    """Options of learners with networks, for an `EnvironmentModel` or a continuous model; no table looks at them.
+
+    Args:
+        policy: "gaussian", the image of a normal distribution under tanh; where actions lie in a box.
+        hidden_sizes: of the layers between observation and output.
+        batch_size: transitions of an update.
+        learning_rate: of Adam, for every network and for a learned temperature.
+        buffer_size: the most transitions that are kept.
+        warmup_steps: uniform steps at the start, counted in `steps`.
+        updates_per_step: updates for each transition.
+        smoothing: by how much target networks follow the critics at each update.
+    """
+
+    policy: str = "gaussian"
+    hidden_sizes: tuple[int, ...] = (256, 256)
+    batch_size: int = 256
+    learning_rate: float = 3e-4
+    buffer_size: int = 1_000_000
+    warmup_steps: int = 100
+    updates_per_step: float = 1
+    smoothing: float = 0.02
+
+    acts_in_boxes: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.policy != "gaussian":
+            raise ValueError(f"policy is {self.policy!r}; expected 'gaussian'")
+        object.__setattr__(self, "hidden_sizes", _sizes(self.hidden_sizes))
+        for name in ("batch_size", "buffer_size"):
+            check_count(getattr(self, name), name)
+        check_count(self.warmup_steps, "warmup_steps", 0)
+        if self.batch_size > self.buffer_size:
+            raise ValueError(
+                f"batch_size is {self.batch_size}, and the buffer holds buffer_size={self.buffer_size} transitions; "
+                "lower batch_size or raise buffer_size"
+            )
+        for name in ("learning_rate", "updates_per_step"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < float("inf"):
+                raise ValueError(f"{name} is {value!r}; expected a number > 0")
+        if not 0 < self.smoothing <= 1:
+            raise ValueError(f"smoothing is {self.smoothing!r}; expected a number in (0, 1]")
+
+    def supports(self, model: Any) -> None:
+        """Raises ValueError if the world cannot be learned, and says what can."""
+        if not isinstance(model, (EnvironmentModel, World)):
+            super().supports(model)
+            return
+        copies_of(self._copies(model), self.steps, 1)
+        if not self.observe_time:
+            raise ValueError("observe_time is for tables; networks see what the world shows")
+        if isinstance(model, World) and model.batch_shape:
+            raise ValueError("the model is a batch; ask about its members one by one: model.member(0)")
+        if model.discount == 1 and isinstance(model, World) and model.horizon == float("inf"):
+            raise ValueError(
+                f"backend {self.name!r} adds up rewards, and {model.name} has discount 1 and no horizon; give a "
+                "discount < 1 or a finite horizon"
+            )
+        interface = interface_of(model, self.name)
+        if not interface.num_actions and not self.acts_in_boxes:
+            raise ValueError(
+                f"backend {self.name!r} takes the maximum over numbered actions, and those of {model.name} lie in a "
+                "box; ask 'soft-actor-critic'"
+            )
+        if self.entropy_form and log_prior_of(model, interface) is not None:
+            raise ValueError("the entropy form needs a uniform action prior; fold the prior into the reward first")
+        self.target_of(model, interface)
+
+    def _copies(self, model: Any) -> int | None:
+        """How many copies there are to be: those of a ready-made vector, unless another number is asked for."""
+        ready = getattr(model, "fixed_number", None)
+        return ready if self.num_envs is None else self.num_envs
+
+    def target_of(self, model: Any, interface: Interface) -> Target:
+        """What a learned temperature is to bring about."""
+        return Target()
+
+    def make_brain(self, setting: Setting, generator: torch.Generator) -> Brain:
+        """Its networks."""
+        raise NotImplementedError
+
+    def brain(self, model: Any, interface: Interface, generator: torch.Generator) -> Brain:
+        """Its networks for a world."""
+        setting = Setting(
+            interface,
+            self.hidden_sizes,
+            self.learning_rate,
+            model.discount,
+            float(model.temperature),
+            self.target_of(model, interface),
+            log_prior_of(model, interface),
+            self.entropy_form,
+            self.smoothing,
+        )
+        return self.make_brain(setting, generator)
+
+    def memory(self, model: Any) -> Need:
+        """About what `run` will take."""
+        if not isinstance(model, (EnvironmentModel, World)):
+            return super().memory(model)
+        width = 2 * interface_of(model, self.name).size + 8
+        rows = min(self.buffer_size, self.steps)
+        return Need(4 * rows * width, f"a buffer of {rows:,} transitions", "lower buffer_size")
+
+    def learner(self, model: Any) -> Learner[Any]:
+        """Networks, or tables on a `TrajectoryModel`."""
+        if not isinstance(model, (EnvironmentModel, World)):
+            return super().learner(model)
+        copies = copies_of(self._copies(model), self.steps, 1)
+        options = NetworkOptions(
+            copies, self.batch_size, self.buffer_size, self.warmup_steps, float(self.updates_per_step)
+        )
+        return NetworkLearner(self, self.brain, self.steps // copies * copies, options)
+
+
+def _sizes(given: Any) -> tuple[int, ...]:
+    """(64, 64) from [64, 64], 64 or "64x64"."""
+    parts: Any = given
+    if isinstance(given, str):
+        parts = [int(part) if part.strip().isdigit() else part for part in given.split("x")]
+    if isinstance(parts, int):
+        parts = [parts]
+    if not isinstance(parts, Sequence) or not parts:
+        raise ValueError(f"hidden_sizes is {given!r}; expected whole numbers, e.g. (64, 64), or '64x64' in words")
+    for part in parts:
+        check_count(part, "hidden_sizes")
+    return tuple(parts)

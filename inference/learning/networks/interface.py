@@ -1,0 +1,178 @@
+"""What networks see of a world: observations as rows of float32, actions in [-1, 1] or by number, and the prior."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cai.inference.core.storage import storable
+from cai.models.continuous.world import World
+from cai.models.environments.making import vector_environment
+from cai.models.environments.world import EnvironmentModel
+
+__all__ = ["Interface", "LogPrior", "interface_of", "log_prior_of", "make_worlds"]
+
+LogPrior = Callable[[Tensor, Tensor], Tensor]
+
+
+@storable("learned-policy-interface")
+@dataclass(frozen=True, eq=False)
+class Interface:
+    """How observations and actions are written for networks.
+
+    Attributes:
+        categories: () where observations are vectors; else the number of values of each coordinate, seen as one-hot.
+        size: n, of an observation as networks see it.
+        num_actions: A; 0 where actions lie in a box.
+        low: [d], the box of actions in the world's units; [0] where they are discrete.
+        high: [d].
+        shape: of an action in the world's units; () where they are discrete.
+        horizon: T of a continuous model, whose observations end with t / T; else math.inf.
+    """
+
+    categories: tuple[int, ...]
+    size: int
+    num_actions: int
+    low: Tensor
+    high: Tensor
+    shape: tuple[int, ...]
+    horizon: float = math.inf
+
+    @property
+    def action_size(self) -> int:
+        """Numbers of an action in a buffer: d, or 1."""
+        return 1 if self.num_actions else len(self.low)
+
+    @property
+    def log_volume(self) -> float:
+        """Of the box, nats, in the world's units."""
+        return float((self.high - self.low).log().sum())
+
+    def rows(self, observations: Any) -> Tensor:
+        """float32 [N, n] of observations [N, ...] as the world gives them."""
+        seen = np.asarray(observations)
+        if not self.categories:
+            return torch.from_numpy(np.ascontiguousarray(seen.reshape(len(seen), -1), dtype=np.float32))
+        seen = seen.reshape(len(seen), -1)
+        parts = [np.eye(number, dtype=np.float32)[seen[:, i]] for i, number in enumerate(self.categories)]
+        return torch.from_numpy(np.concatenate(parts, 1))
+
+    def to_world(self, actions: Tensor) -> Tensor:
+        """Actions [N, ...] in the world's units, of [N, d] in [-1, 1], or int64 [N] of numbers."""
+        if self.num_actions:
+            return actions.reshape(len(actions)).long()
+        scaled = self.low + (self.high - self.low) * (actions.double() + 1) / 2
+        return scaled.clamp(self.low, self.high).reshape(-1, *self.shape)
+
+    def from_world(self, actions: Any) -> Tensor:
+        """The reverse of `to_world`: float32 [N, d], or [N, 1]."""
+        given = torch.as_tensor(np.asarray(actions))
+        if self.num_actions:
+            return given.reshape(-1, 1).float()
+        flat = given.reshape(len(given), -1).double()
+        return (2 * (flat - self.low) / (self.high - self.low) - 1).clamp(-1, 1).float()
+
+
+def make_worlds(world: Any, number: int) -> Any:
+    """N copies of a world as a vector environment that resets nothing by itself."""
+    if isinstance(world, EnvironmentModel):
+        return world.make(number)
+    return vector_environment(world, number)
+
+
+def interface_of(world: Any, name: str) -> Interface:
+    """How networks see a world.
+
+    Args:
+        world: an `EnvironmentModel` or a continuous model.
+        name: of the backend, for messages.
+
+    Raises:
+        ValueError: if its observations are images, or its actions have no bounds.
+    """
+    from gymnasium import spaces
+
+    if isinstance(world, World):
+        worlds = make_worlds(world, 1)
+        seen, acts = worlds.single_observation_space, worlds.single_action_space
+    else:
+        seen, acts = world.observation_space, world.action_space
+    categories: tuple[int, ...] = ()
+    if isinstance(seen, spaces.Discrete):
+        categories = (int(seen.n),)
+    elif isinstance(seen, spaces.MultiDiscrete):
+        categories = tuple(int(number) for number in np.ravel(seen.nvec))
+    elif len(seen.shape) >= 2 and seen.dtype == np.uint8:
+        raise ValueError(
+            f"the observations of {world.name} are images {list(seen.shape)}, and backend {name!r} sees vectors; turn "
+            "them into features in a wrapper of the environment (gymnasium.wrappers.TransformObservation)"
+        )
+    size = sum(categories) if categories else int(np.prod(seen.shape))
+    nothing = torch.zeros(0, dtype=torch.float64)
+    if isinstance(acts, spaces.Discrete):
+        return Interface(categories, size, int(acts.n), nothing, nothing, ())
+    low, high = (torch.as_tensor(np.ravel(part), dtype=torch.float64) for part in (acts.low, acts.high))
+    if not bool(torch.isfinite(high - low).all()):
+        raise ValueError(
+            f"the actions of {world.name} have no bounds, and backend {name!r} acts in a box; give action_bounds=(low, "
+            "high) to environment_model, or an action prior on a box to the model"
+        )
+    horizon = float(world.horizon) if isinstance(world, World) else math.inf
+    return Interface(categories, size, 0, low, high, tuple(acts.shape), horizon)
+
+
+def log_prior_of(world: Any, interface: Interface) -> LogPrior | None:
+    """The action prior as networks ask for it; None where it is uniform.
+
+    Args:
+        world: the world.
+        interface: how networks see it.
+
+    Returns:
+        A function: discrete, (observations [N, n], anything) -> log p [N, A]; in a box, (observations, actions [N, d]
+        in [-1, 1]) -> [N], the log of the density relative to the uniform one.
+    """
+    from cai.models.environments.spaces import UniformActions
+
+    if isinstance(world, EnvironmentModel):
+        if isinstance(world.action_prior, UniformActions):
+            return None
+        prior = world.action_prior
+
+        def asked(observations: Tensor, actions: Tensor) -> Tensor:
+            found = prior(observations.reshape(-1, *world.observation_space.shape))
+            if interface.num_actions:
+                return torch.log_softmax(found.logits, -1).float()
+            return (found.log_prob(interface.to_world(actions)) + interface.log_volume).float()
+
+        return asked
+
+    def of_model(observations: Tensor, actions: Tensor) -> Tensor:
+        finite = world.horizon != math.inf
+        states = observations[:, : world.state_dim].double()
+        times = (observations[:, -1] * world.horizon).round().long() if finite else torch.zeros(len(states)).long()
+        scores = torch.zeros(len(states), dtype=torch.float64)
+        taken = interface.to_world(actions)
+        for t in times.unique().tolist():
+            rows = times == t
+            scores[rows] = world.prior(states[rows], min(int(t), world.steps - 1)).log_prob(taken[rows])
+        return (scores + interface.log_volume).float()
+
+    if is_uniform(world, interface):
+        return None
+    return of_model
+
+
+def is_uniform(world: World, interface: Interface) -> bool:
+    """Whether the action prior of a continuous model is uniform over the box, as far as a few states show."""
+    generator = torch.Generator().manual_seed(0)
+    states = world.reset(4, generator)
+    middle = interface.low + (interface.high - interface.low) * torch.rand(4, len(interface.low), generator=generator)
+    scores = world.prior(states, 0).log_prob(middle.to(states))
+    return bool(torch.allclose(scores, torch.full_like(scores, -interface.log_volume), atol=1e-9))

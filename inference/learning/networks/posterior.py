@@ -1,0 +1,155 @@
+"""The answer that networks learned: a policy, its critic, and what episodes say of its bound."""
+
+from __future__ import annotations
+
+import math
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cai.inference.core.lazy import lazy
+from cai.inference.core.policy import Policy
+from cai.inference.core.posterior import Posterior
+from cai.inference.learning.networks.interface import Interface, make_worlds
+from cai.inference.learning.networks.policy import LearnedPolicy
+from cai.models.environments.streams import EVALUATION_COPY, reset_seed
+
+__all__ = ["LearnedPosterior"]
+
+EPISODES = 20
+LONGEST = 100_000  # steps of an episode without a discount, after which it is given up
+
+
+class _Sums(NamedTuple):
+    """What episodes came to, [E] each, discounted: rewards, divergences (nats), the tail's worth (reward units)."""
+
+    rewards: Tensor
+    divergences: Tensor
+    tails: Tensor
+
+
+class LearnedPosterior(Posterior):
+    """A policy learned from samples, q(a | o), under the world's own dynamics; and its critic.
+
+    `elbo` and `believed_return` are means over 20 stochastic episodes, run when they are first looked at, with their
+    standard errors in `details`. What follows a truncated episode is taken from the critic: gamma^n V(last
+    observation); `details["tail_share"]` says how much of the bound that is.
+
+    Attributes:
+        learned_policy: what acts.
+        brain: the networks.
+        seed: of the episodes.
+    """
+
+    learned_policy: LearnedPolicy
+    brain: Any
+    seed: int
+    entropy_form: bool
+    kind = "learned"
+
+    @lazy
+    def luck(self) -> Tensor:
+        """0: dynamics and start are the world's."""
+        return torch.zeros((), dtype=torch.float64)
+
+    @lazy
+    def episodes(self) -> _Sums:
+        """20 stochastic episodes."""
+        return _run(self, EPISODES)
+
+    @lazy
+    def elbo(self) -> Tensor:
+        """E[sum gamma^t (r - alpha log pi/p)] / alpha from episodes, nats, 0-dim."""
+        sums, alpha = self.episodes, self.temperature
+        totals = (sums.rewards + sums.tails) / alpha - sums.divergences
+        self._tell("standard_error", float(totals.std()) / math.sqrt(EPISODES))
+        mean = totals.mean()
+        self._tell("tail_share", float(sums.tails.mean()) / alpha / float(mean) if float(mean) else 0.0)
+        return mean
+
+    @lazy
+    def believed_return(self) -> Tensor:
+        """E[sum gamma^t r] from the same episodes, reward units, 0-dim; truncated ones count as far as they went."""
+        return self.episodes.rewards.mean()
+
+    @lazy
+    def policy_divergence(self) -> Tensor | None:
+        """The discounted sum of KL(pi || p) along the same episodes, nats, 0-dim; None in the entropy form."""
+        return None if self.entropy_form else self.episodes.divergences.mean()
+
+    def _tell(self, name: str, value: float) -> None:
+        self.__dict__["details"] = MappingProxyType({**self.details, name: value})
+
+    @property
+    def temperature(self) -> float:
+        """alpha, the last one where it was learned."""
+        return float(self.brain.temperature.value)
+
+    def value(self, observations: Any, *, seed: int = 0) -> Tensor:
+        """[N], what the critic says of observations [N, ...] as the world gives them, reward units.
+
+        In a box of actions it is a mean over 16 of the policy's, drawn by the seed.
+        """
+        rows = self.learned_policy.interface.rows(observations)
+        found: Tensor = self.brain.values(rows, torch.Generator().manual_seed(seed))
+        return found
+
+    def q_value(self, observations: Any, actions: Any) -> Tensor:
+        """[N], what the critic says of actions [N, ...] in the world's units, reward units."""
+        interface = self.learned_policy.interface
+        found: Tensor = self.brain.q_values(interface.rows(observations), interface.from_world(actions))
+        return found
+
+    def policy(self, kind: str = "stochastic") -> Policy:
+        """The learned policy.
+
+        Args:
+            kind: "stochastic" alone; `act(..., deterministic=True)` takes the mean or the most probable action.
+
+        Raises:
+            ValueError: for another kind.
+        """
+        if kind != "stochastic":
+            raise ValueError(
+                f"kind is {kind!r}; a learned policy is 'stochastic', and acts deterministically if asked to"
+            )
+        return self.learned_policy
+
+
+@torch.no_grad()
+def _run(posterior: LearnedPosterior, number: int) -> _Sums:
+    """Episodes of the stochastic policy, each reset with a seed of its own."""
+    world, policy, brain = posterior.model, posterior.learned_policy, posterior.brain
+    interface: Interface = policy.interface
+    one = getattr(world, "fixed_number", None)
+    copies = number if one is None else one
+    worlds = make_worlds(world, copies)
+    generator = torch.Generator().manual_seed(posterior.seed)
+    seen, info = worlds.reset(seed=[reset_seed(posterior.seed, EVALUATION_COPY, i) for i in range(copies)])
+    totals, spent, tails = (np.zeros(copies) for _ in range(3))
+    weight, alive = np.ones(copies), np.ones(copies, dtype=bool)
+    gamma = world.discount
+    for _ in range(LONGEST):
+        rows = interface.rows(seen)
+        mask = info.get("action_mask") if interface.num_actions else None
+        allowed = None if mask is None else torch.as_tensor(np.asarray(mask), dtype=torch.float32)
+        actions, divergences = brain.draw(rows, allowed, generator)
+        spent += weight * alive * divergences.double().numpy()
+        seen, rewards, terminated, truncated, info = worlds.step(interface.to_world(actions).numpy())
+        totals += weight * alive * rewards
+        weight = weight * gamma
+        cut = alive & truncated & ~terminated
+        if cut.any():
+            tails += np.where(cut, weight * brain.values(interface.rows(seen), generator).double().numpy(), 0.0)
+        over = terminated | truncated
+        alive = alive & ~over
+        if not alive.any() or weight.max() < 1e-12:
+            break
+        if over.any():  # so that what has ended is not moved; its further episodes do not count
+            seen, info = worlds.reset(seed=[1] * copies, options={"reset_mask": over})
+    if one is None:
+        worlds.close()
+    return _Sums(*(torch.from_numpy(part) for part in (totals, spent, tails)))

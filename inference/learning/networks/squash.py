@@ -1,0 +1,35 @@
+"""Actions in a box as the image of unbounded numbers under tanh, with exact densities."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn.functional import softplus
+
+__all__ = ["draw_squashed", "log_stretch"]
+
+LEAST, MOST = -5.0, 2.0  # of the log of a standard deviation in u-space
+HALF_LOG_TAU = 0.5 * math.log(2 * math.pi)
+
+
+def log_stretch(u: Tensor) -> Tensor:
+    """[...], the log of the derivative of tanh, summed over the last axis: no digit is lost however large u is."""
+    return 2 * (math.log(2) * u.shape[-1] - (u + softplus(-2 * u)).sum(-1))
+
+
+def draw_squashed(head: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+    """Actions [B, d] in [-1, 1] of a tanh-Gaussian, and the log of their densities there [B].
+
+    log pi(a) = log N(u) - sum 2 (log 2 - u - softplus(-2 u)), a = tanh u; gradients pass through both.
+
+    Args:
+        head: [B, 2 d], mean and log standard deviation of u, as a network gives them.
+        noise: [B, d], normal numbers; zeros give the image of the mean.
+    """
+    mean, log_std = head.chunk(2, -1)
+    log_std = log_std.clamp(LEAST, MOST)
+    u = mean + log_std.exp() * noise
+    log_normal = -(0.5 * noise.square() + log_std).sum(-1) - HALF_LOG_TAU * mean.shape[-1]
+    return torch.tanh(u), log_normal - log_stretch(u)

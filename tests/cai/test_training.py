@@ -1,0 +1,67 @@
+"""Learning from the command line: train, resume, watch; JSON, exit codes."""
+
+import json
+
+import pytest
+
+from cai.cli import main
+from cai.inference.core.driver import Checkpoints
+
+TRAIN = ["train", "CartPole-v1", "--backend", "soft-q-learning:hidden_sizes=8x8,batch_size=16", "--seed", "3"]
+KEYS = ["world", "backend", "seed", "steps", "status", "seconds", "folder", "elbo"]
+KEYS += ["deterministic_return", "stochastic_return"]
+
+
+def run(capsys, *arguments):
+    with pytest.raises(SystemExit) as end:
+        main([str(part) for part in arguments])
+    return end.value.code, *capsys.readouterr()
+
+
+def test_train_resume_and_watch(capsys, tmp_path):
+    folder = tmp_path / "run"
+    code, out, _ = run(capsys, *TRAIN, "--steps", 300, "--folder", folder, "--discount", 0.9, "--json")
+    told = json.loads(out)
+    assert code == 0
+    assert list(told) == KEYS
+    assert (told["world"], told["backend"], told["seed"], told["steps"]) == ("CartPole-v1", "soft-q-learning", 3, 300)
+    assert told["status"] == "success"
+    assert set(told["stochastic_return"]) == {"mean", "standard_error", "episodes"}
+    assert told["deterministic_return"]["episodes"] == 20
+    code, out, _ = run(capsys, "resume", folder, "--steps", 400, "--json")
+    assert code == 0
+    assert json.loads(out)["steps"] == 400
+    code, out, _ = run(capsys, "watch", folder, "--episodes", 2)
+    assert code == 0
+    assert "deterministic return: " in out
+    code, _, err = run(capsys, *TRAIN, "--steps", 300, "--folder", folder)
+    assert (code, "holds a run already; go on with it by cai resume" in err) == (2, True)
+    code, _, err = run(capsys, "resume", folder, "--steps", 300)
+    assert (code, "has a budget of 400 transitions in all" in err) == (2, True)
+
+
+def test_what_is_wrong_ends_with_2(capsys, tmp_path):
+    for words in (["resume", tmp_path / "none"], ["watch", tmp_path / "none"]):
+        code, _, err = run(capsys, *words)
+        assert (code, "holds no run; cai train WORLD" in err) == (2, True)
+    code, _, err = run(capsys, "train", "None-v0", *TRAIN[2:], "--steps", 9, "--folder", tmp_path / "x")
+    assert (code, "Gymnasium cannot make 'None-v0'" in err) == (2, True)
+
+
+def test_an_interrupted_run_is_kept_and_ends_with_130(capsys, tmp_path, monkeypatch):
+    offer = Checkpoints.offer
+
+    def interrupted(self, state):
+        offer(self, state)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Checkpoints, "offer", interrupted)
+    folder = tmp_path / "run"
+    code, out, err = run(capsys, "train", "bridge", "--backend", "soft-q-learning", "--steps", 9600, "--folder", folder)
+    assert code == 130
+    assert "interrupted after 4096 steps" in err + out or "4,096 of 9,600 transitions" in err
+    monkeypatch.undo()
+    code, out, _ = run(capsys, "resume", folder, "--json")
+    assert code == 0
+    assert json.loads(out)["deterministic_return"] is None
+    assert json.loads(out)["elbo"] < 0 or json.loads(out)["elbo"] >= 0
