@@ -56,7 +56,9 @@ def fit(
             learned, with the parameters that require grad of every `ModuleReward` (without standard errors); where
             there is neither, one `TableReward` whose table requires grad, entry by entry. Other factors stay.
             Of a `LinearGaussianModel` (exact) and a `ContinuousModel` (by the Laplace approximation around each
-            demonstration; Levine and Koltun 2012) the coefficients of `features`.
+            demonstration; Levine and Koltun 2012) the coefficients of `features`. The approximation is good where
+            demonstrations stay so near the best plan that rewards are quadratic and dynamics linear between them (a
+            low temperature); nothing here measures it, so the estimate carries a warning.
         demonstrations: of a network: a DataFrame or CSV file with columns trip, position, link, and optionally
             destination, person and weight; of a model: `Demonstrations`; of a continuous one
             `ContinuousDemonstrations`, or the pair (states, actions) that `Posterior.sample` returns.

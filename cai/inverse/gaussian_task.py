@@ -28,6 +28,12 @@ INFEASIBLE = (
     "action; give start= with larger coefficients of what actions cost"
 )
 
+LAPLACE = (
+    "the likelihood is a Laplace approximation: it takes rewards and dynamics as quadratic and linear as far as the "
+    "demonstrations stray from the best plan, so at high temperatures coefficients may be far off, beyond their "
+    "standard errors; hold est.sample(n) against the demonstrations"
+)
+
 
 def gaussian_task(model: Any, demonstrations: Any, features: Any, objective: str) -> Task:
     """What is fitted of a `LinearGaussianModel`, exactly, or of a `ContinuousModel`, by the Laplace approximation.
@@ -49,6 +55,7 @@ def gaussian_task(model: Any, demonstrations: Any, features: Any, objective: str
         scales=_scales(asked),
         doubles=True,
         explain=lambda coefficients: INFEASIBLE,
+        warnings=() if isinstance(model, LinearGaussianModel) else (LAPLACE,),
     )
 
 

@@ -166,6 +166,9 @@ def test_costs_of_the_pendulum_are_found_again():
     assert est.status is FitStatus.SUCCESS
     assert ((est.coefficients - 1).abs() < 4.5 * est.standard_errors).all(), est.to_frame()
     assert math.isfinite(est.log_likelihood)
+    assert "Laplace approximation" in est.summary()  # whose quality nobody measures
+    model, features, paid = cart()
+    assert "Laplace" not in fit(model, shown(paid, 20), features=features, throw=False).summary()
 
 
 @pytest.mark.parametrize(
