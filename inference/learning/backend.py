@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 from cai.inference.core.backend import require_model
 from cai.inference.core.driver import drive
+from cai.inference.core.learner import Learner
 from cai.inference.core.memory import Need, horizon_need
 from cai.inference.core.posterior import Posterior
 from cai.inference.core.status import Target
@@ -77,7 +78,7 @@ class LearnerOptions:
         """About what `run` will take."""
         return horizon_need(model, rows=10, tables=10)
 
-    def learner(self, model: Any) -> TableLearner:
+    def learner(self, model: Any) -> Learner[Any]:
         """Tables."""
         copies = copies_of(self.num_envs, self.steps, TABLE_ENVS)
         return TableLearner(self, self.rule, self.steps // copies * copies, copies)

@@ -146,9 +146,15 @@ class NetworkLearner:
                 at += self.options.num_envs
                 learned, owed = self._once(session, sums, learned, owed, at)
         session.interrupted = bool(held)
-        changes = {"networks": session.brain.tensors(), "copies": session.copies.stored()}
         moved = dataclasses.replace(
-            state, steps=at, sums=sums, learned=learned, owed=owed, random=session.generator.get_state(), **changes
+            state,
+            steps=at,
+            sums=sums,
+            learned=learned,
+            owed=owed,
+            random=session.generator.get_state(),
+            networks=session.brain.tensors(),
+            copies=session.copies.stored(),
         )
         if self._why(session):
             moved = dataclasses.replace(moved, status=Status.UNSTABLE)
