@@ -245,7 +245,7 @@ class _Receding:
             details["step"] = state.diverged
             details["why"] = (
                 "every trajectory of the bundle left the finite numbers or met a forbidden reward by time index "
-                f"{state.diverged}"
+                f"{state.diverged}; of 'mppi' raise num_samples, or give a noise= that stays where actions are allowed"
             )
         return PlanPosterior(
             backend=self.backend.name,
