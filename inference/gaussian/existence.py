@@ -11,7 +11,7 @@ from cai.inference.gaussian.messages import Messages, backward
 from cai.inference.gaussian.problem import GaussianProblem
 from cai.inference.gaussian.spectrum import root_of
 
-__all__ = ["Failure", "critical_eta", "first_failure"]
+__all__ = ["Failure", "critical_eta", "first_failure", "slack"]
 
 SLACK = 64  # units of rounding: pivots below so many of what they are a difference of are rounding
 ACCURACY = 1e-7  # relative, of a critical eta
@@ -67,7 +67,7 @@ def first_failure(problem: GaussianProblem, messages: Messages) -> Failure | Non
         stage = messages.action_cost.diagonal(dim1=-2, dim2=-1)
         own = problem.folded().P.diagonal(dim1=-2, dim2=-1)[..., problem.num_states :]
         pivots = messages.root.diagonal(dim1=-2, dim2=-1).square()
-        scale = _slack(P) * (problem.num_states + problem.num_actions) * (own.abs() + (stage - own).abs())
+        scale = slack(P) * (problem.num_states + problem.num_actions) * (own.abs() + (stage - own).abs())
         actions = messages.chosen & (pivots > scale).all(-1)
     steps = torch.stack([outcomes.expand(shape), actions.expand(shape)], -1).flip(-2).flatten(-2)
     good = torch.cat([steps, start.expand(problem.batch)[..., None]], -1)
@@ -106,7 +106,7 @@ def critical_eta(problem: GaussianProblem, eta: float, failure: Failure) -> floa
     return (low + high) / 2
 
 
-def _slack(part: Tensor) -> float:
+def slack(part: Tensor) -> float:
     """The share of a number that is rounding in its dtype."""
     return SLACK * torch.finfo(part.dtype).eps
 
@@ -123,7 +123,7 @@ def _definite(shift: Tensor) -> Tensor:
     root, fault = torch.linalg.cholesky_ex(shift + torch.eye(size, dtype=shift.dtype, device=shift.device))
     pivots = root.diagonal(dim1=-2, dim2=-1).square()
     scale = 1 + shift.diagonal(dim1=-2, dim2=-1).abs()
-    return (fault == 0) & (pivots > _slack(shift) * size * scale).all(-1)
+    return (fault == 0) & (pivots > slack(shift) * size * scale).all(-1)
 
 
 def _is_convex(problem: GaussianProblem) -> bool:
@@ -139,7 +139,7 @@ def _is_semidefinite(matrix: Tensor) -> bool:
     width = matrix.diagonal(dim1=-2, dim2=-1).abs().sqrt()
     unit = matrix / torch.where(width > 0, width, 1.0)[..., None] / torch.where(width > 0, width, 1.0)[..., None, :]
     values = torch.linalg.eigvalsh(unit)
-    return bool((values[..., 0] >= -_slack(matrix) * matrix.shape[-1]).all())
+    return bool((values[..., 0] >= -slack(matrix) * matrix.shape[-1]).all())
 
 
 def _failure(problem: GaussianProblem, messages: Messages, member: tuple[int, ...], place: int) -> Failure:

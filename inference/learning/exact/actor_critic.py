@@ -46,6 +46,8 @@ def soft_actor_critic(
     weights = weights / weights.sum().clamp(min=torch.finfo(weights.dtype).tiny)
     if target_entropy is None:
         return _fixed_point(tables.model)
+    if not math.isfinite(target_entropy):
+        raise ValueError(f"target_entropy is {target_entropy}; give a finite number of nats")
     counts = tables.model.mdp.available.double().sum(-1, keepdim=True)
     if not torch.allclose(tables.prior, tables.model.mdp.available / counts, atol=1e-12):
         raise ValueError(

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from cai.inference.gaussian.existence import SLACK, Failure
+from cai.inference.gaussian.existence import Failure, slack
 from cai.inference.gaussian.moments import Belief, Moments, expected_return, forward, stage_divergence
 from cai.inference.gaussian.problem import GaussianPrior, GaussianProblem, at_steps, symmetric, times
 from cai.inference.gaussian.worth import true_belief
@@ -162,7 +162,7 @@ class LinearBound:
         own = self.folded.P.diagonal(dim1=-2, dim2=-1)[..., n:]
         if self.stationary:
             own = (self.weights[:, None] * own).sum(-2, keepdim=True)
-        scale = SLACK * size * (own.abs() + (stage - own).abs())
+        scale = slack(Haa) * size * (own.abs() + (stage - own).abs())
         good = (fault == 0) & (root.diagonal(dim1=-2, dim2=-1).square() > scale).all(-1)
         if bool(good.all()):
             return None

@@ -273,6 +273,8 @@ def test_a_learned_temperature_has_the_target_entropy():
         assert torch.allclose(values, answer.values[0], atol=1e-9)
     with pytest.raises(ValueError, match="have entropies from"):
         exact.soft_actor_critic(model, target_entropy=math.log(3) + 0.1)
+    with pytest.raises(ValueError, match="target_entropy is nan; give a finite number of nats"):
+        exact.soft_actor_critic(model, target_entropy=math.nan)
     prior = torch.tensor([0.5, 0.3, 0.2])
     with pytest.raises(ValueError, match="uniform action prior"):
         exact.soft_actor_critic(model.replace(action_prior=prior), target_entropy=0.5)

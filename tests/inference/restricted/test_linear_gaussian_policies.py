@@ -204,7 +204,8 @@ BAD = {
         "answer of 'variational'",
     ),
     "closed on tables": (lambda: cai.infer(cai.models.bridge(), "restricted", gradient="closed"), "'enumerated'"),
-    "enumerated": (lambda: fitted(integrator(), gradient="enumerated"), "known exactly"),
+    "enumerated": (lambda: fitted(integrator(), gradient="enumerated"), "numbered states"),
+    "closed on a pendulum": (lambda: fitted(pendulum(), gradient="closed"), "LinearGaussianModel"),
     "unknown gradient": (lambda: RestrictedVariational(gradient="best"), "expected one of auto"),
     "status": (lambda: fitted(integrator(), max_iterations=1), InferenceError, "not converged"),
 }
@@ -213,8 +214,3 @@ BAD = {
 @refuse(BAD)
 def test_bad_questions(build, error, pattern):
     check(build, error, pattern)
-
-
-def test_other_continuous_models_are_refused_with_advice():
-    with pytest.raises(ValueError, match="on a LinearGaussianModel"):
-        fitted(pendulum())
