@@ -23,11 +23,12 @@ def read_table(given: Any, what: str, keys: Iterable[str]) -> pd.DataFrame:
         keys: columns that must be there.
 
     Raises:
-        ValueError: if a column is missing, a name is repeated, or a key is.
+        FileNotFoundError: if there is no such file.
+        ValueError: if a file is empty or broken, a column is missing, a name is repeated, or a key is.
     """
     keys = list(keys)
     if isinstance(given, str | Path):
-        frame = pd.read_csv(given, dtype=dict.fromkeys((*keys, "trip", "link", "destination", "person"), "string"))
+        frame = _from_file(given, what, dict.fromkeys((*keys, "trip", "link", "destination", "person"), "string"))
         for key in {*keys, "trip", "link", "destination", "person"} & set(frame.columns) - {"position"}:
             frame[key] = _whole(frame[key])
         if "position" in frame.columns:
@@ -56,6 +57,16 @@ def read_table(given: Any, what: str, keys: Iterable[str]) -> pd.DataFrame:
                 f"{what} has no {key} in row {empty[0]} ({len(empty)} such rows); fill it in or drop the row"
             )
     return frame
+
+
+def _from_file(path: str | Path, what: str, types: dict[str, Any]) -> pd.DataFrame:
+    """The table of a CSV file; the message of one that cannot be read names it."""
+    try:
+        return pd.read_csv(path, dtype=types)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{what}: there is no file {str(path)!r}") from None
+    except (ValueError, OSError) as error:  # pandas' own errors of empty and broken files are ValueErrors
+        raise ValueError(f"{what}: {str(path)!r} cannot be read as a CSV file: {error}") from error
 
 
 def _whole(column: pd.Series) -> pd.Series:

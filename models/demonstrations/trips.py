@@ -84,6 +84,8 @@ def read_trips(network: RouteNetwork, trips: Any, drop: Literal["report"] | None
     if isinstance(trips, Trips):
         return trips
     frame = _sorted(read_table(trips, "trips", ("trip", "position", "link")))
+    if frame.empty:
+        raise ValueError("trips is empty; give a row for each link of each trip")
     labels = pd.Index(frame["trip"], tupleize_cols=False).unique()
     trip = key_places(frame["trip"], labels)
     order = np.lexsort((frame["position"].to_numpy(), trip))
@@ -112,7 +114,7 @@ def read_trips(network: RouteNetwork, trips: Any, drop: Literal["report"] | None
     kept = np.ones(len(labels), dtype=bool)
     kept[[trip[row] for row in faults.found]] = False
     if not kept.any():
-        raise ValueError("no trip is left" if len(labels) else "trips is empty; give a row for each link of each trip")
+        raise ValueError("no trip is left, as none fits the network")
     keeps = kept[trip] & (turns >= 0)
     lengths = np.diff(starts)[kept] - 1
     return Trips(

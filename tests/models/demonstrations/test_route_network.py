@@ -208,3 +208,14 @@ def test_graphs_become_networks():
         RouteNetwork.from_graph(graph.to_undirected())
     with pytest.raises(ValueError, match="exits names 'w'"):
         RouteNetwork.from_graph(graph, exits=["w"])
+
+
+def test_tables_with_nothing_in_them_are_named(tmp_path):
+    with pytest.raises(ValueError, match="trips is empty; give a row for each link"):
+        read_trips(network(), trips().iloc[:0])
+    empty = tmp_path / "empty.csv"
+    empty.touch()
+    with pytest.raises(ValueError, match=r"links: '.*empty.csv' cannot be read as a CSV file"):
+        RouteNetwork.read_csv(empty, *tables()[1:])
+    with pytest.raises(FileNotFoundError, match=r"trips: there is no file 'none.csv'"):
+        read_trips(network(), "none.csv")
