@@ -55,11 +55,21 @@ class Interface:
         return float((self.high - self.low).log().sum())
 
     def rows(self, observations: Any) -> Tensor:
-        """float32 [N, n] of observations [N, ...] as the world gives them."""
+        """float32 [N, n] of observations [N, ...] as the world gives them.
+
+        Raises:
+            ValueError: if they hold another number of entries than those of the world.
+        """
         seen = np.asarray(observations)
+        shape, width = seen.shape, len(self.categories) or self.size
+        seen = seen.reshape(len(seen), -1) if seen.ndim else seen.reshape(0, 0)
+        if seen.shape[1] != width:
+            raise ValueError(
+                f"observations have shape {list(shape)}; expected [N, ...] with {width} numbers in each of N, as the "
+                "world gives them"
+            )
         if not self.categories:
-            return torch.from_numpy(np.ascontiguousarray(seen.reshape(len(seen), -1), dtype=np.float32))
-        seen = seen.reshape(len(seen), -1)
+            return torch.from_numpy(np.ascontiguousarray(seen, dtype=np.float32))
         parts = [np.eye(number, dtype=np.float32)[seen[:, i]] for i, number in enumerate(self.categories)]
         return torch.from_numpy(np.concatenate(parts, 1))
 

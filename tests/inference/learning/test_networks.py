@@ -166,6 +166,8 @@ def test_what_a_learned_answer_knows(tmp_path):
             getattr(answer, name)
     seen = np.zeros((4, 3), np.float32)
     assert answer.value(seen).shape == answer.q_value(seen, np.zeros((4, 1))).shape == (4,)
+    with pytest.raises(ValueError, match=r"observations have shape \[2, 9\]; expected \[N, ...\] with"):
+        answer.value(np.zeros((2, 9)))
     assert answer.details["temperature"] != 1.0
     assert answer.details["form"] == "KL"
     policy = answer.policy()
