@@ -48,6 +48,7 @@ LARGE = 50_000  # edges beyond which it is fewer
 NOISE = 1e4  # of the rounding of delta: what a better pair may bring that is no more than an error of values
 TIES = 1e-12  # of what a move changes: moves worse by less are as good
 CHECKS = 6  # attempts at a bound
+GRAIN = 16 * float(np.finfo(np.float64).eps)  # of the widest: what widths, which are float64, must fall by at least
 AHEAD = 8  # backups after which the next policy is looked for
 LATE = 8  # policies after which the value of the prior is looked at
 
@@ -190,16 +191,16 @@ def _ends(steps: Steps, chosen: Array) -> Array:
 
 def _value_of(steps: Steps, chains: Chains, chosen: Array, values: Values) -> Values | None:
     """The values of a policy that ends, worked off from others until rounding is left; None if it ends too late."""
-    best = np.inf
+    best, most = np.inf, np.inf
     for _ in range(8):
         moves = steps.moves(values, chosen)
-        left = moves.left
-        if left <= 0.5 or left > 0.5 * best:
+        left, change = moves.left, float(np.abs(moves.delta).max(initial=0.0))
+        if left <= 0.5 or (left > 0.5 * best and change > 0.5 * most):
             break
         step = chains.solve(moves, moves.delta)
         if step is None:
             return None
-        best, values = left, values.moved(step)
+        best, most, values = left, change, values.moved(step)
     return values
 
 
@@ -306,7 +307,7 @@ def error_bound(steps: Steps, found: Found, chains: Chains | None = None) -> Arr
                 width = (np.abs(values.total) * float((2 * side / paid).max())).astype(np.float64)
                 if encloses(width)[0]:
                     return width
-        side = 1.5 * side
+        side = np.maximum(1.5 * side, GRAIN * float(width.max(initial=0.0)))
     return None
 
 

@@ -232,7 +232,9 @@ class Steps:
             refused = self.refused.astype(dtype)
             delta, policy, own = log_mean_exp(advantages, prior, self.states, self.first_pairs, refused)
         rounding = np.add.reduceat(policy * size, self.first_pairs) + (0 if chosen is not None or self.hard else own)
-        return Moves(delta, 3 * eps * rounding, advantages, policy, policy[self.pairs] * weights)
+        # Among states of one value, differences shrink with every step: no digit is left below those of high and low.
+        least = eps * eps * np.abs(high[:-1])
+        return Moves(delta, 3 * eps * rounding + least, advantages, policy, policy[self.pairs] * weights)
 
 
 def summed(places: Array, parts: Array, number: int) -> Array:
