@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -98,9 +97,7 @@ def fit_bayes(
 
 def _arviz() -> Any:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # that it will change one day; both forms are made here
-            import arviz
+        import arviz
     except ImportError:
         raise ImportError("fit_bayes returns what ArviZ reads; install it: pip install arviz") from None
     return arviz
