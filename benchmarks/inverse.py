@@ -31,7 +31,7 @@ from scipy.sparse.linalg import splu
 
 from benchmarks.road_networks import road_network
 from cai.inverse import RouteNetwork, fit
-from cai.inverse.network_objective import NetworkObjective
+from cai.inverse.networks.objective import NetworkObjective
 from cai.models.demonstrations.trips import Trips, read_trips
 
 __all__ = ["main", "make_problem", "reference"]

@@ -3,8 +3,8 @@
 import pandas as pd
 import torch
 
-from cai.inverse.fitting import Task, fit_objective
-from cai.inverse.settings import Settings
+from cai.inverse.estimation.fitting import Task, fit_objective
+from cai.inverse.search.settings import Settings
 
 
 class Logit:

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cai.inverse.estimation.fitting import Task, fit_objective
 from cai.inverse.fit import task_of
-from cai.inverse.fitting import Task, fit_objective
-from cai.inverse.penalties import LogDensity, curvature, derivatives, log_density
-from cai.inverse.settings import Settings
+from cai.inverse.search.penalties import LogDensity, curvature, derivatives, log_density
+from cai.inverse.search.settings import Settings
 from cai.models.common.checks import as_count
 from cai.models.common.random_draws import OwnDraws
 

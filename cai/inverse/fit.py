@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
-from cai.inverse.estimate import Estimate
-from cai.inverse.fitting import Task, fit_objective
-from cai.inverse.gaussian_task import gaussian_task
-from cai.inverse.model_task import model_task
-from cai.inverse.network_task import network_task
-from cai.inverse.penalties import Penalty
-from cai.inverse.settings import Settings
+from cai.inverse.continuous.task import gaussian_task
+from cai.inverse.estimation.estimate import Estimate
+from cai.inverse.estimation.fitting import Task, fit_objective
+from cai.inverse.networks.task import network_task
+from cai.inverse.search.penalties import Penalty
+from cai.inverse.search.settings import Settings
+from cai.inverse.tabular.task import model_task
 from cai.models.continuous.linear_gaussian import LinearGaussianModel
 from cai.models.continuous.model import ContinuousModel
 from cai.models.demonstrations.route_network import RouteNetwork

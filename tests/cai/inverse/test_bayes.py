@@ -13,7 +13,7 @@ from scipy.special import gammaincc
 
 import cai
 from cai.inverse import L2, Demonstrations, fit_bayes
-from cai.inverse.model_objective import ModelObjective
+from cai.inverse.tabular.objective import ModelObjective
 from cai.models import LinearReward, TrajectoryModel
 
 needs_arviz = pytest.mark.skipif(importlib.util.find_spec("arviz") is None, reason="ArviZ is an optional extra")

@@ -11,7 +11,7 @@ import torch
 
 import cai
 from cai.inverse import Demonstrations
-from cai.inverse.model_data import read_demonstrations
+from cai.inverse.tabular.data import read_demonstrations
 from cai.models import bridge, gridworld
 
 

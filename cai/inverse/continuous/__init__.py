@@ -1,0 +1,1 @@
+"""Fits of continuous models: Gaussian policies, exact or by the Laplace approximation."""

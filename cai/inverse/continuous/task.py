@@ -1,0 +1,238 @@
+"""What a fit of a continuous model begins with: its features as quadratic costs, its start, and the scales of both."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cai.inference.gaussian.read import read_problem
+from cai.inference.planning.demonstrated import Family, cost_term, family_around
+from cai.inference.planning.read_model import planning_problem, require_smooth
+from cai.inverse.continuous.objective import GaussianObjective
+from cai.inverse.estimation.fitting import Task
+from cai.models.continuous.linear_gaussian import LinearGaussianModel
+from cai.models.continuous.model import ContinuousModel
+from cai.models.continuous.quadratic import AXES, FINAL, QuadraticReward
+from cai.models.demonstrations.continuous import ContinuousDemonstrations
+
+__all__ = ["gaussian_task"]
+
+INFEASIBLE = (
+    "with these coefficients a step has no Gaussian policy, as its cost does not rise in every direction of the "
+    "action; give start= with larger coefficients of what actions cost"
+)
+
+LAPLACE = (
+    "the likelihood is a Laplace approximation: it takes rewards and dynamics as quadratic and linear as far as the "
+    "demonstrations stray from the best plan, so at high temperatures coefficients may be far off, beyond their "
+    "standard errors; hold est.sample(n) against the demonstrations"
+)
+
+
+def gaussian_task(model: Any, demonstrations: Any, features: Any, objective: str) -> Task:
+    """What is fitted of a `LinearGaussianModel`, exactly, or of a `ContinuousModel`, by the Laplace approximation.
+
+    Raises:
+        TypeError, ValueError: if features are missing or do not fit, demonstrations have other sizes, or the objective
+            is not "likelihood".
+    """
+    if objective != "likelihood":
+        raise ValueError(f"objective is {objective!r}; continuous models are fitted by 'likelihood'")
+    if model.batch_shape or not model.is_finite:
+        raise ValueError("the model is a batch, or its horizon is infinite; fit one model over horizon=N")
+    make = _linear if isinstance(model, LinearGaussianModel) else _written
+    asked = make(model, _read(model, demonstrations), features)
+    return Task(
+        objective=asked,
+        problem=asked,
+        initial=asked.start.clone(),
+        scales=_scales(asked),
+        doubles=True,
+        explain=lambda coefficients: INFEASIBLE,
+        warnings=() if isinstance(model, LinearGaussianModel) else (LAPLACE,),
+    )
+
+
+def _read(model: Any, given: Any) -> ContinuousDemonstrations:
+    if isinstance(given, tuple) and len(given) == 2:
+        given = ContinuousDemonstrations(*given)
+    if not isinstance(given, ContinuousDemonstrations):
+        raise TypeError(
+            f"the demonstrations are a {type(given).__name__}; a continuous model takes ContinuousDemonstrations("
+            "states, actions), or the pair that Posterior.sample returns"
+        )
+    want = (model.steps, model.state_dim, model.action_dim)
+    got = (given.actions.shape[1], given.states.shape[2], given.actions.shape[2])
+    if got != want:
+        raise ValueError(
+            f"demonstrations have T = {got[0]}, n = {got[1]}, m = {got[2]}, and the model T = {want[0]}, "
+            f"n = {want[1]}, m = {want[2]}; they must be the same"
+        )
+    return given
+
+
+def _scales(asked: GaussianObjective) -> Tensor:
+    """[F], how far the log-likelihood bends in each coefficient where the search begins; 1 where that is not known."""
+    if asked.evaluate(asked.start) is None:
+        return torch.ones_like(asked.start)
+    bends = asked.hessian(asked.start).diagonal().abs() / float(asked.weights.sum())
+    return torch.where(bends > 0, bends.sqrt(), torch.ones_like(bends))
+
+
+# ---- linear-Gaussian models -----------------------------------------------------------------------------------------
+
+
+def _linear(model: LinearGaussianModel, given: ContinuousDemonstrations, features: Any) -> GaussianObjective:
+    base, terms, start = model.reward, dict[str, QuadraticReward](), list[float]()
+    if features is None:
+        base, terms, start = _entries(model)
+    else:
+        for name, term in _named(features).items():
+            if not isinstance(term, QuadraticReward):
+                raise TypeError(
+                    f"feature {name!r} is a {type(term).__name__}; of a LinearGaussianModel features are "
+                    "QuadraticRewards"
+                )
+            terms[name] = term.fitted(model.state_dim, model.action_dim, model.horizon)
+            start.append(1.0)
+    steps = model.replace(reward=_detached(base))
+    family = Family(
+        _plain(read_problem(steps)),
+        tuple(cost_term(_plain(read_problem(model.replace(reward=_detached(term))))) for term in terms.values()),
+    )
+
+    def fitted(coefficients: Tensor) -> LinearGaussianModel:
+        return model.replace(reward=_sum(_detached(base), list(terms.values()), coefficients))
+
+    def read(other: Any) -> GaussianObjective:
+        return _linear(model, _read(model, other), features)
+
+    return GaussianObjective(family, given, tuple(terms), torch.tensor(start).double(), fitted, read)
+
+
+def _entries(model: LinearGaussianModel) -> tuple[QuadraticReward, dict[str, QuadraticReward], list[float]]:
+    """The reward without the entries that require grad, and each of these by itself."""
+    own = {name: getattr(model.reward, name) for name in AXES} | dict(zip(FINAL, model.reward.final, strict=True))
+    kept, terms, start = dict(own), dict[str, QuadraticReward](), list[float]()
+    for name, value in own.items():
+        if not value.requires_grad:
+            continue
+        axes = (AXES | FINAL)[name].split()
+        if value.dim() > len(axes):
+            raise ValueError(f"{name} changes over time and requires grad; learn its share by features= instead")
+        kept[name] = torch.zeros_like(value)
+        mirrored = axes in (["n", "n"], ["m", "m"])
+        for place in torch.nonzero(torch.ones_like(value)).tolist():
+            if mirrored and place[0] > place[1]:
+                continue
+            unit = torch.zeros_like(value).detach()
+            unit[tuple(place)] = 1.0
+            if mirrored:
+                unit[place[1], place[0]] = 1.0
+            zeros = {key: torch.zeros_like(part.detach()) for key, part in own.items()} | {name: unit}
+            terms[f"{name}{place}" if place else name] = _of_parts(zeros)
+            start.append(float(value.detach()[tuple(place)]))
+    if not terms:
+        raise ValueError(
+            "there is nothing to learn: give features={name: QuadraticReward(...)}, or a QuadraticReward whose "
+            "matrices require grad"
+        )
+    return _of_parts(kept), terms, start
+
+
+def _of_parts(parts: Mapping[str, Tensor]) -> QuadraticReward:
+    return QuadraticReward(**{name: parts[name] for name in AXES}, final=tuple(parts[name] for name in FINAL))
+
+
+def _detached(reward: QuadraticReward) -> QuadraticReward:
+    parts = {name: getattr(reward, name).detach() for name in AXES}
+    return QuadraticReward(**parts, final=tuple(part.detach() for part in reward.final))
+
+
+def _sum(base: QuadraticReward, terms: list[QuadraticReward], coefficients: Tensor) -> QuadraticReward:
+    parts = {name: getattr(base, name) for name in AXES}
+    final = list(base.final)
+    for weight, term in zip(coefficients, terms, strict=True):
+        parts = {name: part + weight * getattr(term, name) for name, part in parts.items()}
+        final = [part + weight * other for part, other in zip(final, term.final, strict=True)]
+    return QuadraticReward(**parts, final=tuple(final))
+
+
+def _plain(problem: Any) -> Any:
+    """The problem without gradients of its own."""
+    names = [field.name for field in dataclasses.fields(problem)]
+    tensors = {name: part.detach() for name in names if isinstance(part := getattr(problem, name), Tensor)}
+    return dataclasses.replace(problem, **tensors)
+
+
+# ---- other continuous models ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class WeightedReward:
+    """base + sum_f w_f feature_f, of a step or of the last state.
+
+    Attributes:
+        base: a function, or None.
+        features: functions, or None where one pays nothing.
+        weights: as many numbers.
+    """
+
+    base: Callable[..., Tensor] | None
+    features: tuple[Callable[..., Tensor] | None, ...]
+    weights: tuple[float, ...]
+
+    def __call__(self, state: Tensor, *rest: Any) -> Tensor:
+        total = torch.zeros_like(state[..., 0]) if self.base is None else self.base(state, *rest)
+        for feature, weight in zip(self.features, self.weights, strict=True):
+            if feature is not None:
+                total = total + weight * feature(state, *rest)
+        return total
+
+
+def _written(model: ContinuousModel, given: ContinuousDemonstrations, features: Any) -> GaussianObjective:
+    require_smooth(model, "ilqr")
+    named = {name: _pair(name, feature) for name, feature in _named(features).items()}
+    paid, final = (tuple(pair[i] for pair in named.values()) for i in range(2))
+    problem = planning_problem(model)
+    family = family_around(problem, list(named.values()), given.states, given.actions)
+
+    def fitted(coefficients: Tensor) -> ContinuousModel:
+        weights = tuple(coefficients.tolist())
+        ends = WeightedReward(model.final_reward, final, weights)
+        last = ends if model.final_reward is not None or any(final) else None
+        return model.replace(reward=WeightedReward(model.reward, paid, weights), final_reward=last)
+
+    start = torch.ones(len(named), dtype=torch.float64)
+    return GaussianObjective(family, given, tuple(named), start, fitted, partial(_again, model, features))
+
+
+def _again(model: ContinuousModel, features: Any, given: Any) -> GaussianObjective:
+    return _written(model, _read(model, given), features)
+
+
+def _pair(name: str, feature: Any) -> tuple[Any, Any]:
+    """(reward of a step, reward of the last state)."""
+    pair = feature if isinstance(feature, tuple) else (feature, None)
+    sound = len(pair) == 2 and any(part is not None for part in pair)
+    if not sound or not all(part is None or callable(part) for part in pair):
+        raise TypeError(
+            f"feature {name!r} is {feature!r}; expected a function (s, a, t) -> [...], or a pair of it and a function "
+            "(s) -> [...] of the last state, None for one that pays nothing"
+        )
+    return pair[0], pair[1]
+
+
+def _named(features: Any) -> dict[str, Any]:
+    if not isinstance(features, Mapping) or not features:
+        raise TypeError(
+            f"features is {features!r}; a continuous model takes a mapping {{name: reward}}, whose rewards are "
+            "weighted and added to the model's own"
+        )
+    return {str(name): feature for name, feature in features.items()}

@@ -1,0 +1,292 @@
+"""The result of a fit: coefficients, how sure they are, and what follows from them."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from cai.inference.core.status import NotKnown
+from cai.inverse.estimation.hypotheses import HypothesisTest, two_sided, wald_test
+from cai.inverse.estimation.hypotheses import likelihood_ratio as ratio_test
+from cai.inverse.estimation.status import FitStatus
+from cai.inverse.search.curvature import spectrum
+from cai.inverse.search.objective import Problem
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["Estimate"]
+
+
+@dataclass(frozen=True, eq=False)
+class Estimate:
+    """Coefficients of a reward, fitted to demonstrations.
+
+    `scores`, `hessian` and `covariance` are over the free coefficients in the order of the features; Series are over
+    all of them. What is not known is nan there, and None where it is a number.
+
+    Attributes:
+        coefficients: Series by name, in nats per unit of the feature (reward units, for a model with a temperature).
+        standard_errors: Series; nan for coefficients that were fixed, lie at a bound, or are not identified.
+        covariance: [F, F], of the free coefficients.
+        log_likelihood: nats, weighted, without the penalty; under objective "moments" the value that is maximised.
+        null_log_likelihood: with all coefficients 0, or None where that is infeasible.
+        num_demonstrations: the sum of the weights: as many as there are demonstrations where all weigh 1.
+        num_choices: steps with two or more available actions, weighted likewise.
+        gradient_norm: Euclidean, of the penalised log-likelihood by the free coefficients.
+        steps: of the search.
+        evaluations: of the log-likelihood with its gradient, by the search.
+        status: how the fit ended.
+        warnings: sentences.
+        scores: [N, F], the gradient of each demonstration's log-likelihood, unweighted.
+        hessian: [F, F], of the log-likelihood, without the penalty.
+        objective: "likelihood", "moments" or "path".
+        form: "entropy" or "kl": whether actions are weighed alike, or by the action prior.
+        covariance_kind: "hessian", "sandwich" or "cluster".
+        free: the names of the free coefficients.
+        penalised: whether a penalty was part of what was maximised.
+        dropped: the demonstrations that were left out, and why, where that was asked for; else None.
+        problem: what was fitted.
+    """
+
+    coefficients: pd.Series
+    standard_errors: pd.Series
+    covariance: Tensor
+    log_likelihood: float
+    null_log_likelihood: float | None
+    num_demonstrations: float
+    num_choices: float
+    gradient_norm: float
+    steps: int
+    evaluations: int
+    status: FitStatus
+    warnings: tuple[str, ...]
+    scores: Tensor
+    hessian: Tensor
+    objective: str
+    form: str
+    covariance_kind: str
+    free: tuple[str, ...]
+    penalised: bool
+    problem: Problem = field(repr=False)
+    dropped: pd.DataFrame | None = None
+
+    # ---- numbers ------------------------------------------------------------------------------------------------
+
+    @property
+    def z_values(self) -> pd.Series:
+        """Coefficients over their standard errors."""
+        return self.coefficients / self.standard_errors
+
+    @property
+    def p_values(self) -> pd.Series:
+        """Two-sided, of coefficient = 0, by the normal distribution."""
+        return self.z_values.map(two_sided)
+
+    def intervals(self, level: float = 0.95) -> pd.DataFrame:
+        """Columns lower and upper, by the normal distribution.
+
+        Args:
+            level: the probability with which an interval covers the truth, in (0, 1).
+
+        Raises:
+            ValueError: if it is not in (0, 1).
+        """
+        if isinstance(level, bool) or not isinstance(level, int | float) or not 0 < level < 1:
+            raise ValueError(f"level is {level!r}; expected a probability in (0, 1), such as .95")
+        from scipy.special import ndtri
+
+        reach = float(ndtri(0.5 + level / 2)) * self.standard_errors
+        return pd.DataFrame({"lower": self.coefficients - reach, "upper": self.coefficients + reach})
+
+    @property
+    def aic(self) -> float | None:
+        """2 F - 2 log-likelihood, F counting free coefficients; None under a penalty or objective "moments"."""
+        return 2 * len(self.free) - 2 * self.log_likelihood if self._is_maximum_likelihood else None
+
+    @property
+    def bic(self) -> float | None:
+        """F log(num_demonstrations) - 2 log-likelihood; None as `aic`."""
+        if not self._is_maximum_likelihood or not self.num_demonstrations > 0:
+            return None
+        return len(self.free) * math.log(self.num_demonstrations) - 2 * self.log_likelihood
+
+    @property
+    def _is_maximum_likelihood(self) -> bool:
+        return self.objective != "moments" and not self.penalised and math.isfinite(self.log_likelihood)
+
+    @property
+    def vector(self) -> Tensor:
+        """[F], all coefficients, float64.
+
+        Raises:
+            NotKnown: if one of them is nan.
+        """
+        values = torch.tensor(self.coefficients.to_numpy(dtype=np.float64))
+        if bool(values.isnan().any()):
+            names = ", ".join(self.coefficients.index[self.coefficients.isna()])
+            raise NotKnown(names, f"a fit with status {self.status.label!r}", "fit again as its status advises")
+        return values
+
+    # ---- tests --------------------------------------------------------------------------------------------------
+
+    def wald(self, R: Any, r: Any = 0.0) -> HypothesisTest:
+        """Tests R w = r by (R w - r)' (R C R')^-1 (R w - r), which is chi-squared if that is true.
+
+        Args:
+            R: [Q, F] or [F], over the free coefficients; or a name, a list of names, or one mapping {name: factor}.
+            r: [Q], or one number.
+
+        Raises:
+            ValueError: if shapes do not fit, or rows of R depend on each other.
+        """
+        return wald_test(self, R, r)
+
+    def likelihood_ratio(self, other: Estimate) -> HypothesisTest | None:
+        """Tests a fit against one with fewer free coefficients: twice the difference of the log-likelihoods.
+
+        Args:
+            other: of the same demonstrations and objective; whichever of the two has fewer free coefficients must be
+                a special case of the other.
+
+        Returns:
+            The test, or None where values are no log-likelihoods: objective "moments", or a penalty.
+
+        Raises:
+            ValueError: if the two are not of the same demonstrations or objective, or have equally many coefficients.
+        """
+        return ratio_test(self, other)
+
+    def null_space(self) -> pd.DataFrame:
+        """Directions along which the log-likelihood is flat: one row each, columns the free coefficients.
+
+        Rows have length 1; there are none where all coefficients are identified.
+        """
+        if not self.free or not bool(torch.isfinite(self.hessian).all()):
+            return pd.DataFrame(columns=list(self.free), dtype=float)
+        return pd.DataFrame(spectrum(-self.hessian).directions.numpy(), columns=list(self.free))
+
+    # ---- what follows -------------------------------------------------------------------------------------------
+
+    def log_prob(self, demonstrations: Any) -> Tensor:
+        """[N], nats, log-likelihoods of other demonstrations of the same kind, unweighted."""
+        return self.problem.log_prob(self.vector, demonstrations)
+
+    def model(self, destination: Any = None) -> Any:
+        """The decision problem with the fitted coefficients, as `cai.infer` takes it.
+
+        Args:
+            destination: of a network, which needs one; None for a model.
+        """
+        return self.problem.model(self.vector, destination)
+
+    def sample(self, n: int, origin: Any = None, destination: Any = None, seed: int = 0) -> Any:
+        """Demonstrations drawn from the fitted policy in the true world.
+
+        Args:
+            n: how many.
+            origin: of a network, the link where all of them begin; a model begins as it does.
+            destination: of a network.
+            seed: of the draws.
+        """
+        return self.problem.sample(self.vector, n, origin, destination, seed)
+
+    def transfer(self, model: Any) -> Any:
+        """The policy of the fitted reward in another world, and its largest change along flat directions.
+
+        Args:
+            model: the other world, whose reward has the same coefficients.
+        """
+        ask = getattr(self.problem, "transfer", None)
+        if ask is None:
+            raise NotKnown("transfer", f"the estimate of a {self.problem.kind}", "give links of the other world")
+        return ask(self, model)
+
+    # ---- reports ------------------------------------------------------------------------------------------------
+
+    def summary(self) -> str:
+        """A table of coefficients below what was fitted and how, as text."""
+        from cai.inverse.estimation.summary import summary
+
+        return summary(self)
+
+    def to_frame(self) -> pd.DataFrame:
+        """Columns coefficient, standard_error, z, p, lower, upper (of 95%), one row a coefficient."""
+        frame = pd.DataFrame(
+            {
+                "coefficient": self.coefficients,
+                "standard_error": self.standard_errors,
+                "z": self.z_values,
+                "p": self.p_values,
+            }
+        )
+        frame = frame.join(self.intervals())
+        frame.index.name = "feature"
+        return frame
+
+    def to_json(self) -> str:
+        """One JSON object whose keys are the names of the fields; null where a number is unknown or not finite."""
+        intervals = self.intervals()
+        numbers = {
+            "coefficients": _mapping(self.coefficients),
+            "standard_errors": _mapping(self.standard_errors),
+            "z_values": _mapping(self.z_values),
+            "intervals": {
+                name: [_number(low), _number(high)]
+                for name, low, high in zip(intervals.index, intervals["lower"], intervals["upper"], strict=True)
+            },
+            "covariance": [[_number(entry) for entry in row] for row in self.covariance.tolist()],
+            "free": list(self.free),
+        }
+        plain = ("log_likelihood", "null_log_likelihood", "aic", "bic", "num_demonstrations", "num_choices")
+        numbers |= {name: _number(getattr(self, name)) for name in (*plain, "gradient_norm")}
+        words = {
+            "steps": self.steps,
+            "evaluations": self.evaluations,
+            "status": self.status.label,
+            "warnings": list(self.warnings),
+            "objective": self.objective,
+            "form": self.form,
+            "covariance_kind": self.covariance_kind,
+        }
+        return json.dumps(numbers | words, indent=1)
+
+    def plot(self, level: float = 0.95, ax: Axes | None = None) -> Figure:
+        """Coefficients with their intervals; returns the figure.
+
+        Args:
+            level: of the intervals.
+            ax: where to draw, or None for a new figure.
+        """
+        from cai.inverse.estimation.pictures import plot_coefficients
+
+        return plot_coefficients(self, level, ax)
+
+    def plot_counts(self, ax: Axes | None = None) -> Figure:
+        """Observed counts against those that the fit expects; returns the figure.
+
+        Args:
+            ax: where to draw, or None for a new figure.
+        """
+        from cai.inverse.estimation.pictures import plot_counts
+
+        return plot_counts(self, ax)
+
+    def _repr_html_(self) -> str:
+        return self.to_frame().to_html(float_format=lambda value: f"{value:.4g}")
+
+
+def _number(value: float | None) -> float | None:
+    return None if value is None or not math.isfinite(value) else value
+
+
+def _mapping(series: pd.Series) -> dict[str, float | None]:
+    return {str(name): _number(float(value)) for name, value in series.items()}

@@ -1,0 +1,289 @@
+"""From an objective to an estimate: start, scaling, search, what is identified, standard errors."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from cai.inverse.estimation.covariance import covariance_matrix, covariance_name
+from cai.inverse.estimation.estimate import Estimate
+from cai.inverse.estimation.status import FitError, FitStatus
+from cai.inverse.search.coordinates import Coordinates, Scaled
+from cai.inverse.search.curvature import spectrum
+from cai.inverse.search.maximize import Box, Found, maximize
+from cai.inverse.search.objective import Objective, Problem
+from cai.inverse.search.penalties import L1
+from cai.inverse.search.separation import runs_away
+from cai.inverse.search.settings import Settings
+
+__all__ = ["Task", "fit_objective"]
+
+DOUBLINGS = 20
+INVOLVED = (
+    1e-6  # entries of a flat direction of length 1 in scaled features, below which a coefficient is no part of it
+)
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is fitted, beside what the user chose.
+
+    Attributes:
+        objective: what is maximised.
+        problem: what the estimate may be asked about.
+        initial: [F], where the search begins unless the user says.
+        scales: [F] > 0, the sizes of the features; the search runs in coefficient x scale.
+        doubles: whether the start is doubled until it is feasible.
+        separated: (name, sentence) of coefficients without a finite estimate, found before fitting.
+        explain: says why coefficients are infeasible.
+        default_covariance: unless the user says.
+        refused_covariance: {kind: why}, e.g. "hessian" under objective "moments".
+        curved: whether the exact Hessian is asked for; without it there are no standard errors.
+        known_up_to: what flat directions mean ("shaping"): the coefficients of smallest norm are then returned.
+        newton: the default of `method`.
+        warnings: sentences that the estimate gets.
+        dropped: demonstrations that were left out.
+    """
+
+    objective: Objective
+    problem: Problem
+    initial: Tensor
+    scales: Tensor
+    doubles: bool = False
+    separated: Sequence[tuple[str, str]] = ()
+    explain: Callable[[Tensor], str] | None = None
+    default_covariance: str = "hessian"
+    refused_covariance: dict[str, str] = field(default_factory=dict)
+    curved: bool = True
+    known_up_to: str | None = None
+    newton: bool = False
+    warnings: tuple[str, ...] = ()
+    dropped: pd.DataFrame | None = None
+
+
+def fit_objective(task: Task, settings: Settings) -> Estimate:
+    """Maximises an objective as the settings say, and measures what was found.
+
+    Raises:
+        ValueError: if settings do not fit the objective, or a start that was given is infeasible.
+        FitError: on anything but success, unless `throw=False`.
+    """
+    coordinates = Coordinates.of(task.objective.names, task.scales, settings)
+    covariance = covariance_name(settings.covariance, task)
+    estimate, detail = _fitted(task, settings, coordinates, covariance)
+    if settings.throw and not estimate.status.ok:
+        raise FitError(estimate.status, estimate, detail or "; ".join(estimate.warnings))
+    return estimate
+
+
+def _fitted(task: Task, settings: Settings, coordinates: Coordinates, covariance: str) -> tuple[Estimate, str]:
+    free = coordinates.free_names
+    answer = _Answer(task, coordinates, covariance, settings)
+    bounded = [name for name, (low, high) in coordinates.bounds(settings).items() if math.isfinite(low - high)]
+    if settings.penalty is None:
+        names = [(n, s) for n, s in task.separated if n in free and n not in bounded]
+        if names:
+            told = tuple(f"{name}: {sentence}" for name, sentence in names)
+            return answer.empty(FitStatus.SEPARATED, told), ", ".join(name for name, _ in names)
+    smooth = Scaled(task.objective, coordinates, settings.penalty)
+    start = _start(task, settings, coordinates, smooth)
+    if start is None:
+        why = task.explain(coordinates.default_start(task.initial, settings)) if task.explain else ""
+        return answer.empty(FitStatus.INFEASIBLE_START, (why,) if why else ()), why
+    if not free:
+        return answer.evaluated(start), ""
+    low, high = coordinates.box(settings)
+    sharp = coordinates.sharp(settings.penalty)
+    found = maximize(
+        smooth,
+        start,
+        Box(low, high, sharp),
+        newton=task.newton if settings.method is None else settings.method == "newton",
+        exact=task.curved,
+        tolerance=settings.tolerance,
+        max_iterations=settings.max_iterations,
+        show=settings.progress,
+    )
+    return answer.of(found, smooth, Box(low, high, sharp)), ""
+
+
+def _start(task: Task, settings: Settings, coordinates: Coordinates, smooth: Scaled) -> Tensor | None:
+    """The scaled free coordinates where the search begins; None where no feasible ones were found."""
+    start = coordinates.default_start(task.initial, settings)
+    low, high = coordinates.box(settings)
+    free = coordinates.scaled(start).clamp(low, high) if settings.start is None else coordinates.scaled(start)
+    if settings.start is not None and not bool(((free >= low) & (free <= high)).all()):
+        raise ValueError("start lies outside bounds; give a start within them")
+    for _ in range(DOUBLINGS + 1):
+        if smooth.evaluate(free) is not None:
+            return free
+        if settings.start is not None:
+            why = task.explain(coordinates.full(free)) if task.explain else "the log-likelihood is not finite there"
+            raise ValueError(f"start is infeasible: {why}")
+        if not task.doubles or not bool((free != 0).any()):
+            return None
+        free = (2 * free).clamp(low, high)
+    return None
+
+
+@dataclass
+class _Answer:
+    """Makes estimates of what a search has found."""
+
+    task: Task
+    coordinates: Coordinates
+    covariance: str
+    settings: Settings
+
+    def empty(self, status: FitStatus, warnings: tuple[str, ...]) -> Estimate:
+        """Nothing was fitted: every number is nan."""
+        size = len(self.coordinates.free_names)
+        nothing = torch.full((len(self.coordinates.names),), math.nan, dtype=torch.float64)
+        square = torch.full((size, size), math.nan, dtype=torch.float64)
+        scores = torch.full((len(self.task.objective.weights), size), math.nan, dtype=torch.float64)
+        return self._estimate(nothing, square, math.nan, scores, square, math.nan, status, warnings, (0, 0))
+
+    def evaluated(self, start: Tensor) -> Estimate:
+        """Every coefficient is fixed."""
+        coefficients = self.coordinates.full(start)
+        found = self.task.objective.evaluate(coefficients)
+        assert found is not None
+        square = torch.zeros(0, 0, dtype=torch.float64)
+        scores = torch.zeros(len(self.task.objective.weights), 0, dtype=torch.float64)
+        return self._estimate(coefficients, square, found[0], scores, square, 0.0, FitStatus.SUCCESS, (), (0, 1))
+
+    def of(self, found: Found, smooth: Scaled, box: Box) -> Estimate:
+        """A search that has ended, converged or not."""
+        coordinates, settings, task = self.coordinates, self.settings, self.task
+        status = FitStatus.SUCCESS if found.converged else FitStatus.NOT_CONVERGED
+        told: list[str] = []
+        if not found.converged:
+            told.append(f"g'(-H)^-1 g is {found.decrement:.1e} nats after {found.steps} steps")
+        coefficients = coordinates.full(found.place)
+        value = task.objective.evaluate(coefficients)
+        assert value is not None
+        names = coordinates.free_names
+        fixed_here = _stuck(found, box)
+        lost = torch.zeros(len(names), dtype=torch.bool)
+        at_bound = fixed_here & ((found.place <= box.lower) | (found.place >= box.upper))
+        size = len(names)
+        scale = coordinates.free_scales
+        hessian = torch.full((size, size), math.nan, dtype=torch.float64)
+        covariance = hessian.clone()
+        scores = torch.full((len(task.objective.weights), size), math.nan, dtype=torch.float64)
+        if task.curved:
+            scores = task.objective.scores(coefficients)[:, coordinates.free]
+            hessian = task.objective.hessian(coefficients)[coordinates.free][:, coordinates.free]
+            assert found.hessian is not None
+            inner = torch.nonzero(~fixed_here).flatten()
+            shape = spectrum(-found.hessian[inner][:, inner]) if len(inner) else None
+            if shape is not None and bool(shape.flat.any()):
+                lost[inner] = (shape.directions.abs() > INVOLVED).any(0)
+                told.extend(self._combinations(shape.directions, inner))
+                if task.known_up_to is not None:
+                    basis = torch.linalg.qr((shape.directions / scale[inner]).T).Q
+                    ends = coefficients[coordinates.free][inner]
+                    coefficients[coordinates.free[inner]] = ends - basis @ (basis.T @ ends)
+                    told.append(
+                        f"known up to {task.known_up_to}: of all coefficients with this likelihood these have the "
+                        "smallest norm"
+                    )
+                elif found.converged:
+                    status = FitStatus.NOT_IDENTIFIED
+            if shape is not None and settings.penalty is None:
+                names_away = runs_away(smooth, found, shape, inner, names)
+                if names_away:
+                    status = FitStatus.SEPARATED
+                    told.append(f"the log-likelihood rises without end along a combination of {', '.join(names_away)}")
+                    lost[:] = True
+            if len(inner) and not isinstance(settings.penalty, L1):
+                bend = found.hessian * scale[:, None] * scale
+                known = inner[~lost[inner]]
+                if len(known):
+                    whole = covariance_matrix(self.covariance, -bend[inner][:, inner], scores[:, inner], task.objective)
+                    kept = ~lost[inner]
+                    covariance[known[:, None], known] = whole[kept][:, kept]
+        if isinstance(settings.penalty, L1):
+            told.append("no standard errors: an L1 penalty moves coefficients to 0, and the rest towards it")
+        if status is FitStatus.SUCCESS and bool(at_bound.any()):
+            status = FitStatus.AT_BOUND
+            told.append(f"at a bound: {', '.join(n for n, b in zip(names, at_bound.tolist(), strict=True) if b)}")
+        if bool(lost.any()) and task.known_up_to is None:
+            coefficients[coordinates.free[lost]] = math.nan
+        norm = float((found.gradient * scale).norm())
+        counts = (found.steps, found.evaluations)
+        return self._estimate(coefficients, covariance, value[0], scores, hessian, norm, status, tuple(told), counts)
+
+    def _combinations(self, directions: Tensor, inner: Tensor) -> list[str]:
+        """Sentences that name what is flat, in the user's units."""
+        names, scale = self.coordinates.free_names, self.coordinates.free_scales
+        sentences = []
+        for direction in directions[:5]:
+            parts = [
+                (names[int(i)], float(share / scale[int(i)]))
+                for i, share in zip(inner, direction, strict=True)
+                if abs(float(share)) > INVOLVED
+            ]
+            largest = max((factor for _, factor in parts), key=abs)
+            terms = " ".join(f"{factor / largest:+.4g} {name}" for name, factor in parts)
+            sentences.append(f"not identified: the log-likelihood is flat when coefficients move by {terms}")
+        if len(directions) > 5:
+            sentences.append(f"and {len(directions) - 5} more such directions; see null_space()")
+        return sentences
+
+    def _estimate(
+        self,
+        coefficients: Tensor,
+        covariance: Tensor,
+        value: float,
+        scores: Tensor,
+        hessian: Tensor,
+        norm: float,
+        status: FitStatus,
+        warnings: tuple[str, ...],
+        counts: tuple[int, int],
+    ) -> Estimate:
+        task, coordinates = self.task, self.coordinates
+        errors = torch.full((len(coordinates.names),), math.nan, dtype=torch.float64)
+        errors[coordinates.free] = covariance.diagonal().sqrt()
+        null = task.objective.evaluate(torch.zeros(len(coordinates.names), dtype=torch.float64))
+        return Estimate(
+            coefficients=pd.Series(coefficients.numpy(), index=list(coordinates.names), name="coefficient"),
+            standard_errors=pd.Series(errors.numpy(), index=list(coordinates.names), name="standard_error"),
+            covariance=covariance,
+            log_likelihood=value,
+            null_log_likelihood=None if null is None else null[0],
+            num_demonstrations=_whole(task.problem.num_demonstrations),
+            num_choices=_whole(task.problem.num_choices),
+            gradient_norm=norm,
+            steps=counts[0],
+            evaluations=counts[1],
+            status=status,
+            warnings=(*task.warnings, *warnings),
+            scores=scores,
+            hessian=hessian,
+            objective=task.problem.objective,
+            form=task.problem.form,
+            covariance_kind=self.covariance,
+            free=coordinates.free_names,
+            penalised=self.settings.penalty is not None,
+            problem=task.problem,
+            dropped=task.dropped,
+        )
+
+
+def _stuck(found: Found, box: Box) -> Tensor:
+    """Bool [F], coordinates held by a bound, or at 0 by an absolute value."""
+    down = (found.place <= box.lower) & (found.gradient <= 0)
+    up = (found.place >= box.upper) & (found.gradient >= 0)
+    return down | up | ((box.sharp > 0) & (found.place == 0))
+
+
+def _whole(number: float) -> float:
+    """Ints where a sum of weights is whole."""
+    return int(number) if float(number).is_integer() else float(number)

@@ -1,0 +1,1 @@
+"""Fits of route networks: recursive logit with one factorisation for all destinations."""

@@ -1,0 +1,47 @@
+"""Separation along a combination of coefficients, which only shows once a search has run far out."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from cai.inverse.search.coordinates import Scaled
+from cai.inverse.search.curvature import Spectrum
+from cai.inverse.search.maximize import Found
+
+__all__ = ["runs_away"]
+
+SUSPECT = 30.0  # standard errors in scaled features above which a coefficient may have no finite estimate
+STEP = 3.0  # standard errors that are gone; a quadratic log-likelihood falls by 4.5 nats over them
+FALL = 1e-2  # nats
+INVOLVED = 0.05
+
+
+def runs_away(smooth: Scaled, found: Found, shape: Spectrum, inner: Tensor, names: tuple[str, ...]) -> list[str]:
+    """The names in a combination along which the log-likelihood does not fall, though it is curved; else none.
+
+    Where demonstrations are separated by a combination of features, gradient and curvature tend to 0 together, so that
+    g'(-H)^-1 g becomes small far out: the search converges at a place that means nothing.
+
+    Args:
+        smooth: the log-likelihood.
+        found: where the search ended.
+        shape: the spectrum of -H there, over coordinates `inner`.
+        inner: int64, places in the free coordinates.
+        names: of the free coefficients.
+    """
+    ways = shape.vectors / shape.size[:, None] / shape.values.abs().clamp(min=1e-200).sqrt()  # one standard error each
+    lengths = ways.norm(dim=0)
+    if not bool((lengths > SUSPECT).any()):
+        return []
+    tried = [found.place]  # a search that runs away goes on in the direction in which it came
+    for i in torch.nonzero(~shape.flat & (lengths > SUSPECT)).flatten().tolist():
+        way = torch.zeros_like(found.place)
+        way[inner] = STEP * ways[:, i]
+        tried += [way, -way]
+    for way in tried:
+        there = smooth.evaluate(found.place + way)
+        if there is not None and there[0] > found.value - FALL:
+            shares = (way / way.norm()).abs().tolist()
+            return [name for name, share in zip(names, shares, strict=True) if share > INVOLVED]
+    return []

@@ -1,0 +1,1 @@
+"""Fits of trajectory models: the three objectives, what is learned of a reward, what it says elsewhere."""

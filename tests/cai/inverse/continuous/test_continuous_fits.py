@@ -1,0 +1,204 @@
+"""Rewards of continuous models: exact where all is Gaussian, by the Laplace approximation elsewhere."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from inverse_oracle import differences, tensor
+
+import cai
+from cai.inference import IterativeLQR
+from cai.inverse import ContinuousDemonstrations, FitStatus, fit
+from cai.inverse.continuous.task import gaussian_task
+from cai.models import ContinuousModel, Flat, LinearGaussianModel, LinearNormal, QuadraticReward, pendulum
+
+WEIGHTS = {"place": 1.5, "effort": 0.7, "end": 4.0}
+
+
+def cart(horizon=6, *, prior=None, discount=1.0, weights=WEIGHTS):
+    """A cart with noise; place and effort are paid at each step, the end once; an offset and a base cost stay."""
+    features = {
+        "place": QuadraticReward(Q=[[1.0, 0.1], [0.1, 0.2]], q=[0.3, 0.0]),
+        "effort": QuadraticReward(R=[[1.0]], N=[[0.0], [0.1]]),
+        "end": QuadraticReward(final=([[1.0, 0.0], [0.0, 0.5]], [0.2, 0.0])),
+    }
+    base = QuadraticReward(R=[[0.2]], r=[0.05])
+    model = LinearGaussianModel(
+        A=[[1.0, 0.3], [0.0, 0.9]],
+        B=[[0.0], [0.4]],
+        noise=[[0.02, 0.0], [0.0, 0.05]],
+        offset=[0.01, 0.0],
+        initial=([1.0, 0.0], [[0.3, 0.0], [0.0, 0.1]]),
+        horizon=horizon,
+        temperature=0.4,
+        discount=discount,
+        reward=base,
+        action_prior=Flat() if prior is None else prior,
+    )
+    paid = gaussian_task(model, zeros(model), features, "likelihood").problem.model(tensor(list(weights.values())))
+    return model, features, paid
+
+
+def zeros(model):
+    shape = (1, int(model.horizon) + 1, model.state_dim)
+    return ContinuousDemonstrations(torch.zeros(shape), torch.zeros(1, int(model.horizon), model.action_dim))
+
+
+def shown(paid, n=40, seed=0):
+    return ContinuousDemonstrations(*cai.infer(paid, "variational").sample(n, seed=seed))
+
+
+@pytest.mark.parametrize("discount", [1.0, 0.9])
+@pytest.mark.parametrize("prior", [None, LinearNormal(K0=[[0.1, -0.2]], k0=[0.05], L=[[0.5]])])
+def test_the_likelihood_is_that_of_the_policy(prior, discount):
+    model, features, paid = cart(prior=prior, discount=discount)
+    drawn = shown(paid.replace(discount=1.0), 5)
+    asked = gaussian_task(model, drawn, features, "likelihood").objective
+    policy = cai.infer(paid, "variational").policy()
+    want = sum(policy.log_prob(drawn.actions[:, t], drawn.states[:, t], t) for t in range(6))
+    found = asked.log_probs(tensor(list(WEIGHTS.values())))
+    np.testing.assert_allclose(found, want, rtol=1e-10)
+
+
+@pytest.mark.parametrize("prior", [None, LinearNormal(K0=[[0.1, -0.2]], k0=[0.05], L=[[0.5]])])
+def test_scores_and_hessians_follow_from_values(prior):
+    model, features, paid = cart(prior=prior)
+    drawn = shown(paid, 5)
+    drawn = ContinuousDemonstrations(drawn.states, drawn.actions, weights=np.linspace(0.5, 2.0, 5))
+    asked = gaussian_task(model, drawn, features, "likelihood").objective
+    at = tensor([1.1, 0.9, 3.0])
+
+    def both(place):
+        value, slope = asked.evaluate(tensor(place))
+        return np.array([value, *slope.tolist()])
+
+    found = differences(both, at, 1e-3)
+    np.testing.assert_allclose(asked.evaluate(at)[1], found[:, 0], rtol=1e-7, atol=1e-8)
+    np.testing.assert_allclose(asked.hessian(at), found[:, 1:], rtol=1e-7, atol=1e-8)
+    np.testing.assert_allclose(asked.weights @ asked.scores(at), found[:, 0], rtol=1e-7, atol=1e-8)
+    alone = gaussian_task(model, drawn.select([2]), features, "likelihood").objective
+    np.testing.assert_allclose(alone.evaluate(at)[1], asked.weights[2] * asked.scores(at)[2], rtol=1e-9)
+
+
+def test_coefficients_are_found_again():
+    model, features, paid = cart()
+    drawn = shown(paid, 100)
+    est = fit(model, drawn, features=features)
+    assert est.status is FitStatus.SUCCESS
+    apart = (est.coefficients - np.array(list(WEIGHTS.values()))) / est.standard_errors
+    assert (apart.abs() < 4.5).all()
+    assert est.num_choices == 600
+    assert est.log_prob(drawn).sum() == pytest.approx(est.log_likelihood)
+    assert isinstance(est.model(), LinearGaussianModel)
+    assert len(est.sample(3)) == 3
+    again = fit(model, (drawn.states, drawn.actions), features=features, start=dict(est.coefficients))
+    np.testing.assert_allclose(again.coefficients, est.coefficients, rtol=1e-6)
+
+
+def test_entries_that_require_grad_are_learned():
+    _, _, paid = cart()
+    drawn = shown(paid, 60)
+    cost = torch.tensor([[1.0, 0.0], [0.0, 1.0]], dtype=torch.float64, requires_grad=True)
+    open_model = paid.replace(reward=QuadraticReward(Q=cost, R=[[0.9]], N=[[0.0], [0.07]], q=[0.45, 0.0], r=[0.05]))
+    est = fit(open_model, drawn)
+    assert list(est.coefficients.index) == ["Q[0, 0]", "Q[0, 1]", "Q[1, 1]"]
+    fitted = est.model().reward.Q
+    np.testing.assert_allclose(fitted, fitted.T)
+    assert float(fitted[0, 1]) == pytest.approx(est.coefficients["Q[0, 1]"])
+
+
+def test_the_approximation_is_exact_where_all_is_linear_and_quadratic():
+    model, features, paid = cart(prior=LinearNormal(K0=[[0.1, -0.2]], k0=[0.05], L=[[0.5]]))
+    drawn = shown(paid, 4)
+
+    def dynamics(s, a, t):
+        mean = s @ model.A.T + a @ model.B.T + model.offset
+        root = torch.linalg.cholesky(model.noise)
+        return torch.distributions.MultivariateNormal(mean, scale_tril=root)
+
+    def reward(term):
+        whole = term.fitted(2, 1, 6)
+
+        def step(s, a, t):
+            cost = (s @ whole.Q * s).sum(-1) / 2 + (a @ whole.R * a).sum(-1) / 2 + (s @ whole.N * a).sum(-1)
+            return -cost - s @ whole.q - a @ whole.r
+
+        def last(s):
+            return -(s @ whole.final[0] * s).sum(-1) / 2 - s @ whole.final[1]
+
+        return step, last
+
+    import pyro.distributions as dist
+
+    def noisy(s, a, t):
+        found = dynamics(s, a, t)
+        return dist.MultivariateNormal(found.mean, scale_tril=found.scale_tril)
+
+    start = dist.MultivariateNormal(model.initial.mean, model.initial.covariance)
+    base = reward(model.reward)[0]
+    written = ContinuousModel(start, noisy, base, 6, model.action_prior, temperature=0.4)
+    named = {name: reward(term) for name, term in features.items()}
+    exact = gaussian_task(model, drawn, features, "likelihood").objective
+    near = gaussian_task(written, drawn, named, "likelihood").objective
+    for place in ([1.5, 0.7, 4.0], [0.4, 2.0, 1.0]):
+        at = tensor(place)
+        np.testing.assert_allclose(near.log_probs(at), exact.log_probs(at), rtol=1e-8)
+        np.testing.assert_allclose(near.evaluate(at)[1], exact.evaluate(at)[1], rtol=1e-7, atol=1e-9)
+        np.testing.assert_allclose(near.hessian(at), exact.hessian(at), rtol=1e-6, atol=1e-8)
+
+
+def test_costs_of_the_pendulum_are_found_again():
+    """Weights of the costs of height, speed and effort, in units of those of the zoo's pendulum.
+
+    The approximation is exact in the limit of low temperatures, where demonstrations stay near a plan that is the best.
+    """
+    h, model = 0.05, pendulum(horizon=10, temperature=1e-5)
+    features = {
+        "height": lambda s, a, t: -h * 5.0 * (1 - torch.cos(s[..., 0])),
+        "speed": lambda s, a, t: -h * 0.05 * s[..., 1].square(),
+        "effort": lambda s, a, t: -h * 0.05 * a.square().sum(-1),
+    }
+    answer = cai.infer(model, IterativeLQR(tolerance=1e-14))
+    drawn = ContinuousDemonstrations(*answer.sample(3, seed=0))
+    open_model = model.replace(reward=lambda s, a, t: 0.0 * s.sum(-1))
+    est = fit(open_model, drawn, features=features, throw=False)
+    assert est.status is FitStatus.SUCCESS
+    assert ((est.coefficients - 1).abs() < 4.5 * est.standard_errors).all(), est.to_frame()
+    assert math.isfinite(est.log_likelihood)
+    assert "Laplace approximation" in est.summary()  # whose quality nobody measures
+    model, features, paid = cart()
+    assert "Laplace" not in fit(model, shown(paid, 20), features=features, throw=False).summary()
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"objective": "path"}, "fitted by 'likelihood'"),
+        ({"features": {"x": 3}}, "features are QuadraticRewards"),
+        ({"features": None}, "nothing to learn"),
+        ({"features": ["x"]}, "takes a mapping"),
+        ({"demonstrations": (torch.zeros(2, 4, 2), torch.zeros(2, 3, 1))}, "demonstrations have T = 3"),
+        ({"demonstrations": torch.zeros(3)}, "takes ContinuousDemonstrations"),
+        ({"start": {"place": 1.0, "effort": -5.0, "end": 1.0}}, "does not rise in every direction"),
+    ],
+)
+def test_what_does_not_fit_is_refused(change, said):
+    model, features, paid = cart()
+    asked = {"demonstrations": shown(paid, 2), "features": features} | change
+    with pytest.raises((ValueError, TypeError), match=said):
+        fit(model, asked.pop("demonstrations"), **asked)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ((torch.zeros(2, 3, 1), torch.zeros(2, 3, 1)), "one state more than actions"),
+        ((torch.full((1, 3, 1), math.nan), torch.zeros(1, 2, 1)), r"states\[0, 0, 0\] is nan"),
+        ((torch.zeros(1, 3, 1), torch.zeros(1, 2, 1), None, [-1.0]), "weights are"),
+        ((torch.zeros(1, 3, 1), torch.zeros(1, 2, 1), [None]), r"persons\[0\] is None"),
+    ],
+)
+def test_vectors_that_make_no_sense_are_refused(arguments, said):
+    with pytest.raises(ValueError, match=said):
+        ContinuousDemonstrations(*arguments)

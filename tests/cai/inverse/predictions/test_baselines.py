@@ -1,0 +1,105 @@
+"""Baselines against listed paths: best routes, the likelihood of the action model, and the table."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from networks import dag, draw_trips, paths, town, utilities
+
+from cai.inverse import action_model, baselines, cheapest, fit, maximum_margin
+from cai.inverse.networks.objective import network_graph
+from cai.inverse.predictions.baselines import _ActionModel
+from cai.inverse.predictions.best_routes import BestRoutes
+from cai.models.demonstrations.trips import read_trips
+
+DAG = ["minutes", "left", "toll"]
+
+
+@pytest.mark.parametrize("ends", ["exit", "absorb"])
+def test_best_routes_are_those_of_listed_paths(ends):
+    network = dag(ends=ends)
+    v, u = utilities(network, DAG, [-1.0, -0.5, -2.0])
+    for place in range(2):
+        best = BestRoutes(network_graph(network), -v, -u, place)
+        for origin in range(network.num_links):
+            every = paths(network, origin, place)
+            if not every:
+                assert math.isinf(best.costs[origin])
+                continue
+            values = [v[list(turns)].sum() + u[exit_] for turns, exit_ in every]
+            turns, last = best.route(origin)
+            assert (tuple(turns), last) == every[int(np.argmax(values))]
+            assert best.costs[origin] == pytest.approx(-max(values))
+
+
+@pytest.mark.parametrize("ends", ["exit", "absorb"])
+def test_the_action_model_is_a_softmax_over_the_best_that_follows(ends):
+    network = dag(ends=ends)
+    trips = read_trips(network, draw_trips(network, DAG, [-1.0, -0.5, -2.0], 12, origins=[0, 1, 2]))
+    w = np.array([-1.2, -0.3, -0.7])
+    model = _ActionModel(network, trips, *network.features(DAG))
+    logs, slopes = model.each(w)
+    v, u = utilities(network, DAG, w)
+    for n in range(len(trips)):
+        place, total, link = int(trips.destinations[n]), 0.0, int(trips.origins[n])
+        for turn in [*trips.turns[trips.starts[n] : trips.starts[n + 1]].tolist(), None]:
+            best = {}
+            for turns, exit_ in paths(network, link, place):
+                value = v[list(turns)].sum() + u[exit_]
+                first = turns[0] if turns else None
+                best[first] = max(best.get(first, -math.inf), value)
+            total += best[turn] - math.log(sum(math.exp(value) for value in best.values()))
+            link = link if turn is None else int(network.heads[turn])
+        assert logs[n] == pytest.approx(total, rel=1e-12)
+    rises = [(model.each(w + e)[0] - model.each(w - e)[0]) / 2e-6 for e in 1e-6 * np.eye(3)]
+    assert np.allclose(slopes, np.transpose(rises), atol=1e-6)
+
+
+def test_the_table():
+    network = dag()
+    est = fit(network, draw_trips(network, DAG, [-2.0, -1.0, -3.0], 60, origins=[0, 1, 2]), features=DAG)
+    table = baselines(est, [cheapest("minutes"), action_model], length="minutes")
+    assert list(table.index) == ["cheapest minutes", "action model", "maximum entropy"]
+    assert table["matched"].between(0.3, 1).all()
+    assert (table["matched_90"] <= table["matched"] / 0.9).all()
+    assert table["log_prob"].isna().tolist() == [True, False, False]
+    assert table.loc["maximum entropy", "log_prob"] == pytest.approx(est.log_likelihood / 60)
+    assert table.loc["maximum entropy", "log_prob"] >= table.loc["action model", "log_prob"] - 0.1
+    other = est.sample(40, seed=1)
+    assert (baselines(est, [], length="minutes", trips=other)["matched"] > 0.3).all()
+    with pytest.raises(ValueError, match="did you mean"):
+        baselines(est, [cheapest("minuets")], length="minutes")
+
+
+def test_the_action_model_is_fitted():
+    network = town()
+    names = ["minutes", "left"]
+    trips = read_trips(network, draw_trips(network, names, [-2.0, -1.0], 40, seed=2))
+    fitted = action_model(network, trips, names)
+    model = _ActionModel(network, trips, *network.features(names))
+    w = fitted.coefficients.to_numpy(copy=True)
+    here = model.evaluate(torch.from_numpy(w))[0]
+    assert fitted.log_probs(trips).sum() == pytest.approx(here)
+    for change in ((0.1, 0), (-0.1, 0), (0, 0.1), (0, -0.1)):
+        assert model.evaluate(torch.from_numpy(w + change))[0] <= here + 1e-9
+
+
+def test_wide_margins_match_what_is_sure():
+    """Trips that always take the best route of known costs are matched in full."""
+    network = dag()
+    v, u = utilities(network, DAG, [-1.0, -0.5, -2.0])
+    graph, rows = network_graph(network), []
+    for trip, (origin, place) in enumerate([(0, 0), (1, 0), (2, 0), (0, 1), (1, 1), (2, 1)]):
+        turns, _ = BestRoutes(graph, -v, -u, place).route(origin)
+        links = [origin, *(int(network.heads[turn]) for turn in turns)]
+        rows += [(trip, i, network.link_index[k], network.destination_index[place]) for i, k in enumerate(links)]
+    import pandas as pd
+
+    frame = pd.DataFrame(rows, columns=["trip", "position", "link", "destination"])
+    trips = read_trips(network, frame)
+    margin = maximum_margin(network, trips, DAG)
+    assert margin.log_probs is None
+    for n in range(len(trips)):
+        best = BestRoutes(graph, margin.turn_costs, margin.exit_costs, int(trips.destinations[n]))
+        assert best.route(int(trips.origins[n]))[0] == trips.turns[trips.starts[n] : trips.starts[n + 1]].tolist()
