@@ -39,6 +39,10 @@ class Batch(NamedTuple):
     next_allowed: Tensor | None
     ends: Tensor | None = None
 
+    def flat(self) -> Batch:
+        """Steps [n, B, ...] as [n B, ...]."""
+        return self._make(None if part is None else part.flatten(0, 1) for part in self)
+
 
 class Columns(NamedTuple):
     """How a row is laid out: observation, action, reward, terminated, next observation, end, and both masks.

@@ -51,7 +51,7 @@ class PathConsistencyNetworks(ValueAndPolicy):
         discount, length = self.setting.discount, len(batch.rewards)
         before = torch.cumprod(torch.cat([torch.ones_like(batch.ends[:1]), 1 - batch.ends[:-1]]), 0)
         weights = before * discount ** torch.arange(length)[:, None]  # gamma^i where step i is on the path
-        flat = Batch(*(None if part is None else part.flatten(0, 1) for part in batch))
+        flat = batch.flat()
         ratio = self.head.log_ratio(self._actor.flat, flat.observations, flat.allowed, flat.actions)
         earned = batch.rewards - self.temperature.value * ratio.reshape(batch.rewards.shape)
         last = before * torch.cat([batch.ends[:-1], torch.ones_like(batch.ends[:1])])

@@ -75,7 +75,7 @@ class _Steps:
             self._order, self._at = torch.randperm(total, generator=generator), 0
         chosen = self._order[self._at : self._at + number]
         self._at += number
-        return Judged(*(None if part is None else part[chosen] for part in self._judged))
+        return Judged._make(None if part is None else part[chosen] for part in self._judged)
 
 
 class PolicyGradientNetworks(ValueAndPolicy):
@@ -101,7 +101,7 @@ class PolicyGradientNetworks(ValueAndPolicy):
         if buffer.total % buffer.capacity:
             return None
         batch = buffer.newest(buffer.capacity // copies, copies)
-        flat = Batch(*(None if part is None else part.flatten(0, 1) for part in batch))
+        flat = batch.flat()
         shape = batch.rewards.shape
         with torch.no_grad():
             divergence = self.head.divergence(self._actor.flat, flat.observations, flat.allowed, generator)[0]
