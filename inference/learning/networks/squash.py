@@ -6,17 +6,18 @@ import math
 
 import torch
 from torch import Tensor
-from torch.nn.functional import softplus
 
-__all__ = ["draw_squashed", "log_stretch"]
+from cai.inference.core.squashed import log_tanh_slope
+
+__all__ = ["deviation_of", "draw_squashed"]
 
 LEAST, MOST = -5.0, 2.0  # of the log of a standard deviation in u-space
 HALF_LOG_TAU = 0.5 * math.log(2 * math.pi)
 
 
-def log_stretch(u: Tensor) -> Tensor:
-    """[...], the log of the derivative of tanh, summed over the last axis: no digit is lost however large u is."""
-    return 2 * (math.log(2) * u.shape[-1] - (u + softplus(-2 * u)).sum(-1))
+def deviation_of(log_std: Tensor) -> Tensor:
+    """The standard deviation of u, in [e^-5, e^2], of what a network gives for its log."""
+    return log_std.clamp(LEAST, MOST).exp()
 
 
 def draw_squashed(head: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
@@ -29,7 +30,7 @@ def draw_squashed(head: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         noise: [B, d], normal numbers; zeros give the image of the mean.
     """
     mean, log_std = head.chunk(2, -1)
-    log_std = log_std.clamp(LEAST, MOST)
-    u = mean + log_std.exp() * noise
-    log_normal = -(0.5 * noise.square() + log_std).sum(-1) - HALF_LOG_TAU * mean.shape[-1]
-    return torch.tanh(u), log_normal - log_stretch(u)
+    deviation = deviation_of(log_std)
+    u = mean + deviation * noise
+    log_normal = -(0.5 * noise.square() + deviation.log()).sum(-1) - HALF_LOG_TAU * mean.shape[-1]
+    return torch.tanh(u), log_normal - log_tanh_slope(u)
