@@ -91,7 +91,7 @@ class BoxActorCritic:
     def policy_tensors(self) -> dict[str, Tensor]:
         return {"actor": self._actor.flat.detach()}
 
-    def values(self, observations: Tensor, generator: torch.Generator) -> Tensor:
+    def values(self, observations: Tensor, allowed: Tensor | None, generator: torch.Generator) -> Tensor:
         with torch.no_grad():
             repeated = observations.repeat_interleave(DRAWN, 0)
             noise = torch.randn(len(repeated), self.dim, generator=generator)

@@ -68,7 +68,7 @@ class Brain(Protocol):
     def policy_tensors(self) -> dict[str, Tensor]:
         """What acting needs."""
 
-    def values(self, observations: Tensor, generator: torch.Generator) -> Tensor:
+    def values(self, observations: Tensor, allowed: Tensor | None, generator: torch.Generator) -> Tensor:
         """[N], what its critic says that observations are worth, reward units."""
 
     def q_values(self, observations: Tensor, actions: Tensor) -> Tensor:

@@ -63,8 +63,7 @@ class Collector:
 
     def _see(self, seen: Any, info: Any) -> None:
         self.observations = self.interface.rows(seen)
-        mask = info.get("action_mask") if isinstance(info, dict) and self.interface.num_actions else None
-        self.allowed = None if mask is None else torch.as_tensor(np.asarray(mask), dtype=torch.float32)
+        self.allowed = self.interface.allowed(info)
 
     def step(self, actions: Tensor) -> Step:
         """Steps every copy once, and resets those whose episodes end.

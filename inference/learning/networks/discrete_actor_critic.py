@@ -62,9 +62,9 @@ class _Discrete:
         probs = log_policy.exp()
         return masked_mean(probs, worth - self.temperature.value * (log_policy - log_prior))
 
-    def values(self, observations: Tensor, generator: torch.Generator) -> Tensor:
+    def values(self, observations: Tensor, allowed: Tensor | None, generator: torch.Generator) -> Tensor:
         with torch.no_grad():
-            log_prior = log_allowed(self.setting, observations, None)
+            log_prior = log_allowed(self.setting, observations, allowed)
             rows = self.log_policy(observations, log_prior)
             return self._soft(self._worth(self._critic.flat, observations), rows, log_prior)
 

@@ -25,7 +25,7 @@ from cai.inference.learning.networks.collector import Collector
 from cai.inference.learning.networks.interface import interface_of
 from cai.inference.learning.networks.policy import LearnedPolicy
 from cai.inference.learning.networks.posterior import LearnedPosterior
-from cai.inference.learning.tables.learner import BUDGET_USED
+from cai.inference.learning.tables.learner import BUDGET_USED, steps_since
 
 __all__ = ["NetworkLearner", "NetworkOptions", "NetworkState"]
 
@@ -205,7 +205,8 @@ class NetworkLearner:
         if status is None:
             status = Status.SUCCESS if state.steps >= self.limit else Status.NOT_CONVERGED
         details: dict[str, Any] = {"steps": state.steps, "form": "entropy" if self.backend.entropy_form else "KL"}
-        details |= {"history": as_dataset(state.history), "temperature": brain.temperature.value}
+        told = (_recorded(state) if steps_since(state.history, state.steps) else state).history
+        details |= {"history": as_dataset(told), "temperature": brain.temperature.value}
         if status is Status.NOT_CONVERGED:
             details["why"] = f"{state.steps:,} of {self.limit:,} transitions were learned from"
         if status is Status.UNSTABLE:

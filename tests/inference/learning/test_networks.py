@@ -117,7 +117,43 @@ def test_networks_on_numbered_states_find_the_exact_policy(backend, entropy_form
     assert float(best.elbo - found.elbo) < 0.05
     slack = 4 * answer.details["standard_error"] if (answer.elbo is not None) else 0.0
     assert float(answer.elbo) == pytest.approx(float(found.elbo), abs=slack + 1e-3)
-    assert float(answer.value(np.eye(3)[:1])[0]) == pytest.approx(float(best.values[0, 0]), abs=0.3)
+    for state in (0, 1):
+        seen = np.eye(3)[state : state + 1]
+        worth = answer.value(seen, action_mask=model.mdp.available[state : state + 1])
+        assert float(worth[0]) == pytest.approx(float(best.values[0, state]), abs=0.3)
+    # action 1 is not there in state 1; the world refuses it
+    played = cai.evaluate(cai.extract_policy(answer), world, episodes=10)
+    assert played.episode_length.mean > 1
+    assert len(cai.models.collect(world, 30, policy=cai.extract_policy(answer)).actions) == 30
+
+
+def test_unavailable_actions_are_told_to_policies_and_critics():
+    model = small_model()
+    world = environment_model(lambda num_envs: vector_environment(model, num_envs), discount=0.8, temperature=0.5)
+    answer = cai.infer(world, "soft-q-learning", steps=130, **SMALL)
+    policy, mask = answer.policy(), model.mdp.available[1:2]
+    seen = np.eye(3)[1:2]
+    logs = torch.stack([policy.log_prob([a], seen, action_mask=mask)[0] for a in range(3)])
+    assert float(logs[1]) == -math.inf
+    assert float(logs.exp().sum()) == pytest.approx(1.0, abs=1e-6)
+    drawn = policy.act(np.tile(seen, (200, 1)), action_mask=np.tile(mask, (200, 1)))
+    assert set(drawn.tolist()) == {0, 2}
+    assert int(policy.act(seen[0], deterministic=True, action_mask=mask[0])) in (0, 2)
+    worth = torch.stack([answer.q_value(seen, [a])[0] for a in (0, 2)])
+    soft = 0.5 * (torch.logsumexp(worth / 0.5, 0) - math.log(2))
+    torch.testing.assert_close(answer.value(seen, action_mask=mask)[0], soft, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("steps", [60, 1100])
+def test_every_run_has_a_history_up_to_its_end(steps):
+    world = environment_model("CartPole-v1", **PENDULUM)
+    answer = cai.infer(world, "soft-q-learning", steps=steps, updates_per_step=0.1, **SMALL)
+    history = answer.details["history"]
+    assert history.step.values.tolist() == sorted({min(steps, 1000), steps})
+    assert bool(np.isfinite(history.episode_return).all())
+    table = cai.infer(small_model(), "soft-q-learning", steps=steps)
+    assert table.details["history"].step.values.tolist() == [table.details["steps"]]
+    assert float(table.details["history"].elbo[-1]) == pytest.approx(float(table.elbo), abs=1e-12)
 
 
 class Target(gymnasium.Env):
