@@ -19,6 +19,7 @@ from cai.inference.gaussian.moments import Account, Belief, Moments, account, be
 from cai.inference.gaussian.policy import GaussianPolicy
 from cai.inference.gaussian.problem import GaussianPrior, GaussianProblem, Quadratic, times
 from cai.inference.gaussian.trajectories import draw_trajectories, score_trajectories
+from cai.models.common.shapes import broadcast_shapes
 from cai.models.continuous.linear_gaussian import Gaussian
 
 if TYPE_CHECKING:
@@ -329,7 +330,7 @@ def _at(part: Tensor, own: int, t: int) -> Tensor:
 
 
 def _side_by_side(states: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
-    shape = torch.broadcast_shapes(states.shape[:-1], actions.shape[:-1])
+    shape = broadcast_shapes(states.shape[:-1], actions.shape[:-1])
     return states.expand(*shape, states.shape[-1]), actions.expand(*shape, actions.shape[-1])
 
 

@@ -16,6 +16,7 @@ from cai.inference.core.storage import save, storable
 from cai.inference.restricted.continuous.classes import make_guide
 from cai.inference.restricted.continuous.guides import Guide, Sizes
 from cai.models.common.random_draws import OwnDraws
+from cai.models.common.shapes import broadcast_shapes
 
 __all__ = ["GuidePolicy"]
 
@@ -111,7 +112,7 @@ class GuidePolicy:
         taken = torch.as_tensor(actions, dtype=torch.float64)
         if taken.shape[-1:] != (self.action_dim,):
             raise ValueError(f"actions have shape {list(taken.shape)}; expected [..., {self.action_dim}]")
-        shape = torch.broadcast_shapes(states.shape[:-1], taken.shape[:-1])
+        shape = broadcast_shapes(states.shape[:-1], taken.shape[:-1])
         rows = states.expand(*shape, self.state_dim).reshape(-1, self.state_dim)
         with torch.no_grad():
             law = self._guide.law(rows, t)
