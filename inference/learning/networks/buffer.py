@@ -11,7 +11,7 @@ from torch import Tensor
 from cai.models.common.files import StorageError
 from cai.models.common.memory import require_memory
 
-__all__ = ["Batch", "Buffer", "Columns"]
+__all__ = ["Batch", "Buffer", "Columns", "flattened"]
 
 BLOCK = 8192  # rows of a file
 
@@ -39,9 +39,10 @@ class Batch(NamedTuple):
     next_allowed: Tensor | None
     ends: Tensor | None = None
 
-    def flat(self) -> Batch:
-        """Steps [n, B, ...] as [n B, ...]."""
-        return self._make(None if part is None else part.flatten(0, 1) for part in self)
+
+def flattened(batch: Batch) -> Batch:
+    """Steps [n, B, ...] as [n B, ...]."""
+    return Batch._make(None if part is None else part.flatten(0, 1) for part in batch)
 
 
 class Columns(NamedTuple):

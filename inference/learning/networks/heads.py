@@ -113,8 +113,8 @@ class BoxHead:
         return ratio - self.setting.log_prior(observations, actions)
 
     def draw(self, flat: Tensor, observations: Tensor, allowed: Tensor | None, generator: torch.Generator) -> Tensor:
-        mean, log_std = place(self.actor(flat, observations))
-        return mean + log_std.exp() * torch.randn(mean.shape, generator=generator)
+        mean, deviation = place(self.actor(flat, observations))
+        return mean + deviation * torch.randn(mean.shape, generator=generator)
 
     def uniform(self, number: int, allowed: Tensor | None, generator: torch.Generator) -> Tensor:
         # the image under tanh of a logistic distribution of scale 1/2 is uniform

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from cai.inference.learning.networks.brain import Lesson, Setting, Told
-from cai.inference.learning.networks.buffer import Batch, Buffer
+from cai.inference.learning.networks.buffer import Batch, Buffer, flattened
 from cai.inference.learning.networks.value_and_policy import ValueAndPolicy
 
 __all__ = ["PathConsistencyNetworks"]
@@ -51,7 +51,7 @@ class PathConsistencyNetworks(ValueAndPolicy):
         discount, length = self.setting.discount, len(batch.rewards)
         before = torch.cumprod(torch.cat([torch.ones_like(batch.ends[:1]), 1 - batch.ends[:-1]]), 0)
         weights = before * discount ** torch.arange(length)[:, None]  # gamma^i where step i is on the path
-        flat = batch.flat()
+        flat = flattened(batch)
         ratio = self.head.log_ratio(self._actor.flat, flat.observations, flat.allowed, flat.actions)
         earned = batch.rewards - self.temperature.value * ratio.reshape(batch.rewards.shape)
         last = before * torch.cat([batch.ends[:-1], torch.ones_like(batch.ends[:1])])

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from cai.inference.learning.networks.brain import Lesson, Setting, Told
-from cai.inference.learning.networks.buffer import Batch, Buffer
+from cai.inference.learning.networks.buffer import Batch, Buffer, flattened
 from cai.inference.learning.networks.value_and_policy import ValueAndPolicy
 
 __all__ = ["Judged", "PolicyGradientNetworks", "soft_advantages"]
@@ -101,7 +101,7 @@ class PolicyGradientNetworks(ValueAndPolicy):
         if buffer.total % buffer.capacity:
             return None
         batch = buffer.newest(buffer.capacity // copies, copies)
-        flat = batch.flat()
+        flat = flattened(batch)
         shape = batch.rewards.shape
         with torch.no_grad():
             divergence = self.head.divergence(self._actor.flat, flat.observations, flat.allowed, generator)[0]

@@ -154,6 +154,8 @@ def test_a_policy_in_a_box_has_the_bound_of_the_evidence():
     grid = torch.cartesian_prod(torch.linspace(0.01, 3.99, 200), torch.linspace(-2.99, 2.99, 200)).double()
     density = policy.log_prob(grid, np.zeros((len(grid), 1), np.float32)).exp()
     assert float(density.mean() * 3.98 * 5.98) == pytest.approx(1.0, abs=0.02)
+    edge = torch.tensor([[0.0, 0.0], [4.0, 1.0], [5.0, 0.0], [1.0, -4.0]]).double()
+    assert bool((policy.log_prob(edge, np.zeros((4, 1), np.float32)) == -torch.inf).all())
 
 
 def test_what_a_learned_answer_knows(tmp_path):
