@@ -47,6 +47,7 @@ class NetworkBackend(LearnerOptions):
     smoothing: float = 0.02
 
     acts_in_boxes: ClassVar[bool] = False
+    adds_entropy: ClassVar[bool] = True  # whether its networks add entropy, or take the KL away, from what is paid
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -10,7 +10,7 @@ from torch import Tensor
 from cai.inference.learning.networks.brain import Setting, Told
 from cai.inference.learning.networks.buffer import Batch
 from cai.inference.learning.networks.flat import Adam, Perceptron
-from cai.inference.learning.networks.squash import draw_squashed
+from cai.inference.learning.networks.squash import draw_squashed, squashed_log_density
 from cai.inference.learning.networks.temperature import Temperature
 
 __all__ = ["BoxActorCritic"]
@@ -47,10 +47,14 @@ class BoxActorCritic:
     def _draw(self, flat: Tensor, observations: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Actions [B, d], logs of their densities on [-1, 1] [B], and log pi / p [B] (log pi in the entropy form)."""
         actions, log_density = draw_squashed(self.actor(flat, observations), noise)
+        return actions, log_density, self._ratio(log_density, observations, actions)
+
+    def _ratio(self, log_density: Tensor, observations: Tensor, actions: Tensor) -> Tensor:
+        """[B], log pi / p (log pi in the entropy form) of log densities [B] on [-1, 1]."""
         ratio = log_density + self._constant
         if self.setting.log_prior is not None:
             ratio = ratio - self.setting.log_prior(observations, actions)
-        return actions, log_density, ratio
+        return ratio
 
     def act(self, observations: Tensor, allowed: Tensor | None, generator: torch.Generator) -> Tensor:
         with torch.no_grad():
@@ -62,6 +66,11 @@ class BoxActorCritic:
             noise = torch.randn(len(observations), self.dim, generator=generator)
             actions, _, ratio = self._draw(self._actor.flat, observations, noise)
             return actions, ratio
+
+    def log_policy_of(self, observations: Tensor, actions: Tensor, allowed: Tensor | None) -> Tensor:
+        with torch.no_grad():
+            log_density = squashed_log_density(self.actor(self._actor.flat, observations), actions)
+            return self._ratio(log_density, observations, actions)
 
     def update(self, batch: Batch, generator: torch.Generator) -> Told:
         setting, alpha = self.setting, self.temperature.value

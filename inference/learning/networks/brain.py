@@ -59,6 +59,9 @@ class Brain(Protocol):
     def draw(self, observations: Tensor, allowed: Tensor | None, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Actions as `act` draws them, and [N] nats that the bound pays: log pi/p, or its mean where that is exact."""
 
+    def log_policy_of(self, observations: Tensor, actions: Tensor, allowed: Tensor | None) -> Tensor:
+        """[N] nats, log pi/p (log pi in the entropy form) of actions [N, d] in [-1, 1], or numbers [N, 1]."""
+
     def update(self, batch: Batch, generator: torch.Generator) -> Told:
         """One step of every network on a batch."""
 

@@ -54,6 +54,7 @@ class Collector:
         self._worlds = make_worlds(world, number)
         self.episodes = np.zeros(number, dtype=np.int64)
         self.returns, self.lengths = np.zeros(number), np.zeros(number, dtype=np.int64)
+        self.allowed: Tensor | None = None
         self._since: list[list[Any]] = [[] for _ in range(number)]  # the actions of each copy since its reset
         seen, info = self._worlds.reset(seed=self._seeds())
         self._see(seen, info)
@@ -64,7 +65,15 @@ class Collector:
     def _see(self, seen: Any, info: Any) -> None:
         self.observations = self.interface.rows(seen)
         mask = info.get("action_mask") if isinstance(info, dict) and self.interface.num_actions else None
-        self.allowed = None if mask is None else torch.as_tensor(np.asarray(mask), dtype=torch.float32)
+        if mask is None:
+            self.allowed = None
+            return
+        allowed, told = torch.as_tensor(np.stack(list(mask)), dtype=torch.float32), info.get("_action_mask")
+        if (
+            told is not None and self.allowed is not None
+        ):  # Gymnasium's vectors tell of the copies that were reset alone
+            allowed = torch.where(torch.as_tensor(told)[:, None], allowed, self.allowed)
+        self.allowed = allowed
 
     def step(self, actions: Tensor) -> Step:
         """Steps every copy once, and resets those whose episodes end.
@@ -85,16 +94,25 @@ class Collector:
         ended = []
         if ends.any():
             ended = [(float(self.returns[copy]), int(self.lengths[copy])) for copy in np.flatnonzero(ends)]
-            self.episodes += ends
-            self.returns[ends], self.lengths[ends] = 0.0, 0
-            for copy in np.flatnonzero(ends):
-                self._since[copy] = []
-            self._see(*self._worlds.reset(seed=self._seeds(), options={"reset_mask": ends}))
+            self.begin_anew(ends)
         numbers = np.stack([rewards, terminated], 1).astype(np.float32)
         parts = [before, actions.reshape(self.number, -1).float(), torch.from_numpy(numbers), following]
         if allowed is not None and next_allowed is not None:
             parts += [allowed, next_allowed]
         return Step(torch.cat(parts, 1), ended, terminated, ends, rewards, following)
+
+    def begin_anew(self, which: Any) -> None:
+        """Resets some of the copies before their episodes end.
+
+        Args:
+            which: bool [N].
+        """
+        mask = np.asarray(which)
+        self.episodes += mask
+        self.returns[mask], self.lengths[mask] = 0.0, 0
+        for copy in np.flatnonzero(mask):
+            self._since[copy] = []
+        self._see(*self._worlds.reset(seed=self._seeds(), options={"reset_mask": mask}))
 
     # ---- travelling ---------------------------------------------------------------------------------------------
 

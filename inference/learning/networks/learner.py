@@ -173,6 +173,8 @@ class NetworkLearner:
             actions = session.brain.act(copies.observations, copies.allowed, generator)
         step = copies.step(actions)
         session.buffer.add(step.rows)
+        if watch := getattr(session.brain, "watch", None):
+            watch(step.rows)
         for total, length in step.ended:
             sums[:3] += torch.tensor([1.0, total, length], dtype=torch.float64)
         if at <= options.warmup_steps or session.buffer.size < 2:
