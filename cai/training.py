@@ -12,11 +12,11 @@ from typing import Annotated, Any
 
 import typer
 
+from cai.evaluation.episodes import play_episodes
 from cai.inference.core.driver import Checkpoints
 from cai.inference.core.posterior import Posterior
 from cai.inference.core.status import Status
 from cai.inference.core.storage import load
-from cai.inference.learning.networks.episodes import episode_returns
 from cai.inference.registry import infer, make_backend
 from cai.inference.resume import resume
 from cai.inference.runs import FILE, read_run
@@ -124,7 +124,7 @@ def _returns(world: Any, policy: Any, episodes: int, seed: int) -> dict[str, Any
         return {"deterministic_return": None, "stochastic_return": None}
     found = {}
     for name, deterministic in (("deterministic_return", True), ("stochastic_return", False)):
-        totals = episode_returns(world, policy, episodes, seed=seed, deterministic=deterministic)
+        totals = play_episodes(policy, world, episodes, seed=seed, deterministic=deterministic).returns
         error = float(totals.std()) / math.sqrt(episodes) if episodes > 1 else None
         found[name] = {"mean": float(totals.mean()), "standard_error": error, "episodes": episodes}
     return found
@@ -135,7 +135,7 @@ def _show(world: Any, policy: Any, episodes: int, seed: int) -> None:
     if not isinstance(world, EnvironmentModel) or not isinstance(world.source, str):
         raise ValueError("--render shows environments that Gymnasium makes by an id")
     shown = world.replace(render_mode="human")
-    episode_returns(shown, policy, episodes, seed=seed, deterministic=True, one_by_one=True)
+    play_episodes(policy, shown, episodes, seed=seed, deterministic=True, side_by_side=1)
 
 
 def _finish(answer: Posterior, line: dict[str, Any], as_json: bool) -> None:

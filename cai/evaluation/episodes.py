@@ -14,12 +14,12 @@ from torch import Tensor
 from cai.models.common.checks import as_count
 from cai.models.common.storage import Saved, storable
 from cai.models.continuous.world import World
-from cai.models.environments.collect import acting_worlds
+from cai.models.environments.collect import acting_worlds, told_masks
 from cai.models.environments.streams import EVALUATION_COPY, reset_seed
 from cai.models.environments.world import EnvironmentModel
 from cai.policies.environments import Runs
 
-__all__ = ["EpisodeOutcome", "Estimate", "evaluate_episodes"]
+__all__ = ["EpisodeOutcome", "Estimate", "evaluate_episodes", "play_episodes"]
 
 SIDE_BY_SIDE = 10  # environments at once
 LONGEST = 1_000_000  # steps after which an episode that neither ends nor is cut is an error
@@ -79,7 +79,9 @@ class EpisodeOutcome(Saved):
         return f"<table><caption>Episodes (mean and its standard error)</caption>{lines}</table>"
 
 
-class _Found(NamedTuple):
+class Played(NamedTuple):
+    """Episodes in their order, each [episodes]: plain sums of rewards, discounted ones, and numbers of steps."""
+
     returns: Tensor
     discounted: Tensor
     lengths: Tensor
@@ -108,8 +110,12 @@ def evaluate_episodes(
         raise TypeError(f"a {type(policy).__name__} does not act on observations; use cai.extract_policy(posterior)")
     if isinstance(policy, Runs) and isinstance(world, EnvironmentModel):
         policy._check_spaces(world.observation_space, world.action_space)
-    drawn = _play(policy, world, number, seed, deterministic=False)
-    fixed = _play(policy, world, number, seed, deterministic=True) if _takes_means(policy, world, seed) else None
+    drawn = play_episodes(policy, world, number, seed=seed, deterministic=False)
+    fixed = (
+        play_episodes(policy, world, number, seed=seed, deterministic=True)
+        if _takes_means(policy, world, seed)
+        else None
+    )
     return EpisodeOutcome(
         stochastic_return=Estimate.of(drawn.returns),
         deterministic_return=None if fixed is None else Estimate.of(fixed.returns),
@@ -133,10 +139,22 @@ def _takes_means(policy: Any, world: Any, seed: int) -> bool:
 
 
 @torch.no_grad()
-def _play(policy: Any, world: Any, number: int, seed: int, *, deterministic: bool) -> _Found:
-    """Every episode to its end; an environment whose episode is over takes the next one that nobody has begun."""
+def play_episodes(
+    policy: Any, world: Any, number: int, *, seed: int, deterministic: bool, side_by_side: int = SIDE_BY_SIDE
+) -> Played:
+    """Every episode to its end; an environment whose episode is over takes the next one that nobody has begun.
+
+    Args:
+        policy: as for `evaluate_episodes`; where the world tells by `info["action_mask"]` which actions are available,
+            a policy whose `act` has a parameter `action_mask` is told.
+        world: the environment or the continuous model.
+        number: of episodes.
+        seed: of resets and actions.
+        deterministic: whether the policy takes its mean or most probable actions.
+        side_by_side: environments at once, unless the world is a ready-made vector.
+    """
     fixed = getattr(world, "fixed_number", None)
-    copies = fixed or min(number, SIDE_BY_SIDE)
+    copies = fixed or min(number, side_by_side)
     worlds = acting_worlds(world, copies)
     dtype = worlds.single_action_space.dtype
     generator = torch.Generator().manual_seed(seed)
@@ -144,11 +162,12 @@ def _play(policy: Any, world: Any, number: int, seed: int, *, deterministic: boo
     returns, discounted, lengths = (np.zeros(number) for _ in range(3))
     playing, following = np.arange(copies), copies  # copies whose number is beyond the last episode are not counted
     times = np.zeros(copies, dtype=np.int64)
-    observations, _ = worlds.reset(seed=[reset_seed(seed, EVALUATION_COPY, int(i)) for i in playing])
+    observations, info = worlds.reset(seed=[reset_seed(seed, EVALUATION_COPY, int(i)) for i in playing])
     while bool((playing < number).any()):
         seen = torch.as_tensor(np.array(observations))
-        actions = _actions(policy, seen, times, horizon, generator, deterministic)
-        observations, rewards, terminated, truncated, _ = worlds.step(actions.astype(dtype))
+        known = told_masks(policy, info)
+        actions = _actions(policy, seen, times, horizon, generator, deterministic, known)
+        observations, rewards, terminated, truncated, info = worlds.step(actions.astype(dtype))
         counted = playing < number
         here = playing[counted]
         returns[here] += rewards[counted]
@@ -166,22 +185,29 @@ def _play(policy: Any, world: Any, number: int, seed: int, *, deterministic: boo
                 playing[copy], following = following, following + 1
             times[over] = 0
             seeds = [reset_seed(seed, EVALUATION_COPY, int(i)) for i in playing]
-            observations, _ = worlds.reset(seed=seeds, options={"reset_mask": over})
+            observations, info = worlds.reset(seed=seeds, options={"reset_mask": over})
     if fixed is None:
         worlds.close()
-    return _Found(*(torch.as_tensor(part) for part in (returns, discounted, lengths)))
+    return Played(*(torch.as_tensor(part) for part in (returns, discounted, lengths)))
 
 
 def _actions(
-    policy: Any, seen: Tensor, times: np.ndarray, horizon: float, generator: torch.Generator, deterministic: bool
+    policy: Any,
+    seen: Tensor,
+    times: np.ndarray,
+    horizon: float,
+    generator: torch.Generator,
+    deterministic: bool,
+    known: dict[str, Any],
 ) -> np.ndarray:
     """[N, ...], what is done next; a policy over T steps is asked for each time by itself."""
     if horizon == math.inf:
-        return np.asarray(policy.act(seen, 0, generator=generator, deterministic=deterministic))
+        return np.asarray(policy.act(seen, 0, generator=generator, deterministic=deterministic, **known))
     actions: np.ndarray | None = None
     for t in np.unique(times):
         rows = times == t
-        taken = np.asarray(policy.act(seen[rows], int(t), generator=generator, deterministic=deterministic))
+        here = {name: part[rows] for name, part in known.items()}
+        taken = np.asarray(policy.act(seen[rows], int(t), generator=generator, deterministic=deterministic, **here))
         if actions is None:
             actions = np.zeros((len(seen), *taken.shape[1:]), dtype=taken.dtype)
         actions[rows] = taken

@@ -25,6 +25,7 @@ from cai.inference.gaussian.problem import (
     times,
 )
 from cai.models.common.checks import float_tensor
+from cai.models.common.shapes import broadcast_shapes
 from cai.models.continuous.matrices import SINGULAR, check_covariance, read_matrix
 
 __all__ = ["Estimates", "correction", "kalman_filter", "kalman_smoother", "read_sensor"]
@@ -177,7 +178,7 @@ def correction(covariance: Tensor, sensor: Tensor, V: Tensor) -> tuple[Tensor, T
             "observation_noise is lost in rounding beside what several sensors see of the same; merge them into one "
             "sensor, or raise the noise"
         )
-    shape = torch.broadcast_shapes(across.shape[:-2], root.shape[:-2])
+    shape = broadcast_shapes(across.shape[:-2], root.shape[:-2])
     gain = torch.cholesky_solve(across.expand(*shape, *across.shape[-2:]), root).mT
     kept = torch.eye(covariance.shape[-1], dtype=covariance.dtype, device=covariance.device) - gain @ sensor
     return gain, symmetric(kept @ covariance @ kept.mT + gain @ V @ gain.mT), root
@@ -299,9 +300,9 @@ def _followed(problem: GaussianProblem, messages: Messages) -> tuple[Tensor, Ten
 def observation_costs(y: Tensor, C: Tensor, V: Tensor) -> Quadratic:
     """-log N(y; C s, V) as a function of s: P [..., T, n, n], p [..., T, n], rho [..., T]."""
     root = torch.linalg.cholesky(V)
-    shape = torch.broadcast_shapes(C.shape[:-2], y.shape[:-1], root.shape[:-2])
+    shape = broadcast_shapes(C.shape[:-2], y.shape[:-1], root.shape[:-2])
     d, n = C.shape[-2:]
-    fixed = torch.broadcast_shapes(C.shape[:-2], root.shape[:-2])
+    fixed = broadcast_shapes(C.shape[:-2], root.shape[:-2])
     sensor = torch.linalg.solve_triangular(root, C.expand(*fixed, d, n), upper=False)
     value = torch.linalg.solve_triangular(root, y.expand(*shape, d)[..., None], upper=False)
     width = root.diagonal(dim1=-2, dim2=-1).log().sum(-1) + d / 2 * math.log(2 * math.pi)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from cai.inference.gaussian.moments import Account, entropies, stage_divergence
 from cai.inference.gaussian.problem import GaussianPrior, GaussianProblem, Quadratic, symmetric, times
+from cai.models.common.shapes import broadcast_shapes
 
 __all__ = [
     "Law",
@@ -153,7 +154,7 @@ def _discounted_sum(stage: Quadratic, chain: _Chain, problem: GaussianProblem) -
 
 def _lyapunov(A: Tensor, Q: Tensor, discount: float) -> Tensor:
     """X = Q + discount A X A', by doubling the number of terms of its series (Smith 1968): sums of equal signs."""
-    A, X = discount**0.5 * A, symmetric(Q).expand(torch.broadcast_shapes(A.shape, Q.shape))
+    A, X = discount**0.5 * A, symmetric(Q).expand(broadcast_shapes(A.shape, Q.shape))
     for _ in range(ROUNDS):
         change = symmetric(A @ X @ A.mT)
         X, A = X + change, A @ A

@@ -28,6 +28,7 @@ from torch import Tensor
 from cai.inference.core.storage import storable
 from cai.inference.gaussian.problem import GaussianProblem, Quadratic, at_steps, product, stacked, symmetric
 from cai.inference.gaussian.spectrum import half_log_det
+from cai.models.common.shapes import broadcast_shapes
 
 __all__ = ["Messages", "backward", "outcome_step"]
 
@@ -219,13 +220,13 @@ def _each_step(make: Callable[..., Tensor], parts: list[tuple[Tensor, int]], hor
 
 def _beside(*parts: Tensor) -> Tensor:
     """Matrices [..., i, j] with the same rows, side by side."""
-    shape = torch.broadcast_shapes(*(part.shape[:-2] for part in parts))
+    shape = broadcast_shapes(*(part.shape[:-2] for part in parts))
     return torch.cat([part.expand(*shape, *part.shape[-2:]) for part in parts], -1)
 
 
 def _bordered(P: Tensor, p: Tensor, corner: Tensor) -> Tensor:
     """[[P, p], [p', corner]], [..., i + 1, i + 1]."""
-    shape = torch.broadcast_shapes(P.shape[:-2], p.shape[:-1], corner.shape)
+    shape = broadcast_shapes(P.shape[:-2], p.shape[:-1], corner.shape)
     size = P.shape[-1]
     column = p[..., None].expand(*shape, size, 1)
     last = torch.cat([column.mT, corner[..., None, None].expand(*shape, 1, 1)], -1)

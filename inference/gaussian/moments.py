@@ -12,6 +12,7 @@ from cai.inference.core.storage import storable
 from cai.inference.gaussian.messages import Messages
 from cai.inference.gaussian.problem import GaussianPrior, GaussianProblem, Quadratic, product, symmetric, times
 from cai.inference.gaussian.spectrum import log_det_excess
+from cai.models.common.shapes import broadcast_shapes
 
 __all__ = [
     "Account",
@@ -231,7 +232,7 @@ def stage_divergence(policy: GaussianPrior, prior: GaussianPrior | None) -> Quad
         return Quadratic(P.expand(*P.shape[:-2], P.shape[-1], P.shape[-1]), flat, -entropies(policy.covariance))
     root, width = torch.linalg.cholesky(prior.covariance), torch.linalg.cholesky(policy.covariance)
     gains, offsets = policy.gain - prior.gain, policy.offset - prior.offset
-    shape = torch.broadcast_shapes(root.shape[:-2], gains.shape[:-2], offsets.shape[:-1])
+    shape = broadcast_shapes(root.shape[:-2], gains.shape[:-2], offsets.shape[:-1])
     m, n = gains.shape[-2:]
     parts = [gains.expand(*shape, m, n), offsets[..., None].expand(*shape, m, 1), width.expand(*shape, m, m)]
     lean, miss, ratio = torch.linalg.solve_triangular(root, torch.cat(parts, -1), upper=False).split([n, 1, m], -1)
@@ -245,7 +246,7 @@ def luck_by_step(problem: GaussianProblem, messages: Messages, belief: Belief, m
     certain = torch.zeros_like(first.P)
     paid = _tilt_divergence(problem.covariance, first, theta, belief.start_shrunk, problem.mean, certain)
     z = torch.cat([moments.state_means[..., :-1, :], moments.action_means], -1)
-    shape = torch.broadcast_shapes(problem.A.shape[:-2], problem.B.shape[:-2])
+    shape = broadcast_shapes(problem.A.shape[:-2], problem.B.shape[:-2])
     maps = torch.cat([part.expand(*shape, *part.shape[-2:]) for part in (problem.A, problem.B)], -1)
     above = torch.cat([moments.state_covariances[..., :-1, :, :], moments.cross], -1)
     below = torch.cat([moments.cross.mT, moments.action_covariances], -1)

@@ -19,6 +19,7 @@ from cai.inference.gaussian.moments import Account, Belief, Moments, account, be
 from cai.inference.gaussian.policy import GaussianPolicy
 from cai.inference.gaussian.problem import GaussianPrior, GaussianProblem, Quadratic, times
 from cai.inference.gaussian.trajectories import draw_trajectories, score_trajectories
+from cai.models.common.shapes import broadcast_shapes
 from cai.models.continuous.linear_gaussian import Gaussian
 
 if TYPE_CHECKING:
@@ -254,7 +255,8 @@ class GaussianPosterior(Posterior):
     def _draw(self, num_samples: int, seed: int, latents: bool) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         if self.horizon == math.inf:
             raise ValueError("trajectories of an infinite horizon have no end; infer with horizon=N to draw them")
-        return *draw_trajectories(self.belief, self.conduct, num_samples, seed), {}
+        # torch folds products of tensors that ask for gradients, which gives other last digits than in a copy
+        return *draw_trajectories(detached(self.belief), detached(self.conduct), num_samples, seed), {}
 
     def _score(self, states: Any, actions: Any) -> Tensor:
         problem = self.problem
@@ -311,11 +313,10 @@ class GaussianPosterior(Posterior):
 
 
 def detached(part: Any) -> Any:
-    """Tensors, also in tuples and dataclasses, without gradients."""
+    """Tensors, also in tuples, in dataclasses and in what these keep of themselves, without gradients."""
     if dataclasses.is_dataclass(part) and not isinstance(part, type):
         made = copy.copy(part)
-        for field in dataclasses.fields(part):
-            object.__setattr__(made, field.name, detached(getattr(part, field.name)))
+        vars(made).update({name: detached(value) for name, value in vars(part).items()})
         return made
     if isinstance(part, tuple) and hasattr(part, "_fields"):
         return type(part)(*(detached(item) for item in part))
@@ -329,7 +330,7 @@ def _at(part: Tensor, own: int, t: int) -> Tensor:
 
 
 def _side_by_side(states: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
-    shape = torch.broadcast_shapes(states.shape[:-1], actions.shape[:-1])
+    shape = broadcast_shapes(states.shape[:-1], actions.shape[:-1])
     return states.expand(*shape, states.shape[-1]), actions.expand(*shape, actions.shape[-1])
 
 

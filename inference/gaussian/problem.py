@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from cai.inference.core.storage import storable
+from cai.models.common.shapes import broadcast_shapes
 
 __all__ = ["GaussianPrior", "GaussianProblem", "Quadratic", "at_steps", "product", "stacked", "symmetric", "times"]
 
@@ -110,7 +111,7 @@ class GaussianProblem:
         stepped += [(part, 2 - axis) for axis, part in enumerate(self.final)]
         if self.prior is not None:
             stepped += [(self.prior.gain, 3), (self.prior.offset, 2), (self.prior.covariance, 3)]
-        return torch.broadcast_shapes(*(part.shape[: part.dim() - own] for part, own in stepped))
+        return broadcast_shapes(*(part.shape[: part.dim() - own] for part, own in stepped))
 
     @property
     def survival(self) -> tuple[float, ...]:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from cai.inference.gaussian.problem import GaussianPrior, GaussianProblem, Quadratic
+from cai.models.common.shapes import broadcast_shapes
 from cai.models.continuous.linear_gaussian import LinearGaussianModel
 from cai.models.continuous.priors import LinearNormal
 
@@ -54,8 +55,8 @@ def _stage_cost(reward: object) -> tuple[Tensor, Tensor]:
     Q, R, N, q, r = (
         _timed(getattr(reward, name), own) for name, own in (("Q", 2), ("R", 2), ("N", 2), ("q", 1), ("r", 1))
     )
-    shape = torch.broadcast_shapes(Q.shape[:-2], R.shape[:-2], N.shape[:-2])
+    shape = broadcast_shapes(Q.shape[:-2], R.shape[:-2], N.shape[:-2])
     Q, R, N = (part.expand(*shape, *part.shape[-2:]) for part in (Q, R, N))
     cost = torch.cat([torch.cat([Q, N], -1), torch.cat([N.mT, R], -1)], -2)
-    shape = torch.broadcast_shapes(q.shape[:-1], r.shape[:-1])
+    shape = broadcast_shapes(q.shape[:-1], r.shape[:-1])
     return cost, torch.cat([part.expand(*shape, part.shape[-1]) for part in (q, r)], -1)

@@ -47,6 +47,7 @@ class NetworkBackend(LearnerOptions):
     smoothing: float = 0.02
 
     acts_in_boxes: ClassVar[bool] = False
+    learns_from_paths: ClassVar[bool] = False
     adds_entropy: ClassVar[bool] = True  # whether its networks add entropy, or take the KL away, from what is paid
 
     def __post_init__(self) -> None:
@@ -122,6 +123,10 @@ class NetworkBackend(LearnerOptions):
         )
         return self.make_brain(setting, generator)
 
+    def buffer_rows(self, copies: int) -> int:
+        """The most transitions of so many copies of the world that are kept."""
+        return self.buffer_size
+
     def memory(self, model: Any) -> Need:
         """About what `run` will take."""
         if not isinstance(model, (EnvironmentModel, World)):
@@ -136,7 +141,12 @@ class NetworkBackend(LearnerOptions):
             return super().learner(model)
         copies = copies_of(self._copies(model), self.steps, 1)
         options = NetworkOptions(
-            copies, self.batch_size, self.buffer_size, self.warmup_steps, float(self.updates_per_step)
+            copies,
+            self.batch_size,
+            self.buffer_rows(copies),
+            self.warmup_steps,
+            float(self.updates_per_step),
+            self.learns_from_paths,
         )
         return NetworkLearner(self, self.brain, self.steps // copies * copies, options)
 

@@ -28,6 +28,7 @@ from torch.distributions import Distribution
 
 from cai.inference.programs.enumerated import EnumeratedProgram, Term
 from cai.models.common.numerics import safe_log
+from cai.models.common.shapes import broadcast_shapes
 from cai.models.programs.inspect import Program, ProgramInfo, failure, inspect_program, site_time
 from cai.models.programs.scores import bad_score
 
@@ -133,7 +134,7 @@ def _score(fn: Distribution, value: Tensor) -> Tensor:
     """Log p(value) in float64, -inf where the probability is exactly 0."""
     if isinstance(fn, (Bernoulli, Categorical)):
         logits = support_logits(fn)
-        index = value.long().expand(torch.broadcast_shapes(value.shape, logits.shape[:-1]))
+        index = value.long().expand(broadcast_shapes(value.shape, logits.shape[:-1]))
         return logits.expand(*index.shape, -1).gather(-1, index[..., None])[..., 0]
     return fn.log_prob(value.double() if value.is_floating_point() else value)
 

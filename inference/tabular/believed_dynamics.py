@@ -17,6 +17,7 @@ from cai.models.common.numerics import (
     safe_logsumexp,
     tilted_log_ratio,
 )
+from cai.models.common.shapes import broadcast_shapes
 from cai.models.trajectory.model import TrajectoryModel
 
 __all__ = ["FixedDynamics", "OutcomeDynamics", "Step", "TableDynamics", "TiltedDynamics", "tilted_start"]
@@ -177,7 +178,7 @@ class TiltedDynamics(OutcomeDynamics):
         true = FixedDynamics(model).step(t)
         rewards = model.log_potential(t)
         worth = rewards + model.mdp.gather(following)
-        worth = worth.expand(torch.broadcast_shapes(worth.shape, true.alive.shape))
+        worth = worth.expand(broadcast_shapes(worth.shape, true.alive.shape))
         weights = true.alive
         if true.fallen is not None:
             worth = torch.cat([worth, rewards.expand(worth.shape)], -1)

@@ -55,6 +55,10 @@ class GivenGenerator(TorchDispatchMode):
         active: whether it is entered.
     """
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # torch would wrap __torch_dispatch__ to hide it from torch.compile, and import all of that: 1.5 s
+
     def __init__(self, source: int | torch.Generator) -> None:
         super().__init__()
         self.active = False

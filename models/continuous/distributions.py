@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from cai.models.common.random_draws import OwnDraws
+from cai.models.common.shapes import broadcast_shapes
 
 __all__ = ["CovarianceRoot", "SingularNormal", "Staying", "covariance_root", "gaussian", "in_double"]
 
@@ -109,7 +110,7 @@ class SingularNormal(TorchDistribution):
     def __init__(self, mean: Tensor, covariance: Tensor, spectrum: tuple[Tensor, Tensor]) -> None:
         self.mean_, self.covariance_matrix = mean, covariance
         self.variances, self.vectors = spectrum
-        batch = torch.broadcast_shapes(mean.shape[:-1], covariance.shape[:-2])
+        batch = broadcast_shapes(mean.shape[:-1], covariance.shape[:-2])
         super().__init__(batch, mean.shape[-1:], validate_args=False)
 
     @property
@@ -160,7 +161,7 @@ class Staying(TorchDistribution):
 
     def __init__(self, moves: TorchDistribution, state: Tensor, ended: Tensor) -> None:
         self.moves, self.state, self.ended = moves, state, ended
-        batch = torch.broadcast_shapes(moves.batch_shape, state.shape[:-1], ended.shape)
+        batch = broadcast_shapes(moves.batch_shape, state.shape[:-1], ended.shape)
         super().__init__(batch, moves.event_shape, validate_args=False)
 
     @property

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from cai.models.common.checks import float_tensor
+from cai.models.common.shapes import broadcast_shapes
 
 __all__ = ["at_time", "batch_shape", "check_covariance", "read_matrix", "symmetric"]
 
@@ -131,7 +132,7 @@ def batch_shape(parts: dict[str, tuple[Tensor, int]]) -> torch.Size:
     for name, (tensor, axes) in parts.items():
         lead = tensor.shape[: max(0, tensor.dim() - axes)]
         try:
-            wider = torch.broadcast_shapes(found, lead)
+            wider = broadcast_shapes(found, lead)
         except RuntimeError:
             raise ValueError(
                 f"the batch axes of {name}, {list(lead)}, do not fit those of {named}, {list(found)}; a batch of "

@@ -13,16 +13,24 @@ __all__ = ["CheckedVectorEnvironment"]
 class CheckedVectorEnvironment(VectorWrapper[Any, Any, Any, Any, Any]):
     """Passes everything on, and refuses observations and rewards that are NaN or infinite.
 
+    Whole numbers count from 0 outside, and from the environment's own `start` inside.
+
     Args:
         env: a vector environment in mode DISABLED.
-        action_space: of one copy, in place of the environment's own.
+        observation_space: of one copy, in place of the environment's own.
+        action_space: the same of actions.
         name: of the world, for messages.
     """
 
-    def __init__(self, env: VectorEnv[Any, Any, Any], action_space: Any, name: str) -> None:
+    def __init__(self, env: VectorEnv[Any, Any, Any], observation_space: Any, action_space: Any, name: str) -> None:
         from gymnasium.vector.utils import batch_space
 
         super().__init__(env)
+        self._first_seen, self._first_action = (
+            np.asarray(getattr(space, "start", 0)) for space in (env.single_observation_space, env.single_action_space)
+        )
+        self.single_observation_space = observation_space
+        self.observation_space = batch_space(observation_space, env.num_envs)
         self.single_action_space = action_space
         self.action_space = batch_space(action_space, env.num_envs)
         self._name = name
@@ -43,7 +51,11 @@ class CheckedVectorEnvironment(VectorWrapper[Any, Any, Any, Any, Any]):
         self._steps = np.where(mask, 0, self._steps)
         self._episodes = self._episodes + mask
         self._check(observations, None)
-        return observations, infos
+        return self._counted(observations), infos
+
+    def _counted(self, observations: np.ndarray) -> np.ndarray:
+        """The same from 0."""
+        return observations - self._first_seen if self._first_seen.any() else observations
 
     def step(self, actions: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         """See `gymnasium.vector.VectorEnv.step`; actions are in the environment's units.
@@ -52,10 +64,12 @@ class CheckedVectorEnvironment(VectorWrapper[Any, Any, Any, Any, Any]):
             ValueError: if an observation or a reward is not finite, naming step, environment and episode.
         """
         taken = np.asarray(actions, dtype=self.single_action_space.dtype)
+        if self._first_action.any():
+            taken = taken + self._first_action
         observations, rewards, terminated, truncated, infos = self.env.step(taken)
         self._check(observations, rewards)
         self._steps += 1
-        return observations, rewards, terminated, truncated, infos
+        return self._counted(observations), rewards, terminated, truncated, infos
 
     def _check(self, observations: np.ndarray, rewards: Any) -> None:
         """Raises ValueError if a number is not finite."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from typing import Any, NamedTuple
 
@@ -18,7 +19,7 @@ from cai.models.environments.world import EnvironmentModel, draw_actions
 from cai.models.trajectory.model import TrajectoryModel
 from cai.models.trajectory.simulate import draw_rows
 
-__all__ = ["Transitions", "acting_worlds", "collect"]
+__all__ = ["Transitions", "acting_worlds", "collect", "told_masks"]
 
 
 def acting_worlds(world: Any, number: int) -> Any:
@@ -41,6 +42,19 @@ def acting_worlds(world: Any, number: int) -> Any:
         f"the world is a {type(world).__name__}; expected a TrajectoryModel, a continuous model, or what "
         "cai.models.environment_model makes"
     )
+
+
+def told_masks(policy: Any, info: Any) -> dict[str, np.ndarray]:
+    """What a policy is told of available actions: `action_mask` [N, A], if it takes that and the world tells it.
+
+    Args:
+        policy: with `act`.
+        info: of the vector environment.
+    """
+    mask = info.get("action_mask") if isinstance(info, dict) else None
+    if mask is None or "action_mask" not in inspect.signature(policy.act).parameters:
+        return {}
+    return {"action_mask": np.asarray(mask)}
 
 
 class Transitions(NamedTuple):
@@ -131,7 +145,8 @@ def _actions(
             with OwnDraws(generator):
                 drawn = world.prior(states[rows], int(t)).sample()
         else:
-            drawn = policy.act(states[rows], int(t), generator=generator)
+            here = {name: part[rows] for name, part in told_masks(policy, info).items()}
+            drawn = policy.act(states[rows], int(t), generator=generator, **here)
         parts.append((rows, torch.as_tensor(drawn)))
     actions = np.zeros((len(seen), *parts[0][1].shape[1:]), dtype=parts[0][1].numpy().dtype)
     for rows, drawn in parts:

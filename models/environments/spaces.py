@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Categorical, Distribution, Independent, Uniform
 
-__all__ = ["UniformActions", "bounded_actions", "check_observations"]
+__all__ = ["UniformActions", "bounded_actions", "check_observations", "counted_from_0"]
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def check_observations(space: Any, name: str) -> None:
         name: of the environment, for messages.
 
     Raises:
-        ValueError: unless it is a Box, `Discrete(n)` or `MultiDiscrete`, counted from 0.
+        ValueError: unless it is a Box, Discrete or MultiDiscrete.
     """
     from gymnasium import spaces
 
@@ -66,11 +66,10 @@ def check_observations(space: Any, name: str) -> None:
             f"the observations of {name} are {space}; expected a Box, Discrete or MultiDiscrete: transform them with "
             "gymnasium.wrappers.TransformObservation, and give the world a function that makes the environment"
         )
-    _refuse_offset(space, "observations", name)
 
 
 def bounded_actions(space: Any, bounds: Any, name: str) -> Any:
-    """The space of actions of a world, with finite bounds.
+    """The space of actions of a world, with finite bounds, or counted from 0.
 
     Args:
         space: of one environment.
@@ -78,16 +77,14 @@ def bounded_actions(space: Any, bounds: Any, name: str) -> Any:
         name: of the environment, for messages.
 
     Raises:
-        TypeError, ValueError: unless it is a Box with finite bounds or `Discrete(n)`, counted from 0; or if bounds do
-            not fit it.
+        TypeError, ValueError: unless it is a Box with finite bounds or Discrete; or if bounds do not fit it.
     """
     from gymnasium import spaces
 
     if isinstance(space, spaces.Discrete):
         if bounds is not None:
             raise ValueError(f"action_bounds are for boxes; the actions of {name} are {space}: leave them out")
-        _refuse_offset(space, "actions", name)
-        return space
+        return counted_from_0(space)
     if not isinstance(space, spaces.Box):
         raise ValueError(f"the actions of {name} are {space}; expected Discrete or a Box")
     if bounds is None:
@@ -112,9 +109,12 @@ def bounded_actions(space: Any, bounds: Any, name: str) -> Any:
     return spaces.Box(low.astype(space.dtype), high.astype(space.dtype), dtype=space.dtype.type)
 
 
-def _refuse_offset(space: Any, what: str, name: str) -> None:
-    start = np.asarray(getattr(space, "start", 0))
-    if (start != 0).any():
-        raise ValueError(
-            f"the {what} of {name} are {space}, which does not count from 0; shift them in a wrapper of the environment"
-        )
+def counted_from_0(space: Any) -> Any:
+    """The space with whole numbers that count from 0 in place of those that count from another number."""
+    from gymnasium import spaces
+
+    if isinstance(space, spaces.Discrete) and space.start != 0:
+        return spaces.Discrete(int(space.n))
+    if isinstance(space, spaces.MultiDiscrete) and np.any(space.start):
+        return spaces.MultiDiscrete(space.nvec, dtype=space.dtype.type)
+    return space

@@ -16,12 +16,14 @@ from torch import Tensor
 from cai.models.common.checks import as_count
 from cai.models.common.names import KnownNames
 from cai.models.common.simulator import Transition
-from cai.models.environments.spaces import UniformActions, bounded_actions, check_observations
+from cai.models.environments.spaces import UniformActions, bounded_actions, check_observations, counted_from_0
 from cai.models.trajectory.checks import check_numbers
 
 __all__ = ["EnvironmentModel", "environment_model"]
 
-PROBE_STEPS = 2000  # within which an episode of the action prior must terminate where nothing is discounted
+# Where nothing is discounted an episode of the action prior must be seen to terminate: before that many of them were
+# cut at their limit, in at least so many steps, and within so many steps where no limit cuts them.
+PROBE_EPISODES, PROBE_STEPS, LONGEST_PROBE = 10, 2000, 50_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,8 +36,8 @@ class EnvironmentModel(KnownNames):
 
     Attributes:
         source: an id, a function that makes an environment, or a vector environment.
-        observation_space: of one environment.
-        action_space: of one environment, with finite bounds.
+        observation_space: of one environment; whole numbers count from 0, whatever the environment begins with.
+        action_space: of one environment, with finite bounds; discrete actions count from 0.
         discount: in (0, 1].
         temperature: alpha > 0, in reward units per nat.
         action_prior: observations [N, ...] -> a torch distribution over actions, in the environment's units.
@@ -60,6 +62,7 @@ class EnvironmentModel(KnownNames):
     def make(self, num_envs: int) -> Any:
         """A vector of environments in mode DISABLED: nothing is reset unless asked for.
 
+        Whole numbers that are observed, and discrete actions, count from 0 here, whatever the environment begins with.
         Observations and rewards that are NaN or infinite are refused, with step, environment and episode.
 
         Args:
@@ -73,12 +76,12 @@ class EnvironmentModel(KnownNames):
         made = _vector(
             self.source, as_count(num_envs, "num_envs"), self.max_episode_steps, self.make_options, self.name
         )
-        if made.single_observation_space != self.observation_space:
+        seen = counted_from_0(made.single_observation_space)
+        if seen != self.observation_space:
             raise ValueError(
-                f"{self.name} now makes environments with observations {made.single_observation_space}; the first had "
-                f"{self.observation_space}"
+                f"{self.name} now makes environments with observations {seen}; the first had {self.observation_space}"
             )
-        return CheckedVectorEnvironment(made, self.action_space, self.name)
+        return CheckedVectorEnvironment(made, seen, self.action_space, self.name)
 
     @property
     def fixed_number(self) -> int | None:
@@ -175,7 +178,10 @@ def environment_model(
     Args:
         source: an id such as "Pendulum-v1"; a function that makes one environment, or, with a parameter `num_envs`, a
             vector of them; or a vector environment in `AutoresetMode.DISABLED`.
-        discount: gamma in (0, 1]; with 1, episodes of the action prior must be seen to terminate.
+        discount: gamma in (0, 1]. With 1, an episode of the action prior must be seen to terminate before ten were cut
+            at their limit of steps (at least 2,000 steps are tried), and within 50,000 steps where there is no limit.
+            This tells a world whose episodes never end by themselves; it cannot tell one in which a learned policy
+            keeps clear of the end, as in CartPole: values there have no bound, and a discount below 1 is needed.
         temperature: alpha > 0, in reward units per nat; 1 / alpha is the reward scale.
         action_bounds: (low, high), the box in which actions lie; needed where the environment's own has none.
         action_prior: observations [N, ...] -> a torch distribution over actions, batch shape [N], in the environment's
@@ -204,7 +210,7 @@ def environment_model(
         actions = bounded_actions(first.single_action_space, action_bounds, name)
         world = EnvironmentModel(
             source,
-            first.single_observation_space,
+            counted_from_0(first.single_observation_space),
             actions,
             float(discount),
             float(temperature),
@@ -299,21 +305,25 @@ def _check_ends(world: EnvironmentModel) -> None:
     number = world.fixed_number or 1
     worlds, generator = world.make(number), torch.Generator().manual_seed(0)
     observations, info = worlds.reset(seed=list(range(number)))
-    for step in range(PROBE_STEPS):
+    step = cut = 0
+    ends = False
+    while not ends and step * number < LONGEST_PROBE and (cut < PROBE_EPISODES or step * number < PROBE_STEPS):
         actions = draw_actions(world, observations, info, generator)
         observations, _, terminated, truncated, info = worlds.step(actions.numpy())
-        if terminated.any():
-            break
-        if truncated.any():
-            seeds = [number * (step + 1) + i for i in range(number)]
+        step += 1
+        ends = bool(terminated.any())
+        if truncated.any() and not ends:
+            cut += int(truncated.sum())
+            seeds = [number * step + i for i in range(number)]
             observations, info = worlds.reset(seed=seeds, options={"reset_mask": np.asarray(truncated)})
-    else:
-        raise ValueError(
-            f"discount is 1, and no episode of {world.name} terminated within {PROBE_STEPS} steps of the action prior "
-            "(a limit on the steps is a truncation, no end): values have no bound; give a discount below 1"
-        )
     if world.fixed_number is None:
         worlds.close()
+    if not ends:
+        raise ValueError(
+            f"discount is 1, and no episode of {world.name} terminated within {step * number:,} steps of the action "
+            f"prior ({cut} were cut at their limit of steps, which is a truncation, no end): values have no bound; "
+            "give a discount below 1, or, if episodes do end, a higher max_episode_steps or a prior that ends them"
+        )
 
 
 def draw_actions(world: EnvironmentModel, observations: Any, info: Any, generator: torch.Generator) -> Tensor:

@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from cai.models.common.random_draws import OwnDraws
+from cai.models.common.shapes import broadcast_shapes
 from cai.models.continuous.world import World
 from cai.models.programs.inspect import Program, ProgramInfo, inspect_program, site_time
 from cai.models.programs.site_values import Value, site_name, site_value
@@ -238,7 +239,7 @@ class PointMass(TorchDistribution):
     def log_prob(self, value: Tensor) -> Tensor:
         """0 at the value, -inf elsewhere."""
         index = torch.as_tensor(value).long()
-        return self.logits[index].expand(torch.broadcast_shapes(index.shape, self.batch_shape))
+        return self.logits[index].expand(broadcast_shapes(index.shape, self.batch_shape))
 
     def enumerate_support(self, expand: bool = True) -> Tensor:
         """[N, ...], in the value type of the base."""

@@ -18,6 +18,7 @@ from torch import Tensor
 from cai.models.common.checks import float_tensor
 from cai.models.common.default_dtype import NumbersOf
 from cai.models.common.devices import place_tensor
+from cai.models.common.shapes import broadcast_shapes
 from cai.models.processes.mdp import MDP
 from cai.models.rewards.unread import Unread, UnreadIndexError
 
@@ -46,7 +47,7 @@ class Step:
     def shape(self) -> torch.Size:
         """The shape that the indices broadcast to."""
         given = (self.state, self.action, self.outcome, self.next_state)
-        return torch.broadcast_shapes(*(index.shape for index in given if isinstance(index, Tensor)))
+        return broadcast_shapes(*(index.shape for index in given if isinstance(index, Tensor)))
 
     def cpu(self) -> Step:
         """The same indices on the CPU."""
@@ -250,7 +251,7 @@ def evaluate_factor(factor: RewardFactor, mdp: MDP, step: Step) -> Tensor:
         raise TypeError(f"{name} returned {got}; expected a tensor of numbers" + _advice_on_type(values))
     shape = step.shape
     try:
-        fits = torch.broadcast_shapes(values.shape, shape) == shape
+        fits = broadcast_shapes(values.shape, shape) == shape
     except RuntimeError:
         fits = False
     if not fits:

@@ -34,8 +34,8 @@ try:
 except AttributeError as error:
     print(error)
 from cai.models import lottery
-cai.compare(lottery(), ["exact"])
-print("matplotlib" in sys.modules)
+cai.compare(lottery(), ["exact", "variational:solver=svi"])
+print([name for name in ("matplotlib", "sympy", "torch._dynamo") if name in sys.modules])
 cai.plot_sweep
 print("matplotlib.pyplot" in sys.modules)
 from cai import *
@@ -49,6 +49,6 @@ def test_importing_cai_loads_nothing_that_can_wait_and_pictures_when_they_are_as
     assert unloaded == "[]"
     assert unlisted == "[]"
     assert "no attribute 'plot_everything'" in unknown
-    assert inferred == "False"
+    assert inferred == "[]"
     assert drawn == "True"
     assert named == "plot_luck"

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cai.inference.learning.networks.brain import Brain, Told
+from cai.inference.learning.networks.brain import Replaying, Told
 from cai.inference.learning.networks.buffer import Batch, Columns
 from cai.inference.learning.networks.flat import Adam
 from cai.inverse.adversarial.discriminator import Discriminator, Steps
@@ -17,14 +17,14 @@ __all__ = ["AdversarialBrain", "steps_of"]
 RUNNING = 0.01  # by how much the mean loss that is told follows the last one
 
 
-class AdversarialBrain:
-    """Everything a `Brain` does, and at each update one step of the discriminator, whose rewards replace the world's.
+class AdversarialBrain(Replaying):
+    """What a learner's networks do, and at each update a step of the discriminator, whose rewards replace the world's.
 
     What is paid counts the policy's entropy once: a learner that adds entropy by itself gets f, one that does not gets
     f - log pi. In either case what it maximises is E[sum gamma^t (f - log pi)] = E[sum gamma^t log D / (1 - D)].
 
     Args:
-        inner: the learner's networks, in the entropy form at temperature 1.
+        inner: the learner's networks, which learn from single steps, in the entropy form at temperature 1.
         adds_entropy: whether they add entropy to what they are paid.
         discriminator: its networks.
         shown: the demonstrations.
@@ -35,7 +35,7 @@ class AdversarialBrain:
 
     def __init__(
         self,
-        inner: Brain,
+        inner: Any,
         adds_entropy: bool,
         discriminator: Discriminator,
         shown: Steps,
@@ -123,11 +123,9 @@ class AdversarialBrain:
     def policy_tensors(self) -> dict[str, Tensor]:
         return self.inner.policy_tensors()
 
-    def values(self, observations: Tensor, generator: torch.Generator) -> Tensor:
-        return self.inner.values(observations, generator)
-
-    def q_values(self, observations: Tensor, actions: Tensor) -> Tensor:
-        return self.inner.q_values(observations, actions)
+    def values(self, observations: Tensor, allowed: Tensor | None, generator: torch.Generator) -> Tensor:
+        found: Tensor = self.inner.values(observations, allowed, generator)
+        return found
 
 
 def steps_of(rows: Tensor, columns: Columns) -> Steps:

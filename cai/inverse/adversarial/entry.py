@@ -162,10 +162,10 @@ def _checked(backend: Any, world: Any) -> NetworkBackend:
     Raises:
         ValueError: if it has no networks, learns its temperature, or does not fit the world.
     """
-    if not isinstance(backend, NetworkBackend):
+    if not isinstance(backend, NetworkBackend) or backend.learns_from_paths:
         raise ValueError(
-            f"learner is {getattr(backend, 'name', backend)!r}; expected one with networks, 'soft-actor-critic' or "
-            "'soft-q-learning'"
+            f"learner is {getattr(backend, 'name', backend)!r}; expected one with networks that learns from "
+            "single steps, 'soft-actor-critic' or 'soft-q-learning'"
         )
     if any(getattr(backend, name, None) is not None for name in ("target_entropy", "target_kl")):
         raise ValueError(

@@ -46,7 +46,8 @@ def fresh_steps(
     rows, owners, active = [], [], torch.ones(copies, dtype=torch.bool)
     count, last = 0, copies
     while bool(active.any()):
-        step = runs.step(brain.act(runs.observations, runs.allowed, generator))
+        actions = brain.act(runs.observations, runs.allowed, generator)
+        step = runs.step(actions, actions)
         inside = active & (ages < longest)
         rows.append(step.rows[inside])
         owners.append(episodes[inside])

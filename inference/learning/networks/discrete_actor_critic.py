@@ -5,15 +5,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from cai.inference.learning.networks.brain import Setting, Told, log_allowed, masked_mean
+from cai.inference.learning.networks.brain import Replaying, Setting, Told, log_allowed, masked_mean
 from cai.inference.learning.networks.buffer import Batch
 from cai.inference.learning.networks.flat import Adam, Perceptron
+from cai.inference.learning.networks.heads import DiscreteHead
 from cai.inference.learning.networks.temperature import Temperature
 
 __all__ = ["DiscreteActorCritic", "DiscreteSoftQ"]
 
 
-class _Discrete:
+class _Discrete(Replaying):
     """Twin critics [2, N, A] with slow copies, and what follows from any log policy [N, A]."""
 
     def __init__(self, setting: Setting, generator: torch.Generator) -> None:
@@ -68,9 +69,9 @@ class _Discrete:
         probs = log_policy.exp()
         return masked_mean(probs, worth - self.temperature.value * (log_policy - log_prior))
 
-    def values(self, observations: Tensor, generator: torch.Generator) -> Tensor:
+    def values(self, observations: Tensor, allowed: Tensor | None, generator: torch.Generator) -> Tensor:
         with torch.no_grad():
-            log_prior = log_allowed(self.setting, observations, None)
+            log_prior = log_allowed(self.setting, observations, allowed)
             rows = self.log_policy(observations, log_prior)
             return self._soft(self._worth(self._critic.flat, observations), rows, log_prior)
 
@@ -91,11 +92,12 @@ class DiscreteActorCritic(_Discrete):
 
     def __init__(self, setting: Setting, generator: torch.Generator) -> None:
         super().__init__(setting, generator)
-        self.actor = Perceptron(self.critic.sizes)
+        self.head = DiscreteHead(setting)
+        self.actor = self.head.actor
         self._actor = Adam(self.actor.start(generator), setting.learning_rate)
 
     def log_policy(self, observations: Tensor, log_prior: Tensor) -> Tensor:
-        return torch.log_softmax(self.actor(self._actor.flat, observations) + log_prior, -1)
+        return self.head.rows(self._actor.flat, observations, log_prior)
 
     def update(self, batch: Batch, generator: torch.Generator) -> Told:
         following = log_allowed(self.setting, batch.next_observations, batch.next_allowed)

@@ -73,6 +73,11 @@ class Interface:
         parts = [np.eye(number, dtype=np.float32)[seen[:, i]] for i, number in enumerate(self.categories)]
         return torch.from_numpy(np.concatenate(parts, 1))
 
+    def allowed(self, info: Any) -> Tensor | None:
+        """float32 [N, A], 1 where an action is available, as the world tells it; None where it does not."""
+        mask = info.get("action_mask") if isinstance(info, dict) and self.num_actions else None
+        return None if mask is None else torch.as_tensor(np.asarray(mask), dtype=torch.float32)
+
     def to_world(self, actions: Tensor) -> Tensor:
         """Actions [N, ...] in the world's units, of [N, d] in [-1, 1], or int64 [N] of numbers."""
         if self.num_actions:

@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.distributions import Independent, Normal
 
+from cai.inference.core.squashed import Squashed
 from cai.inference.core.storage import save, storable
 from cai.inference.learning.networks.flat import Perceptron
 from cai.inference.learning.networks.interface import Interface
-from cai.inference.learning.networks.squash import draw_squashed, log_stretch
+from cai.inference.learning.networks.squash import deviation_of, draw_squashed
 
 __all__ = ["LearnedPolicy"]
 
@@ -47,7 +49,13 @@ class LearnedPolicy:
         return self.interface.horizon
 
     def act(
-        self, observations: Any, t: int = 0, *, generator: torch.Generator | None = None, deterministic: bool = False
+        self,
+        observations: Any,
+        t: int = 0,
+        *,
+        generator: torch.Generator | None = None,
+        deterministic: bool = False,
+        action_mask: Any = None,
     ) -> Tensor:
         """Actions in the world's units for observations [N, ...], or for one.
 
@@ -56,6 +64,8 @@ class LearnedPolicy:
             t: the time index, of a continuous model over a finite horizon.
             generator: draws the actions; the global one unless given.
             deterministic: the image of the mean, or the most probable action, in place of a draw.
+            action_mask: [N, A], not 0 where an action is available, as `info["action_mask"]` of a world tells it; all
+                are unless given. For discrete actions alone.
 
         Returns:
             float64 [N, ...] in the box of actions, or int64 [N]; without the first axis for one observation.
@@ -63,7 +73,7 @@ class LearnedPolicy:
         rows, single = self._rows(observations, t)
         with torch.no_grad():
             if self.interface.num_actions:
-                logits = self._logits(rows)
+                logits = self._logits(rows, action_mask)
                 chosen = logits.argmax(-1) if deterministic else _drawn(logits, generator)
             else:
                 head = Perceptron(self.sizes)(self.parameters["actor"], rows)
@@ -72,42 +82,42 @@ class LearnedPolicy:
         actions = self.interface.to_world(chosen)
         return actions[0] if single else actions
 
-    def log_prob(self, actions: Any, observations: Any, t: int = 0) -> Tensor:
-        """Log pi(a | o) in nats [N], or of one; a density in the world's units where actions lie in a box.
+    def log_prob(self, actions: Any, observations: Any, t: int = 0, *, action_mask: Any = None) -> Tensor:
+        """Log pi(a | o) in nats [N], or of one; in a box a density in the world's units, -inf at its bounds.
 
         Args:
             actions: [N, ...] in the world's units.
             observations: [N, ...].
             t: the time index, of a continuous model over a finite horizon.
+            action_mask: as for `act`.
         """
         rows, single = self._rows(observations, t)
         given = torch.as_tensor(np.asarray(actions))
         given = given[None] if single else given
         with torch.no_grad():
             if self.interface.num_actions:
-                logs = torch.log_softmax(self._logits(rows), -1)
+                logs = torch.log_softmax(self._logits(rows, action_mask), -1)
                 scores = logs.gather(1, given.reshape(-1, 1).long())[:, 0]
             else:
                 scores = self._log_density(rows, given.double())
         return scores[0] if single else scores
 
     def _log_density(self, rows: Tensor, actions: Tensor) -> Tensor:
-        low, high = self.interface.low, self.interface.high
-        flat = actions.reshape(len(actions), -1)
-        u = ((flat - low).log() - (high - flat).log()) / 2
         mean, log_std = Perceptron(self.sizes)(self.parameters["actor"], rows).double().chunk(2, -1)
-        normal = torch.distributions.Normal(mean, log_std.clamp(-5.0, 2.0).exp())
-        stretch = log_stretch(u) + ((high - low) / 2).log().sum()
-        return normal.log_prob(u).sum(-1) - stretch
+        normal = Independent(Normal(mean, deviation_of(log_std)), 1)
+        return Squashed(normal, self.interface.low, self.interface.high).log_prob(actions.reshape(len(actions), -1))
 
-    def _logits(self, rows: Tensor) -> Tensor:
-        """[N, A], up to a constant."""
+    def _logits(self, rows: Tensor, action_mask: Any) -> Tensor:
+        """[N, A], up to a constant; -inf where an action is not available."""
         if "actor" in self.parameters:
             scores = Perceptron(self.sizes)(self.parameters["actor"], rows)
         else:
             worth = Perceptron(self.sizes, copies=2)(self.parameters["critic"], rows)
             scores = torch.minimum(worth[0], worth[1]) / self.temperature
-        return scores if self.log_prior is None else scores + self.log_prior(rows, rows)
+        scores = scores if self.log_prior is None else scores + self.log_prior(rows, rows)
+        if action_mask is None:
+            return scores
+        return scores.masked_fill(torch.as_tensor(np.asarray(action_mask)).reshape(scores.shape) == 0, -math.inf)
 
     def _rows(self, observations: Any, t: int) -> tuple[Tensor, bool]:
         """float32 [N, n], and whether there was one observation."""

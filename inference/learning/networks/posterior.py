@@ -88,17 +88,29 @@ class LearnedPosterior(Posterior):
         """alpha, the last one where it was learned."""
         return float(self.brain.temperature.value)
 
-    def value(self, observations: Any, *, seed: int = 0) -> Tensor:
+    def value(self, observations: Any, *, action_mask: Any = None, seed: int = 0) -> Tensor:
         """[N], what the critic says of observations [N, ...] as the world gives them, reward units.
 
-        In a box of actions it is a mean over 16 of the policy's, drawn by the seed.
+        In a box of actions that of Q-functions is a mean over 16 of the policy's, drawn by the seed.
+
+        Args:
+            observations: [N, ...].
+            action_mask: [N, A], not 0 where an action is available; all are unless given.
+            seed: of the draws.
         """
         rows = self.learned_policy.interface.rows(observations)
-        found: Tensor = self.brain.values(rows, torch.Generator().manual_seed(seed))
+        allowed = None if action_mask is None else (torch.as_tensor(np.asarray(action_mask)) != 0).float()
+        found: Tensor = self.brain.values(rows, allowed, torch.Generator().manual_seed(seed))
         return found
 
     def q_value(self, observations: Any, actions: Any) -> Tensor:
-        """[N], what the critic says of actions [N, ...] in the world's units, reward units."""
+        """[N], what the critic says of actions [N, ...] in the world's units, reward units.
+
+        Raises:
+            NotKnown: if what was learned are values of observations alone.
+        """
+        if not hasattr(self.brain, "q_values"):
+            raise self._unknown("what actions are worth", "ask answer.value(observations), or 'soft-actor-critic'")
         interface = self.learned_policy.interface
         found: Tensor = self.brain.q_values(interface.rows(observations), interface.from_world(actions))
         return found
@@ -133,17 +145,15 @@ def _run(posterior: LearnedPosterior, number: int) -> _Sums:
     weight, alive = np.ones(copies), np.ones(copies, dtype=bool)
     gamma = world.discount
     for _ in range(LONGEST):
-        rows = interface.rows(seen)
-        mask = info.get("action_mask") if interface.num_actions else None
-        allowed = None if mask is None else torch.as_tensor(np.asarray(mask), dtype=torch.float32)
-        actions, divergences = brain.draw(rows, allowed, generator)
+        actions, divergences = brain.draw(interface.rows(seen), interface.allowed(info), generator)
         spent += weight * alive * divergences.double().numpy()
         seen, rewards, terminated, truncated, info = worlds.step(interface.to_world(actions).numpy())
         totals += weight * alive * rewards
         weight = weight * gamma
         cut = alive & truncated & ~terminated
         if cut.any():
-            tails += np.where(cut, weight * brain.values(interface.rows(seen), generator).double().numpy(), 0.0)
+            worth = brain.values(interface.rows(seen), interface.allowed(info), generator)
+            tails += np.where(cut, weight * worth.double().numpy(), 0.0)
         over = terminated | truncated
         alive = alive & ~over
         if not alive.any() or weight.max() < 1e-12:

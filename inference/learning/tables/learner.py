@@ -21,7 +21,7 @@ from cai.inference.learning.tables.world import Met, TableWorld, draw_columns
 from cai.inference.tabular.policy_posterior import policy_posterior
 from cai.models.trajectory.model import TrajectoryModel
 
-__all__ = ["TableLearner", "TableState", "answered_model"]
+__all__ = ["TableLearner", "TableState", "answered_model", "steps_since"]
 
 RECORD = (
     4096  # transitions between two records of the history, about: the exact bound of the policy is worked out there
@@ -162,11 +162,13 @@ class TableLearner:
             status = Status.SUCCESS if state.steps >= self.limit else Status.NOT_CONVERGED
         world, tables = state.problem.world, _arrays(state.tables)
         rule = self.rule(world)
+        late = world.live.any() and status is not Status.UNSTABLE and steps_since(state.history, state.steps)
+        told = (self._recorded(state, rule) if late else state).history
         details: dict[str, Any] = {
             "steps": state.steps,
             "form": "entropy" if self.backend.entropy_form else "KL",
             "critic": {name: torch.from_numpy(table) for name, table in rule.critic(world, tables).items()},
-            "history": as_dataset(state.history, ("elbo",)),
+            "history": as_dataset(told, ("elbo",)),
         }
         if status is Status.SUCCESS:
             details["note"] = BUDGET_USED.format(self.limit)
@@ -190,6 +192,11 @@ class TableLearner:
         policy = torch.where(decided, learned, model.action_prior)
         asked = answered_model(model, rule.temperature(world, tables), self.backend.entropy_form)
         return policy_posterior(self.backend, asked, policy, status, details, gradients="none")
+
+
+def steps_since(history: Tensor, steps: int) -> int:
+    """Transitions since the last record, which an answer adds to its history; the run's own goes on without."""
+    return steps - (int(history[-1, 0]) if len(history) else 0)
 
 
 def _arrays(tables: dict[str, Tensor]) -> Tables:

@@ -14,6 +14,7 @@ from cai.inference.core.memory import Need, particles_need
 from cai.inference.gaussian.solve import gaussian_need
 from cai.inference.restricted.classes import ModulePolicy, PolicyClass
 from cai.inference.restricted.continuous.answers import fitted_answer
+from cai.inference.restricted.continuous.box import box_of_prior
 from cai.inference.restricted.continuous.classes import ActionClass, LinearGaussianPolicy, make_guide
 from cai.inference.restricted.continuous.guides import Guide, Sizes
 from cai.inference.restricted.continuous.linear_ascent import LinearAscent
@@ -24,7 +25,6 @@ from cai.inference.restricted.continuous.rollouts import (
     draw_world,
     world_gradient,
 )
-from cai.inference.restricted.continuous.squashed import box_of_prior
 from cai.inference.restricted.score_function import SampledLearner, SamplingOptions
 from cai.models.common.random_draws import OwnDraws
 from cai.models.continuous.linear_gaussian import LinearGaussianModel

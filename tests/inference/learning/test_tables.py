@@ -176,7 +176,7 @@ def test_the_history_has_named_columns():
         *("episode_return", "episode_length", "entropy", "temperature", "critic_loss", "actor_loss", "elbo")
     }
     assert history.step.dims == ("step",)
-    assert history.step.values.tolist() == [4096, 8192, 12288, 16384]
+    assert history.step.values.tolist() == [4096, 8192, 12288, 16384, 20000]
     assert bool((history.episode_length == 6).all())
     assert bool(np.isnan(history.actor_loss).all())
     assert float(history.elbo[-1]) <= float(cai.infer(model, "variational").elbo)

@@ -51,6 +51,33 @@ class Counter(gymnasium.Env):
         return observation, reward, ended, cut, {}
 
 
+class Forever(gymnasium.Env):
+    """Nothing happens, without end."""
+
+    observation_space, action_space = spaces.Discrete(1), spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        return 0, {}
+
+    def step(self, action):
+        return 0, 0.0, False, False, {}
+
+
+class Offset(gymnasium.Env):
+    """Shows the last action; counts observations from -2 and actions from 5."""
+
+    observation_space, action_space = spaces.Discrete(3, start=-2), spaces.Discrete(2, start=5)
+
+    def reset(self, *, seed=None, options=None):
+        self.t = 0
+        return -2, {}
+
+    def step(self, action):
+        assert self.action_space.contains(action)
+        self.t += 1
+        return int(action) - 6, 10.0 * (int(action) - 5), self.t == 4, False, {}
+
+
 def world(discount=0.9, temperature=1.0, source=Counter, **options):
     return environment_model(source, discount=discount, temperature=temperature, **options)
 
@@ -88,7 +115,6 @@ def test_discrete_actions_have_a_categorical_prior():
         (spaces.Tuple([spaces.Discrete(2)]), "FlattenObservation"),
         (spaces.MultiBinary(3), "FlattenObservation"),
         (spaces.Text(3), "expected a Box"),
-        (spaces.Discrete(3, start=1), "count from 0"),
     ],
 )
 def test_observations_that_nobody_learns_from_are_refused(space, message):
@@ -102,7 +128,6 @@ def test_observations_that_nobody_learns_from_are_refused(space, message):
         ({"action_space": spaces.Box(-np.inf, np.inf, (2,))}, ValueError, "action_bounds"),
         ({"action_space": spaces.Box(np.float32([0.0]), np.float32([np.inf]))}, ValueError, "action_bounds"),
         ({"action_space": spaces.MultiDiscrete([2, 2])}, ValueError, "expected Discrete or a Box"),
-        ({"action_space": spaces.Discrete(2, start=1)}, ValueError, "count from 0"),
         ({"action_space": spaces.Discrete(2), "action_bounds": (0, 1)}, ValueError, "are for boxes"),
         ({"action_bounds": (0.0, 4.0)}, ValueError, "leaves the actions"),
         ({"action_bounds": (1.0, 0.0)}, ValueError, "low < high"),
@@ -130,6 +155,38 @@ def test_what_is_no_world_is_refused(options, error, message):
 def test_without_a_discount_episodes_must_terminate():
     assert world(discount=1.0, end=7, cut=7).discount == 1.0
     assert world(discount=1.0, end=2000, cut=None).discount == 1.0
+    assert world(discount=1.0, end=5000, cut=None).discount == 1.0
+    assert world(discount=1.0, end=2500, max_episode_steps=3000).discount == 1.0
+
+
+def test_episodes_that_a_limit_alone_ends_do_not_terminate(monkeypatch):
+    """However long it is: ten of them are tried, and 2,000 steps."""
+    monkeypatch.setattr("cai.models.environments.world.LONGEST_PROBE", 6000)
+    with pytest.raises(ValueError, match=r"within 2,000 steps of the action prior \(200 were cut at their limit"):
+        world(discount=1.0, max_episode_steps=10)
+    with pytest.raises(ValueError, match=r"within 5,000 steps of the action prior \(10 were cut .* max_episode_steps"):
+        world(discount=1.0, max_episode_steps=500)
+    with pytest.raises(ValueError, match=r"within 6,000 steps of the action prior \(0 were cut"):
+        world(discount=1.0, source=Forever)
+    ready = SyncVectorEnv([functools.partial(Counter, cut=400)] * 5, autoreset_mode=AutoresetMode.DISABLED)
+    with pytest.raises(ValueError, match=r"within 4,000 steps of the action prior \(10 were cut"):
+        world(discount=1.0, source=ready)
+
+
+def test_whole_numbers_that_begin_elsewhere_are_counted_from_0():
+    """An environment whose 3 observations are -2, -1, 0 and whose actions are 5 and 6."""
+    found = world(source=Offset)
+    assert (found.observation_space, found.action_space) == (spaces.Discrete(3), spaces.Discrete(2))
+    steps = collect(found, 40, seed=3)
+    assert steps.actions.unique().tolist() == [0, 1]
+    assert torch.equal(steps.next_observations, steps.actions + 1)
+    assert torch.equal(steps.rewards, 10.0 * steps.actions)
+    assert steps.observations[0] == 0
+    assert found.replace(temperature=2.0).make(2).reset(seed=[1, 2])[0].tolist() == [0, 0]
+    many = world(
+        source=lambda: Counter(observation_space=spaces.MultiDiscrete([900, 4], start=[3, 0]), trouble={}),
+    )
+    assert many.observation_space == spaces.MultiDiscrete([900, 4])
 
 
 def test_bounds_make_a_box_of_what_has_none():

@@ -11,10 +11,13 @@ from adversarial_oracle import random_world
 
 import cai
 from cai.inference import SoftActorCritic, SoftQLearning
+from cai.inference.learning.networks.box_actor_critic import BoxActorCritic
+from cai.inference.learning.networks.brain import Setting
 from cai.inference.learning.networks.buffer import Batch
 from cai.inference.learning.networks.collector import Collector
 from cai.inference.learning.networks.interface import Interface, interface_of
-from cai.inference.learning.networks.squash import draw_squashed, squashed_log_density
+from cai.inference.learning.networks.policy import LearnedPolicy
+from cai.inference.learning.networks.temperature import Target
 from cai.inverse import ContinuousDemonstrations, Demonstrations, FitStatus, airl, gail
 from cai.inverse.adversarial.brain import AdversarialBrain
 from cai.inverse.adversarial.discriminator import Discriminator, Steps
@@ -126,12 +129,17 @@ def test_only_the_last_steps_stand_for_the_policy():
 
 
 def test_densities_of_actions_that_were_taken():
-    head = torch.randn(50, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    noise = torch.randn(50, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    actions, logs = draw_squashed(head, noise)
-    inside = actions.abs().amax(-1) < 0.999
-    torch.testing.assert_close(squashed_log_density(head, actions)[inside], logs[inside], rtol=1e-9, atol=1e-9)
-    assert bool(torch.isfinite(squashed_log_density(head, actions.sign())).all())
+    """Those that the policy of a run says, in the entropy form; finite at the bounds."""
+    box = Interface((), 2, 0, torch.tensor([-2.0, 0.0]).double(), torch.tensor([2.0, 1.0]).double(), (2,))
+    brain = BoxActorCritic(
+        Setting(box, (8,), 1e-3, 0.9, 1.0, Target(), None, True, 0.1), torch.Generator().manual_seed(0)
+    )
+    rows = torch.randn(20, 2, generator=torch.Generator().manual_seed(1))
+    actions = brain.act(rows, None, torch.Generator().manual_seed(2))
+    policy = LearnedPolicy(box, brain.actor.sizes, brain.policy_tensors())
+    want = policy.log_prob(box.to_world(actions), rows)
+    torch.testing.assert_close(brain.log_policy_of(rows, actions, None).double(), want, rtol=1e-3, atol=1e-3)
+    assert bool(torch.isfinite(brain.log_policy_of(rows, actions.sign(), None)).all())
 
 
 class Contexts(gymnasium.Env):
@@ -283,6 +291,7 @@ def test_masks_of_copies_that_go_on_are_kept():
     ("change", "said"),
     [
         ({"learner": "variational"}, "expected one with networks"),
+        ({"learner": "policy-gradient"}, "learns from single steps"),
         ({"learner": "soft-actor-critic:target_entropy=0.5"}, "its temperature, and here it is 1"),
         ({"learner": "soft-q-learning", "learning_rate": 0.0}, "learning_rate is 0"),
         ({"demos": Demonstrations([[0, 5]], [[0]])}, "numbers below"),
