@@ -52,6 +52,7 @@ class NetworkBackend(LearnerOptions):
 
     acts_in_boxes: ClassVar[bool] = False
     learns_from_paths: ClassVar[bool] = False
+    adds_entropy: ClassVar[bool] = True  # whether its networks add entropy, or take the KL away, from what is paid
 
     def __post_init__(self) -> None:
         super().__post_init__()

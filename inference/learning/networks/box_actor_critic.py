@@ -13,6 +13,7 @@ from cai.inference.learning.networks.temperature import Temperature
 
 __all__ = ["BoxActorCritic"]
 
+EDGE = 1e-6  # actions nearer than this to the bounds of [-1, 1], whose u is infinite, are taken as being there
 DRAWN = 16  # actions that stand for the policy where a state is valued
 
 
@@ -47,6 +48,11 @@ class BoxActorCritic(Replaying):
             noise = torch.randn(len(observations), self.dim, generator=generator)
             actions, _, ratio = self.head.sample(self._actor.flat, observations, noise)
             return actions, ratio
+
+    def log_policy_of(self, observations: Tensor, actions: Tensor, allowed: Tensor | None) -> Tensor:
+        with torch.no_grad():
+            u = torch.atanh(actions.clamp(EDGE - 1, 1 - EDGE).double()).float()
+            return self.head.log_ratio(self._actor.flat, observations, allowed, u)
 
     def update(self, batch: Batch, generator: torch.Generator) -> Told:
         setting, alpha = self.setting, self.temperature.value

@@ -103,6 +103,10 @@ class Replaying:
 
     setting: Setting
 
+    def log_policy_of(self, observations: Tensor, actions: Tensor, allowed: Tensor | None) -> Tensor:
+        """[N] nats, log pi/p (log pi in the entropy form) of actions that somebody took, as the world takes them."""
+        raise NotImplementedError
+
     def uniform(self, number: int, allowed: Tensor | None, generator: torch.Generator) -> Tensor:
         interface = self.setting.interface
         if not interface.num_actions:

@@ -56,6 +56,7 @@ class Collector:
         self._worlds = make_worlds(world, number)
         self.episodes = np.zeros(number, dtype=np.int64)
         self.returns, self.lengths = np.zeros(number), np.zeros(number, dtype=np.int64)
+        self.allowed: Tensor | None = None
         self._since: list[list[Any]] = [[] for _ in range(number)]  # the actions of each copy since its reset
         seen, info = self._worlds.reset(seed=self._seeds())
         self._see(seen, info)
@@ -65,7 +66,11 @@ class Collector:
 
     def _see(self, seen: Any, info: Any) -> None:
         self.observations = self.interface.rows(seen)
-        self.allowed = self.interface.allowed(info)
+        allowed, told = self.interface.allowed(info), info.get("_action_mask") if isinstance(info, dict) else None
+        if allowed is not None and self.allowed is not None and told is not None:
+            # Gymnasium's vectors tell of the copies that were reset alone, and zeros of the others
+            allowed = torch.where(torch.as_tensor(told)[:, None], allowed, self.allowed)
+        self.allowed = allowed
 
     def step(self, actions: Tensor, kept: Tensor) -> Step:
         """Steps every copy once, and resets those whose episodes end.
@@ -87,11 +92,7 @@ class Collector:
         ended = []
         if ends.any():
             ended = [(float(self.returns[copy]), int(self.lengths[copy])) for copy in np.flatnonzero(ends)]
-            self.episodes += ends
-            self.returns[ends], self.lengths[ends] = 0.0, 0
-            for copy in np.flatnonzero(ends):
-                self._since[copy] = []
-            self._see(*self._worlds.reset(seed=self._seeds(), options={"reset_mask": ends}))
+            self.begin_anew(ends)
         numbers = np.stack([rewards, terminated], 1).astype(np.float32)
         parts = [before, kept.reshape(self.number, -1).float(), torch.from_numpy(numbers), following]
         if self._keeps_ends:
@@ -99,6 +100,19 @@ class Collector:
         if allowed is not None and next_allowed is not None:
             parts += [allowed, next_allowed]
         return Step(torch.cat(parts, 1), ended, terminated, ends, rewards, following)
+
+    def begin_anew(self, which: Any) -> None:
+        """Resets some of the copies, whether their episodes have ended or not.
+
+        Args:
+            which: bool [N].
+        """
+        mask = np.asarray(which)
+        self.episodes += mask
+        self.returns[mask], self.lengths[mask] = 0.0, 0
+        for copy in np.flatnonzero(mask):
+            self._since[copy] = []
+        self._see(*self._worlds.reset(seed=self._seeds(), options={"reset_mask": mask}))
 
     # ---- travelling ---------------------------------------------------------------------------------------------
 

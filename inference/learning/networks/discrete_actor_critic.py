@@ -42,6 +42,12 @@ class _Discrete(Replaying):
             chosen = torch.multinomial(rows.exp(), 1, generator=generator)[:, 0]
             return chosen, masked_mean(rows.exp(), rows - log_prior)
 
+    def log_policy_of(self, observations: Tensor, actions: Tensor, allowed: Tensor | None) -> Tensor:
+        with torch.no_grad():
+            log_prior = log_allowed(self.setting, observations, allowed)
+            rows = self.log_policy(observations, log_prior) - log_prior.masked_fill(log_prior == -torch.inf, 0.0)
+            return rows.gather(1, actions.reshape(-1, 1).long())[:, 0]
+
     def _learn_critic(self, batch: Batch, soft: Tensor) -> float:
         """A step of the critics towards r + gamma V(s'); the mean of their losses."""
         wanted = batch.rewards + self.setting.discount * (1 - batch.terminated) * soft

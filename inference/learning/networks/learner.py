@@ -177,6 +177,8 @@ class NetworkLearner:
             kept = brain.act(copies.observations, copies.allowed, generator)
         step = copies.step(brain.taken(kept), kept)
         session.buffer.add(step.rows)
+        if watch := getattr(session.brain, "watch", None):
+            watch(step.rows)
         for total, length in step.ended:
             sums[:3] += torch.tensor([1.0, total, length], dtype=torch.float64)
         if early:
