@@ -43,6 +43,23 @@ def test_the_same_seed_gives_the_same_fit_and_files_go_on(tmp_path):
     assert torch.equal(again.elbo, whole.elbo)
 
 
+@pytest.mark.campaign
+def test_a_guide_fitted_to_values_goes_to_all_four_goals():
+    """From the origin each goal gets a share, and the bound is under the soft optimum, -23.062 (a table of spacing 1/8)."""
+    axis, moves = torch.linspace(-7, 7, 29), torch.linspace(-1, 1, 9)
+    table = discretize(multi_goal(), [axis, axis], [moves, moves])
+    values = GridFunction([axis, axis], cai.infer(table, "variational").values)
+    side = torch.full((2,), 7.0).double()
+    everywhere = dist.Uniform(-side, side).to_event(1)
+    options = {"policy": "tanh-gaussian", "max_iterations": 400, "num_eval_samples": 4000, "throw": False}
+    answer = cai.infer(multi_goal(), "restricted", values=values, start=everywhere, **options)
+    last = answer.sample(4000, seed=0).states[:, -1]
+    goals = torch.tensor([[5.0, 0.0], [-5.0, 0.0], [0.0, 5.0], [0.0, -5.0]]).double()
+    shares = ((last[:, None] - goals).norm(dim=-1) < 1).double().mean(0)
+    assert float(shares.min()) > 0.1
+    assert -27.5 < float(answer.elbo) < -23.06
+
+
 @pytest.mark.parametrize(
     ("ask", "text"),
     [
