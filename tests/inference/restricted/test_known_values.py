@@ -45,7 +45,7 @@ def test_the_same_seed_gives_the_same_fit_and_files_go_on(tmp_path):
 
 @pytest.mark.campaign
 def test_a_guide_fitted_to_values_goes_to_all_four_goals():
-    """From the origin each goal gets a share, and the bound is under the soft optimum, -23.062 (a table of spacing 1/8)."""
+    """From the origin each goal gets a share, and the bound is under the soft optimum, -23.062."""
     axis, moves = torch.linspace(-7, 7, 29), torch.linspace(-1, 1, 9)
     table = discretize(multi_goal(), [axis, axis], [moves, moves])
     values = GridFunction([axis, axis], cai.infer(table, "variational").values)
