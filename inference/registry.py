@@ -181,6 +181,8 @@ def backend_label(backend: Backend) -> str:
         except (RuntimeError, TypeError, ValueError):
             same = False
         if not same:
+            if isinstance(value, tuple) and all(isinstance(part, int) for part in value):
+                value = "x".join(map(str, value))  # as an option is written behind a name
             plain = isinstance(value, (bool, int, float, str)) or value is None
             changed.append(f"{field.name}={value if plain else type(value).__name__}")
     return f"{backend.name}({', '.join(changed)})" if changed else backend.name

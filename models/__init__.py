@@ -8,6 +8,7 @@ if __name__ != "cai.models":
 
 from cai.models.common.simulator import Simulator, Transition
 from cai.models.continuous.discretize import discretize
+from cai.models.continuous.grid_function import GridFunction
 from cai.models.continuous.linear_gaussian import Gaussian, LinearGaussianModel
 from cai.models.continuous.model import ContinuousModel
 from cai.models.continuous.priors import Flat, LinearNormal
@@ -69,6 +70,7 @@ __all__ = [
     "Flat",
     "Gaussian",
     "Goal",
+    "GridFunction",
     "GridLayout",
     "LMDP",
     "LinearGaussianModel",

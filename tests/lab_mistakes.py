@@ -8,6 +8,7 @@ from textwrap import dedent
 
 MESSAGES, OPTIMISM = "lab1_backward_messages", "lab2_optimism"
 REWARD, GUIDE, RICCATI = "lab3_reward_factor", "lab4_structured_guide", "lab5_riccati"
+INVERSE = "lab7_inverse"
 
 
 @dataclass(frozen=True)
@@ -339,6 +340,122 @@ MISTAKES = {
             return torch.stack(means)
         """,
     ),
+    "discount-missing-in-what-was-seen": Mistake(
+        INVERSE,
+        "answer_observed",
+        ("test_observed", "test_gradient", "test_ascent"),
+        "the discount is missing",
+        """
+        def observed_counts(states, taken, features, gamma):
+            return features[states[:, :-1], taken].sum((0, 1))
+        """,
+    ),
+    "paid-where-it-arrives": Mistake(
+        INVERSE,
+        "answer_observed",
+        ("test_observed", "test_gradient", "test_ascent"),
+        "not where it arrives",
+        """
+        def observed_counts(states, taken, features, gamma):
+            weights = gamma ** torch.arange(taken.shape[1], dtype=torch.float64)
+            return (weights[:, None] * features[states[:, 1:], taken]).sum((0, 1))
+        """,
+    ),
+    "masses-that-stay": Mistake(
+        INVERSE,
+        "answer_expected",
+        ("test_expected", "test_gradient", "test_ascent"),
+        "the masses do not move",
+        """
+        def expected_counts(policy, transitions, starts, features, gamma):
+            weights = gamma ** torch.arange(len(policy), dtype=torch.float64)
+            return torch.einsum("t,s,tsa,saf->f", weights, starts, policy, features)
+        """,
+    ),
+    "alpha-forgotten-in-the-gradient": Mistake(
+        INVERSE,
+        "answer_gradient",
+        ("test_gradient",),
+        "alpha is forgotten",
+        """
+        def moments_gradient(w, states, taken, features, transitions, gamma, alpha):
+            _, policy = soft_answer(features @ w, transitions, taken.shape[1], gamma, alpha)
+            starts = torch.bincount(states[:, 0], minlength=len(features)).double()
+            expected = expected_counts(policy, transitions, starts, features, gamma)
+            return observed_counts(states, taken, features, gamma) - expected
+        """,
+    ),
+    "begins-at-the-start-distribution": Mistake(
+        INVERSE,
+        "answer_gradient",
+        ("test_gradient", "test_ascent"),
+        "conditioned on their own first states",
+        """
+        def moments_gradient(w, states, taken, features, transitions, gamma, alpha):
+            _, policy = soft_answer(features @ w, transitions, taken.shape[1], gamma, alpha)
+            expected = len(states) * expected_counts(policy, transitions, start, features, gamma)
+            return (observed_counts(states, taken, features, gamma) - expected) / alpha
+        """,
+    ),
+    "stops-and-says-nothing": Mistake(
+        INVERSE,
+        "answer_ascent",
+        ("test_ascent",),
+        "must say so",
+        """
+        def ascend(gradient, w, step, tolerance=1e-6, most=5000):
+            for _ in range(most):
+                slope = gradient(w)
+                if float(slope.abs().max()) <= tolerance:
+                    break
+                w = w + step * slope
+            return w
+        """,
+    ),
+    "signs-instead-of-the-radius": Mistake(
+        INVERSE,
+        "answer_sums",
+        ("test_sums",),
+        "is not the test",
+        """
+        def has_sums(M):
+            return bool(torch.det(torch.eye(len(M)) - M) > 0)
+        """,
+    ),
+    "takes-every-step": Mistake(
+        INVERSE,
+        "answer_mend",
+        ("test_mend",),
+        "a start without sums must be refused",
+        """
+        def climb(value, step, w, tolerance=1e-10, most=200):
+            for _ in range(most):
+                move = step(w)
+                w = w + move
+                if abs(move) <= tolerance:
+                    break
+            return w
+        """,
+    ),
+    "halves-only-what-is-infeasible": Mistake(
+        INVERSE,
+        "answer_mend",
+        ("test_mend",),
+        "leads downhill must be halved",
+        """
+        def climb(value, step, w, tolerance=1e-10, most=200):
+            if value(w) is None:
+                raise ValueError("infeasible")
+            for _ in range(most):
+                move = step(w)
+                while value(w + move) is None:
+                    move = move / 2
+                w = w + move
+                if abs(move) <= tolerance:
+                    break
+            return w
+        """,
+    ),
 }
 
 STUDENTS = {
@@ -358,4 +475,10 @@ STUDENTS = {
         "variance-for-precision-of-the-sensor",
     ],
     "unfinished": ["action-not-eliminated"],
+    "patient": ["discount-missing-in-what-was-seen", "signs-instead-of-the-radius", "takes-every-step"],
+    "stationary": ["masses-that-stay", "halves-only-what-is-infeasible"],
+    "late": ["paid-where-it-arrives"],
+    "warm": ["alpha-forgotten-in-the-gradient"],
+    "unconditional": ["begins-at-the-start-distribution"],
+    "silent": ["stops-and-says-nothing"],
 }

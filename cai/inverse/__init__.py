@@ -1,5 +1,7 @@
 """Inverse problems: rewards, goals and their standard errors from demonstrations."""
 
+from cai.inverse.adversarial.entry import airl, gail
+from cai.inverse.adversarial.estimate import AdversarialEstimate
 from cai.inverse.bayes import fit_bayes
 from cai.inverse.estimation.estimate import Estimate
 from cai.inverse.estimation.hypotheses import HypothesisTest
@@ -18,6 +20,7 @@ from cai.models.demonstrations.route_network import RouteNetwork
 __all__ = [
     "L1",
     "L2",
+    "AdversarialEstimate",
     "ContinuousDemonstrations",
     "Demonstrations",
     "Estimate",
@@ -26,12 +29,14 @@ __all__ = [
     "HypothesisTest",
     "RouteNetwork",
     "action_model",
+    "airl",
     "baselines",
     "cheapest",
     "destinations",
     "expected_counts",
     "fit",
     "fit_bayes",
+    "gail",
     "goals",
     "label_bias",
     "maximum_margin",

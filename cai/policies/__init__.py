@@ -7,6 +7,7 @@ from cai.policies.guide_policy import GuidePolicy
 from cai.policies.particle_policy import ParticlePolicy, particle_policy
 from cai.policies.policy import Policy, extract_policy
 from cai.policies.replanning_policy import ReplanningPolicy
+from cai.policies.tabulated import tabulated
 
 __all__ = [
     "BeliefPolicy",
@@ -18,4 +19,5 @@ __all__ = [
     "ReplanningPolicy",
     "extract_policy",
     "particle_policy",
+    "tabulated",
 ]

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cai.inference.core.policy import policy_classes
+from cai.inference.core.policy import policy_classes, require_time
 from cai.inference.core.posterior import Posterior
 from cai.inference.core.status import NotKnown
 from cai.inference.particles.particles import Particles
@@ -217,8 +217,7 @@ class ParticlePolicy(Runs):
                 check_discrete(what, space, range(least, 2**31), f"the policy's particles reach {what} {least - 1}")
 
     def _time(self, t: int) -> int:
-        if not 0 <= t < self.horizon:
-            raise ValueError(f"time index {t} is outside the policy, which knows steps 0 to {self.horizon - 1}")
+        require_time(t, self.horizon, "infer with a longer horizon")
         return t
 
     def __repr__(self) -> str:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from cai.evaluation.continuous import ContinuousOutcome
+from cai.evaluation.episodes import EpisodeOutcome
 from cai.evaluation.evaluate import Outcome, evaluate
 from cai.inference.core.backend import Backend
 from cai.inference.core.posterior import Posterior
@@ -24,9 +25,11 @@ from cai.inference.registry import (
     make_backend,
     record_seed,
 )
+from cai.models.common.checks import as_count
 from cai.models.common.numerics import plain_number
 from cai.models.common.storage import Saved, can_store, storable
 from cai.models.continuous.world import World
+from cai.models.environments.world import EnvironmentModel
 from cai.models.programs.observed_sites import as_conditioned
 from cai.models.trajectory.batch import ModelBatch
 from cai.models.trajectory.model import TrajectoryModel
@@ -45,10 +48,12 @@ IDLE = 0.01  # nats; a policy that is nearer to the action prior shows nothing
 
 
 def _parts(comparison: Comparison) -> dict[str, Any]:
-    """What a file keeps; a program is code, which no file holds."""
+    """What a file keeps; a program is code, which no file holds, and neither are the networks of a learner's answer."""
     model = comparison.model
-    kept = isinstance(model, (TrajectoryModel, ModelBatch)) or (isinstance(model, World) and can_store(model))
-    return {"model": model if kept else None, "rows": comparison.rows}
+    kept = isinstance(model, (TrajectoryModel, ModelBatch))
+    kept = kept or (isinstance(model, (World, EnvironmentModel)) and can_store(model))
+    rows = tuple(row if can_store(row.posterior) else replace(row, posterior=None) for row in comparison.rows)
+    return {"model": model if kept else None, "rows": rows}
 
 
 @storable("comparison", pack=_parts)
@@ -124,9 +129,15 @@ class Comparison(Saved):
         return frame.drop(columns="member").set_index("backend")
 
     def _special(self, row: Row) -> dict[str, float | None]:
-        """What some comparisons alone have: how far a real return may be off, where rollouts tell; gains."""
-        found = {"real_return_error": row.real_return_error} if isinstance(self.model, World) else {}
-        return found | ({"gain": row.gain} if any(other.gain is not None for other in self.rows) else {})
+        """What some comparisons alone have: how far estimates may be off, gains, and what episodes came to."""
+        found: dict[str, float | None] = {}
+        played = any(other.episodes is not None for other in self.rows)
+        if played or isinstance(self.model, (World, EnvironmentModel)):
+            found["real_return_error"] = row.real_return_error
+        for name in ("elbo_error", "gain"):
+            if any(getattr(other, name) is not None for other in self.rows):
+                found[name] = getattr(row, name)
+        return found | (row.of_episodes() if played or isinstance(self.model, EnvironmentModel) else {})
 
     def to_dict(self) -> dict[str, Any]:
         """The comparison as plain values, null where a number is unknown or not finite."""
@@ -137,7 +148,7 @@ class Comparison(Saved):
             base = self.model.base
             rows = [row.to_dict() | self._special(row) for row in self.rows]
             return {"model": base.name, "discount": base.discount, "members": members, "rows": rows}
-        model = self.model if isinstance(self.model, (TrajectoryModel, World)) else None
+        model = self.model if isinstance(self.model, (TrajectoryModel, World, EnvironmentModel)) else None
         name = model.name if model else getattr(self.model, "__name__", "program")
         horizon: Any = model.horizon if model else next((r.posterior.horizon for r in self.rows if r.posterior), None)
         return {
@@ -145,7 +156,7 @@ class Comparison(Saved):
             "horizon": horizon if horizon is not None and math.isfinite(horizon) else None,
             "temperature": plain_number(model.temperature) if model else 1.0,
             "discount": model.discount if model else 1.0,
-            **({"criterion": model.criterion} if model and model.is_average else {}),
+            **({"criterion": "average"} if getattr(model, "is_average", False) else {}),
             "rows": [row.to_dict() | self._special(row) for row in self.rows],
         }
 
@@ -156,11 +167,16 @@ class Comparison(Saved):
     def plot(self, **options: Any) -> Figure:
         """Believed against real return, the luck, and where each policy ends; see `cai.plot_comparison`.
 
+        Of learners in an environment their bounds and the returns of their episodes, with standard errors.
+
         Raises:
             ValueError: if a batch was compared, whose members have a picture each.
         """
+        from cai.studies.learner_plots import plot_learners
         from cai.studies.plots import plot_comparison
 
+        if any(row.episodes is not None for row in self.rows):
+            return plot_learners(self, **options)
         if isinstance(self.model, ModelBatch):
             raise ValueError("a batch was compared; plot one of its members: comparison.member(0).plot()")
         return plot_comparison(self, **options)
@@ -172,6 +188,7 @@ def compare(
     *,
     seed: int | None = 0,
     num_rollouts: int = 2000,
+    episodes: int | None = None,
 ) -> Comparison:
     """Asks several backends the same question, and tries each policy in the true world.
 
@@ -179,18 +196,27 @@ def compare(
 
     Args:
         model: a `TrajectoryModel`, a batch of them (a row for each backend and member; the time that a backend took is
-            shared out equally), a continuous model, or a trajectory program (whose real return is not known here).
+            shared out equally), a continuous model, an environment (`cai.models.environment_model`), or a trajectory
+            program (whose real return is not known here).
         backends: names, with options if wanted ("risk:eta=-2"), or instances.
         seed: for backends and rollouts; None draws one, which stands in the details of each answer.
         num_rollouts: see `evaluate`.
+        episodes: how many are played in an environment, with and without the policy's own draws; 20 unless given.
+            There `real_return` is their mean discounted return, `stochastic_return` and `deterministic_return` are
+            plain sums of rewards, and what is estimated has its standard error beside it.
     """
     if isinstance(backends, str) or not isinstance(backends, Iterable):
         raise TypeError(f"backends is {backends!r}; give a list of names or instances, e.g. ['exact', 'variational']")
     check_question(model)
-    model = model if isinstance(model, World) else as_conditioned(model)
+    model = model if isinstance(model, (World, EnvironmentModel)) else as_conditioned(model)
+    if episodes is not None and not isinstance(model, EnvironmentModel):
+        raise ValueError("episodes= counts whole episodes of an environment; of a model give num_rollouts=...")
+    tries = {"num_rollouts": num_rollouts}
+    if isinstance(model, EnvironmentModel):
+        tries = {"episodes": 20 if episodes is None else as_count(episodes, "episodes", 2)}
     if seed is None:
         seed = drawn_seed()
-        result = compare(model, backends, seed=seed, num_rollouts=num_rollouts)
+        result = compare(model, backends, seed=seed, num_rollouts=num_rollouts, episodes=episodes)
         for row in result.rows:
             record_seed(row.posterior, seed)
         return result
@@ -205,10 +231,8 @@ def compare(
         )
     steps = progress(len(chosen), "comparing backends")
     if isinstance(model, ModelBatch):
-        return Comparison(
-            model, tuple(row for i in steps for row in _member_rows(model, chosen[i], seed, num_rollouts))
-        )
-    return Comparison(model, tuple(_row(model, chosen[i], seed, num_rollouts) for i in steps))
+        return Comparison(model, tuple(row for i in steps for row in _member_rows(model, chosen[i], seed, tries)))
+    return Comparison(model, tuple(_row(model, chosen[i], seed, tries) for i in steps))
 
 
 def chance_columns(model: TrajectoryModel | World) -> dict[str, tuple[str, str]]:
@@ -229,21 +253,21 @@ def chance_columns(model: TrajectoryModel | World) -> dict[str, tuple[str, str]]
     return columns
 
 
-def _member_rows(batch: ModelBatch, backend: Backend, seed: int, num_rollouts: int) -> list[Row]:
+def _member_rows(batch: ModelBatch, backend: Backend, seed: int, tries: dict[str, int]) -> list[Row]:
     """A row for each member."""
     begin = time.perf_counter()
     try:
         answers = infer(batch, backend, seed=seed, throw=False)
     except Exception:  # then each member says for itself whether it can be answered
-        return [replace(_row(model, backend, seed, num_rollouts), member=b) for b, model in enumerate(batch)]
+        return [replace(_row(model, backend, seed, tries), member=b) for b, model in enumerate(batch)]
     seconds = (time.perf_counter() - begin) / len(batch)
     return [
-        replace(_finished(model, backend, answers[b], answers.statuses[b], "", seconds, seed, num_rollouts), member=b)
+        replace(_finished(model, backend, answers[b], answers.statuses[b], "", seconds, seed, tries), member=b)
         for b, model in enumerate(batch)
     ]
 
 
-def _row(model: Any, backend: Backend, seed: int, num_rollouts: int) -> Row:
+def _row(model: Any, backend: Backend, seed: int, tries: dict[str, int]) -> Row:
     begin = time.perf_counter()
     posterior, detail, status = None, "", Status.UNSUPPORTED
     try:
@@ -253,7 +277,7 @@ def _row(model: Any, backend: Backend, seed: int, num_rollouts: int) -> Row:
         detail = _reason(error)
         status = Status.UNSUPPORTED if isinstance(error, ValueError) else Status.FAILED
     seconds = time.perf_counter() - begin
-    return _finished(model, backend, posterior, status, detail, seconds, seed, num_rollouts)
+    return _finished(model, backend, posterior, status, detail, seconds, seed, tries)
 
 
 def _finished(
@@ -264,7 +288,7 @@ def _finished(
     detail: str,
     seconds: float,
     seed: int,
-    num_rollouts: int,
+    tries: dict[str, int],
 ) -> Row:
     """The row of an answer, or of none, with what its policy does in the true world."""
     outcome: Any = None
@@ -272,9 +296,10 @@ def _finished(
         detail = f"{status} ({posterior.details['why']})"
     elif posterior is not None:
         detail = detail or str(posterior.details.get("note", "")) or _idle(model, posterior)
-    if posterior is not None and isinstance(model, (TrajectoryModel, World)):
+    if posterior is not None and isinstance(model, (TrajectoryModel, World, EnvironmentModel)):
         try:
-            outcome = evaluate(extract_policy(posterior), model, seed=seed, num_rollouts=num_rollouts)
+            problem: Any = model  # what kind it is decides which of `tries` there are
+            outcome = evaluate(extract_policy(posterior), problem, seed=seed, **tries)
         except Exception as error:
             detail = detail or _reason(error)
     numbers: dict[str, Any] = {}
@@ -284,9 +309,13 @@ def _finished(
         except Exception as error:  # what is computed when it is looked at can fail too
             numbers[name], detail = None, detail or _reason(error)
     believed = numbers["believed_return"]
-    real = outcome.expected_return if outcome is not None else None
+    episodes = outcome if isinstance(outcome, EpisodeOutcome) else None
+    outcome = None if episodes is not None else outcome
+    real, real_error = _real(outcome, episodes)
     gap = None
-    if believed is not None and real is not None and not believed == real == -math.inf:
+    if believed is not None and real is not None and episodes is not None:
+        gap = 0.0  # two estimates of one number: what is learned in an environment believes in it as it is
+    elif believed is not None and real is not None and not believed == real == -math.inf:
         gap = 0.0 if math.isclose(believed, real, rel_tol=1e-12, abs_tol=1e-12) else believed - real
     return Row(
         backend=backend_label(backend),
@@ -302,13 +331,21 @@ def _finished(
         effective_sample_size=_plain(posterior, "effective_sample_size"),
         log_evidence_error=_plain(posterior, "log_evidence_error"),
         gain=_number(posterior, "gain"),
-        real_return_error=_estimated(outcome),
+        real_return_error=real_error,
+        episodes=episodes,
+        elbo_error=None if isinstance(model, TrajectoryModel) else _plain(posterior, "standard_error"),
     )
 
 
-def _estimated(outcome: Outcome | ContinuousOutcome | None) -> float | None:
-    """The standard error of a return that is an estimate."""
-    return outcome.expected_return_error if isinstance(outcome, ContinuousOutcome) and not outcome.is_exact else None
+def _real(
+    outcome: Outcome | ContinuousOutcome | None, episodes: EpisodeOutcome | None
+) -> tuple[float | None, float | None]:
+    """The discounted return of a policy in the true world, and its standard error where it is an estimate."""
+    if episodes is not None:
+        return episodes.discounted_return.mean, episodes.discounted_return.standard_error
+    if isinstance(outcome, ContinuousOutcome) and not outcome.is_exact:
+        return outcome.expected_return, outcome.expected_return_error
+    return None if outcome is None else outcome.expected_return, None
 
 
 def _plain(posterior: Posterior | None, name: str) -> float | None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cai.evaluation.continuous import ContinuousOutcome
+from cai.evaluation.episodes import EpisodeOutcome
 from cai.evaluation.evaluate import Outcome
 from cai.inference.core.posterior import Posterior
 from cai.inference.core.status import Status
@@ -43,6 +44,8 @@ class Row:
         log_evidence_error: of weighted particles, the standard error of `log_evidence`, nats; else None.
         gain: what a step is worth in the long run, reward units, where the criterion is the average; else None.
         real_return_error: the standard error of a `real_return` that rollouts estimated; None where it is exact.
+        elbo_error: the standard error of an `elbo` that episodes estimated, nats; None where it is exact.
+        episodes: of its policy in an environment, in place of an outcome; else None.
     """
 
     backend: str
@@ -64,6 +67,17 @@ class Row:
     log_evidence_error: float | None = None
     gain: float | None = None
     real_return_error: float | None = None
+    elbo_error: float | None = None
+    episodes: EpisodeOutcome | None = None
+
+    def of_episodes(self) -> dict[str, float | None]:
+        """What episodes of an environment came to: returns with drawn actions and with the most probable ones."""
+        columns: dict[str, float | None] = {}
+        for name in ("stochastic_return", "deterministic_return", "episode_length"):
+            estimate = getattr(self.episodes, name, None)
+            columns[name] = None if estimate is None else estimate.mean
+            columns[f"{name}_error"] = None if estimate is None else estimate.standard_error
+        return columns
 
     def to_dict(self) -> dict[str, Any]:
         """The line as JSON allows it: null for what is not known or not finite."""

@@ -15,7 +15,9 @@ from cai.inference.core.storage import save, storable
 from cai.models.common.checks import check_distribution, float_tensor
 from cai.models.common.labels import axis_labels, by_name
 
-__all__ = ["Policy", "TablePolicy", "policy_classes"]
+__all__ = ["LONGER", "Policy", "TablePolicy", "policy_classes", "read_vectors", "require_time"]
+
+LONGER = "infer with a longer horizon, or with horizon=math.inf for a stationary policy"
 
 
 @runtime_checkable
@@ -47,6 +49,28 @@ class Policy(Protocol):
 
     def save(self, path: str | Path) -> Path:
         """Writes it to a file that `cai.load` reads; returns the path."""
+
+
+def require_time(t: int, horizon: float, advice: str) -> None:
+    """Refuses a time index outside 0 to horizon - 1.
+
+    Args:
+        t: the time index.
+        horizon: T of the policy.
+        advice: what to do, the end of the message.
+    """
+    if not 0 <= t < horizon:
+        raise ValueError(f"time index {t} is outside the policy, which knows steps 0 to {int(horizon) - 1}; {advice}")
+
+
+def read_vectors(states: Any, size: int, dtype: torch.dtype) -> Tensor:
+    """States [..., size] of a policy, checked: their shape, and that they are finite."""
+    found = torch.as_tensor(states, dtype=dtype)
+    if found.dim() == 0 or found.shape[-1] != size:
+        raise ValueError(f"states have shape {list(found.shape)}; expected [..., {size}]")
+    if not bool(torch.isfinite(found).all()):
+        raise ValueError("a state is not finite; a policy acts in finite states")
+    return found
 
 
 @storable("table-policy")
@@ -151,11 +175,7 @@ class TablePolicy:
     def _time(self, t: int) -> int:
         if self.stationary:
             return 0
-        if not 0 <= t < self.action_probs.shape[0]:
-            raise ValueError(
-                f"time index {t} is outside the policy, which knows steps 0 to {self.action_probs.shape[0] - 1}; "
-                "infer with a longer horizon, or with horizon=math.inf for a stationary policy"
-            )
+        require_time(t, self.horizon, LONGER)
         return t
 
     def _states(self, observations: Any) -> Any:

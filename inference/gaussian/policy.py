@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cai.inference.core.policy import policy_classes
+from cai.inference.core.policy import LONGER, policy_classes, read_vectors, require_time
 from cai.inference.core.status import NotKnown
 from cai.inference.core.storage import save, storable
 from cai.inference.gaussian.problem import times
@@ -122,20 +122,11 @@ class GaussianPolicy:
     def _time(self, t: int) -> int:
         if self.stationary:
             return 0
-        if not 0 <= t < self.horizon:
-            raise ValueError(
-                f"time index {t} is outside the policy, which knows steps 0 to {int(self.horizon) - 1}; infer with a "
-                "longer horizon, or with horizon=math.inf for a stationary policy"
-            )
+        require_time(t, self.horizon, LONGER)
         return t
 
     def _states(self, states: Any) -> Tensor:
-        found, size = torch.as_tensor(states, dtype=self.gain.dtype), self.gain.shape[-1]
-        if found.dim() == 0 or found.shape[-1] != size:
-            raise ValueError(f"states have shape {list(found.shape)}; expected [..., {size}]")
-        if not bool(torch.isfinite(found).all()):
-            raise ValueError("a state is not finite; a policy acts in finite states")
-        return found
+        return read_vectors(states, self.gain.shape[-1], self.gain.dtype)
 
     def __repr__(self) -> str:
         sizes = f"n={self.gain.shape[-1]}, m={self.gain.shape[-2]}"

@@ -255,7 +255,8 @@ class GaussianPosterior(Posterior):
     def _draw(self, num_samples: int, seed: int, latents: bool) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         if self.horizon == math.inf:
             raise ValueError("trajectories of an infinite horizon have no end; infer with horizon=N to draw them")
-        return *draw_trajectories(self.belief, self.conduct, num_samples, seed), {}
+        # torch folds products of tensors that ask for gradients, which gives other last digits than in a copy
+        return *draw_trajectories(detached(self.belief), detached(self.conduct), num_samples, seed), {}
 
     def _score(self, states: Any, actions: Any) -> Tensor:
         problem = self.problem
@@ -312,11 +313,10 @@ class GaussianPosterior(Posterior):
 
 
 def detached(part: Any) -> Any:
-    """Tensors, also in tuples and dataclasses, without gradients."""
+    """Tensors, also in tuples, in dataclasses and in what these keep of themselves, without gradients."""
     if dataclasses.is_dataclass(part) and not isinstance(part, type):
         made = copy.copy(part)
-        for field in dataclasses.fields(part):
-            object.__setattr__(made, field.name, detached(getattr(part, field.name)))
+        vars(made).update({name: detached(value) for name, value in vars(part).items()})
         return made
     if isinstance(part, tuple) and hasattr(part, "_fields"):
         return type(part)(*(detached(item) for item in part))

@@ -15,8 +15,6 @@ from cai.inference.learning.options import TABLE_ENVS, check_count, check_table_
 from cai.inference.learning.tables.learner import TableLearner
 from cai.inference.learning.tables.rules import Rule
 from cai.inference.learning.tables.world import TableWorld
-from cai.models.continuous.world import World
-from cai.models.environments.world import EnvironmentModel
 from cai.models.trajectory.model import TrajectoryModel
 
 __all__ = ["LearnerOptions"]
@@ -44,7 +42,6 @@ class LearnerOptions:
     name: ClassVar[str]
     target: ClassVar[Target] = Target.FIXED_DYNAMICS
     stationary: ClassVar[bool] = False  # whether it can learn a policy that does not see time
-    elsewhere: ClassVar[str] = "soft-actor-critic"  # who answers other worlds, where it does not
 
     def __post_init__(self) -> None:
         check_count(self.steps, "steps")
@@ -60,11 +57,6 @@ class LearnerOptions:
     def supports(self, model: Any) -> None:
         """Raises ValueError if the model cannot be learned, and says what can."""
         copies_of(self.num_envs, self.steps, TABLE_ENVS)
-        if isinstance(model, (EnvironmentModel, World)):
-            raise ValueError(
-                f"backend {self.name!r} learns tables, and the states of {model.name} are not numbered; ask "
-                f"{self.elsewhere!r}"
-            )
         require_model(model, self.name, "'restricted' with gradient='sampled'")
         check_table_model(model, self.name)
         if self.entropy_form:

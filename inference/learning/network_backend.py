@@ -14,6 +14,7 @@ from cai.inference.learning.backend import LearnerOptions
 from cai.inference.learning.networks.brain import Brain, Setting
 from cai.inference.learning.networks.interface import Interface, interface_of, log_prior_of
 from cai.inference.learning.networks.learner import NetworkLearner, NetworkOptions
+from cai.inference.learning.networks.start import networks_of
 from cai.inference.learning.networks.temperature import Target
 from cai.inference.learning.options import check_count, copies_of
 from cai.models.continuous.world import World
@@ -35,6 +36,8 @@ class NetworkBackend(LearnerOptions):
         warmup_steps: uniform steps at the start, counted in `steps`.
         updates_per_step: updates for each transition.
         smoothing: by how much target networks follow the critics at each update.
+        initial: an answer of the same backend in a world that is observed alike and has the same actions; its networks
+            are the first ones here. Adam, buffer and temperature begin anew.
     """
 
     policy: str = "gaussian"
@@ -45,8 +48,11 @@ class NetworkBackend(LearnerOptions):
     warmup_steps: int = 100
     updates_per_step: float = 1
     smoothing: float = 0.02
+    initial: Any = None
 
     acts_in_boxes: ClassVar[bool] = False
+    learns_from_paths: ClassVar[bool] = False
+    adds_entropy: ClassVar[bool] = True  # whether its networks add entropy, or take the KL away, from what is paid
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -67,11 +73,17 @@ class NetworkBackend(LearnerOptions):
                 raise ValueError(f"{name} is {value!r}; expected a number > 0")
         if not 0 < self.smoothing <= 1:
             raise ValueError(f"smoothing is {self.smoothing!r}; expected a number in (0, 1]")
+        object.__setattr__(self, "initial", networks_of(self.initial))
 
     def supports(self, model: Any) -> None:
         """Raises ValueError if the world cannot be learned, and says what can."""
         if not isinstance(model, (EnvironmentModel, World)):
             super().supports(model)
+            if self.initial is not None:
+                raise ValueError(
+                    "initial goes on with networks, and a TrajectoryModel is learned on tables; leave it out, or give "
+                    "the model as an environment: environment_model(lambda num_envs: vector_environment(model, ...))"
+                )
             return
         copies_of(self._copies(model), self.steps, 1)
         if not self.observe_time:
@@ -91,6 +103,8 @@ class NetworkBackend(LearnerOptions):
             )
         if self.entropy_form and log_prior_of(model, interface) is not None:
             raise ValueError("the entropy form needs a uniform action prior; fold the prior into the reward first")
+        if self.initial is not None:
+            self.initial.check(self.name, self.hidden_sizes, interface, model.name)
         self.target_of(model, interface)
 
     def _copies(self, model: Any) -> int | None:
@@ -119,7 +133,14 @@ class NetworkBackend(LearnerOptions):
             self.entropy_form,
             self.smoothing,
         )
-        return self.make_brain(setting, generator)
+        brain = self.make_brain(setting, generator)
+        if self.initial is not None:
+            self.initial.load_into(brain)
+        return brain
+
+    def buffer_rows(self, copies: int) -> int:
+        """The most transitions of so many copies of the world that are kept."""
+        return self.buffer_size
 
     def memory(self, model: Any) -> Need:
         """About what `run` will take."""
@@ -135,7 +156,12 @@ class NetworkBackend(LearnerOptions):
             return super().learner(model)
         copies = copies_of(self._copies(model), self.steps, 1)
         options = NetworkOptions(
-            copies, self.batch_size, self.buffer_size, self.warmup_steps, float(self.updates_per_step)
+            copies,
+            self.batch_size,
+            self.buffer_rows(copies),
+            self.warmup_steps,
+            float(self.updates_per_step),
+            self.learns_from_paths,
         )
         return NetworkLearner(self, self.brain, self.steps // copies * copies, options)
 

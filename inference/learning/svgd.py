@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from cai.inference.core.squashed import log_tanh_slope
 from cai.models.common.checks import as_count
 from cai.models.common.random_draws import OwnDraws
 
@@ -100,8 +101,7 @@ def amortized_svgd(
             at = particles.detach().requires_grad_()
             actions = torch.tanh(at)
             worth = _checked(q_function(actions), len(at))
-            log_stretch = 2 * (math.log(2) - at - nn.functional.softplus(-2 * at)).sum(-1)
-            (scores,) = torch.autograd.grad((worth / temperature + log_stretch).sum(), at)
+            (scores,) = torch.autograd.grad((worth / temperature + log_tanh_slope(at)).sum(), at)
             shape = (sets, number, dim)
             direction = stein_direction(at.detach().reshape(shape), scores.reshape(shape)).reshape(-1, dim)
             optimizer.zero_grad()

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cai.inference.core.policy import policy_classes
+from cai.inference.core.policy import policy_classes, require_time
 from cai.inference.core.status import NotKnown
 from cai.inference.core.storage import can_store, save, storable
 from cai.inference.planning.bundle import Bundle, Sampler
@@ -102,8 +102,7 @@ class ReplanningPolicy:
         """
         if self._sampler is None:
             raise NotKnown("its model", "a replanning policy from a file", "give it again: policy.with_model(model)")
-        if not 0 <= t < self.horizon:
-            raise ValueError(f"time index {t} is outside the policy, which knows steps 0 to {self.horizon - 1}")
+        require_time(t, self.horizon, "infer with a longer horizon")
         n, states = self._sampler.problem.state_dim, torch.as_tensor(observations, dtype=self.plan.dtype)
         if states.shape[-1:] != (n,) or states.dim() > 2:
             raise ValueError(f"got states of shape {list(states.shape)}; expected [{n}], or [N, {n}]")

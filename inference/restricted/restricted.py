@@ -78,6 +78,12 @@ class RestrictedVariational:
         start: on continuous models, where the fit starts its trajectories: states [K, n], drawn from in equal shares,
             or a distribution; the model's own start unless given. What the answer reports is from the model's own
             start in any case.
+        values: on continuous models, soft values of what follows where they are known: (states [N, n], t) -> [N] in
+            reward units, asked for t = 1 .. T - 1, as `answer.value` of a linear-Gaussian model or a
+            `cai.models.GridFunction` of an answer on a grid. The fit then draws single steps from the states of `start`
+            at all times, with 16 actions in each of `num_samples` states, and lowers KL(q || q*) there: no trajectory
+            has to find what is far away. "history" holds -KL in nats, of which only differences matter where the values
+            are not exact.
 
     Of the answer's `details`, "history" is the bound at every step, "steps" their number, and "table" [T or 1, Z, A]
     or "module" holds the fitted parameters. Enumerated: "gradient", its largest last entry, and "starts", the bounds of
@@ -101,6 +107,7 @@ class RestrictedVariational:
     num_eval_samples: int = 10_000
     baseline: Literal["leave-one-out", "none", "value"] = "leave-one-out"
     start: Any = None
+    values: Any = None
 
     name: ClassVar[str] = "restricted"
     target: ClassVar[Target] = Target.FIXED_DYNAMICS
@@ -124,6 +131,8 @@ class RestrictedVariational:
         if rate is not None and not (0 < rate < math.inf and (sampled or rate <= 1)):
             raise ValueError(f"learning_rate is {rate}; it must be > 0, and along the natural gradient at most 1")
         object.__setattr__(self, "start", _read_start(self.start))
+        if self.values is not None and not callable(self.values):
+            raise TypeError(f"values is {self.values!r}; expected a function (states [N, n], t) -> [N]")
         if not self.tolerance > 0:
             raise ValueError(f"tolerance is {self.tolerance}; it must be > 0")
         if sampled and self.baseline == "leave-one-out" and self.num_samples < 2:
@@ -172,8 +181,10 @@ class RestrictedVariational:
                 f"gradient={self.gradient!r} is for the continuous actions of a ContinuousModel or a "
                 "LinearGaussianModel; here give 'enumerated' or 'sampled', or leave gradient out"
             )
-        if self.start is not None or self.baseline == "value":
-            what = "start" if self.start is not None else "baseline='value'"
+        given = {"start": self.start is not None, "values": self.values is not None}
+        given["baseline='value'"] = self.baseline == "value"
+        if any(given.values()):
+            what = next(name for name, is_given in given.items() if is_given)
             raise ValueError(f"{what} is for fits to trajectories of a continuous model; leave it out here")
 
     def _check_infinite(self, model: TrajectoryModel) -> None:

@@ -32,6 +32,11 @@ class FitStatus(str, Enum):
         "at bound: a coefficient lies at one of its bounds, where the log-likelihood still rises outward, so it has no "
         "standard error; widen bounds, or set it with fixed={name: value} if the bound is meant"
     )
+    DISTINGUISHABLE = (
+        "distinguishable: the policy is told from the demonstrations by more than 0.02 nats of Jensen-Shannon "
+        "divergence, or there are too few of them to say, so that it may do something else, and the reward explain "
+        "something else; give the learner more steps, show more demonstrations, or let both see what the other saw"
+    )
 
     label: str
     """The first words of the text, for tables."""

@@ -13,15 +13,18 @@ __all__ = ["runs_away"]
 
 SUSPECT = 30.0  # standard errors in scaled features above which a coefficient may have no finite estimate
 STEP = 3.0  # standard errors that are gone; a quadratic log-likelihood falls by 4.5 nats over them
-FALL = 1e-2  # nats
+FALL = 1e-2  # nats by which the log-likelihood falls at least along what is known
+LOSS = 0.1  # nats that are lost on the way back from where separation leads
+BACK = (1.0, 0.3, 0.1, 0.03, 0.01)  # shares of a direction on the way back, the first of them may be infeasible
 INVOLVED = 0.05
 
 
 def runs_away(smooth: Scaled, found: Found, shape: Spectrum, inner: Tensor, names: tuple[str, ...]) -> list[str]:
-    """The names in a combination along which the log-likelihood does not fall, though it is curved; else none.
+    """The names in a combination along which the log-likelihood falls one way and not the other; else none.
 
     Where demonstrations are separated by a combination of features, gradient and curvature tend to 0 together, so that
-    g'(-H)^-1 g becomes small far out: the search converges at a place that means nothing.
+    g'(-H)^-1 g becomes small far out: the search converges at a place that means nothing. What is flat both ways is
+    not separated, and a coefficient that few trips tell of falls both ways, if slowly.
 
     Args:
         smooth: the log-likelihood.
@@ -41,7 +44,15 @@ def runs_away(smooth: Scaled, found: Found, shape: Spectrum, inner: Tensor, name
         tried += [way, -way]
     for way in tried:
         there = smooth.evaluate(found.place + way)
-        if there is not None and there[0] > found.value - FALL:
+        if there is not None and there[0] > found.value - FALL and _falls_back(smooth, found, way):
             shares = (way / way.norm()).abs().tolist()
             return [name for name, share in zip(names, shares, strict=True) if share > INVOLVED]
     return []
+
+
+def _falls_back(smooth: Scaled, found: Found, way: Tensor) -> bool:
+    for share in BACK:
+        there = smooth.evaluate(found.place - share * way)
+        if there is not None and there[0] < found.value - LOSS:
+            return True
+    return False

@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
-from cai.inference.learning.networks.brain import Setting, Told
+from cai.inference.learning.networks.brain import Replaying, Setting, Told
 from cai.inference.learning.networks.buffer import Batch
 from cai.inference.learning.networks.flat import Adam, Perceptron
-from cai.inference.learning.networks.squash import draw_squashed
+from cai.inference.learning.networks.heads import BoxHead
 from cai.inference.learning.networks.temperature import Temperature
 
 __all__ = ["BoxActorCritic"]
 
+EDGE = 1e-6  # actions nearer than this to the bounds of [-1, 1], whose u is infinite, are taken as being there
 DRAWN = 16  # actions that stand for the policy where a state is valued
 
 
-class BoxActorCritic:
+class BoxActorCritic(Replaying):
     """Q(s, a) of the policy, the smaller of two; and a policy whose actions are worth much and little likely.
 
     Haarnoja 2018b, "Soft actor-critic algorithms and applications", equations (5) to (18), relative to the action
-    prior: log pi/p in place of log pi. Densities are those of actions scaled to [-1, 1], to which the box's volume adds
-    a constant that the uniform prior takes away again, and the entropy form does not.
+    prior: log pi/p in place of log pi.
 
     Args:
         setting: what the networks are made for.
@@ -33,48 +31,41 @@ class BoxActorCritic:
     def __init__(self, setting: Setting, generator: torch.Generator) -> None:
         interface = setting.interface
         self.setting, self.dim = setting, interface.action_size
-        self.actor = Perceptron((interface.size, *setting.hidden_sizes, 2 * self.dim))
+        self.head = BoxHead(setting)
+        self.actor = self.head.actor
         self.critic = Perceptron((interface.size + self.dim, *setting.hidden_sizes, 1), copies=2)
         self._actor = Adam(self.actor.start(generator), setting.learning_rate)
         self._critic = Adam(self.critic.start(generator), setting.learning_rate)
         self._target = self._critic.flat.detach().clone()
         self.temperature = Temperature(setting.temperature, setting.target, setting.learning_rate)
-        # log pi - log p is the density on [-1, 1] and this; p is uniform, density 2^-d there, unless it is given
-        self._constant = self.dim * math.log(2)
-        if setting.entropy_form:
-            self._constant -= interface.log_volume
-
-    def _draw(self, flat: Tensor, observations: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Actions [B, d], logs of their densities on [-1, 1] [B], and log pi / p [B] (log pi in the entropy form)."""
-        actions, log_density = draw_squashed(self.actor(flat, observations), noise)
-        ratio = log_density + self._constant
-        if self.setting.log_prior is not None:
-            ratio = ratio - self.setting.log_prior(observations, actions)
-        return actions, log_density, ratio
 
     def act(self, observations: Tensor, allowed: Tensor | None, generator: torch.Generator) -> Tensor:
         with torch.no_grad():
-            noise = torch.randn(len(observations), self.dim, generator=generator)
-            return draw_squashed(self.actor(self._actor.flat, observations), noise)[0]
+            return self.head.taken(self.head.draw(self._actor.flat, observations, allowed, generator))
 
     def draw(self, observations: Tensor, allowed: Tensor | None, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         with torch.no_grad():
             noise = torch.randn(len(observations), self.dim, generator=generator)
-            actions, _, ratio = self._draw(self._actor.flat, observations, noise)
+            actions, _, ratio = self.head.sample(self._actor.flat, observations, noise)
             return actions, ratio
+
+    def log_policy_of(self, observations: Tensor, actions: Tensor, allowed: Tensor | None) -> Tensor:
+        with torch.no_grad():
+            u = torch.atanh(actions.clamp(EDGE - 1, 1 - EDGE).double()).float()
+            return self.head.log_ratio(self._actor.flat, observations, allowed, u)
 
     def update(self, batch: Batch, generator: torch.Generator) -> Told:
         setting, alpha = self.setting, self.temperature.value
         noise = torch.randn(2, len(batch.rewards), self.dim, generator=generator)
         with torch.no_grad():
-            following, _, ratio = self._draw(self._actor.flat, batch.next_observations, noise[0])
+            following, _, ratio = self.head.sample(self._actor.flat, batch.next_observations, noise[0])
             worth = self.critic(self._target, torch.cat([batch.next_observations, following], 1))
             soft = torch.minimum(worth[0], worth[1])[:, 0] - alpha * ratio
             wanted = batch.rewards + setting.discount * (1 - batch.terminated) * soft
         errors = self.critic(self._critic.flat, torch.cat([batch.observations, batch.actions], 1))[..., 0] - wanted
         critic_loss = 0.5 * errors.square().mean(1).sum()
         self._critic.descend(critic_loss)
-        actions, log_density, ratio = self._draw(self._actor.flat, batch.observations, noise[1])
+        actions, log_density, ratio = self.head.sample(self._actor.flat, batch.observations, noise[1])
         # the critics' weights take no gradient here, only their inputs do
         worth = self.critic(self._critic.flat.detach(), torch.cat([batch.observations, actions], 1))
         actor_loss = (alpha * ratio - torch.minimum(worth[0], worth[1])[:, 0]).mean()
@@ -95,7 +86,7 @@ class BoxActorCritic:
         with torch.no_grad():
             repeated = observations.repeat_interleave(DRAWN, 0)
             noise = torch.randn(len(repeated), self.dim, generator=generator)
-            actions, _, ratio = self._draw(self._actor.flat, repeated, noise)
+            actions, _, ratio = self.head.sample(self._actor.flat, repeated, noise)
             worth = self.q_values(repeated, actions) - self.temperature.value * ratio
             return worth.reshape(-1, DRAWN).mean(1)
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-from cai.inference.learning.networks.buffer import Batch
+from cai.inference.learning.networks.buffer import Buffer
 from cai.inference.learning.networks.interface import Interface, LogPrior
 from cai.inference.learning.networks.temperature import Target, Temperature
 
-__all__ = ["Brain", "Setting", "Told", "log_allowed", "masked_mean"]
+__all__ = ["Brain", "Lesson", "Replaying", "Setting", "Told", "log_allowed", "masked_mean"]
+
+
+Lesson = Callable[[int, torch.Generator], Any]
 
 
 class Setting(NamedTuple):
@@ -49,18 +53,40 @@ class Told(NamedTuple):
 
 
 class Brain(Protocol):
-    """Networks that act and learn."""
+    """Networks that act and learn.
+
+    Actions are int64 [N]; or in a box [N, d], in [-1, 1] as the world takes them, or as the buffer keeps them: the
+    same, or u before tanh for those that ask for densities of actions that were taken.
+    """
 
     temperature: Temperature
 
     def act(self, observations: Tensor, allowed: Tensor | None, generator: torch.Generator) -> Tensor:
-        """Actions drawn by the policy: [N, d] in [-1, 1], or int64 [N]."""
+        """Actions drawn by the policy, as the buffer keeps them."""
+
+    def uniform(self, number: int, allowed: Tensor | None, generator: torch.Generator) -> Tensor:
+        """Actions that are uniform over what is available, as the buffer keeps them."""
+
+    def taken(self, kept: Tensor) -> Tensor:
+        """Actions as the world takes them, of those that the buffer keeps."""
 
     def draw(self, observations: Tensor, allowed: Tensor | None, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Actions as `act` draws them, and [N] nats that the bound pays: log pi/p, or its mean where that is exact."""
+        """Actions drawn by the policy, as the world takes them, and [N] nats that the bound pays for them.
 
-    def update(self, batch: Batch, generator: torch.Generator) -> Told:
-        """One step of every network on a batch."""
+        These are log pi/p, or its mean where that is exact.
+        """
+
+    def lesson(self, buffer: Buffer, copies: int, generator: torch.Generator) -> Lesson | None:
+        """What updates are made of: draws so many transitions, or paths; None where it is too early to learn.
+
+        Args:
+            buffer: whose rows were added by so many at once.
+            copies: N, of the world.
+            generator: of all draws.
+        """
+
+    def update(self, batch: Any, generator: torch.Generator) -> Told:
+        """One step of every network on what the lesson drew."""
 
     def tensors(self) -> dict[str, Tensor]:
         """Everything that it learned by name, the tensors themselves."""
@@ -71,8 +97,28 @@ class Brain(Protocol):
     def values(self, observations: Tensor, allowed: Tensor | None, generator: torch.Generator) -> Tensor:
         """[N], what its critic says that observations are worth, reward units."""
 
-    def q_values(self, observations: Tensor, actions: Tensor) -> Tensor:
-        """[N], what its critic says that actions, as `act` returns them, are worth."""
+
+class Replaying:
+    """What brains share that learn from single transitions of any policy, and whose buffers keep actions as taken."""
+
+    setting: Setting
+
+    def log_policy_of(self, observations: Tensor, actions: Tensor, allowed: Tensor | None) -> Tensor:
+        """[N] nats, log pi/p (log pi in the entropy form) of actions that somebody took, as the world takes them."""
+        raise NotImplementedError
+
+    def uniform(self, number: int, allowed: Tensor | None, generator: torch.Generator) -> Tensor:
+        interface = self.setting.interface
+        if not interface.num_actions:
+            return 2 * torch.rand(number, interface.action_size, generator=generator) - 1
+        weights = torch.ones(number, interface.num_actions) if allowed is None else allowed
+        return torch.multinomial(weights, 1, generator=generator)[:, 0]
+
+    def taken(self, kept: Tensor) -> Tensor:
+        return kept
+
+    def lesson(self, buffer: Buffer, copies: int, generator: torch.Generator) -> Lesson | None:
+        return buffer.sample if buffer.size > 1 else None
 
 
 def log_allowed(setting: Setting, observations: Tensor, allowed: Tensor | None) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 from cai.models.common.files import StorageError
 from cai.models.common.memory import require_memory
 
-__all__ = ["Batch", "Buffer", "Columns"]
+__all__ = ["Batch", "Buffer", "Columns", "flattened"]
 
 BLOCK = 8192  # rows of a file
 
@@ -21,12 +21,13 @@ class Batch(NamedTuple):
 
     Attributes:
         observations: [B, n].
-        actions: [B, d], in [-1, 1], or [B, 1], numbers of discrete actions.
+        actions: [B, d], as they are kept (in [-1, 1], or before tanh), or [B, 1], numbers of discrete actions.
         rewards: [B], reward units.
         next_observations: [B, n], the episode's own, never those after a reset.
         terminated: [B], 1 where nothing follows, else 0.
         allowed: [B, A], 1 where an action is available; None where all always are, or in a box.
         next_allowed: [B, A], the same of the next observation.
+        ends: [B], 1 where the episode ended, terminated or truncated; None where that is not kept.
     """
 
     observations: Tensor
@@ -36,25 +37,33 @@ class Batch(NamedTuple):
     terminated: Tensor
     allowed: Tensor | None
     next_allowed: Tensor | None
+    ends: Tensor | None = None
+
+
+def flattened(batch: Batch) -> Batch:
+    """Steps [n, B, ...] as [n B, ...]."""
+    return Batch._make(None if part is None else part.flatten(0, 1) for part in batch)
 
 
 class Columns(NamedTuple):
-    """How a row is laid out: observation, action, reward, terminated, next observation, and both masks.
+    """How a row is laid out: observation, action, reward, terminated, next observation, end, and both masks.
 
     Attributes:
         observation: n.
         action: d.
         mask: A, or 0 where all actions are always available.
+        ends: whether there is a column for ends of episodes.
     """
 
     observation: int
     action: int
     mask: int
+    ends: bool = False
 
     @property
     def width(self) -> int:
         """Of a row."""
-        return 2 * self.observation + self.action + 2 + 2 * self.mask
+        return 2 * self.observation + self.action + 2 + int(self.ends) + 2 * self.mask
 
 
 class Buffer:
@@ -90,12 +99,37 @@ class Buffer:
 
     def sample(self, number: int, generator: torch.Generator) -> Batch:
         """Rows drawn with replacement."""
-        rows = self._rows.index_select(0, torch.randint(self.size, (number,), generator=generator))
-        seen, acted, mask = self.columns
-        sizes = [seen, acted, 1, 1, seen, *([mask, mask] if mask else [])]
-        observations, actions, rewards, terminated, following, *masks = rows.split(sizes, 1)
-        allowed, next_allowed = masks if masks else (None, None)
-        return Batch(observations, actions, rewards[:, 0], following, terminated[:, 0], allowed, next_allowed)
+        return self._batch(self._rows.index_select(0, torch.randint(self.size, (number,), generator=generator)))
+
+    def paths(self, number: int, length: int, copies: int, generator: torch.Generator) -> Batch:
+        """Steps that follow each other in one copy of the world, [length, number, ...], drawn with replacement.
+
+        A path runs on through ends of episodes, which `ends` tells.
+
+        Args:
+            number: of paths.
+            length: steps of a path, of which the ring holds at least one.
+            copies: N; rows were added N at once.
+            generator: of the draws.
+        """
+        starts = self.size - (length - 1) * copies
+        first = self._first() + torch.randint(starts, (number,), generator=generator)
+        places = (first + copies * torch.arange(length)[:, None]) % self.capacity
+        return self._batch(self._rows[places])
+
+    def newest(self, length: int, copies: int) -> Batch:
+        """The last steps of every copy of the world, in their order, [length, N, ...]."""
+        rows = self._numbers(self.total - length * copies, self.total)
+        return self._batch(rows.reshape(length, copies, self.columns.width))
+
+    def _batch(self, rows: Tensor) -> Batch:
+        """The parts of rows [..., width]."""
+        seen, acted, mask, ends = self.columns
+        sizes = [seen, acted, 1, 1, seen, *([1] if ends else []), *([mask, mask] if mask else [])]
+        observations, actions, rewards, terminated, following, *more = rows.split(sizes, -1)
+        last = more.pop(0)[..., 0] if ends else None
+        allowed, next_allowed = more if more else (None, None)
+        return Batch(observations, actions, rewards[..., 0], following, terminated[..., 0], allowed, next_allowed, last)
 
     # ---- files --------------------------------------------------------------------------------------------------
 

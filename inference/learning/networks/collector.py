@@ -43,17 +43,20 @@ class Collector:
         interface: how networks see it.
         number: N.
         seed: of the run: the reset of episode e in copy c has the seed of (seed, c, e).
+        keeps_ends: whether rows say where episodes end.
 
     Attributes:
         observations: float32 [N, n], what is seen now.
         allowed: float32 [N, A], 1 where an action is available; None where that is not told.
     """
 
-    def __init__(self, world: Any, interface: Interface, number: int, seed: int) -> None:
+    def __init__(self, world: Any, interface: Interface, number: int, seed: int, *, keeps_ends: bool = False) -> None:
+        self._keeps_ends = keeps_ends
         self.world, self.interface, self.number, self.seed = world, interface, number, seed
         self._worlds = make_worlds(world, number)
         self.episodes = np.zeros(number, dtype=np.int64)
         self.returns, self.lengths = np.zeros(number), np.zeros(number, dtype=np.int64)
+        self.allowed: Tensor | None = None
         self._since: list[list[Any]] = [[] for _ in range(number)]  # the actions of each copy since its reset
         seen, info = self._worlds.reset(seed=self._seeds())
         self._see(seen, info)
@@ -63,13 +66,18 @@ class Collector:
 
     def _see(self, seen: Any, info: Any) -> None:
         self.observations = self.interface.rows(seen)
-        self.allowed = self.interface.allowed(info)
+        allowed, told = self.interface.allowed(info), info.get("_action_mask") if isinstance(info, dict) else None
+        if allowed is not None and self.allowed is not None and told is not None:
+            # Gymnasium's vectors tell of the copies that were reset alone, and zeros of the others
+            allowed = torch.where(torch.as_tensor(told)[:, None], allowed, self.allowed)
+        self.allowed = allowed
 
-    def step(self, actions: Tensor) -> Step:
+    def step(self, actions: Tensor, kept: Tensor) -> Step:
         """Steps every copy once, and resets those whose episodes end.
 
         Args:
             actions: [N, d] in [-1, 1], or int64 [N].
+            kept: the same actions as rows are to hold them.
         """
         before, allowed = self.observations, self.allowed
         taken = self.interface.to_world(actions).numpy()
@@ -84,16 +92,27 @@ class Collector:
         ended = []
         if ends.any():
             ended = [(float(self.returns[copy]), int(self.lengths[copy])) for copy in np.flatnonzero(ends)]
-            self.episodes += ends
-            self.returns[ends], self.lengths[ends] = 0.0, 0
-            for copy in np.flatnonzero(ends):
-                self._since[copy] = []
-            self._see(*self._worlds.reset(seed=self._seeds(), options={"reset_mask": ends}))
+            self.begin_anew(ends)
         numbers = np.stack([rewards, terminated], 1).astype(np.float32)
-        parts = [before, actions.reshape(self.number, -1).float(), torch.from_numpy(numbers), following]
+        parts = [before, kept.reshape(self.number, -1).float(), torch.from_numpy(numbers), following]
+        if self._keeps_ends:
+            parts.append(torch.from_numpy(ends[:, None].astype(np.float32)))
         if allowed is not None and next_allowed is not None:
             parts += [allowed, next_allowed]
         return Step(torch.cat(parts, 1), ended, terminated, ends, rewards, following)
+
+    def begin_anew(self, which: Any) -> None:
+        """Resets some of the copies, whether their episodes have ended or not.
+
+        Args:
+            which: bool [N].
+        """
+        mask = np.asarray(which)
+        self.episodes += mask
+        self.returns[mask], self.lengths[mask] = 0.0, 0
+        for copy in np.flatnonzero(mask):
+            self._since[copy] = []
+        self._see(*self._worlds.reset(seed=self._seeds(), options={"reset_mask": mask}))
 
     # ---- travelling ---------------------------------------------------------------------------------------------
 

@@ -5,15 +5,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from cai.inference.learning.networks.brain import Setting, Told, log_allowed, masked_mean
+from cai.inference.learning.networks.brain import Replaying, Setting, Told, log_allowed, masked_mean
 from cai.inference.learning.networks.buffer import Batch
 from cai.inference.learning.networks.flat import Adam, Perceptron
+from cai.inference.learning.networks.heads import DiscreteHead
 from cai.inference.learning.networks.temperature import Temperature
 
 __all__ = ["DiscreteActorCritic", "DiscreteSoftQ"]
 
 
-class _Discrete:
+class _Discrete(Replaying):
     """Twin critics [2, N, A] with slow copies, and what follows from any log policy [N, A]."""
 
     def __init__(self, setting: Setting, generator: torch.Generator) -> None:
@@ -40,6 +41,12 @@ class _Discrete:
             rows = self.log_policy(observations, log_prior)
             chosen = torch.multinomial(rows.exp(), 1, generator=generator)[:, 0]
             return chosen, masked_mean(rows.exp(), rows - log_prior)
+
+    def log_policy_of(self, observations: Tensor, actions: Tensor, allowed: Tensor | None) -> Tensor:
+        with torch.no_grad():
+            log_prior = log_allowed(self.setting, observations, allowed)
+            rows = self.log_policy(observations, log_prior) - log_prior.masked_fill(log_prior == -torch.inf, 0.0)
+            return rows.gather(1, actions.reshape(-1, 1).long())[:, 0]
 
     def _learn_critic(self, batch: Batch, soft: Tensor) -> float:
         """A step of the critics towards r + gamma V(s'); the mean of their losses."""
@@ -85,11 +92,12 @@ class DiscreteActorCritic(_Discrete):
 
     def __init__(self, setting: Setting, generator: torch.Generator) -> None:
         super().__init__(setting, generator)
-        self.actor = Perceptron(self.critic.sizes)
+        self.head = DiscreteHead(setting)
+        self.actor = self.head.actor
         self._actor = Adam(self.actor.start(generator), setting.learning_rate)
 
     def log_policy(self, observations: Tensor, log_prior: Tensor) -> Tensor:
-        return torch.log_softmax(self.actor(self._actor.flat, observations) + log_prior, -1)
+        return self.head.rows(self._actor.flat, observations, log_prior)
 
     def update(self, batch: Batch, generator: torch.Generator) -> Told:
         following = log_allowed(self.setting, batch.next_observations, batch.next_allowed)

@@ -80,9 +80,14 @@ class Adam:
             "exp_avg_sq": torch.zeros_like(flat, requires_grad=False),
         }
 
-    def descend(self, loss: Tensor) -> None:
-        """A step down the gradient of a loss."""
-        (self.flat.grad,) = torch.autograd.grad(loss, [self.flat])
+    def descend(self, loss: Tensor, *, keep: bool = False) -> None:
+        """A step down the gradient of a loss.
+
+        Args:
+            loss: 0-dim.
+            keep: whether another network is to step down the same loss.
+        """
+        (self.flat.grad,) = torch.autograd.grad(loss, [self.flat], retain_graph=keep)
         self._optimizer.step()
         self.flat.grad = None
 

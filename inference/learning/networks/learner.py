@@ -44,6 +44,7 @@ class NetworkOptions:
         buffer_size: the most transitions that are kept.
         warmup_steps: uniform ones at the start, before any update.
         updates_per_step: updates for each transition; a fraction is saved up.
+        keeps_ends: whether the buffer is told where episodes end, for brains that learn from paths.
     """
 
     num_envs: int
@@ -51,6 +52,7 @@ class NetworkOptions:
     buffer_size: int
     warmup_steps: int
     updates_per_step: float
+    keeps_ends: bool = False
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -120,9 +122,10 @@ class NetworkLearner:
         interface = interface_of(model, self.backend.name)
         generator = torch.Generator().manual_seed(seed)
         brain = self.brain(model, interface, generator)
-        copies = Collector(model, interface, self.options.num_envs, seed)
+        copies = Collector(model, interface, self.options.num_envs, seed, keeps_ends=self.options.keeps_ends)
         mask = interface.num_actions if copies.allowed is not None else 0
-        buffer = Buffer(self.options.buffer_size, Columns(interface.size, interface.action_size, mask))
+        columns = Columns(interface.size, interface.action_size, mask, self.options.keeps_ends)
+        buffer = Buffer(self.options.buffer_size, columns)
         session = _Session(model, brain, buffer, copies, generator)
         return NetworkState(
             problem=session,
@@ -166,31 +169,29 @@ class NetworkLearner:
 
     def _once(self, session: _Session, sums: Tensor, learned: int, owed: float, at: int) -> tuple[int, float]:
         """One step of every copy, and the updates that it brings."""
-        options, copies, generator = self.options, session.copies, session.generator
-        if at <= options.warmup_steps:
-            actions = self._uniform(copies, generator)
+        options, copies, generator, brain = self.options, session.copies, session.generator, session.brain
+        early = at <= options.warmup_steps
+        if early:
+            kept = brain.uniform(copies.number, copies.allowed, generator)
         else:
-            actions = session.brain.act(copies.observations, copies.allowed, generator)
-        step = copies.step(actions)
+            kept = brain.act(copies.observations, copies.allowed, generator)
+        step = copies.step(brain.taken(kept), kept)
         session.buffer.add(step.rows)
+        if watch := getattr(session.brain, "watch", None):
+            watch(step.rows)
         for total, length in step.ended:
             sums[:3] += torch.tensor([1.0, total, length], dtype=torch.float64)
-        if at <= options.warmup_steps or session.buffer.size < 2:
+        if early:
             return learned, owed
         owed += options.updates_per_step * options.num_envs
+        lesson = brain.lesson(session.buffer, copies.number, generator) if owed >= 1 else None
+        if lesson is None:
+            return learned, owed
         while owed >= 1:
-            told = session.brain.update(session.buffer.sample(options.batch_size, generator), generator)
+            told = brain.update(lesson(options.batch_size, generator), generator)
             sums[3:] += torch.tensor([told.entropy, told.critic_loss, told.actor_loss], dtype=torch.float64)
             learned, owed = learned + 1, owed - 1
         return learned, owed
-
-    def _uniform(self, copies: Collector, generator: torch.Generator) -> Tensor:
-        """Actions of the start, uniform over what is available."""
-        interface = copies.interface
-        if not interface.num_actions:
-            return 2 * torch.rand(copies.number, interface.action_size, generator=generator) - 1
-        allowed = torch.ones(copies.number, interface.num_actions) if copies.allowed is None else copies.allowed
-        return torch.multinomial(allowed, 1, generator=generator)[:, 0]
 
     def _why(self, session: _Session) -> str:
         """Why the run makes no sense any more, in words; nothing where it does."""

@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.distributions import Independent, Normal
 
+from cai.inference.core.squashed import Squashed
 from cai.inference.core.storage import save, storable
 from cai.inference.learning.networks.flat import Perceptron
 from cai.inference.learning.networks.interface import Interface
-from cai.inference.learning.networks.squash import draw_squashed, log_stretch
+from cai.inference.learning.networks.squash import deviation_of, draw_squashed
 
 __all__ = ["LearnedPolicy"]
 
@@ -81,7 +83,7 @@ class LearnedPolicy:
         return actions[0] if single else actions
 
     def log_prob(self, actions: Any, observations: Any, t: int = 0, *, action_mask: Any = None) -> Tensor:
-        """Log pi(a | o) in nats [N], or of one; a density in the world's units where actions lie in a box.
+        """Log pi(a | o) in nats [N], or of one; in a box a density in the world's units, -inf at its bounds.
 
         Args:
             actions: [N, ...] in the world's units.
@@ -101,13 +103,9 @@ class LearnedPolicy:
         return scores[0] if single else scores
 
     def _log_density(self, rows: Tensor, actions: Tensor) -> Tensor:
-        low, high = self.interface.low, self.interface.high
-        flat = actions.reshape(len(actions), -1)
-        u = ((flat - low).log() - (high - flat).log()) / 2
         mean, log_std = Perceptron(self.sizes)(self.parameters["actor"], rows).double().chunk(2, -1)
-        normal = torch.distributions.Normal(mean, log_std.clamp(-5.0, 2.0).exp())
-        stretch = log_stretch(u) + ((high - low) / 2).log().sum()
-        return normal.log_prob(u).sum(-1) - stretch
+        normal = Independent(Normal(mean, deviation_of(log_std)), 1)
+        return Squashed(normal, self.interface.low, self.interface.high).log_prob(actions.reshape(len(actions), -1))
 
     def _logits(self, rows: Tensor, action_mask: Any) -> Tensor:
         """[N, A], up to a constant; -inf where an action is not available."""

@@ -104,7 +104,13 @@ class LearnedPosterior(Posterior):
         return found
 
     def q_value(self, observations: Any, actions: Any) -> Tensor:
-        """[N], what the critic says of actions [N, ...] in the world's units, reward units."""
+        """[N], what the critic says of actions [N, ...] in the world's units, reward units.
+
+        Raises:
+            NotKnown: if what was learned are values of observations alone.
+        """
+        if not hasattr(self.brain, "q_values"):
+            raise self._unknown("what actions are worth", "ask answer.value(observations), or 'soft-actor-critic'")
         interface = self.learned_policy.interface
         found: Tensor = self.brain.q_values(interface.rows(observations), interface.from_world(actions))
         return found

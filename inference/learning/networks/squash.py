@@ -6,17 +6,18 @@ import math
 
 import torch
 from torch import Tensor
-from torch.nn.functional import softplus
 
-__all__ = ["draw_squashed", "log_stretch"]
+from cai.inference.core.squashed import log_tanh_slope
+
+__all__ = ["deviation_of", "draw_squashed", "log_squashed", "place"]
 
 LEAST, MOST = -5.0, 2.0  # of the log of a standard deviation in u-space
 HALF_LOG_TAU = 0.5 * math.log(2 * math.pi)
 
 
-def log_stretch(u: Tensor) -> Tensor:
-    """[...], the log of the derivative of tanh, summed over the last axis: no digit is lost however large u is."""
-    return 2 * (math.log(2) * u.shape[-1] - (u + softplus(-2 * u)).sum(-1))
+def deviation_of(log_std: Tensor) -> Tensor:
+    """The standard deviation of u, in [e^-5, e^2], of what a network gives for its log."""
+    return log_std.clamp(LEAST, MOST).exp()
 
 
 def draw_squashed(head: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
@@ -28,8 +29,27 @@ def draw_squashed(head: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         head: [B, 2 d], mean and log standard deviation of u, as a network gives them.
         noise: [B, d], normal numbers; zeros give the image of the mean.
     """
+    mean, deviation = place(head)
+    u = mean + deviation * noise
+    return torch.tanh(u), _log_normal(deviation, noise) - log_tanh_slope(u)
+
+
+def log_squashed(head: Tensor, u: Tensor) -> Tensor:
+    """[B], the log of the density on [-1, 1] of the actions tanh u [B, d], as `draw_squashed` draws them.
+
+    Args:
+        head: [B, 2 d].
+        u: [B, d], before tanh, so that no digit of an action near the walls is lost.
+    """
+    mean, deviation = place(head)
+    return _log_normal(deviation, (u - mean) / deviation) - log_tanh_slope(u)
+
+
+def place(head: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of u [B, d] each, of a network's outputs [B, 2 d]."""
     mean, log_std = head.chunk(2, -1)
-    log_std = log_std.clamp(LEAST, MOST)
-    u = mean + log_std.exp() * noise
-    log_normal = -(0.5 * noise.square() + log_std).sum(-1) - HALF_LOG_TAU * mean.shape[-1]
-    return torch.tanh(u), log_normal - log_stretch(u)
+    return mean, deviation_of(log_std)
+
+
+def _log_normal(deviation: Tensor, noise: Tensor) -> Tensor:
+    return -(0.5 * noise.square() + deviation.log()).sum(-1) - HALF_LOG_TAU * noise.shape[-1]

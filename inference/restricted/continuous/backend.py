@@ -14,9 +14,11 @@ from cai.inference.core.memory import Need, particles_need
 from cai.inference.gaussian.solve import gaussian_need
 from cai.inference.restricted.classes import ModulePolicy, PolicyClass
 from cai.inference.restricted.continuous.answers import fitted_answer
+from cai.inference.restricted.continuous.box import box_of_prior
 from cai.inference.restricted.continuous.classes import ActionClass, LinearGaussianPolicy, make_guide
 from cai.inference.restricted.continuous.guides import Guide, Sizes
 from cai.inference.restricted.continuous.linear_ascent import LinearAscent
+from cai.inference.restricted.continuous.one_step import ACTIONS, known_values, one_step_gradient
 from cai.inference.restricted.continuous.rollouts import (
     Critic,
     GuideParameters,
@@ -24,7 +26,6 @@ from cai.inference.restricted.continuous.rollouts import (
     draw_world,
     world_gradient,
 )
-from cai.inference.restricted.continuous.squashed import box_of_prior
 from cai.inference.restricted.score_function import SampledLearner, SamplingOptions
 from cai.models.common.random_draws import OwnDraws
 from cai.models.continuous.linear_gaussian import LinearGaussianModel
@@ -40,7 +41,9 @@ FIRST = 256  # trajectories by which states and returns are brought to size 1
 def is_closed(backend: Any, policy: PolicyClass, model: World) -> bool:
     """Whether the bound is to be known by moments."""
     fits = isinstance(policy, LinearGaussianPolicy) and isinstance(model, LinearGaussianModel)
-    return backend.gradient == "closed" or (backend.gradient == "auto" and fits and backend.start is None)
+    return backend.gradient == "closed" or (
+        backend.gradient == "auto" and fits and backend.start is None and backend.values is None
+    )
 
 
 def check_world(backend: Any, policy: PolicyClass, model: World) -> None:
@@ -64,6 +67,8 @@ def check_world(backend: Any, policy: PolicyClass, model: World) -> None:
         )
     if backend.restarts:
         raise ValueError(f"restarts is {backend.restarts}; on continuous models compare fits of several seeds instead")
+    if backend.values is not None:
+        _check_values(backend, model)
     if is_closed(backend, policy, model):
         if not isinstance(policy, LinearGaussianPolicy) or not isinstance(model, LinearGaussianModel):
             raise ValueError(
@@ -104,6 +109,21 @@ def _check_sampled(backend: Any, policy: PolicyClass, model: World) -> None:
         raise ValueError(f"gradient='pathwise' goes along trajectories, and {why}; give 'sampled', or leave it out")
 
 
+def _check_values(backend: Any, model: World) -> None:
+    """Refuses what does not go with values that are known, and values of another shape."""
+    if backend.start is None:
+        raise ValueError(
+            "values are fitted to in single steps, from states that start= gives: states [K, n] spread over where the "
+            "policy is to be good, or a distribution of them"
+        )
+    if backend.gradient not in ("auto", "sampled") or backend.baseline == "value":
+        what = f"gradient={backend.gradient!r}" if backend.baseline != "value" else "baseline='value'"
+        raise ValueError(f"{what} is for fits to trajectories; with values= leave it out")
+    states = model.reset(TRIED, torch.Generator().manual_seed(0))
+    for t in sorted({1, model.steps - 1} - {0, model.steps}):
+        known_values(backend.values, states, t)
+
+
 def _no_path(law: Any, model: World) -> str:
     """Why no gradient passes along trajectories; empty if it does."""
     states = model.reset(2, torch.Generator().manual_seed(0))
@@ -130,7 +150,8 @@ def world_need(backend: Any, policy: PolicyClass, model: Any) -> Need:
     if is_closed(backend, policy, model):
         return gaussian_need(model)
     hidden = sum(getattr(policy, "hidden_sizes", ())) + model.state_dim + model.action_dim
-    most = max(backend.num_samples * 8 * hidden, backend.num_eval_samples * 4 * (model.state_dim + model.action_dim))
+    drawn = backend.num_samples * (1 if backend.values is None else ACTIONS)
+    most = max(drawn * 8 * hidden, backend.num_eval_samples * 4 * (model.state_dim + model.action_dim))
     return particles_need(most, model.steps, 0, "lower num_samples or num_eval_samples, or give a shorter horizon")
 
 
@@ -147,7 +168,7 @@ def world_learner(backend: Any, policy: PolicyClass, model: Any) -> Learner[Any]
         functools.partial(_begin, backend, policy),
         options,
         functools.partial(fitted_answer, backend, policy),
-        world_gradient,
+        world_gradient if backend.values is None else one_step_gradient,
         draw_world,
     )
 
@@ -157,10 +178,10 @@ def _begin(backend: Any, policy: PolicyClass, model: Any, seed: int) -> WorldPro
     guide = _new_guide(policy, model, seed)
     with torch.no_grad():
         law = guide.law(model.reset(1, torch.Generator().manual_seed(0)), 0)
-    pathwise = backend.gradient != "sampled" and not _no_path(law, model)
+    pathwise = backend.gradient != "sampled" and backend.values is None and not _no_path(law, model)
     with OwnDraws(seed):
         critic = Critic(guide) if backend.baseline == "value" and not pathwise else None
-    problem = WorldProblem(model, GuideParameters(guide, critic), pathwise, backend.start)
+    problem = WorldProblem(model, GuideParameters(guide, critic), pathwise, backend.start, backend.values)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         draws = draw_world(_no_gradients(problem), FIRST, generator, trains=True)

@@ -19,8 +19,8 @@ from pyro.distributions.transforms import ConditionalSpline, ConditionalSplineAu
 from pyro.nn import ConditionalAutoRegressiveNN, DenseNN
 from torch import Tensor, nn
 
+from cai.inference.core.squashed import Squashed
 from cai.inference.core.status import NotKnown
-from cai.inference.restricted.continuous.squashed import Squashed
 
 __all__ = ["FlowGuide", "GaussianGuide", "Guide", "LinearGuide", "MixtureGuide", "ModuleGuide", "Network", "Sizes"]
 

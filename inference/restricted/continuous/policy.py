@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cai.inference.core.policy import policy_classes
+from cai.inference.core.policy import policy_classes, read_vectors, require_time
 from cai.inference.core.status import NotKnown
 from cai.inference.core.storage import save, storable
 from cai.inference.restricted.continuous.classes import make_guide
@@ -130,20 +130,11 @@ class GuidePolicy:
     def _time(self, t: int) -> int:
         if self.horizon == math.inf:
             return 0
-        if not 0 <= t < self.steps:
-            raise ValueError(
-                f"time index {t} is outside the policy, which knows steps 0 to {self.steps - 1}; infer with a longer "
-                "horizon, or over a stationary class"
-            )
+        require_time(t, self.steps, "infer with a longer horizon, or over a stationary class")
         return t
 
     def _states(self, observations: Any) -> Tensor:
-        found = torch.as_tensor(observations, dtype=torch.float64)
-        if found.dim() == 0 or found.shape[-1] != self.state_dim:
-            raise ValueError(f"states have shape {list(found.shape)}; expected [..., {self.state_dim}]")
-        if not bool(torch.isfinite(found).all()):
-            raise ValueError("a state is not finite; a policy acts in finite states")
-        return found
+        return read_vectors(observations, self.state_dim, torch.float64)
 
     def __repr__(self) -> str:
         sizes = f"n={self.state_dim}, m={self.action_dim}"

@@ -15,7 +15,7 @@ from cai.models.common.random_draws import OwnDraws
 from cai.models.continuous.simulate import DivergedRollout, draw_start, draw_step
 from cai.models.continuous.world import World
 
-__all__ = ["Critic", "GuideParameters", "WorldDraws", "WorldProblem", "draw_world", "world_gradient"]
+__all__ = ["Critic", "GuideParameters", "WorldDraws", "WorldProblem", "draw_starts", "draw_world", "world_gradient"]
 
 
 class GuideParameters(Leaves):
@@ -71,6 +71,7 @@ class WorldProblem:
         policy: the parameters, set to those of whatever state is looked at.
         pathwise: whether gradients go along trajectories, instead of by the score function.
         starts: where chains of the fit start: states [K, n], a distribution, or None for the model's own start.
+        values: soft values of what follows, (states [N, n], t) -> [N]; None where trajectories tell.
         blocked: None: what is forbidden shows only when it is drawn.
         why: nothing.
     """
@@ -79,6 +80,7 @@ class WorldProblem:
     policy: GuideParameters
     pathwise: bool
     starts: Any = None
+    values: Any = None
     blocked: None = None
     why: str = ""
 
@@ -124,7 +126,7 @@ def draw_world(
     """
     model, guide = problem.model, problem.policy.guide
     with torch.set_grad_enabled(trains and problem.pathwise):
-        state = _starts(problem.starts if trains else None, model, num_samples, generator)
+        state = draw_starts(problem.starts if trains else None, model, num_samples, generator)
         ended = model.has_ended(state)
         live = torch.ones(num_samples, dtype=torch.bool) if ended is None else ~ended
         states, raw, alive, weight = [state], [], [], 1.0
@@ -203,7 +205,8 @@ def _log_densities(guide: Guide, draws: WorldDraws) -> Tensor:
     return law.log_prob_u(draws.raw.flatten(0, 1)).reshape(steps, num_samples)
 
 
-def _starts(given: Any, model: World, number: int, generator: torch.Generator) -> Tensor:
+def draw_starts(given: Any, model: World, number: int, generator: torch.Generator) -> Tensor:
+    """[N, n], states from those given, from a distribution, or from the model's own start."""
     if given is None:
         return draw_start(model, number, generator).detach()
     if isinstance(given, Tensor):

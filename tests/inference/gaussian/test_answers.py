@@ -142,6 +142,22 @@ def test_answers_travel_without_gradients(tmp_path):
         assert torch.equal(other.sample(4, seed=2).states, answer.sample(4, seed=2).states)
 
 
+@pytest.mark.parametrize("backend", ["exact", "variational", "risk:eta=-0.1"])
+def test_answers_travel_after_everything_was_looked_at(backend, tmp_path):
+    """What an answer computed and held with gradients does not stop copies of it."""
+    temperature = torch.tensor(2.0, dtype=torch.float64, requires_grad=True)
+    answer = cai.infer(integrator(temperature=temperature), backend)
+    wanted = [answer.sample(4, seed=2).states, answer.gain(3), answer.covariance(3), answer.marginal("s_2").mean]
+    wanted += [answer.luck, answer.believed_return, answer.value(torch.zeros(2).double(), 1)]
+    answer.save(tmp_path / "answer")
+    for other in (copy.deepcopy(answer), pickle.loads(pickle.dumps(answer)), cai.load(tmp_path / "answer")):
+        found = [other.sample(4, seed=2).states, other.gain(3), other.covariance(3), other.marginal("s_2").mean]
+        found += [other.luck, other.believed_return, other.value(torch.zeros(2).double(), 1)]
+        for now, before in zip(found, wanted, strict=True):
+            assert not now.requires_grad
+            torch.testing.assert_close(now, before.detach(), rtol=1e-12, atol=1e-14)
+
+
 def test_gradients_of_accounts_are_those_of_the_evidence():
     temperature = torch.tensor(2.0, dtype=torch.float64, requires_grad=True)
     answer = cai.infer(integrator(temperature=temperature), "exact")

@@ -25,10 +25,11 @@ from cai.inference import (
     Status,
     TanhGaussianPolicy,
 )
+from cai.inference.core.squashed import Squashed
+from cai.inference.restricted.continuous.box import box_of_prior
 from cai.inference.restricted.continuous.classes import make_guide
 from cai.inference.restricted.continuous.guides import Sizes
 from cai.inference.restricted.continuous.rollouts import Critic, GuideParameters, WorldProblem, world_gradient
-from cai.inference.restricted.continuous.squashed import Squashed, box_of_prior
 from cai.inference.restricted.score_function import SamplingOptions
 from cai.models import Flat, bridge, multi_goal, pendulum
 from cai.models.common.storage import StorageError

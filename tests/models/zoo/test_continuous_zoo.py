@@ -7,6 +7,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from scipy.integrate import trapezoid
 from scipy.linalg import expm
 from scipy.special import log1p
 
@@ -72,7 +73,7 @@ def test_the_double_integrator():
     assert model.B.numpy() == pytest.approx(joint[:2, 2:], abs=1e-15)
     times = np.linspace(0, h, 20001)
     kernel = np.stack([times, np.ones_like(times)])
-    assert model.noise.numpy() == pytest.approx(0.1 * np.trapezoid(kernel[:, None] * kernel, times), abs=1e-9)
+    assert model.noise.numpy() == pytest.approx(0.1 * trapezoid(kernel[:, None] * kernel, times), abs=1e-9)
     assert isinstance(model.action_prior, LinearNormal)
     assert not double_integrator(noise=0.0).noise.any()
     with pytest.raises(ValueError, match="intensity"):

@@ -168,6 +168,17 @@ def test_separation_by_a_combination_is_no_success():
     assert fit(logit, penalty=L2(2.0)).status.ok
 
 
+@pytest.mark.parametrize("weight", [1e-3, 1e-7])
+def test_what_is_weakly_known_is_not_separated(weight):
+    """Little weight gives wide standard errors at the same maximum."""
+    plain = draw()
+    logit = draw(weights=torch.full((400,), weight, dtype=torch.float64))
+    estimate = fit(logit)
+    assert estimate.status is FitStatus.SUCCESS
+    assert np.allclose(estimate.coefficients, fit(plain).coefficients, rtol=1e-3)
+    assert np.allclose(estimate.standard_errors, fit(plain).standard_errors / math.sqrt(weight), rtol=1e-3)
+
+
 def test_scales_change_nothing():
     logit = draw()
     other = fit(logit, task={"scales": torch.tensor([300.0, 0.01], dtype=torch.float64)})

@@ -18,12 +18,12 @@ from torch import Tensor
 from torch.distributions import constraints
 from torch.nn.functional import softplus
 
-from cai.models.continuous.priors import Flat, LinearNormal
-from cai.models.continuous.world import World
+__all__ = ["Squashed", "log_tanh_slope"]
 
-__all__ = ["Squashed", "box_of_prior"]
 
-TRIED = 16  # states at which the box of a prior is looked at
+def log_tanh_slope(u: Tensor) -> Tensor:
+    """[...], the log of the derivative of tanh at u [..., m], summed over the last axis."""
+    return 2 * (math.log(2) * u.shape[-1] - (u + softplus(-2 * u)).sum(-1))
 
 
 class Squashed(TorchDistribution):
@@ -84,8 +84,7 @@ class Squashed(TorchDistribution):
         score: Tensor = self.base.log_prob(u)
         if self.low is None or self.high is None:
             return score
-        stretch = 2 * (math.log(2) - u - softplus(-2 * u)) + ((self.high - self.low) / 2).log()
-        return score - stretch.sum(-1)
+        return score - log_tanh_slope(u) - ((self.high - self.low) / 2).log().sum(-1)
 
     def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:
         """Draws [*sample_shape, ..., m] through which gradients pass."""
@@ -103,41 +102,3 @@ class Squashed(TorchDistribution):
         safe = torch.where(inside[..., None], value, (self.low + self.high) / 2)
         found = self.log_prob_u(self.to_u(safe))
         return torch.where(inside, found, torch.full_like(found, -torch.inf))
-
-
-def box_of_prior(model: World) -> tuple[Tensor, Tensor] | None:
-    """The bounds (low [m], high [m]) that an action prior sets; None where it sets none.
-
-    Raises:
-        ValueError: if they change with state or time, or bound some coordinates alone.
-    """
-    prior = model.action_prior
-    if isinstance(prior, (Flat, LinearNormal)):
-        return None
-    states = model.reset(TRIED, torch.Generator().manual_seed(0))
-    found = [_bounds(model.prior(states, t)) for t in sorted({0, model.steps - 1})]
-    if all(bounds is None for bounds in found):
-        return None
-    first = found[0]
-    if first is None or any(bounds is None for bounds in found):
-        raise ValueError("the action prior is bounded at some times alone; give a box by low= and high= to the policy")
-    rows = torch.cat(
-        [torch.stack([low, high], -2).reshape(-1, 2, model.action_dim) for low, high in filter(None, found)]
-    )
-    if bool((rows != rows[:1]).any()) or not bool(rows.isfinite().all()):
-        raise ValueError(
-            "the bounds of the action prior change with state or time, or are not finite; give low= and high= to the "
-            "policy, a box within them"
-        )
-    return rows[0, 0], rows[0, 1]
-
-
-def _bounds(distribution: Any) -> tuple[Tensor, Tensor] | None:
-    support = distribution.support
-    while isinstance(support, constraints.independent):
-        support = support.base_constraint
-    if not hasattr(support, "lower_bound") or not hasattr(support, "upper_bound"):
-        return None
-    shape = (*distribution.batch_shape, *distribution.event_shape)
-    low, high = (torch.as_tensor(part, dtype=torch.float64) for part in (support.lower_bound, support.upper_bound))
-    return low.expand(shape), high.expand(shape)

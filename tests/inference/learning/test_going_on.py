@@ -1,0 +1,113 @@
+"""Networks that were learned in one world go on in another, or are refused."""
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from network_worlds import small_model, world_of
+
+import cai
+from cai.inference.registry import make_backend
+from cai.models import environment_model
+
+SMALL = {"hidden_sizes": (8, 8), "batch_size": 16}
+RUNS = {
+    "soft-actor-critic": {"steps": 140, "updates_per_step": 0.5},
+    "soft-q-learning": {"steps": 140, "updates_per_step": 0.5},
+    "policy-gradient": {"steps": 64, "buffer_size": 32},
+    "path-consistency": {"steps": 140},
+}
+
+
+class Pole(gymnasium.Wrapper):
+    """CartPole with another number of observations or actions, or another reward."""
+
+    def __init__(self, size=4, actions=2):
+        super().__init__(gymnasium.make("CartPole-v1"))
+        self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (size,), np.float32)
+        self.action_space = gymnasium.spaces.Discrete(actions)
+
+    def reset(self, **options):
+        seen, info = self.env.reset(**options)
+        return np.resize(seen, self.observation_space.shape), info
+
+    def step(self, action):
+        seen, reward, terminated, truncated, info = self.env.step(action % 2)
+        return np.resize(seen, self.observation_space.shape), 2 * reward, terminated, truncated, info
+
+
+def cartpole(temperature=1.0):
+    return environment_model("CartPole-v1", discount=0.9, temperature=temperature)
+
+
+def pole(**options):
+    return environment_model(lambda: Pole(**options), discount=0.9, temperature=1.0)
+
+
+def networks(brain):
+    parts = brain.tensors().items()
+    return {name: part for name, part in parts if "." not in name and name != "temperature"}
+
+
+@pytest.mark.parametrize("backend", RUNS)
+def test_the_first_networks_are_those_of_the_answer(backend):
+    first = cai.infer(cartpole(temperature=0.5), backend, seed=3, **RUNS[backend], **SMALL)
+    begun = make_backend(backend, initial=first, **RUNS[backend], **SMALL)
+    state = begun.learner(pole()).init(pole(), seed=8)
+    begin, had = state.problem.brain, networks(first.brain)
+    assert set(networks(begin)) == set(had) >= {"critic"}
+    for name, part in networks(begin).items():
+        assert torch.equal(part, had[name]), name
+    moments = [part for name, part in begin.tensors().items() if ".exp" in name]
+    assert moments
+    assert all(not part.any() for part in moments)
+    assert begin.temperature.value == 1.0
+    answer = cai.infer(pole(), begun, seed=8)
+    moved = networks(answer.brain)
+    assert all(not torch.equal(part, moved[name]) for name, part in had.items())
+    assert all(torch.equal(part, networks(first.brain)[name]) for name, part in had.items())
+
+
+def test_a_run_that_began_with_networks_comes_back_without_them(tmp_path):
+    first = cai.infer(cartpole(), "soft-q-learning", **RUNS["soft-q-learning"], **SMALL)
+    options = {**RUNS["soft-q-learning"], **SMALL, "initial": first}
+    whole = cai.infer(cartpole(), "soft-q-learning", folder=tmp_path / "whole", **options)
+    short = cai.infer(cartpole(), "soft-q-learning", folder=tmp_path / "cut", **{**options, "steps": 120})
+    assert short.details["steps"] == 120
+    again = cai.resume(tmp_path / "cut", steps=140)
+    assert torch.equal(again.brain.tensors()["critic"], whole.brain.tensors()["critic"])
+    assert not torch.equal(again.brain.tensors()["critic"], first.brain.tensors()["critic"])
+
+
+def test_what_cannot_go_on_is_refused():
+    first = cai.infer(cartpole(), "soft-q-learning", **RUNS["soft-q-learning"], **SMALL)
+
+    def ask(world, backend="soft-q-learning", **options):
+        cai.infer(world, backend, **{**SMALL, "initial": first, **options})
+
+    with pytest.raises(ValueError, match=r"an answer of backend 'soft-q-learning', whose networks are others"):
+        ask(cartpole(), "soft-actor-critic")
+    with pytest.raises(ValueError, match=r"of which it sees 4 numbers, and of <lambda> it would see 5 numbers"):
+        ask(pole(size=5))
+    with pytest.raises(ValueError, match=r"it has 2 numbered actions, and in <lambda> there is 3 numbered actions"):
+        ask(pole(actions=3))
+    with pytest.raises(ValueError, match=r"of which it sees 4 numbers, and of FrozenLake-v1 .* numbers below \[16\]"):
+        ask(environment_model("FrozenLake-v1", discount=0.9, temperature=1.0))
+    with pytest.raises(ValueError, match=r"and \(16,\) are asked for; give hidden_sizes=\(8, 8\)"):
+        ask(cartpole(), hidden_sizes=(16,))
+    with pytest.raises(ValueError, match="initial goes on with networks, and a TrajectoryModel is learned on tables"):
+        ask(small_model())
+    with pytest.raises(ValueError, match="initial is a str; expected an answer of a learner with networks"):
+        ask(cartpole(), initial="runs/a")
+    exact = cai.infer(small_model(), "variational")
+    with pytest.raises(ValueError, match="initial is a RecursionPosterior; expected an answer"):
+        ask(world_of(small_model()), initial=exact)
+
+
+def test_a_box_with_other_bounds_is_another_world():
+    def world(high):
+        return environment_model("Pendulum-v1", discount=0.9, temperature=1.0, action_bounds=(-1.0, high))
+
+    first = cai.infer(world(1.0), "soft-actor-critic", **RUNS["soft-actor-critic"], **SMALL)
+    with pytest.raises(ValueError, match=r"has a box from \[-1.0\] to \[1.0\], and .* a box from \[-1.0\] to \[2.0\]"):
+        cai.infer(world(2.0), "soft-actor-critic", initial=first, **SMALL)
