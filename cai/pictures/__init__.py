@@ -4,7 +4,7 @@ from cai.pictures.animations import animate_policy, save_animation
 from cai.pictures.convergence import plot_convergence
 from cai.pictures.drawing import LUCK_MAP, MASS_MAP, REAL_COLOR, TARGET_COLORS, VALUE_MAP
 from cai.pictures.gaussian_pictures import plot_bands, plot_gains, plot_luck_over_time, plot_value_contours
-from cai.pictures.learning_pictures import plot_action_values, plot_learning, plot_occupancy
+from cai.pictures.learning_pictures import plot_action_values, plot_learning
 from cai.pictures.model_pictures import plot_model
 from cai.pictures.plan_pictures import plot_plan
 from cai.pictures.plots import plot_luck, plot_map, plot_messages, plot_values
@@ -27,7 +27,6 @@ __all__ = [
     "plot_map",
     "plot_messages",
     "plot_model",
-    "plot_occupancy",
     "plot_plan",
     "plot_value_contours",
     "plot_values",

@@ -1,4 +1,4 @@
-"""Pictures of what was learned from samples: curves over seeds, values of two actions at once, visits on a map."""
+"""Pictures of what was learned from samples: curves over seeds, and values of two actions at once."""
 
 from __future__ import annotations
 
@@ -11,17 +11,12 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from cai.evaluation.evaluate import evaluate
 from cai.inference.core.posterior import Posterior
 from cai.models.continuous.world import World
-from cai.models.trajectory.model import TrajectoryModel
-from cai.pictures.drawing import MASS_MAP, VALUE_MAP, make_axes
-from cai.pictures.plots import plot_map
+from cai.pictures.drawing import VALUE_MAP, make_axes
 from cai.pictures.scenes import scene_of
-from cai.policies.policy import Policy
-from cai.policies.tabulated import tabulated
 
-__all__ = ["plot_action_values", "plot_learning", "plot_occupancy"]
+__all__ = ["plot_action_values", "plot_learning"]
 
 CURVES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # Okabe and Ito's palette, by learner
 STYLES = ("-", "--", "-.", ":")
@@ -214,20 +209,3 @@ def _draw_paths(ax: Axes, answer: Any, places: np.ndarray, number: int, seed: in
     ax.set_xlabel(scene.labels[0])
     ax.set_ylabel(scene.labels[1])
     ax.set_title(f"{number} trajectories")
-
-
-def plot_occupancy(policy: Any, model: TrajectoryModel, *, observe: Any = "one-hot", ax: Axes | None = None) -> Figure:
-    """How often a policy is in each state of a model in expectation, exactly: on its map, or as bars.
-
-    Args:
-        policy: over states; or of networks that were learned in `vector_environment(model, ...)`.
-        model: the model.
-        observe: how such networks see its states.
-        ax: where to draw; a new figure, unless given.
-    """
-    acts = policy if isinstance(policy, Policy) else tabulated(policy, model, observe=observe)
-    visits = evaluate(acts, model).occupancy.sum(0)
-    figure = plot_map(model, visits, "expected visits", colors=MASS_MAP, ax=ax)
-    drawn = ax if ax is not None else figure.axes[0]
-    drawn.set_title(f"Expected visits of {acts.source or 'the policy'} on {model.name}")
-    return figure

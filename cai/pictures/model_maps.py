@@ -35,9 +35,8 @@ def draw_map(ax: Axes, model: TrajectoryModel, layout: GridLayout, arrows: list[
         entering[state] = sum(rewards) / len(rewards)
     finite = entering[torch.isfinite(entering)].abs()
     most = float(finite.max()) if len(finite) and float(finite.max()) > 0 else 1.0
-    draw_grid(ax, layout, entering, "reward of entering (reward units)", REWARD_MAP)
+    draw_grid(ax, layout, entering, "reward of entering (reward units)", REWARD_MAP, borders="0.75")
     ax.images[-1].set_norm(Normalize(-most, most))
-    ax.grid(which="minor", color="0.75", linewidth=0.8)
     texts = {state: _span(rewards) for state, rewards in paid.items()}
     usual = Counter(texts.values()).most_common(1)[0][0] if texts else "0"
     for state, cell in enumerate(layout.cells):

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from cai.models.continuous.world import World
 from cai.models.trajectory.model import TrajectoryModel
 from cai.models.zoo.registry import state_places
-from cai.pictures.drawing import grid_size, make_axes
+from cai.pictures.drawing import cell_borders, grid_size, make_axes
 from cai.pictures.model_graphs import Arrow, draw_state_graph, graph_places, model_arrows, reward_text
 from cai.pictures.model_maps import draw_map
 from cai.pictures.world_pictures import plot_world
@@ -171,7 +171,4 @@ def _draw_table(ax: Axes, size: int, arrows: list[Arrow]) -> None:
         text = f"{arrow.probability:.2g}" + (f"\n{reward_text(arrow.reward)}" if arrow.reward else "")
         color = "white" if arrow.probability > 0.6 else "black"
         ax.text(arrow.following, arrow.state, text, ha="center", va="center", fontsize=7, color=color)
-    ax.set_xticks(np.arange(-0.5, size), minor=True)
-    ax.set_yticks(np.arange(-0.5, size), minor=True)
-    ax.grid(which="minor", color="0.85", linewidth=0.8)
-    ax.tick_params(which="minor", length=0)
+    ax.add_collection(cell_borders(size, size, "0.85"), autolim=False)

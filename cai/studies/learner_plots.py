@@ -1,11 +1,11 @@
-"""Pictures of learners that were compared in an environment: bounds and returns, which are estimates."""
+"""Pictures of learners in their worlds: bounds and returns, which are estimates, and where a policy goes."""
 
 from __future__ import annotations
 
 import math
 import textwrap
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -13,12 +13,17 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from cai.pictures.drawing import REAL_COLOR, TARGET_COLORS, spread_out, target_title
+from cai.evaluation.evaluate import evaluate
+from cai.models.trajectory.model import TrajectoryModel
+from cai.pictures.drawing import MASS_MAP, REAL_COLOR, TARGET_COLORS, spread_out, target_title
+from cai.pictures.plots import plot_map
+from cai.policies.policy import Policy
+from cai.policies.tabulated import tabulated
 
 if TYPE_CHECKING:
     from cai.studies.comparison import Comparison, Row
 
-__all__ = ["plot_learners"]
+__all__ = ["plot_learners", "plot_occupancy"]
 
 WIDEST = 34  # letters of a name in one line
 
@@ -79,3 +84,20 @@ def _point(ax: Axes, place: float, mean: float | None, error: float | None, colo
         return
     spread = 2 * error if error is not None and math.isfinite(error) else 0.0
     ax.errorbar([mean], [place], xerr=[spread], fmt=marker, color=color, capsize=4, markersize=6)
+
+
+def plot_occupancy(policy: Any, model: TrajectoryModel, *, observe: Any = "one-hot", ax: Axes | None = None) -> Figure:
+    """How often a policy is in each state of a model in expectation, exactly: on its map, or as bars.
+
+    Args:
+        policy: over states; or of networks that were learned in `vector_environment(model, ...)`.
+        model: the model.
+        observe: how such networks see its states.
+        ax: where to draw; a new figure, unless given.
+    """
+    acts = policy if isinstance(policy, Policy) else tabulated(policy, model, observe=observe)
+    visits = evaluate(acts, model).occupancy.sum(0)
+    figure = plot_map(model, visits, "expected visits", colors=MASS_MAP, ax=ax)
+    drawn = ax if ax is not None else figure.axes[0]
+    drawn.set_title(f"Expected visits of {acts.source or 'the policy'} on {model.name}")
+    return figure

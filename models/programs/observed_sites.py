@@ -8,8 +8,9 @@ import torch
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
-from cai.models.programs.inspect import Program, site_time, trace_program
+from cai.models.programs.inspect import Program, site_time
 from cai.models.programs.interventions import RevisedProgram
+from cai.models.programs.session import first_run
 from cai.models.trajectory.model import TrajectoryModel
 
 __all__ = ["as_conditioned"]
@@ -47,9 +48,9 @@ def as_conditioned(program: Any) -> Any:
     if isinstance(program, (TrajectoryModel, RevisedProgram)) or not callable(program):
         return program
     try:
-        nodes = trace_program(program).nodes
-    except (TypeError, ValueError):
-        return program  # whoever inspects it next says what is wrong
+        nodes = first_run(program).nodes
+    except (RuntimeError, TypeError, ValueError):
+        return program  # whoever inspects it next says what is wrong, which takes many runs
     evidence = {}
     for name, node in nodes.items():
         if node["type"] == "sample" and node["is_observed"] and site_time(name):

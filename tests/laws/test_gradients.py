@@ -118,7 +118,7 @@ def check(method, seed):
         assert math.isclose(got, want, abs_tol=allowed), (seed, name, asked, got, want)
 
 
-@over_methods(ALL + SAMPLED, EVERY, quick=10)
+@over_methods(ALL + SAMPLED, EVERY, quick=6)
 def test_gradients_are_those_of_differences_or_not_offered(method, seeds):
     for seed in seeds:
         check(method, seed)

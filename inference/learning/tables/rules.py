@@ -102,12 +102,14 @@ def move_towards(table: Array, mean: Array, visits: Array, keys: Array, targets:
     """
     table, mean, visits = table.reshape(-1), mean.reshape(-1), visits.reshape(-1)
     errors = targets - table[keys]
-    entries, inverse, counts = np.unique(keys, return_inverse=True, return_counts=True)
+    order = np.argsort(keys, kind="stable")
+    sorted_keys = keys[order]
+    first = np.flatnonzero(np.diff(sorted_keys, prepend=-1))  # where the run of each entry begins
+    entries, counts = sorted_keys[first], np.diff(first, append=len(keys))
     before = visits[entries]
-    kept = 1 - (before + 1) ** -POWER
-    for further in range(1, int(counts.max())):
-        kept *= np.where(further < counts, 1 - (before + 1 + further) ** -POWER, 1.0)
-    table[entries] += (1 - kept) * np.bincount(inverse, errors) / counts
+    visit = np.arange(1, len(keys) + 1) + np.repeat(before - first, counts)  # of its entry, from 1
+    kept = np.multiply.reduceat(1 - visit**-POWER, first)
+    table[entries] += (1 - kept) * np.add.reduceat(errors[order], first) / counts
     visits[entries] = before + counts
     add_to_mean(mean, table, visits, entries, counts)
     return errors

@@ -101,6 +101,10 @@ def test_what_gaussian_messages_do_not_answer_is_said():
         Exploration(batch)
 
 
+# A map, a map with walls, roads, a chain, and many states: the others are drawn by the same code from other numbers.
+DRAWN = ("bridge", "four-rooms", "small-roads", "river-swim", "Taxi-v4")
+
+
 @pytest.mark.parametrize("name", [name for name, entry in available_models().items() if not entry.continuous])
 def test_every_model_has_a_picture(name):
     exploration = Exploration(name)
@@ -111,7 +115,8 @@ def test_every_model_has_a_picture(name):
     assert len(figure.axes) >= 7
     assert f"{exploration.name}: " in view.table_html()
     assert ("slip" in exploration.defaults) == ("slip" in available_models()[name].options)
-    figure.draw_without_rendering()
+    if name in DRAWN:
+        figure.draw_without_rendering()
 
 
 def test_gymnasium_ids_outside_the_zoo():

@@ -10,8 +10,9 @@ from network_worlds import small_model, world_of
 import cai
 from cai.inference import NotKnown
 from cai.models import environment_model
-from cai.pictures import plot_action_values, plot_learning, plot_occupancy
+from cai.pictures import plot_action_values, plot_learning
 from cai.policies import tabulated
+from cai.studies.learner_plots import plot_occupancy
 
 QUICK = {"hidden_sizes": (8,), "batch_size": 16, "updates_per_step": 0.1}
 

@@ -1,5 +1,6 @@
 """Linear systems (I - M) x = b: dense, sparse and iterated against dense algebra, with their gradients."""
 
+import functools
 import math
 
 import numpy as np
@@ -312,11 +313,17 @@ def test_a_large_world_begins_near_its_answer(backend):
     assert torch.allclose(fast.state_marginals, slow.state_marginals, atol=1e-7)
 
 
+@functools.cache
+def a_sure_world():
+    """A model of 4,095 live states, and its answer by iteration."""
+    model = city(64, costs(64))
+    return model, cai.infer(model, ZIteration(solver="iteration"))
+
+
 @pytest.mark.parametrize("name", ["exact", "variational", "z-iteration"])
 def test_a_sure_world_has_one_answer_however_it_is_solved(name):
-    side = 64  # 4,095 live states
-    model = city(side, costs(side))
-    got, want = cai.infer(model, name), cai.infer(model, ZIteration(solver="iteration"))
+    model, want = a_sure_world()
+    got = cai.infer(model, name)
     assert float((got.values - want.values).abs().max()) <= 1e-9 * float(want.values.abs().max())
     assert torch.allclose(got.action_probs, want.action_probs, atol=1e-8)
     assert torch.allclose(got.state_marginals, want.state_marginals, atol=1e-7)

@@ -96,7 +96,7 @@ SETTINGS = {
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_z_iteration_is_the_soft_bellman_backup(setting):
     answered = 0
-    for seed in range(60):
+    for seed in range(24):  # every pair of size and temperature
         lmdp = random_lmdp(seed + 100, size=2 + seed % 8, sure_start=seed % 2 == 0)
         model = lmdp.to_model(temperature=TEMPERATURES[seed % 3], **SETTINGS[setting])
         want = SHARP.run(model)
@@ -106,7 +106,7 @@ def test_z_iteration_is_the_soft_bellman_backup(setting):
             answered += got.status.ok
             if seed % 5 == 0:
                 holds_no_nan(got)
-    assert answered >= 60
+    assert answered >= 24
 
 
 @over_seeds(range(60), quick=15)
@@ -144,7 +144,7 @@ def test_rewards_may_depend_on_time():
 def test_first_exit_is_the_exact_evidence(signs):
     """Where a start is sure, sums over paths need no more than rho(G) < 1: costs may be 0, or rewards."""
     seen = []
-    for seed in range(45):
+    for seed in range(20):
         model = random_lmdp(seed + 300, positive=False, signs=signs).to_model(horizon=INF)
         want = SumProduct(tolerance=1e-14).run(model)
         for solver in ("linear", "iteration"):
@@ -153,8 +153,8 @@ def test_first_exit_is_the_exact_evidence(signs):
             if got.details["rate"] is not None and want.details["rate"] is not None:
                 assert got.details["rate"] == pytest.approx(want.details["rate"], abs=1e-7)
         seen.append(want.status)
-    assert seen.count(Status.SUCCESS) >= 20
-    assert seen.count(Status.DIVERGED) >= 5
+    assert seen.count(Status.SUCCESS) >= 9
+    assert seen.count(Status.DIVERGED) >= 1
 
 
 @over_seeds(range(30), quick=10)
