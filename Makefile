@@ -81,6 +81,7 @@ bench: $(BENCH)/.ready  ## speed and memory beside other libraries (10 to 15 min
 	$(BENCH)/bin/python -m benchmarks.planning --out out/benchmarks/planning.json
 	$(BENCH)/bin/python -m benchmarks.gaussian --out out/benchmarks/gaussian.json
 	$(BENCH)/bin/python -m benchmarks.environments --out out/benchmarks/environments.json
+	$(BENCH)/bin/python -m benchmarks.learning --out out/benchmarks/learning.json
 
 clean:
 	rm -rf $(VENV) $(BENCH) $(OLDEST) $(LOOPS) build dist out *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import importlib.util
 import math
 import os
 import sys
@@ -397,3 +398,35 @@ def test_quadratic_messages_are_timed_beside_loops_that_agree():
     assert found["difference"] < 1e-9
     assert {row["job"] for row in found["ratios"]} >= {"gains over the numpy loop", "exact over fixed dynamics"}
     assert all(row["ratio"] > 0 for row in found["ratios"])
+
+
+def test_learners_are_measured_and_absent_peers_are_named(tmp_path):
+    from benchmarks import learning
+
+    job = learning.Job("Pendulum-v1", 8, 16, 2.0)
+    times = learning.step_times(job, rounds=1)
+    assert times["cai"] > 0
+    told = learning.returns(job, seeds=1, steps=120, episodes=2)
+    world = cai.models.environment_model("Pendulum-v1", discount=0.99, temperature=1.0)
+    again = cai.infer(world, "soft-actor-critic", steps=120, **job.options())
+    assert told["cai"] == [cai.evaluate(again.policy(), world, episodes=2).deterministic_return.mean]
+    if importlib.util.find_spec("stable_baselines3") is None:
+        assert times[learning.PEER] == told[learning.PEER] == "not here: No module named 'stable_baselines3'"
+    else:
+        assert times[learning.PEER] > 0
+        assert len(told[learning.PEER]) == 1
+    learning.draw({"steps": 120, "step_times": {"a job": times}, "returns": told}, tmp_path / "picture.png")
+    assert (tmp_path / "picture.png").stat().st_size > 10_000
+
+
+def test_the_largest_divergence_of_a_learned_policy_is_found():
+    from benchmarks import learning
+
+    model = cai.models.random_mdp(3, horizon=math.inf, discount=0.9)
+    answer = cai.infer(model, "soft-q-learning", steps=3200, explore=1.0)
+    best = cai.infer(model, "variational")
+    rows = [
+        sum(float(p * math.log(p / w)) for p, w in zip(found, wanted, strict=True))
+        for found, wanted in zip(answer.action_probs[0], best.action_probs[0], strict=True)
+    ]
+    assert learning.largest_divergence(model, 3200) == pytest.approx(max(rows), rel=1e-9)

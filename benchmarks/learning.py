@@ -1,0 +1,260 @@
+"""Learners with networks beside Stable-Baselines3: the time of a step with its update, and returns over five seeds.
+
+    python -m benchmarks.learning [--rounds 20] [--seeds 5] [--out learning.json]
+
+One thread, CPU time, the two libraries in turn. SB3 is installed by `make bench` alone; where it is not, or MuJoCo is
+not, what needs them is left out and said so. The JSON is drawn beside it, in a PNG of the same name.
+
+- One step of the environment and one update of soft actor-critic: 64 x 64 units, batch 128, Pendulum-v1, target twice
+  as fast as SB3; 256 x 256, batch 256, HalfCheetah-v5, target 1.4 times.
+- Pendulum-v1, 5,000 steps, 64 x 64 units, batch 128, learning rate 1e-3: the mean return of ten episodes without draws,
+  for each seed. Target: a mean of at least -150 over the seeds, and no seed below -200.
+- Tabular soft Q-learning on CliffWalking and Taxi, temperature 1, discount 0.99, 300,000 and 400,000 steps of the
+  action prior: the largest KL of its policy from that of "variational", over the states that this one comes to. Target:
+  below 1e-4.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import cai
+from cai.inference import SoftActorCritic
+from cai.models import TrajectoryModel, environment_model
+
+__all__ = ["JOBS", "TABLES", "Job", "draw", "largest_divergence", "main", "returns", "step_times"]
+
+PEER = "stable-baselines3"
+STRIDE = 200  # steps between two readings of the clock
+FLOOR_MEAN, FLOOR_EACH = -150.0, -200.0
+
+
+@dataclass(frozen=True)
+class Job:
+    """A learner in an environment.
+
+    Attributes:
+        world: a Gymnasium id.
+        hidden: units of each of two hidden layers.
+        batch: transitions of an update.
+        factor: how many times faster than the peer it should be.
+    """
+
+    world: str
+    hidden: int
+    batch: int
+    factor: float
+
+    def options(self) -> dict[str, Any]:
+        """Of the backend."""
+        sizes = (self.hidden, self.hidden)
+        return {"hidden_sizes": sizes, "batch_size": self.batch, "learning_rate": 1e-3, "target_entropy": "auto"}
+
+
+JOBS = (Job("Pendulum-v1", 64, 128, 2.0), Job("HalfCheetah-v5", 256, 256, 1.4))
+TABLES = {"CliffWalking-v1": 300_000, "Taxi-v4": 400_000}
+
+
+def _own(job: Job) -> Callable[[], None]:
+    """A call that takes so many steps with an update each."""
+    world = environment_model(job.world, discount=0.99, temperature=1.0)
+    learner: Any = SoftActorCritic(steps=10_000_000, buffer_size=100_000, **job.options()).learner(world)
+    held = [learner.init(world, seed=0)]
+
+    def run() -> None:
+        held[0] = learner.step(held[0])[0]
+
+    return run
+
+
+def _peer(job: Job, steps: int, seed: int) -> Any:
+    """SB3's learner with the same options.
+
+    Raises:
+        ImportError: if it is not installed.
+    """
+    from stable_baselines3 import SAC
+
+    return SAC(
+        "MlpPolicy",
+        job.world,
+        learning_rate=1e-3,
+        batch_size=job.batch,
+        buffer_size=min(steps, 100_000),
+        gamma=0.99,
+        seed=seed,
+        device="cpu",
+        policy_kwargs={"net_arch": [job.hidden, job.hidden]},
+    )
+
+
+def _theirs(job: Job) -> Callable[[], None]:
+    model = _peer(job, 100_000, 0)
+
+    def run() -> None:
+        model.learn(STRIDE, reset_num_timesteps=False)
+
+    return run
+
+
+def step_times(job: Job, rounds: int) -> dict[str, float | str]:
+    """Seconds of CPU time of one step with its update, the median of so many rounds; or why there is none.
+
+    Args:
+        job: what is done.
+        rounds: of 200 steps; the libraries take turns.
+    """
+    calls: dict[str, Callable[[], None]] = {}
+    found: dict[str, float | str] = {}
+    for name, prepare in (("cai", _own), (PEER, _theirs)):
+        try:
+            calls[name] = prepare(job)
+            calls[name]()  # the steps without updates, and what is loaded at first
+        except (ImportError, ValueError) as error:
+            found[name] = f"not here: {str(error).splitlines()[0]}"
+            calls.pop(name, None)
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(rounds):
+        for name, call in calls.items():
+            begun = time.process_time()
+            call()
+            times[name].append((time.process_time() - begun) / STRIDE)
+    return found | {name: statistics.median(parts) for name, parts in times.items()}
+
+
+def returns(job: Job, seeds: int, steps: int, episodes: int = 10) -> dict[str, list[float] | str]:
+    """Mean returns of episodes without draws, one for each seed; or why there are none.
+
+    Args:
+        job: what is learned.
+        seeds: how many.
+        steps: of each run.
+        episodes: whose mean is taken.
+    """
+    world = environment_model(job.world, discount=0.99, temperature=1.0)
+    own = []
+    for seed in range(seeds):
+        answer = cai.infer(world, SoftActorCritic(steps=steps, **job.options()), seed=seed)
+        found = cai.evaluate(answer.policy(), world, episodes=episodes, seed=seed).deterministic_return
+        assert found is not None  # a Gaussian has a mean
+        own.append(found.mean)
+    try:
+        theirs: list[float] | str = [_peer_return(job, seed, steps, episodes) for seed in range(seeds)]
+    except ImportError as error:
+        theirs = f"not here: {error}"
+    return {"cai": own, PEER: theirs}
+
+
+def _peer_return(job: Job, seed: int, steps: int, episodes: int) -> float:
+    model = _peer(job, steps, seed).learn(steps)
+
+    class Acting:
+        """SB3's policy, played by `cai`: the same episodes."""
+
+        horizon = math.inf
+
+        def act(self, observations: Any, t: int = 0, *, generator: Any = None, deterministic: bool = False) -> Any:
+            return torch.as_tensor(model.predict(observations.numpy(), deterministic=deterministic)[0])
+
+    world = environment_model(job.world, discount=0.99, temperature=1.0)
+    found = cai.evaluate(Acting(), world, episodes=episodes, seed=seed).deterministic_return
+    assert found is not None
+    return found.mean
+
+
+def largest_divergence(model: TrajectoryModel, steps: int) -> float:
+    """The largest KL of the policy that tabular soft Q-learning finds from that of "variational", nats.
+
+    Args:
+        model: over an infinite horizon.
+        steps: transitions.
+    """
+    answer = cai.infer(model, "soft-q-learning", steps=steps, explore=1.0)
+    best: Any = cai.infer(model, "variational")
+    found, wanted = answer.action_probs[0], best.action_probs[0]
+    parts = torch.where(found > 0, found * (found.log() - wanted.log()), torch.zeros(()).double())
+    met = (best.state_marginals.sum(0)[: len(parts)] > 0) & model.live
+    return float(parts.sum(-1)[met].max())
+
+
+def draw(told: dict[str, Any], path: Path) -> None:
+    """Times and returns, as a picture.
+
+    Args:
+        told: what `main` writes.
+        path: of the PNG.
+    """
+    import matplotlib.pyplot as plt
+
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
+    colors = {"cai": "#0072B2", PEER: "#D55E00"}
+    for place, times in enumerate(told["step_times"].values()):
+        for shift, (name, seconds) in zip((-0.2, 0.2), times.items(), strict=True):
+            if isinstance(seconds, str):
+                left.text(0, place + shift, f" {name}: {seconds[:40]}", va="center", fontsize=8)
+            else:
+                left.barh(place + shift, 1e3 * seconds, 0.36, color=colors[name])
+                left.text(1e3 * seconds, place + shift, f" {name} {1e3 * seconds:.2f}", va="center", fontsize=9)
+    left.set_yticks(range(len(told["step_times"])), list(told["step_times"]))
+    left.set_xlabel("CPU time of a step with its update (ms)")
+    left.margins(x=0.25)
+    left.set_title("Soft actor-critic, one thread")
+    for name, values in told["returns"].items():
+        if not isinstance(values, str):
+            right.plot(
+                range(len(values)), values, "o", color=colors[name], label=f"{name}, mean {statistics.mean(values):.0f}"
+            )
+            right.axhline(statistics.mean(values), color=colors[name], linewidth=1)
+    right.axhline(FLOOR_MEAN, color="0.4", linestyle="--", label="target of the mean")
+    right.set_xlabel("seed")
+    right.set_ylabel("return of an episode (reward units)")
+    right.set_title(f"Pendulum-v1 after {told['steps']:,} steps")
+    right.legend(fontsize=9)
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+
+
+def main() -> None:
+    """Measures and prints; writes JSON and a picture where asked to."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=5000)
+    parser.add_argument("--out", type=Path)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    told: dict[str, Any] = {"steps": arguments.steps, "step_times": {}, "tables": {}}
+    for job in JOBS:
+        title = f"{job.world}, {job.hidden} x {job.hidden}, batch {job.batch}"
+        times = step_times(job, arguments.rounds)
+        told["step_times"][title] = times
+        shown = [f"{n} {1e3 * x:.3g} ms" if isinstance(x, float) else f"{n} {x}" for n, x in times.items()]
+        print(f"{title}: {'; '.join(shown)} (target: {job.factor:g} times as fast)", flush=True)
+    for name, steps in TABLES.items():
+        model = cai.models.gymnasium_model(name, horizon=math.inf, discount=0.99, temperature=1.0)
+        told["tables"][name] = largest_divergence(model, steps)
+        print(f"{name}, {steps:,} steps: largest KL {told['tables'][name]:.2g} nats (target: < 1e-4)", flush=True)
+    told["returns"] = returns(JOBS[0], arguments.seeds, arguments.steps)
+    for name, values in told["returns"].items():
+        line = (
+            values if isinstance(values, str) else f"{[round(x) for x in values]}, mean {statistics.mean(values):.0f}"
+        )
+        print(f"{name}: {line} (target: mean >= {FLOOR_MEAN:g}, each >= {FLOOR_EACH:g})", flush=True)
+    if arguments.out:
+        arguments.out.parent.mkdir(parents=True, exist_ok=True)
+        arguments.out.write_text(json.dumps(told, indent=1))
+        draw(told, arguments.out.with_suffix(".png"))
+
+
+if __name__ == "__main__":
+    main()
