@@ -33,6 +33,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cai.inference.kernels.native.factors import NativeFactors
+from cai.inference.kernels.native.library import available
+
 if TYPE_CHECKING:
     from scipy.sparse import csc_matrix, csr_matrix
 
@@ -43,6 +46,7 @@ WHOLE = 1500  # unknowns up to which it serves where nothing else does
 DENSE_LIMIT = 3000  # unknowns up to which [N, N] may be formed
 FILL_LIMIT = 1e8  # entries of the factors up to which they are made, 12 to 16 bytes each
 RESIDUAL = 1e-14  # of an iterated solution, relative to its largest entry, at which it is as good as a direct one
+WIDE = 8  # right-hand sides from which native loops over rows of them are faster than SuperLU's own
 BLOCK = 32  # unknowns that are eliminated together
 EPS = float(np.finfo(np.float64).eps)
 ROUNDS = 60  # corrections of an iterated solution
@@ -247,6 +251,11 @@ class LinearSystem:
         except RuntimeError:  # "Factor is exactly singular"
             return None
 
+    def _use_rows(self) -> None:
+        """Factors of a SuperLU become those that native loops read, where there are such loops; it is let go."""
+        if self.method == "sparse" and available() and not isinstance(self._factor, (NativeFactors, type(None))):
+            self.__dict__["_factor"] = NativeFactors(self._factor)
+
     def answer(self, sides: np.ndarray, transposed: bool = False, *, corrected: bool = True) -> np.ndarray | None:
         """The solution [N, R] of sides [N, R], without a history; None where there is none that can be found.
 
@@ -331,9 +340,11 @@ class LinearSystem:
             if self.method == "dense":  # A^T x = b; A = P L U, and `adjoint` of a real matrix is its transpose
                 solved = torch.linalg.lu_solve(*factor, torch.from_numpy(b).to(factor[0].device), adjoint=transposed)
                 return np.asarray(solved.cpu().numpy())
-            return np.asarray(factor.solve(b, trans="T" if transposed else "N"))
+            return np.asarray(self._factor.solve(b, trans="T" if transposed else "N"))
 
         if not corrected:
+            if sides.shape[1] >= WIDE:
+                self._use_rows()
             return once(sides)
         x = once(np.ascontiguousarray(sides))
         return x + once(sides - (self._matrix.T if transposed else self._matrix) @ x)
