@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from cai.inverse.estimation.fitting import Task, fit_objective
+from cai.inverse.estimation.status import FitStatus
 from cai.inverse.fit import task_of
 from cai.inverse.search.penalties import LogDensity, curvature, derivatives, log_density
 from cai.inverse.search.settings import Settings
@@ -59,7 +60,8 @@ def fit_bayes(
 
     Raises:
         ImportError: if ArviZ is not installed.
-        ValueError, TypeError: on bad input, a prior that is none, or where no mode is found.
+        ValueError, TypeError: on bad input, a prior that is none, where no mode is found, or a Laplace
+            approximation cannot be trusted there.
     """
     arviz = _arviz()
     as_count(num_samples, "num_samples")
@@ -131,6 +133,8 @@ def _scaled(task: Task, density: LogDensity, start: Any) -> tuple[Tensor, Tensor
     estimate = fit_objective(task, Settings(start=start, penalty=density, throw=False, tolerance=1e-8))
     if bool(torch.tensor(estimate.coefficients.to_numpy(dtype=float)).isnan().any()):
         raise ValueError(f"no mode of the posterior was found: {estimate.status}; give a narrower prior, or start=")
+    if estimate.status is FitStatus.APPROXIMATE:
+        raise ValueError(f"there is no posterior to draw from: {estimate.status} ({estimate.warnings[-1]})")
     center = estimate.vector
     bend = -task.objective.hessian(center) - curvature(density, center)
     values, vectors = torch.linalg.eigh((bend + bend.T) / 2)

@@ -58,7 +58,9 @@ def fit(
             Of a `LinearGaussianModel` (exact) and a `ContinuousModel` (by the Laplace approximation around each
             demonstration; Levine and Koltun 2012) the coefficients of `features`. The approximation is good where
             demonstrations stay so near the best plan that rewards are quadratic and dynamics linear between them (a
-            low temperature); nothing here measures it, so the estimate carries a warning.
+            low temperature, mild dynamics). It is held against one around the best plans of the estimate: where these
+            differ by more than 0.1 nats an action, or the estimate would move by more than half a standard error, the
+            status is `approximate`.
         demonstrations: of a network: a DataFrame or CSV file with columns trip, position, link, and optionally
             destination, person and weight; of a model: `Demonstrations`; of a continuous one
             `ContinuousDemonstrations`, or the pair (states, actions) that `Posterior.sample` returns.

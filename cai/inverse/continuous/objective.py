@@ -34,7 +34,8 @@ class GaussianObjective:
         names: F names.
         start: [F].
         fitted: coefficients -> the model.
-        read: (model, demonstrations) -> the objective of other demonstrations.
+        read: (demonstrations, center) -> the objective of other demonstrations, its local models around them, or around
+            a center (states [N, T + 1, n], actions [N, T, m]).
 
     Attributes:
         kind: "model".
@@ -53,7 +54,7 @@ class GaussianObjective:
         names: Sequence[str],
         start: Tensor,
         fitted: Callable[[Tensor], Any],
-        read: Callable[[ContinuousDemonstrations], GaussianObjective],
+        read: Callable[..., GaussianObjective],
     ) -> None:
         self.family, self.demonstrations, self.names, self.start = family, demonstrations, tuple(names), start
         self.weights: Tensor = demonstrations.weights
@@ -134,9 +135,15 @@ class GaussianObjective:
 
     # ---- what an estimate asks ----------------------------------------------------------------------------------
 
+    def around(
+        self, demonstrations: ContinuousDemonstrations, center: tuple[Tensor, Tensor] | None
+    ) -> GaussianObjective:
+        """The objective of other demonstrations, its local models around them or around other trajectories."""
+        return self._read(demonstrations, center)
+
     def log_prob(self, coefficients: Tensor, demonstrations: Any) -> Tensor:
         """[N], nats, of other demonstrations, unweighted."""
-        return self._read(demonstrations).log_probs(coefficients)
+        return self._read(demonstrations, None).log_probs(coefficients)
 
     def model(self, coefficients: Tensor, destination: Any = None) -> Any:
         """The model with these coefficients in its reward."""

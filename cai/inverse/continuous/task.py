@@ -14,6 +14,7 @@ from torch import Tensor
 from cai.inference.gaussian.read import read_problem
 from cai.inference.planning.demonstrated import Family, cost_term, family_around
 from cai.inference.planning.read_model import planning_problem, require_smooth
+from cai.inverse.continuous.approximation import judge
 from cai.inverse.continuous.objective import GaussianObjective
 from cai.inverse.estimation.fitting import Task
 from cai.models.continuous.linear_gaussian import LinearGaussianModel
@@ -26,12 +27,6 @@ __all__ = ["gaussian_task"]
 INFEASIBLE = (
     "with these coefficients a step has no Gaussian policy, as its cost does not rise in every direction of the "
     "action; give start= with larger coefficients of what actions cost"
-)
-
-LAPLACE = (
-    "the likelihood is a Laplace approximation: it takes rewards and dynamics as quadratic and linear as far as the "
-    "demonstrations stray from the best plan, so at high temperatures coefficients may be far off, beyond their "
-    "standard errors; hold est.sample(n) against the demonstrations"
 )
 
 
@@ -55,7 +50,7 @@ def gaussian_task(model: Any, demonstrations: Any, features: Any, objective: str
         scales=_scales(asked),
         doubles=True,
         explain=lambda coefficients: INFEASIBLE,
-        warnings=() if isinstance(model, LinearGaussianModel) else (LAPLACE,),
+        check=None if isinstance(model, LinearGaussianModel) else partial(judge, asked),
     )
 
 
@@ -110,7 +105,7 @@ def _linear(model: LinearGaussianModel, given: ContinuousDemonstrations, feature
     def fitted(coefficients: Tensor) -> LinearGaussianModel:
         return model.replace(reward=_sum(_detached(base), list(terms.values()), coefficients))
 
-    def read(other: Any) -> GaussianObjective:
+    def read(other: Any, center: Any = None) -> GaussianObjective:
         return _linear(model, _read(model, other), features)
 
     return GaussianObjective(family, given, tuple(terms), torch.tensor(start).double(), fitted, read)
@@ -196,12 +191,15 @@ class WeightedReward:
         return total
 
 
-def _written(model: ContinuousModel, given: ContinuousDemonstrations, features: Any) -> GaussianObjective:
+def _written(
+    model: ContinuousModel, given: ContinuousDemonstrations, features: Any, center: Any = None
+) -> GaussianObjective:
     require_smooth(model, "ilqr")
     named = {name: _pair(name, feature) for name, feature in _named(features).items()}
     paid, final = (tuple(pair[i] for pair in named.values()) for i in range(2))
     problem = planning_problem(model)
-    family = family_around(problem, list(named.values()), given.states, given.actions)
+    states, actions = (given.states, given.actions) if center is None else center
+    family = family_around(problem, list(named.values()), states, actions)
 
     def fitted(coefficients: Tensor) -> ContinuousModel:
         weights = tuple(coefficients.tolist())
@@ -213,8 +211,8 @@ def _written(model: ContinuousModel, given: ContinuousDemonstrations, features: 
     return GaussianObjective(family, given, tuple(named), start, fitted, partial(_again, model, features))
 
 
-def _again(model: ContinuousModel, features: Any, given: Any) -> GaussianObjective:
-    return _written(model, _read(model, given), features)
+def _again(model: ContinuousModel, features: Any, given: Any, center: Any = None) -> GaussianObjective:
+    return _written(model, _read(model, given), features, center)
 
 
 def _pair(name: str, feature: Any) -> tuple[Any, Any]:

@@ -46,6 +46,8 @@ class Task:
         curved: whether the exact Hessian is asked for; without it there are no standard errors.
         known_up_to: what flat directions mean ("shaping"): the coefficients of smallest norm are then returned.
         newton: the default of `method`.
+        check: says at an estimate (coefficients [F], places of the free ones) whether an approximation can be trusted,
+            and in a sentence by what; None where the objective is exact.
         warnings: sentences that the estimate gets.
         dropped: demonstrations that were left out.
     """
@@ -62,6 +64,7 @@ class Task:
     curved: bool = True
     known_up_to: str | None = None
     newton: bool = False
+    check: Callable[[Tensor, Tensor], tuple[bool, str]] | None = None
     warnings: tuple[str, ...] = ()
     dropped: pd.DataFrame | None = None
 
@@ -213,6 +216,10 @@ class _Answer:
         if status is FitStatus.SUCCESS and bool(at_bound.any()):
             status = FitStatus.AT_BOUND
             told.append(f"at a bound: {', '.join(n for n, b in zip(names, at_bound.tolist(), strict=True) if b)}")
+        if status is FitStatus.SUCCESS and task.check is not None:
+            sound, sentence = task.check(coefficients, coordinates.free)
+            told.append(sentence)
+            status = FitStatus.SUCCESS if sound else FitStatus.APPROXIMATE
         if bool(lost.any()) and task.known_up_to is None:
             coefficients[coordinates.free[lost]] = math.nan
         norm = float((found.gradient * scale).norm())

@@ -32,6 +32,11 @@ class FitStatus(str, Enum):
         "at bound: a coefficient lies at one of its bounds, where the log-likelihood still rises outward, so it has no "
         "standard error; widen bounds, or set it with fixed={name: value} if the bound is meant"
     )
+    APPROXIMATE = (
+        "approximate: the likelihood of a continuous model is a Laplace approximation around the demonstrations, and "
+        "around the best plans of the estimate it is another one, so that coefficients may be far off, beyond their "
+        "standard errors; show demonstrations of a lower temperature or over a shorter horizon, or discretize the model"
+    )
     DISTINGUISHABLE = (
         "distinguishable: the policy is told from the demonstrations by more than 0.02 nats of Jensen-Shannon "
         "divergence, or there are too few of them to say, so that it may do something else, and the reward explain "

@@ -1,6 +1,7 @@
 """Rewards of continuous models: exact where all is Gaussian, by the Laplace approximation elsewhere."""
 
 import math
+import re
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from inverse_oracle import differences, tensor
 
 import cai
 from cai.inference import IterativeLQR
-from cai.inverse import ContinuousDemonstrations, FitStatus, fit
+from cai.inverse import ContinuousDemonstrations, FitError, FitStatus, fit
 from cai.inverse.continuous.task import gaussian_task
 from cai.models import ContinuousModel, Flat, LinearGaussianModel, LinearNormal, QuadraticReward, pendulum
 
@@ -148,27 +149,70 @@ def test_the_approximation_is_exact_where_all_is_linear_and_quadratic():
         np.testing.assert_allclose(near.hessian(at), exact.hessian(at), rtol=1e-6, atol=1e-8)
 
 
-def test_costs_of_the_pendulum_are_found_again():
-    """Weights of the costs of height, speed and effort, in units of those of the zoo's pendulum.
-
-    The approximation is exact in the limit of low temperatures, where demonstrations stay near a plan that is the best.
-    """
-    h, model = 0.05, pendulum(horizon=10, temperature=1e-5)
+def swing(temperature, start, count):
+    """A fit of the costs of height, speed and effort, in units of those of the zoo's pendulum, to draws of `ilqr`."""
+    h, model = 0.05, pendulum(horizon=10, temperature=temperature)
+    model = model.replace(initial=tensor([start, 0.0]))
     features = {
         "height": lambda s, a, t: -h * 5.0 * (1 - torch.cos(s[..., 0])),
         "speed": lambda s, a, t: -h * 0.05 * s[..., 1].square(),
         "effort": lambda s, a, t: -h * 0.05 * a.square().sum(-1),
     }
     answer = cai.infer(model, IterativeLQR(tolerance=1e-14))
-    drawn = ContinuousDemonstrations(*answer.sample(3, seed=0))
+    drawn = ContinuousDemonstrations(*answer.sample(count, seed=0))
     open_model = model.replace(reward=lambda s, a, t: 0.0 * s.sum(-1))
-    est = fit(open_model, drawn, features=features, throw=False)
+    return fit(open_model, drawn, features=features, throw=False), (open_model, drawn, features)
+
+
+def test_costs_of_the_pendulum_are_found_again_where_it_is_nearly_linear():
+    est, _ = swing(1e-6, 0.05, 10)
     assert est.status is FitStatus.SUCCESS
     assert ((est.coefficients - 1).abs() < 4.5 * est.standard_errors).all(), est.to_frame()
+    assert (est.coefficients - 1).abs().max() < 0.5
     assert math.isfinite(est.log_likelihood)
-    assert "Laplace approximation" in est.summary()  # whose quality nobody measures
+    assert "nats an action" in est.summary()
+
+
+@pytest.mark.parametrize(("temperature", "start", "count"), [(1e-2, math.pi, 3), (1e-5, math.pi, 3), (1e-2, 0.2, 10)])
+def test_an_approximation_that_is_far_off_is_no_success(temperature, start, count):
+    """The coefficients are 1; these fits are off by more than that."""
+    est, (model, drawn, features) = swing(temperature, start, count)
+    assert (est.coefficients - 1).abs().max() > 1
+    assert est.status is FitStatus.APPROXIMATE
+    assert not est.status.ok
+    assert "would move by" in est.warnings[0]
+    with pytest.raises(FitError, match="approximate: the likelihood"):
+        fit(model, drawn, features=features)
+
+
+def test_the_approximation_agrees_with_itself_where_all_is_linear_and_quadratic():
+    """A world written as functions, whose local models are the same everywhere: nothing moves by another center."""
+    matrix, push = tensor([[1.0, 0.3], [0.0, 0.9]]), tensor([[0.0], [0.4]])
+
+    def place(s, a, t):
+        return -0.5 * s[..., 0].square()
+
+    def effort(s, a, t):
+        return -0.5 * a.square().sum(-1)
+
+    model = ContinuousModel(
+        tensor([1.0, 0.0]),
+        lambda s, a, t: s @ matrix.T + a @ push.T,
+        lambda s, a, t: 1.5 * place(s, a, t) + 0.7 * effort(s, a, t),
+        6,
+        Flat(),
+        temperature=0.4,  # far from cold
+    )
+    drawn = ContinuousDemonstrations(*cai.infer(model, "ilqr").sample(30, seed=0))
+    open_model = model.replace(reward=lambda s, a, t: 0.0 * s.sum(-1))
+    est = fit(open_model, drawn, features={"place": place, "effort": effort}, throw=False)
+    assert est.status is FitStatus.SUCCESS
+    assert ((est.coefficients - tensor([1.5, 0.7]).numpy()).abs() < 4.5 * est.standard_errors).all()
+    told = [float(word) for word in re.findall(r"by ([-+.e0-9]+) ", est.warnings[0])]
+    assert len(told) == 2
+    assert max(told) < 1e-6
     model, features, paid = cart()
-    assert "Laplace" not in fit(model, shown(paid, 20), features=features, throw=False).summary()
+    assert not fit(model, shown(paid, 20), features=features, throw=False).warnings  # exact: nothing to measure
 
 
 @pytest.mark.parametrize(
