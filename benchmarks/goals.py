@@ -1,6 +1,6 @@
 """Guides among four goals: fitted from the origin, from all over the box, or to soft values that are known.
 
-    python -m benchmarks.goals [--policies gaussian mixture flow] [--starts values] [--iterations 2000] [--seed 0]
+    python -m benchmarks.goals [--policies gaussian mixture flow] [--starts values] [--iterations 3000] [--seed 0]
 
 Each line tells a fit (the class, where its trajectories started, CPU seconds), and for three starts of the answer's own
 trajectories its elbo with standard error (the soft optimum is -23.06 at the origin, -8.06 at (-2.5, 0) and -12.93 at
@@ -41,7 +41,7 @@ def soft_values() -> GridFunction:
     return GridFunction([axis, axis], cai.infer(table, "variational").values)
 
 
-def fit(policy: str, start: str = "values", *, iterations: int = 2000, seed: int = 0) -> Posterior:
+def fit(policy: str, start: str = "values", *, iterations: int = 3000, seed: int = 0) -> Posterior:
     """The answer of a class whose fit starts at the "origin", all over the "box", or there in steps to "values"."""
     side = torch.full((2,), 7.0, dtype=torch.float64)
     options: dict[str, Any] = {"max_iterations": iterations, "num_eval_samples": 4000, "seed": seed, "throw": False}
@@ -74,7 +74,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Guides among four goals.")
     parser.add_argument("--policies", nargs="+", choices=list(CLASSES), default=list(CLASSES))
     parser.add_argument("--starts", nargs="+", choices=["values", "box", "origin"], default=["values"])
-    parser.add_argument("--iterations", type=int, default=2000)
+    parser.add_argument("--iterations", type=int, default=3000)
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     for policy in given.policies:

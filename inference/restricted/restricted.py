@@ -90,8 +90,8 @@ class RestrictedVariational:
     all starts. Sampled: "estimate" and "standard_error" of the bound from fresh trajectories. There `elbo` is this
     estimate for programs and continuous models, and for a `TrajectoryModel` the exact bound of the fitted policy, which
     its tables give.
-    Sampled fits stop when the mean bound of 50 steps was four times not above that of the 50 before by twice its
-    standard error; each time before, the learning rate is halved.
+    Sampled fits stop when the mean bound of 50 steps (200 with `values`) was four times not above that of as many
+    before by twice its standard error; each time before, the learning rate is halved.
 
     Raises:
         ValueError, TypeError: on options that make no sense.

@@ -28,7 +28,6 @@ from cai.inference.restricted.rollouts import Draws, ProgramSampler, Sampler, Ta
 __all__ = ["SampledLearner", "SampledState", "SamplingOptions", "sampled_gradient", "sampler_of"]
 
 Baseline = Literal["leave-one-out", "none", "value"]
-WINDOW = 50  # steps whose mean bound is compared with that of the steps before
 HALVINGS = 4  # of the learning rate, before the fit counts as settled
 MOMENTS = 0.9, 0.999  # how much of its running means of the gradient and its square Adam keeps each step
 
@@ -67,6 +66,7 @@ class SamplingOptions:
         num_samples: N trajectories a step.
         num_eval_samples: trajectories that measure the final policy.
         baseline: "leave-one-out", "none", or in continuous models "value", a network of state and time.
+        window: steps whose mean bound is compared with that of the steps before.
     """
 
     max_iterations: int
@@ -74,6 +74,7 @@ class SamplingOptions:
     num_samples: int
     num_eval_samples: int
     baseline: Baseline
+    window: int = 50
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -84,7 +85,7 @@ class SampledState(State):
         place: [P], the parameters.
         mean: [P], Adam's running mean of the gradient.
         square: [P], its running mean of the squared gradient.
-        recent: the parameters [P] after each of the last 50 steps.
+        recent: the parameters [P] after each of the steps of the last window.
         halvings: how often the learning rate was halved.
         history: the mean bound of every step's trajectories, nats.
         random: the state of the generator of all draws.
@@ -124,9 +125,9 @@ def draw_fresh(problem: Problem, num_samples: int, generator: torch.Generator) -
 class SampledLearner:
     """Maximises the bound with Adam on sampled gradients, then measures it with fresh samples.
 
-    Every 50 steps the mean bound of these steps is compared with that of the 50 before. Unless it has grown by more
-    than twice its standard error the learning rate is halved, and the fourth time the fit has settled. The answer is
-    the mean of the parameters over the last 50 steps, whose noise is smaller.
+    After every window the mean bound of its steps is compared with that of the window before. Unless it has grown by
+    more than twice its standard error the learning rate is halved, and the fourth time the fit has settled. The answer
+    is the mean of the parameters over the last window, whose noise is smaller.
 
     Args:
         begin: makes the problem of (model, seed).
@@ -175,9 +176,9 @@ class SampledLearner:
         square = second * state.square + (1 - second) * gradient**2
         scale = square.sqrt() / math.sqrt(1 - second**number) + 1e-8
         place = state.place + options.learning_rate / 2**halvings * mean / (1 - first**number) / scale
-        if number % WINDOW == 0 and number >= 2 * WINDOW and not _grows(history):
+        if number % options.window == 0 and number >= 2 * options.window and not _grows(history, options.window):
             halvings += 1
-        recent = (*state.recent[1 - WINDOW :], place)
+        recent = (*state.recent[1 - options.window :], place)
         status = Status.SUCCESS if halvings == HALVINGS else None
         changes = {"place": place, "mean": mean, "square": square, "recent": recent, "halvings": halvings}
         return dataclasses.replace(state, status=status, **changes), info
@@ -199,9 +200,9 @@ class SampledLearner:
         return self.answer(problem, status, details, draws)
 
 
-def _grows(history: tuple[float, ...]) -> bool:
+def _grows(history: tuple[float, ...], window: int) -> bool:
     """Whether the mean of the last window is above that of the one before by more than two standard errors."""
-    last = torch.tensor(history[-WINDOW:], dtype=torch.float64)
-    before = torch.tensor(history[-2 * WINDOW : -WINDOW], dtype=torch.float64)
-    error = math.sqrt(float(last.var() + before.var()) / WINDOW)
+    last = torch.tensor(history[-window:], dtype=torch.float64)
+    before = torch.tensor(history[-2 * window : -window], dtype=torch.float64)
+    error = math.sqrt(float(last.var() + before.var()) / window)
     return float(last.mean() - before.mean()) > 2 * error

@@ -35,6 +35,7 @@ __all__ = ["check_world", "world_learner", "world_need"]
 
 RATE = 0.01  # of Adam
 TRIED = 32  # states on which a policy is tried before it is fitted
+WINDOW, LONG_WINDOW = 50, 200  # steps over which fits are compared; more to values, where gains are steady and small
 FIRST = 256  # trajectories by which states and returns are brought to size 1
 
 
@@ -162,7 +163,12 @@ def world_learner(backend: Any, policy: PolicyClass, model: Any) -> Learner[Any]
         return LinearAscent(backend, model, policy.stationary)
     rate = RATE if backend.learning_rate is None else backend.learning_rate
     options = SamplingOptions(
-        backend.max_iterations, rate, backend.num_samples, backend.num_eval_samples, backend.baseline
+        backend.max_iterations,
+        rate,
+        backend.num_samples,
+        backend.num_eval_samples,
+        backend.baseline,
+        WINDOW if backend.values is None else LONG_WINDOW,
     )
     return SampledLearner(
         functools.partial(_begin, backend, policy),

@@ -61,10 +61,10 @@ def _worth(problem: WorldProblem, states: Tensor, t: int, generator: torch.Gener
     """([K, ACTIONS], log q with gradients; [K, ACTIONS], what each action says of the bound from its state, nats)."""
     model = problem.model
     rows = states.repeat_interleave(ACTIONS, 0)
-    law = problem.policy.guide.law(rows, t)
     with torch.no_grad(), OwnDraws(generator):
+        law = problem.policy.guide.law(rows, t)
         u = law.sample_u()
-    log_q = law.log_prob_u(u)
+    log_q = problem.policy.guide.law(rows, t).log_prob_u(u)  # a law remembers its draws, and these without gradients
     with torch.no_grad():
         action = law.to_action(u)
         log_p = torch.zeros_like(log_q) if model.is_flat else model.prior(rows, t).log_prob(action)

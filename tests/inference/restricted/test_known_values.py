@@ -9,6 +9,12 @@ from continuous_policies import NAMES, walk
 from gaussian_models import integrator
 
 import cai
+from cai.inference import RestrictedVariational
+from cai.inference.restricted.continuous.backend import _new_guide
+from cai.inference.restricted.continuous.one_step import one_step_gradient
+from cai.inference.restricted.continuous.rollouts import GuideParameters, WorldProblem
+from cai.inference.restricted.names import read_policy
+from cai.inference.restricted.score_function import SamplingOptions
 from cai.models import Flat, GridFunction, bridge, discretize, multi_goal
 
 SPREAD = dist.Normal(torch.zeros(2).double(), 1.5).to_event(1)
@@ -27,6 +33,24 @@ def test_exact_values_lead_to_the_best_policy(changes):
     losses = torch.tensor(found.details["history"][-50:])
     assert abs(float(losses.mean())) < 0.05
     assert found.details["history"][0] < -0.05
+
+
+@pytest.mark.parametrize("policy", ["tanh-gaussian", "flow"])
+def test_the_gradient_is_that_of_what_it_measures(policy):
+    """Along a random direction, beside differences of the measured loss with the same random numbers."""
+    backend = RestrictedVariational(read_policy(NAMES[policy]), values=lambda s, t: s.sin().sum(-1), start=SPREAD)
+    guide = _new_guide(backend.policy, walk(), 0)
+    problem = WorldProblem(walk(), GuideParameters(guide), False, SPREAD, backend.values)
+    options = SamplingOptions(1, 0.1, 3000, 2, "leave-one-out")
+    place, step = problem.policy.vector(), 1e-4
+    direction = torch.randn(place.shape, generator=torch.Generator().manual_seed(1)).double() / math.sqrt(len(place))
+
+    def measure(moved):
+        problem.policy.load(moved)
+        return one_step_gradient(problem, options, torch.Generator().manual_seed(2))
+
+    ahead, behind = (measure(place + sign * step * direction)[1].mean() for sign in (1, -1))
+    assert float(measure(place)[0] @ direction) == pytest.approx(float(ahead - behind) / (2 * step), rel=0.05)
 
 
 def test_the_same_seed_gives_the_same_fit_and_files_go_on(tmp_path):
