@@ -20,14 +20,14 @@ demo: $(READY)  ## compare the backends on the bridge, and save the pictures
 	$(BIN)/cai compare bridge --out out/bridge
 
 test: $(READY)  ## every test but the notebooks, the labs, the browser and the campaigns
-	$(BIN)/python -m pytest -n auto
+	$(BIN)/python -m pytest -n auto --dist worksteal
 
 oldest: $(OLDEST)/.ready  ## a part of the tests with the oldest versions of what setup.cfg asks for
 	$(OLDEST)/bin/python -m pytest -n auto tests/models/zoo tests/models/processes tests/models/rewards tests/cai/studies \
 		tests/cai/pictures tests/cai/test_cli_names.py
 
 campaigns: $(READY)  ## the laws over many more random cases, some of them large
-	$(BIN)/python -m pytest -n auto -m campaign
+	$(BIN)/python -m pytest -n auto --dist worksteal -m campaign
 
 native: $(READY)  ## build the C++ loops in place; installing does this, too
 	$(BIN)/python setup.py --quiet build_ext --inplace

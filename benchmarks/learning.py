@@ -199,15 +199,17 @@ def draw(told: dict[str, Any], path: Path) -> None:
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
     colors = {"cai": "#0072B2", PEER: "#D55E00"}
     for place, times in enumerate(told["step_times"].values()):
-        for shift, (name, seconds) in zip((-0.2, 0.2), times.items(), strict=True):
+        for shift, name in ((-0.2, "cai"), (0.2, PEER)):
+            seconds = times[name]
             if isinstance(seconds, str):
-                left.text(0, place + shift, f" {name}: {seconds[:40]}", va="center", fontsize=8)
+                left.text(0, place + shift, f" {name}: not measured", va="center", fontsize=9, color="0.4")
             else:
                 left.barh(place + shift, 1e3 * seconds, 0.36, color=colors[name])
                 left.text(1e3 * seconds, place + shift, f" {name} {1e3 * seconds:.2f}", va="center", fontsize=9)
     left.set_yticks(range(len(told["step_times"])), list(told["step_times"]))
     left.set_xlabel("CPU time of a step with its update (ms)")
     left.margins(x=0.25)
+    left.set_ylim(len(told["step_times"]) - 0.4, -0.6)
     left.set_title("Soft actor-critic, one thread")
     for name, values in told["returns"].items():
         if not isinstance(values, str):
@@ -216,6 +218,7 @@ def draw(told: dict[str, Any], path: Path) -> None:
             )
             right.axhline(statistics.mean(values), color=colors[name], linewidth=1)
     right.axhline(FLOOR_MEAN, color="0.4", linestyle="--", label="target of the mean")
+    right.set_xticks(range(max(len(values) for values in told["returns"].values() if not isinstance(values, str))))
     right.set_xlabel("seed")
     right.set_ylabel("return of an episode (reward units)")
     right.set_title(f"Pendulum-v1 after {told['steps']:,} steps")

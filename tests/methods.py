@@ -90,7 +90,13 @@ OTHER = (
     Method(OneStepEntropy(), has_evidence=False, sees_prior=False),
     Method(RewardWeightedRegression(), has_evidence=False),
     Method(EMPolicySearch(tolerance=1e-12), tolerance=1e-6, has_evidence=False, sees_prior=False, cost=2),
-    Method(PosteriorPolicyIteration(tolerance=1e-12), tolerance=1e-8, has_evidence=False, sees_prior=False, cost=3),
+    Method(
+        PosteriorPolicyIteration(tolerance=1e-12, max_iterations=300),
+        tolerance=1e-8,
+        has_evidence=False,
+        sees_prior=False,
+        cost=3,
+    ),
     Method(KLPolicyIteration(), has_evidence=False, sees_prior=False, cost=2),
 )
 ALL = EXACT + FIXED + OTHER

@@ -36,7 +36,7 @@ def extreme(method, draw):
 def test_accounts_are_finite_or_there_is_a_status(method, caplog):
     caplog.set_level(logging.CRITICAL)
     draw, answered, refused = random.Random(str(method)), 0, 0
-    for _ in range(40):
+    for _ in range(24):
         try:
             model = extreme(method, draw)
         except ValueError:  # rewards of inf are refused when they are given
@@ -57,8 +57,8 @@ def test_accounts_are_finite_or_there_is_a_status(method, caplog):
         outcome = cai.evaluate(posterior.policy(), model, num_rollouts=10)
         assert math.isfinite(outcome.expected_return), model
         assert math.isfinite(outcome.std), model
-    assert answered >= 4
-    assert refused >= 4
+    assert answered >= 3
+    assert refused >= 3
 
 
 @pytest.mark.parametrize("backend", ["exact", "variational", "risk", "max-product", "value-iteration", "smc"])

@@ -153,7 +153,7 @@ def differing(got, limit, states):
     ]
 
 
-@over_seeds(range(5000), quick=60, blocks=4)
+@over_seeds(range(5000), quick=30, blocks=4)
 def test_values_are_right_or_not_called_so(seeds):
     counts = dict.fromkeys(Status, 0)
     for seed in seeds:

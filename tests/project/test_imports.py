@@ -24,9 +24,11 @@ def run(code):
 
 
 CODE = f"""
-import sys, torch, pyro
+import signal, sys, torch, pyro
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a process in the background has not
 early = set(sys.modules)
 import cai
+print(signal.getsignal(signal.SIGINT) is signal.default_int_handler)
 print(sorted(set({LATE}) & (set(sys.modules) - early)))
 print(sorted(set(cai.__all__) - set(dir(cai))))
 try:
@@ -44,8 +46,9 @@ print(plot_luck.__name__)
 
 
 def test_importing_cai_loads_nothing_that_can_wait_and_pictures_when_they_are_asked_for():
-    """In one process, in this order: import, the names of the package, an inference, a picture, every name."""
-    unloaded, unlisted, unknown, inferred, drawn, named = run(CODE).splitlines()
+    """In one process, in this order: import, interrupts, names of the package, an inference, a picture, every name."""
+    usual, unloaded, unlisted, unknown, inferred, drawn, named = run(CODE).splitlines()
+    assert usual == "True", "whoever imports the package gets the usual interrupt"
     assert unloaded == "[]"
     assert unlisted == "[]"
     assert "no attribute 'plot_everything'" in unknown

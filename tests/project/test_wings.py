@@ -88,13 +88,21 @@ def modules(root):
     return found
 
 
+def statements(node):
+    """All statements below a node; expressions, which hold no import, are nine tenths of a tree."""
+    for name in ("body", "orelse", "finalbody", "handlers", "cases"):
+        for inner in getattr(node, name, ()):
+            yield inner
+            yield from statements(inner)
+
+
 def imports(root):
     """{module: the modules of the three floors that it imports, wherever in the file}."""
     known = modules(root)
     graph = {}
     for name, path in known.items():
         reached = set()
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for node in statements(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Import):
                 reached |= {alias.name for alias in node.names}
             elif isinstance(node, ast.ImportFrom):

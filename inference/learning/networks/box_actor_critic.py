@@ -45,7 +45,7 @@ class BoxActorCritic(Replaying):
 
     def draw(self, observations: Tensor, allowed: Tensor | None, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         with torch.no_grad():
-            noise = torch.randn(len(observations), self.dim, generator=generator)
+            noise = torch.randn(len(observations), self.dim, generator=generator, dtype=torch.float32)
             actions, _, ratio = self.head.sample(self._actor.flat, observations, noise)
             return actions, ratio
 
@@ -56,7 +56,7 @@ class BoxActorCritic(Replaying):
 
     def update(self, batch: Batch, generator: torch.Generator) -> Told:
         setting, alpha = self.setting, self.temperature.value
-        noise = torch.randn(2, len(batch.rewards), self.dim, generator=generator)
+        noise = torch.randn(2, len(batch.rewards), self.dim, generator=generator, dtype=torch.float32)
         with torch.no_grad():
             following, _, ratio = self.head.sample(self._actor.flat, batch.next_observations, noise[0])
             worth = self.critic(self._target, torch.cat([batch.next_observations, following], 1))
@@ -85,7 +85,7 @@ class BoxActorCritic(Replaying):
     def values(self, observations: Tensor, allowed: Tensor | None, generator: torch.Generator) -> Tensor:
         with torch.no_grad():
             repeated = observations.repeat_interleave(DRAWN, 0)
-            noise = torch.randn(len(repeated), self.dim, generator=generator)
+            noise = torch.randn(len(repeated), self.dim, generator=generator, dtype=torch.float32)
             actions, _, ratio = self.head.sample(self._actor.flat, repeated, noise)
             worth = self.q_values(repeated, actions) - self.temperature.value * ratio
             return worth.reshape(-1, DRAWN).mean(1)

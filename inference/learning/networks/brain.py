@@ -110,8 +110,8 @@ class Replaying:
     def uniform(self, number: int, allowed: Tensor | None, generator: torch.Generator) -> Tensor:
         interface = self.setting.interface
         if not interface.num_actions:
-            return 2 * torch.rand(number, interface.action_size, generator=generator) - 1
-        weights = torch.ones(number, interface.num_actions) if allowed is None else allowed
+            return 2 * torch.rand(number, interface.action_size, generator=generator, dtype=torch.float32) - 1
+        weights = torch.ones(number, interface.num_actions, dtype=torch.float32) if allowed is None else allowed
         return torch.multinomial(weights, 1, generator=generator)[:, 0]
 
     def taken(self, kept: Tensor) -> Tensor:
@@ -131,7 +131,7 @@ def log_allowed(setting: Setting, observations: Tensor, allowed: Tensor | None) 
         if allowed is not None:
             found = torch.log_softmax(found.masked_fill(allowed == 0, -torch.inf), -1)
         return found
-    weights = torch.ones(len(observations), number) if allowed is None else allowed
+    weights = torch.ones(len(observations), number, dtype=torch.float32) if allowed is None else allowed
     logs = weights.log()
     return logs if setting.entropy_form else logs - weights.sum(-1, keepdim=True).log()
 

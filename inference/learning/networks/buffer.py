@@ -81,7 +81,7 @@ class Buffer:
         what = f"a buffer of {capacity:,} transitions of {columns.width} numbers"
         require_memory(4 * capacity * columns.width, what, "lower buffer_size")
         self.capacity, self.columns, self.total = capacity, columns, 0
-        self._rows = torch.empty(capacity, columns.width)
+        self._rows = torch.empty(capacity, columns.width, dtype=torch.float32)
         self._stored = 0
 
     @property

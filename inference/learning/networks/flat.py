@@ -34,7 +34,7 @@ class Perceptron:
         """[P], parameters drawn uniformly within 1 / sqrt(inputs) of 0, layer by layer."""
         parts = []
         for before, after in zip(self.sizes, self.sizes[1:], strict=False):
-            drawn = torch.rand(self.copies * (before + 1) * after, generator=generator)
+            drawn = torch.rand(self.copies * (before + 1) * after, generator=generator, dtype=torch.float32)
             parts.append((2 * drawn - 1) / math.sqrt(before))
         return torch.cat(parts)
 

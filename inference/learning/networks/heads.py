@@ -65,7 +65,9 @@ class DiscreteHead:
         return torch.multinomial(rows.exp(), 1, generator=generator)[:, 0]
 
     def uniform(self, number: int, allowed: Tensor | None, generator: torch.Generator) -> Tensor:
-        weights = torch.ones(number, self.setting.interface.num_actions) if allowed is None else allowed
+        weights = (
+            torch.ones(number, self.setting.interface.num_actions, dtype=torch.float32) if allowed is None else allowed
+        )
         return torch.multinomial(weights, 1, generator=generator)[:, 0]
 
     def taken(self, kept: Tensor) -> Tensor:
@@ -114,7 +116,7 @@ class BoxHead:
 
     def draw(self, flat: Tensor, observations: Tensor, allowed: Tensor | None, generator: torch.Generator) -> Tensor:
         mean, deviation = place(self.actor(flat, observations))
-        return mean + deviation * torch.randn(mean.shape, generator=generator)
+        return mean + deviation * torch.randn(mean.shape, generator=generator, dtype=mean.dtype)
 
     def uniform(self, number: int, allowed: Tensor | None, generator: torch.Generator) -> Tensor:
         # the image under tanh of a logistic distribution of scale 1/2 is uniform
@@ -130,7 +132,7 @@ class BoxHead:
     def divergence(
         self, flat: Tensor, observations: Tensor, allowed: Tensor | None, generator: torch.Generator
     ) -> tuple[Tensor, Tensor]:
-        noise = torch.randn(DRAWN * len(observations), self.dim, generator=generator)
+        noise = torch.randn(DRAWN * len(observations), self.dim, generator=generator, dtype=torch.float32)
         outputs = self.actor(flat, observations).repeat_interleave(DRAWN, 0)
         actions, log_density = draw_squashed(outputs, noise)
         log_density = log_density + 0.5 * (noise.square() - 1).sum(-1)  # the normal's part is known in the mean

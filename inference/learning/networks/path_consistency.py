@@ -50,7 +50,9 @@ class PathConsistencyNetworks(ValueAndPolicy):
         assert batch.ends is not None
         discount, length = self.setting.discount, len(batch.rewards)
         before = torch.cumprod(torch.cat([torch.ones_like(batch.ends[:1]), 1 - batch.ends[:-1]]), 0)
-        weights = before * discount ** torch.arange(length)[:, None]  # gamma^i where step i is on the path
+        weights = (
+            before * discount ** torch.arange(length, dtype=before.dtype)[:, None]
+        )  # gamma^i where step i is on the path
         flat = flattened(batch)
         ratio = self.head.log_ratio(self._actor.flat, flat.observations, flat.allowed, flat.actions)
         earned = batch.rewards - self.temperature.value * ratio.reshape(batch.rewards.shape)

@@ -77,7 +77,7 @@ class LearnedPolicy:
                 chosen = logits.argmax(-1) if deterministic else _drawn(logits, generator)
             else:
                 head = Perceptron(self.sizes)(self.parameters["actor"], rows)
-                noise = torch.randn(len(rows), len(self.interface.low), generator=generator)
+                noise = torch.randn(len(rows), len(self.interface.low), generator=generator, dtype=torch.float32)
                 chosen = draw_squashed(head, torch.zeros_like(noise) if deterministic else noise)[0]
         actions = self.interface.to_world(chosen)
         return actions[0] if single else actions

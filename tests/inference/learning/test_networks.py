@@ -222,6 +222,21 @@ def test_a_killed_run_goes_on_to_the_same_bytes(name, tmp_path):
     assert files(tmp_path / "cut") == files(tmp_path / "whole")
 
 
+@pytest.mark.parametrize("name", KILLED)
+def test_the_default_dtype_changes_no_bit(name):
+    world_id, backend, options = KILLED[name]
+    options = {**SMALL, "steps": 200, "warmup_steps": 40, "updates_per_step": 0.2, **options}
+    single = cai.infer(environment_model(world_id, **PENDULUM), backend, **options)
+    torch.set_default_dtype(torch.float64)
+    try:
+        double = cai.infer(environment_model(world_id, **PENDULUM), backend, **options)
+        assert float(double.elbo) == float(single.elbo)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    for part, same in single.brain.tensors().items():
+        assert torch.equal(double.brain.tensors()[part], same), part
+
+
 class Forgetful(gymnasium.Env):
     """Remembers across episodes how often it was stepped."""
 

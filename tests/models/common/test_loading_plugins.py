@@ -163,12 +163,6 @@ def test_ctrl_c_while_importing_is_quiet(wait, tmp_path):
     assert "Traceback" not in err + out
 
 
-def test_whoever_imports_the_package_gets_the_usual_interrupt():
-    usual = "signal.signal(signal.SIGINT, signal.default_int_handler)"  # which a process in the background has not
-    code = f"import signal; {usual}; import cai; assert signal.getsignal(signal.SIGINT) is signal.default_int_handler"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
-
-
 def test_versions_of_entry_points_are_read_once_a_call(monkeypatch):
     calls = []
 

@@ -76,7 +76,7 @@ def test_trajectories_follow_the_joint_and_pay_what_it_says(scheduled, looks_up,
     if not looks_up:
         monkeypatch.setattr(simulate_module, "TABLE_LIMIT", 0)
     met = set()
-    for seed in range(24):
+    for seed in range(12):
         problem = random_problem(seed + 7_000)
         if scheduled:
             scale = [0.5 + t for t in range(problem.horizon)]
