@@ -96,7 +96,7 @@ def test_fixed_dynamics_are_the_soft_bellman_recursion(method, seeds):
                     assert close(got.values[t, state], problem.temperature * value, 1e-9), (seed, t, state)
 
 
-@over_methods(ALL + SAMPLED + LEARNED, range(60), quick=20)
+@over_methods(ALL + SAMPLED + LEARNED, range(60), quick=12)
 def test_bounds_decompose(method, seeds):
     """log p(O) = believed return / alpha - KL(policy) - luck; without the luck it is the bound of fixed dynamics."""
     for seed in seeds:
@@ -120,7 +120,7 @@ def test_the_bound_is_tight_in_a_deterministic_world(method, seeds):
         assert close(got.elbo, evidence.log_evidence, method.tolerance), seed
 
 
-@over_methods(ALL + SAMPLED, range(25), quick=8)
+@over_methods(ALL + SAMPLED, range(25), quick=6)
 def test_a_reward_shift_moves_the_evidence_and_no_policy(method, seeds):
     for seed in seeds:
         problem = method.problem(seed + 3000, reward="sa", discount=1.0, terminals=0.0)
@@ -149,7 +149,7 @@ def test_a_reward_shift_is_discounted_with_fixed_dynamics(method, seeds):
         assert torch.allclose(after.action_probs, before.action_probs, atol=1e-6), seed
 
 
-@over_methods([m for m in ALL if m.sees_prior], range(25), quick=8)
+@over_methods([m for m in ALL if m.sees_prior], range(25), quick=6)
 def test_a_prior_can_be_folded_into_the_reward(method, seeds):
     """r + alpha log(p / u) with the uniform prior u is the same posterior."""
     for seed in seeds:
@@ -169,7 +169,7 @@ def test_a_prior_can_be_folded_into_the_reward(method, seeds):
 
 
 # the fall, written out, is a chance
-@over_methods([m for m in ALL if not m.only], range(30), quick=10)
+@over_methods([m for m in ALL if not m.only], range(30), quick=6)
 def test_a_discount_is_an_absorbing_state(method, seeds):
     """gamma in the model = outcomes that lead to an explicit terminal state with probability 1 - gamma."""
     for seed in seeds:
@@ -213,7 +213,7 @@ def test_a_discount_is_an_absorbing_state(method, seeds):
         assert torch.allclose(short.action_probs[seen], long.action_probs[:, :-1][seen], atol=1e-6), seed
 
 
-@over_methods(ALL + SAMPLED, range(25), quick=8)
+@over_methods(ALL + SAMPLED, range(25), quick=6)
 def test_optimality_as_a_bernoulli_is_the_same_posterior(method, seeds):
     for seed in seeds:
         problem = method.problem(seed + 6000)
@@ -236,7 +236,7 @@ def test_optimality_as_a_bernoulli_is_the_same_posterior(method, seeds):
         assert torch.allclose(after.state_marginals, before.state_marginals, atol=10 * method.tolerance), seed
 
 
-@over_methods(ALL, range(25), quick=8)
+@over_methods(ALL, range(25), quick=6)
 def test_dense_and_successor_lists_agree(method, seeds):
     for seed in seeds:
         problem = method.problem(seed + 7000, reward="sas")

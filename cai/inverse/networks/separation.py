@@ -40,6 +40,23 @@ def separated(objective: NetworkObjective) -> list[tuple[str, str]]:
     return found
 
 
+def _goes_round(graph: RouteGraph, costs: Array, kept: Array, destination: int) -> bool:
+    """Whether a round trip on the way to a destination has a negative cost, where no cost is above 0; else False.
+
+    Then that is so if a turn of negative cost lies on any round trip, in one strongly connected part of the network.
+    """
+    from scipy.sparse import csr_matrix
+    from scipy.sparse.csgraph import connected_components
+
+    if (costs[kept] > 0).any():
+        return False
+    tails, heads = graph.tails[kept], graph.heads[kept]
+    table = csr_matrix((np.ones(len(tails)), (tails, heads)), shape=(graph.number, graph.number))
+    parts = connected_components(table, connection="strong")[1]
+    round_trip = (parts[tails] == parts[heads]) & (costs[kept] < 0)
+    return bool((round_trip & graph.leads_to(destination)[tails]).any())
+
+
 def _always_least(
     objective: NetworkObjective, graph: RouteGraph, costs: Array, exits: Array, sign: float, feature: int
 ) -> bool:
@@ -56,6 +73,8 @@ def _always_least(
         mine = graph.exits_of(destination)
         links = graph.exit_links[mine]
         kept = ~np.isin(graph.tails, links) if graph.absorbs else np.ones(len(costs), dtype=bool)
+        if negative and _goes_round(graph, costs, kept, destination):
+            return False
         paid = sign * objective.of_exits[exits[mine], feature]
         floor = min(float(paid.min(initial=0.0)), 0.0)
         rows = np.concatenate([graph.heads[kept], np.full(len(links), graph.number)])

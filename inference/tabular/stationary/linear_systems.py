@@ -33,6 +33,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cai.inference.kernels.native.factors import NativeFactors
+from cai.inference.kernels.native.library import available
+from cai.inference.tabular.stationary.iterated import ROUND_STEPS, ROUNDS, iterated
+
 if TYPE_CHECKING:
     from scipy.sparse import csc_matrix, csr_matrix
 
@@ -42,11 +46,9 @@ TINY = 150  # unknowns up to which elimination without subtractions costs nothin
 WHOLE = 1500  # unknowns up to which it serves where nothing else does
 DENSE_LIMIT = 3000  # unknowns up to which [N, N] may be formed
 FILL_LIMIT = 1e8  # entries of the factors up to which they are made, 12 to 16 bytes each
-RESIDUAL = 1e-14  # of an iterated solution, relative to its largest entry, at which it is as good as a direct one
+WIDE = 8  # right-hand sides from which native loops over rows of them are faster than SuperLU's own
 BLOCK = 32  # unknowns that are eliminated together
 EPS = float(np.finfo(np.float64).eps)
-ROUNDS = 60  # corrections of an iterated solution
-ROUND_STEPS = 500  # steps of one correction
 
 
 class Pattern:
@@ -247,6 +249,11 @@ class LinearSystem:
         except RuntimeError:  # "Factor is exactly singular"
             return None
 
+    def _use_rows(self) -> None:
+        """Factors of a SuperLU become those that native loops read, where there are such loops; it is let go."""
+        if self.method == "sparse" and available() and not isinstance(self._factor, (NativeFactors, type(None))):
+            self.__dict__["_factor"] = NativeFactors(self._factor)
+
     def answer(self, sides: np.ndarray, transposed: bool = False, *, corrected: bool = True) -> np.ndarray | None:
         """The solution [N, R] of sides [N, R], without a history; None where there is none that can be found.
 
@@ -324,16 +331,18 @@ class LinearSystem:
             return None
         if self.method == "iterate":
             matrix = self._matrix.T.tocsc() if transposed else self._matrix
-            columns = [column for column in map(partial(_iterated, matrix), sides.T) if column is not None]
+            columns = [column for column in map(partial(iterated, matrix), sides.T) if column is not None]
             return np.stack(columns, -1) if len(columns) == sides.shape[1] else None
 
         def once(b: np.ndarray) -> np.ndarray:
             if self.method == "dense":  # A^T x = b; A = P L U, and `adjoint` of a real matrix is its transpose
                 solved = torch.linalg.lu_solve(*factor, torch.from_numpy(b).to(factor[0].device), adjoint=transposed)
                 return np.asarray(solved.cpu().numpy())
-            return np.asarray(factor.solve(b, trans="T" if transposed else "N"))
+            return np.asarray(self._factor.solve(b, trans="T" if transposed else "N"))
 
         if not corrected:
+            if sides.shape[1] >= WIDE:
+                self._use_rows()
             return once(sides)
         x = once(np.ascontiguousarray(sides))
         return x + once(sides - (self._matrix.T if transposed else self._matrix) @ x)
@@ -369,31 +378,3 @@ class _Solve(torch.autograd.Function):
         rows, columns = ctx.system.pattern.rows, ctx.system.pattern.columns
         left, right = (solution, adjoint) if ctx.transposed else (adjoint, solution)
         return (left[rows] * right[columns]).sum(-1), adjoint, None, None
-
-
-def _iterated(matrix: csc_matrix, side: np.ndarray) -> np.ndarray | None:
-    """A^-1 b by corrections until the residual is that of rounding; None if it does not get there.
-
-    Every correction is BiCGSTAB's, or where that does not halve the residual the sum of a series, for which A is I - M.
-    """
-    from scipy.sparse.linalg import bicgstab
-
-    matrix = matrix.tocsr()
-    x, left = np.zeros_like(side), side
-    for _ in range(ROUNDS):
-        size = np.abs(left).max()
-        if size <= RESIDUAL * max(np.abs(x).max(), np.abs(side).max()):
-            return x
-        with np.errstate(all="ignore"):
-            step, _ = bicgstab(matrix, left, rtol=1e-8, atol=0.0, maxiter=ROUND_STEPS)
-            better = left - matrix @ step
-        if not np.isfinite(better).all() or np.abs(better).max() > 0.5 * size:
-            step, better = np.zeros_like(side), left
-            for _ in range(ROUND_STEPS):
-                step, better = step + better, better - matrix @ better
-            better = left - matrix @ step
-            if not np.isfinite(better).all():
-                return None
-        x = x + step
-        left = side - matrix @ x
-    return x if np.abs(left).max() <= 100 * RESIDUAL * max(np.abs(x).max(), np.abs(side).max()) else None

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from cai.inference.kernels.native.factors import edge_products
 from cai.inference.tabular.stationary.routes import Block, RouteGraph, RouteSums
 
 __all__ = ["Derivatives", "Pairs", "Values", "pair_logs", "second_order", "with_gradient"]
@@ -157,7 +158,7 @@ def _adjoints(sums: RouteSums, pairs: Pairs) -> Iterator[tuple[Block, Array, Arr
         if not (found > 0).all():
             yield block, chosen, columns, None
             return
-        side = np.zeros(block.sums.shape, order="F")  # as SuperLU reads it
+        side = np.zeros(block.sums.shape)
         np.add.at(side, (links, columns), pairs.factors[chosen] / found)
         ahead = block.solver.adjoint(side)
         del side
@@ -173,6 +174,9 @@ def _add_exits(exits: Array, block: Block, ahead: Array) -> None:
 
 def _products(graph: RouteGraph, left: Array, right: Array) -> Array:
     """[E], sum_r left(k, r) right(a, r) along every turn from k to a."""
+    native = edge_products(graph.tails, graph.heads, left, right)
+    if native is not None:
+        return native
     left, right = np.ascontiguousarray(left), np.ascontiguousarray(right)
     found = np.empty(len(graph.tails))
     for start in range(0, len(found), CHUNK):

@@ -31,7 +31,7 @@ from cai.inference.tabular.stationary.route_solvers import AbsorbingSolver, Plai
 __all__ = ["Block", "RouteGraph", "RouteSums"]
 
 Array = np.ndarray[Any, Any]
-WIDTH, NARROW = 64, 32  # right-hand sides that are solved for together, on small networks and on large ones
+WIDTH, NARROW = 64, 16  # right-hand sides that are solved for together, on small networks and on large ones
 LARGE = 50_000  # links from which a network is large
 SMALLEST = 1e-290  # below which a sum over routes is found in its own scale
 
@@ -223,7 +223,7 @@ class RouteSums:
         solver: Solver = PlainSolver(self.system)
         if self.graph.absorbs:
             solver = AbsorbingSolver(self.system, links, columns, len(group))
-        side = np.zeros((self.graph.number, len(group)), order="F")  # as SuperLU reads it
+        side = np.zeros((self.graph.number, len(group)))
         side[links, columns] = leaves
         sums = solver.solve(side)
         if sums is None or not np.isfinite(sums.sum()):

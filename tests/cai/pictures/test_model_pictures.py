@@ -48,7 +48,7 @@ def words(figure):
 
 
 def drawn(figure):
-    figure.canvas.draw()
+    figure.draw_without_rendering()
     return figure
 
 

@@ -84,7 +84,7 @@ def colorbars(figure):
 
 
 def drawn(figure):
-    figure.canvas.draw()  # whatever cannot be drawn fails here
+    figure.draw_without_rendering()  # whatever cannot be drawn fails here
     return figure
 
 
@@ -358,7 +358,7 @@ def comparison(name):
 def test_comparison(name):
     figure = plot_comparison(comparison(name))
     assert isinstance(figure, Figure)
-    figure.canvas.draw()
+    figure.draw_without_rendering()
     for ax in figure.axes:
         assert ax.get_xlabel()
         assert ax.get_title()

@@ -47,7 +47,7 @@ def words(figure):
 @pytest.mark.parametrize("name", NAMES)
 def test_every_continuous_entry_has_a_picture(name):
     figure = plot_model(build_model(name))
-    figure.canvas.draw()
+    figure.draw_without_rendering()
     said = words(figure)
     assert f"{name}: states in" in said
     assert "reward of a step with action 0 (reward units)" in said

@@ -12,7 +12,7 @@ import cai
 from cai.inference import Status, StructuredVariational, SumProduct
 from cai.inference.tabular.believed_dynamics import FixedDynamics
 from cai.inference.tabular.methods.z_iteration import ZIteration
-from cai.inference.tabular.stationary import linear_systems
+from cai.inference.tabular.stationary import iterated
 from cai.inference.tabular.stationary.chains import expected_visits
 from cai.inference.tabular.stationary.linear_systems import Pattern
 from cai.inference.tabular.stationary.reachability import edges_of, leads_to, reached_from
@@ -200,8 +200,8 @@ def test_large_systems_leave_no_residual(pattern):
 
 def test_an_iteration_that_stalls_says_so(monkeypatch):
     """A long line: news crosses it one step an iteration, and the rounds are too few."""
-    monkeypatch.setattr(linear_systems, "ROUNDS", 1)
-    monkeypatch.setattr(linear_systems, "ROUND_STEPS", 5)
+    monkeypatch.setattr(iterated, "ROUNDS", 1)
+    monkeypatch.setattr(iterated, "ROUND_STEPS", 5)
     number = 300
     order = torch.arange(number - 1)
     pattern = forced(order, order + 1, number, "iterate")

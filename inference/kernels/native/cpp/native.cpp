@@ -6,6 +6,7 @@
 // Tables are row-major: values [S, B], scores and weights [S, A, B], of B problems side by side (often one). They are
 // stored as F and computed in double.
 
+#include "factors.h"
 #include "fixed.h"
 #include "merged.h"
 
@@ -89,6 +90,17 @@ extern "C" {
   }                                                                                                                  \
   void gather_##SUFFIX(const Sums* sums, int64_t width, int64_t problems, int64_t threads, const F* x, F* out) {     \
     gather(*sums, width, problems, threads, x, out);                                                                 \
+  }                                                                                                                  \
+  void solve_factors_##SUFFIX(const Factors* factors, int64_t transposed, int64_t count, F* x) {                     \
+    if (transposed != 0) {                                                                                           \
+      solve_factors_transposed(*factors, count, x);                                                                  \
+    } else {                                                                                                         \
+      solve_factors(*factors, count, x);                                                                             \
+    }                                                                                                                \
+  }                                                                                                                  \
+  void edge_products_##SUFFIX(int64_t edges, int64_t count, const int64_t* tails, const int64_t* heads,              \
+                              const F* left, const F* right, F* out) {                                               \
+    edge_products(edges, count, tails, heads, left, right, out);                                                     \
   }
 #define JOINED(number, level) number##_##level
 #define SUFFIX_OF(number, level) JOINED(number, level)

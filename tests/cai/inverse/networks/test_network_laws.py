@@ -9,8 +9,10 @@ import torch
 from networks import dag, dense_sums, draw_trips, paths, town, utilities
 
 import cai
+from cai.inference.tabular.stationary.routes import RouteGraph
 from cai.inverse import FitStatus, RouteNetwork, fit
 from cai.inverse.networks.objective import NetworkObjective
+from cai.inverse.networks.separation import _goes_round
 from cai.models.demonstrations.trips import read_trips
 
 DAG = ["minutes", "left", "toll"]
@@ -286,3 +288,28 @@ def test_samples_are_recovered_within_4_standard_errors():
     assert (one.groupby("trip")["link"].first() == 0).all()
     assert set(one["destination"]) == {"22"}
     assert torch.isfinite(first.log_prob(one)).all()
+
+
+def test_round_trips_of_negative_cost_are_seen_at_once():
+    """As shortest paths by Floyd and Warshall see them, on random networks where no cost is above 0."""
+    rng = np.random.default_rng(0)
+    seen = []
+    for _ in range(60):
+        keys = np.unique(rng.integers(64, size=9))
+        tails, heads = keys // 8, keys % 8
+        graph = RouteGraph(8, tails, heads, np.array([0]), np.array([0]), 1)
+        costs = -rng.integers(2, size=len(keys)).astype(float)
+        best = np.full((8, 8), np.inf)
+        best[np.arange(8), np.arange(8)] = 0.0
+        for k, a, cost in zip(tails, heads, costs, strict=True):
+            best[k, a] = min(best[k, a], cost)
+        leads = best < np.inf
+        for middle in range(8):
+            best = np.minimum(best, best[:, [middle]] + best[[middle]])
+            leads |= leads[:, [middle]] & leads[[middle]]
+        want = bool(((np.diag(best) < 0) & leads[:, 0]).any())
+        kept = np.ones(len(keys), dtype=bool)
+        assert _goes_round(graph, costs, kept, 0) == want
+        assert not _goes_round(graph, np.append(costs[:-1], 1.0), kept, 0)  # left to the longer way
+        seen.append(want)
+    assert 10 < sum(seen) < 50
