@@ -142,7 +142,7 @@ def test_every_run_has_a_history_up_to_its_end(steps):
 def test_a_policy_in_a_box_has_the_bound_of_the_evidence():
     world = environment_model(Target, discount=1.0, temperature=0.5)
     answer = cai.infer(
-        world, "soft-actor-critic", steps=1500, hidden_sizes=(32,), batch_size=64, learning_rate=3e-3, seed=1
+        world, "soft-actor-critic", steps=1100, hidden_sizes=(32,), batch_size=32, learning_rate=3e-3, seed=1
     )
     want = Target.evidence(0.5)
     assert float(answer.elbo) == pytest.approx(want, abs=0.25 + 3 * answer.details["standard_error"])
@@ -275,7 +275,7 @@ def test_ctrl_c_between_two_steps_keeps_the_run(tmp_path, monkeypatch):
             os.kill(os.getpid(), signal.SIGINT)
         return update(self, batch, generator)
 
-    options = {**SMALL, "steps": 500, "seed": 2}
+    options = {**SMALL, "steps": 260, "seed": 2}
     world = environment_model("Pendulum-v1", **PENDULUM)
     cai.infer(world, "soft-actor-critic", folder=tmp_path / "whole", **options)
     with monkeypatch.context() as patch:
