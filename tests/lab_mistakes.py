@@ -8,7 +8,7 @@ from textwrap import dedent
 
 MESSAGES, OPTIMISM = "lab1_backward_messages", "lab2_optimism"
 REWARD, GUIDE, RICCATI = "lab3_reward_factor", "lab4_structured_guide", "lab5_riccati"
-INVERSE = "lab7_inverse"
+ENTROPY, INVERSE = "lab6_missing_entropy", "lab7_inverse"
 
 
 @dataclass(frozen=True)
@@ -340,6 +340,227 @@ MISTAKES = {
             return torch.stack(means)
         """,
     ),
+    "asked-about-the-other-form": Mistake(
+        ENTROPY,
+        "answer_worst",
+        ("test_worst",),
+        "the entropy form of the corridor",
+        """
+        def worst_state(values):
+            errors = (values - exact.soft_actor_critic(corridor)[0])[:live].abs()
+            return int(errors.argmax()), float(errors.max())
+        """,
+    ),
+    "measures-the-exit-too": Mistake(
+        ENTROPY,
+        "answer_worst",
+        ("test_worst",),
+        "that is the exit",
+        """
+        def worst_state(values):
+            errors = (values - exact.soft_actor_critic(corridor.entropy_form())[0]).abs()
+            return int(errors.argmax()), float(errors.max())
+        """,
+    ),
+    "goes-on-after-the-end": Mistake(
+        ENTROPY,
+        "answer_targets",
+        ("test_targets", "test_whole"),
+        "bootstraps through the end",
+        """
+        def targets(rewards, next_values, terminated, truncated, gamma):
+            return rewards + gamma * next_values
+        """,
+    ),
+    "stops-at-a-cut": Mistake(
+        ENTROPY,
+        "answer_targets",
+        ("test_targets", "test_whole"),
+        "a cut is no end",
+        """
+        def targets(rewards, next_values, terminated, truncated, gamma):
+            return rewards + gamma * ~(terminated | truncated) * next_values
+        """,
+    ),
+    "loses-the-last-reward": Mistake(
+        ENTROPY,
+        "answer_targets",
+        ("test_targets", "test_whole"),
+        "the reward of the last step is lost",
+        """
+        def targets(rewards, next_values, terminated, truncated, gamma):
+            return ~terminated * (rewards + gamma * next_values)
+        """,
+    ),
+    "mean-for-an-integral": Mistake(
+        ENTROPY,
+        "answer_mass",
+        ("test_mass",),
+        "a mean of the density is no integral",
+        """
+        def total_mass(density, scale, n=20_000):
+            width = 2 * scale / n
+            return float(density(-scale + width * (torch.arange(n) + 0.5)).mean())
+        """,
+    ),
+    "asks-at-the-walls": Mistake(
+        ENTROPY,
+        "answer_mass",
+        ("test_mass",),
+        "the walls are asked",
+        """
+        def total_mass(density, scale, n=20_000):
+            places = torch.linspace(-scale, scale, n)
+            return float(torch.trapezoid(density(places), places))
+        """,
+    ),
+    "tanh-term-missing": Mistake(
+        ENTROPY,
+        "answer_density",
+        ("test_density", "test_whole"),
+        "the tanh term is missing",
+        """
+        def log_density(u, mean, std, scale):
+            return Normal(mean, std).log_prob(u)
+        """,
+    ),
+    "tanh-term-of-the-wrong-sign": Mistake(
+        ENTROPY,
+        "answer_density",
+        ("test_density", "test_whole"),
+        "the sign is wrong",
+        """
+        def log_density(u, mean, std, scale):
+            slope = 2 * (math.log(2) - u - torch.nn.functional.softplus(-2 * u)) + math.log(scale)
+            return Normal(mean, std).log_prob(u) + slope
+        """,
+    ),
+    "scale-of-the-box-missing": Mistake(
+        ENTROPY,
+        "answer_density",
+        ("test_density", "test_whole"),
+        "the scale is missing",
+        """
+        def log_density(u, mean, std, scale):
+            slope = 2 * (math.log(2) - u - torch.nn.functional.softplus(-2 * u))
+            return Normal(mean, std).log_prob(u) - slope
+        """,
+    ),
+    "small-number-in-the-logarithm": Mistake(
+        ENTROPY,
+        "answer_density",
+        ("test_density", "test_whole"),
+        "a small number left in the logarithm",
+        """
+        def log_density(u, mean, std, scale):
+            return Normal(mean, std).log_prob(u) - torch.log(scale * (1 - torch.tanh(u) ** 2) + 1e-6)
+        """,
+    ),
+    "infinite-at-the-walls": Mistake(
+        ENTROPY,
+        "answer_density",
+        ("test_density",),
+        "at u = 20 it is not finite",
+        """
+        def log_density(u, mean, std, scale):
+            return Normal(mean, std).log_prob(u) - torch.log(scale * (1 - torch.tanh(u) ** 2))
+        """,
+    ),
+    "distance-for-a-relative-one": Mistake(
+        ENTROPY,
+        "answer_gap",
+        ("test_gap",),
+        "divide by the norm of the gradient of J",
+        """
+        def gradient_gap(model, logits, proposed):
+            return float((proposed - exact.policy_gradient(model, logits)).norm())
+        """,
+    ),
+    "entropy-in-the-bonus-alone": Mistake(
+        ENTROPY,
+        "answer_surrogate",
+        ("test_surrogate",),
+        "still in the bonus alone",
+        """
+        def surrogate(log_pi, log_prior, kl, rewards, gamma, alpha):
+            discounts = gamma ** torch.arange(rewards.shape[1])
+            returns = (discounts * rewards).flip(-1).cumsum(-1).flip(-1)
+            return (log_pi * returns - alpha * discounts * kl).sum(-1)
+        """,
+    ),
+    "entropy-counted-twice": Mistake(
+        ENTROPY,
+        "answer_surrogate",
+        ("test_surrogate",),
+        "counted twice",
+        """
+        def surrogate(log_pi, log_prior, kl, rewards, gamma, alpha):
+            discounts = gamma ** torch.arange(rewards.shape[1])
+            soft_rewards = rewards - alpha * (log_pi - log_prior).detach()
+            returns = (discounts * soft_rewards).flip(-1).cumsum(-1).flip(-1)
+            return (log_pi * returns - alpha * discounts * kl).sum(-1)
+        """,
+    ),
+    "gradient-through-the-returns": Mistake(
+        ENTROPY,
+        "answer_surrogate",
+        ("test_surrogate",),
+        "a gradient passes through the returns",
+        """
+        def surrogate(log_pi, log_prior, kl, rewards, gamma, alpha):
+            discounts = gamma ** torch.arange(rewards.shape[1])
+            soft_rewards = rewards - alpha * (log_pi - log_prior)
+            returns = (discounts * soft_rewards).flip(-1).cumsum(-1).flip(-1)
+            return (log_pi * returns).sum(-1)
+        """,
+    ),
+    "prior-forgotten-in-the-returns": Mistake(
+        ENTROPY,
+        "answer_surrogate",
+        ("test_surrogate",),
+        "the prior is forgotten",
+        """
+        def surrogate(log_pi, log_prior, kl, rewards, gamma, alpha):
+            discounts = gamma ** torch.arange(rewards.shape[1])
+            soft_rewards = rewards - alpha * log_pi.detach()
+            returns = (discounts * soft_rewards).flip(-1).cumsum(-1).flip(-1)
+            return (log_pi * returns).sum(-1)
+        """,
+    ),
+    "critic-without-entropy": Mistake(
+        ENTROPY,
+        "answer_whole",
+        ("test_whole",),
+        "the critic knows of no entropy",
+        """
+        def critic_targets(rewards, terminated, truncated, u, weights, q_next, mean, std, scale, gamma, alpha):
+            return targets(rewards, (weights * q_next).sum(-1), terminated, truncated, gamma)
+        """,
+    ),
+    "entropy-after-the-end": Mistake(
+        ENTROPY,
+        "answer_whole",
+        ("test_whole",),
+        "entropy is earned after the end",
+        """
+        def critic_targets(rewards, terminated, truncated, u, weights, q_next, mean, std, scale, gamma, alpha):
+            entropy = -(weights * log_density(u, mean[:, None], std[:, None], scale)).sum(-1)
+            following = targets(rewards, (weights * q_next).sum(-1), terminated, truncated, gamma)
+            return following + gamma * alpha * entropy
+        """,
+    ),
+    "entropy-outside-the-discount": Mistake(
+        ENTROPY,
+        "answer_whole",
+        ("test_whole",),
+        "outside of the discount",
+        """
+        def critic_targets(rewards, terminated, truncated, u, weights, q_next, mean, std, scale, gamma, alpha):
+            entropy = -(weights * log_density(u, mean[:, None], std[:, None], scale)).sum(-1)
+            following = targets(rewards, (weights * q_next).sum(-1), terminated, truncated, gamma)
+            return following + alpha * ~terminated * entropy
+        """,
+    ),
     "discount-missing-in-what-was-seen": Mistake(
         INVERSE,
         "answer_observed",
@@ -475,6 +696,26 @@ STUDENTS = {
         "variance-for-precision-of-the-sensor",
     ],
     "unfinished": ["action-not-eliminated"],
+    "mender-of-nothing": [
+        "asked-about-the-other-form",
+        "goes-on-after-the-end",
+        "mean-for-an-integral",
+        "tanh-term-missing",
+        "distance-for-a-relative-one",
+        "entropy-in-the-bonus-alone",
+    ],
+    "over-mender": [
+        "measures-the-exit-too",
+        "stops-at-a-cut",
+        "asks-at-the-walls",
+        "tanh-term-of-the-wrong-sign",
+        "entropy-counted-twice",
+    ],
+    "half-mender": ["loses-the-last-reward", "scale-of-the-box-missing", "gradient-through-the-returns"],
+    "approximate": ["small-number-in-the-logarithm", "prior-forgotten-in-the-returns"],
+    "far-out": ["infinite-at-the-walls", "critic-without-entropy"],
+    "immortal": ["entropy-after-the-end"],
+    "impatient": ["entropy-outside-the-discount"],
     "patient": ["discount-missing-in-what-was-seen", "signs-instead-of-the-radius", "takes-every-step"],
     "stationary": ["masses-that-stay", "halves-only-what-is-infeasible"],
     "late": ["paid-where-it-arrives"],
