@@ -29,16 +29,20 @@ OBSERVED = {
 }
 
 
+FEW = (*range(100, 140), 143, 166, 194, 197)  # the last ones are of the rarest kind
+
+
+@pytest.mark.parametrize("seeds", [FEW, pytest.param(range(100, 200), marks=pytest.mark.campaign)], ids=["few", "all"])
 @pytest.mark.parametrize("observed", OBSERVED)
 @pytest.mark.parametrize("stationary", [True, False])
-def test_an_answer_keeps_clear_of_minus_infinity_and_a_refusal_has_a_reason(observed, stationary):
+def test_an_answer_keeps_clear_of_minus_infinity_and_a_refusal_has_a_reason(observed, stationary, seeds):
     """Against every set of actions that the rows may have: where none keeps clear, no answer says so.
 
     Where one does, the answer has found it, or says that states which share a row need different actions.
     """
     seen = set()
     chances = OBSERVED[observed]
-    for seed in (*range(100, 140), 143, 166, 194, 197):  # the last ones are of the rarest kind
+    for seed in seeds:
         problem = random_problem(seed, reward="sa", horizon=2, terminals=0.0, discount=1.0)
         table = problem.model.reward.table.clone()
         if table.shape not in {(3, 2), (3, 3)}:
@@ -127,9 +131,10 @@ def test_a_stationary_answer_is_stationary():
 # ---- conduct -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("seeds", [(1, 5, 9, 12), pytest.param((2, 6, 10), marks=pytest.mark.campaign)])
 @pytest.mark.parametrize("name", ["stationary", "aliased over time", "noisy", "module"])
-def test_a_program_is_answered_as_its_model(name):
-    for seed in (1, 5, 9, 12):
+def test_a_program_is_answered_as_its_model(name, seeds):
+    for seed in seeds:
         model = random_problem(seed, discount=1.0, terminals=0.0).model
         torch.manual_seed(seed)
         policy = CLASSES[name](model)

@@ -70,13 +70,14 @@ def rollouts(problem, seed):
     return keys, total.tolist()
 
 
+@pytest.mark.parametrize("number", [12, pytest.param(24, marks=pytest.mark.campaign)])
 @pytest.mark.parametrize("scheduled", [False, True])
 @pytest.mark.parametrize("looks_up", [True, False])
-def test_trajectories_follow_the_joint_and_pay_what_it_says(scheduled, looks_up, monkeypatch):
+def test_trajectories_follow_the_joint_and_pay_what_it_says(scheduled, looks_up, number, monkeypatch):
     if not looks_up:
         monkeypatch.setattr(simulate_module, "TABLE_LIMIT", 0)
     met = set()
-    for seed in range(12):
+    for seed in range(number):
         problem = random_problem(seed + 7_000)
         if scheduled:
             scale = [0.5 + t for t in range(problem.horizon)]
