@@ -24,7 +24,7 @@ test: $(READY)  ## every test but the notebooks, the labs, the browser and the c
 
 oldest: $(OLDEST)/.ready  ## a part of the tests with the oldest versions of what setup.cfg asks for
 	$(OLDEST)/bin/python -m pytest -n auto tests/models/zoo tests/models/processes tests/models/rewards tests/cai/studies \
-		tests/cai/pictures tests/cai/test_cli_names.py
+		tests/cai/pictures tests/cai/test_cli_names.py tests/models/environments tests/inference/learning/test_networks.py
 
 campaigns: $(READY)  ## the laws over many more random cases, some of them large
 	$(BIN)/python -m pytest -n auto --dist worksteal -m campaign

@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cai.models.environments.spaces import reset_mode
+
 __all__ = ["Episodes", "Runs", "check_box", "check_discrete"]
 
 MODES = ("NextStep", "SameStep", "Disabled")  # the values of gymnasium.vector.AutoresetMode
@@ -106,7 +108,7 @@ class _Worlds:
         self.dtype = actions.dtype
         self.mode = "Disabled"
         if stacked:
-            mode = environment.metadata.get("autoreset_mode")
+            mode = reset_mode(environment)
             self.mode = str(getattr(mode, "value", mode))
             if self.mode not in MODES:
                 raise ValueError(

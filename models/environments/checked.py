@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from gymnasium.vector import VectorEnv, VectorWrapper
 
 __all__ = ["CheckedVectorEnvironment"]
 
+if TYPE_CHECKING:
+    _Wrapper = VectorWrapper[Any, Any, Any, Any, Any]
+else:
+    _Wrapper = VectorWrapper  # generic since Gymnasium 1.4
 
-class CheckedVectorEnvironment(VectorWrapper[Any, Any, Any, Any, Any]):
+
+class CheckedVectorEnvironment(_Wrapper):
     """Passes everything on, and refuses observations and rewards that are NaN or infinite.
 
     Whole numbers count from 0 outside, and from the environment's own `start` inside.

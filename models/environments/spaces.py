@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Categorical, Distribution, Independent, Uniform
 
-__all__ = ["UniformActions", "bounded_actions", "check_observations", "counted_from_0"]
+__all__ = ["UniformActions", "bounded_actions", "check_observations", "counted_from_0", "reset_mode"]
 
 
 @dataclass(frozen=True)
@@ -118,3 +118,12 @@ def counted_from_0(space: Any) -> Any:
     if isinstance(space, spaces.MultiDiscrete) and np.any(space.start):
         return spaces.MultiDiscrete(space.nvec, dtype=space.dtype.type)
     return space
+
+
+def reset_mode(environment: Any) -> Any:
+    """How a vector environment resets, as it says itself; its `metadata` if it does not.
+
+    Copies of `SyncVectorEnv` made of the same class share one `metadata` where that of the class is taken, so that the
+    last one made speaks for all.
+    """
+    return getattr(environment, "autoreset_mode", None) or environment.metadata.get("autoreset_mode")

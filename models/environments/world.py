@@ -16,7 +16,13 @@ from torch import Tensor
 from cai.models.common.checks import as_count
 from cai.models.common.names import KnownNames
 from cai.models.common.simulator import Transition
-from cai.models.environments.spaces import UniformActions, bounded_actions, check_observations, counted_from_0
+from cai.models.environments.spaces import (
+    UniformActions,
+    bounded_actions,
+    check_observations,
+    counted_from_0,
+    reset_mode,
+)
 from cai.models.trajectory.checks import check_numbers
 
 __all__ = ["EnvironmentModel", "environment_model"]
@@ -253,7 +259,7 @@ def _vector(source: Any, number: int, limit: int | None, options: dict[str, Any]
         if limit is not None:
             raise ValueError("max_episode_steps belongs to what makes the vector environment; say it there")
         made = source if ready else source(num_envs=number, **options)
-        mode = made.metadata.get("autoreset_mode") if isinstance(made, VectorEnv) else None
+        mode = reset_mode(made) if isinstance(made, VectorEnv) else None
         if not isinstance(made, VectorEnv):
             raise TypeError(f"{name} takes num_envs and returned a {type(made).__name__}; expected a VectorEnv")
         if mode != AutoresetMode.DISABLED:

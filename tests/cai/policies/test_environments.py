@@ -194,6 +194,7 @@ def test_numbers_of_episodes_and_steps_are_checked(options):
 def test_a_vector_that_does_not_say_how_it_resets_is_refused():
     environment = vector(2, AutoresetMode.DISABLED)
     environment.metadata = {}
+    del environment.autoreset_mode
     with pytest.raises(ValueError, match="autoreset_mode"):
         table(3).run(environment)
 

@@ -152,6 +152,14 @@ def test_what_is_no_world_is_refused(options, error, message):
         world(**options)
 
 
+def test_a_vector_is_asked_itself_how_it_resets():
+    """Under Gymnasium 1.3 copies of one class may share their metadata, where the last one made speaks for all."""
+    source = SyncVectorEnv([Counter])
+    source.metadata = {"autoreset_mode": AutoresetMode.DISABLED}
+    with pytest.raises(ValueError, match="NEXT_STEP"):
+        environment_model(source, discount=0.9, temperature=1.0)
+
+
 def test_without_a_discount_episodes_must_terminate():
     assert world(discount=1.0, end=7, cut=7).discount == 1.0
     assert world(discount=1.0, end=2000, cut=None).discount == 1.0
