@@ -21,7 +21,14 @@ SPREAD = dist.Normal(torch.zeros(2).double(), 1.5).to_event(1)
 FIT = {"start": SPREAD, "num_samples": 40, "num_eval_samples": 4000, "learning_rate": 0.03, "throw": False}
 
 
-@pytest.mark.parametrize("changes", [{}, {"temperature": 3.0, "discount": 0.8}, {"action_prior": Flat(1)}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"temperature": 3.0, "discount": 0.8},
+        pytest.param({}, marks=pytest.mark.campaign),
+        pytest.param({"action_prior": Flat(1)}, marks=pytest.mark.campaign),
+    ],
+)
 def test_exact_values_lead_to_the_best_policy(changes):
     """On a linear-Gaussian model the bound is that of `variational`, and nothing is lost in any step."""
     model = integrator(horizon=3, **changes)
