@@ -228,6 +228,13 @@ def explain_reward(
         )
     if terms is not None:
         raise ValueError("terms are for a continuous model; those of a TrajectoryModel are its reward.terms()")
+    return _explain_tables(model, backend, visits, time, seed)
+
+
+def _explain_tables(
+    model: TrajectoryModel, backend: str | Backend, visits: Any, time: int | None, seed: int
+) -> RewardExplanation:
+    """`explain_reward` of a `TrajectoryModel`: the slopes of the bound in each entry of the reward, and the terms."""
     if not model.is_finite:
         raise ValueError("explain_reward looks at each step in turn, and the horizon is infinite; give horizon=N")
     outcomes = model.mdp.num_outcomes if model.reward.reads_outcome else 1

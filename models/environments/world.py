@@ -264,7 +264,7 @@ def _vector(source: Any, number: int, limit: int | None, options: dict[str, Any]
             raise TypeError(f"{name} takes num_envs and returned a {type(made).__name__}; expected a VectorEnv")
         if mode != AutoresetMode.DISABLED:
             raise ValueError(
-                f"the vector environment {name} resets itself (metadata['autoreset_mode'] is {mode}); its last "
+                f"the vector environment {name} resets itself (its autoreset_mode is {mode}); its last "
                 "observations and the seeds of its episodes are then not known: make it with "
                 "autoreset_mode=gymnasium.vector.AutoresetMode.DISABLED, or give an id or a function"
             )
