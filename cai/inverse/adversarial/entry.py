@@ -113,7 +113,28 @@ def gail(
     that does not is paid g - log pi. Either maximises E[sum gamma^t log D / (1 - D)], of which rho_pi = rho_E, D = 1/2
     is the fixed point. g is no reward that means anything in another world; `airl` finds one. Noise does no harm here.
 
-    Args and errors as for `airl`.
+    Args:
+        env: the world: what `cai.models.environment_model` makes, a continuous model with a box of actions, or a
+            `TrajectoryModel`, on which all is exact. Its discount is used; its reward, temperature and prior are not.
+        demos: `Demonstrations` (numbers), `ContinuousDemonstrations`, the `Transitions` of `cai.models.collect`,
+            episodes of Minari or trajectories of imitation. Those that were cut count as far as they go; tables refuse
+            them.
+        learner: "soft-actor-critic" or "soft-q-learning" with options as in "soft-actor-critic:steps=20000", an
+            instance of these, or a `NetworkBackend` of your own, whose class variable `adds_entropy` says what its
+            networks do. On a `TrajectoryModel` "variational", the exact answer in each round.
+        seed: of everything that is drawn.
+        hidden_sizes: of the layers of g; () for linear functions of the observation.
+        learning_rate: of the discriminator.
+        recent: how many of the last transitions stand for the policy.
+        rounds: on tables, at most.
+        throw: whether anything but success raises.
+
+    Returns:
+        The policy, g as its reward, and how far the policy is from the demonstrations.
+
+    Raises:
+        ValueError, TypeError: on bad input; each says what was got, what was expected, and what to do.
+        FitError: on anything but success, unless `throw=False`; its `estimate` holds what was found.
     """
     return _adversarial("gail", env, demos, learner, seed, False, hidden_sizes, learning_rate, recent, rounds, throw)
 

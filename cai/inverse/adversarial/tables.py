@@ -13,7 +13,6 @@ what the demonstrations did on average, h takes the values up, f = log pi, and D
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -167,16 +166,13 @@ def discriminator(design: Tensor, parameters: Tensor, log_policy: Tensor, shown:
     return place
 
 
-def settle(
-    game: TableGame, method: str, rounds: int, tell: Callable[[str], None] | None = None
-) -> tuple[Round, Tensor | None, int, bool]:
+def settle(game: TableGame, method: str, rounds: int) -> tuple[Round, Tensor | None, int, bool]:
     """Rounds of policy and discriminator until neither moves.
 
     Args:
         game: the world and the demonstrations.
         method: "airl" or "gail".
         rounds: at most.
-        tell: takes a word of progress for each round.
 
     Returns:
         The last answer, the parameters of g and h (None for GAIL), the number of rounds, and whether they settled.
@@ -197,8 +193,6 @@ def settle(
             seen = design @ away
         seen = torch.where(shown + visits > 0, seen, torch.zeros_like(seen))
         farthest = float(seen.abs().max())
-        if tell is not None:
-            tell(f"f moves by {farthest:.1e} nats")
         waited = waited + 1 if farthest >= least else 0
         least = min(least, farthest)
         if farthest < SETTLED or (least < ENOUGH and waited > PATIENCE):
