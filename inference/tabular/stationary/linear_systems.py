@@ -251,8 +251,9 @@ class LinearSystem:
 
     def _use_rows(self) -> None:
         """Factors of a SuperLU become those that native loops read, where there are such loops; it is let go."""
-        if self.method == "sparse" and available() and not isinstance(self._factor, (NativeFactors, type(None))):
-            self.__dict__["_factor"] = NativeFactors(self._factor)
+        factor = self._factor  # looked at once: another thread may put the native one in its place
+        if self.method == "sparse" and available() and not isinstance(factor, (NativeFactors, type(None))):
+            self.__dict__["_factor"] = NativeFactors(factor)
 
     def answer(self, sides: np.ndarray, transposed: bool = False, *, corrected: bool = True) -> np.ndarray | None:
         """The solution [N, R] of sides [N, R], without a history; None where there is none that can be found.
