@@ -140,7 +140,7 @@ function tell(found) {
   const chance = Math.exp(-found.luck);
   if (found.luck < 5e-4) return "The plan counts on no luck: what it believes is what it gets.";
   const side = gap >= 0 ? "more than it gets" : "less than it gets: it plans for a world that is unkind";
-  return `The plan expects ${shown(Math.abs(gap), 2)} ${side}. Its luck is worth a factor of e^\u2212luck = ${chance.toPrecision(2)}.`;
+  return `The plan expects ${shown(Math.abs(gap), 2)} ${side}. What it counts on has a probability of about exp(\u2212luck) = ${chance.toPrecision(2)}.`;
 }
 
 function update() {
