@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from cai.inference.core.learner import Learner, State
 from cai.inference.core.posterior import Posterior
 from cai.inference.core.progress import progress
-from cai.inference.core.storage import StorageError, load, save
+from cai.inference.core.storage import StorageError, can_store, load, save
 from cai.models.common.files import write_atomically
 from cai.models.common.schema import check_fields
 
@@ -169,5 +169,7 @@ def drive(
         checkpoints.write(state)
     posterior = learner.posterior(state)
     if checkpoints is not None and getattr(learner, "keeps_policy", False) and posterior.status.ok:
-        posterior.policy().save(checkpoints.path.with_name(POLICY))
+        policy = posterior.policy()
+        if can_store(policy):  # one of a user's module, or relative to a function, is of this process alone
+            policy.save(checkpoints.path.with_name(POLICY))
     return posterior

@@ -23,8 +23,7 @@ from cai.inference.learning.networks.brain import Brain
 from cai.inference.learning.networks.buffer import Buffer, Columns
 from cai.inference.learning.networks.collector import Collector
 from cai.inference.learning.networks.interface import interface_of
-from cai.inference.learning.networks.policy import LearnedPolicy
-from cai.inference.learning.networks.posterior import LearnedPosterior
+from cai.inference.learning.networks.posterior import LearnedPosterior, policy_of
 from cai.inference.learning.tables.learner import BUDGET_USED, steps_since
 from cai.models.common.threads import one_thread
 
@@ -120,7 +119,8 @@ class NetworkLearner:
         return int(self.backend.checkpoint_every)
 
     def init(self, model: Any, *, seed: int) -> NetworkState:
-        interface = interface_of(model, self.backend.name)
+        images = getattr(self.backend, "network", None) is not None
+        interface = interface_of(model, self.backend.name, images=images)
         generator = torch.Generator().manual_seed(seed)
         brain = self.brain(model, interface, generator)
         copies = Collector(model, interface, self.options.num_envs, seed, keeps_ends=self.options.keeps_ends)
@@ -216,23 +216,13 @@ class NetworkLearner:
             details["why"] = why
         if status is Status.SUCCESS:
             details["note"] = BUDGET_USED.format(self.limit)
-        parameters = {name: part.clone() for name, part in brain.policy_tensors().items()}
-        prior = brain.setting.log_prior if session.copies.interface.num_actions else None  # type: ignore[attr-defined]
-        policy = LearnedPolicy(
-            session.copies.interface,
-            (brain.actor if "actor" in parameters else brain.critic).sizes,  # type: ignore[attr-defined]
-            parameters,
-            brain.temperature.value,
-            prior,
-            self.backend.name,
-        )
         return LearnedPosterior(
             backend=self.backend.name,
             target=self.backend.target,
             status=status,
             horizon=session.world.horizon,
             model=session.world,
-            learned_policy=policy,
+            learned_policy=policy_of(brain, self.backend.name),
             brain=brain,
             seed=session.copies.seed,
             entropy_form=self.backend.entropy_form,

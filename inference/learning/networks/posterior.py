@@ -17,7 +17,7 @@ from cai.inference.learning.networks.interface import Interface, make_worlds
 from cai.inference.learning.networks.policy import LearnedPolicy
 from cai.models.environments.streams import EVALUATION_COPY, reset_seed
 
-__all__ = ["LearnedPosterior"]
+__all__ = ["LearnedPosterior", "policy_of"]
 
 EPISODES = 20
 LONGEST = 100_000  # steps of an episode without a discount, after which it is given up
@@ -129,6 +129,30 @@ class LearnedPosterior(Posterior):
                 f"kind is {kind!r}; a learned policy is 'stochastic', and acts deterministically if asked to"
             )
         return self.learned_policy
+
+
+def policy_of(brain: Any, source: str) -> LearnedPolicy:
+    """What acts, of networks as they are now.
+
+    Args:
+        brain: the networks.
+        source: the backend that they belong to.
+    """
+    setting = brain.setting
+    interface: Interface = setting.interface
+    named = setting.policy if isinstance(setting.policy, str) else "module"
+    return LearnedPolicy(
+        interface,
+        (interface.size, *setting.hidden_sizes, interface.num_actions or 2 * interface.action_size),
+        {name: part.clone() for name, part in brain.policy_tensors().items()},
+        brain.temperature.value,
+        setting.log_prior if interface.num_actions else None,
+        source,
+        named,
+        setting.beneath,
+        setting.network,
+        setting.policy if named == "module" else None,
+    )
 
 
 @torch.no_grad()

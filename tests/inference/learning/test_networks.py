@@ -28,7 +28,8 @@ PENDULUM = {"discount": 0.99, "temperature": 1.0}
 def test_densities_under_tanh_lose_no_digit():
     head = torch.randn(50, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     noise = torch.randn(50, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    actions, logs = draw_squashed(head, noise)
+    u, logs = draw_squashed(head, noise)
+    actions = torch.tanh(u)
     mean, log_std = head.chunk(2, -1)
     normal = torch.distributions.Normal(mean, log_std.clamp(-5, 2).exp())
     want = torch.distributions.TransformedDistribution(normal, [torch.distributions.TanhTransform()])
