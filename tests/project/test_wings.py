@@ -75,7 +75,6 @@ ARROWS = {
         explorer -> studies
         inverse -> pictures
         inverse -> policies
-        inverse -> tasks
     """,
 }
 
