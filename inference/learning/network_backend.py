@@ -141,7 +141,7 @@ class NetworkBackend(LearnerOptions):
         return Target()
 
     def make_brain(self, setting: Setting, generator: torch.Generator) -> Brain:
-        """Its networks."""
+        """Makes the networks that it learns with in worlds without tables."""
         raise NotImplementedError
 
     def brain(self, model: Any, interface: Interface, generator: torch.Generator) -> Brain:
