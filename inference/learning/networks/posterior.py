@@ -61,8 +61,10 @@ class LearnedPosterior(Posterior):
         return _run(self, EPISODES)
 
     @lazy
-    def elbo(self) -> Tensor:
-        """E[sum gamma^t (r - alpha log pi/p)] / alpha from episodes, nats, 0-dim."""
+    def elbo(self) -> Tensor | None:
+        """E[sum gamma^t (r - alpha log pi/p)] / alpha from episodes, nats, 0-dim; None of a policy without density."""
+        if not self.has_density:
+            return None
         sums, alpha = self.episodes, self.temperature
         totals = (sums.rewards + sums.tails) / alpha - sums.divergences
         self._tell("standard_error", float(totals.std()) / math.sqrt(EPISODES))
@@ -77,8 +79,16 @@ class LearnedPosterior(Posterior):
 
     @lazy
     def policy_divergence(self) -> Tensor | None:
-        """The discounted sum of KL(pi || p) along the same episodes, nats, 0-dim; None in the entropy form."""
-        return None if self.entropy_form else self.episodes.divergences.mean()
+        """The discounted sum of KL(pi || p) along the same episodes, nats, 0-dim; None in the entropy form.
+
+        None, too, of a policy without density.
+        """
+        return self.episodes.divergences.mean() if self.has_density and not self.entropy_form else None
+
+    @property
+    def has_density(self) -> bool:
+        """Whether densities of the policy's actions are known; those of a Stein sampler are not."""
+        return bool(getattr(self.brain, "has_density", True))
 
     def _tell(self, name: str, value: float) -> None:
         self.__dict__["details"] = MappingProxyType({**self.details, name: value})
