@@ -70,6 +70,7 @@ ARROWS = {
         studies -> evaluation
         studies -> policies
         studies -> pictures
+        studies -> tasks
         explorer -> pictures
         explorer -> studies
         inverse -> pictures
