@@ -3,8 +3,8 @@
     python -m benchmarks.studies [--rounds 5] [--tasks 16] [--workers 2] [--out studies.json]
 
 One study, `cai.compare` with as many backends as there are tasks (`risk`, each with an eta of its own), on random
-problems of three sizes, so that a task takes a few milliseconds, tens of them, or hundreds. Calls take turns in one run, and
-all pools are up before the first is timed: to start a process, which imports torch, takes seconds once.
+problems of three sizes, so that a task takes a few milliseconds, tens of them, or hundreds. Calls take turns in one
+run, and all pools are up before the first is timed: to start a process, which imports torch, takes seconds once.
 """
 
 from __future__ import annotations
