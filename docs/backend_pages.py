@@ -48,6 +48,7 @@ def _page(name: str, cls: Any) -> str:
 
 ```{{figure}} ../pictures/backends-{name}.png
 :alt: {caption}
+:width: 100%
 
 {caption}
 ```

@@ -53,6 +53,7 @@ def _escape(text: str) -> str:
     text = text.replace("\\", "\\\\")
     text = STARS.sub(lambda found: found[1] or r"\*", text)
     text = re.sub(r"(?<=\w)_(?=\W|$)", r"\\_", text)
+    text = re.sub(r"(?<![\w.])([A-Za-z])\.(?=\s|$)", r"\1\\.", text)  # "N." alone would begin a list
     return text.replace("|", r"\|")
 
 

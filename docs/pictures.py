@@ -18,9 +18,9 @@ import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
 import cai
-from cai.models import bridge, dubins
+from cai.models import bridge, dubins, multi_goal
 from cai.models.zoo.registry import zoo_entries
-from cai.pictures import MASS_MAP, plot_learning, plot_map, plot_model, plot_plan
+from cai.pictures import MASS_MAP, plot_action_values, plot_learning, plot_map, plot_model, plot_plan
 
 __all__ = ["BACKEND_PICTURES", "draw_all"]
 
@@ -63,6 +63,13 @@ def learned(name: str, slip: float = 0.2, **options: Any) -> Figure:
         for seed in range(2)
     ]
     return plot_learning(answers, what="elbo", exact=cai.infer(model, "variational"))
+
+
+def several_modes() -> Figure:
+    """Q over both actions where four goals are equally far, and draws of the sampler on top."""
+    options = {"steps": 2500, "warmup_steps": 1500, "hidden_sizes": (64, 64), "batch_size": 64, "learning_rate": 1e-3}
+    answer = cai.infer(multi_goal(), "stein-soft-q-learning", entropy_form=True, seed=0, **options)
+    return plot_action_values(answer, [[0.0, 0.0], [2.5, 2.5]])
 
 
 BACKEND_PICTURES: dict[str, tuple[Callable[[], Figure], str]] = {
@@ -110,6 +117,10 @@ BACKEND_PICTURES: dict[str, tuple[Callable[[], Figure], str]] = {
     "path-consistency": (
         partial(learned, "path-consistency", slip=0.0),
         "The bridge without slip: the bound of what was learned, two seeds, below the exact one.",
+    ),
+    "stein-soft-q-learning": (
+        several_modes,
+        "Four goals after 2,500 steps: trajectories, and Q over both actions in two places with draws of the sampler.",
     ),
 }
 """What is drawn of each backend, and what the picture shows."""

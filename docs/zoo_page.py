@@ -25,7 +25,11 @@ def zoo_page() -> dict[str, str]:
     """{path: reStructuredText} of the gallery."""
     names = public_names()
     title = "The zoo"
-    parts = [f"{title}\n{'=' * len(title)}\n", INTRO, *(_entry(entry, names) for entry in zoo_entries())]
+    rows = "".join(
+        f"   * - `{entry.name}`_\n     - {_size(entry)}\n     - {entry.summary}\n" for entry in zoo_entries()
+    )
+    table = f".. list-table::\n   :header-rows: 1\n\n   * - model\n     - size\n     - what it is\n{rows}"
+    parts = [f"{title}\n{'=' * len(title)}\n", INTRO, table, *(_entry(entry, names) for entry in zoo_entries())]
     return {"zoo.rst": "\n".join(parts)}
 
 
@@ -38,7 +42,7 @@ def _entry(entry: ModelEntry, names: dict[str, str]) -> str:
         [
             f"{entry.name}\n{'-' * len(entry.name)}\n",
             f"*{entry.summary[0].upper()}{entry.summary[1:]}.* {_size(entry)}.{reference}\n",
-            f".. image:: pictures/zoo-{entry.name}.png\n   :alt: {entry.name}: {entry.summary}\n",
+            f".. image:: pictures/zoo-{entry.name}.png\n   :alt: {entry.name}: {entry.summary}\n   :width: 620px\n",
             rewrite(prose, names),
         ]
     )

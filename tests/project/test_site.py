@@ -150,7 +150,7 @@ def test_prose_of_docstrings_is_no_markup_by_accident():
     )
     assert r"\|r\| of pi\* and x\_ of :py:obj:`infer <cai.infer>`\ s, ``a b``." in said
     assert ".. math::" in said
-    assert r"    *args: a \* b." in said
+    assert r"    *args: a \* b\." in said
 
 
 def test_wrong_links_and_other_hosts_are_seen(tmp_path):

@@ -13,16 +13,21 @@ from torch import Tensor
 from cai.inference.core.lazy import lazy
 from cai.inference.core.policy import Policy
 from cai.inference.core.posterior import Posterior
+from cai.inference.core.status import NotKnown
+from cai.inference.core.storage import can_store, storable
 from cai.inference.learning.networks.interface import Interface, make_worlds
 from cai.inference.learning.networks.policy import LearnedPolicy
+from cai.inference.learning.networks.travelling import pack
 from cai.models.environments.streams import EVALUATION_COPY, reset_seed
 
 __all__ = ["LearnedPosterior", "policy_of"]
 
 EPISODES = 20
+OF_EPISODES = ("episodes", "elbo", "believed_return", "policy_divergence")
 LONGEST = 100_000  # steps of an episode without a discount, after which it is given up
 
 
+@storable("learned-episodes")
 class _Sums(NamedTuple):
     """What episodes came to, [E] each, discounted: rewards, divergences (nats), the tail's worth (reward units)."""
 
@@ -58,6 +63,8 @@ class LearnedPosterior(Posterior):
     @lazy
     def episodes(self) -> _Sums:
         """20 stochastic episodes."""
+        if self.model is None:
+            raise self._without_world()
         return _run(self, EPISODES)
 
     @lazy
@@ -139,6 +146,49 @@ class LearnedPosterior(Posterior):
                 f"kind is {kind!r}; a learned policy is 'stochastic', and acts deterministically if asked to"
             )
         return self.learned_policy
+
+    # ---- travelling ---------------------------------------------------------------------------------------------
+
+    def _state(self) -> dict[str, Any]:
+        """The parts, with the networks packed; the policy is made of them again."""
+        return {name: part for name, part in super()._state().items() if name != "learned_policy"} | {
+            "brain": pack(self.brain)
+        }
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = super().__getstate__()
+        if state.get("model") is None and self._look_first():
+            return self.__getstate__()
+        return state | {"brain": state["brain"].portable(state.get("model"))}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        brain = state["brain"].unpack(state.get("model"))
+        super().__setstate__({**state, "brain": brain, "learned_policy": policy_of(brain, state["backend"])})
+
+    def _stored(self) -> dict[str, Any]:
+        if not can_store(self.model):
+            self._look_first()
+        state = super()._stored()
+        return state | {"brain": state["brain"].portable(state.get("model"))}
+
+    def __getattr__(self, name: str) -> Any:  # where a `lazy` raises NotKnown, which is an AttributeError
+        if name in OF_EPISODES and self.__dict__.get("model") is None:
+            raise self._without_world()
+        return super().__getattr__(name)
+
+    def _without_world(self) -> NotKnown:
+        return self._unknown("what episodes come to", "look at answer.elbo before it is saved", "the world is gone")
+
+    def _look_first(self) -> bool:
+        """Whether numbers were worked out now that need the world, which is about to be left behind."""
+        if "episodes" in self.__dict__ or self.model is None or not self.status.ok:
+            return False
+        for name in OF_EPISODES:
+            getattr(self, name)
+        return True
+
+
+storable("learned-posterior", pack=LearnedPosterior._stored, unpack=LearnedPosterior._from_stored)(LearnedPosterior)
 
 
 def policy_of(brain: Any, source: str) -> LearnedPolicy:
