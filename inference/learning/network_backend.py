@@ -7,13 +7,16 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
+from torch import nn
 
 from cai.inference.core.learner import Learner
 from cai.inference.core.memory import Need
 from cai.inference.learning.backend import LearnerOptions
+from cai.inference.learning.networks.acting import check_acts, check_policy
 from cai.inference.learning.networks.brain import Brain, Setting
 from cai.inference.learning.networks.interface import Interface, interface_of, log_prior_of
 from cai.inference.learning.networks.learner import NetworkLearner, NetworkOptions
+from cai.inference.learning.networks.policy import LearnedPolicy
 from cai.inference.learning.networks.start import networks_of
 from cai.inference.learning.networks.temperature import Target
 from cai.inference.learning.options import check_count, copies_of
@@ -28,7 +31,14 @@ class NetworkBackend(LearnerOptions):
     """Options of learners with networks, for an `EnvironmentModel` or a continuous model; no table looks at them.
 
     Args:
-        policy: "gaussian", the image of a normal distribution under tanh; where actions lie in a box.
+        policy: what acts where actions lie in a box: "gaussian", the image of a normal distribution under tanh;
+            "flow", that of latent normal numbers through couplings, which has several modes where that pays (two
+            coordinates or more); or the policy of an earlier answer with policy="flow", whose flow is then frozen and
+            whose latent numbers are the actions here (the same policy at first). Or a torch module from observations
+            [N, ...] to means and logs of standard deviations before tanh [N, 2 d], or to logits [N, A] of numbered
+            actions.
+        network: a torch module from observations [N, ...], float32, to features [N, k], for images; each network has a
+            copy of it beneath its layers, which learns along.
         hidden_sizes: of the layers between observation and output.
         batch_size: transitions of an update.
         learning_rate: of Adam, for every network and for a learned temperature.
@@ -40,7 +50,8 @@ class NetworkBackend(LearnerOptions):
             are the first ones here. Adam, buffer and temperature begin anew.
     """
 
-    policy: str = "gaussian"
+    policy: Any = "gaussian"
+    network: Any = None
     hidden_sizes: tuple[int, ...] = (256, 256)
     batch_size: int = 256
     learning_rate: float = 3e-4
@@ -52,12 +63,14 @@ class NetworkBackend(LearnerOptions):
 
     acts_in_boxes: ClassVar[bool] = False
     learns_from_paths: ClassVar[bool] = False
+    has_density: ClassVar[bool] = True  # whether what acts has one
     adds_entropy: ClassVar[bool] = True  # whether its networks add entropy, or take the KL away, from what is paid
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.policy != "gaussian":
-            raise ValueError(f"policy is {self.policy!r}; expected 'gaussian'")
+        self.check_policy()
+        if self.network is not None and not isinstance(self.network, nn.Module):
+            raise ValueError(f"network is a {type(self.network).__name__}; expected a torch module")
         object.__setattr__(self, "hidden_sizes", _sizes(self.hidden_sizes))
         for name in ("batch_size", "buffer_size"):
             check_count(getattr(self, name), name)
@@ -75,10 +88,16 @@ class NetworkBackend(LearnerOptions):
             raise ValueError(f"smoothing is {self.smoothing!r}; expected a number in (0, 1]")
         object.__setattr__(self, "initial", networks_of(self.initial))
 
+    def check_policy(self) -> None:
+        """Refuses what stands for no policy."""
+        check_policy(self.policy)
+
     def supports(self, model: Any) -> None:
         """Raises ValueError if the world cannot be learned, and says what can."""
         if not isinstance(model, (EnvironmentModel, World)):
             super().supports(model)
+            if self.network is not None:
+                raise ValueError("network= is for what networks see, and a TrajectoryModel is learned on tables")
             if self.initial is not None:
                 raise ValueError(
                     "initial goes on with networks, and a TrajectoryModel is learned on tables; leave it out, or give "
@@ -95,7 +114,8 @@ class NetworkBackend(LearnerOptions):
                 f"backend {self.name!r} adds up rewards, and {model.name} has discount 1 and no horizon; give a "
                 "discount < 1 or a finite horizon"
             )
-        interface = interface_of(model, self.name)
+        interface = self._interface(model)
+        check_acts(self.policy, self.network, interface, model.name)
         if not interface.num_actions and not self.acts_in_boxes:
             raise ValueError(
                 f"backend {self.name!r} takes the maximum over numbered actions, and those of {model.name} lie in a "
@@ -107,6 +127,10 @@ class NetworkBackend(LearnerOptions):
             self.initial.check(self.name, self.hidden_sizes, interface, model.name)
         self.target_of(model, interface)
 
+    def _interface(self, model: Any) -> Interface:
+        """How networks see a world."""
+        return interface_of(model, self.name, images=self.network is not None)
+
     def _copies(self, model: Any) -> int | None:
         """How many copies there are to be: those of a ready-made vector, unless another number is asked for."""
         ready = getattr(model, "fixed_number", None)
@@ -117,7 +141,7 @@ class NetworkBackend(LearnerOptions):
         return Target()
 
     def make_brain(self, setting: Setting, generator: torch.Generator) -> Brain:
-        """Its networks."""
+        """Makes the networks that it learns with in worlds without tables."""
         raise NotImplementedError
 
     def brain(self, model: Any, interface: Interface, generator: torch.Generator) -> Brain:
@@ -132,6 +156,9 @@ class NetworkBackend(LearnerOptions):
             log_prior_of(model, interface),
             self.entropy_form,
             self.smoothing,
+            "flow" if isinstance(self.policy, LearnedPolicy) else self.policy,
+            self.policy if isinstance(self.policy, LearnedPolicy) else None,
+            self.network,
         )
         brain = self.make_brain(setting, generator)
         if self.initial is not None:
@@ -146,7 +173,7 @@ class NetworkBackend(LearnerOptions):
         """About what `run` will take."""
         if not isinstance(model, (EnvironmentModel, World)):
             return super().memory(model)
-        width = 2 * interface_of(model, self.name).size + 8
+        width = 2 * self._interface(model).size + 8
         rows = min(self.buffer_size, self.steps)
         return Need(4 * rows * width, f"a buffer of {rows:,} transitions", "lower buffer_size")
 

@@ -43,7 +43,9 @@ class SoftActorCritic(NetworkBackend):
     bound.
 
     Elsewhere they are networks: in a box of actions a normal distribution under tanh and twin critics, of which the
-    smaller counts (Haarnoja 2018b); with numbered actions expectations over them are exact here, too.
+    smaller counts (Haarnoja 2018b); with numbered actions expectations over them are exact here, too. With
+    `policy="flow"` it is latent normal numbers through a flow, which has several modes where Q does: on one step with
+    four places that pay alike its bound was .08 nats below the best, that of the normal distribution .52.
 
     Args:
         explore: the share of copies of the world that act by the action prior; the others by the policy.
@@ -107,7 +109,7 @@ class SoftActorCritic(NetworkBackend):
         return Target(entropy=float(self.target_entropy))
 
     def make_brain(self, setting: Setting, generator: torch.Generator) -> Brain:
-        """Its networks."""
+        """Makes the networks that it learns with in worlds without tables."""
         made = DiscreteActorCritic if setting.interface.num_actions else BoxActorCritic
         return made(setting, generator)
 

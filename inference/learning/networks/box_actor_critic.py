@@ -1,4 +1,4 @@
-"""Soft actor-critic in a box of actions: a tanh-Gaussian policy and twin critics."""
+"""Soft actor-critic in a box of actions: a policy with a density and twin critics."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 from cai.inference.learning.networks.brain import Replaying, Setting, Told
 from cai.inference.learning.networks.buffer import Batch
-from cai.inference.learning.networks.flat import Adam, Perceptron
+from cai.inference.learning.networks.flat import Adam
 from cai.inference.learning.networks.heads import BoxHead
 from cai.inference.learning.networks.temperature import Temperature
 
@@ -33,7 +33,7 @@ class BoxActorCritic(Replaying):
         self.setting, self.dim = setting, interface.action_size
         self.head = BoxHead(setting)
         self.actor = self.head.actor
-        self.critic = Perceptron((interface.size + self.dim, *setting.hidden_sizes, 1), copies=2)
+        self.critic = setting.layers(self.dim, 1, copies=2)
         self._actor = Adam(self.actor.start(generator), setting.learning_rate)
         self._critic = Adam(self.critic.start(generator), setting.learning_rate)
         self._target = self._critic.flat.detach().clone()
@@ -80,7 +80,8 @@ class BoxActorCritic(Replaying):
         return found | {"target": self._target, "temperature": self.temperature.state}
 
     def policy_tensors(self) -> dict[str, Tensor]:
-        return {"actor": self._actor.flat.detach()}
+        found = {"actor": self._actor.flat.detach()}
+        return found if self.setting.policy != "flow" else found | {"critic": self._critic.flat.detach()}
 
     def values(self, observations: Tensor, allowed: Tensor | None, generator: torch.Generator) -> Tensor:
         with torch.no_grad():

@@ -6,8 +6,10 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from cai.inference.core.storage import storable
+from cai.inference.learning.networks.box_networks import layers_of, numbered_network
 from cai.inference.learning.networks.buffer import Buffer
 from cai.inference.learning.networks.interface import Interface, LogPrior
 from cai.inference.learning.networks.temperature import Target, Temperature
@@ -18,6 +20,7 @@ __all__ = ["Brain", "Lesson", "Replaying", "Setting", "Told", "log_allowed", "ma
 Lesson = Callable[[int, torch.Generator], Any]
 
 
+@storable("networks-setting")
 class Setting(NamedTuple):
     """What networks are made for.
 
@@ -31,6 +34,9 @@ class Setting(NamedTuple):
         log_prior: the action prior; None where it is uniform.
         entropy_form: whether entropy is added, instead of the KL from the prior.
         smoothing: tau, by how much target networks follow at each update.
+        policy: what acts: "gaussian", "flow", "stein", or a module; of numbered actions a module, or anything else.
+        beneath: the policy whose flow is beneath this one's; None for none.
+        network: a module that turns observations into features first; None for none.
     """
 
     interface: Interface
@@ -42,6 +48,17 @@ class Setting(NamedTuple):
     log_prior: LogPrior | None
     entropy_form: bool
     smoothing: float
+    policy: Any = "gaussian"
+    beneath: Any = None
+    network: nn.Module | None = None
+
+    def layers(self, further: int, outputs: int, copies: int = 1) -> Any:
+        """A network of observations and further inputs, or several of one shape."""
+        return layers_of(self.interface, self.hidden_sizes, self.network, copies)(further, outputs)
+
+    def numbered_policy(self) -> Any:
+        """The network of a policy over numbered actions."""
+        return numbered_network(self.policy, self.interface, self.hidden_sizes, self.network)
 
 
 class Told(NamedTuple):

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from cai.inference.learning.networks.brain import Replaying, Setting, Told, log_allowed, masked_mean
 from cai.inference.learning.networks.buffer import Batch
-from cai.inference.learning.networks.flat import Adam, Perceptron
+from cai.inference.learning.networks.flat import Adam
 from cai.inference.learning.networks.heads import DiscreteHead
 from cai.inference.learning.networks.temperature import Temperature
 
@@ -18,10 +18,8 @@ class _Discrete(Replaying):
     """Twin critics [2, N, A] with slow copies, and what follows from any log policy [N, A]."""
 
     def __init__(self, setting: Setting, generator: torch.Generator) -> None:
-        interface = setting.interface
         self.setting = setting
-        sizes = (interface.size, *setting.hidden_sizes, interface.num_actions)
-        self.critic = Perceptron(sizes, copies=2)
+        self.critic = setting.layers(0, setting.interface.num_actions, copies=2)
         self._critic = Adam(self.critic.start(generator), setting.learning_rate)
         self._target = self._critic.flat.detach().clone()
         self.temperature = Temperature(setting.temperature, setting.target, setting.learning_rate)

@@ -49,14 +49,14 @@ class Perceptron:
         return found
 
     def __call__(self, flat: Tensor, inputs: Tensor) -> Tensor:
-        """Outputs [C, B, o] of inputs [B, i]; [B, o] where there is one network."""
+        """Outputs [C, B, o] of inputs [B, i], or [C, B, i]; [B, o] where there is one network."""
         layers = self.layers(flat)
         if self.copies == 1:
             for weight, bias in layers[:-1]:
                 inputs = torch.addmm(bias[0], inputs, weight[0]).relu_()
             weight, bias = layers[-1]
             return torch.addmm(bias[0], inputs, weight[0])
-        inputs = inputs.expand(self.copies, *inputs.shape)
+        inputs = inputs if inputs.dim() == 3 else inputs.expand(self.copies, *inputs.shape)
         for weight, bias in layers[:-1]:
             inputs = torch.baddbmm(bias, inputs, weight).relu_()
         weight, bias = layers[-1]

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from cai.inference.learning.networks.box_networks import box_network
 from cai.inference.learning.networks.brain import Setting, log_allowed, masked_mean
-from cai.inference.learning.networks.flat import Perceptron
-from cai.inference.learning.networks.squash import draw_squashed, log_squashed, place
 
 __all__ = ["BoxHead", "DiscreteHead", "Head", "head_of"]
 
@@ -25,7 +24,7 @@ class Head(Protocol):
     1: then they are log pi and minus the entropy.
     """
 
-    actor: Perceptron
+    actor: Any  # the network; its parameters are one flat tensor
 
     def draw(self, flat: Tensor, observations: Tensor, allowed: Tensor | None, generator: torch.Generator) -> Tensor:
         """Actions of the policy."""
@@ -54,11 +53,12 @@ class DiscreteHead:
 
     def __init__(self, setting: Setting) -> None:
         self.setting = setting
-        self.actor = Perceptron((setting.interface.size, *setting.hidden_sizes, setting.interface.num_actions))
+        self.actor = setting.numbered_policy()
 
     def rows(self, flat: Tensor, observations: Tensor, log_prior: Tensor) -> Tensor:
         """[B, A], log pi(a | o), -inf where an action is not available."""
-        return torch.log_softmax(self.actor(flat, observations) + log_prior, -1)
+        logs: Tensor = torch.log_softmax(self.actor(flat, observations) + log_prior, -1)
+        return logs
 
     def draw(self, flat: Tensor, observations: Tensor, allowed: Tensor | None, generator: torch.Generator) -> Tensor:
         rows = self.rows(flat, observations, log_allowed(self.setting, observations, allowed))
@@ -88,7 +88,7 @@ class DiscreteHead:
 
 
 class BoxHead:
-    """a = tanh u, u normal with mean and standard deviation of the network.
+    """a = tanh u, u of a network: normal, or latent normal numbers through a flow.
 
     Densities are those of actions scaled to [-1, 1], to which the box's volume adds a constant that the uniform prior
     takes away again, and the entropy form does not.
@@ -99,13 +99,15 @@ class BoxHead:
 
     def __init__(self, setting: Setting) -> None:
         self.setting, self.dim = setting, setting.interface.action_size
-        self.actor = Perceptron((setting.interface.size, *setting.hidden_sizes, 2 * self.dim))
+        beneath = None if setting.beneath is None else setting.beneath.frozen()
+        self.actor = box_network(setting.policy, setting.interface, setting.hidden_sizes, setting.network, beneath)
         # log pi - log p is the density on [-1, 1] and this; p is uniform, density 2^-d there, unless it is given
         self._constant = self.dim * math.log(2) - (setting.interface.log_volume if setting.entropy_form else 0.0)
 
     def sample(self, flat: Tensor, observations: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Actions [B, d] in [-1, 1], logs of their densities there [B], and log pi / p [B], all with gradients."""
-        actions, log_density = draw_squashed(self.actor(flat, observations), noise)
+        u, log_density = self.actor.draw(flat, observations, noise)
+        actions = torch.tanh(u)
         return actions, log_density, self._relative(log_density, observations, actions)
 
     def _relative(self, log_density: Tensor, observations: Tensor, actions: Tensor) -> Tensor:
@@ -115,8 +117,8 @@ class BoxHead:
         return ratio - self.setting.log_prior(observations, actions)
 
     def draw(self, flat: Tensor, observations: Tensor, allowed: Tensor | None, generator: torch.Generator) -> Tensor:
-        mean, deviation = place(self.actor(flat, observations))
-        return mean + deviation * torch.randn(mean.shape, generator=generator, dtype=mean.dtype)
+        noise = torch.randn(len(observations), self.dim, generator=generator, dtype=torch.float32)
+        return self.actor.draw(flat, observations, noise)[0]
 
     def uniform(self, number: int, allowed: Tensor | None, generator: torch.Generator) -> Tensor:
         # the image under tanh of a logistic distribution of scale 1/2 is uniform
@@ -127,16 +129,16 @@ class BoxHead:
         return torch.tanh(kept)
 
     def log_ratio(self, flat: Tensor, observations: Tensor, allowed: Tensor | None, kept: Tensor) -> Tensor:
-        return self._relative(log_squashed(self.actor(flat, observations), kept), observations, torch.tanh(kept))
+        return self._relative(self.actor.log_density(flat, observations, kept), observations, torch.tanh(kept))
 
     def divergence(
         self, flat: Tensor, observations: Tensor, allowed: Tensor | None, generator: torch.Generator
     ) -> tuple[Tensor, Tensor]:
         noise = torch.randn(DRAWN * len(observations), self.dim, generator=generator, dtype=torch.float32)
-        outputs = self.actor(flat, observations).repeat_interleave(DRAWN, 0)
-        actions, log_density = draw_squashed(outputs, noise)
+        repeated = observations.repeat_interleave(DRAWN, 0)
+        u, log_density = self.actor.draw(flat, repeated, noise)
         log_density = log_density + 0.5 * (noise.square() - 1).sum(-1)  # the normal's part is known in the mean
-        ratio = self._relative(log_density, observations.repeat_interleave(DRAWN, 0), actions)
+        ratio = self._relative(log_density, repeated, torch.tanh(u))
         return ratio.reshape(-1, DRAWN).mean(1), -log_density.reshape(-1, DRAWN).mean(1)
 
 

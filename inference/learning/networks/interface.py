@@ -34,6 +34,7 @@ class Interface:
         high: [d].
         shape: of an action in the world's units; () where they are discrete.
         horizon: T of a continuous model, whose observations end with t / T; else math.inf.
+        image: the shape of an observation that is an image; () of others.
     """
 
     categories: tuple[int, ...]
@@ -43,6 +44,12 @@ class Interface:
     high: Tensor
     shape: tuple[int, ...]
     horizon: float = math.inf
+    image: tuple[int, ...] = ()
+
+    @property
+    def observation_shape(self) -> tuple[int, ...]:
+        """Of an observation as a module gets it."""
+        return self.image or (self.size,)
 
     @property
     def action_size(self) -> int:
@@ -101,15 +108,16 @@ def make_worlds(world: Any, number: int) -> Any:
     return vector_environment(world, number)
 
 
-def interface_of(world: Any, name: str) -> Interface:
+def interface_of(world: Any, name: str, *, images: bool = False) -> Interface:
     """How networks see a world.
 
     Args:
         world: an `EnvironmentModel` or a continuous model.
         name: of the backend, for messages.
+        images: whether there is a network that turns images into features.
 
     Raises:
-        ValueError: if its observations are images, or its actions have no bounds.
+        ValueError: if its observations are images and there is no such network, or its actions have no bounds.
     """
     from gymnasium import spaces
 
@@ -119,19 +127,23 @@ def interface_of(world: Any, name: str) -> Interface:
     else:
         seen, acts = world.observation_space, world.action_space
     categories: tuple[int, ...] = ()
+    image: tuple[int, ...] = ()
     if isinstance(seen, spaces.Discrete):
         categories = (int(seen.n),)
     elif isinstance(seen, spaces.MultiDiscrete):
         categories = tuple(int(number) for number in np.ravel(seen.nvec))
     elif len(seen.shape) >= 2 and seen.dtype == np.uint8:
-        raise ValueError(
-            f"the observations of {world.name} are images {list(seen.shape)}, and backend {name!r} sees vectors; turn "
-            "them into features in a wrapper of the environment (gymnasium.wrappers.TransformObservation)"
-        )
+        image = tuple(seen.shape)
+        if not images:
+            raise ValueError(
+                f"the observations of {world.name} are images {list(image)}, and backend {name!r} sees vectors; give "
+                f"network=, a torch module from images [N, {', '.join(map(str, image))}] (float32, as the world gives "
+                "them) to features [N, k], or turn them into features in a wrapper of the environment"
+            )
     size = sum(categories) if categories else int(np.prod(seen.shape))
     nothing = torch.zeros(0, dtype=torch.float64)
     if isinstance(acts, spaces.Discrete):
-        return Interface(categories, size, int(acts.n), nothing, nothing, ())
+        return Interface(categories, size, int(acts.n), nothing, nothing, (), image=image)
     low, high = (torch.as_tensor(np.ravel(part), dtype=torch.float64) for part in (acts.low, acts.high))
     if not bool(torch.isfinite(high - low).all()):
         raise ValueError(
@@ -139,7 +151,7 @@ def interface_of(world: Any, name: str) -> Interface:
             "high) to environment_model, or an action prior on a box to the model"
         )
     horizon = float(world.horizon) if isinstance(world, World) else math.inf
-    return Interface(categories, size, 0, low, high, tuple(acts.shape), horizon)
+    return Interface(categories, size, 0, low, high, tuple(acts.shape), horizon, image)
 
 
 def log_prior_of(world: Any, interface: Interface) -> LogPrior | None:

@@ -23,9 +23,9 @@ from cai.inference.learning.networks.brain import Brain
 from cai.inference.learning.networks.buffer import Buffer, Columns
 from cai.inference.learning.networks.collector import Collector
 from cai.inference.learning.networks.interface import interface_of
-from cai.inference.learning.networks.policy import LearnedPolicy
-from cai.inference.learning.networks.posterior import LearnedPosterior
+from cai.inference.learning.networks.posterior import LearnedPosterior, policy_of
 from cai.inference.learning.tables.learner import BUDGET_USED, steps_since
+from cai.models.common.threads import one_thread
 
 __all__ = ["NetworkLearner", "NetworkOptions", "NetworkState"]
 
@@ -119,7 +119,8 @@ class NetworkLearner:
         return int(self.backend.checkpoint_every)
 
     def init(self, model: Any, *, seed: int) -> NetworkState:
-        interface = interface_of(model, self.backend.name)
+        images = getattr(self.backend, "network", None) is not None
+        interface = interface_of(model, self.backend.name, images=images)
         generator = torch.Generator().manual_seed(seed)
         brain = self.brain(model, interface, generator)
         copies = Collector(model, interface, self.options.num_envs, seed, keeps_ends=self.options.keeps_ends)
@@ -144,7 +145,8 @@ class NetworkLearner:
             raise KeyboardInterrupt
         end = min((state.steps // self.stride + 1) * self.stride, self.limit)
         sums, learned, owed, at = state.sums.clone(), state.learned, state.owed, state.steps
-        with _one_thread(), _held_interrupts() as held:
+        # Small matrices are slower on several threads, above all beside other work.
+        with one_thread(), _held_interrupts() as held:
             while at < end and not held:
                 at += self.options.num_envs
                 learned, owed = self._once(session, sums, learned, owed, at)
@@ -214,23 +216,13 @@ class NetworkLearner:
             details["why"] = why
         if status is Status.SUCCESS:
             details["note"] = BUDGET_USED.format(self.limit)
-        parameters = {name: part.clone() for name, part in brain.policy_tensors().items()}
-        prior = brain.setting.log_prior if session.copies.interface.num_actions else None  # type: ignore[attr-defined]
-        policy = LearnedPolicy(
-            session.copies.interface,
-            (brain.actor if "actor" in parameters else brain.critic).sizes,  # type: ignore[attr-defined]
-            parameters,
-            brain.temperature.value,
-            prior,
-            self.backend.name,
-        )
         return LearnedPosterior(
             backend=self.backend.name,
             target=self.backend.target,
             status=status,
             horizon=session.world.horizon,
             model=session.world,
-            learned_policy=policy,
+            learned_policy=policy_of(brain, self.backend.name),
             brain=brain,
             seed=session.copies.seed,
             entropy_form=self.backend.entropy_form,
@@ -269,17 +261,6 @@ def _recorded(state: NetworkState) -> NetworkState:
     return dataclasses.replace(
         state, history=torch.cat([state.history, record]), sums=torch.zeros_like(state.sums), learned=0
     )
-
-
-@contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
-    """Small matrices are slower on several threads, above all beside other work."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 @contextlib.contextmanager

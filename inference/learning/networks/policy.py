@@ -10,13 +10,12 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.distributions import Independent, Normal
 
-from cai.inference.core.squashed import Squashed
 from cai.inference.core.storage import save, storable
-from cai.inference.learning.networks.flat import Perceptron
+from cai.inference.learning.networks.box_networks import BoxNetwork, box_network, layers_of, numbered_network
+from cai.inference.learning.networks.flow import FlowNetwork, Frozen
 from cai.inference.learning.networks.interface import Interface
-from cai.inference.learning.networks.squash import deviation_of, draw_squashed
+from cai.models.common.checks import as_count
 
 __all__ = ["LearnedPolicy"]
 
@@ -28,12 +27,16 @@ class LearnedPolicy:
 
     Args:
         interface: how the network sees the world.
-        sizes: of its layers.
-        parameters: by name: "actor", [P]; or "critic", [P] of twin critics, whose smaller Q over the temperature are
-            the logits.
+        sizes: of the observation, the hidden layers and what the policy needs.
+        parameters: by name: "actor", [P], and where no one action stands for the policy also "critic", [P] of twin
+            critics; or "critic" alone, whose smaller Q over the temperature are the logits.
         temperature: alpha, where the logits are values.
         log_prior: the action prior of discrete actions where it is not uniform; a function, which is never saved.
         source: the backend that it came from.
+        kind: what acts in a box: "gaussian", "flow", "stein", or "module".
+        beneath: the policy whose flow is beneath this one's; None for none.
+        network: the module that turns observations into features first; None for none. It is never saved.
+        module: the module that acts; None for none. It is never saved.
     """
 
     interface: Interface
@@ -42,6 +45,10 @@ class LearnedPolicy:
     temperature: float = 1.0
     log_prior: Any = None
     source: str = ""
+    kind: str = "gaussian"
+    beneath: LearnedPolicy | None = None
+    network: Any = None
+    module: Any = None
 
     @property
     def horizon(self) -> float:
@@ -56,6 +63,7 @@ class LearnedPolicy:
         generator: torch.Generator | None = None,
         deterministic: bool = False,
         action_mask: Any = None,
+        num_candidates: int | None = None,
     ) -> Tensor:
         """Actions in the world's units for observations [N, ...], or for one.
 
@@ -66,19 +74,29 @@ class LearnedPolicy:
             deterministic: the image of the mean, or the most probable action, in place of a draw.
             action_mask: [N, A], not 0 where an action is available, as `info["action_mask"]` of a world tells it; all
                 are unless given. For discrete actions alone.
+            num_candidates: with `deterministic`, take the best by Q of so many draws; where no one action stands for
+                the policy, as for flows and Stein samplers, which may have several modes.
 
         Returns:
             float64 [N, ...] in the box of actions, or int64 [N]; without the first axis for one observation.
+
+        Raises:
+            ValueError: if no one action stands for the policy and there are no candidates, or no Q to choose by.
         """
         rows, single = self._rows(observations, t)
+        candidates = self._candidates(deterministic, num_candidates)
         with torch.no_grad():
             if self.interface.num_actions:
                 logits = self._logits(rows, action_mask)
                 chosen = logits.argmax(-1) if deterministic else _drawn(logits, generator)
             else:
-                head = Perceptron(self.sizes)(self.parameters["actor"], rows)
-                noise = torch.randn(len(rows), len(self.interface.low), generator=generator, dtype=torch.float32)
-                chosen = draw_squashed(head, torch.zeros_like(noise) if deterministic else noise)[0]
+                seen = rows.repeat_interleave(candidates, 0)
+                noise = torch.randn(len(seen), len(self.interface.low), generator=generator, dtype=torch.float32)
+                noise = torch.zeros_like(noise) if deterministic and num_candidates is None else noise
+                chosen = torch.tanh(self._acting().draw(self.parameters["actor"], seen, noise)[0])
+                if candidates > 1:
+                    best = self._worth(seen, chosen).reshape(-1, candidates).argmax(1)
+                    chosen = chosen.reshape(-1, candidates, chosen.shape[-1])[torch.arange(len(rows)), best]
         actions = self.interface.to_world(chosen)
         return actions[0] if single else actions
 
@@ -103,16 +121,70 @@ class LearnedPolicy:
         return scores[0] if single else scores
 
     def _log_density(self, rows: Tensor, actions: Tensor) -> Tensor:
-        mean, log_std = Perceptron(self.sizes)(self.parameters["actor"], rows).double().chunk(2, -1)
-        normal = Independent(Normal(mean, deviation_of(log_std)), 1)
-        return Squashed(normal, self.interface.low, self.interface.high).log_prob(actions.reshape(len(actions), -1))
+        low, high = self.interface.low, self.interface.high
+        given = actions.reshape(len(actions), -1)
+        inside = ((given > low) & (given < high)).all(-1)
+        safe = torch.where(inside[:, None], given, (low + high) / 2)
+        u = ((safe - low).log() - (high - safe).log()) / 2
+        found = self._acting().log_density(self.parameters["actor"].double(), rows.double(), u)
+        return torch.where(inside, found - ((high - low) / 2).log().sum(), -torch.inf)
+
+    def _acting(self) -> BoxNetwork:
+        """What acts in a box."""
+        beneath = None if self.beneath is None else self.beneath.frozen()
+        acts = self.kind if self.module is None else self.module
+        return box_network(acts, self.interface, self.sizes[1:-1], self.network, beneath)
+
+    def frozen(self) -> Frozen:
+        """Its flow, to stand beneath another one.
+
+        Raises:
+            ValueError: if it is none.
+        """
+        network = None if self.interface.num_actions else self._acting()
+        if not isinstance(network, FlowNetwork):
+            raise ValueError(
+                f"the policy below is {self.kind!r}, and a level above acts in the latent numbers of a flow; give the "
+                "policy of a run with policy='flow'"
+            )
+        return Frozen(network, self.parameters["actor"])
+
+    def _candidates(self, deterministic: bool, given: int | None) -> int:
+        """Of how many draws the best is taken."""
+        many = self.kind in ("flow", "stein") and not self.interface.num_actions
+        if given is None:
+            if deterministic and many:
+                raise ValueError(
+                    f"deterministic is True, and a {self.kind} policy may have several modes, of which no one action "
+                    "is the mean; give num_candidates=, e.g. 32, of whose draws the best by Q is taken, or draw"
+                )
+            return 1
+        if not (deterministic and many):
+            raise ValueError(
+                "num_candidates is for deterministic=True of a flow or a Stein policy; others have a mean or a most "
+                "probable action, so leave it out"
+            )
+        if "critic" not in self.parameters:
+            raise ValueError(
+                f"num_candidates chooses by Q, and backend {self.source!r} learned values of observations alone; draw, "
+                "or learn by 'soft-actor-critic'"
+            )
+        return as_count(given, "num_candidates")
+
+    def _worth(self, rows: Tensor, actions: Tensor) -> Tensor:
+        """[N], the smaller Q of actions [N, d] in [-1, 1]."""
+        critic = layers_of(self.interface, self.sizes[1:-1], self.network, copies=2)(actions.shape[1], 1)
+        worth = critic(self.parameters["critic"], torch.cat([rows, actions], 1))
+        return torch.minimum(worth[0], worth[1])[:, 0]
 
     def _logits(self, rows: Tensor, action_mask: Any) -> Tensor:
         """[N, A], up to a constant; -inf where an action is not available."""
         if "actor" in self.parameters:
-            scores = Perceptron(self.sizes)(self.parameters["actor"], rows)
+            acting = numbered_network(self.module, self.interface, self.sizes[1:-1], self.network)
+            scores = acting(self.parameters["actor"], rows)
         else:
-            worth = Perceptron(self.sizes, copies=2)(self.parameters["critic"], rows)
+            critic = layers_of(self.interface, self.sizes[1:-1], self.network, copies=2)(0, self.interface.num_actions)
+            worth = critic(self.parameters["critic"], rows)
             scores = torch.minimum(worth[0], worth[1]) / self.temperature
         scores = scores if self.log_prior is None else scores + self.log_prior(rows, rows)
         if action_mask is None:
@@ -141,7 +213,7 @@ class LearnedPolicy:
         """Writes it to a file that `cai.load` reads; returns the path.
 
         Raises:
-            StorageError: if its action prior is a function, which no file can hold.
+            StorageError: if its action prior is a function, or a module of yours acts, which no file can hold.
         """
         return save(path, self)
 
@@ -151,7 +223,8 @@ class LearnedPolicy:
             if self.interface.num_actions
             else f"a box of {len(self.interface.low)}"
         )
-        return f"{type(self).__name__}({acts}, layers={list(self.sizes)}, source={self.source!r})"
+        how = "" if self.interface.num_actions else f", {self.kind}"
+        return f"{type(self).__name__}({acts}{how}, layers={list(self.sizes)}, source={self.source!r})"
 
 
 def _drawn(logits: Tensor, generator: torch.Generator | None) -> Tensor:

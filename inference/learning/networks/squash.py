@@ -3,16 +3,42 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from cai.inference.core.squashed import log_tanh_slope
 
-__all__ = ["deviation_of", "draw_squashed", "log_squashed", "place"]
+__all__ = ["GaussianNetwork", "draw_squashed", "log_squashed"]
 
 LEAST, MOST = -5.0, 2.0  # of the log of a standard deviation in u-space
 HALF_LOG_TAU = 0.5 * math.log(2 * math.pi)
+
+
+class GaussianNetwork:
+    """a = tanh u, u normal with mean and standard deviation of a network.
+
+    Args:
+        network: of parameters and observations [B, n] -> mean and log standard deviation of u [B, 2 d].
+        sizes: of its layers, as far as they are known.
+    """
+
+    def __init__(self, network: Any, sizes: tuple[int, ...]) -> None:
+        self.network, self.sizes = network, sizes
+
+    def start(self, generator: torch.Generator) -> Tensor:
+        """[P], first parameters."""
+        found: Tensor = self.network.start(generator)
+        return found
+
+    def draw(self, flat: Tensor, observations: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """Draws u [B, d] by normal numbers [B, d], and the log density of tanh u on [-1, 1] [B]; with gradients."""
+        return draw_squashed(self.network(flat, observations), noise)
+
+    def log_density(self, flat: Tensor, observations: Tensor, u: Tensor) -> Tensor:
+        """[B], the log of the density on [-1, 1] of the actions tanh u [B, d]."""
+        return log_squashed(self.network(flat, observations), u)
 
 
 def deviation_of(log_std: Tensor) -> Tensor:
@@ -21,7 +47,7 @@ def deviation_of(log_std: Tensor) -> Tensor:
 
 
 def draw_squashed(head: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-    """Actions [B, d] in [-1, 1] of a tanh-Gaussian, and the log of their densities there [B].
+    """Draws u [B, d] of a tanh-Gaussian, and the log of the densities of the actions tanh u on [-1, 1] [B].
 
     log pi(a) = log N(u) - sum 2 (log 2 - u - softplus(-2 u)), a = tanh u; gradients pass through both.
 
@@ -31,7 +57,7 @@ def draw_squashed(head: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
     """
     mean, deviation = place(head)
     u = mean + deviation * noise
-    return torch.tanh(u), _log_normal(deviation, noise) - log_tanh_slope(u)
+    return u, _log_normal(deviation, noise) - log_tanh_slope(u)
 
 
 def log_squashed(head: Tensor, u: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from cai.inference.learning.networks.brain import Setting
-from cai.inference.learning.networks.flat import Adam, Perceptron
+from cai.inference.learning.networks.flat import Adam
 from cai.inference.learning.networks.heads import head_of
 from cai.inference.learning.networks.temperature import Target, Temperature
 
@@ -24,7 +24,7 @@ class ValueAndPolicy:
     def __init__(self, setting: Setting, generator: torch.Generator) -> None:
         self.setting, self.head = setting, head_of(setting)
         self.actor = self.head.actor
-        self.critic = Perceptron((setting.interface.size, *setting.hidden_sizes, 1))
+        self.critic = setting.layers(0, 1)
         self._actor = Adam(self.actor.start(generator), setting.learning_rate)
         self._critic = Adam(self.critic.start(generator), setting.learning_rate)
         self.temperature = Temperature(setting.temperature, Target(), setting.learning_rate)

@@ -39,7 +39,7 @@ def test_densities_of_kept_actions_are_those_of_the_draws(entropy_form):
     head, draws = BoxHead(setting), seeded()
     flat, seen = head.actor.start(draws).double(), torch.randn(40, 3, generator=draws).double()
     kept = head.draw(flat, seen, None, draws).double()
-    mean, log_std = head.actor(flat, seen).chunk(2, -1)
+    mean, log_std = head.actor.network(flat, seen).chunk(2, -1)
     normal = torch.distributions.Normal(mean, log_std.exp())
     low, high = setting.interface.low, setting.interface.high
     squashed = torch.distributions.TransformedDistribution(
