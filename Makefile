@@ -7,6 +7,7 @@ BENCH := .venv-bench
 OLDEST := .venv-oldest
 READY := $(VENV)/.ready
 LABS_READY := $(VENV)/.ready-labs
+DOCS_READY := $(VENV)/.ready-docs
 LABS := out/labs
 PIP := $(BIN)/pip install --quiet --constraint constraints.txt
 
@@ -14,7 +15,7 @@ PIP := $(BIN)/pip install --quiet --constraint constraints.txt
 export PYTHONDONTWRITEBYTECODE :=
 LOOPS := inference/kernels/native/loops.so
 
-.PHONY: demo test oldest campaigns native lint format types notebooks browser labs labs-test wheel bench clean
+.PHONY: demo test oldest campaigns native lint format types notebooks browser docs labs labs-test wheel bench clean
 
 demo: $(READY)  ## compare the backends on the bridge, and save the pictures
 	$(BIN)/cai compare bridge --out out/bridge
@@ -52,6 +53,9 @@ notebooks: $(READY)  ## run every notebook of tutorials/ from top to bottom
 
 browser: $(READY)  ## move the sliders of the page in headless Chromium, where chromedriver is installed
 	$(BIN)/python -m pytest -m browser -rs
+
+docs: $(DOCS_READY)  ## build the site in out/docs; nothing of it comes from another host, and warnings are errors
+	$(BIN)/python -m docs --out out/docs
 
 # A course folder of nbgrader: the sources, and the student release made of them. nbgrader finds a helper program by PATH.
 labs: $(LABS_READY)  ## the labs' student release, in out/labs/release (make labs LABS=DIR for another place)
@@ -99,6 +103,10 @@ $(READY): setup.cfg setup.py pyproject.toml constraints.txt $(wildcard inference
 $(LABS_READY): $(READY)
 	$(PIP) --no-build-isolation --editable '.[labs,notebooks,dev]'
 	touch $(LABS_READY)
+
+$(DOCS_READY): $(READY)
+	$(PIP) --no-build-isolation --editable '.[docs,notebooks,dev]'
+	touch $(DOCS_READY)
 
 # imitation and what it needs go in without their dependencies: it asks for gymnasium 0.29, and its tabular recursion does
 # not use it. Nor does a step of pytorch_mppi use what it asks for.

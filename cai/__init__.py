@@ -17,6 +17,7 @@ from cai.models import MDP, TrajectoryModel, draw_factor_graph, factor_graph
 from cai.models.common.storage import load
 from cai.policies import Policy, extract_policy
 from cai.studies import Comparison, compare, explain_reward, sweep
+from cai.tasks import dask_map
 
 if TYPE_CHECKING:
     from cai.pictures import plot_luck, plot_map, plot_messages, plot_values
@@ -37,6 +38,7 @@ __all__ = [
     "__version__",
     "available_backends",
     "compare",
+    "dask_map",
     "draw_factor_graph",
     "evaluate",
     "explain_reward",

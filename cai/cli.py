@@ -1,4 +1,4 @@
-"""The command line: compare backends, learn, list names, draw pictures, fit rewards, serve a page to explore."""
+"""The command line: compare backends, learn, list names, draw, fit rewards, explore, open the documentation."""
 
 from __future__ import annotations
 
@@ -32,6 +32,7 @@ from cai.arguments import (
     listed,
     with_rewards,
 )
+from cai.docs_command import docs_command
 from cai.fit_command import fit_command
 from cai.inference.core.status import InferenceError
 from cai.inference.registry import available_backends, infer
@@ -204,6 +205,7 @@ def draw_command(
 
 
 app.command("fit")(fit_command)
+app.command("docs")(docs_command)
 
 
 @app.command("explore")

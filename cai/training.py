@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cai.evaluation.episodes import play_episodes
+from cai.evaluation.episodes import play_episodes, takes_means
 from cai.inference.core.driver import Checkpoints
 from cai.inference.core.posterior import Posterior
 from cai.inference.core.status import Status
@@ -122,8 +122,10 @@ def _returns(world: Any, policy: Any, episodes: int, seed: int) -> dict[str, Any
     """Plain sums of rewards over episodes, by the most probable action or the mean and by draws."""
     if isinstance(world, TrajectoryModel):
         return {"deterministic_return": None, "stochastic_return": None}
-    found = {}
+    found: dict[str, Any] = {"deterministic_return": None}
     for name, deterministic in (("deterministic_return", True), ("stochastic_return", False)):
+        if deterministic and not takes_means(policy, world, seed):
+            continue
         totals = play_episodes(policy, world, episodes, seed=seed, deterministic=deterministic).returns
         error = float(totals.std()) / math.sqrt(episodes) if episodes > 1 else None
         found[name] = {"mean": float(totals.mean()), "standard_error": error, "episodes": episodes}
@@ -135,7 +137,8 @@ def _show(world: Any, policy: Any, episodes: int, seed: int) -> None:
     if not isinstance(world, EnvironmentModel) or not isinstance(world.source, str):
         raise ValueError("--render shows environments that Gymnasium makes by an id")
     shown = world.replace(render_mode="human")
-    play_episodes(policy, shown, episodes, seed=seed, deterministic=True, side_by_side=1)
+    fixed = takes_means(policy, world, seed)
+    play_episodes(policy, shown, episodes, seed=seed, deterministic=fixed, side_by_side=1)
 
 
 def _finish(answer: Posterior, line: dict[str, Any], as_json: bool) -> None:

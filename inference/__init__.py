@@ -23,6 +23,7 @@ from cai.inference.learning.path_consistency import PathConsistency
 from cai.inference.learning.policy_gradient import PolicyGradient
 from cai.inference.learning.soft_actor_critic import SoftActorCritic
 from cai.inference.learning.soft_q_learning import SoftQLearning
+from cai.inference.learning.stein_soft_q_learning import SteinSoftQLearning
 from cai.inference.particles.particles import Particles
 from cai.inference.particles.smc import ImportanceSampling, SequentialMonteCarlo
 from cai.inference.planning.aico import ApproximateInference
@@ -78,6 +79,7 @@ __all__ = [
     "PolicyGradient",
     "SoftActorCritic",
     "SoftQLearning",
+    "SteinSoftQLearning",
     "Optimistic",
     "Particles",
     "PosteriorPolicyIteration",

@@ -25,6 +25,7 @@ from cai.inference.learning.path_consistency import PathConsistency
 from cai.inference.learning.policy_gradient import PolicyGradient
 from cai.inference.learning.soft_actor_critic import SoftActorCritic
 from cai.inference.learning.soft_q_learning import SoftQLearning
+from cai.inference.learning.stein_soft_q_learning import SteinSoftQLearning
 from cai.inference.particles.smc import ImportanceSampling, SequentialMonteCarlo
 from cai.inference.planning.aico import ApproximateInference
 from cai.inference.planning.ilqr import IterativeLQR
@@ -85,6 +86,7 @@ _BUILT_IN: tuple[Any, ...] = (
     ApproximateInference,
     PathIntegral,
     SoftQLearning,
+    SteinSoftQLearning,
     SoftActorCritic,
     PolicyGradient,
     PathConsistency,

@@ -19,7 +19,7 @@ from cai.models.environments.streams import EVALUATION_COPY, reset_seed
 from cai.models.environments.world import EnvironmentModel
 from cai.policies.environments import Runs
 
-__all__ = ["EpisodeOutcome", "Estimate", "evaluate_episodes", "play_episodes"]
+__all__ = ["EpisodeOutcome", "Estimate", "evaluate_episodes", "play_episodes", "takes_means"]
 
 SIDE_BY_SIDE = 10  # environments at once
 LONGEST = 1_000_000  # steps after which an episode that neither ends nor is cut is an error
@@ -113,7 +113,7 @@ def evaluate_episodes(
     drawn = play_episodes(policy, world, number, seed=seed, deterministic=False)
     fixed = (
         play_episodes(policy, world, number, seed=seed, deterministic=True)
-        if _takes_means(policy, world, seed)
+        if takes_means(policy, world, seed)
         else None
     )
     return EpisodeOutcome(
@@ -124,7 +124,7 @@ def evaluate_episodes(
     )
 
 
-def _takes_means(policy: Any, world: Any, seed: int) -> bool:
+def takes_means(policy: Any, world: Any, seed: int) -> bool:
     """Whether a policy acts without drawing; one that has no such action raises ValueError."""
     worlds = acting_worlds(world, getattr(world, "fixed_number", None) or 1)
     seen, _ = worlds.reset(seed=[reset_seed(seed, EVALUATION_COPY, i) for i in range(worlds.num_envs)])

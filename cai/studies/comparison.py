@@ -2,29 +2,16 @@
 
 from __future__ import annotations
 
+import builtins
 import json
 import math
-import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cai.evaluation.continuous import ContinuousOutcome
-from cai.evaluation.episodes import EpisodeOutcome
-from cai.evaluation.evaluate import Outcome, evaluate
 from cai.inference.core.backend import Backend
-from cai.inference.core.posterior import Posterior
-from cai.inference.core.progress import progress
-from cai.inference.core.status import Status, Target
-from cai.inference.registry import (
-    backend_label,
-    check_question,
-    check_seed,
-    drawn_seed,
-    infer,
-    make_backend,
-    record_seed,
-)
+from cai.inference.registry import check_question, check_seed, drawn_seed, make_backend, record_seed
 from cai.models.common.checks import as_count
 from cai.models.common.numerics import plain_number
 from cai.models.common.storage import Saved, can_store, storable
@@ -33,8 +20,9 @@ from cai.models.environments.world import EnvironmentModel
 from cai.models.programs.observed_sites import as_conditioned
 from cai.models.trajectory.batch import ModelBatch
 from cai.models.trajectory.model import TrajectoryModel
-from cai.policies.policy import extract_policy
+from cai.studies.asking import Question, ask
 from cai.studies.rows import NUMBERS, PARTICLES, Row, finite
+from cai.tasks.mapping import Map, check_map
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -44,7 +32,6 @@ __all__ = ["Comparison", "Row", "chance_columns", "compare"]
 
 DEFAULT_BACKENDS = ("exact", "variational", "optimistic")
 SHOWN = 8  # rows that repr names
-IDLE = 0.01  # nats; a policy that is nearer to the action prior shows nothing
 
 
 def _parts(comparison: Comparison) -> dict[str, Any]:
@@ -189,10 +176,15 @@ def compare(
     seed: int | None = 0,
     num_rollouts: int = 2000,
     episodes: int | None = None,
+    map: Map = builtins.map,
+    folder: str | Path | None = None,
 ) -> Comparison:
     """Asks several backends the same question, and tries each policy in the true world.
 
     No row raises: what went wrong stands in its status. Unknown names and wrong types do raise, before anything runs.
+
+    Each backend is a task on one thread, and every row is the same to the last bit (but for its `seconds`) whatever
+    `map` hands the tasks out, and however many work.
 
     Args:
         model: a `TrajectoryModel`, a batch of them (a row for each backend and member; the time that a backend took is
@@ -204,35 +196,70 @@ def compare(
         episodes: how many are played in an environment, with and without the policy's own draws; 20 unless given.
             There `real_return` is their mean discounted return, `stochastic_return` and `deterministic_return` are
             plain sums of rewards, and what is estimated has its standard error beside it.
+        map: who does the tasks, a function with the contract of `concurrent.futures.Executor.map`: `pool.map` of
+            threads or processes, `cai.dask_map(client)`, or Python's own `map`, one after the other.
+        folder: keeps what is done, so that a study that was killed or interrupted goes on there when it is asked again;
+            one that asks something else is refused. Answers come back as from `cai.load`: numbers without gradients.
     """
     if isinstance(backends, str) or not isinstance(backends, Iterable):
         raise TypeError(f"backends is {backends!r}; give a list of names or instances, e.g. ['exact', 'variational']")
-    check_question(model)
-    model = model if isinstance(model, (World, EnvironmentModel)) else as_conditioned(model)
-    if episodes is not None and not isinstance(model, EnvironmentModel):
-        raise ValueError("episodes= counts whole episodes of an environment; of a model give num_rollouts=...")
-    tries = {"num_rollouts": num_rollouts}
-    if isinstance(model, EnvironmentModel):
-        tries = {"episodes": 20 if episodes is None else as_count(episodes, "episodes", 2)}
+    check_map(map)
+    model = checked_model(model)
+    tries = checked_tries(model, num_rollouts, episodes)
     if seed is None:
-        seed = drawn_seed()
-        result = compare(model, backends, seed=seed, num_rollouts=num_rollouts, episodes=episodes)
+        seed = chosen_seed(folder)
+        result = compare(
+            model, backends, seed=seed, num_rollouts=num_rollouts, episodes=episodes, map=map, folder=folder
+        )
         for row in result.rows:
             record_seed(row.posterior, seed)
         return result
     check_seed(seed)
-    chosen = [make_backend(backend) for backend in backends]
-    if not chosen:
+    questions = [Question(None, make_backend(backend), int(seed)) for backend in backends]
+    if not questions:
         raise ValueError("backends is empty; name at least one, e.g. 'exact'")
+    study = {"kind of study": "compare"}
+    rows = ask(questions, model=model, tries=tries, label="comparing backends", map=map, folder=folder, study=study)
+    return Comparison(model, tuple(row for part in rows for row in part))
+
+
+def checked_model(model: Any) -> Any:
+    """The model as studies ask about it.
+
+    Raises:
+        TypeError, ValueError: if it is none, or a batch of continuous models.
+    """
+    check_question(model)
     if isinstance(model, World) and model.batch_shape:
         raise ValueError(
             f"the model is a batch of shape {list(model.batch_shape)}; compare backends on one of them, "
             f"model.member({', '.join('0' for _ in model.batch_shape)})"
         )
-    steps = progress(len(chosen), "comparing backends")
-    if isinstance(model, ModelBatch):
-        return Comparison(model, tuple(row for i in steps for row in _member_rows(model, chosen[i], seed, tries)))
-    return Comparison(model, tuple(_row(model, chosen[i], seed, tries) for i in steps))
+    return model if isinstance(model, (World, EnvironmentModel)) else as_conditioned(model)
+
+
+def checked_tries(model: Any, num_rollouts: int, episodes: int | None) -> dict[str, int]:
+    """How policies are tried in the true world: by rollouts, in an environment by whole episodes.
+
+    Raises:
+        ValueError: if episodes are given where there are none.
+    """
+    if isinstance(model, EnvironmentModel):
+        return {"episodes": 20 if episodes is None else as_count(episodes, "episodes", 2)}
+    if episodes is not None:
+        raise ValueError("episodes= counts whole episodes of an environment; of a model give num_rollouts=...")
+    return {"num_rollouts": num_rollouts}
+
+
+def chosen_seed(folder: str | Path | None) -> int:
+    """A seed for seed=None.
+
+    Raises:
+        ValueError: if there is a folder, in which a study is asked again with the seed that it had.
+    """
+    if folder is not None:
+        raise ValueError("seed=None draws another seed each time, and a folder goes on with one study; give a seed")
+    return drawn_seed()
 
 
 def chance_columns(model: TrajectoryModel | World) -> dict[str, tuple[str, str]]:
@@ -251,138 +278,3 @@ def chance_columns(model: TrajectoryModel | World) -> dict[str, tuple[str, str]]
     if model.discount < 1:
         columns["cut short"] = ("absorbed", "")
     return columns
-
-
-def _member_rows(batch: ModelBatch, backend: Backend, seed: int, tries: dict[str, int]) -> list[Row]:
-    """A row for each member."""
-    begin = time.perf_counter()
-    try:
-        answers = infer(batch, backend, seed=seed, throw=False)
-    except Exception:  # then each member says for itself whether it can be answered
-        return [replace(_row(model, backend, seed, tries), member=b) for b, model in enumerate(batch)]
-    seconds = (time.perf_counter() - begin) / len(batch)
-    return [
-        replace(_finished(model, backend, answers[b], answers.statuses[b], "", seconds, seed, tries), member=b)
-        for b, model in enumerate(batch)
-    ]
-
-
-def _row(model: Any, backend: Backend, seed: int, tries: dict[str, int]) -> Row:
-    begin = time.perf_counter()
-    posterior, detail, status = None, "", Status.UNSUPPORTED
-    try:
-        posterior = infer(model, backend, seed=seed, throw=False)
-        status = posterior.status
-    except (Exception, SystemExit) as error:  # a row that fails, also in a plug-in, must not take the others with it
-        detail = _reason(error)
-        status = Status.UNSUPPORTED if isinstance(error, ValueError) else Status.FAILED
-    seconds = time.perf_counter() - begin
-    return _finished(model, backend, posterior, status, detail, seconds, seed, tries)
-
-
-def _finished(
-    model: Any,
-    backend: Backend,
-    posterior: Posterior | None,
-    status: Status,
-    detail: str,
-    seconds: float,
-    seed: int,
-    tries: dict[str, int],
-) -> Row:
-    """The row of an answer, or of none, with what its policy does in the true world."""
-    outcome: Any = None
-    if posterior is not None and "why" in posterior.details:
-        detail = f"{status} ({posterior.details['why']})"
-    elif posterior is not None:
-        detail = detail or str(posterior.details.get("note", "")) or _idle(model, posterior)
-    if posterior is not None and isinstance(model, (TrajectoryModel, World, EnvironmentModel)):
-        try:
-            problem: Any = model  # what kind it is decides which of `tries` there are
-            outcome = evaluate(extract_policy(posterior), problem, seed=seed, **tries)
-        except Exception as error:
-            detail = detail or _reason(error)
-    numbers: dict[str, Any] = {}
-    for name in ("believed_return", "log_evidence", "elbo", "luck", "policy_entropy"):
-        try:
-            numbers[name] = _number(posterior, name)
-        except Exception as error:  # what is computed when it is looked at can fail too
-            numbers[name], detail = None, detail or _reason(error)
-    believed = numbers["believed_return"]
-    episodes = outcome if isinstance(outcome, EpisodeOutcome) else None
-    outcome = None if episodes is not None else outcome
-    real, real_error = _real(outcome, episodes)
-    gap = None
-    if believed is not None and real is not None and episodes is not None:
-        gap = 0.0  # two estimates of one number: what is learned in an environment believes in it as it is
-    elif believed is not None and real is not None and not believed == real == -math.inf:
-        gap = 0.0 if math.isclose(believed, real, rel_tol=1e-12, abs_tol=1e-12) else believed - real
-    return Row(
-        backend=backend_label(backend),
-        target=str(backend.target if posterior is None else posterior.target),
-        status=status,
-        detail=detail,
-        real_return=real,
-        optimism_gap=gap,
-        seconds=seconds,
-        posterior=posterior,
-        outcome=outcome,
-        **numbers,
-        effective_sample_size=_plain(posterior, "effective_sample_size"),
-        log_evidence_error=_plain(posterior, "log_evidence_error"),
-        gain=_number(posterior, "gain"),
-        real_return_error=real_error,
-        episodes=episodes,
-        elbo_error=None if isinstance(model, TrajectoryModel) else _plain(posterior, "standard_error"),
-    )
-
-
-def _real(
-    outcome: Outcome | ContinuousOutcome | None, episodes: EpisodeOutcome | None
-) -> tuple[float | None, float | None]:
-    """The discounted return of a policy in the true world, and its standard error where it is an estimate."""
-    if episodes is not None:
-        return episodes.discounted_return.mean, episodes.discounted_return.standard_error
-    if isinstance(outcome, ContinuousOutcome) and not outcome.is_exact:
-        return outcome.expected_return, outcome.expected_return_error
-    return None if outcome is None else outcome.expected_return, None
-
-
-def _plain(posterior: Posterior | None, name: str) -> float | None:
-    """A number among the details of an answer."""
-    value = None if posterior is None else posterior.details.get(name)
-    return None if value is None else float(value)
-
-
-def _idle(model: Any, posterior: Posterior) -> str:
-    """What to say of a policy that is all but the action prior, as at a temperature far above what rewards differ by.
-
-    Far above them the KL from the prior goes as 1 / temperature^2, which tells where it is a tenth of a nat a step.
-    """
-    if not posterior.status.ok or not isinstance(model, TrajectoryModel) or posterior.target is Target.OTHER:
-        return ""
-    try:
-        spent = _number(posterior, "policy_divergence")
-    except Exception:  # what is computed when it is looked at can fail
-        return ""
-    over, when, most = "over all steps", IDLE, min(10.0, 0.1 * model.horizon)
-    if model.is_average:
-        over, when, most = "a step", 0.1 * IDLE, 0.1
-    if spent is None or not 1e-13 < spent < when:  # less is rounding: no choice makes a difference
-        return ""
-    temperature = plain_number(model.temperature)
-    colder = temperature * math.sqrt(spent / most)
-    return (
-        f"the policy is all but the action prior (KL {spent:.2g} nats {over}): at temperature {temperature:g} "
-        f"what it can earn hardly counts; try temperature={colder:.1g}"
-    )
-
-
-def _reason(error: BaseException) -> str:
-    """What a row says of an error: a refusal is its own text, anything else is named."""
-    return str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
-
-
-def _number(posterior: Posterior | None, name: str) -> float | None:
-    value = posterior.number(name) if posterior is not None else None
-    return None if value is None else float(value.detach())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import matplotlib.pyplot as plt
@@ -12,8 +12,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from cai.models.continuous.world import World
+from cai.models.environments.world import EnvironmentModel
 from cai.models.trajectory.model import TrajectoryModel
 from cai.pictures.drawing import REAL_COLOR, TARGET_COLORS, spread_out, target_title
+from cai.studies.rows import mean_of
 
 if TYPE_CHECKING:
     from cai.studies.comparison import Comparison, Row
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["draw_returns", "plot_comparison", "plot_sweep"]
 
+KNOWN = (TrajectoryModel, World, EnvironmentModel)  # of these the unit of rewards and the name are known
 WORST_COLOR = "#CC79A7"  # Okabe and Ito's purple
 
 
@@ -67,7 +70,7 @@ def plot_comparison(comparison: Comparison, *, figsize: tuple[float, float] | No
 
 def _unit(model: object) -> str:
     """Of returns."""
-    return "reward units" if isinstance(model, (TrajectoryModel, World)) else "nats"
+    return "reward units" if isinstance(model, KNOWN) else "nats"
 
 
 def draw_returns(ax: Axes, rows: Sequence[Row], names: Sequence[str], unit: str) -> None:
@@ -96,7 +99,8 @@ def draw_returns(ax: Axes, rows: Sequence[Row], names: Sequence[str], unit: str)
 def plot_sweep(sweep: Sweep, *, figsize: tuple[float, float] | None = None) -> Figure:
     """Believed and real return and the mean of the worst returns; the optimism gap; the luck; against one option.
 
-    Values beyond +-1 are spread on a logarithmic axis where the option covers more than two decades.
+    Of several seeds the means are drawn, and bars of one standard error to each side. Values beyond +-1 are spread on a
+    logarithmic axis where the option covers more than two decades.
 
     Args:
         sweep: from `cai.sweep`, over an option of numbers.
@@ -108,26 +112,26 @@ def plot_sweep(sweep: Sweep, *, figsize: tuple[float, float] | None = None) -> F
     if any(isinstance(value, (bool, str)) or not isinstance(value, (int, float)) for value in sweep.values):
         raise ValueError(f"{sweep.option} takes values that are not numbers; use sweep.comparison.plot()")
     order = sorted(range(len(sweep.values)), key=lambda i: sweep.values[i])
-    rows = [sweep.comparison.rows[i] for i in order]
+    groups = [sweep.rows(i) for i in order]
+    rows = [row for group in groups for row in group]
     x = np.array([float(sweep.values[i]) for i in order])
     color = TARGET_COLORS.get(rows[0].target, REAL_COLOR)
     figure, axes = plt.subplots(1, 3, figsize=figsize or (13.5, 4.2), layout="constrained")
     unit = _unit(sweep.comparison.model)
-    outcomes = [row.outcome for row in rows]
     left, middle, right = axes
-    _line(left, x, (row.believed_return for row in rows), color, "believed", "o")
-    _line(left, x, (row.real_return for row in rows), REAL_COLOR, "real", "s")
-    tail = next((outcome.tail for outcome in outcomes if outcome), 0.05)
-    worst = f"real, mean of the worst {tail:.0%}"
-    _line(left, x, (outcome.cvar if outcome else None for outcome in outcomes), WORST_COLOR, worst, "v")
+    _line(left, x, groups, "believed_return", color, "believed", "o")
+    _line(left, x, groups, "real_return", REAL_COLOR, "real", "s")
+    outcomes = [row.outcome for row in rows if row.outcome]
+    if outcomes:
+        _line(left, x, groups, "cvar", WORST_COLOR, f"real, mean of the worst {outcomes[0].tail:.0%}", "v")
     left.set_ylabel(f"return ({unit})")
     left.set_title("Return")
     left.legend(fontsize=9, framealpha=0.9, edgecolor="none")
-    _line(middle, x, (row.optimism_gap for row in rows), color, "", "o")
+    _line(middle, x, groups, "optimism_gap", color, "", "o")
     middle.axhline(0, color="0.2", linewidth=0.8)
     middle.set_ylabel(f"believed minus real return ({unit})")
     middle.set_title("Optimism gap")
-    _line(right, x, (row.luck for row in rows), color, "", "o")
+    _line(right, x, groups, "luck", color, "", "o")
     right.set_ylabel("KL from the true dynamics (nats)")
     right.set_title("How far the believed dynamics are bent")
     sizes = np.abs(x[np.isfinite(x) & (x != 0)])
@@ -138,8 +142,9 @@ def plot_sweep(sweep: Sweep, *, figsize: tuple[float, float] | None = None) -> F
             axis.set_xscale("symlog", linthresh=1.0)
         axis.grid(alpha=0.3)
     failed = [row for row in rows if not row.status.ok]
-    note = f"; {len(failed)} of {len(rows)} values have no answer" if failed else ""
-    name = sweep.comparison.model.name if isinstance(sweep.comparison.model, (TrajectoryModel, World)) else "a program"
+    what = "values" if sweep.seeds is None else "pairs of value and seed"
+    note = f"; {len(failed)} of {len(rows)} {what} have no answer" if failed else ""
+    name = sweep.comparison.model.name if isinstance(sweep.comparison.model, KNOWN) else "a program"
     figure.suptitle(f"{sweep.backend} on {name}, over {sweep.option}{note}")
     return figure
 
@@ -173,6 +178,13 @@ def _mark_missing(ax: Axes, place: float, value: float | None, text: str) -> Non
         ax.text(0, place, " 0", va="center", fontsize=8, color="0.3")
 
 
-def _line(ax: Axes, x: np.ndarray, values: Iterable[float | None], color: str, label: str, marker: str) -> None:
-    y = [value if value is not None and math.isfinite(value) else math.nan for value in values]
+def _line(
+    ax: Axes, x: np.ndarray, groups: Sequence[Sequence[Row]], name: str, color: str, label: str, marker: str
+) -> None:
+    """Means over the rows of each place, with one standard error to each side where it is known."""
+    found = [mean_of(group, name) for group in groups]
+    y = [mean if mean is not None and math.isfinite(mean) else math.nan for mean, _ in found]
+    errors = [error if error is not None and math.isfinite(error) else 0.0 for _, error in found]
     ax.plot(x, y, color=color, label=label, marker=marker, markersize=4, linewidth=1.4)
+    if any(errors):
+        ax.errorbar(x, y, yerr=errors, fmt="none", ecolor=color, capsize=3, linewidth=1.0)

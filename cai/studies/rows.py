@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,9 +14,10 @@ from cai.inference.core.posterior import Posterior
 from cai.inference.core.status import Status
 from cai.models.common.storage import storable
 
-__all__ = ["NUMBERS", "PARTICLES", "Row", "finite"]
+__all__ = ["EPISODES", "NUMBERS", "PARTICLES", "Row", "finite", "mean_of"]
 
 NUMBERS = ("log_evidence", "elbo", "believed_return", "real_return", "optimism_gap", "luck", "policy_entropy")
+EPISODES = ("stochastic_return", "deterministic_return")  # what rows of an environment have besides
 PARTICLES = ("effective_sample_size", "log_evidence_error")  # what answers of weighted particles know besides
 
 
@@ -79,6 +81,11 @@ class Row:
             columns[f"{name}_error"] = None if estimate is None else estimate.standard_error
         return columns
 
+    def all_numbers(self) -> dict[str, Any]:
+        """By name: those of the row, of its episodes, and the spread and the worst returns of its outcome."""
+        spread = {name: getattr(self.outcome, name, None) for name in ("std", "cvar")}
+        return vars(self) | self.of_episodes() | spread
+
     def to_dict(self) -> dict[str, Any]:
         """The line as JSON allows it: null for what is not known or not finite."""
         numbers = {key: finite(getattr(self, key)) for key in NUMBERS + PARTICLES}
@@ -87,6 +94,30 @@ class Row:
         if self.member is not None:
             head["member"] = self.member
         return {**head, **numbers, "seconds": round(self.seconds, 6), "detail": why}
+
+
+def mean_of(rows: Sequence[Row], name: str) -> tuple[float | None, float | None]:
+    """The mean over rows that know a number, and its standard error; None where it is not known.
+
+    Args:
+        rows: of one question, asked at several seeds.
+        name: of a number of rows, of episodes, or of outcomes ("cvar", "std").
+
+    Returns:
+        (mean, standard error of the mean by the spread between rows; of a single row, its own, where it has one).
+    """
+    lines = [row.all_numbers() for row in rows]
+    known = [(float(line[name]), line.get(f"{name}_error")) for line in lines if line.get(name) is not None]
+    if not known:
+        return None, None
+    numbers = [number for number, _ in known]
+    mean = math.fsum(numbers) / len(numbers) if all(map(math.isfinite, numbers)) else sum(numbers)
+    if len(known) == 1:
+        return mean, known[0][1]
+    if not math.isfinite(mean):
+        return mean, None
+    spread = math.fsum((number - mean) ** 2 for number in numbers) / (len(numbers) - 1)
+    return mean, math.sqrt(spread / len(numbers))
 
 
 def finite(value: float | None) -> float | None:

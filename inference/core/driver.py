@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import logging
 import math
 import time
+from collections.abc import Iterator
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,13 +20,25 @@ from cai.inference.core.storage import StorageError, can_store, load, save
 from cai.models.common.files import write_atomically
 from cai.models.common.schema import check_fields
 
-__all__ = ["Checkpoints", "check_schedule", "drive"]
+__all__ = ["Checkpoints", "check_schedule", "drive", "interrupts_pass"]
 
 POLICY = "policy.safetensors"  # of a learner that has ended, in the folder of its run
 
 logger = logging.getLogger("cai.inference")
 
 S = TypeVar("S", bound=State)
+
+_passes: ContextVar[bool] = ContextVar("interrupts_pass", default=False)
+
+
+@contextlib.contextmanager
+def interrupts_pass() -> Iterator[None]:
+    """The time during which Ctrl-C ends `drive` without an answer, as where half an answer would be kept as a whole."""
+    token = _passes.set(True)
+    try:
+        yield
+    finally:
+        _passes.reset(token)
 
 
 def check_schedule(steps: int | None, seconds: float) -> None:
@@ -147,6 +162,8 @@ def drive(
             if checkpoints is not None:
                 checkpoints.offer(state)
     except KeyboardInterrupt:
+        if _passes.get():
+            raise
         logger.warning("%s was interrupted after %d steps; the best answer so far is kept", learner.label, state.steps)
     if checkpoints is not None:
         checkpoints.write(state)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
+from cai.inference.core.datasets import packed, unpacked
 from cai.inference.core.lazy import Lazy, lazy
 from cai.inference.core.policy import Policy
 from cai.inference.core.status import NotKnown, Status, Target
@@ -345,14 +346,16 @@ class Posterior(Lazy):
         """The parts that files hold."""
         state = {name: part for name, part in self._state().items() if name != "_records"}
         state = {name: part for name, part in state.items() if name not in self._of_program or can_store(part)}
-        kept = {key: part for key, part in state["details"].items() if can_store(part)}
+        details = {key: packed(part) for key, part in state["details"].items()}
+        kept = {key: part for key, part in details.items() if can_store(part)}
         lost = tuple(state["details"].keys() - kept.keys())
         return state | {"details": kept | ({"left_behind": lost} if lost else {})}
 
     @classmethod
     def _from_stored(cls, parts: dict[str, Any]) -> Posterior:
         made = object.__new__(cls)
-        made.__setstate__({**parts, "_records": False})
+        details = {key: unpacked(part) for key, part in parts["details"].items()}
+        made.__setstate__({**parts, "details": details, "_records": False})
         return made
 
 

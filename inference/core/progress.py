@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import sys
 import threading
 from collections.abc import Callable, Iterator
 
-__all__ = ["progress"]
+__all__ = ["no_progress", "progress"]
 
 DELAY = 1.0  # seconds
 _showing = threading.Lock()  # held while a bar is up; what runs inside it, or beside it in other threads, shows none
@@ -33,6 +34,17 @@ def progress(total: int, description: str | Callable[[], str]) -> Iterator[int]:
             yield from range(total)
     finally:
         _showing.release()
+
+
+@contextlib.contextmanager
+def no_progress() -> Iterator[None]:
+    """The time during which no bar is shown in this process, as in one that works for another."""
+    mine = _showing.acquire(blocking=False)
+    try:
+        yield
+    finally:
+        if mine:
+            _showing.release()
 
 
 def _in_notebook() -> bool:

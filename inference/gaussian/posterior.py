@@ -198,7 +198,7 @@ class GaussianPosterior(Posterior):
 
     @property
     def initial(self) -> Gaussian:
-        """q(s_1)."""
+        """The belief q(s_1) of the answer about where it starts."""
         return Gaussian(self.belief.mean, self.belief.covariance)
 
     def luck_by_step(self) -> Tensor:

@@ -63,11 +63,12 @@ class NetworkBackend(LearnerOptions):
 
     acts_in_boxes: ClassVar[bool] = False
     learns_from_paths: ClassVar[bool] = False
+    has_density: ClassVar[bool] = True  # whether what acts has one
     adds_entropy: ClassVar[bool] = True  # whether its networks add entropy, or take the KL away, from what is paid
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_policy(self.policy)
+        self.check_policy()
         if self.network is not None and not isinstance(self.network, nn.Module):
             raise ValueError(f"network is a {type(self.network).__name__}; expected a torch module")
         object.__setattr__(self, "hidden_sizes", _sizes(self.hidden_sizes))
@@ -86,6 +87,10 @@ class NetworkBackend(LearnerOptions):
         if not 0 < self.smoothing <= 1:
             raise ValueError(f"smoothing is {self.smoothing!r}; expected a number in (0, 1]")
         object.__setattr__(self, "initial", networks_of(self.initial))
+
+    def check_policy(self) -> None:
+        """Refuses what stands for no policy."""
+        check_policy(self.policy)
 
     def supports(self, model: Any) -> None:
         """Raises ValueError if the world cannot be learned, and says what can."""
@@ -136,7 +141,7 @@ class NetworkBackend(LearnerOptions):
         return Target()
 
     def make_brain(self, setting: Setting, generator: torch.Generator) -> Brain:
-        """Its networks."""
+        """Makes the networks that it learns with in worlds without tables."""
         raise NotImplementedError
 
     def brain(self, model: Any, interface: Interface, generator: torch.Generator) -> Brain:

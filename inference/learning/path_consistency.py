@@ -77,7 +77,7 @@ class PathConsistency(NetworkBackend):
         return PathConsistencyRule(self.path_length, self.explore)
 
     def make_brain(self, setting: Setting, generator: torch.Generator) -> PathConsistencyNetworks:
-        """Its networks."""
+        """Makes the networks that it learns with in worlds without tables."""
         return PathConsistencyNetworks(setting, generator, self.path_length)
 
 

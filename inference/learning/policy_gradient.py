@@ -99,6 +99,6 @@ class PolicyGradient(NetworkBackend):
         return PolicyGradientRule(TABLE_LAMBDA if self.gae_lambda is None else self.gae_lambda, self.observe_time)
 
     def make_brain(self, setting: Setting, generator: torch.Generator) -> PolicyGradientNetworks:
-        """Its networks."""
+        """Makes the networks that it learns with in worlds without tables."""
         lam = NETWORK_LAMBDA if self.gae_lambda is None else self.gae_lambda
         return PolicyGradientNetworks(setting, generator, lam, self.clip)

@@ -109,7 +109,7 @@ class SoftActorCritic(NetworkBackend):
         return Target(entropy=float(self.target_entropy))
 
     def make_brain(self, setting: Setting, generator: torch.Generator) -> Brain:
-        """Its networks."""
+        """Makes the networks that it learns with in worlds without tables."""
         made = DiscreteActorCritic if setting.interface.num_actions else BoxActorCritic
         return made(setting, generator)
 

@@ -53,5 +53,5 @@ class SoftQLearning(NetworkBackend):
         return SoftQRule(self.explore)
 
     def make_brain(self, setting: Setting, generator: torch.Generator) -> DiscreteSoftQ:
-        """Its networks."""
+        """Makes the networks that it learns with in worlds without tables."""
         return DiscreteSoftQ(setting, generator)

@@ -57,7 +57,7 @@ class Particles:
 
     @property
     def num_particles(self) -> int:
-        """N."""
+        """How many trajectories there are, N."""
         return int(self.log_weights.shape[0])
 
     @property

@@ -26,7 +26,7 @@ from torch import Tensor
 from cai.models.common.files import MissingFile, StorageError, TakenPath, write_atomically
 from cai.models.common.schema import check_document, check_fields, unique_keys
 
-__all__ = ["Saved", "StorageError", "can_store", "load", "save", "storable", "stored_kind"]
+__all__ = ["Saved", "StorageError", "can_store", "load", "save", "storable", "stored_bytes", "stored_kind"]
 
 VERSION = 1  # of the document's layout; raised when older files can no longer be read the same way
 FILE = "cai.safetensors"  # the file of an object that was saved as a folder
@@ -180,7 +180,21 @@ def save(path: str | Path, value: Any, *, folder: bool = False) -> Path:
     Raises:
         StorageError: if a part cannot be stored, or the file not written; names it.
     """
-    target = Path(path)
+    target, content = Path(path), stored_bytes(value)
+    if folder:
+        if target.is_file():
+            raise TakenPath(f"{str(target)!r} is a file; give the name of a folder")
+        target.mkdir(exist_ok=True)
+    write_atomically(target / FILE if folder else target, content)
+    return target
+
+
+def stored_bytes(value: Any) -> bytes:
+    """The file that `save` would write; equal values make equal bytes.
+
+    Raises:
+        StorageError: if a part cannot be stored; names it.
+    """
     writer = _Writer()
     kind = _BY_CLASS.get(type(value))
     name = type(value).__name__ if kind is None else kind.name
@@ -188,12 +202,7 @@ def save(path: str | Path, value: Any, *, folder: bool = False) -> Path:
     document = {"version": VERSION, "kind": name, "root": root, "objects": writer.objects, "sums": writer.sums}
     text = json.dumps(document, allow_nan=False)
     header = {"cai": text, "crc": str(zlib.crc32(text.encode()))}
-    if folder:
-        if target.is_file():
-            raise TakenPath(f"{str(target)!r} is a file; give the name of a folder")
-        target.mkdir(exist_ok=True)
-    write_atomically(target / FILE if folder else target, _same_each_time(to_bytes(writer.tensors, metadata=header)))
-    return target
+    return _same_each_time(to_bytes(writer.tensors, metadata=header))
 
 
 def _same_each_time(content: bytes) -> bytes:

@@ -167,12 +167,12 @@ class RouteNetwork:
 
     @property
     def num_links(self) -> int:
-        """L."""
+        """How many links there are, L."""
         return len(self.links)
 
     @property
     def num_turns(self) -> int:
-        """E."""
+        """How many turns there are, E."""
         return len(self.turns)
 
     @property

@@ -101,12 +101,12 @@ class ObservationModel:
 
     @property
     def num_states(self) -> int:
-        """S."""
+        """How many states there are, S."""
         return int(self.probabilities.shape[-2])
 
     @property
     def num_observations(self) -> int:
-        """Z."""
+        """How many observations there are, Z."""
         return int(self.probabilities.shape[-1])
 
     @property

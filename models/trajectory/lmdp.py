@@ -202,7 +202,7 @@ class LMDP:
 
     @property
     def num_states(self) -> int:
-        """S."""
+        """How many states there are, S."""
         return int(self.next_states.shape[0])
 
     @property

@@ -70,10 +70,12 @@ ARROWS = {
         studies -> evaluation
         studies -> policies
         studies -> pictures
+        studies -> tasks
         explorer -> pictures
         explorer -> studies
         inverse -> pictures
         inverse -> policies
+        inverse -> tasks
     """,
 }
 

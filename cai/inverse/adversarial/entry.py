@@ -188,6 +188,11 @@ def _checked(backend: Any, world: Any) -> NetworkBackend:
             f"learner is {getattr(backend, 'name', backend)!r}; expected one with networks that learns from "
             "single steps, 'soft-actor-critic' or 'soft-q-learning'"
         )
+    if not backend.has_density:
+        raise ValueError(
+            f"learner is {backend.name!r}, whose policy has no density, and the discriminator reads log pi; take "
+            "'soft-actor-critic', e.g. with policy='flow'"
+        )
     if any(getattr(backend, name, None) is not None for name in ("target_entropy", "target_kl")):
         raise ValueError(
             f"the learner {backend.name!r} is to learn its temperature, and here it is 1: what is learned is a "

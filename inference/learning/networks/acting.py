@@ -22,6 +22,8 @@ def check_policy(policy: Any) -> None:
     if isinstance(policy, LearnedPolicy):
         policy.frozen()
     elif not isinstance(policy, nn.Module) and policy not in ("gaussian", "flow"):
+        if policy == "stein":
+            raise ValueError("policy 'stein' is what backend 'stein-soft-q-learning' learns; ask that")
         told = repr(policy) if isinstance(policy, str) else f"a {type(policy).__name__}"
         raise ValueError(
             f"policy is {told}; expected 'gaussian', 'flow', a torch module, or the policy of an answer with "

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from cai.inference.core.status import NotKnown
 from cai.inference.learning.networks.flat import Perceptron
 from cai.inference.learning.networks.flow import FlowNetwork, Frozen
 from cai.inference.learning.networks.interface import Interface
@@ -15,6 +16,36 @@ from cai.inference.learning.networks.modules import FeatureNetwork, ModuleNetwor
 from cai.inference.learning.networks.squash import GaussianNetwork
 
 __all__ = ["BoxNetwork", "box_network", "layers_of", "numbered_network"]
+
+
+class SamplerNetwork:
+    """a = tanh f(o, noise): draws without a density.
+
+    Args:
+        network: of parameters and [observation, noise] [B, n + d] -> u [B, d].
+        sizes: of the layers, as far as they are known.
+    """
+
+    def __init__(self, network: Any, sizes: tuple[int, ...]) -> None:
+        self.network, self.sizes = network, sizes
+
+    def start(self, generator: torch.Generator) -> Tensor:
+        """[P], first parameters."""
+        found: Tensor = self.network.start(generator)
+        return found
+
+    def draw(self, flat: Tensor, observations: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """Draws u [B, d] by normal numbers [B, d], and NaN [B] for their densities."""
+        u = self.network(flat, torch.cat([observations, noise], 1))
+        return u, torch.full((len(u),), torch.nan)
+
+    def log_density(self, flat: Tensor, observations: Tensor, u: Tensor) -> Tensor:
+        """Not known.
+
+        Raises:
+            NotKnown: always.
+        """
+        raise NotKnown("densities of actions", "the Stein policy", "draw from it, or ask 'soft-actor-critic'")
 
 
 class BoxNetwork(Protocol):
@@ -63,7 +94,8 @@ def box_network(
     """The network of a policy.
 
     Args:
-        policy: "gaussian", "flow", or a module from observations to means and logs of standard deviations [B, 2 d].
+        policy: "gaussian", "flow", "stein", or a module from observations to means and logs of standard deviations
+            [B, 2 d].
         interface: how it sees the world.
         hidden_sizes: of the layers between.
         network: a module that turns observations into features first; None for none.
@@ -76,6 +108,8 @@ def box_network(
     make = layers_of(interface, hidden_sizes, network)
     if policy == "flow":
         return FlowNetwork(interface.size, dim, make, sizes, beneath=frozen)
+    if policy == "stein":
+        return SamplerNetwork(make(dim, dim), sizes)
     return GaussianNetwork(make(0, 2 * dim), sizes)
 
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
+from cai.inference.core.storage import storable
 from cai.inference.learning.networks.box_networks import layers_of, numbered_network
 from cai.inference.learning.networks.buffer import Buffer
 from cai.inference.learning.networks.interface import Interface, LogPrior
@@ -19,6 +20,7 @@ __all__ = ["Brain", "Lesson", "Replaying", "Setting", "Told", "log_allowed", "ma
 Lesson = Callable[[int, torch.Generator], Any]
 
 
+@storable("networks-setting")
 class Setting(NamedTuple):
     """What networks are made for.
 

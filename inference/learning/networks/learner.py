@@ -25,6 +25,7 @@ from cai.inference.learning.networks.collector import Collector
 from cai.inference.learning.networks.interface import interface_of
 from cai.inference.learning.networks.posterior import LearnedPosterior, policy_of
 from cai.inference.learning.tables.learner import BUDGET_USED, steps_since
+from cai.models.common.threads import one_thread
 
 __all__ = ["NetworkLearner", "NetworkOptions", "NetworkState"]
 
@@ -144,7 +145,8 @@ class NetworkLearner:
             raise KeyboardInterrupt
         end = min((state.steps // self.stride + 1) * self.stride, self.limit)
         sums, learned, owed, at = state.sums.clone(), state.learned, state.owed, state.steps
-        with _one_thread(), _held_interrupts() as held:
+        # Small matrices are slower on several threads, above all beside other work.
+        with one_thread(), _held_interrupts() as held:
             while at < end and not held:
                 at += self.options.num_envs
                 learned, owed = self._once(session, sums, learned, owed, at)
@@ -259,17 +261,6 @@ def _recorded(state: NetworkState) -> NetworkState:
     return dataclasses.replace(
         state, history=torch.cat([state.history, record]), sums=torch.zeros_like(state.sums), learned=0
     )
-
-
-@contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
-    """Small matrices are slower on several threads, above all beside other work."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 @contextlib.contextmanager

@@ -13,16 +13,21 @@ from torch import Tensor
 from cai.inference.core.lazy import lazy
 from cai.inference.core.policy import Policy
 from cai.inference.core.posterior import Posterior
+from cai.inference.core.status import NotKnown
+from cai.inference.core.storage import can_store, storable
 from cai.inference.learning.networks.interface import Interface, make_worlds
 from cai.inference.learning.networks.policy import LearnedPolicy
+from cai.inference.learning.networks.travelling import pack
 from cai.models.environments.streams import EVALUATION_COPY, reset_seed
 
 __all__ = ["LearnedPosterior", "policy_of"]
 
 EPISODES = 20
+OF_EPISODES = ("episodes", "elbo", "believed_return", "policy_divergence")
 LONGEST = 100_000  # steps of an episode without a discount, after which it is given up
 
 
+@storable("learned-episodes")
 class _Sums(NamedTuple):
     """What episodes came to, [E] each, discounted: rewards, divergences (nats), the tail's worth (reward units)."""
 
@@ -58,11 +63,15 @@ class LearnedPosterior(Posterior):
     @lazy
     def episodes(self) -> _Sums:
         """20 stochastic episodes."""
+        if self.model is None:
+            raise self._without_world()
         return _run(self, EPISODES)
 
     @lazy
-    def elbo(self) -> Tensor:
-        """E[sum gamma^t (r - alpha log pi/p)] / alpha from episodes, nats, 0-dim."""
+    def elbo(self) -> Tensor | None:
+        """E[sum gamma^t (r - alpha log pi/p)] / alpha from episodes, nats, 0-dim; None of a policy without density."""
+        if not self.has_density:
+            return None
         sums, alpha = self.episodes, self.temperature
         totals = (sums.rewards + sums.tails) / alpha - sums.divergences
         self._tell("standard_error", float(totals.std()) / math.sqrt(EPISODES))
@@ -77,8 +86,16 @@ class LearnedPosterior(Posterior):
 
     @lazy
     def policy_divergence(self) -> Tensor | None:
-        """The discounted sum of KL(pi || p) along the same episodes, nats, 0-dim; None in the entropy form."""
-        return None if self.entropy_form else self.episodes.divergences.mean()
+        """The discounted sum of KL(pi || p) along the same episodes, nats, 0-dim; None in the entropy form.
+
+        None, too, of a policy without density.
+        """
+        return self.episodes.divergences.mean() if self.has_density and not self.entropy_form else None
+
+    @property
+    def has_density(self) -> bool:
+        """Whether densities of the policy's actions are known; those of a Stein sampler are not."""
+        return bool(getattr(self.brain, "has_density", True))
 
     def _tell(self, name: str, value: float) -> None:
         self.__dict__["details"] = MappingProxyType({**self.details, name: value})
@@ -129,6 +146,49 @@ class LearnedPosterior(Posterior):
                 f"kind is {kind!r}; a learned policy is 'stochastic', and acts deterministically if asked to"
             )
         return self.learned_policy
+
+    # ---- travelling ---------------------------------------------------------------------------------------------
+
+    def _state(self) -> dict[str, Any]:
+        """The parts, with the networks packed; the policy is made of them again."""
+        return {name: part for name, part in super()._state().items() if name != "learned_policy"} | {
+            "brain": pack(self.brain)
+        }
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = super().__getstate__()
+        if state.get("model") is None and self._look_first():
+            return self.__getstate__()
+        return state | {"brain": state["brain"].portable(state.get("model"))}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        brain = state["brain"].unpack(state.get("model"))
+        super().__setstate__({**state, "brain": brain, "learned_policy": policy_of(brain, state["backend"])})
+
+    def _stored(self) -> dict[str, Any]:
+        if not can_store(self.model):
+            self._look_first()
+        state = super()._stored()
+        return state | {"brain": state["brain"].portable(state.get("model"))}
+
+    def __getattr__(self, name: str) -> Any:  # where a `lazy` raises NotKnown, which is an AttributeError
+        if name in OF_EPISODES and self.__dict__.get("model") is None:
+            raise self._without_world()
+        return super().__getattr__(name)
+
+    def _without_world(self) -> NotKnown:
+        return self._unknown("what episodes come to", "look at answer.elbo before it is saved", "the world is gone")
+
+    def _look_first(self) -> bool:
+        """Whether numbers were worked out now that need the world, which is about to be left behind."""
+        if "episodes" in self.__dict__ or self.model is None or not self.status.ok:
+            return False
+        for name in OF_EPISODES:
+            getattr(self, name)
+        return True
+
+
+storable("learned-posterior", pack=LearnedPosterior._stored, unpack=LearnedPosterior._from_stored)(LearnedPosterior)
 
 
 def policy_of(brain: Any, source: str) -> LearnedPolicy:

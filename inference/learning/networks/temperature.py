@@ -8,11 +8,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from cai.inference.core.storage import storable
+
 __all__ = ["HIGHEST", "LOWEST", "Target", "Temperature"]
 
 LOWEST, HIGHEST = 1e-4, 1e4  # of a learned temperature
 
 
+@storable("temperature-target")
 @dataclass(frozen=True)
 class Target:
     """What a learned temperature is to bring about; at most one of both.

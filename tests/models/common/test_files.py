@@ -115,7 +115,7 @@ WRITES = {
 
 
 def test_no_other_file_of_the_library_writes():
-    """`savefig` goes to a buffer, `replace` and `rename` count only as those of os."""
+    """`savefig` and one pickle go to a buffer, `replace` and `rename` count only as those of os."""
     for path in (path for folder in ("models", "inference", "cai") for path in sorted((ROOT / folder).rglob("*.py"))):
         if path.name == "files.py":
             continue
@@ -126,6 +126,8 @@ def test_no_other_file_of_the_library_writes():
             last = called.split(".")[-1]
             modes = [str(part.value) for part in ast.walk(node) if isinstance(part, ast.Constant)]
             assert not (called == "open" and {"w", "wb", "x", "xb", "a", "ab"} & set(modes)), f"{path}: {called}"
+            if called == "_Pickler(buffer, held).dump":
+                continue
             if last in WRITES and (last not in ("replace", "rename") or called.startswith("os.")):
                 assert last == "savefig", f"{path}: {called}"
                 assert ast.unparse(node.args[0]) in ("file", "buffer"), f"{path}: {called}"

@@ -1,0 +1,262 @@
+"""Questions of a study, each of them asked by itself: a backend on a model with a seed, and its policy tried."""
+
+from __future__ import annotations
+
+import builtins
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from cai.evaluation.continuous import ContinuousOutcome
+from cai.evaluation.episodes import EpisodeOutcome
+from cai.evaluation.evaluate import Outcome, evaluate
+from cai.inference.core.backend import Backend
+from cai.inference.core.posterior import Posterior
+from cai.inference.core.status import Status, Target
+from cai.inference.registry import backend_label, infer
+from cai.models.common.fingerprint import fingerprint
+from cai.models.common.numerics import plain_number
+from cai.models.common.storage import can_store
+from cai.models.continuous.world import World
+from cai.models.environments.world import EnvironmentModel
+from cai.models.trajectory.batch import ModelBatch
+from cai.models.trajectory.model import TrajectoryModel
+from cai.policies.policy import extract_policy
+from cai.studies.rows import Row
+from cai.tasks.journal import Journal
+from cai.tasks.mapping import Map, run_tasks
+
+__all__ = ["Question", "ask"]
+
+IDLE = 0.01  # nats; a policy that is nearer to the action prior shows nothing
+
+
+class Question(NamedTuple):
+    """A task of a study.
+
+    Attributes:
+        model: what is asked about; None where all questions are about one model.
+        backend: who is asked.
+        seed: of whatever is drawn.
+    """
+
+    model: Any
+    backend: Backend
+    seed: int
+
+
+def ask(
+    questions: Sequence[Question],
+    *,
+    model: Any = None,
+    tries: Mapping[str, int],
+    label: str,
+    map: Map = builtins.map,
+    folder: str | Path | None = None,
+    study: Mapping[str, str],
+) -> list[tuple[Row, ...]]:
+    """The rows of each question: one, or of a batch one for each member.
+
+    Args:
+        questions: in the order of the rows.
+        model: what those are about that name none.
+        tries: how policies are tried; see `evaluate`.
+        label: stands beside the bar of progress.
+        map: see `compare`.
+        folder: see `compare`.
+        study: {part: words}, by which a folder knows the study again, beside models, backends, seeds and tries.
+    """
+    asked = _Asked(model, dict(tries))
+    journal = None
+    if folder is not None:
+        journal = Journal(
+            folder, {**study, **_described(questions, asked)}, to_file=_storable, from_file=asked.with_own_model
+        )
+    return run_tasks(asked, questions, label=label, map=map, journal=journal)
+
+
+def _described(questions: Sequence[Question], asked: _Asked) -> dict[str, str]:
+    """What is asked, in words where they are few, else as fingerprints."""
+    models = [asked.model if question.model is None else question.model for question in questions]
+    distinct = list({id(model): model for model in models}.values())
+    labels = list(dict.fromkeys(backend_label(question.backend) for question in questions))
+    return {
+        "model": ", ".join(dict.fromkeys(str(getattr(model, "name", type(model).__name__)) for model in distinct)),
+        "content of the model": fingerprint(distinct),
+        "backends": ", ".join(labels),
+        "options of the backends": fingerprint([question.backend for question in questions]),
+        "seeds": ", ".join(map(str, dict.fromkeys(question.seed for question in questions))),
+        "trials of policies": ", ".join(f"{name}={number}" for name, number in asked.tries.items()),
+        "version of cai": version("control-as-inference"),
+    }
+
+
+@dataclass(frozen=True, eq=False)
+class _Asked:
+    """Answers a question; a frozen callable, which other processes can be sent."""
+
+    model: Any
+    tries: dict[str, int]
+
+    @property
+    def held(self) -> tuple[Any, ...]:
+        """What need not be sent back."""
+        return () if self.model is None else (self.model,)
+
+    def __call__(self, question: Question) -> tuple[Row, ...]:
+        model = self.model if question.model is None else question.model
+        if isinstance(model, ModelBatch):
+            return tuple(_member_rows(model, question.backend, question.seed, self.tries))
+        return (_row(model, question.backend, question.seed, self.tries),)
+
+    def with_own_model(self, rows: tuple[Row, ...]) -> tuple[Row, ...]:
+        """Rows from a file; their answers are about the model that was asked, and no copy of it is held."""
+        for row in rows:
+            own = isinstance(self.model, TrajectoryModel) and self.model.mdp.device.type == "cpu"
+            if own and row.posterior is not None and isinstance(row.posterior.model, TrajectoryModel):
+                row.posterior.__dict__["model"] = self.model
+        return rows
+
+
+def _storable(rows: tuple[Row, ...]) -> tuple[Row, ...]:
+    """No file holds a program, or the networks of a learner's answer."""
+    return tuple(row if can_store(row.posterior) else replace(row, posterior=None) for row in rows)
+
+
+def _member_rows(batch: ModelBatch, backend: Backend, seed: int, tries: dict[str, int]) -> list[Row]:
+    """A row for each member."""
+    begin = time.perf_counter()
+    try:
+        answers = infer(batch, backend, seed=seed, throw=False)
+    except Exception:  # then each member says for itself whether it can be answered
+        return [replace(_row(model, backend, seed, tries), member=b) for b, model in enumerate(batch)]
+    seconds = (time.perf_counter() - begin) / len(batch)
+    return [
+        replace(_finished(model, backend, answers[b], answers.statuses[b], "", seconds, seed, tries), member=b)
+        for b, model in enumerate(batch)
+    ]
+
+
+def _row(model: Any, backend: Backend, seed: int, tries: dict[str, int]) -> Row:
+    begin = time.perf_counter()
+    posterior, detail, status = None, "", Status.UNSUPPORTED
+    try:
+        posterior = infer(model, backend, seed=seed, throw=False)
+        status = posterior.status
+    except (Exception, SystemExit) as error:  # a row that fails, also in a plug-in, must not take the others with it
+        detail = _reason(error)
+        status = Status.UNSUPPORTED if isinstance(error, ValueError) else Status.FAILED
+    seconds = time.perf_counter() - begin
+    return _finished(model, backend, posterior, status, detail, seconds, seed, tries)
+
+
+def _finished(
+    model: Any,
+    backend: Backend,
+    posterior: Posterior | None,
+    status: Status,
+    detail: str,
+    seconds: float,
+    seed: int,
+    tries: dict[str, int],
+) -> Row:
+    """The row of an answer, or of none, with what its policy does in the true world."""
+    outcome: Any = None
+    if posterior is not None and "why" in posterior.details:
+        detail = f"{status} ({posterior.details['why']})"
+    elif posterior is not None:
+        detail = detail or str(posterior.details.get("note", "")) or _idle(model, posterior)
+    if posterior is not None and isinstance(model, (TrajectoryModel, World, EnvironmentModel)):
+        try:
+            problem: Any = model  # what kind it is decides which of `tries` there are
+            outcome = evaluate(extract_policy(posterior), problem, seed=seed, **tries)
+        except Exception as error:
+            detail = detail or _reason(error)
+    numbers: dict[str, Any] = {}
+    for name in ("believed_return", "log_evidence", "elbo", "luck", "policy_entropy"):
+        try:
+            numbers[name] = _number(posterior, name)
+        except Exception as error:  # what is computed when it is looked at can fail too
+            numbers[name], detail = None, detail or _reason(error)
+    believed = numbers["believed_return"]
+    episodes = outcome if isinstance(outcome, EpisodeOutcome) else None
+    outcome = None if episodes is not None else outcome
+    real, real_error = _real(outcome, episodes)
+    gap = None
+    if believed is not None and real is not None and episodes is not None:
+        gap = 0.0  # two estimates of one number: what is learned in an environment believes in it as it is
+    elif believed is not None and real is not None and not believed == real == -math.inf:
+        gap = 0.0 if math.isclose(believed, real, rel_tol=1e-12, abs_tol=1e-12) else believed - real
+    return Row(
+        backend=backend_label(backend),
+        target=str(backend.target if posterior is None else posterior.target),
+        status=status,
+        detail=detail,
+        real_return=real,
+        optimism_gap=gap,
+        seconds=seconds,
+        posterior=posterior,
+        outcome=outcome,
+        **numbers,
+        effective_sample_size=_plain(posterior, "effective_sample_size"),
+        log_evidence_error=_plain(posterior, "log_evidence_error"),
+        gain=_number(posterior, "gain"),
+        real_return_error=real_error,
+        episodes=episodes,
+        elbo_error=None if isinstance(model, TrajectoryModel) else _plain(posterior, "standard_error"),
+    )
+
+
+def _real(
+    outcome: Outcome | ContinuousOutcome | None, episodes: EpisodeOutcome | None
+) -> tuple[float | None, float | None]:
+    """The discounted return of a policy in the true world, and its standard error where it is an estimate."""
+    if episodes is not None:
+        return episodes.discounted_return.mean, episodes.discounted_return.standard_error
+    if isinstance(outcome, ContinuousOutcome) and not outcome.is_exact:
+        return outcome.expected_return, outcome.expected_return_error
+    return None if outcome is None else outcome.expected_return, None
+
+
+def _plain(posterior: Posterior | None, name: str) -> float | None:
+    """A number among the details of an answer."""
+    value = None if posterior is None else posterior.details.get(name)
+    return None if value is None else float(value)
+
+
+def _idle(model: Any, posterior: Posterior) -> str:
+    """What to say of a policy that is all but the action prior, as at a temperature far above what rewards differ by.
+
+    Far above them the KL from the prior goes as 1 / temperature^2, which tells where it is a tenth of a nat a step.
+    """
+    if not posterior.status.ok or not isinstance(model, TrajectoryModel) or posterior.target is Target.OTHER:
+        return ""
+    try:
+        spent = _number(posterior, "policy_divergence")
+    except Exception:  # what is computed when it is looked at can fail
+        return ""
+    over, when, most = "over all steps", IDLE, min(10.0, 0.1 * model.horizon)
+    if model.is_average:
+        over, when, most = "a step", 0.1 * IDLE, 0.1
+    if spent is None or not 1e-13 < spent < when:  # less is rounding: no choice makes a difference
+        return ""
+    temperature = plain_number(model.temperature)
+    colder = temperature * math.sqrt(spent / most)
+    return (
+        f"the policy is all but the action prior (KL {spent:.2g} nats {over}): at temperature {temperature:g} "
+        f"what it can earn hardly counts; try temperature={colder:.1g}"
+    )
+
+
+def _reason(error: BaseException) -> str:
+    """What a row says of an error: a refusal is its own text, anything else is named."""
+    return str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+
+
+def _number(posterior: Posterior | None, name: str) -> float | None:
+    value = posterior.number(name) if posterior is not None else None
+    return None if value is None else float(value.detach())
