@@ -3,6 +3,7 @@
 from cai.inverse.adversarial.entry import airl, gail
 from cai.inverse.adversarial.estimate import AdversarialEstimate
 from cai.inverse.bayes import fit_bayes
+from cai.inverse.bootstrap import Bootstrap, bootstrap
 from cai.inverse.estimation.estimate import Estimate
 from cai.inverse.estimation.hypotheses import HypothesisTest
 from cai.inverse.estimation.status import FitError, FitStatus
@@ -21,6 +22,7 @@ __all__ = [
     "L1",
     "L2",
     "AdversarialEstimate",
+    "Bootstrap",
     "ContinuousDemonstrations",
     "Demonstrations",
     "Estimate",
@@ -31,6 +33,7 @@ __all__ = [
     "action_model",
     "airl",
     "baselines",
+    "bootstrap",
     "cheapest",
     "destinations",
     "expected_counts",

@@ -75,6 +75,7 @@ ARROWS = {
         explorer -> studies
         inverse -> pictures
         inverse -> policies
+        inverse -> tasks
     """,
 }
 

@@ -6,6 +6,7 @@ import signal
 
 import pytest
 from tasks_bits import bits
+from tasks_maps import one_by_one
 
 import cai
 from cai.models import bridge, gridworld
@@ -74,10 +75,6 @@ def test_sweeps_and_the_order_of_results(client):
         cai.compare(gridworld(), ["exact"], map=client)
     with pytest.raises(TypeError, match=r"gave a Future.*cai\.dask_map\(client\)"):
         cai.compare(gridworld(), ["exact"], map=client.map)
-
-
-def one_by_one(function, items):
-    return (function(item) for item in items)
 
 
 @pytest.mark.parametrize("given", [None, "tcp://here", cai.dask_map])

@@ -4,7 +4,6 @@ New processes take seconds to import torch: what runs in them is a campaign, and
 """
 
 import concurrent.futures
-import dataclasses
 import functools
 import multiprocessing
 import pickle
@@ -15,6 +14,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from tasks_bits import bits
+from tasks_maps import disordered, one_by_one, pickled, threads_map
 
 import cai
 from cai.inference.core.progress import progress
@@ -23,22 +23,6 @@ from cai.tasks.chunks import CHUNKS, Chunks, chunked, unpacked
 from cai.tasks.mapping import run_tasks
 
 BACKENDS = ["exact", "risk:eta=-2", "variational", "optimistic", "smc:num_particles=50", "restricted", "max-product"]
-
-
-def threads_map(function, items):
-    with concurrent.futures.ThreadPoolExecutor(3) as pool:
-        return list(pool.map(function, items))
-
-
-def disordered(function, items):
-    return reversed([function(item) for item in items])
-
-
-def pickled(function, items):
-    """Sends everything there and back as to another process."""
-    for item in items:
-        far = pickle.loads(pickle.dumps(dataclasses.replace(function, home=("elsewhere", 0))))
-        yield pickle.loads(pickle.dumps(far(pickle.loads(pickle.dumps(item)))))
 
 
 @pytest.fixture(scope="module")
@@ -66,13 +50,9 @@ def test_rows_are_the_same_bits_from_other_processes_and_hold_the_model_that_was
     assert all(row.posterior.model is model for row in found.rows if row.posterior is not None)
     sweeps = [
         cai.sweep("lottery", "risk", eta=2.0, model_options={"temperature": [0.5, 1.0]}, seeds=[4, 1], map=map)
-        for map in (map_one_by_one, spawned.map)
+        for map in (one_by_one, spawned.map)
     ]
     assert bits(sweeps[0].comparison.rows) == bits(sweeps[1].comparison.rows)
-
-
-def map_one_by_one(function, items):
-    return (function(item) for item in items)
 
 
 @pytest.mark.parametrize("threads", [1, 3])
