@@ -16,7 +16,7 @@ from cai.inverse.fit import task_of
 from cai.inverse.search.penalties import LogDensity, curvature, derivatives, log_density
 from cai.inverse.search.settings import Settings
 from cai.models.common.checks import as_count
-from cai.models.common.random_draws import OwnDraws
+from cai.models.common.random_draws import OwnDraws, without_draws
 
 __all__ = ["fit_bayes"]
 
@@ -178,7 +178,8 @@ def _chain(
 
     def energy(sites: Mapping[str, Tensor]) -> Tensor:
         place = sites["place"]
-        found = at(place.detach())
+        with without_draws():
+            found = at(place.detach())
         value, slope = (math.inf, torch.zeros_like(place)) if found is None else (-found[0], -found[1])
         result: Tensor = _Energy.apply(place, value, slope)
         return result

@@ -20,7 +20,6 @@ from cai.models.trajectory.model import TrajectoryModel
 
 __all__ = ["fit", "task_of"]
 
-UNCURVED = 1e-6  # nats
 OBJECTIVES = ("likelihood", "moments", "path")
 
 
@@ -55,12 +54,14 @@ def fit(
         problem: a `RouteNetwork`; or a `TrajectoryModel`, of whose reward the weights of every `LinearReward` are
             learned, with the parameters that require grad of every `ModuleReward` (without standard errors); where
             there is neither, one `TableReward` whose table requires grad, entry by entry. Other factors stay.
-            Of a `LinearGaussianModel` (exact) and a `ContinuousModel` (by the Laplace approximation around each
-            demonstration; Levine and Koltun 2012) the coefficients of `features`. The approximation is good where
-            demonstrations stay so near the best plan that rewards are quadratic and dynamics linear between them (a
-            low temperature, mild dynamics). It is held against one around the best plans of the estimate: where these
-            differ by more than 0.1 nats an action, or the estimate would move by more than half a standard error, the
-            status is `approximate`.
+            Of a `LinearGaussianModel` (exact) and a `ContinuousModel` the coefficients of `features`. Of the latter
+            the policy that is fitted is that of `ilqr`, the Laplace approximation around best plans: each
+            demonstration has the local optimum next to it from where it begins, which moves with the coefficients, and
+            standard errors are those of the information that is expected in the states that were shown. Where the
+            noise changes with state or action, which moves plans, too, the approximation is around each demonstration
+            instead (Levine and Koltun 2012), is held against one around the best plans of the estimate, and the status
+            is `approximate` where these differ by more than 0.1 nats an action, or the estimate would move by more
+            than half a standard error.
         demonstrations: of a network: a DataFrame or CSV file with columns trip, position, link, and optionally
             destination, person and weight; of a model: `Demonstrations`; of a continuous one
             `ContinuousDemonstrations`, or the pair (states, actions) that `Posterior.sample` returns.
@@ -76,8 +77,8 @@ def fit(
         penalty: `L2(s)`, `L1(s)`, a log density of the free coefficients, or a distribution.
         covariance: "hessian", "sandwich" or "cluster" (by person). "hessian" unless given; "sandwich" for "moments".
         method: "bfgs" (exact Hessian at the end) or "newton" (in each step).
-        tolerance: of g'(-H)^-1 g in nats, at which the search has converged; of modules, where the updates of the
-            search stand for H, 1e-6 unless another is given.
+        tolerance: of g'(-H)^-1 g in nats, at which the search has converged; unless another is given 1e-6 of modules,
+            where the updates of the search stand for H, and 1e-8 where plans are searched for.
         max_iterations: steps at most.
         seed: of whatever is drawn; nothing is, by these objectives.
         progress: whether a bar is shown.
@@ -107,8 +108,8 @@ def fit(
         throw=throw,
     )
     task = task_of(problem, demonstrations, features, objective, drop)
-    if not task.curved and tolerance == Settings.tolerance:
-        settings = replace(settings, tolerance=UNCURVED)
+    if task.tolerance is not None and tolerance == Settings.tolerance:
+        settings = replace(settings, tolerance=task.tolerance)
     return fit_objective(task, settings)
 
 

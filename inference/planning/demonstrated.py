@@ -20,7 +20,7 @@ from cai.inference.planning.around import world_around
 from cai.inference.planning.derivatives import expand
 from cai.inference.planning.problem import PlanningProblem, Times
 
-__all__ = ["CostTerm", "Family", "cost_term", "family_around"]
+__all__ = ["CostTerm", "Family", "cost_term", "family_around", "feature_problem"]
 
 Paid = Callable[[Tensor, Tensor, Times], Tensor]
 
@@ -87,7 +87,7 @@ def family_around(
         states: [N, T + 1, n].
         actions: [N, T, m].
     """
-    asked = [problem, *(_of_feature(problem, *feature) for feature in features)]
+    asked = [problem, *(feature_problem(problem, *feature) for feature in features)]
     worlds = [
         [world_around(one, s, a, expand(one, s, a, projected=False)) for s, a in zip(states, actions, strict=True)]
         for one in asked
@@ -96,9 +96,11 @@ def family_around(
     return Family(base, tuple(cost_term(other) for other in others))
 
 
-def _of_feature(
+def feature_problem(
     problem: PlanningProblem, paid: Paid | None, final: Callable[[Tensor], Tensor] | None
 ) -> PlanningProblem:
+    """The problem with the costs of one feature alone."""
+
     def nothing(state: Tensor, action: Tensor, t: Times) -> Tensor:
         return 0.0 * state.sum(-1)
 

@@ -15,7 +15,7 @@ from torch.func import grad
 
 from cai.inference.planning.problem import AtTimes, PlanningProblem, Times
 
-__all__ = ["Expansion", "expand", "first_order", "project", "second_order"]
+__all__ = ["Expansion", "along", "expand", "first_order", "project", "second_order"]
 
 
 class Expansion(NamedTuple):
@@ -58,8 +58,8 @@ def expand(
         projected: whether Hessians are made positive semi-definite; else they are what they are.
     """
     before = states[..., :-1, :]
-    slope = _along(problem, "mean_step", lambda s, a, t: (first_order(_joined(problem.mean_step, s, t), _z(s, a)),))
-    cost = _along(problem, "cost", lambda s, a, t: second_order(_joined(problem.cost, s, t), _z(s, a)))
+    slope = along(problem, "mean_step", lambda s, a, t: (first_order(_joined(problem.mean_step, s, t), _z(s, a)),))
+    cost = along(problem, "cost", lambda s, a, t: second_order(_joined(problem.cost, s, t), _z(s, a)))
     (F,), (gradient, hessian) = slope(before, actions), cost(before, actions)
     noise = states.new_zeros(problem.horizon, problem.state_dim, problem.state_dim)
     if problem.noise is not None:
@@ -84,11 +84,11 @@ def _noise_curve(problem: PlanningProblem, states: Tensor, actions: Tensor, curv
     def paid(s: Tensor, a: Tensor, t: Times) -> Tensor:
         return noise_cost(problem, s, a, curvature, t)
 
-    curve = _along(problem, "noise", lambda s, a, t: second_order(_joined(paid, s, t), _z(s, a)))
+    curve = along(problem, "noise", lambda s, a, t: second_order(_joined(paid, s, t), _z(s, a)))
     return curve(states, actions)
 
 
-def _along(
+def along(
     problem: PlanningProblem, name: str, derived: Callable[[Tensor, Tensor, Times], tuple[Tensor, ...]]
 ) -> Callable[[Tensor, Tensor], tuple[Tensor, ...]]:
     """What is derived of a function of the problem, at all steps of trajectories."""

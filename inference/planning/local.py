@@ -74,7 +74,8 @@ def improvement(problem: PlanningProblem, local: Expansion, damping: Tensor) -> 
         squares = np.einsum("rti,rtij,rtj->rt", offsets, stages, offsets)
     gain, offset, stage = (torch.from_numpy(part) for part in (gains, offsets, stages))
     finite = stage.isfinite().all((-3, -2, -1)) & offset.isfinite().all((-2, -1))
-    safe = torch.where(finite[:, None, None, None], stage, torch.zeros_like(stage))
+    safe, gain = (torch.where(finite[:, None, None, None], part, torch.zeros_like(part)) for part in (stage, gain))
+    offset = torch.where(finite[:, None, None], offset, torch.zeros_like(offset))  # nothing is tried that is no number
     promised = (problem.weights[:-1] * torch.from_numpy(squares)).sum(-1) / 2
     sound = finite & (torch.linalg.eigvalsh(safe)[..., 0] > 0).all(-1)
     return Improvement(gain, offset, promised, torch.from_numpy(curvatures), sound)
@@ -113,7 +114,7 @@ def line_search(
     def act(state: Tensor, t: int) -> Tensor:
         return steps[t] + times(gains[t], state - before[t])
 
-    tried, found = problem.follow(act, (len(states), len(lengths)))
+    tried, found = problem.follow(act, (len(states), len(lengths)), states[:, None, 0])
     costs = found.costs
     if curvature is not None:
         costs = costs + problem.paid_for_noise(found.states, tried, curvature[:, None])

@@ -99,18 +99,22 @@ class PlanningProblem:
         steps = self.discount ** torch.arange(self.horizon, dtype=self.start.dtype)
         return torch.cat([steps, steps[-1:]])
 
-    def rollout(self, actions: Tensor) -> Rollout:
-        """Where actions [..., T, m] lead from the mean start."""
-        return self.follow(lambda state, t: actions[..., t, :].expand(*state.shape[:-1], -1), actions.shape[:-2])[1]
+    def rollout(self, actions: Tensor, start: Tensor | None = None) -> Rollout:
+        """Where actions [..., T, m] lead from the mean start, or from others [..., n]."""
+        batch = actions.shape[:-2]
+        return self.follow(lambda state, t: actions[..., t, :].expand(*state.shape[:-1], -1), batch, start)[1]
 
-    def follow(self, act: Callable[[Tensor, int], Tensor], batch: Any = ()) -> tuple[Tensor, Rollout]:
-        """Actions [*batch, T, m] that a rule takes, and where they lead from the mean start.
+    def follow(
+        self, act: Callable[[Tensor, int], Tensor], batch: Any = (), start: Tensor | None = None
+    ) -> tuple[Tensor, Rollout]:
+        """Actions [*batch, T, m] that a rule takes, and where they lead.
 
         Args:
             act: (states [*batch, n], time index) -> actions [*batch, m].
             batch: leading axes.
+            start: [..., n], where they begin; the mean start unless given.
         """
-        state = self.start.expand(*batch, self.state_dim)
+        state = (self.start if start is None else start).expand(*batch, self.state_dim)
         states, actions = [state], []
         for t in range(self.horizon):
             actions.append(act(state, t))

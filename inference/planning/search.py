@@ -17,7 +17,7 @@ from cai.inference.planning.derivatives import expand
 from cai.inference.planning.local import improvement, line_search
 from cai.inference.planning.problem import PlanningProblem
 
-__all__ = ["PlanSearch", "SearchState"]
+__all__ = ["PlanSearch", "SearchState", "no_curvature"]
 
 FIRST, LAST = 1e-4, 1e8  # damping, as a share of the curvature of an action: the least one, and the one that gives up
 SETTLED = 1e-6  # relative change of what noise costs, below which it counts as settled
@@ -67,6 +67,7 @@ class PlanSearch:
         prepare: (model) -> the planning problem.
         start: (problem, seed) -> first actions [R, T, m].
         answer: (state) -> the answer that a state stands for.
+        starts: [R, n], states in which the trajectories begin; all begin in the mean start if None.
     """
 
     label: str
@@ -75,12 +76,13 @@ class PlanSearch:
     prepare: Callable[[Any], PlanningProblem]
     start: Callable[[PlanningProblem, int], Tensor]
     answer: Callable[[SearchState], Posterior]
+    starts: Tensor | None = None
 
     @torch.no_grad()
     def init(self, model: Any, *, seed: int) -> SearchState:
         problem = self.prepare(model)
         actions = self.start(problem, seed)
-        found = problem.rollout(actions)
+        found = problem.rollout(actions, self.starts)
         going = torch.isfinite(found.costs)
         return SearchState(
             problem=problem,
@@ -92,7 +94,7 @@ class PlanSearch:
             going=going,
             converged=torch.zeros_like(going),
             diverged=found.diverged,
-            curvature=_no_curvature(problem, found.states, actions),
+            curvature=no_curvature(problem, found.states, actions),
             history=(float(found.costs.min()),),
         )
 
@@ -148,7 +150,7 @@ def _lower(share: Tensor) -> Tensor:
     return torch.where(share <= FIRST, torch.zeros_like(share), share / 10)
 
 
-def _no_curvature(problem: PlanningProblem, states: Tensor, actions: Tensor) -> Tensor | None:
+def no_curvature(problem: PlanningProblem, states: Tensor, actions: Tensor) -> Tensor | None:
     """Zeros to begin with where the covariance of the noise changes with state and action; else None."""
     if problem.noise is None:
         return None

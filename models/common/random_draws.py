@@ -16,10 +16,15 @@ from torch._ops import OpOverloadPacket
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-__all__ = ["GivenGenerator", "OwnDraws"]
+__all__ = ["GivenGenerator", "OwnDraws", "without_draws"]
 
 
 _QUIET = {"torch.functional", "torch._tensor"}  # modules whose functions, written in Python, do not draw
+
+
+def without_draws() -> Any:
+    """A block of code that draws nothing: inside `OwnDraws` its calls of torch cost what they do outside."""
+    return torch._C.DisableTorchFunction()
 
 
 class OwnDraws(TorchFunctionMode):

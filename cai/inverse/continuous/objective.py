@@ -15,17 +15,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cai.inference import infer
-from cai.inference.core.status import NotKnown
 from cai.inference.gaussian.messages import backward
 from cai.inference.gaussian.problem import times
 from cai.inference.planning.demonstrated import Family
+from cai.inverse.continuous.asked import Asked
 from cai.models.demonstrations.continuous import ContinuousDemonstrations
 
 __all__ = ["GaussianObjective"]
 
 
-class GaussianObjective:
+class GaussianObjective(Asked):
     """The log-likelihood of demonstrations on vectors as a function of the coefficients of a reward.
 
     Args:
@@ -36,16 +35,7 @@ class GaussianObjective:
         fitted: coefficients -> the model.
         read: (demonstrations, center) -> the objective of other demonstrations, its local models around them, or around
             a center (states [N, T + 1, n], actions [N, T, m]).
-
-    Attributes:
-        kind: "model".
-        objective: "likelihood".
-        form: "kl", relative to the action prior.
     """
-
-    kind = "model"
-    objective = "likelihood"
-    form = "kl"
 
     def __init__(
         self,
@@ -56,20 +46,8 @@ class GaussianObjective:
         fitted: Callable[[Tensor], Any],
         read: Callable[..., GaussianObjective],
     ) -> None:
-        self.family, self.demonstrations, self.names, self.start = family, demonstrations, tuple(names), start
-        self.weights: Tensor = demonstrations.weights
-        self.persons: Sequence[Any] | None = demonstrations.persons
-        self._fitted, self._read = fitted, read
-
-    @property
-    def num_demonstrations(self) -> float:
-        """The sum of the weights."""
-        return float(self.weights.sum())
-
-    @property
-    def num_choices(self) -> float:
-        """Actions, weighted."""
-        return float(self.weights.sum()) * self.demonstrations.actions.shape[1]
+        super().__init__(demonstrations, names, start, fitted, read)
+        self.family = family
 
     # ---- values and derivatives ---------------------------------------------------------------------------------
 
@@ -101,12 +79,6 @@ class GaussianObjective:
             (slope,) = torch.autograd.grad(total, leaf)
         return (float(total.detach()), slope) if bool(torch.isfinite(slope).all()) else None
 
-    def log_probs(self, coefficients: Tensor) -> Tensor:
-        """[N], nats, of each demonstration, unweighted; -inf throughout where the coefficients are infeasible."""
-        with torch.no_grad():
-            found = self._log_probs(coefficients.detach())
-        return torch.full_like(self.weights, -torch.inf) if found is None else found
-
     def scores(self, coefficients: Tensor) -> Tensor:
         """[N, F], the gradient of each demonstration's log-likelihood, unweighted."""
         with torch.enable_grad():
@@ -133,36 +105,8 @@ class GaussianObjective:
             raise ValueError(f"the coefficients {leaf.tolist()} are infeasible, where there are no derivatives")
         return found
 
-    # ---- what an estimate asks ----------------------------------------------------------------------------------
-
     def around(
         self, demonstrations: ContinuousDemonstrations, center: tuple[Tensor, Tensor] | None
     ) -> GaussianObjective:
         """The objective of other demonstrations, its local models around them or around other trajectories."""
         return self._read(demonstrations, center)
-
-    def log_prob(self, coefficients: Tensor, demonstrations: Any) -> Tensor:
-        """[N], nats, of other demonstrations, unweighted."""
-        return self._read(demonstrations, None).log_probs(coefficients)
-
-    def model(self, coefficients: Tensor, destination: Any = None) -> Any:
-        """The model with these coefficients in its reward."""
-        if destination is not None:
-            raise ValueError(f"destination is {destination!r}; a model has none: leave it out")
-        return self._fitted(coefficients.detach())
-
-    def sample(self, coefficients: Tensor, n: int, origin: Any, destination: Any, seed: int) -> Any:
-        """N demonstrations of somebody with these coefficients, in the true world."""
-        if origin is not None:
-            raise ValueError(f"origin is {origin!r}; a continuous model draws its own start: replace its initial")
-        model = self.model(coefficients, destination)
-        answer = infer(model, "variational" if hasattr(model, "matrices") else "ilqr")
-        return ContinuousDemonstrations(*answer.sample(n, seed=seed))
-
-    def counts(self, coefficients: Tensor) -> Any:
-        """Refused: vectors are not counted.
-
-        Raises:
-            NotKnown: always.
-        """
-        raise NotKnown("counts", "the estimate of a continuous model", "compare est.sample(n) with the demonstrations")

@@ -12,10 +12,14 @@ import torch
 from torch import Tensor
 
 from cai.inference.gaussian.read import read_problem
-from cai.inference.planning.demonstrated import Family, cost_term, family_around
+from cai.inference.planning.demonstrated import Family, cost_term, family_around, feature_problem
+from cai.inference.planning.problem import PlanningProblem
 from cai.inference.planning.read_model import planning_problem, require_smooth
+from cai.inference.planning.search import no_curvature
 from cai.inverse.continuous.approximation import judge
+from cai.inverse.continuous.asked import Asked
 from cai.inverse.continuous.objective import GaussianObjective
+from cai.inverse.continuous.planned import PlannedObjective
 from cai.inverse.estimation.fitting import Task
 from cai.models.continuous.linear_gaussian import LinearGaussianModel
 from cai.models.continuous.model import ContinuousModel
@@ -24,9 +28,14 @@ from cai.models.demonstrations.continuous import ContinuousDemonstrations
 
 __all__ = ["gaussian_task"]
 
+ROUNDED = 1e-8  # nats, which plans tell
 INFEASIBLE = (
     "with these coefficients a step has no Gaussian policy, as its cost does not rise in every direction of the "
     "action; give start= with larger coefficients of what actions cost"
+)
+UNPLANNED = (
+    "with these coefficients no best plan was found next to what was shown, or one that is no strict minimum of the "
+    "costs; give start= nearer to coefficients that explain it, all costs rising away from what was done"
 )
 
 
@@ -49,8 +58,10 @@ def gaussian_task(model: Any, demonstrations: Any, features: Any, objective: str
         initial=asked.start.clone(),
         scales=_scales(asked),
         doubles=True,
-        explain=lambda coefficients: INFEASIBLE,
-        check=None if isinstance(model, LinearGaussianModel) else partial(judge, asked),
+        explain=lambda coefficients: UNPLANNED if isinstance(asked, PlannedObjective) else INFEASIBLE,
+        check=partial(judge, asked) if isinstance(asked, GaussianObjective) and make is _written else None,
+        newton=isinstance(asked, PlannedObjective),
+        tolerance=ROUNDED if isinstance(asked, PlannedObjective) else None,
     )
 
 
@@ -72,7 +83,7 @@ def _read(model: Any, given: Any) -> ContinuousDemonstrations:
     return given
 
 
-def _scales(asked: GaussianObjective) -> Tensor:
+def _scales(asked: Any) -> Tensor:
     """[F], how far the log-likelihood bends in each coefficient where the search begins; 1 where that is not known."""
     if asked.evaluate(asked.start) is None:
         return torch.ones_like(asked.start)
@@ -191,28 +202,42 @@ class WeightedReward:
         return total
 
 
-def _written(
-    model: ContinuousModel, given: ContinuousDemonstrations, features: Any, center: Any = None
-) -> GaussianObjective:
+def _written(model: ContinuousModel, given: ContinuousDemonstrations, features: Any) -> Asked:
+    """Around plans; around demonstrations where noise that changes moves plans, too."""
     require_smooth(model, "ilqr")
     named = {name: _pair(name, feature) for name, feature in _named(features).items()}
-    paid, final = (tuple(pair[i] for pair in named.values()) for i in range(2))
     problem = planning_problem(model)
+    parts = (tuple(named), torch.ones(len(named), dtype=torch.float64), partial(_with_weights, model, named))
+    if no_curvature(problem, given.states, given.actions) is not None:
+        return _around(model, features, given)
+
+    def paid(coefficients: Tensor) -> PlanningProblem:
+        return planning_problem(_with_weights(model, named, coefficients))
+
+    return PlannedObjective(
+        paid,
+        [feature_problem(problem, *pair) for pair in named.values()],
+        given,
+        *parts,
+        lambda other: _written(model, _read(model, other), features),
+    )
+
+
+def _around(model: ContinuousModel, features: Any, given: Any, center: Any = None) -> GaussianObjective:
+    given, named = _read(model, given), {name: _pair(name, feature) for name, feature in _named(features).items()}
     states, actions = (given.states, given.actions) if center is None else center
-    family = family_around(problem, list(named.values()), states, actions)
-
-    def fitted(coefficients: Tensor) -> ContinuousModel:
-        weights = tuple(coefficients.tolist())
-        ends = WeightedReward(model.final_reward, final, weights)
-        last = ends if model.final_reward is not None or any(final) else None
-        return model.replace(reward=WeightedReward(model.reward, paid, weights), final_reward=last)
-
+    family = family_around(planning_problem(model), list(named.values()), states, actions)
     start = torch.ones(len(named), dtype=torch.float64)
-    return GaussianObjective(family, given, tuple(named), start, fitted, partial(_again, model, features))
+    fitted = partial(_with_weights, model, named)
+    return GaussianObjective(family, given, tuple(named), start, fitted, partial(_around, model, features))
 
 
-def _again(model: ContinuousModel, features: Any, given: Any, center: Any = None) -> GaussianObjective:
-    return _written(model, _read(model, given), features, center)
+def _with_weights(model: ContinuousModel, named: Mapping[str, Any], coefficients: Tensor) -> ContinuousModel:
+    weights = tuple(coefficients.tolist())
+    paid, final = (tuple(pair[i] for pair in named.values()) for i in range(2))
+    ends = WeightedReward(model.final_reward, final, weights)
+    last = ends if model.final_reward is not None or any(final) else None
+    return model.replace(reward=WeightedReward(model.reward, paid, weights), final_reward=last)
 
 
 def _pair(name: str, feature: Any) -> tuple[Any, Any]:

@@ -55,6 +55,7 @@ class Estimate:
         penalised: whether a penalty was part of what was maximised.
         dropped: the demonstrations that were left out, and why, where that was asked for; else None.
         problem: what was fitted.
+        scales: [F], sizes of the free features, by which those of different units are compared; None for ones.
     """
 
     coefficients: pd.Series
@@ -78,6 +79,7 @@ class Estimate:
     penalised: bool
     problem: Problem = field(repr=False)
     dropped: pd.DataFrame | None = None
+    scales: Tensor | None = field(default=None, repr=False)
 
     # ---- numbers ------------------------------------------------------------------------------------------------
 
@@ -172,7 +174,9 @@ class Estimate:
         """
         if not self.free or not bool(torch.isfinite(self.hessian).all()):
             return pd.DataFrame(columns=list(self.free), dtype=float)
-        return pd.DataFrame(spectrum(-self.hessian).directions.numpy(), columns=list(self.free))
+        scales = torch.ones(len(self.free), dtype=torch.float64) if self.scales is None else self.scales
+        flat = spectrum(-self.hessian / scales[:, None] / scales).directions / scales
+        return pd.DataFrame(torch.linalg.qr(flat.T).Q.T.numpy(), columns=list(self.free))
 
     # ---- what follows -------------------------------------------------------------------------------------------
 

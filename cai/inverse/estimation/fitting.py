@@ -44,6 +44,7 @@ class Task:
         default_covariance: unless the user says.
         refused_covariance: {kind: why}, e.g. "hessian" under objective "moments".
         curved: whether the exact Hessian is asked for; without it there are no standard errors.
+        tolerance: the default of `tolerance`, where rounding hides smaller gains; None for that of all fits.
         known_up_to: what flat directions mean ("shaping"): the coefficients of smallest norm are then returned.
         newton: the default of `method`.
         check: says at an estimate (coefficients [F], places of the free ones) whether an approximation can be trusted,
@@ -62,6 +63,7 @@ class Task:
     default_covariance: str = "hessian"
     refused_covariance: dict[str, str] = field(default_factory=dict)
     curved: bool = True
+    tolerance: float | None = None
     known_up_to: str | None = None
     newton: bool = False
     check: Callable[[Tensor, Tensor], tuple[bool, str]] | None = None
@@ -205,10 +207,11 @@ class _Answer:
                     told.append(f"the log-likelihood rises without end along a combination of {', '.join(names_away)}")
                     lost[:] = True
             if len(inner) and not isinstance(settings.penalty, L1):
-                bend = found.hessian * scale[:, None] * scale
+                bend, slopes, size_of = found.hessian[inner][:, inner], scores[:, inner], scale[inner]
                 known = inner[~lost[inner]]
                 if len(known):
-                    whole = covariance_matrix(self.covariance, -bend[inner][:, inner], scores[:, inner], task.objective)
+                    whole = covariance_matrix(self.covariance, -bend, slopes / size_of, task.objective)
+                    whole = whole / size_of[:, None] / size_of
                     kept = ~lost[inner]
                     covariance[known[:, None], known] = whole[kept][:, kept]
         if isinstance(settings.penalty, L1):
@@ -281,6 +284,7 @@ class _Answer:
             penalised=self.settings.penalty is not None,
             problem=task.problem,
             dropped=task.dropped,
+            scales=coordinates.free_scales,
         )
 
 

@@ -17,6 +17,8 @@ from cai.models.trajectory.model import TrajectoryModel
 
 __all__ = ["model_task"]
 
+UNCURVED = 1e-6  # nats, where updates of the search stand for the Hessian
+
 NO_HESSIAN = (
     "the negative inverse Hessian is not the variance under objective 'moments', whose score varies with the noise of "
     "the dynamics, too: true errors are larger; use 'sandwich' or 'cluster'"
@@ -44,6 +46,7 @@ def model_task(model: TrajectoryModel, demonstrations: Any, objective: str) -> T
             scales=torch.ones_like(asked.start),
             explain=_explained(asked),
             curved=False,
+            tolerance=UNCURVED,
             warnings=(NO_ERRORS,),
             **rules,
         )

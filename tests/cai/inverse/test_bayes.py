@@ -79,9 +79,9 @@ def test_ranks_of_the_truth_are_uniform():
         truth = float(rng.normal())
         model = corner(truth)
         drawn = Demonstrations.from_policy(cai.infer(model, "variational"), model, 12, seed)
-        found = fit_bayes(model, drawn, L2(1.0), num_samples=93, chains=1, seed=seed, warmup=60)
-        draws = found.posterior["coefficients"].to_numpy().reshape(-1)[2::3]  # 31, nearly independent
+        found = fit_bayes(model, drawn, L2(1.0), num_samples=30, chains=1, seed=seed, warmup=15)
+        draws = found.posterior["coefficients"].to_numpy().reshape(-1)[::2]  # 15, nearly independent
         ranks.append(int((draws < truth).sum()))
-    counts = np.bincount(np.array(ranks) * bins // 32, minlength=bins)
+    counts = np.bincount(np.array(ranks) * bins // 16, minlength=bins)
     statistic = float(((counts - 200 / bins) ** 2 / (200 / bins)).sum())
     assert gammaincc((bins - 1) / 2, statistic / 2) > FAILURE_RATE

@@ -163,6 +163,19 @@ def test_features_times_c_are_coefficients_over_c(case):
     assert other.log_likelihood == pytest.approx(base.log_likelihood, rel=1e-8)
 
 
+def test_features_in_units_far_apart_have_their_errors(case):
+    """Minutes in micro-units beside left turns in millions: 24 digits between the curvatures, and nothing is flat."""
+    network, trips, _ = case
+    links = network.links.assign(minutes=network.links["minutes"] * 1e6)
+    turns = network.turns.assign(left=network.turns["left"] * 1e-6)
+    other = RouteNetwork(links, turns, network.exits, ends=network.ends, prior=network.prior)
+    one, two = fit(network, trips, features=TOWN), fit(other, trips, features=TOWN)
+    units = np.array([1e6, 1e-6, 1.0])
+    np.testing.assert_allclose(two.coefficients * units, one.coefficients, rtol=1e-8)
+    np.testing.assert_allclose(two.standard_errors * units, one.standard_errors, rtol=1e-8)
+    assert two.null_space().empty
+
+
 def test_two_starts_end_at_one_maximum(case):
     network, trips, _ = case
     one = fit(network, trips, features=TOWN, method="newton")

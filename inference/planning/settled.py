@@ -1,0 +1,238 @@
+"""Plans to the last digits by Newton's steps, and how they move when costs change.
+
+A plan minimises the sum of costs J(a) along mean dynamics f, whose Hessian holds the curvature of the dynamics beside
+that of the costs (Jacobson and Mayne 1970, differential dynamic programming). With the adjoint lambda of the states,
+
+    lambda_t = c_s + gamma f_s' lambda_{t+1},    C~ = c_zz + gamma sum_i lambda_{t+1, i} f_i,zz,    z = (s, a)
+
+a pass with C~ in place of the costs' own Hessian c_zz solves J'' d = -g for a whole trajectory. With g the gradient at
+the plan it is Newton's step; with g the derivative of the gradient by a coefficient, it is that of the plan.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.func import grad
+
+from cai.inference.gaussian.problem import times
+from cai.inference.planning.derivatives import Expansion, along, expand, first_order, second_order
+from cai.inference.planning.local import Improvement, improvement, line_search
+from cai.inference.planning.problem import PlanningProblem, Rollout, Times
+from cai.inference.planning.search import PlanSearch
+
+__all__ = ["SettledPlans", "moved_by", "projected_slope", "settled_plans", "slopes_along"]
+
+ROUGH = 1e-9  # of the cost, that a search may leave to Newton's steps
+NEAR = 1e-7  # of the cost, below which steps are taken whole, as costs do not tell them any more
+EXACT = 1e-20  # of the temperature, that a step promises at the end: 1e-10 of the width of the policy
+STEPS = 40
+SEARCHED = 500
+
+
+class SettledPlans(NamedTuple):
+    """Local optima of the costs, each from a start of its own.
+
+    Attributes:
+        states: [R, T + 1, n].
+        actions: [R, T, m].
+        costs: [R], reward units.
+        local: first and second order of dynamics and costs; Hessians are the costs' own, not projected.
+        whole: the same with the curvature of the dynamics in its Hessians.
+    """
+
+    states: Tensor
+    actions: Tensor
+    costs: Tensor
+    local: Expansion
+    whole: Expansion
+
+    def select(self, rows: Tensor) -> SettledPlans:
+        """Some of the plans, by numbers."""
+        models = [
+            Expansion(*(part[rows] for part in model[:-1]), noise=model.noise) for model in (self.local, self.whole)
+        ]
+        return SettledPlans(self.states[rows], self.actions[rows], self.costs[rows], *models)
+
+
+@torch.no_grad()
+def settled_plans(
+    problem: PlanningProblem, starts: Tensor, actions: Tensor, *, search: bool = True
+) -> SettledPlans | None:
+    """The plans near given actions; None where one is not found, or is no strict minimum.
+
+    Args:
+        problem: dynamics and costs; the covariance of its noise does not change.
+        starts: [R, n].
+        actions: [R, T, m], where to begin.
+        search: whether to begin with the safeguarded steps of `ilqr`; else, near a plan, with Newton's at once.
+    """
+    if search:
+        found = _searched(problem, starts, actions)
+        if found is None:
+            return None
+        actions = found
+    taken, passed = problem.follow(lambda state, t: actions[:, t], (len(starts),), starts)
+    states, actions, costs = passed.states, taken, passed.costs
+    before = float("inf")
+    for _ in range(STEPS):
+        local = expand(problem, states, actions, projected=False)
+        whole = local._replace(hessian=local.hessian + _bent(problem, states, actions, local))
+        advice = improvement(problem, whole, torch.zeros(len(starts), dtype=states.dtype))
+        if not bool(advice.sound.all()):
+            return None
+        size = costs.abs().clamp(min=problem.temperature)
+        promised = float((advice.promised / problem.temperature).max())
+        if promised <= EXACT or (promised >= before / 4 and bool((advice.promised <= 1e-12 * size).all())):
+            return SettledPlans(states, actions, costs, local, whole)
+        before = promised
+        if bool((advice.promised <= NEAR * size).all()):
+            actions, passed = _whole_step(problem, states, actions, advice)
+        else:
+            actions, passed = line_search(problem, states, actions, advice)
+            if not bool((passed.costs < costs).all()):
+                return None
+        states, costs = passed.states, passed.costs
+    return None
+
+
+def _searched(problem: PlanningProblem, starts: Tensor, actions: Tensor) -> Tensor | None:
+    """[R, T, m] that `ilqr` makes of given actions; None where it does not converge from one of them."""
+    unasked: Any = None  # a search that is stepped by hand is not asked for an answer
+    search = PlanSearch("", SEARCHED, ROUGH, lambda _: problem, lambda _, seed: actions, unasked, starts)
+    state = search.init(None, seed=0)
+    for _ in range(SEARCHED):
+        if state.status is not None:
+            break
+        state, _ = search.step(state)
+    return state.actions if bool(state.converged.all()) else None
+
+
+def _whole_step(
+    problem: PlanningProblem, states: Tensor, actions: Tensor, advice: Improvement
+) -> tuple[Tensor, Rollout]:
+    bases = actions + advice.offset
+
+    def act(state: Tensor, t: int) -> Tensor:
+        return bases[:, t] + times(advice.gain[:, t], state - states[:, t])
+
+    return problem.follow(act, (len(states),), states[:, 0])
+
+
+def _bent(problem: PlanningProblem, states: Tensor, actions: Tensor, local: Expansion) -> Tensor:
+    """[R, T, n + m, n + m], gamma sum_i lambda_{t+1, i} f_i,zz."""
+    n, horizon = problem.state_dim, problem.horizon
+    ahead, adjoint = [], local.final_gradient
+    for t in reversed(range(horizon)):
+        kept = problem.discount if t < horizon - 1 else 1.0
+        adjoint = kept * adjoint
+        ahead.append(adjoint)
+        adjoint = local.gradient[:, t, :n] + times(local.slope[:, t, :, :n].mT, adjoint)
+    weights = torch.stack(ahead[::-1], 1)
+
+    def weighed(s: Tensor, a: Tensor, t: Times) -> tuple[Tensor]:
+        at = weights if isinstance(t, Tensor) else weights[:, t]
+        z = torch.cat([s, a], -1)
+        return (second_order(lambda x: (at * problem.mean_step(x[..., :n], x[..., n:], t)).sum(-1), z)[1],)
+
+    (found,) = along(problem, "mean_step", weighed)(states[:, :-1], actions)
+    return found
+
+
+@torch.no_grad()
+def moved_by(
+    problem: PlanningProblem, plans: SettledPlans, gradients: Tensor, final_gradients: Tensor
+) -> tuple[Tensor, Tensor]:
+    """How plans move with F coefficients of their costs: states [R, F, T + 1, n] and actions [R, F, T, m].
+
+    Args:
+        problem: as for `settled_plans`.
+        plans: R of them.
+        gradients: [R, F, T, n + m], of the stage cost of each coefficient at the plan.
+        final_gradients: [R, F, n].
+    """
+    rows, features, horizon, d = gradients.shape
+    n = problem.state_dim
+
+    def each(part: Tensor) -> Tensor:
+        return part[:, None].expand(-1, features, *part.shape[1:]).reshape(rows * features, *part.shape[1:])
+
+    whole = plans.whole
+    asked = whole._replace(
+        slope=each(whole.slope),
+        gradient=gradients.reshape(-1, horizon, d),
+        hessian=each(whole.hessian),
+        final_gradient=final_gradients.reshape(-1, n),
+        final_hessian=each(whole.final_hessian),
+    )
+    advice = improvement(problem, asked, torch.zeros(rows * features, dtype=gradients.dtype))
+    state = gradients.new_zeros(rows * features, n)
+    states, actions = [state], []
+    for t in range(horizon):
+        actions.append(advice.offset[:, t] + times(advice.gain[:, t], state))
+        state = times(asked.slope[:, t], torch.cat([state, actions[-1]], -1))
+        states.append(state)
+    return (
+        torch.stack(states, 1).reshape(rows, features, horizon + 1, n),
+        torch.stack(actions, 1).reshape(rows, features, horizon, -1),
+    )
+
+
+def slopes_along(
+    problem: PlanningProblem, plans: SettledPlans, states: Tensor, actions: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Derivatives of the local models when plans move: of F_t, of the costs' Hessians, and of the final one.
+
+    Args:
+        problem: as for `settled_plans`.
+        plans: R of them.
+        states: [R, F, T + 1, n], by how much they move.
+        actions: [R, F, T, m].
+
+    Returns:
+        [R, F, T, n, n + m], [R, F, T, n + m, n + m], [R, F, n, n].
+    """
+    n, moves = problem.state_dim, torch.cat([states[..., :-1, :], actions], -1)
+    shape = moves.shape[:2]
+
+    def at(part: Tensor) -> Tensor:
+        return part[:, None].expand(*shape, *part.shape[1:]).contiguous()
+
+    def derived(s: Tensor, a: Tensor, t: Times, name: str) -> tuple[Tensor]:
+        z = torch.cat([s, a], -1)
+        way = moves if isinstance(t, Tensor) else moves[..., t, :]
+
+        def function(x: Tensor) -> Tensor:
+            found: Tensor = getattr(problem, name)(x[..., :n], x[..., n:], t)
+            return found
+
+        if name == "cost":
+            return (_hessian_along(function, z, way),)
+        return (first_order(lambda x: times(first_order(function, x), way), z),)
+
+    found = []
+    for name in ("mean_step", "cost"):
+        step = along(problem, name, lambda s, a, t, name=name: derived(s, a, t, name))
+        found.append(step(at(plans.states[:, :-1]), at(plans.actions))[0])
+    last = _hessian_along(problem.final_cost, at(plans.states[:, -1]), states[..., -1, :])
+    return found[0], found[1], last
+
+
+def _hessian_along(function: Callable[[Tensor], Tensor], z: Tensor, way: Tensor) -> Tensor:
+    """[..., d, d], the derivative of the Hessian of a function [..., d] -> [...] along [..., d]."""
+    return second_order(lambda x: (grad(lambda y: function(y).sum())(x) * way).sum(-1), z)[1]
+
+
+def projected_slope(matrix: Tensor, slope: Tensor) -> Tensor:
+    """The derivative of `project(matrix)` when a matrix [..., d, d] moves by a slope (Daleckii and Krein 1965)."""
+    values, vectors = torch.linalg.eigh(matrix)
+    kept = values.clamp(min=0)
+    apart = values[..., :, None] - values[..., None, :]
+    same = apart.abs() <= 1e-12 * values.abs().amax(-1)[..., None, None].clamp(min=1e-300)
+    share = (kept[..., :, None] - kept[..., None, :]) / torch.where(same, torch.ones_like(apart), apart)
+    both = ((values > 0)[..., :, None] & (values > 0)[..., None, :]).to(values.dtype)
+    share = torch.where(same, both, share)
+    return vectors @ (share * (vectors.mT @ slope @ vectors)) @ vectors.mT
