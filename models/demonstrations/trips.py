@@ -76,8 +76,8 @@ def read_trips(network: RouteNetwork, trips: Any, drop: Literal["report"] | None
         drop: None refuses the first trip that does not fit; "report" leaves such trips out and lists them.
 
     Raises:
-        ValueError: if a trip does not fit, with the trip, the position, the row (from 0) and the links; if a (trip, position) is listed
-            twice; if no trip is left.
+        ValueError: if a trip does not fit, with the trip, the position, the row (from 0) and the links; if a (trip,
+            position) is listed twice; if no trip is left.
     """
     if drop not in (None, "report"):
         raise ValueError(f"drop is {drop!r}; expected None or 'report'")
