@@ -67,7 +67,7 @@ def to_latex(block: str) -> str:
 
 
 def _line(text: str) -> str:
-    parts = re.split(r" {3,}", text.strip())
+    parts = re.split(r" {3,}", re.sub(r" +(?==)", " ", text.strip()))  # lines are aligned at their equality signs
     return r" \qquad ".join(_matrices(part) for part in parts)
 
 
@@ -91,7 +91,9 @@ def _formula(text: str) -> str:
 
     def close_words() -> None:
         if words:
-            made.append(rf"\text{{ {' '.join(words)} }}".replace("_", r"\_"))
+            before = r"\ " if "".join(made).endswith(" ") else ""
+            after = r"\ " if place < len(tokens) and tokens[place - 1].isspace() else ""
+            made.append(before + rf"\text{{{' '.join(words)}}}".replace("_", r"\_") + after)
             words.clear()
 
     while place < len(tokens):
@@ -110,7 +112,7 @@ def _formula(text: str) -> str:
             close_words()
         place += 1
     close_words()
-    return "".join(made).replace(r"\text{ proportional to }", r"\propto ")
+    return re.sub(r"(\\ )?\\text\{proportional to\}(\\ )?", r"\\propto ", "".join(made))
 
 
 def _script(tokens: list[str], place: int) -> tuple[str, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
 from pathlib import Path
@@ -59,10 +60,18 @@ def read_page(text: str) -> Page:
     return reader.page
 
 
-def problems(site: Path) -> list[str]:
-    """What is wrong with the pages below a folder, as sentences; empty if nothing is."""
+def problems(site: Path, required: Mapping[str, Iterable[str]] | None = None) -> list[str]:
+    """What is wrong with the pages below a folder, as sentences; empty if nothing is.
+
+    Args:
+        site: the folder.
+        required: {page: the ids that it must have}.
+    """
     pages = {path: read_page(path.read_text(encoding="utf-8")) for path in sorted(site.rglob("*.html"))}
     found = [] if pages else [f"{site} holds no page"]
+    for name, ids in (required or {}).items():
+        held = pages[site / name].ids if site / name in pages else set()
+        found += [f"{name} has no place called {wanted}" for wanted in ids if wanted not in held]
     for path, page in pages.items():
         here = path.relative_to(site).as_posix()
         for address in page.loaded:

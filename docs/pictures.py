@@ -24,7 +24,7 @@ from cai.pictures import MASS_MAP, plot_action_values, plot_learning, plot_map, 
 
 __all__ = ["BACKEND_PICTURES", "draw_all"]
 
-LEARNED_STEPS = 30_000
+LEARNED_STEPS = 100_000
 VISITS = "expected visits (of an end: its probability)"
 
 
@@ -104,7 +104,7 @@ BACKEND_PICTURES: dict[str, tuple[Callable[[], Figure], str]] = {
     "ilqr": (partial(steered, "ilqr", restarts=2), "Dubins' car: the plan, and runs of its policy in the true world."),
     "aico": (partial(steered, "aico"), "Dubins' car: trajectories of the answer."),
     "mppi": (
-        partial(steered, "mppi", num_samples=300, lookahead=20),
+        partial(steered, "mppi", lookahead=30),
         "Dubins' car: the plan, and the trajectories that it weighs at the start.",
     ),
     **{
@@ -127,9 +127,10 @@ BACKEND_PICTURES: dict[str, tuple[Callable[[], Figure], str]] = {
 
 
 def draw_all(folder: Path) -> None:
-    """Draws every picture as backends-NAME.png and zoo-NAME.png, on every processor there is."""
+    """Draws every picture as backends-NAME.png and zoo-NAME.png, in two processes."""
     folder.mkdir(parents=True, exist_ok=True)
-    tasks = [(kind, name) for kind, names in (("backends", BACKEND_PICTURES), ("zoo", zoo_names())) for name in names]
+    tasks = [("backends", name) for name in reversed(BACKEND_PICTURES)]  # the slow ones first
+    tasks += [("zoo", name) for name in zoo_names()]
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
         for _ in pool.map(partial(_draw, folder), tasks):
             pass

@@ -130,7 +130,7 @@ function drawLottery(model, found) {
         ["wins, as it believes", won, TARGET.believed],
         ["wins, really", model.outcomes[model.start][1][0].chance, TARGET.real],
       ]),
-      "Won, the gamble costs nothing; lost, it costs 10. The safe action costs 1.",
+      `Won, the gamble costs nothing; lost, it costs ${-TABLES.lottery.lose_reward}. The safe action costs ${-TABLES.lottery.safe_reward}.`,
     ),
   ];
 }

@@ -170,7 +170,7 @@ class NetworkBackend(LearnerOptions):
         return self.buffer_size
 
     def memory(self, model: Any) -> Need:
-        """About what `run` will take."""
+        """The memory that `run` will need for this model, by estimate; `infer` refuses what does not fit."""
         if not isinstance(model, (EnvironmentModel, World)):
             return super().memory(model)
         width = 2 * self._interface(model).size + 8

@@ -126,12 +126,11 @@ class TiltedDynamics(OutcomeDynamics):
 
     def step(self, t: int) -> Step:
         weights, ratios = self._ratios(t, self.values[t + 1])
-        moved = self._moved(weights, ratios)
-        divergence = self._divergence(weights, ratios)
-        if self.model.discount == 1:
-            return Step(moved, None, divergence)
-        alive, fallen = moved.split(self.model.mdp.num_outcomes, -1)
-        return Step(alive, fallen, divergence)
+        return Step(*self._split(self._moved(weights, ratios)), self._divergence(weights, ratios))
+
+    def outcomes(self, t: int) -> tuple[Tensor, Tensor]:
+        alive, fallen = self._split(self._moved(*self._ratios(t, self.values[t + 1])))
+        return alive, torch.zeros_like(alive) if fallen is None else fallen
 
     def log_outcomes(self, t: int) -> tuple[Tensor, Tensor]:
         weights, ratios = self._ratios(t, self.values[t + 1])
@@ -195,6 +194,13 @@ class TiltedDynamics(OutcomeDynamics):
         else:
             ratios = tilted_log_ratio(weights, worth, self.eta)
         return weights, torch.where(model.live[:, None, None], ratios, torch.zeros_like(ratios))
+
+    def _split(self, moved: Tensor) -> tuple[Tensor, Tensor | None]:
+        """(what goes on, what falls) of chances of all outcomes; the second is None without a discount."""
+        if self.model.discount == 1:
+            return moved, None
+        alive, fallen = moved.split(self.model.mdp.num_outcomes, -1)
+        return alive, fallen
 
     @staticmethod
     def _moved(weights: Tensor, ratios: Tensor) -> Tensor:

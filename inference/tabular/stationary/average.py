@@ -36,8 +36,9 @@ from cai.inference.tabular.stationary.iteration import (
     q_values_at,
     solve_group,
 )
+from cai.inference.tabular.stationary.listing import steps_of
 from cai.inference.tabular.stationary.solve import Solution
-from cai.inference.tabular.stationary.steps import Steps, steps_of
+from cai.inference.tabular.stationary.steps import Steps
 from cai.models.trajectory.model import TrajectoryModel
 
 __all__ = ["average_messages"]

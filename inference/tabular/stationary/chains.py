@@ -200,6 +200,8 @@ def _class_law(model: TrajectoryModel, moves: Tensor, inside: Tensor, reference:
 
 def pays_for_ever(model: TrajectoryModel, policy: Tensor, dynamics: OutcomeDynamics) -> bool:
     """Whether the chain can come to where it earns nothing for ever by a policy [S, A] that departs from the prior."""
+    if model.discount < 1:
+        return False
     alive, fallen = (part.detach() for part in dynamics.outcomes(0))
     policy = policy.detach()
     ended = ended_states(model, policy, alive, fallen)

@@ -18,6 +18,7 @@ __all__ = [
 ]
 
 Array = np.ndarray[Any, Any]
+WAVES = 4  # looks at every edge before a search, which costs more than all of them
 
 
 def _graph(sources: Array, targets: Array, number: int) -> Any:
@@ -28,11 +29,13 @@ def _graph(sources: Array, targets: Array, number: int) -> Any:
 
 def reaching(sources: Array, targets: Array, goal: Array) -> Array:
     """Bool [N]: states with a path to the goal, bool [N], along edges; the goal included."""
-    near = goal.copy()
-    near[sources[goal[targets]]] = True
-    if near.all():  # as under a discount, where every state leads to the end at once
-        return near
-    return next_hops(sources, targets, goal) >= -1
+    near, count = goal.copy(), -1
+    for _ in range(WAVES):  # under a discount every state leads to the end at once, and where all lead to many, soon
+        before, count = count, np.count_nonzero(near)
+        if count in (before, len(near)):
+            return near
+        near[sources[near[targets]]] = True
+    return next_hops(sources, targets, near) >= -1
 
 
 def next_hops(sources: Array, targets: Array, goal: Array) -> Array:

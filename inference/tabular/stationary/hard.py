@@ -55,6 +55,8 @@ def _stopping(steps: Steps, where: Array) -> tuple[Steps, Array]:
         (the problem, int [R], which pair each of its pairs was, -1 for those that stop).
     """
     count, number = len(steps.states), len(where)
+    if not number:  # then nothing was merged, and all is in order
+        return steps, np.arange(count)
     states, ones, nothing = np.append(steps.states, where), np.ones(number), np.zeros(number)
     order = np.argsort(states, kind="stable")
     rank = np.empty_like(order)

@@ -22,10 +22,11 @@ from cai.inference.tabular.stationary.chains import ChainSystems, ended_states
 from cai.inference.tabular.stationary.classify import usable
 from cai.inference.tabular.stationary.graphs import reaching
 from cai.inference.tabular.stationary.hard import by_outcome, solve_hard
+from cai.inference.tabular.stationary.listing import steps_of
 from cai.inference.tabular.stationary.newton import as_good
 from cai.inference.tabular.stationary.own import solve_own
 from cai.inference.tabular.stationary.solve import Solution, solve_by_backups, solve_soft
-from cai.inference.tabular.stationary.steps import Steps, steps_of
+from cai.inference.tabular.stationary.steps import Steps
 from cai.models.common.numerics import certainty_equivalent
 from cai.models.trajectory.model import TrajectoryModel
 
@@ -98,7 +99,7 @@ class Fits:
     """Whether errors [N] of values [N] are within the tolerance; see `Settling`."""
 
     def __init__(self, steps: Steps, met: Array, tolerance: float) -> None:
-        paid = np.append(steps.rewards[met[steps.states]], steps.gains[met[steps.sources]])
+        paid = steps.rewards[met[steps.states]] if steps.eta == 0 else steps.gains[met[steps.sources]]  # others are 0
         paid = paid[np.isfinite(paid)]
         self.tolerance, self.largest = tolerance, float(np.abs(paid).max(initial=0.0))
         self.one_sign = bool((paid >= 0).all() or (paid <= 0).all())

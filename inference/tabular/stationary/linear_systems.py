@@ -20,7 +20,7 @@ subtracts, or by an LU whose residual, taken from differences x_s - x_s', is wor
 If rho(M) < 1, I - M is a nonsingular M-matrix: elimination needs no pivoting, and keeps the signs that it has (Berman
 and Plemmons 1994, chapter 6). (I - M)^-1 1 is then positive; conversely, a y > 0 with (I - M) y > 0 shows rho(M) < 1.
 
-Everything is computed in float64; all but LU of [N, N] on the CPU, wherever the tensors live.
+Everything is computed in float64 and on the CPU, wherever the tensors live.
 """
 
 from __future__ import annotations
@@ -237,9 +237,8 @@ class LinearSystem:
         if not np.isfinite(self._matrix.data).all():
             return None
         if self.method == "dense":
-            matrix = torch.from_numpy(self._matrix.toarray()).to(self._entries.device)
-            factors, pivots, info = torch.linalg.lu_factor_ex(matrix)
-            return (factors, pivots) if int(info) == 0 else None
+            factors, pivots, info = torch.linalg.lu_factor_ex(torch.from_numpy(self._matrix.toarray()))
+            return (factors.numpy(), pivots.numpy() - 1) if int(info) == 0 else None  # scipy counts rows from 0
         if self.method == "iterate":
             return self._matrix
         try:
@@ -327,6 +326,8 @@ class LinearSystem:
 
     def _solved(self, sides: np.ndarray, transposed: bool, corrected: bool = True) -> np.ndarray | None:
         """What the factors of `_matrix` say, corrected once."""
+        from scipy.linalg import get_lapack_funcs
+
         factor = self._factor
         if factor is None:
             return None
@@ -336,9 +337,8 @@ class LinearSystem:
             return np.stack(columns, -1) if len(columns) == sides.shape[1] else None
 
         def once(b: np.ndarray) -> np.ndarray:
-            if self.method == "dense":  # A^T x = b; A = P L U, and `adjoint` of a real matrix is its transpose
-                solved = torch.linalg.lu_solve(*factor, torch.from_numpy(b).to(factor[0].device), adjoint=transposed)
-                return np.asarray(solved.cpu().numpy())
+            if self.method == "dense":
+                return np.asarray(get_lapack_funcs("getrs", dtype=np.float64)(*factor, b, trans=int(transposed))[0])
             return np.asarray(self._factor.solve(b, trans="T" if transposed else "N"))
 
         if not corrected:

@@ -75,7 +75,8 @@ class Chains:
 
     def __init__(self, steps: Steps) -> None:
         number = steps.number
-        self.steps, self.inside = steps, steps.targets < number
+        inside = steps.targets < number
+        self.steps, self.inside, self.out = steps, np.flatnonzero(inside), np.flatnonzero(~inside)
         rows, columns = steps.sources[self.inside], steps.targets[self.inside]
         self.places: Array | None = None  # in the full table, where most of it is listed, and more than once
         if number <= DENSE_LIMIT and len(rows) > number**2:
@@ -91,8 +92,8 @@ class Chains:
             weights: [E], the probability of each edge given its state.
             cut: bool [E], edges at which the chain ends, besides those into the end.
         """
-        weights, number = weights.astype(np.float64), self.steps.number
-        out = ~self.inside if cut is None else ~self.inside | cut
+        weights, number = weights.astype(np.float64, copy=False), self.steps.number
+        out = self.out if cut is None else np.append(self.out, self.inside[cut[self.inside]])
         exits = np.bincount(self.steps.sources[out], weights[out], number)
         inner = (weights if cut is None else np.where(cut, 0.0, weights))[self.inside]
         if self.places is not None:
@@ -223,7 +224,7 @@ def value_of_prior(steps: Steps, chains: Chains) -> Values | None:
     if steps.eta != 0:
         paid = paid + np.log(kept) / steps.eta
     side = np.add.reduceat(policy * paid, steps.first_pairs) + np.log(taken)
-    found = chains.solve(Moves(nothing, nothing, paid, policy, policy[steps.pairs] * chances), side)
+    found = chains.solve(Moves(nothing, nothing, paid, policy, chances, steps.pairs), side)
     return None if found is None else steps.values(found)
 
 
@@ -257,10 +258,12 @@ def grows(steps: Steps, values: Values, rounds: bool = True) -> Array | None:
         fastest, every = sign * moved >= 0.5 * largest, np.ones(steps.number, dtype=bool)
         for leading, tries in (fastest, 1), (every, PEELS if count == 1 else 2):
             for _ in range(tries):
+                if not leading.any():
+                    break
                 pushed = values.moved(np.where(leading, far, 0.0))
                 least = 100 * count * steps.moves(pushed).rounding
                 goes_on = leading & (sign * _moved(steps, pushed, count) > least)
-                if (goes_on == leading).all() and leading.any():
+                if (goes_on == leading).all():
                     return leading
                 leading = goes_on
     return None

@@ -18,14 +18,12 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-import torch
 
-from cai.models.trajectory.model import TrajectoryModel
-
-__all__ = ["TINY", "Moves", "Steps", "Values", "log_mean_exp", "steps_of", "summed"]
+__all__ = ["TINY", "Moves", "Steps", "Values", "log_mean_exp", "summed"]
 
 Array = np.ndarray[Any, Any]
 TINY = float(np.finfo(np.float64).tiny)  # nats: what is less is 0 to whoever reads the answer
+BLOCK = 1 << 14  # edges that are looked at together
 LONG_LIMIT = 100_000  # edges up to which everything is computed in long double
 
 
@@ -64,14 +62,21 @@ class Moves:
         rounding: [N], what delta may be wrong by.
         advantages: [R], of the pairs: the certainty equivalent of x.
         policy: [R], pi(a | s) of the pairs.
-        weights: [E], the probability of an edge given its state.
+        outcomes: [E], the probability of an edge given its pair.
+        pairs: int [E], the pair of each edge.
     """
 
     delta: Array
     rounding: Array
     advantages: Array
     policy: Array
-    weights: Array
+    outcomes: Array
+    pairs: Array
+
+    @cached_property
+    def weights(self) -> Array:
+        """[E], the probability of an edge given its state."""
+        return self.policy[self.pairs] * self.outcomes
 
     @property
     def left(self) -> float:
@@ -129,9 +134,22 @@ class Steps:
         return np.searchsorted(self.states, np.arange(self.number))
 
     @cached_property
+    def blocks(self) -> list[tuple[slice, slice]]:
+        """(pairs, edges) of blocks: whole pairs, and about as many edges as a core's cache holds numbers of."""
+        firsts = np.searchsorted(self.first_edges, np.arange(0, len(self.pairs), BLOCK))
+        bounds = np.unique(np.append(firsts, len(self.states)))
+        ends = np.append(self.first_edges, len(self.pairs))[bounds]
+        return [(slice(*bounds[i : i + 2].tolist()), slice(*ends[i : i + 2].tolist())) for i in range(len(bounds) - 1)]
+
+    @cached_property
     def dtype(self) -> Any:
         """What is computed in: long double up to 100,000 edges, else float64."""
         return np.longdouble if len(self.pairs) <= LONG_LIMIT else np.float64
+
+    @cached_property
+    def weighed(self) -> Array:
+        """[E], `chances` in the numbers that are computed in."""
+        return self.chances.astype(self.dtype, copy=False)
 
     def at(self, dtype: Any) -> Steps:
         """The same, computed in long double or float64."""
@@ -198,27 +216,24 @@ class Steps:
         dtype = self.dtype
         eps = float(np.finfo(dtype).eps)
         high, low = np.append(values.high, 0).astype(dtype), np.append(values.low, 0).astype(dtype)
-        x = (high[self.targets] - high[self.sources]) + (low[self.targets] - low[self.sources])
-        apart = np.abs(x) + np.abs(self.gains)
-        x += self.gains
-        chances = self.chances.astype(dtype)
+        apart = bool(low.any())
+        advantages, size = np.empty(len(self.states), dtype), np.empty(len(self.states), dtype)
+        outcomes = self.weighed if self.eta == 0 else np.empty(len(self.pairs), dtype)
+        for pairs, edges in self.blocks:
+            x = high[self.targets[edges]]
+            x -= high[self.sources[edges]]
+            if apart:
+                x += low[self.targets[edges]] - low[self.sources[edges]]
+            if self.eta == 0:  # gains are 0
+                x *= outcomes[edges]
+                first = self.first_edges[pairs] - edges.start
+                advantages[pairs] = np.add.reduceat(x, first)
+                size[pairs] = np.add.reduceat(np.abs(x, out=x), first)
+            else:
+                advantages[pairs], outcomes[edges], size[pairs] = self._weighed_by_worth(x, pairs, edges)
         if self.eta == 0:
-            weights = chances
             rewards = self.rewards.astype(dtype)
-            advantages = rewards + np.add.reduceat(weights * x, self.first_edges)
-            size = np.abs(rewards) + np.add.reduceat(weights * np.abs(x), self.first_edges)
-        elif math.isinf(self.eta):
-            sign = 1.0 if self.eta > 0 else -1.0
-            advantages = sign * np.maximum.reduceat(sign * x, self.first_edges)
-            tight = np.where(sign * x >= (sign * advantages)[self.pairs], chances, 0)
-            weights = tight / np.add.reduceat(tight, self.first_edges)[self.pairs]
-            size = np.abs(advantages) + np.add.reduceat(weights * apart, self.first_edges)
-        else:
-            advantages, weights, size = log_mean_exp(
-                self.eta * x, chances, self.pairs, self.first_edges, self.lost.astype(dtype)
-            )
-            advantages, size = advantages / self.eta, size / abs(self.eta)
-            size = size + np.add.reduceat(weights * apart, self.first_edges)
+            advantages, size = rewards + advantages, np.abs(rewards) + size
         if chosen is not None:
             policy = np.zeros(len(self.states), dtype)
             policy[chosen] = 1
@@ -234,7 +249,32 @@ class Steps:
         rounding = np.add.reduceat(policy * size, self.first_pairs) + (0 if chosen is not None or self.hard else own)
         # Among states of one value, differences shrink with every step: no digit is left below those of high and low.
         least = eps * eps * np.abs(high[:-1])
-        return Moves(delta, 3 * eps * rounding + least, advantages, policy, policy[self.pairs] * weights)
+        return Moves(delta, 3 * eps * rounding + least, advantages, policy, outcomes, self.pairs)
+
+    def _weighed_by_worth(self, x: Array, pairs: slice, edges: slice) -> tuple[Array, Array, Array]:
+        """(advantages, outcomes, numbers whose rounding is in the advantages) of a block, where eta is not 0.
+
+        Args:
+            x: v(s') - v(s) on its edges; overwritten.
+            pairs: of the block.
+            edges: of the block.
+        """
+        first, groups, chances = (
+            self.first_edges[pairs] - edges.start,
+            self.pairs[edges] - pairs.start,
+            self.weighed[edges],
+        )
+        apart = np.abs(x) + np.abs(self.gains[edges])
+        x += self.gains[edges]
+        if math.isinf(self.eta):
+            sign = 1.0 if self.eta > 0 else -1.0
+            advantages = sign * np.maximum.reduceat(sign * x, first)
+            tight = np.where(sign * x >= (sign * advantages)[groups], chances, 0)
+            outcomes = tight / np.add.reduceat(tight, first)[groups]
+            return advantages, outcomes, np.abs(advantages) + np.add.reduceat(outcomes * apart, first)
+        x *= self.eta
+        logs, outcomes, size = log_mean_exp(x, chances, groups, first, self.lost[pairs].astype(self.dtype))
+        return logs / self.eta, outcomes, size / abs(self.eta) + np.add.reduceat(outcomes * apart, first)
 
 
 def summed(places: Array, parts: Array, number: int) -> Array:
@@ -273,90 +313,3 @@ def log_mean_exp(x: Array, weights: Array, groups: Array, first: Array, lost: Ar
     found = np.where(near, np.log1p(close), largest + logs)
     size = np.where(near, apart, 1 + np.abs(largest) + np.abs(logs)) + np.abs(found)
     return found, terms / sums[groups], size
-
-
-def steps_of(model: TrajectoryModel, eta: float, hard: bool) -> Steps:
-    """The list of what may happen in a model over an infinite horizon; pairs and edges of -inf are still in it.
-
-    A pair whose expected reward is -inf has `rewards` of -inf; an edge that is forbidden has `gains` of -inf.
-    """
-    mdp, discount = model.mdp, float(model.discount)
-    with torch.no_grad():
-        possible = (model.action_prior > 0)[..., None] & (mdp.probabilities > 0) & model.live[:, None, None]
-        states, actions, _ = (part.cpu().numpy() for part in torch.nonzero(possible, as_tuple=True))
-        chances = mdp.probabilities[possible].double().cpu().numpy()
-        targets = mdp.successors().expand(possible.shape)[possible].cpu().numpy()
-        rewards = model.log_potential(0).expand(possible.shape)[possible].double().cpu().numpy()
-        prior = model.action_prior.double().cpu().numpy()
-        terminal = mdp.terminal.cpu().numpy()
-    number = mdp.num_states
-    targets = np.where(terminal[targets], number, targets)
-    key = states * mdp.num_actions + actions
-    fresh = np.ones(len(key), dtype=bool)
-    fresh[1:] = key[1:] != key[:-1]
-    pairs = np.cumsum(fresh) - 1
-    of_state, of_action = states[fresh], actions[fresh]
-    count = len(of_state)
-    chances, offered = _whole(chances, pairs), _whole(prior[of_state, of_action], of_state)
-    means = np.zeros(count)
-    if eta == 0:
-        with np.errstate(invalid="ignore"):
-            means = np.add.reduceat(chances * rewards, np.flatnonzero(fresh)) if count else means
-        rewards = np.zeros_like(rewards)
-    parts = (pairs, targets, chances, rewards)
-    if discount < 1:
-        parts = _falling(*parts, np.flatnonzero(fresh), number, discount)
-    nothing = np.zeros(count)
-    return Steps(number, float(eta), hard, of_state, of_action, offered, means, *parts, nothing, np.zeros(number))
-
-
-def _falling(
-    pairs: Array, targets: Array, chances: Array, gains: Array, first: Array, number: int, discount: float
-) -> tuple[Array, Array, Array, Array]:
-    """Edges [E] and those of a discount, which fall into the end: one behind each pair's, or one behind each edge.
-
-    One is enough where all edges of every pair have the same gain.
-
-    Args:
-        pairs: int [E], ascending.
-        targets: int [E].
-        chances: [E].
-        gains: [E].
-        first: int [R], the first edge of each pair.
-        number: N, the number of the end.
-        discount: below 1.
-    """
-    alike = bool((gains == gains[first][pairs]).all())
-    rows = np.arange(len(first)) if alike else pairs
-    missing = np.full(len(rows), 1 - discount) if alike else (1 - discount) * chances
-    old = np.arange(len(pairs)) + (pairs if alike else np.arange(len(pairs)))
-    new = np.append(first[1:], len(pairs)) + rows if alike else old + 1
-    falls = (rows, np.full(len(rows), number), missing, gains[first] if alike else gains)
-
-    def both(edges: Array, others: Array) -> Array:
-        found = np.empty(len(old) + len(new), dtype=edges.dtype)
-        found[old], found[new] = edges, others
-        return found
-
-    kept = (pairs, targets, discount * chances, gains)
-    return both(kept[0], falls[0]), both(kept[1], falls[1]), both(kept[2], falls[2]), both(kept[3], falls[3])
-
-
-def _whole(chances: Array, groups: Array) -> Array:
-    """Probabilities in long double, the largest of each group being what the others leave of 1.
-
-    Args:
-        chances: [E], float64, positive.
-        groups: int [E], ascending: the group of each.
-    """
-    found = chances.astype(np.longdouble)
-    if not len(found):
-        return found
-    fresh = np.append(True, groups[1:] != groups[:-1])
-    first, rank = np.flatnonzero(fresh), np.cumsum(fresh) - 1
-    missing = 1 - np.add.reduceat(found, first)
-    places = np.flatnonzero(chances >= np.maximum.reduceat(chances, first)[rank])[::-1]
-    largest = np.empty_like(first)
-    largest[rank[places]] = places  # of equals the first
-    found[largest] += missing
-    return found

@@ -1,0 +1,106 @@
+"""A stationary problem as a list of what may happen, made of a model's tables."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from cai.inference.tabular.stationary.steps import Steps
+from cai.models.trajectory.model import TrajectoryModel
+
+__all__ = ["steps_of"]
+
+Array = np.ndarray[Any, Any]
+
+
+def steps_of(model: TrajectoryModel, eta: float, hard: bool) -> Steps:
+    """The list of what may happen in a model over an infinite horizon; pairs and edges of -inf are still in it.
+
+    A pair whose expected reward is -inf has `rewards` of -inf; an edge that is forbidden has `gains` of -inf.
+    """
+    mdp, discount = model.mdp, float(model.discount)
+    with torch.no_grad():
+        possible = (model.action_prior > 0)[..., None] & (mdp.probabilities > 0) & model.live[:, None, None]
+        rewards = model.log_potential(0).expand(possible.shape)
+        table = (possible, mdp.probabilities.expand(possible.shape), rewards, mdp.successors().expand(possible.shape))
+        falling = 0 if discount == 1 else 1 if eta == 0 or _alike(possible, rewards) else possible.shape[-1]
+        if falling:
+            table = _with_falls(*table, falling)
+        possible = table[0]
+        states, actions, outcomes = (part.cpu().numpy() for part in torch.nonzero(possible, as_tuple=True))
+        key = states * mdp.num_actions + actions
+        place = key * possible.shape[-1] + outcomes
+        chances, rewards, targets = (part.cpu().numpy().reshape(-1)[place] for part in table[1:])
+        prior = model.action_prior.double().cpu().numpy()
+        terminal = mdp.terminal.cpu().numpy()
+    number = mdp.num_states
+    targets = np.where(terminal[targets], number, targets)
+    first, pairs = _groups(key)
+    of_state, of_action = states[first], actions[first]
+    offered = prior[of_state, of_action]
+    chances, offered = _whole(chances, first, pairs), _whole(offered, *_groups(of_state))
+    means, gains = np.zeros(len(first)), rewards.astype(np.float64)
+    if eta == 0:
+        with np.errstate(invalid="ignore"):
+            means = np.add.reduceat(chances * gains, first) if len(first) else means
+        gains = np.zeros_like(gains)
+    if falling:  # behind the edge, or the last of the edges, with which it falls
+        falls = np.flatnonzero(outcomes == possible.shape[-1] - 1 if falling == 1 else outcomes % 2 == 1)
+        missing = (1 - discount) * (np.ones(len(falls)) if falling == 1 else chances[falls - 1])
+        chances *= discount
+        chances[falls], gains[falls], targets[falls] = missing, gains[falls - 1], number
+    nothing = np.zeros(len(first))
+    parts = (pairs, targets, chances, gains, nothing, np.zeros(number))
+    return Steps(number, float(eta), hard, of_state, of_action, offered, means, *parts)
+
+
+def _alike(possible: Tensor, rewards: Tensor) -> bool:
+    """Whether all outcomes of every pair (s, a) that may happen are paid the same; both are [S, A, K]."""
+    least = torch.where(possible, rewards, torch.inf).amin(-1)
+    return bool((least >= torch.where(possible, rewards, -torch.inf).amax(-1)).all())
+
+
+def _with_falls(
+    possible: Tensor, probabilities: Tensor, rewards: Tensor, successors: Tensor, falling: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Tables [S, A, K] with places for a discount's falls, 0 as yet: one behind all outcomes, or one behind each."""
+    if falling == 1:
+        falls = possible.any(-1, keepdim=True)
+        return (
+            torch.cat([possible, falls], -1),
+            *(functional.pad(part, (0, 1)) for part in (probabilities, rewards, successors)),
+        )
+    others = (
+        torch.stack([part, torch.zeros_like(part)], -1).flatten(-2) for part in (probabilities, rewards, successors)
+    )
+    return (torch.stack([possible, possible], -1).flatten(-2), *others)
+
+
+def _groups(key: Array) -> tuple[Array, Array]:
+    """(the first place of each run of equal numbers [R]; the run of each place [E]) of ascending numbers [E]."""
+    fresh = np.ones(len(key), dtype=bool)
+    np.not_equal(key[1:], key[:-1], out=fresh[1:])
+    return np.flatnonzero(fresh), np.cumsum(fresh) - 1
+
+
+def _whole(chances: Array, first: Array, groups: Array) -> Array:
+    """Probabilities in long double, the largest of each group being what the others leave of 1.
+
+    Args:
+        chances: [E], float64, 0 or more.
+        first: int [R], the first of each group.
+        groups: int [E], ascending: the group of each, by its place in `first`.
+    """
+    found = chances.astype(np.longdouble)
+    if not len(found):
+        return found
+    missing = 1 - np.add.reduceat(found, first)
+    places = np.flatnonzero(chances >= np.maximum.reduceat(chances, first)[groups])[::-1]
+    largest = np.empty_like(first)
+    largest[groups[places]] = places  # of equals the first
+    found[largest] += missing
+    return found
