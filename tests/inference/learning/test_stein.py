@@ -24,7 +24,7 @@ def seeded(seed=0):
 def slope(inputs):
     """Twin Q: 0.4 a_1 + 0.2 a_2 o_1, and more."""
     worth = 0.4 * inputs[:, 3] + 0.2 * inputs[:, 4] * inputs[:, 0]
-    return torch.stack([worth, worth + 1.0])[..., None]
+    return torch.stack([worth - 0.5, worth + 0.5])[..., None]
 
 
 def brain_of(entropy_form=False, log_prior=None):
@@ -46,7 +46,7 @@ def test_the_soft_value_is_the_integral(entropy_form, log_prior):
     axis = torch.linspace(-1, 1, 401)
     actions = torch.cartesian_prod(axis, axis)
     for row, value in zip(seen, found, strict=True):
-        scores = slope(torch.cat([row.expand(len(actions), -1), actions], 1))[0, :, 0] / 0.5
+        scores = slope(torch.cat([row.expand(len(actions), -1), actions], 1)).mean(0)[:, 0] / 0.5
         scores = scores + (0.0 if log_prior is None else log_prior(row, actions))
         total = torch.trapezoid(torch.trapezoid(scores.exp().reshape(401, 401), axis), axis) / 4
         want = 0.5 * (math.log(float(total)) + (math.log(24) if entropy_form else 0.0))  # 24: the volume in its units
@@ -78,7 +78,7 @@ def test_the_sampler_draws_from_its_target(log_prior):
     actions = torch.cartesian_prod(axis, axis)
     for first in (-1.5, 1.5):
         row = torch.tensor([first, 0.0, 0.0])
-        scores = slope(torch.cat([row.expand(len(actions), -1), actions], 1))[0, :, 0] / 0.5
+        scores = slope(torch.cat([row.expand(len(actions), -1), actions], 1)).mean(0)[:, 0] / 0.5
         scores = scores + (0.0 if log_prior is None else log_prior(row, actions))
         weights = torch.softmax(scores, 0)
         mean = (weights[:, None] * actions).sum(0)
