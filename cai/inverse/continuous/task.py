@@ -51,7 +51,7 @@ def gaussian_task(model: Any, demonstrations: Any, features: Any, objective: str
     if model.batch_shape or not model.is_finite:
         raise ValueError("the model is a batch, or its horizon is infinite; fit one model over horizon=N")
     make = _linear if isinstance(model, LinearGaussianModel) else _written
-    asked = make(model, _read(model, demonstrations), features)
+    asked: Any = make(model, _read(model, demonstrations), features)
     return Task(
         objective=asked,
         problem=asked,
@@ -203,7 +203,7 @@ class WeightedReward:
 
 
 def _written(model: ContinuousModel, given: ContinuousDemonstrations, features: Any) -> Asked:
-    """Around plans; around demonstrations where noise that changes moves plans, too."""
+    """Around plans; around demonstrations where there is none to begin with, or noise that changes moves it, too."""
     require_smooth(model, "ilqr")
     named = {name: _pair(name, feature) for name, feature in _named(features).items()}
     problem = planning_problem(model)
@@ -214,13 +214,14 @@ def _written(model: ContinuousModel, given: ContinuousDemonstrations, features: 
     def paid(coefficients: Tensor) -> PlanningProblem:
         return planning_problem(_with_weights(model, named, coefficients))
 
-    return PlannedObjective(
+    planned = PlannedObjective(
         paid,
         [feature_problem(problem, *pair) for pair in named.values()],
         given,
         *parts,
         lambda other: _written(model, _read(model, other), features),
     )
+    return _around(model, features, given) if planned.evaluate(planned.start) is None else planned
 
 
 def _around(model: ContinuousModel, features: Any, given: Any, center: Any = None) -> GaussianObjective:
