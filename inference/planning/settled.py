@@ -12,6 +12,7 @@ the plan it is Newton's step; with g the derivative of the gradient by a coeffic
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -52,7 +53,17 @@ class SettledPlans(NamedTuple):
 
     def select(self, rows: Tensor) -> SettledPlans:
         """Some of the plans, by numbers."""
-        models = [Expansion(*(part[rows] for part in model[:-1]), model.noise) for model in (self.local, self.whole)]
+
+        def chosen(model: Expansion) -> Expansion:
+            return model._replace(
+                slope=model.slope[rows],
+                gradient=model.gradient[rows],
+                hessian=model.hessian[rows],
+                final_gradient=model.final_gradient[rows],
+                final_hessian=model.final_hessian[rows],
+            )
+
+        models = chosen(self.local), chosen(self.whole)
         return SettledPlans(self.states[rows], self.actions[rows], self.costs[rows], *models)
 
 
@@ -224,7 +235,7 @@ def slopes_along(
 
     found = []
     for name in ("mean_step", "cost"):
-        step = along(problem, name, lambda s, a, t, name=name: derived(s, a, t, name))
+        step = along(problem, name, partial(derived, name=name))
         found.append(step(at(plans.states[:, :-1]), at(plans.actions))[0])
     last = _hessian_along(problem.final_cost, at(plans.states[:, -1]), states[..., -1, :])
     return found[0], found[1], last
