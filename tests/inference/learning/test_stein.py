@@ -92,9 +92,22 @@ def target_world():
     return environment_model(Target, discount=1.0, temperature=0.5)
 
 
+def test_particles_move_towards_what_is_worth_more():
+    brain, drawn = brain_of(), seeded(5)
+    seen = torch.tensor([[1.5, 0.0, 0.0], [-1.5, 0.0, 0.0]]).repeat(8, 1)
+    before = brain.act(seen.repeat(200, 1), None, seeded(9)).reshape(-1, 2, 2)
+    for _ in range(150):
+        brain._move_particles(seen, drawn)
+    after = brain.act(seen.repeat(200, 1), None, seeded(9)).reshape(-1, 2, 2)
+    assert float(after[:, :, 0].mean()) > 0.15  # Q / alpha rises by .8 along the first action: a mean of .26
+    assert float((after[:, 0, 1] - after[:, 1, 1]).mean()) > 0.15  # and by .6 or -.6 along the second
+    assert float(after.std(0).min()) > 0.4 > float(before.std(0).max())  # the box is filled, its ends included
+
+
+@pytest.mark.campaign
 def test_one_step_is_worth_its_evidence():
     options = {"hidden_sizes": (32,), "batch_size": 32, "learning_rate": 1e-2, "particle_sets": 16, "num_particles": 16}
-    answer = cai.infer(target_world(), "stein-soft-q-learning", steps=500, seed=1, updates_per_step=0.8, **options)
+    answer = cai.infer(target_world(), "stein-soft-q-learning", steps=600, seed=1, updates_per_step=0.8, **options)
     worth = float(answer.value(np.zeros((1, 1)))[0])
     assert worth / 0.5 == pytest.approx(Target.evidence(0.5), abs=0.5)
     actions = answer.policy().act(np.zeros((500, 1)), generator=seeded())
