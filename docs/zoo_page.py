@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+from functools import cache
 from typing import Any
 
 import cai
@@ -48,6 +49,7 @@ def _entry(entry: ModelEntry, names: dict[str, str]) -> str:
     )
 
 
+@cache
 def _size(entry: ModelEntry) -> str:
     model: Any = cai.models.build_model(entry.name)
     if isinstance(model, World):

@@ -56,7 +56,7 @@ class Exploration:
 
     @property
     def name(self) -> str:
-        """Of the model."""
+        """The name of the model."""
         return self._source.first.name
 
     def ask(self, **values: Any) -> View:

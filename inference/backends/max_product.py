@@ -51,7 +51,7 @@ class MaxProduct:
         require_finite(model, self.name, "'value-iteration' with successors='best'")
 
     def memory(self, model: Any) -> Need:
-        """About what `run` will take."""
+        """The memory that `run` will need for this model, by estimate; `infer` refuses what does not fit."""
         if isinstance(model, LinearGaussianModel):
             return gaussian_need(model)
         return horizon_need(model, rows=2, tables=4, stepwise=True)

@@ -84,7 +84,7 @@ class RiskSensitive:
         require_model(model, self.name, "'enumeration' (eta = 1) or 'variational' (eta = 0)")
 
     def memory(self, model: Any) -> Need:
-        """About what `run` will take."""
+        """The memory that `run` will need for this model, by estimate; `infer` refuses what does not fit."""
         if isinstance(model, LinearGaussianModel):
             return gaussian_need(model)
         return horizon_need(model, rows=2, tables=4, stepwise=True)

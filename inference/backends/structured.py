@@ -116,7 +116,7 @@ class StructuredBackend:
         return info
 
     def memory(self, model: Any) -> Need:
-        """About what `run` will take."""
+        """The memory that `run` will need for this model, by estimate; `infer` refuses what does not fit."""
         if isinstance(model, TrajectoryModel):
             if self.solver != "svi":
                 return soft_need(model, self.keep)

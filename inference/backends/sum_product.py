@@ -70,7 +70,7 @@ class SumProduct:
         require_model(model, self.name, "'enumeration'")
 
     def memory(self, model: Any) -> Need:
-        """About what `run` will take."""
+        """The memory that `run` will need for this model, by estimate; `infer` refuses what does not fit."""
         return gaussian_need(model) if isinstance(model, LinearGaussianModel) else soft_need(model, self.keep)
 
     def run(self, model: Any, *, seed: int = 0) -> Posterior:

@@ -38,7 +38,7 @@ class Backend(Protocol):
         """Raises ValueError with the reason, and a backend that fits, if `run` cannot answer the model."""
 
     def run(self, model: Any, *, seed: int = 0) -> Posterior:
-        """Answers the model."""
+        """Answers a model that `supports` accepts; whatever is drawn depends on the seed alone."""
 
 
 def check_criterion(backend: Any, model: Any) -> None:

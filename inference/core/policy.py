@@ -30,7 +30,7 @@ class Policy(Protocol):
 
     @property
     def horizon(self) -> int | float:
-        """T, or math.inf."""
+        """How many steps it has rows for: T, or math.inf where it is stationary."""
 
     def act(
         self, observations: Any, t: int = 0, *, generator: torch.Generator | None = None, deterministic: bool = False

@@ -63,11 +63,11 @@ class LearnerOptions:
             model.entropy_form()  # refuses a prior that is not uniform
 
     def rule(self, world: TableWorld) -> Rule:
-        """How its tables change."""
+        """The update of its tables, on a `TrajectoryModel`."""
         raise NotImplementedError
 
     def memory(self, model: TrajectoryModel) -> Need:
-        """About what `run` will take."""
+        """The memory that `run` will need for this model, by estimate; `infer` refuses what does not fit."""
         return horizon_need(model, rows=10, tables=10)
 
     def learner(self, model: Any) -> Learner[Any]:

@@ -73,7 +73,7 @@ class PathConsistency(NetworkBackend):
             )
 
     def rule(self, world: TableWorld) -> PathConsistencyRule:
-        """How its tables change."""
+        """The update of its tables, on a `TrajectoryModel`."""
         return PathConsistencyRule(self.path_length, self.explore)
 
     def make_brain(self, setting: Setting, generator: torch.Generator) -> PathConsistencyNetworks:

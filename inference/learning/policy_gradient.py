@@ -95,7 +95,7 @@ class PolicyGradient(NetworkBackend):
         return self.buffer_size // copies * copies
 
     def rule(self, world: TableWorld) -> PolicyGradientRule:
-        """How its tables change."""
+        """The update of its tables, on a `TrajectoryModel`."""
         return PolicyGradientRule(TABLE_LAMBDA if self.gae_lambda is None else self.gae_lambda, self.observe_time)
 
     def make_brain(self, setting: Setting, generator: torch.Generator) -> PolicyGradientNetworks:

@@ -125,7 +125,7 @@ class SoftActorCritic(NetworkBackend):
         return check_target(self.target_entropy, most, "the mean of log|A(s)|")
 
     def rule(self, world: TableWorld) -> ActorCriticRule:
-        """How its tables change."""
+        """The update of its tables, on a `TrajectoryModel`."""
         most = float((-(world.prior * world.finite_log_prior).sum(1))[world.live].mean()) if world.live.any() else 0.0
         target = AUTO_SHARE * most if self.target_entropy == "auto" else self.target_entropy
         assert not isinstance(target, str)

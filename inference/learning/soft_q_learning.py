@@ -49,7 +49,7 @@ class SoftQLearning(NetworkBackend):
         check_share(self.explore, "explore")
 
     def rule(self, world: TableWorld) -> SoftQRule:
-        """How its tables change."""
+        """The update of its tables, on a `TrajectoryModel`."""
         return SoftQRule(self.explore)
 
     def make_brain(self, setting: Setting, generator: torch.Generator) -> DiscreteSoftQ:

@@ -81,5 +81,5 @@ class SteinSoftQLearning(NetworkBackend):
         super().supports(model)
 
     def make_brain(self, setting: Setting, generator: torch.Generator) -> SteinNetworks:
-        """Makes its networks."""
+        """Makes the networks that it learns with."""
         return SteinNetworks(setting, generator, self.num_particles, self.particle_sets, self.value_samples)

@@ -93,7 +93,7 @@ class SequentialMonteCarlo:
         _inspect(model, self.name, self.lookahead)
 
     def memory(self, model: Any) -> Need:
-        """About what `run` will take."""
+        """The memory that `run` will need for this model, by estimate; `infer` refuses what does not fit."""
         return _need(self.num_particles, model)
 
     def run(self, model: Any, *, seed: int = 0) -> Posterior:
@@ -127,7 +127,7 @@ class ImportanceSampling:
         _inspect(model, self.name, None)
 
     def memory(self, model: Any) -> Need:
-        """About what `run` will take."""
+        """The memory that `run` will need for this model, by estimate; `infer` refuses what does not fit."""
         return _need(self.num_particles, model)
 
     def run(self, model: Any, *, seed: int = 0) -> Posterior:

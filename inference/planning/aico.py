@@ -82,7 +82,7 @@ class ApproximateInference:
             )
 
     def memory(self, model: Any) -> Need:
-        """About what `run` will take."""
+        """The memory that `run` will need for this model, by estimate; `infer` refuses what does not fit."""
         return local_need(model, 1, "give a shorter horizon")
 
     def run(self, model: Any, *, seed: int = 0) -> Posterior:

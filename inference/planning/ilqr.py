@@ -84,7 +84,7 @@ class IterativeLQR:
         require_smooth(model, self.name)
 
     def memory(self, model: Any) -> Need:
-        """About what `run` will take."""
+        """The memory that `run` will need for this model, by estimate; `infer` refuses what does not fit."""
         return local_need(model, int(self.restarts), "lower restarts, or give a shorter horizon")
 
     def run(self, model: Any, *, seed: int = 0) -> Posterior:

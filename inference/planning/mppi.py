@@ -97,7 +97,7 @@ class PathIntegral:
             )
 
     def memory(self, model: Any) -> Need:
-        """About what `run` will take."""
+        """The memory that `run` will need for this model, by estimate; `infer` refuses what does not fit."""
         return bundle_need(
             model,
             int(self.num_samples),

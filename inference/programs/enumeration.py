@@ -52,7 +52,7 @@ class Enumeration:
         return info
 
     def memory(self, model: Any) -> Need:
-        """About what `run` will take."""
+        """The memory that `run` will need for this model, by estimate; `infer` refuses what does not fit."""
         if isinstance(model, TrajectoryModel):
             return enumerated_need(model.steps, model.dense_bytes, "use 'exact', which passes messages")
         info = inspect_program(model)

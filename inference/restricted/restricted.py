@@ -221,7 +221,7 @@ class RestrictedVariational:
         self.class_for(None).check(Shape(info.horizon, info.num_states, info.num_actions), False)
 
     def memory(self, model: Any) -> Need:
-        """About what `run` will take."""
+        """The memory that `run` will need for this model, by estimate; `infer` refuses what does not fit."""
         if isinstance(model, World):
             return world_need(self, self.class_for(model), model)
         if not isinstance(model, TrajectoryModel):

@@ -48,7 +48,7 @@ class _Regressions:
         self.policy.check(_shape(model), infinite=False)
 
     def memory(self, model: Any) -> Need:
-        """About what `run` will take."""
+        """The memory that `run` will need for this model, by estimate; `infer` refuses what does not fit."""
         return horizon_need(model, rows=6, tables=14, stepwise=True)
 
     def run(self, model: Any, *, seed: int = 0) -> Posterior:
@@ -86,7 +86,7 @@ class RewardWeightedRegression(_Regressions):
     cost: ClassVar[str] = "T S A K time, T S A memory, and the regression"
 
     def learner(self, model: Any) -> _Search:
-        """One regression is one step."""
+        """The loop of its work, of which one regression is the only step."""
         return _Search(self, self.name, limit=1)
 
 

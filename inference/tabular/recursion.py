@@ -59,7 +59,7 @@ class Recursion:
         return start_value(model.mdp.initial, log_messages, self.eta)
 
     def believed_start(self, model: TrajectoryModel, log_messages: Tensor) -> Tensor:
-        """q(s_1) [S], from v_1 [S]."""
+        """The start that the answer believes in, q(s_1) [S], from the messages of the first step, v_1 [S], in nats."""
         return model.mdp.initial if self.eta == 0 else tilted_start(model, log_messages, self.eta)
 
     def beliefs(self, model: TrajectoryModel, log_messages: Tensor) -> tuple[Tensor, OutcomeDynamics]:

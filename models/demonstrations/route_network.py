@@ -127,7 +127,7 @@ class RouteNetwork:
 
     @cached_property
     def link_index(self) -> pd.Index:
-        """L keys of links."""
+        """The keys of all L links, in the order of their numbers."""
         return key_index(self.links["link"], "links")
 
     @cached_property

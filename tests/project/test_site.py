@@ -12,12 +12,14 @@ ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))  # the sources of the site are no part of the package
 
 from cai.inference.registry import _BUILT_IN
+from cai.models.zoo.registry import zoo_entries
 from docs.api_pages import CONSTANTS, api_pages
 from docs.backend_pages import backend_pages, described_options
 from docs.docstrings import rewrite
 from docs.equations import is_code, to_latex
 from docs.links import problems
 from docs.names import MODULES, homes
+from docs.zoo_page import zoo_page
 
 WRITTEN = ROOT / "docs" / "pages"
 BACKENDS = {cls.name: cls for cls in _BUILT_IN}
@@ -99,6 +101,16 @@ def test_the_decision_table_names_every_backend():
         assert f"backends/{name}.md" in (WRITTEN / "which_backend.md").read_text(), name
     for target in re.findall(r"\]\((?:backends/)?([\w-]+)\.md\)", text):
         assert target in BACKENDS, target
+
+
+def test_the_gallery_shows_every_model_with_picture_size_and_words():
+    page = zoo_page()["zoo.rst"]
+    entries = re.split(r"(?m)^[-]{3,}$", page)[1:]
+    assert len(entries) == len(zoo_entries())
+    for entry, text in zip(zoo_entries(), entries, strict=True):
+        assert f"pictures/zoo-{entry.name}.png" in text
+        assert re.search(r"S = \d+, A = \d+, T = \d+|States in R\^\d, actions in R\^\d, T = \d+", text), entry.name
+        assert len(text.split(":width:")[1].split()) > 20, f"{entry.name}: where is it from, and what is it like?"
 
 
 @pytest.mark.parametrize(

@@ -63,7 +63,7 @@ class BoltzmannExploration:
         require_model(model, self.name, "'variational'")
 
     def memory(self, model: Any) -> Need:
-        """About what `run` will take."""
+        """The memory that `run` will need for this model, by estimate; `infer` refuses what does not fit."""
         return horizon_need(model, rows=2, tables=5, stepwise=True)
 
     def run(self, model: Any, *, seed: int = 0) -> Posterior:
@@ -110,7 +110,7 @@ class OneStepEntropy:
         require_finite(model, self.name, "'variational', whose fixed point is unique")
 
     def memory(self, model: Any) -> Need:
-        """About what `run` will take."""
+        """The memory that `run` will need for this model, by estimate; `infer` refuses what does not fit."""
         return horizon_need(model, rows=2, tables=5, stepwise=True)
 
     def run(self, model: Any, *, seed: int = 0) -> Posterior:

@@ -45,7 +45,7 @@ class _HardLimit:
         require_finite(model, self.name, "'value-iteration'")
 
     def memory(self, model: Any) -> Need:
-        """About what `run` will take."""
+        """The memory that `run` will need for this model, by estimate; `infer` refuses what does not fit."""
         return horizon_need(model, rows=4, tables=10, stepwise=True)
 
     def run(self, model: Any, *, seed: int = 0) -> Posterior:
@@ -132,7 +132,7 @@ class KLPolicyIteration(_HardLimit):
         super().__post_init__()
 
     def memory(self, model: Any) -> Need:
-        """About what `run` will take."""
+        """The memory that `run` will need for this model, by estimate; `infer` refuses what does not fit."""
         return horizon_need(model, rows=4, tables=30, stepwise=True)
 
     def start(self, model: TrajectoryModel) -> Tensor:

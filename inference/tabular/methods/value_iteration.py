@@ -62,7 +62,7 @@ class ValueIteration:
         require_model(model, self.name, "'variational' (soft, with fixed dynamics)")
 
     def memory(self, model: Any) -> Need:
-        """About what `run` will take."""
+        """The memory that `run` will need for this model, by estimate; `infer` refuses what does not fit."""
         return horizon_need(model, rows=2, tables=4, stepwise=True)
 
     def run(self, model: Any, *, seed: int = 0) -> Posterior:

@@ -81,7 +81,7 @@ class ZIteration:
             )
 
     def memory(self, model: Any) -> Need:
-        """About what `run` will take."""
+        """The memory that `run` will need for this model, by estimate; `infer` refuses what does not fit."""
         return horizon_need(model, rows=2, tables=4, stepwise=True)
 
     def run(self, model: TrajectoryModel, *, seed: int = 0) -> Posterior:
