@@ -61,8 +61,9 @@ class Stationary:
         messages: with one step.
         status: SUCCESS if the error is within the tolerance.
         details: "steps" (backups and policies), "newton_steps" (linear systems solved), "error_bound" (on the
-            error of every value that the start leads to, reward units), "changes" (the largest change of a value by
-            each backup, nats, up to 10,000; none where values were solved for), "change" (the last of them, or 0),
+            error of every value that the start leads to, reward units; values are rounded to the dtype, and that is
+            in it), "changes" (the largest change of a value by each backup, nats, up to
+            10,000; none where values were solved for), "change" (the last of them, or 0),
             "rate" and "contracts" (the rate at which backups settle, gamma or rho(F') where there were backups, and
             whether it bounds every one of them); "why", where there is no answer.
         chosen: int64 [S], an action by which a hard value is reached, -1 where nothing does; None for soft ones.
@@ -138,7 +139,11 @@ def _assemble(model: TrajectoryModel, recursion: Recursion, solution: Solution, 
         known = torch.where(finite, q_values, torch.zeros_like(q_values))
         chosen = recursion.choice(model, known, model.log_action_prior)[1]
         policy = policy + torch.where(finite, chosen - chosen.detach(), torch.zeros_like(chosen))
-    bound = solution.error[met & live].max(initial=0.0)
+    bound = solution.error[met & live]
+    rounded = np.abs(worth[met & live])  # to the dtype of tables in nats, and again in reward units
+    bound = (bound + torch.finfo(values.dtype).eps * 1.01 * np.where(np.isfinite(rounded), rounded, 0.0)).max(
+        initial=0.0
+    )
     details: dict[str, Any] = {
         "steps": solution.count,
         "newton_steps": solution.jumps,

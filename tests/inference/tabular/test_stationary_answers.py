@@ -5,6 +5,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+import torch
 
 import cai
 from cai.inference import Status
@@ -280,3 +281,23 @@ def test_what_lies_behind_a_forbidden_move_says_nothing_of_the_start(backend):
     assert got.values[0, 2] == INF
     assert math.isfinite(float(got.believed_return))
     assert got.action_probs[0, 0].tolist() == [1.0, 0.0]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("backend", ["exact", "variational", "value-iteration"])
+def test_the_bound_holds_for_values_as_they_are_rounded(backend, dtype):
+    mdp = MDP([[[1.0]]], [1.0]).to(dtype=dtype)
+    for number in range(1, 30):  # of one state that pays r and ends with 1/2: -log(2 e^-r - 1) or 2 r
+        reward, temperature = -number / 8, 3.0
+        got = ask(TrajectoryModel(mdp, [reward], horizon=INF, temperature=temperature, discount=0.5), backend)
+        r = Fraction(reward) / 3
+        want = (
+            2 * r
+            if backend != "exact"
+            else -Fraction(*np.log(2 * np.exp(-np.longdouble(reward) / 3) - 1).as_integer_ratio())
+        )
+        assert got.status is Status.SUCCESS
+        assert (
+            abs(Fraction(got.values[0, 0].item()) - 3 * want)
+            <= Fraction(got.details["error_bound"]) + Fraction(2) ** -60
+        )
