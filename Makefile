@@ -7,6 +7,9 @@ BENCH := .venv-bench
 OLDEST := .venv-oldest
 READY := $(VENV)/.ready
 LABS_READY := $(VENV)/.ready-labs
+ELSEWHERE := $(or $(TMPDIR),/tmp)/cai-wheel
+# Of those that pyenv keeps, else the one that everything else uses.
+NEWEST_PYTHON ?= $(lastword $(PYTHON) $(shell ls -d $(HOME)/.pyenv/versions/3.1[1-9].*/bin/python3 2> /dev/null | sort -V))
 DOCS_READY := $(VENV)/.ready-docs
 LABS := out/labs
 PIP := $(BIN)/pip install --quiet --constraint constraints.txt
@@ -33,7 +36,7 @@ campaigns: $(READY)  ## the laws over many more random cases, some of them large
 native: $(READY)  ## build the C++ loops in place; installing does this, too
 	$(BIN)/python setup.py --quiet build_ext --inplace
 
-lint: $(READY)
+lint: $(READY)  ## .pre-commit-config.yaml runs the same before each commit
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
@@ -70,14 +73,20 @@ labs: $(LABS_READY)  ## the labs' student release, in out/labs/release (make lab
 labs-test: $(LABS_READY)  ## grade solutions, untouched labs and typical mistakes with nbgrader
 	$(BIN)/python -m pytest -n auto -m labs
 
-# A clean build, installed into an empty environment outside the tree, where the command line must run.
+# A clean build: the source distribution, and the wheel that is made of it alone. The wheel is installed into an empty
+# environment outside the tree, with the newest Python that is here; there the command line must run, and the tests that the
+# source distribution brings along.
 wheel: $(READY)
 	rm -rf dist
-	$(BIN)/python -m build --wheel --no-isolation > /dev/null
-	rm -rf "$${TMPDIR:-/tmp}/cai-wheel" && $(PYTHON) -m venv "$${TMPDIR:-/tmp}/cai-wheel"
-	"$${TMPDIR:-/tmp}/cai-wheel/bin/pip" install --quiet --constraint constraints.txt dist/*.whl
-	cd "$${TMPDIR:-/tmp}/cai-wheel" && ./bin/cai compare lottery --json
-	rm -rf "$${TMPDIR:-/tmp}/cai-wheel"
+	$(BIN)/python -m build --no-isolation > /dev/null
+	$(BIN)/python -m twine check --strict dist/*
+	rm -rf "$(ELSEWHERE)" && $(NEWEST_PYTHON) -m venv "$(ELSEWHERE)"
+	"$(ELSEWHERE)/bin/pip" install --quiet --constraint constraints.txt torch
+	"$(ELSEWHERE)/bin/pip" install --quiet --constraint constraints.txt dist/*.whl pytest
+	cd "$(ELSEWHERE)" && ./bin/python --version && ./bin/cai compare lottery --json
+	tar -xzf dist/*.tar.gz -C "$(ELSEWHERE)"
+	cd "$(ELSEWHERE)"/control_as_inference-* && ../bin/pytest tests/models/processes tests/models/zoo tests/cai/tasks
+	rm -rf "$(ELSEWHERE)"
 
 bench: $(BENCH)/.ready  ## speed and memory beside other libraries (10 to 15 minutes on an idle machine); see out/benchmarks
 	$(BENCH)/bin/python -m benchmarks --out out/benchmarks
@@ -95,7 +104,7 @@ $(READY): setup.cfg setup.py pyproject.toml constraints.txt $(wildcard inference
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) torch
 	$(PIP) setuptools wheel
-	$(PIP) --no-build-isolation --editable '.[notebooks,explore,dev]'
+	$(PIP) --no-build-isolation --editable '.[notebooks,explore,tensorboard,dev]'
 	@test -e $(LOOPS) || echo "The native loops were not built (no C++ compiler?): cai computes with torch alone."
 	touch $(READY)
 

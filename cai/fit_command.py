@@ -28,6 +28,9 @@ def fit_command(
     objective: Annotated[str, typer.Option(help="likelihood, moments or path.")] = "likelihood",
     ends: Annotated[str, typer.Option(help="exit or absorb: whether trips may pass their destination.")] = "exit",
     covariance: Annotated[str | None, typer.Option(help="hessian, sandwich or cluster (by person).")] = None,
+    drop: Annotated[
+        str | None, typer.Option(help="report: leave out trips that do not fit the network, and say which.")
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Where the estimate goes; coefficients.json unless --json.")
     ] = None,
@@ -48,12 +51,15 @@ def fit_command(
             features=listed(features),
             objective=cast(Any, objective),
             covariance=cast(Any, covariance),
+            drop=cast(Any, drop),
             throw=False,
         )
     if as_json:
         print(estimate.to_json(), flush=True)
     else:
         print(estimate.summary())
+        if estimate.dropped is not None and len(estimate.dropped):
+            print(f"Left out:\n{estimate.dropped.to_string(index=False)}")
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, (estimate.to_json() + "\n").encode())

@@ -34,8 +34,10 @@ def api_pages() -> dict[str, str]:
 
 def _page(module: str, known: dict[str, str]) -> str:
     parts = [f"{module}\n{'=' * len(module)}\n", f".. automodule:: {module}\n   :no-members:\n"]
+    names = members(module)
+    parts.append(" · ".join(f":py:obj:`{name} <{known[f'{module}.{name}']}>`" for name in names) + "\n")
     elsewhere = []
-    for name, thing in members(module).items():
+    for name, thing in names.items():
         full = f"{module}.{name}"
         if known[full] == full:
             parts.append(_entry(full, thing))

@@ -123,7 +123,7 @@ class _Asked:
 
 
 def _storable(rows: tuple[Row, ...]) -> tuple[Row, ...]:
-    """No file holds a program, or the networks of a learner's answer."""
+    """Rows without the answers that no file can hold."""
     return tuple(row if can_store(row.posterior) else replace(row, posterior=None) for row in rows)
 
 

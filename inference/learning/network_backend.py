@@ -11,9 +11,11 @@ from torch import nn
 
 from cai.inference.core.learner import Learner
 from cai.inference.core.memory import Need
+from cai.inference.core.posterior import Posterior
 from cai.inference.learning.backend import LearnerOptions
 from cai.inference.learning.networks.acting import check_acts, check_policy
 from cai.inference.learning.networks.brain import Brain, Setting
+from cai.inference.learning.networks.events import require_tensorboard
 from cai.inference.learning.networks.interface import Interface, interface_of, log_prior_of
 from cai.inference.learning.networks.learner import NetworkLearner, NetworkOptions
 from cai.inference.learning.networks.policy import LearnedPolicy
@@ -48,6 +50,7 @@ class NetworkBackend(LearnerOptions):
         smoothing: by how much target networks follow the critics at each update.
         initial: an answer of the same backend in a world that is observed alike and has the same actions; its networks
             are the first ones here. Adam, buffer and temperature begin anew.
+        tensorboard: also write the history of a run with a folder to `folder/log`, for TensorBoard (an extra).
     """
 
     policy: Any = "gaussian"
@@ -60,6 +63,7 @@ class NetworkBackend(LearnerOptions):
     updates_per_step: float = 1
     smoothing: float = 0.02
     initial: Any = None
+    tensorboard: bool = False
 
     acts_in_boxes: ClassVar[bool] = False
     learns_from_paths: ClassVar[bool] = False
@@ -87,6 +91,8 @@ class NetworkBackend(LearnerOptions):
         if not 0 < self.smoothing <= 1:
             raise ValueError(f"smoothing is {self.smoothing!r}; expected a number in (0, 1]")
         object.__setattr__(self, "initial", networks_of(self.initial))
+        if self.tensorboard:
+            require_tensorboard()
 
     def check_policy(self) -> None:
         """Refuses what stands for no policy."""
@@ -176,6 +182,12 @@ class NetworkBackend(LearnerOptions):
         width = 2 * self._interface(model).size + 8
         rows = min(self.buffer_size, self.steps)
         return Need(4 * rows * width, f"a buffer of {rows:,} transitions", "lower buffer_size")
+
+    def run(self, model: Any, *, seed: int = 0) -> Posterior:
+        """Answers a model; everything random comes from the seed."""
+        if self.tensorboard:
+            raise ValueError("tensorboard=True writes to the folder of a run; give folder=, or leave it out")
+        return super().run(model, seed=seed)
 
     def learner(self, model: Any) -> Learner[Any]:
         """Networks, or tables on a `TrajectoryModel`."""

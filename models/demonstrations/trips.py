@@ -76,8 +76,8 @@ def read_trips(network: RouteNetwork, trips: Any, drop: Literal["report"] | None
         drop: None refuses the first trip that does not fit; "report" leaves such trips out and lists them.
 
     Raises:
-        ValueError: if a trip does not fit, with the trip, the position and the links; if a (trip, position) is listed
-            twice; if no trip is left.
+        ValueError: if a trip does not fit, with the trip, the position, the row (from 0) and the links; if a (trip,
+            position) is listed twice; if no trip is left.
     """
     if drop not in (None, "report"):
         raise ValueError(f"drop is {drop!r}; expected None or 'report'")
@@ -108,8 +108,9 @@ def read_trips(network: RouteNetwork, trips: Any, drop: Literal["report"] | None
     if faults.found and drop is None:
         row, reason = min(faults.found.items())
         raise ValueError(
-            f"trip {spelled(labels[trip[row]])}, position {frame['position'].iloc[row]:g}: {reason} ({faults.count} of "
-            f"{len(labels)} trips do not fit); correct it, or give drop='report' to leave such trips out"
+            f"trip {spelled(labels[trip[row]])}, position {frame['position'].iloc[row]:g}: {reason} (row {order[row]}; "
+            f"{faults.count} of {len(labels)} trips do not fit); correct it, or give drop='report' to leave such trips "
+            "out"
         )
     kept = np.ones(len(labels), dtype=bool)
     kept[[trip[row] for row in faults.found]] = False
@@ -149,10 +150,20 @@ def _sorted(frame: pd.DataFrame) -> pd.DataFrame:
 
 def _like(column: pd.Series, index: pd.Index) -> pd.Series:
     """Keys of trips in the kind of those of the network: text for text, ints for ints."""
+    if pd.api.types.is_integer_dtype(index.dtype) and not pd.api.types.is_numeric_dtype(column):
+        given = column.dropna()
+        if len(given) and all(isinstance(key, str) and _is_whole(key) for key in given):
+            return column.map(int, na_action="ignore")
+        return column
     if pd.api.types.is_integer_dtype(column) and not pd.api.types.is_integer_dtype(index.dtype):
         texts = all(isinstance(key, str) for key in index[:10])
         return column.astype(str) if texts else column
     return column
+
+
+def _is_whole(text: str) -> bool:
+    """Whether it is how an int is written."""
+    return text.lstrip("-").isdecimal() and str(int(text)) == text
 
 
 def _per_trip(frame: pd.DataFrame, starts: Array, column: str) -> list[Any] | None:

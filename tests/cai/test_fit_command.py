@@ -66,3 +66,18 @@ def test_failures_end_in_a_sentence(files, tmp_path, capsys, monkeypatch):
     assert run(files, "--ends", "stop") == 2
     assert run(files, "--covariance", "robust") == 2
     assert not list(tmp_path.iterdir())
+
+
+def test_trips_that_do_not_fit_are_left_out_where_asked(files, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    trips = files[2].copy()
+    trips.loc[trips["trip"] == 5, "link"] = 10**6
+    trips.to_csv(tmp_path / "trips.csv", index=False)
+    assert run(files, "--trips", str(tmp_path / "trips.csv")) == 2
+    assert "the network has no link 1000000 (row " in capsys.readouterr().err
+    assert run(files, "--trips", str(tmp_path / "trips.csv"), "--drop", "report") == 0
+    said = capsys.readouterr().out
+    assert "Left out:" in said
+    want = fit(files[1], files[2][files[2]["trip"] != 5], features=TOWN)
+    told = json.loads((tmp_path / "coefficients.json").read_text())
+    assert told["coefficients"] == pytest.approx(dict(want.coefficients), rel=1e-9)

@@ -430,3 +430,12 @@ def test_the_largest_divergence_of_a_learned_policy_is_found():
         for found, wanted in zip(answer.action_probs[0], best.action_probs[0], strict=True)
     ]
     assert learning.largest_divergence(model, 3200) == pytest.approx(max(rows), rel=1e-9)
+
+
+def test_walks_to_goals_are_counted():
+    from benchmarks import learning
+
+    shares = learning.goal_shares(0, steps=120, warmup_steps=100)
+    assert len(shares) == 4
+    assert all(0 <= share <= 1 for share in shares)
+    assert sum(shares) < 0.97  # so few steps reach next to nothing

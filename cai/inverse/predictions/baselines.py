@@ -205,6 +205,12 @@ def baselines(
     judged = problem.trips if trips is None else read_trips(network, trips)
     lengths = network.features([length])[0][:, 0]
     of_turns, of_exits = problem.logs(est.vector)
+    wrong = [method for method in methods if not callable(method)]
+    if wrong:
+        raise TypeError(
+            f"methods holds a {type(wrong[0]).__name__}; expected cheapest(column), maximum_margin and action_model "
+            "themselves, in a list; trips to predict are trips="
+        )
 
     def own(others: Trips) -> Array:
         return est.problem.log_prob(est.vector, others).numpy()

@@ -22,6 +22,7 @@ from cai.inference.learning.history import as_dataset
 from cai.inference.learning.networks.brain import Brain
 from cai.inference.learning.networks.buffer import Buffer, Columns
 from cai.inference.learning.networks.collector import Collector
+from cai.inference.learning.networks.events import write_events
 from cai.inference.learning.networks.interface import interface_of
 from cai.inference.learning.networks.posterior import LearnedPosterior, policy_of
 from cai.inference.learning.tables.learner import BUDGET_USED, steps_since
@@ -87,6 +88,7 @@ class _Session:
     def __init__(self, world: Any, brain: Brain, buffer: Buffer, copies: Collector, generator: torch.Generator) -> None:
         self.world, self.brain, self.buffer, self.copies, self.generator = world, brain, buffer, copies, generator
         self.interrupted = False
+        self.told = 0  # records of the history that files for TensorBoard hold
 
 
 @dataclass(frozen=True, eq=False)
@@ -232,8 +234,11 @@ class NetworkLearner:
     # ---- files --------------------------------------------------------------------------------------------------
 
     def store(self, state: NetworkState, folder: Path) -> None:
-        """Appends to the buffer's files, before the state is written."""
+        """Appends to the buffer's files, and to those for TensorBoard, before the state is written."""
         state.problem.buffer.store(folder)
+        if getattr(self.backend, "tensorboard", False):
+            write_events(folder, state.history, state.problem.told)
+            state.problem.told = len(state.history)
 
     def stored(self, state: NetworkState, folder: Path) -> None:
         """Removes files that the state which was now written does not need."""
@@ -248,6 +253,7 @@ class NetworkLearner:
         session.buffer.restore(folder, state.steps)
         session.copies.restore(state.copies, exact)
         session.generator.set_state(state.random)
+        session.told = len(state.history)
         return dataclasses.replace(state, networks=session.brain.tensors())
 
 

@@ -172,10 +172,10 @@ class LearnedPolicy:
         return as_count(given, "num_candidates")
 
     def _worth(self, rows: Tensor, actions: Tensor) -> Tensor:
-        """[N], the smaller Q of actions [N, d] in [-1, 1]."""
+        """[N], Q of actions [N, d] in [-1, 1], as the critic of its answer says it."""
         critic = layers_of(self.interface, self.sizes[1:-1], self.network, copies=2)(actions.shape[1], 1)
-        worth = critic(self.parameters["critic"], torch.cat([rows, actions], 1))
-        return torch.minimum(worth[0], worth[1])[:, 0]
+        worth: Tensor = critic(self.parameters["critic"], torch.cat([rows, actions], 1))[..., 0]
+        return worth.mean(0) if self.kind == "stein" else torch.minimum(worth[0], worth[1])
 
     def _logits(self, rows: Tensor, action_mask: Any) -> Tensor:
         """[N, A], up to a constant; -inf where an action is not available."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,8 +24,9 @@ class SteinNetworks(Replaying):
     """Q towards r + gamma V(s'), V = alpha log E_p exp(Q / alpha), and a sampler of p exp((Q - V) / alpha).
 
     Haarnoja 2017, "Reinforcement learning with deep energy-based policies", equations (10) to (14). The expectation in
-    V is a mean over uniform actions, weighted by the prior where that is not uniform; the smaller of two slow critics
-    stands in it. The sampler is a network a = tanh f(o, noise), whose particles in u-space move by Stein's direction.
+    V is a mean over uniform actions, weighted by the prior where that is not uniform. Q is the mean of two critics: the
+    smaller would be low wherever little was tried, so that a mode once lost would stay lost. The sampler is a network
+    a = tanh f(o, noise), whose particles in u-space move by Stein's direction.
 
     Args:
         setting: what the networks are made for.
@@ -94,9 +94,8 @@ class SteinNetworks(Replaying):
         self._actor.descend(-(particles * direction).sum(-1).mean())
 
     def _log_weights(self, flat: Tensor, observations: Tensor, actions: Tensor) -> Tensor:
-        """[B], log of exp(Q / alpha) p(a) over the uniform density, by the smaller Q."""
-        worth = self.critic(flat, torch.cat([observations, actions], 1))
-        scores = torch.minimum(worth[0], worth[1])[:, 0] / self.temperature.value
+        """[B], log of exp(Q / alpha) p(a) over the uniform density."""
+        scores = self._worth(flat, observations, actions) / self.temperature.value
         if self.setting.log_prior is None:
             return scores
         return scores + self.setting.log_prior(observations, actions)
@@ -120,6 +119,9 @@ class SteinNetworks(Replaying):
 
     def q_values(self, observations: Tensor, actions: Tensor) -> Tensor:
         with torch.no_grad():
-            worth: Any = self.critic(self._critic.flat, torch.cat([observations, actions], 1))
-            found: Tensor = torch.minimum(worth[0], worth[1])[:, 0]
-            return found
+            return self._worth(self._critic.flat, observations, actions)
+
+    def _worth(self, flat: Tensor, observations: Tensor, actions: Tensor) -> Tensor:
+        """[B], the mean of both critics."""
+        found: Tensor = self.critic(flat, torch.cat([observations, actions], 1))[..., 0].mean(0)
+        return found

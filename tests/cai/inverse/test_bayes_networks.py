@@ -37,7 +37,7 @@ def test_draws_on_a_network_are_feasible_and_near_the_mode():
 def test_ranks_of_the_truth_are_uniform_on_a_network():
     """Simulation-based calibration (Talts et al. 2018): 200 draws of coefficients from the prior, ranks uniform."""
     rng = np.random.default_rng(0)
-    network, bins, ranks = dag(layers=3, width=2), 8, []
+    network, bins, ranks = dag(layers=3), 8, []
     for seed in range(200):
         truth = rng.normal(0.0, 0.7, 2)
         trips = draw_trips(network, FEATURES, truth, 15, seed=seed)

@@ -24,7 +24,7 @@ def seeded(seed=0):
 def slope(inputs):
     """Twin Q: 0.4 a_1 + 0.2 a_2 o_1, and more."""
     worth = 0.4 * inputs[:, 3] + 0.2 * inputs[:, 4] * inputs[:, 0]
-    return torch.stack([worth, worth + 1.0])[..., None]
+    return torch.stack([worth - 0.5, worth + 0.5])[..., None]
 
 
 def brain_of(entropy_form=False, log_prior=None):
@@ -46,7 +46,7 @@ def test_the_soft_value_is_the_integral(entropy_form, log_prior):
     axis = torch.linspace(-1, 1, 401)
     actions = torch.cartesian_prod(axis, axis)
     for row, value in zip(seen, found, strict=True):
-        scores = slope(torch.cat([row.expand(len(actions), -1), actions], 1))[0, :, 0] / 0.5
+        scores = slope(torch.cat([row.expand(len(actions), -1), actions], 1)).mean(0)[:, 0] / 0.5
         scores = scores + (0.0 if log_prior is None else log_prior(row, actions))
         total = torch.trapezoid(torch.trapezoid(scores.exp().reshape(401, 401), axis), axis) / 4
         want = 0.5 * (math.log(float(total)) + (math.log(24) if entropy_form else 0.0))  # 24: the volume in its units
@@ -78,7 +78,7 @@ def test_the_sampler_draws_from_its_target(log_prior):
     actions = torch.cartesian_prod(axis, axis)
     for first in (-1.5, 1.5):
         row = torch.tensor([first, 0.0, 0.0])
-        scores = slope(torch.cat([row.expand(len(actions), -1), actions], 1))[0, :, 0] / 0.5
+        scores = slope(torch.cat([row.expand(len(actions), -1), actions], 1)).mean(0)[:, 0] / 0.5
         scores = scores + (0.0 if log_prior is None else log_prior(row, actions))
         weights = torch.softmax(scores, 0)
         mean = (weights[:, None] * actions).sum(0)
@@ -92,9 +92,22 @@ def target_world():
     return environment_model(Target, discount=1.0, temperature=0.5)
 
 
+def test_particles_move_towards_what_is_worth_more():
+    brain, drawn = brain_of(), seeded(5)
+    seen = torch.tensor([[1.5, 0.0, 0.0], [-1.5, 0.0, 0.0]]).repeat(8, 1)
+    before = brain.act(seen.repeat(200, 1), None, seeded(9)).reshape(-1, 2, 2)
+    for _ in range(150):
+        brain._move_particles(seen, drawn)
+    after = brain.act(seen.repeat(200, 1), None, seeded(9)).reshape(-1, 2, 2)
+    assert float(after[:, :, 0].mean()) > 0.15  # Q / alpha rises by .8 along the first action: a mean of .26
+    assert float((after[:, 0, 1] - after[:, 1, 1]).mean()) > 0.15  # and by .6 or -.6 along the second
+    assert float(after.std(0).min()) > 0.4 > float(before.std(0).max())  # the box is filled, its ends included
+
+
+@pytest.mark.campaign
 def test_one_step_is_worth_its_evidence():
     options = {"hidden_sizes": (32,), "batch_size": 32, "learning_rate": 1e-2, "particle_sets": 16, "num_particles": 16}
-    answer = cai.infer(target_world(), "stein-soft-q-learning", steps=500, seed=1, updates_per_step=0.8, **options)
+    answer = cai.infer(target_world(), "stein-soft-q-learning", steps=600, seed=1, updates_per_step=0.8, **options)
     worth = float(answer.value(np.zeros((1, 1)))[0])
     assert worth / 0.5 == pytest.approx(Target.evidence(0.5), abs=0.5)
     actions = answer.policy().act(np.zeros((500, 1)), generator=seeded())

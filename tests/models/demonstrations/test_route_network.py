@@ -84,6 +84,27 @@ def test_trips_that_do_not_fit_are_refused(change, text):
         read_trips(network(), trips(**change))
 
 
+def test_the_row_of_what_does_not_fit_is_that_of_the_table():
+    frame = trips(link=list("abc") + list("ab")).iloc[[4, 3, 2, 1, 0]]
+    with pytest.raises(ValueError, match=r"no turn from 'b' to 'c' \(row 3; 1 of 2 trips do not fit\)"):
+        read_trips(network(), frame)
+
+
+def test_numbers_written_as_text_are_the_numbers_of_the_network():
+    links, turns, exits = tables()
+    place = {name: 7 + i for i, name in enumerate("abcd")}
+    numbered = RouteNetwork(
+        links.assign(link=links["link"].map(place)),
+        turns.assign(**{"from": turns["from"].map(place), "to": turns["to"].map(place)}),
+        exits.assign(link=exits["link"].map(place), destination=exits["destination"].map({"home": 1, "work": 2})),
+    )
+    text = trips(link=[str(place[name]) for name in "abdab"], destination=["1"] * 3 + ["2"] * 2)
+    read, want = read_trips(numbered, text), read_trips(network(), trips())
+    assert (read.turns.tolist(), read.exits.tolist()) == (want.turns.tolist(), want.exits.tolist())
+    with pytest.raises(ValueError, match="the network has no link '07'"):
+        read_trips(numbered, text.assign(link=["07", "8", "10", "7", "8"]))
+
+
 def test_trips_that_do_not_fit_can_be_left_out():
     read = read_trips(network(), trips(link=list("abc") + list("ab")), drop="report")
     assert read.labels.tolist() == [2]
