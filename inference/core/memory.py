@@ -80,9 +80,9 @@ def horizon_need(
 
 def soft_need(model: TrajectoryModel, keep: str) -> Need:
     """What a soft recursion takes: values of all steps, or of a few."""
-    steps = 1 if model.horizon == math.inf else int(model.horizon)
-    if keep == "evidence" or steps == 1:
-        return horizon_need(model, rows=20 / steps)
+    endless = model.horizon == math.inf
+    if keep == "evidence" or endless:
+        return horizon_need(model, rows=20 if endless else 20 / model.horizon)
     return horizon_need(model, instead="or keep='evidence', which holds a few rows")
 
 

@@ -24,7 +24,7 @@ from cai.models.trajectory.model import TrajectoryModel
 __all__ = ["CHUNK", "KEEP", "Messages", "backward", "forward", "in_chunks", "occupancies", "policy_backward"]
 
 KEEP = ("values", "evidence")
-LITTLE = 2**16  # probabilities of a process up to which what a step reads is kept for the next pass
+LITTLE = 2**8  # probabilities of a process up to which what a step reads is kept for the next pass
 CHUNK = 2**22  # numbers of the largest table that is made at a time
 
 
