@@ -44,6 +44,7 @@ from cai.models.rewards.registry import available_rewards
 from cai.models.zoo.registry import available_models
 from cai.starting import INTERRUPTED, interrupts_as_usual, only_own_output
 from cai.studies.comparison import DEFAULT_BACKENDS, Comparison, Row, chance_columns, compare
+from cai.tasks.processes import worker_map
 from cai.training import resume_command, train_command, watch_command
 
 __all__ = ["app", "main"]
@@ -81,12 +82,18 @@ def compare_command(
     seed: Seed = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="Save pictures and comparison.json here.")] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that answer side by side.")] = 1,
+    study: Annotated[
+        Path | None,
+        typer.Option("--folder", metavar="DIR", help="Keep rows here as they end; the same command goes on there."),
+    ] = None,
 ) -> None:
     """Ask several backends about a model, and try their policies in the true world."""
     with only_own_output() if as_json else contextlib.nullcontext():
         problem = with_rewards(build_problem(model, horizon, temperature, discount, slip, option), reward)
         folder = _folder(out)
-        result = compare(problem, listed(backend) or DEFAULT_BACKENDS, seed=seed)
+        with worker_map(workers) as tasks:
+            result = compare(problem, listed(backend) or DEFAULT_BACKENDS, seed=seed, map=tasks, folder=study)
     if as_json:
         print(result.to_json(), flush=True)
     else:

@@ -57,11 +57,12 @@ def fit(
             Of a `LinearGaussianModel` (exact) and a `ContinuousModel` the coefficients of `features`. Of the latter
             the policy that is fitted is that of `ilqr`, the Laplace approximation around best plans: each
             demonstration has the local optimum next to it from where it begins, which moves with the coefficients, and
-            standard errors are those of the information that is expected in the states that were shown. Where the
-            noise changes with state or action, which moves plans, too, the approximation is around each demonstration
-            instead (Levine and Koltun 2012), is held against one around the best plans of the estimate, and the status
-            is `approximate` where these differ by more than 0.1 nats an action, or the estimate would move by more
-            than half a standard error.
+            standard errors are those of the information that is expected in the states that were shown. Where no strict
+            optimum lies next to a demonstration when the search begins (at coefficients of 1, of -1 for what is never
+            below 0), or noise that changes with state or action moves plans, too, the approximation is around each
+            demonstration instead (Levine and Koltun 2012). It is held against one around the best plans of the
+            estimate, and the status is `approximate` where these differ by more than 0.1 nats an action, or the
+            estimate would move by more than half a standard error.
         demonstrations: of a network: a DataFrame or CSV file with columns trip, position, link, and optionally
             destination, person and weight; of a model: `Demonstrations`; of a continuous one
             `ContinuousDemonstrations`, or the pair (states, actions) that `Posterior.sample` returns.

@@ -61,8 +61,13 @@ class Skills(Saved):
         number = len(self.weights)
         if isinstance(z, bool) or not isinstance(z, int) or not 0 <= z < number:
             raise ValueError(f"there is no skill {z!r}; there are skills 0 to {number - 1}")
-        names = {"state_names": self.state_names, "action_names": self.action_names}
-        return TablePolicy(self.action_probs[z], stationary=True, source=f"skill {z}", **names)
+        return TablePolicy(
+            self.action_probs[z],
+            stationary=True,
+            state_names=self.state_names,
+            action_names=self.action_names,
+            source=f"skill {z}",
+        )
 
     def posterior(self, states: Any, actions: Any) -> Tensor:
         """[N, K], q(z | trajectory) by Bayes: p(z) prod_t pi(a_t | s_t, z), normalised.
@@ -157,8 +162,8 @@ def skills(
         float(information),
         each,
         torch.tensor(best[2], dtype=torch.float64),
-        model.mdp.state_names,
-        model.mdp.action_names,
+        None if model.mdp.state_names is None else tuple(model.mdp.state_names),
+        None if model.mdp.action_names is None else tuple(model.mdp.action_names),
     )
 
 

@@ -12,6 +12,7 @@ the plan it is Newton's step; with g the derivative of the gradient by a coeffic
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -26,11 +27,11 @@ from cai.inference.planning.search import PlanSearch
 
 __all__ = ["SettledPlans", "moved_by", "projected_slope", "settled_plans", "slopes_along"]
 
-ROUGH = 1e-9  # of the cost, that a search may leave to Newton's steps
+ROUGH = (1e-5, 1e-9)  # of the cost, that a search may leave to Newton's steps; the second where these lead nowhere
 NEAR = 1e-7  # of the cost, below which steps are taken whole, as costs do not tell them any more
 EXACT = 1e-20  # of the temperature, that a step promises at the end: 1e-10 of the width of the policy
 STEPS = 40
-SEARCHED = 500
+SEARCHED = 150
 
 
 class SettledPlans(NamedTuple):
@@ -52,9 +53,17 @@ class SettledPlans(NamedTuple):
 
     def select(self, rows: Tensor) -> SettledPlans:
         """Some of the plans, by numbers."""
-        models = [
-            Expansion(*(part[rows] for part in model[:-1]), noise=model.noise) for model in (self.local, self.whole)
-        ]
+
+        def chosen(model: Expansion) -> Expansion:
+            return model._replace(
+                slope=model.slope[rows],
+                gradient=model.gradient[rows],
+                hessian=model.hessian[rows],
+                final_gradient=model.final_gradient[rows],
+                final_hessian=model.final_hessian[rows],
+            )
+
+        models = chosen(self.local), chosen(self.whole)
         return SettledPlans(self.states[rows], self.actions[rows], self.costs[rows], *models)
 
 
@@ -70,11 +79,21 @@ def settled_plans(
         actions: [R, T, m], where to begin.
         search: whether to begin with the safeguarded steps of `ilqr`; else, near a plan, with Newton's at once.
     """
-    if search:
-        found = _searched(problem, starts, actions)
+    if not search:
+        return _settled(problem, starts, actions)
+    for rough in ROUGH:
+        found = _searched(problem, starts, actions, rough)
         if found is None:
             return None
         actions = found
+        plans = _settled(problem, starts, actions)
+        if plans is not None:
+            return plans
+    return None
+
+
+def _settled(problem: PlanningProblem, starts: Tensor, actions: Tensor) -> SettledPlans | None:
+    """Newton's steps from given actions, until they promise nothing more; None where they lead nowhere."""
     taken, passed = problem.follow(lambda state, t: actions[:, t], (len(starts),), starts)
     states, actions, costs = passed.states, taken, passed.costs
     before = float("inf")
@@ -99,10 +118,10 @@ def settled_plans(
     return None
 
 
-def _searched(problem: PlanningProblem, starts: Tensor, actions: Tensor) -> Tensor | None:
+def _searched(problem: PlanningProblem, starts: Tensor, actions: Tensor, rough: float) -> Tensor | None:
     """[R, T, m] that `ilqr` makes of given actions; None where it does not converge from one of them."""
     unasked: Any = None  # a search that is stepped by hand is not asked for an answer
-    search = PlanSearch("", SEARCHED, ROUGH, lambda _: problem, lambda _, seed: actions, unasked, starts)
+    search = PlanSearch("", SEARCHED, rough, lambda _: problem, lambda _, seed: actions, unasked, starts)
     state = search.init(None, seed=0)
     for _ in range(SEARCHED):
         if state.status is not None:
@@ -209,13 +228,14 @@ def slopes_along(
             found: Tensor = getattr(problem, name)(x[..., :n], x[..., n:], t)
             return found
 
-        if name == "cost":
-            return (_hessian_along(function, z, way),)
-        return (first_order(lambda x: times(first_order(function, x), way), z),)
+        def pushed(x: Tensor) -> Tensor:
+            return times(first_order(function, x), way)
+
+        return (_hessian_along(function, z, way) if name == "cost" else first_order(pushed, z),)
 
     found = []
     for name in ("mean_step", "cost"):
-        step = along(problem, name, lambda s, a, t, name=name: derived(s, a, t, name))
+        step = along(problem, name, partial(derived, name=name))
         found.append(step(at(plans.states[:, :-1]), at(plans.actions))[0])
     last = _hessian_along(problem.final_cost, at(plans.states[:, -1]), states[..., -1, :])
     return found[0], found[1], last
@@ -223,7 +243,12 @@ def slopes_along(
 
 def _hessian_along(function: Callable[[Tensor], Tensor], z: Tensor, way: Tensor) -> Tensor:
     """[..., d, d], the derivative of the Hessian of a function [..., d] -> [...] along [..., d]."""
-    return second_order(lambda x: (grad(lambda y: function(y).sum())(x) * way).sum(-1), z)[1]
+
+    def slope(x: Tensor) -> Tensor:
+        found: Tensor = grad(lambda y: function(y).sum())(x)
+        return (found * way).sum(-1)
+
+    return second_order(slope, z)[1]
 
 
 def projected_slope(matrix: Tensor, slope: Tensor) -> Tensor:

@@ -59,6 +59,17 @@ def test_compare_prints_two_tables(cai):
     assert "-0.8348" in out  # log((e^-1 + (1 + e^-10) / 2) / 2)
 
 
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.campaign)])
+def test_compare_in_other_processes_and_in_a_folder(table, cai, tmp_path, workers):
+    alone = without_seconds(table("bridge"))
+    assert without_seconds(table("bridge", "--workers", workers, "--folder", tmp_path / "study")) == alone
+    first, again = (table("bridge", "--folder", tmp_path / "study") for _ in range(2))
+    assert first == again  # seconds, too: nothing was done
+    code, _, err = cai("compare", "bridge", "--seed", 1, "--folder", tmp_path / "study")
+    assert code == 2
+    assert "asks something else: the seeds was 0, and is 1 now" in err
+
+
 def test_compare_says_why_a_row_has_no_answer(cai):
     code, out, _ = cai("compare", "river-swim", "--horizon", "inf", "--backend", "variational")
     assert code == 1

@@ -127,7 +127,7 @@ class PlannedObjective(Asked):
     ) -> None:
         super().__init__(demonstrations, names, start, fitted, read)
         self._problem, self._features = problem, features
-        self._rows: Tensor | None = None  # of each demonstration, which of the plans
+        self._rows = torch.arange(len(demonstrations))  # of each demonstration, which of the plans
         self._near: SettledPlans | None = None
         self._known: tuple[bytes, _Local | None] | None = None
 

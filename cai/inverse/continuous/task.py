@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -51,7 +51,7 @@ def gaussian_task(model: Any, demonstrations: Any, features: Any, objective: str
     if model.batch_shape or not model.is_finite:
         raise ValueError("the model is a batch, or its horizon is infinite; fit one model over horizon=N")
     make = _linear if isinstance(model, LinearGaussianModel) else _written
-    asked = make(model, _read(model, demonstrations), features)
+    asked: Any = make(model, _read(model, demonstrations), features)
     return Task(
         objective=asked,
         problem=asked,
@@ -203,31 +203,44 @@ class WeightedReward:
 
 
 def _written(model: ContinuousModel, given: ContinuousDemonstrations, features: Any) -> Asked:
-    """Around plans; around demonstrations where noise that changes moves plans, too."""
+    """Around plans; around demonstrations where there is none to begin with, or noise that changes moves it, too."""
     require_smooth(model, "ilqr")
     named = {name: _pair(name, feature) for name, feature in _named(features).items()}
     problem = planning_problem(model)
-    parts = (tuple(named), torch.ones(len(named), dtype=torch.float64), partial(_with_weights, model, named))
+    costs = [feature_problem(problem, *pair) for pair in named.values()]
+    parts = (tuple(named), _first(costs, given), partial(_with_weights, model, named))
     if no_curvature(problem, given.states, given.actions) is not None:
         return _around(model, features, given)
 
     def paid(coefficients: Tensor) -> PlanningProblem:
         return planning_problem(_with_weights(model, named, coefficients))
 
-    return PlannedObjective(
+    planned = PlannedObjective(
         paid,
-        [feature_problem(problem, *pair) for pair in named.values()],
+        costs,
         given,
         *parts,
         lambda other: _written(model, _read(model, other), features),
     )
+    return _around(model, features, given) if planned.evaluate(planned.start) is None else planned
+
+
+def _first(costs: Sequence[PlanningProblem], given: ContinuousDemonstrations) -> Tensor:
+    """[F], where the search begins: -1 for what is 0 or more wherever it was seen, as who pays for it; else 1."""
+    found = []
+    for one in costs:
+        steps = one.over_time(one.cost, "cost")(given.states[:, :-1], given.actions)
+        every = -torch.cat([steps.flatten(), one.final_cost(given.states[:, -1]).flatten()])
+        found.append(-1.0 if bool((every >= 0).all()) and bool((every > 0).any()) else 1.0)
+    return torch.tensor(found, dtype=torch.float64)
 
 
 def _around(model: ContinuousModel, features: Any, given: Any, center: Any = None) -> GaussianObjective:
     given, named = _read(model, given), {name: _pair(name, feature) for name, feature in _named(features).items()}
     states, actions = (given.states, given.actions) if center is None else center
-    family = family_around(planning_problem(model), list(named.values()), states, actions)
-    start = torch.ones(len(named), dtype=torch.float64)
+    problem = planning_problem(model)
+    family = family_around(problem, list(named.values()), states, actions)
+    start = _first([feature_problem(problem, *pair) for pair in named.values()], given)
     fitted = partial(_with_weights, model, named)
     return GaussianObjective(family, given, tuple(named), start, fitted, partial(_around, model, features))
 

@@ -31,7 +31,7 @@ def reaching(sources: Array, targets: Array, goal: Array) -> Array:
     """Bool [N]: states with a path to the goal, bool [N], along edges; the goal included."""
     near, count = goal.copy(), -1
     for _ in range(WAVES):  # under a discount every state leads to the end at once, and where all lead to many, soon
-        before, count = count, np.count_nonzero(near)
+        before, count = count, int(np.count_nonzero(near))
         if count in (before, len(near)):
             return near
         near[sources[near[targets]]] = True

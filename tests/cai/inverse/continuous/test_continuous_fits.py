@@ -192,6 +192,10 @@ def test_costs_of_the_pendulum_are_found_again(temperature, start, count):
     assert ((est.coefficients - 1).abs() < 4 * est.standard_errors).all(), est.to_frame()
     assert abs(est.coefficients["effort"] - 1) < 0.3
     assert est.log_prob(drawn.select([0]))[0] == pytest.approx(float(est.log_prob(drawn)[0]))
+    height, speed, effort = features.values()
+    paid = {"height": height, "speed": speed, "energy": lambda s, a, t: -2 * effort(s, a, t)}  # which nobody wants
+    other = fit(model, drawn, features=paid)
+    assert other.coefficients["energy"] == pytest.approx(-est.coefficients["effort"] / 2, rel=1e-4)
 
 
 @pytest.mark.campaign
