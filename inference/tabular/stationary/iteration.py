@@ -85,7 +85,8 @@ def stationary_messages(model: TrajectoryModel, recursion: Recursion, settling: 
     expands = hard and recursion.eta == math.inf and settling.accelerate
     steps = by_outcome(steps) if expands else steps
     start = (model.mdp.initial.detach() > 0).cpu().numpy()
-    met = reaching(steps.targets, steps.sources, np.append(start, False))[:-1]
+    _, ways, _ = usable(steps, np.append(np.full(steps.number, np.nan), 0.0))  # what is forbidden leads nowhere
+    met = reaching(steps.targets[ways], steps.sources[ways], np.append(start, False))[:-1]
     solution = Solution(steps, settling.max_iterations, Fits(steps, met, settling.tolerance))
     if hard and settling.accelerate:
         solution.chosen = np.full(steps.number, -1)

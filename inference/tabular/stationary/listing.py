@@ -25,7 +25,7 @@ def steps_of(model: TrajectoryModel, eta: float, hard: bool) -> Steps:
     mdp, discount = model.mdp, float(model.discount)
     with torch.no_grad():
         possible = (model.action_prior > 0)[..., None] & (mdp.probabilities > 0) & model.live[:, None, None]
-        rewards = model.log_potential(0).expand(possible.shape)
+        rewards = model.reward_table(0).detach().expand(possible.shape)
         table = (possible, mdp.probabilities.expand(possible.shape), rewards, mdp.successors().expand(possible.shape))
         falling = 0 if discount == 1 else 1 if eta == 0 or _alike(possible, rewards) else possible.shape[-1]
         if falling:
@@ -43,11 +43,12 @@ def steps_of(model: TrajectoryModel, eta: float, hard: bool) -> Steps:
     of_state, of_action = states[first], actions[first]
     offered = prior[of_state, of_action]
     chances, offered = _whole(chances, first, pairs), _whole(offered, *_groups(of_state))
-    means, gains = np.zeros(len(first)), rewards.astype(np.float64)
+    # In nats to the last digit of long double: what cancels on a cycle of rewards must cancel once divided, too.
+    means, gains = np.zeros(len(first)), rewards.astype(np.longdouble) / float(model.temperature)
     if eta == 0:
         with np.errstate(invalid="ignore"):
             means = np.add.reduceat(chances * gains, first) if len(first) else means
-        gains = np.zeros_like(gains)
+        gains = np.zeros(len(gains))
     if falling:  # behind the edge, or the last of the edges, with which it falls
         falls = np.flatnonzero(outcomes == possible.shape[-1] - 1 if falling == 1 else outcomes % 2 == 1)
         missing = (1 - discount) * (np.ones(len(falls)) if falling == 1 else chances[falls - 1])

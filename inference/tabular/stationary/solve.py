@@ -36,6 +36,7 @@ HISTORY = 10_000  # changes that are kept
 LONGEST = 2_000_000  # edges up to which long double is tried where float64 does not do
 SMALL = 1000  # edges up to which backups are made in long double
 POLISH = 50  # Newton's steps near the answer
+SETTLED = 100.0  # of the rounding of delta: what is left where values are as good as they get
 
 
 @dataclass
@@ -247,9 +248,12 @@ def solve_by_backups(solution: Solution, group: Array, accelerate: bool) -> None
                 found = soft_policy_iteration(part, values, min(POLISH, solution.left()), chains)
                 solution.count, solution.jumps = solution.count + found.steps, solution.jumps + found.steps
             bound = error_bound(part, found, chains)
-            if bound is not None and solution.fits(bound, found.values.total):
-                solution.put(unknown, found.values, bound)
-                return
+            if bound is not None:
+                # What long double leaves no digit to mend is put down with its bound: more backups bring no better one.
+                finest = part.dtype is np.longdouble and part.moves(found.values).left <= SETTLED
+                if finest or solution.fits(bound, found.values.total):
+                    solution.put(unknown, found.values, bound)
+                    return
         else:
             solution.put(unknown, values, np.inf)
             return

@@ -151,6 +151,11 @@ class Steps:
         """[E], `chances` in the numbers that are computed in."""
         return self.chances.astype(self.dtype, copy=False)
 
+    @cached_property
+    def paid(self) -> Array:
+        """[E], `gains` in the numbers that are computed in."""
+        return self.gains.astype(self.dtype, copy=False)
+
     def at(self, dtype: Any) -> Steps:
         """The same, computed in long double or float64."""
         found = replace(self)
@@ -264,8 +269,8 @@ class Steps:
             self.pairs[edges] - pairs.start,
             self.weighed[edges],
         )
-        apart = np.abs(x) + np.abs(self.gains[edges])
-        x += self.gains[edges]
+        apart = np.abs(x) + np.abs(self.paid[edges])
+        x += self.paid[edges]
         if math.isinf(self.eta):
             sign = 1.0 if self.eta > 0 else -1.0
             advantages = sign * np.maximum.reduceat(sign * x, first)

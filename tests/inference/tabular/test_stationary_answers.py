@@ -250,3 +250,33 @@ def test_half_of_the_starts_may_be_impossible(backend, loops):
     assert got.values[0].tolist() == [-INF, 0.0]
     assert got.initial.tolist() == [0.0, 1.0]
     assert float(got.elbo) == pytest.approx(math.log(0.5), abs=1e-12)
+
+
+# ---- what the list of moves says ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("temperature", [0.7, 3.0])
+@pytest.mark.parametrize("backend", ["variational", "risk:eta=1", "risk:eta=-1", HARD[0], HARD[2]])
+def test_rewards_that_cancel_on_a_cycle_cancel_at_every_temperature(backend, temperature):
+    """Of 3, -1 and -2 over the temperature, as float64 rounds them, a billion rounds would add up."""
+    leak = 2**-30
+    ways, chances = [[[1]], [[2]], [[3, 0]], [[3]]], [[[1]], [[1]], [[leak, 1 - leak]], [[1]]]
+    mdp = MDP.from_successors(ways, chances, [1, 0, 0, 0], terminal=[3])
+    model = TrajectoryModel(mdp, [3.0, -1.0, -2.0, 0.0], horizon=INF, temperature=temperature)
+    got = ask(model, backend)
+    assert got.values[0].tolist() == pytest.approx([0.0, -3.0, -2.0, 0.0], abs=got.details["error_bound"] + 1e-15)
+    assert got.details["error_bound"] < 1e-8
+
+
+@pytest.mark.parametrize(
+    "backend", ["exact", "optimistic", "risk:eta=2", "variational", "risk:eta=-1", "value-iteration"]
+)
+def test_what_lies_behind_a_forbidden_move_says_nothing_of_the_start(backend):
+    mdp = MDP.from_successors([[[1], [2]], [[1], [1]], [[2], [2]]], [[[1], [1]]] * 3, [1, 0, 0], terminal=[1])
+    got = ask(TrajectoryModel(mdp, [[-1, -INF], [0, 0], [1, 1]], horizon=INF), backend)
+    assert got.status is Status.SUCCESS
+    soft = backend != "value-iteration"
+    assert float(got.values[0, 0]) == pytest.approx(-1 - soft * math.log(2), abs=1e-14)
+    assert got.values[0, 2] == INF
+    assert math.isfinite(float(got.believed_return))
+    assert got.action_probs[0, 0].tolist() == [1.0, 0.0]
