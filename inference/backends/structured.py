@@ -7,14 +7,14 @@ from typing import Any, ClassVar, Literal
 
 from cai.inference.core.backend import refuse_continuous
 from cai.inference.core.driver import drive
-from cai.inference.core.memory import Need, enumerated_need
+from cai.inference.core.memory import Need, enumerated_need, soft_need
 from cai.inference.core.posterior import Posterior
 from cai.inference.core.status import Target
 from cai.inference.gaussian.solve import gaussian_need, gaussian_posterior, require_answerable
 from cai.inference.programs.answers import GuideAnswer
 from cai.inference.programs.requirements import check_enumerable, check_program, table_bytes
 from cai.inference.programs.svi import FitOptions, GuideLearner
-from cai.inference.tabular.dynamic_programming import check_keep, closed_form_posterior, soft_need
+from cai.inference.tabular.dynamic_programming import check_keep, closed_form_posterior
 from cai.inference.tabular.recursion import EXACT, FIXED
 from cai.inference.tabular.stationary.iteration import Settling
 from cai.models.continuous.linear_gaussian import LinearGaussianModel

@@ -5,20 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from cai.inference.core.memory import Need
+from cai.inference.core.backend import require_model
+from cai.inference.core.memory import Need, soft_need
 from cai.inference.core.posterior import Posterior
 from cai.inference.core.status import Target
 from cai.inference.gaussian.solve import gaussian_need, gaussian_posterior, require_answerable
-from cai.inference.tabular.dynamic_programming import (
-    check_keep,
-    check_settling,
-    closed_form_posterior,
-    require_model,
-    soft_need,
-)
+from cai.inference.tabular.dynamic_programming import check_soft_options, closed_form_posterior
 from cai.inference.tabular.recursion import EXACT
 from cai.inference.tabular.stationary.iteration import Settling
 from cai.models.continuous.linear_gaussian import LinearGaussianModel
+from cai.models.trajectory.model import TrajectoryModel
 
 __all__ = ["SumProduct"]
 
@@ -60,14 +56,14 @@ class SumProduct:
     cost: ClassVar[str] = "T S A K time, T S A memory"
 
     def __post_init__(self) -> None:
-        check_settling(self.tolerance, self.max_iterations)
-        check_keep(self.keep, self.kernel)
+        check_soft_options(self.tolerance, self.max_iterations, self.keep, self.kernel)
 
     def supports(self, model: Any) -> None:
         """Raises ValueError unless the model is a `TrajectoryModel`, or linear-Gaussian with an answer."""
         if isinstance(model, LinearGaussianModel):
             return require_answerable(model, self.name, 1.0)
-        require_model(model, self.name, "'enumeration'")
+        if not isinstance(model, TrajectoryModel):
+            require_model(model, self.name, "'enumeration'")
 
     def memory(self, model: Any) -> Need:
         """The memory that `run` will need for this model, by estimate; `infer` refuses what does not fit."""

@@ -9,7 +9,7 @@ from cai.models.common import memory
 from cai.models.trajectory.batch import ModelBatch
 from cai.models.trajectory.model import TrajectoryModel
 
-__all__ = ["Need", "check_memory", "enumerated_need", "horizon_need", "particles_need", "require_tables"]
+__all__ = ["Need", "check_memory", "enumerated_need", "horizon_need", "particles_need", "require_tables", "soft_need"]
 
 STEP_OVERHEAD = 2_000  # bytes of Python objects that a step leaves behind where each has tensors of its own
 SITE_OVERHEAD = 100_000  # bytes that a step of an enumerated program leaves behind, whatever its size
@@ -48,6 +48,8 @@ def check_memory(backend: Any, model: Any) -> None:
     if isinstance(model, ModelBatch):
         times, member = len(model), model[max(range(len(model)), key=model.horizons.__getitem__)]
     need = estimate(member)
+    if times * need.bytes <= memory.NEVER_LOOKED_AT:
+        return
     what = f"backend {backend.name!r} needs {need.what}" + (f", for each of {times} members" if times > 1 else "")
     device = member.mdp.probabilities.device if isinstance(member, TrajectoryModel) else None
     memory.require_memory(times * need.bytes, f"{what}; that", need.instead, device)
@@ -74,6 +76,14 @@ def horizon_need(
     what = f"{' and '.join(held) or 'a few tables [S, A]'}, T = {steps:,}, S = {size:,} and A = {mdp.num_actions:,}"
     shorter = f"give a shorter horizon (or math.inf for a stationary answer){', ' + instead if instead else ''}"
     return Need(needed, what, shorter if steps > 1 else "make the process smaller")
+
+
+def soft_need(model: TrajectoryModel, keep: str) -> Need:
+    """What a soft recursion takes: values of all steps, or of a few."""
+    endless = model.horizon == math.inf
+    if keep == "evidence" or endless:
+        return horizon_need(model, rows=20 if endless else 20 / model.horizon)
+    return horizon_need(model, instead="or keep='evidence', which holds a few rows")
 
 
 def enumerated_need(steps: int, table: int, instead: str) -> Need:

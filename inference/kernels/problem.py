@@ -13,7 +13,6 @@ from torch import Tensor
 from cai.inference.kernels.tables import Table, entries_like, process_table
 from cai.models.common.numerics import NEAR_ZERO, expectation, safe_log
 from cai.models.trajectory.model import TrajectoryModel
-from cai.models.trajectory.sizes import largest_reward
 
 __all__ = ["Kind", "SoftProblem", "StepTables"]
 
@@ -104,7 +103,8 @@ class SoftProblem:
         """Whether some problem's returns are so small that sums of numbers of size 1 would lose digits of them."""
         if self.rewards is None:
             alpha = float(torch.as_tensor(self.model.temperature).detach())
-            return 0 < largest_reward(self.model) * self.model.steps <= NEAR_ZERO * alpha
+            steps = 1 if self.model.horizon == math.inf else self.model.horizon
+            return 0 < self.model.reward_size * steps <= NEAR_ZERO * alpha
         sizes = self.rewards.detach().abs()
         largest = torch.where(torch.isfinite(sizes), sizes, torch.zeros_like(sizes)).amax((1, 2)) * self.model.steps
         return bool(((largest > 0) & (largest <= NEAR_ZERO)).any())

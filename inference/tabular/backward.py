@@ -24,6 +24,7 @@ from cai.models.trajectory.model import TrajectoryModel
 __all__ = ["CHUNK", "KEEP", "Messages", "backward", "forward", "in_chunks", "occupancies", "policy_backward"]
 
 KEEP = ("values", "evidence")
+LITTLE = 2**8  # probabilities of a process up to which what a step reads is kept for the next pass
 CHUNK = 2**22  # numbers of the largest table that is made at a time
 
 
@@ -69,7 +70,8 @@ class Messages(Lazy):
         assert kind is not None
         if not values.requires_grad:
             found = self.soft.q_values(values)
-            self.soft.made = None
+            if model.mdp.probabilities.numel() > LITTLE:
+                self.soft.made = None
             return found
         if model.reward.reads_time:
             return torch.stack([self.recursion.backup(model, values[t + 1], t) for t in range(model.steps)])
@@ -131,7 +133,7 @@ def backward(
         return _step_by_step(model, recursion, log_prior, kernel)
     soft = make_pass(SoftProblem(model, kind, log_prior), kernel)
     first, kept = soft_values(model, kind, log_prior=log_prior, all_steps=keep != "evidence", soft=soft)
-    if not first.requires_grad:  # else a gradient reads it again
+    if not first.requires_grad and model.mdp.probabilities.numel() > LITTLE:  # a gradient reads it again
         soft.made = None  # what a step reads takes as much memory as many values
     parts = {} if kept is None else {"values": kept, "soft": soft}
     return Messages(

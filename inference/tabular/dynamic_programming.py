@@ -12,7 +12,6 @@ from torch import Tensor
 
 from cai.inference.core.backend import require_model
 from cai.inference.core.lazy import lazy, table, view
-from cai.inference.core.memory import Need, horizon_need
 from cai.inference.core.status import Status, Target
 from cai.inference.core.storage import storable
 from cai.inference.kernels.backups import soft_log_policy, soft_policy
@@ -31,13 +30,13 @@ __all__ = [
     "RecursionPosterior",
     "check_keep",
     "check_settling",
+    "check_soft_options",
     "closed_form_posterior",
     "failure_status",
     "messages_posterior",
     "optimality_possible",
     "require_finite",
     "require_model",
-    "soft_need",
 ]
 
 
@@ -59,6 +58,12 @@ def check_settling(tolerance: float, max_iterations: int) -> None:
         raise ValueError(f"tolerance is {tolerance}; it must be > 0")
 
 
+def check_soft_options(tolerance: float, max_iterations: int, keep: str, kernel: str) -> None:
+    """`check_settling` and `check_keep`."""
+    check_settling(tolerance, max_iterations)
+    check_keep(keep, kernel)
+
+
 def check_keep(keep: str, kernel: str) -> None:
     """Refuses words that say nothing about what to keep, or how to compute."""
     if keep in ("all", "policy"):
@@ -70,13 +75,6 @@ def check_keep(keep: str, kernel: str) -> None:
         raise ValueError(f"keep is {keep!r}; expected one of {', '.join(KEEP)}")
     if kernel != "auto":
         check_kernel(kernel)
-
-
-def soft_need(model: TrajectoryModel, keep: str) -> Need:
-    """What a soft recursion takes: values of all steps, or of a few."""
-    if keep == "evidence" or not model.is_finite:
-        return horizon_need(model, rows=20 / model.steps)
-    return horizon_need(model, instead="or keep='evidence', which holds a few rows")
 
 
 def closed_form_posterior(

@@ -12,7 +12,6 @@ from cai.inference.tabular.believed_dynamics import FixedDynamics
 from cai.inference.tabular.posterior import ModelPosterior
 from cai.models.trajectory.batch import ModelBatch
 from cai.models.trajectory.model import TrajectoryModel
-from cai.models.trajectory.sizes import largest_reward
 
 __all__ = ["LARGEST", "SMALLEST", "VANISHING", "batch_is_in_range", "is_in_range", "out_of_range"]
 
@@ -48,7 +47,7 @@ def batch_is_in_range(batch: ModelBatch, *, soft: bool = False) -> bool:
     elif batch.gives_rewards or base.reward.reads_time:
         return all(is_in_range(member, soft=soft) for member in batch)
     else:
-        largest = [largest_reward(base)] * number
+        largest = [base.reward_size] * number
     shared = batch.temperatures is None
     temperatures = torch.as_tensor(base.temperature if shared else batch.temperatures, dtype=torch.float64)
     steps = [_steps(horizon, base.discount) for horizon in batch.horizons]
@@ -71,7 +70,7 @@ def _steps(horizon: float, discount: float) -> float:
 def _sizes(model: TrajectoryModel) -> tuple[float, float, float]:
     """The temperature, and about the largest return, in reward units and in nats."""
     temperature = float(torch.as_tensor(model.temperature, dtype=torch.float64).detach())
-    size = _steps(model.horizon, model.discount) * largest_reward(model)
+    size = _steps(model.horizon, model.discount) * model.reward_size
     return temperature, size, size / temperature
 
 

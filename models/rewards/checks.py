@@ -41,9 +41,11 @@ def check_reward(factor: RewardFactor, model: Setting, mdp: MDP, times: range) -
     """
     if type(factor).check_model is not RewardFactor.check_model:  # else it fits every model
         factor.check_model(model)
-    own = [term for term in factor.terms() if any(_is_users(root) for root in _roots(term))]
+    whole, own = factor.whole_table(mdp), []
+    if whole is None:  # else there is no code to look at
+        own = [term for term in factor.terms() if any(_is_users(root) for root in _roots(term))]
     for t in times:
-        table = raw_table(factor, mdp, t)
+        table = raw_table(factor, mdp, t) if whole is None else whole[..., None]
         _check_values(factor, mdp, table, t)
         if own and t == times[0]:
             _check_elementwise(factor, own, mdp, table, t)

@@ -34,6 +34,7 @@ __all__ = [
     "TimeTableReward",
     "as_reward",
     "evaluate_factor",
+    "fitting_reward",
     "one_number",
 ]
 
@@ -253,6 +254,13 @@ class StepCost(RewardFactor):
     def evaluate(self, mdp: MDP, step: Step) -> Tensor:
         charge = -torch.as_tensor(self.cost)
         return torch.where(mdp.terminal[step.state], torch.zeros_like(charge), charge)
+
+
+def fitting_reward(reward: Any, mdp: MDP) -> RewardFactor:
+    """`as_reward`, refused unless it fits the process."""
+    factor = as_reward(reward, mdp)
+    factor.check(mdp)
+    return factor
 
 
 def as_reward(reward: Any, mdp: MDP | None = None) -> RewardFactor:

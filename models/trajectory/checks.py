@@ -9,14 +9,45 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cai.models.common.checks import check_distribution, check_shape, float_tensor
+from cai.models.common.checks import check_distribution, check_shape, float_tensor, whole_horizon
 from cai.models.common.labels import by_name
 from cai.models.processes.mdp import MDP
 
-__all__ = ["check_bernoulli", "check_horizon", "check_numbers", "normalised_prior", "outcomes_disagree"]
+__all__ = [
+    "check_bernoulli",
+    "check_horizon",
+    "check_numbers",
+    "outcomes_disagree",
+    "settled",
+    "settled_temperature",
+]
 
 
-def normalised_prior(prior: Any, mdp: MDP) -> Tensor:
+def settled(model: Any) -> dict[str, Any]:
+    """Horizon, temperature, discount and action prior of a model, by name, as they are computed with; and its steps.
+
+    Raises:
+        TypeError, ValueError: if one of them, or its optimality, makes no sense.
+    """
+    horizon = whole_horizon(model.horizon)
+    temperature = settled_temperature(model.temperature, model.discount)
+    if model.optimality not in ("factor", "bernoulli"):
+        raise ValueError(f"optimality is {model.optimality!r}; expected 'factor' or 'bernoulli'")
+    prior = _normalised_prior(model.action_prior, model.mdp)
+    found = {"horizon": horizon, "temperature": temperature, "discount": float(model.discount), "action_prior": prior}
+    return found | {"is_finite": horizon != math.inf, "steps": 1 if horizon == math.inf else int(horizon)}
+
+
+def settled_temperature(alpha: Any, discount: Any) -> float | Tensor:
+    """The temperature beside a discount: a float, or a 0-dim float64 tensor where it requires grad; checks both."""
+    if not isinstance(alpha, Tensor) or alpha.dim():
+        check_numbers(alpha, discount)
+        return float(alpha)
+    check_numbers(alpha.item(), discount)
+    return alpha.double() if alpha.requires_grad else float(alpha.item())
+
+
+def _normalised_prior(prior: Any, mdp: MDP) -> Tensor:
     """[S, A], p(a | s): uniform unless given, without the mass on actions that are not available.
 
     Raises:
@@ -45,7 +76,7 @@ def normalised_prior(prior: Any, mdp: MDP) -> Tensor:
 
 def check_bernoulli(model: Any) -> None:
     """Raises ValueError if the evidence of Bernoulli optimality vanishes over an infinite horizon."""
-    if not model.is_finite and not model.is_average and model.optimality == "bernoulli" and model.r_max != 0:
+    if not model.is_finite and not model.is_average and model.r_max != 0:
         raise ValueError(
             f"optimality='bernoulli' subtracts r_max = {model.r_max:g} at each of infinitely many steps, and the "
             "evidence vanishes; use optimality='factor'"
@@ -59,14 +90,15 @@ def check_horizon(model: Any) -> None:
             f"criterion is {model.criterion!r}; expected 'total' (sums of rewards) or 'average' (the reward of a step "
             "in the long run)"
         )
-    if not model.is_finite and model.reward.reads_time:
+    finite = model.horizon != math.inf
+    if not finite and model.reward.reads_time:
         raise ValueError(
             "the horizon is infinite and the reward reads t; a stationary answer needs a reward without time "
             "(CallableReward(function, reads_time=False) if it ignores t)"
         )
-    if not model.is_average:
+    if model.criterion == "total":
         return
-    if model.is_finite:
+    if finite:
         raise ValueError(
             f"criterion='average' is about the long run, and the horizon is {model.horizon}; give horizon=math.inf, or "
             "leave the criterion out"

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from cai.models.common.checks import FORGOTTEN, whole_horizon
+from cai.models.common.checks import FORGOTTEN
 from cai.models.common.devices import place_tensor, resolve_place
 from cai.models.common.facts import fact_table, process_facts
 from cai.models.common.names import did_you_mean
@@ -26,8 +26,8 @@ from cai.models.common.storage import can_store, storable
 from cai.models.processes.mdp import MDP
 from cai.models.rewards.base import raw_table
 from cai.models.rewards.checks import check_reward
-from cai.models.rewards.tables import EvaluatedReward, TableReward, as_reward
-from cai.models.trajectory.checks import check_bernoulli, check_horizon, check_numbers, normalised_prior
+from cai.models.rewards.tables import EvaluatedReward, TableReward, fitting_reward
+from cai.models.trajectory.checks import check_bernoulli, check_horizon, settled, settled_temperature
 from cai.models.trajectory.checks import outcomes_disagree as disagree
 from cai.models.trajectory.portable import Portable
 from cai.models.trajectory.program import ProgramTables, run_program
@@ -111,25 +111,12 @@ class TrajectoryModel(Portable):
         if self.mdp._host is not None:
             self._follow(dataclasses.replace(self, mdp=self.mdp.host))
             return
-        object.__setattr__(self, "_tables", {})
-        object.__setattr__(self, "horizon", whole_horizon(self.horizon))
-        alpha = self.temperature
-        if isinstance(alpha, Tensor) and not alpha.dim():
-            object.__setattr__(self, "temperature", alpha.double() if alpha.requires_grad else alpha.item())
-            alpha = alpha.item()
-        check_numbers(alpha, self.discount)
-        if self.optimality not in ("factor", "bernoulli"):
-            raise ValueError(f"optimality is {self.optimality!r}; expected 'factor' or 'bernoulli'")
-        if not isinstance(self.temperature, Tensor):
-            object.__setattr__(self, "temperature", float(self.temperature))
-        object.__setattr__(self, "discount", float(self.discount))
-        object.__setattr__(self, "action_prior", normalised_prior(self.action_prior, self.mdp))
-        factor = as_reward(self.reward, self.mdp)
-        factor.check(self.mdp)
-        object.__setattr__(self, "reward", factor)
+        self.__dict__.update(settled(self), _tables={})
+        self.__dict__["reward"] = factor = fitting_reward(self.reward, self.mdp)
         check_horizon(self)
         check_reward(factor, self, self.mdp, self.reward_times)
-        check_bernoulli(self)
+        if self.optimality == "bernoulli":
+            check_bernoulli(self)
 
     # ---- where it lives -----------------------------------------------------------------------------------------
 
@@ -173,10 +160,9 @@ class TrajectoryModel(Portable):
         """Takes everything but the process from a checked model of the process that this one's was moved from."""
         for entry in dataclasses.fields(self):
             if entry.init and entry.name != "mdp":
-                object.__setattr__(self, entry.name, getattr(host, entry.name))
+                self.__dict__[entry.name] = getattr(host, entry.name)
         prior = place_tensor(host.action_prior, self.device, self.dtype, "action_prior")
-        for name, value in (("action_prior", prior), ("_tables", {}), ("_host", host)):
-            object.__setattr__(self, name, value)
+        self.__dict__.update(action_prior=prior, _tables={}, _host=host)
 
     # ---- what backends read -------------------------------------------------------------------------------------
 
@@ -243,6 +229,16 @@ class TrajectoryModel(Portable):
         forbidden = torch.isinf(rewards)
         finite = torch.where(forbidden, torch.zeros_like(rewards), rewards)
         return torch.where(forbidden, rewards.detach(), finite / self.temperature)
+
+    @cached_property
+    def reward_size(self) -> float:
+        """The largest absolute reward that is finite, in reward units; what no outcome pays does not count."""
+        possible, largest = self.mdp.probabilities > 0, 0.0
+        for t in self.reward_times:
+            sizes = self.reward_table(t).detach().abs()
+            counts = torch.isfinite(sizes) & (possible if sizes.shape == possible.shape else True)
+            largest = max(largest, float(sizes.masked_fill(~counts, 0.0).max()))
+        return largest
 
     @cached_property
     def r_max(self) -> float:
@@ -322,7 +318,17 @@ class TrajectoryModel(Portable):
         if unknown := [name for name in changes if name not in known]:
             meant = did_you_mean(unknown[0], known)
             raise TypeError(f"a TrajectoryModel has no argument {unknown[0]!r}{meant}; it has {', '.join(known)}")
+        if self._host is None and changes.keys() <= {"temperature", "name"}:  # what was checked does not depend on them
+            return self._varied(**changes)
         return dataclasses.replace(self, **{"action_prior": self.host.action_prior, **changes})
+
+    def _varied(self, **changes: Any) -> TrajectoryModel:
+        """A copy of another temperature or name, which shares the tables of the rewards."""
+        if "temperature" in changes:
+            changes["temperature"] = settled_temperature(changes["temperature"], self.discount)
+        copied = object.__new__(type(self))
+        copied.__dict__.update({entry.name: getattr(self, entry.name) for entry in dataclasses.fields(self)} | changes)
+        return copied
 
     def batch(self, **arguments: Any) -> ModelBatch:
         """Variants of this model on the same process, to be asked about in one call: see `ModelBatch`.
@@ -389,7 +395,6 @@ class TrajectoryModel(Portable):
     def _program_tables(self) -> ProgramTables:
         return ProgramTables.of(self)
 
-    # ---- checks -------------------------------------------------------------------------------------------------
-
     def _raw_table(self, t: int) -> Tensor:
-        return raw_table(self.reward, self.mdp, t)
+        whole = self.reward.whole_table(self.mdp)
+        return raw_table(self.reward, self.mdp, t) if whole is None else whole[..., None]

@@ -17,6 +17,8 @@ from cai.models.common.devices import new_table
 
 __all__ = ["NativePass"]
 
+SHORT = 2**14  # probabilities of a step that is too short to be shared among threads, see `thread_count`
+
 
 class NativeTable(ctypes.Structure):
     """`Sums` of cpp/sums.h."""
@@ -174,7 +176,7 @@ class NativePass(SoftPass):
 
     @cached_property
     def _threads(self) -> int:
-        return thread_count()
+        return 1 if self.model.mdp.probabilities.numel() * self.problem.size <= SHORT else thread_count()
 
     @cached_property
     def _factors(self) -> Tensor:
