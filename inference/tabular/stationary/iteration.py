@@ -147,7 +147,7 @@ def _assemble(model: TrajectoryModel, recursion: Recursion, solution: Solution, 
     details: dict[str, Any] = {
         "steps": solution.count,
         "newton_steps": solution.jumps,
-        "error_bound": float(bound) * float(model.temperature),
+        "error_bound": float(bound) * float(torch.as_tensor(model.temperature).detach()),
         "change": solution.changes[-1] if solution.changes else 0.0,
         "changes": tuple(solution.changes),
         "rate": _rate(model, solution),

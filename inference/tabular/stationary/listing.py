@@ -44,7 +44,10 @@ def steps_of(model: TrajectoryModel, eta: float, hard: bool) -> Steps:
     offered = prior[of_state, of_action]
     chances, offered = _whole(chances, first, pairs), _whole(offered, *_groups(of_state))
     # In nats to the last digit of long double: what cancels on a cycle of rewards must cancel once divided, too.
-    means, gains = np.zeros(len(first)), rewards.astype(np.longdouble) / float(model.temperature)
+    means, gains = (
+        np.zeros(len(first)),
+        rewards.astype(np.longdouble) / float(torch.as_tensor(model.temperature).detach()),
+    )
     if eta == 0:
         with np.errstate(invalid="ignore"):
             means = np.add.reduceat(chances * gains, first) if len(first) else means

@@ -301,3 +301,13 @@ def test_the_bound_holds_for_values_as_they_are_rounded(backend, dtype):
             abs(Fraction(got.values[0, 0].item()) - 3 * want)
             <= Fraction(got.details["error_bound"]) + Fraction(2) ** -60
         )
+
+
+@pytest.mark.parametrize("backend", ["exact", "variational"])
+@pytest.mark.filterwarnings("error")
+def test_a_temperature_with_a_gradient_is_read_without_a_warning(backend):
+    temperature = torch.tensor(2.0, dtype=torch.float64, requires_grad=True)
+    mdp = MDP([[[1.0], [1.0]]], [1.0])
+    model = TrajectoryModel(mdp, [[-1.0, -2.0]], horizon=INF, temperature=temperature, discount=0.5)
+    cai.infer(model, backend).elbo.backward()
+    assert temperature.grad is not None
