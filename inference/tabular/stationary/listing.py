@@ -26,7 +26,12 @@ def steps_of(model: TrajectoryModel, eta: float, hard: bool) -> Steps:
     with torch.no_grad():
         possible = (model.action_prior > 0)[..., None] & (mdp.probabilities > 0) & model.live[:, None, None]
         rewards = model.reward_table(0).detach().expand(possible.shape)
-        table = (possible, mdp.probabilities.expand(possible.shape), rewards, mdp.successors().expand(possible.shape))
+        table: tuple[Tensor, ...] = (
+            possible,
+            mdp.probabilities.expand(possible.shape),
+            rewards,
+            mdp.successors().expand(possible.shape),
+        )
         falling = 0 if discount == 1 else 1 if eta == 0 or _alike(possible, rewards) else possible.shape[-1]
         if falling:
             table = _with_falls(*table, falling)
@@ -70,7 +75,7 @@ def _alike(possible: Tensor, rewards: Tensor) -> bool:
 
 def _with_falls(
     possible: Tensor, probabilities: Tensor, rewards: Tensor, successors: Tensor, falling: int
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, ...]:
     """Tables [S, A, K] with places for a discount's falls, 0 as yet: one behind all outcomes, or one behind each."""
     if falling == 1:
         falls = possible.any(-1, keepdim=True)
