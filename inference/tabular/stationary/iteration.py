@@ -147,7 +147,7 @@ def _assemble(model: TrajectoryModel, recursion: Recursion, solution: Solution, 
     details: dict[str, Any] = {
         "steps": solution.count,
         "newton_steps": solution.jumps,
-        "error_bound": float(bound) * float(torch.as_tensor(model.temperature).detach()),
+        "error_bound": float(bound) * float(torch.as_tensor(model.temperature, dtype=torch.float64).detach()),
         "change": solution.changes[-1] if solution.changes else 0.0,
         "changes": tuple(solution.changes),
         "rate": _rate(model, solution),

@@ -51,7 +51,7 @@ def steps_of(model: TrajectoryModel, eta: float, hard: bool) -> Steps:
     # In nats to the last digit of long double: what cancels on a cycle of rewards must cancel once divided, too.
     means, gains = (
         np.zeros(len(first)),
-        rewards.astype(np.longdouble) / float(torch.as_tensor(model.temperature).detach()),
+        rewards.astype(np.longdouble) / float(torch.as_tensor(model.temperature, dtype=torch.float64).detach()),
     )
     if eta == 0:
         with np.errstate(invalid="ignore"):

@@ -311,3 +311,9 @@ def test_a_temperature_with_a_gradient_is_read_without_a_warning(backend):
     model = TrajectoryModel(mdp, [[-1.0, -2.0]], horizon=INF, temperature=temperature, discount=0.5)
     cai.infer(model, backend).elbo.backward()
     assert temperature.grad is not None
+
+
+def test_a_temperature_is_read_in_float64():
+    model = TrajectoryModel(MDP([[[1.0]]], [1.0]), [-0.7], horizon=INF, temperature=0.1, discount=0.5)
+    got = cai.infer(model, "exact")
+    assert float(got.values[0, 0]) == pytest.approx(-0.1 * math.log(2 * math.exp(7) - 1), rel=1e-14)
