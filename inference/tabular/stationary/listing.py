@@ -34,7 +34,7 @@ def steps_of(model: TrajectoryModel, eta: float, hard: bool) -> Steps:
         )
         falling = 0 if discount == 1 else 1 if eta == 0 or _alike(possible, rewards) else possible.shape[-1]
         if falling:
-            table = _with_falls(*table, falling)
+            table = _with_falls(table, falling)
         possible = table[0]
         states, actions, outcomes = (part.cpu().numpy() for part in torch.nonzero(possible, as_tuple=True))
         key = states * mdp.num_actions + actions
@@ -73,20 +73,19 @@ def _alike(possible: Tensor, rewards: Tensor) -> bool:
     return bool((least >= torch.where(possible, rewards, -torch.inf).amax(-1)).all())
 
 
-def _with_falls(
-    possible: Tensor, probabilities: Tensor, rewards: Tensor, successors: Tensor, falling: int
-) -> tuple[Tensor, ...]:
-    """Tables [S, A, K] with places for a discount's falls, 0 as yet: one behind all outcomes, or one behind each."""
+def _with_falls(table: tuple[Tensor, ...], falling: int) -> tuple[Tensor, ...]:
+    """Tables [S, A, K] with places for a discount's falls, 0 as yet: one behind all outcomes, or one behind each.
+
+    Args:
+        table: which outcomes may happen, bool, and what there is of each.
+        falling: 1 for the first way, else the second.
+    """
+    possible, *others = table
     if falling == 1:
         falls = possible.any(-1, keepdim=True)
-        return (
-            torch.cat([possible, falls], -1),
-            *(functional.pad(part, (0, 1)) for part in (probabilities, rewards, successors)),
-        )
-    others = (
-        torch.stack([part, torch.zeros_like(part)], -1).flatten(-2) for part in (probabilities, rewards, successors)
-    )
-    return (torch.stack([possible, possible], -1).flatten(-2), *others)
+        return (torch.cat([possible, falls], -1), *(functional.pad(part, (0, 1)) for part in others))
+    placed = (torch.stack([part, torch.zeros_like(part)], -1).flatten(-2) for part in others)
+    return (torch.stack([possible, possible], -1).flatten(-2), *placed)
 
 
 def _groups(key: Array) -> tuple[Array, Array]:
