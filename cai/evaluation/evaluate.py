@@ -43,7 +43,8 @@ class Outcome(Saved):
     Attributes:
         expected_return: exact; -inf if something forbidden can happen.
         standard_error: of the mean of the sampled returns, to hold `expected_return` against.
-        std: standard deviation of the return, from rollouts; inf if something forbidden can happen.
+        std: standard deviation of the return, from rollouts; inf if something forbidden can happen. Over an infinite
+            horizon rollouts are cut off after a million steps, and a warning says so; likewise for `cvar`.
         cvar: mean of the worst `tail` share of the returns, from rollouts.
         tail: that share.
         entropy: expected sum over live steps of the policy's entropy, nats, exact.

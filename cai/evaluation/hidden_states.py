@@ -13,7 +13,7 @@ from cai.evaluation.evaluate import LONGEST, fitting_table
 from cai.models.common.simulator import Transition
 from cai.models.common.storage import Saved, storable
 from cai.models.trajectory.model import TrajectoryModel
-from cai.models.trajectory.simulate import draw_rows
+from cai.models.trajectory.simulate import draw_rows, warn_of_cut
 from cai.policies.belief import BeliefPolicy
 
 __all__ = ["BeliefOutcome", "RunRecord", "evaluate_belief_policy", "simulate"]
@@ -185,6 +185,8 @@ def _returns(agent: BeliefPolicy, model: TrajectoryModel, num_runs: int, generat
             seen = _shown_to_all(agent, state, action, generator)
             log_beliefs, _ = agent.states.update(log_beliefs, action, seen, t)
         t += 1
+    if not model.is_finite:
+        warn_of_cut(int(alive.sum()), num_runs, t)
     return returns
 
 

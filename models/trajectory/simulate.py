@@ -7,6 +7,7 @@ size S is made for processes with successor lists.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
@@ -18,7 +19,9 @@ from cai.models.common.simulator import Transition
 from cai.models.processes.mdp import MDP
 from cai.models.rewards.base import RewardFactor, Step, evaluate_factor
 
-__all__ = ["Drawn", "TabularSimulator", "draw_rows", "draw_start", "inverse_cdf", "sample_chain"]
+logger = logging.getLogger("cai.models")
+
+__all__ = ["Drawn", "TabularSimulator", "draw_rows", "draw_start", "inverse_cdf", "sample_chain", "warn_of_cut"]
 
 TABLE_LIMIT = 2_000_000  # entries of all reward tables together up to which they are looked up, not evaluated
 
@@ -178,6 +181,8 @@ class TabularSimulator:
     def returns(self, policy: Tensor, n: int, max_steps: int, generator: torch.Generator | None = None) -> Tensor:
         """The returns [n] of n chains under a policy, in reward units; stops once every chain has ended.
 
+        A warning says how many chains of an infinite sum of rewards had not ended when they were cut off.
+
         Args:
             policy: [T, S, A], or [1, S, A] for one that is stationary.
             n: how many chains.
@@ -194,7 +199,21 @@ class TabularSimulator:
             rows = policy[t if len(policy) > 1 else 0][states.clamp(max=self.num_states - 1)]
             states, rewards, alive, _ = self.draw(states, draw_rows(rows, generator), t, generator, rewards=table)
             total = total + rewards
+        if not self.model.is_finite and not self.model.is_average:
+            warn_of_cut(int(alive.sum()), n, max_steps)
         return total
+
+
+def warn_of_cut(left: int, number: int, steps: int) -> None:
+    """Says that so many of a number of rollouts over an infinite horizon had not ended when they were cut off."""
+    if left:
+        logger.warning(
+            "%d of %d rollouts had not ended after %d steps and were cut off: what is measured by rollouts counts what "
+            "they had earned by then; a lower discount or a finite horizon ends them",
+            left,
+            number,
+            steps,
+        )
 
 
 def sample_chain(

@@ -2,6 +2,8 @@
 
 import math
 import random
+import re
+import sys
 
 import pytest
 import torch
@@ -354,3 +356,20 @@ def test_wrong_types_are_refused():
         evaluate([[0.5, 0.5]] * 4, lottery())
     with pytest.raises(TypeError, match="TrajectoryModel"):
         evaluate(gamble(), 3)
+
+
+def test_rollouts_that_are_cut_off_say_so(monkeypatch, caplog):
+    """Spread and tail of an infinite horizon are those of whole returns, or a warning says how many were cut."""
+    monkeypatch.setattr(sys.modules[evaluate.__module__], "LONGEST", 50)
+    stay = TrajectoryModel(MDP([[[1.0]]], [1.0]), [1.0], horizon=math.inf, discount=0.99)
+    policy = extract_policy(infer(stay, "variational"))
+    outcome = evaluate(policy, stay, num_rollouts=200)
+    left = int(re.match(r"(\d+) of 200 rollouts had not ended after 50 steps", caplog.messages[0])[1])
+    assert outcome.expected_return == pytest.approx(100.0)
+    assert 90 < left < 150  # .99^50 = .6 of 200
+    assert left <= int((outcome.returns == 50).sum()) <= left + 10  # with those that ended at that step
+    caplog.clear()
+    brief = stay.replace(discount=0.5)
+    evaluate(policy, brief, num_rollouts=200)
+    evaluate(policy, stay.replace(horizon=20), num_rollouts=200)
+    assert caplog.text == ""

@@ -199,7 +199,6 @@ GLOBAL = re.compile(
 )
 ALLOWED = {
     "cai/cli.py": 1,  # the process is the command's own
-    "inference/learning/networks/learner.py": 2,  # while it steps, then put back
     "inference/kernels/tables.py": 2,  # when it is imported
     "models/programs/session.py": 1,  # while there is one thread
 }
