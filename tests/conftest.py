@@ -8,6 +8,16 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 import pyro
 import pytest
 import torch
+from long_tests import LONG
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Gives the tests of `long_tests.py` the marker `campaign`."""
+    long = tuple(f"tests/{name}" for name in LONG)
+    for item in items:
+        if item.nodeid.startswith(long):
+            item.add_marker(pytest.mark.campaign)
 
 
 def pytest_collection_finish():

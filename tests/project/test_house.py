@@ -14,6 +14,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from long_tests import LONG
 
 import cai
 from cai.models import bridge
@@ -124,3 +125,9 @@ def test_the_backend_of_the_contributing_notes_runs():
         assert prior.status.ok, options
         assert prior.elbo == pytest.approx(prior.real_return, abs=1e-9), options
         assert prior.elbo < best.elbo, options
+
+
+def test_every_long_test_is_there():
+    for name in LONG:
+        path, _, test = name.partition("::")
+        assert f"def {test.partition('[')[0]}(" in (ROOT / "tests" / path).read_text(), name
