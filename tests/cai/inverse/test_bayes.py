@@ -72,10 +72,10 @@ def test_priors_of_each_kind_and_seeds():
 @needs_arviz
 @pytest.mark.campaign
 def test_ranks_of_the_truth_are_uniform():
-    """Simulation-based calibration (Talts et al. 2018): 200 truths from the prior, each ranked among thinned draws."""
+    """Simulation-based calibration (Talts et al. 2018): 80 truths from the prior, each ranked among thinned draws."""
     rng = np.random.default_rng(0)
     bins, ranks = 8, []
-    for seed in range(200):
+    for seed in range(80):
         truth = float(rng.normal())
         model = corner(truth)
         drawn = Demonstrations.from_policy(cai.infer(model, "variational"), model, 12, seed)
@@ -83,5 +83,5 @@ def test_ranks_of_the_truth_are_uniform():
         draws = found.posterior["coefficients"].to_numpy().reshape(-1)[::2]  # 15, nearly independent
         ranks.append(int((draws < truth).sum()))
     counts = np.bincount(np.array(ranks) * bins // 16, minlength=bins)
-    statistic = float(((counts - 200 / bins) ** 2 / (200 / bins)).sum())
+    statistic = float(((counts - 80 / bins) ** 2 / (80 / bins)).sum())
     assert gammaincc((bins - 1) / 2, statistic / 2) > FAILURE_RATE
