@@ -200,16 +200,16 @@ def test_costs_of_the_pendulum_are_found_again(temperature, start, count):
 
 @pytest.mark.campaign
 def test_intervals_of_the_costs_of_a_pendulum_cover():
-    """Over 12 sets of demonstrations that swing up, errors in units of standard errors have mean 0 and variance 1."""
+    """Over 8 sets of demonstrations that swing up, errors in units of standard errors have mean 0 and variance 1."""
     scaled = []
-    for seed in range(12):
-        model, drawn, features, _ = swing(1e-2, math.pi, 10, horizon=25, seed=seed)
+    for seed in range(8):
+        model, drawn, features, _ = swing(1e-2, math.pi, 10, horizon=40, seed=seed)
         est = fit(model, drawn, features=features)
         scaled.append(((est.coefficients - 1) / est.standard_errors).to_numpy())
     scaled = np.array(scaled)
-    assert (np.abs(scaled.mean(0)) < 4 / math.sqrt(12)).all()
+    assert (np.abs(scaled.mean(0)) < 4 / math.sqrt(8)).all()
     spread = (scaled**2).sum(0)
-    assert ((gammainc(6, spread / 2) > FAILURE_RATE) & (gammaincc(6, spread / 2) > FAILURE_RATE)).all()
+    assert ((gammainc(4, spread / 2) > FAILURE_RATE) & (gammaincc(4, spread / 2) > FAILURE_RATE)).all()
 
 
 def restless(size):
