@@ -1,16 +1,17 @@
 # ruff: noqa: E501
-"""Tests that only the campaign runs, since each takes a second or more and a shorter one holds the same law.
+"""Tests that only the campaign runs: the longest of the suite, most of a second to ten seconds each.
 
-A line is the beginning of a test's name as pytest prints it, after `tests/`.
+Most have a shorter relative that every run of the suite tries: another parameter, a smaller problem, another law of the
+same code. A line is the beginning of a test's name as pytest prints it, after `tests/`.
 """
 
 LONG = (
-    # a picture and numbers of the page are held by shorter tests, and by a browser
+    # the page: shorter tests look at it, too, and a browser
     "cai/explorer/test_explorer_panels.py::test_moving_widgets_changes_picture_and_numbers",
     "cai/explorer/test_explorer.py::test_many_actions_and_unreachable_states",
     "cai/explorer/test_explorer.py::test_a_linear_gaussian_model_moves_like_any_other[moved1]",
     "cai/explorer/test_explorer.py::test_a_linear_gaussian_model_moves_like_any_other[moved2]",
-    # fits to known values and by samples: the gradient's own law is quick
+    # fits to known values and by samples: gradients have tests of their own
     "inference/restricted/test_known_values.py::test_exact_values_lead_to_the_best_policy",
     "inference/restricted/test_score_function.py::test_sampled_fits_reach_the_optimum",
     "inference/restricted/test_score_function.py::test_a_sampled_fit_of_a_module_on_the_bridge",
@@ -24,7 +25,7 @@ LONG = (
     "inference/restricted/test_restricted_conduct.py::test_an_answer_keeps_clear_of_minus_infinity_and_a_refusal_has_a_reason[True-one in doubt",
     "inference/restricted/test_restricted_conduct.py::test_a_program_is_answered_as_its_model[module",
     "inference/restricted/test_linear_gaussian_policies.py::test_classes_are_ordered",
-    # learners: each kind of network, and each kind of world, keeps one of these
+    # learners: of each of these tests one kind of network is tried in every run
     "inference/learning/test_networks_on_paths.py::test_they_find_the_exact_policy_where_episodes_end_and_where_they_are_cut[policy-gradient",
     "inference/learning/test_networks_on_paths.py::test_a_horizon_of_a_model_is_a_true_end",
     "inference/learning/test_networks_on_paths.py::test_in_a_box_they_come_near_the_evidence_of_one_step",

@@ -35,7 +35,7 @@ def fit(
     penalty: Penalty | None = None,
     covariance: Literal["hessian", "sandwich", "cluster"] | None = None,
     method: Literal["bfgs", "newton"] | None = None,
-    tolerance: float = 1e-12,
+    tolerance: float | None = None,
     max_iterations: int = 500,
     seed: int = 0,
     progress: bool = False,
@@ -78,8 +78,8 @@ def fit(
         penalty: `L2(s)`, `L1(s)`, a log density of the free coefficients, or a distribution.
         covariance: "hessian", "sandwich" or "cluster" (by person). "hessian" unless given; "sandwich" for "moments".
         method: "bfgs" (exact Hessian at the end) or "newton" (in each step).
-        tolerance: of g'(-H)^-1 g in nats, at which the search has converged; unless another is given 1e-6 of modules,
-            where the updates of the search stand for H, and 1e-8 where plans are searched for.
+        tolerance: of g'(-H)^-1 g in nats, at which the search has converged. Unless given 1e-12; 1e-6 of modules, where
+            the updates of the search stand for H; and 1e-8 where plans are searched for, whose rounding hides less.
         max_iterations: steps at most.
         seed: of whatever is drawn; nothing is, by these objectives.
         progress: whether a bar is shown.
@@ -102,14 +102,14 @@ def fit(
         penalty=penalty,
         covariance=covariance,
         method=method,
-        tolerance=tolerance,
+        tolerance=Settings.tolerance if tolerance is None else tolerance,
         max_iterations=max_iterations,
         seed=seed,
         progress=progress,
         throw=throw,
     )
     task = task_of(problem, demonstrations, features, objective, drop)
-    if task.tolerance is not None and tolerance == Settings.tolerance:
+    if tolerance is None and task.tolerance is not None:
         settings = replace(settings, tolerance=task.tolerance)
     return fit_objective(task, settings)
 

@@ -70,7 +70,7 @@ def ask(
         folder: see `compare`.
         study: {part: words}, by which a folder knows the study again, beside models, backends, seeds and tries.
     """
-    asked = _Asked(model, dict(tries))
+    asked = _Answerer(model, dict(tries))
     journal = None
     if folder is not None:
         journal = Journal(
@@ -79,7 +79,7 @@ def ask(
     return run_tasks(asked, questions, label=label, map=map, journal=journal)
 
 
-def _described(questions: Sequence[Question], asked: _Asked) -> dict[str, str]:
+def _described(questions: Sequence[Question], asked: _Answerer) -> dict[str, str]:
     """What is asked, in words where they are few, else as fingerprints."""
     models = [asked.model if question.model is None else question.model for question in questions]
     distinct = list({id(model): model for model in models}.values())
@@ -96,7 +96,7 @@ def _described(questions: Sequence[Question], asked: _Asked) -> dict[str, str]:
 
 
 @dataclass(frozen=True, eq=False)
-class _Asked:
+class _Answerer:
     """Answers a question; a frozen callable, which other processes can be sent."""
 
     model: Any

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from cai.inference.core.backend import Backend
 from cai.inference.registry import check_seed, make_backend, record_seed
+from cai.models.common.fingerprint import fingerprint
 from cai.models.common.storage import Saved, storable
 from cai.models.continuous.world import World
 from cai.models.environments.world import EnvironmentModel
@@ -192,7 +193,10 @@ def sweep(
         backends = [make_backend(backend, **moved, **({option: value} if of == "backend" else {})) for value in values]
     asked = _questions(of, models, backends, first)
     tries = checked_tries(models[0], num_rollouts, None)
-    study = {"kind of study": f"sweep of {backend} over {option}", "values": ", ".join(repr(value) for value in values)}
+    study = {
+        "kind of study": f"sweep of {backend} over {option}",
+        "values": ", ".join(_told(value) for value in values),
+    }
     rows = ask(
         asked,
         model=None if of == "model" else models[0],
@@ -206,6 +210,12 @@ def sweep(
     for row in comparison.rows if drawn else ():
         record_seed(row.posterior, first[0])
     return Sweep(backend, option, values, comparison, None if of == "seed" else many, of)
+
+
+def _told(value: Any) -> str:
+    """A value in words that are the same in every process."""
+    plain = isinstance(value, (bool, int, float, str)) or value is None
+    return repr(value) if plain else fingerprint(value)
 
 
 def _questions(of: str, models: list[Any], backends: list[Backend], seeds: Sequence[int]) -> list[Question]:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from cai.inference.core.driver import interrupts_pass
+from cai.inference.core.driver import raising_interrupts
 from cai.inference.core.progress import no_progress
 from cai.models.common.threads import one_thread
 
@@ -58,7 +58,7 @@ class Chunks:
             if away:
                 stack.enter_context(no_progress())
             if away or self.whole:
-                stack.enter_context(interrupts_pass())
+                stack.enter_context(raising_interrupts())
             results = [self.function(item) for item in items]
         return number, _packed(results, _held(self.function)) if away else results
 

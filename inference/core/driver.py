@@ -20,7 +20,7 @@ from cai.inference.core.storage import StorageError, can_store, load, save
 from cai.models.common.files import write_atomically
 from cai.models.common.schema import check_fields
 
-__all__ = ["Checkpoints", "check_schedule", "drive", "interrupts_pass"]
+__all__ = ["Checkpoints", "check_schedule", "drive", "raising_interrupts"]
 
 POLICY = "policy.safetensors"  # of a learner that has ended, in the folder of its run
 
@@ -28,17 +28,17 @@ logger = logging.getLogger("cai.inference")
 
 S = TypeVar("S", bound=State)
 
-_passes: ContextVar[bool] = ContextVar("interrupts_pass", default=False)
+_raises: ContextVar[bool] = ContextVar("raising_interrupts", default=False)
 
 
 @contextlib.contextmanager
-def interrupts_pass() -> Iterator[None]:
+def raising_interrupts() -> Iterator[None]:
     """The time during which Ctrl-C ends `drive` without an answer, as where half an answer would be kept as a whole."""
-    token = _passes.set(True)
+    token = _raises.set(True)
     try:
         yield
     finally:
-        _passes.reset(token)
+        _raises.reset(token)
 
 
 def check_schedule(steps: int | None, seconds: float) -> None:
@@ -162,7 +162,7 @@ def drive(
             if checkpoints is not None:
                 checkpoints.offer(state)
     except KeyboardInterrupt:
-        if _passes.get():
+        if _raises.get():
             raise
         logger.warning("%s was interrupted after %d steps; the best answer so far is kept", learner.label, state.steps)
     if checkpoints is not None:

@@ -75,13 +75,24 @@ class Skills(Saved):
         Args:
             states: int [N, T], in which the actions were taken, before any end.
             actions: int [N, T].
+
+        Raises:
+            ValueError: if shapes or numbers do not fit, or no skill takes the actions of a trajectory.
         """
         where, taken = torch.as_tensor(states).long(), torch.as_tensor(actions).long()
         if where.dim() != 2 or where.shape != taken.shape:
             raise ValueError(
                 f"states have shape {list(where.shape)} and actions {list(taken.shape)}; expected [N, T] for both"
             )
+        _, num_states, num_actions = self.action_probs.shape
+        for what, numbers, limit in (("state", where, num_states), ("action", taken, num_actions)):
+            if bool(((numbers < 0) | (numbers >= limit)).any()):
+                raise ValueError(f"there are {what}s 0 to {limit - 1}, and the trajectories hold others")
         logs = self.action_probs.log()[:, where, taken].sum(-1) + self.weights.log()[:, None]
+        never = torch.isinf(logs).all(0)
+        if bool(never.any()):
+            row = int(torch.nonzero(never)[0])
+            raise ValueError(f"no skill takes the actions of trajectory {row}, so it was made by none of them")
         return torch.softmax(logs, 0).T
 
 
@@ -115,8 +126,8 @@ def skills(
     Levine 2018, section 5.3; Hausman 2018, "Learning an embedding space for transferable robot skills". The model is
     augmented by z, which no action changes: each pi(a | s, z) pays its KL from the prior, and is paid alpha log q(z |
     trajectory) / p(z). Here all trajectories are written out; q is exact, and so is the gradient (L-BFGS, in float64).
-    The bound is then that of the mixture of trajectories, so at most that of "variational". It lies above that of the
-    best stationary policy where time matters, so that one policy for all times has to trade one way for another.
+    The bound is then that of the mixture of trajectories, so at most that of "variational". K equal skills are one
+    stationary policy with the bound of that, so the best skills are never worse; a search may end a little below.
 
     Args:
         model: over a finite horizon with discount 1, of at most 200,000 trajectories.
@@ -132,7 +143,8 @@ def skills(
         TypeError, ValueError: if the model is none of these, or a number is out of range.
     """
     require_model(model, NAME, "'restricted'")
-    number, count, starts = (as_count(value, name) for value, name in _counts(num_skills, steps, restarts))
+    number, count = as_count(num_skills, "num_skills"), as_count(steps, "steps")
+    starts = as_count(restarts, "restarts")
     if not 0 <= separation < math.inf:
         raise ValueError(f"separation is {separation}; give a finite number >= 0")
     if not model.is_finite or model.discount != 1:
@@ -182,10 +194,6 @@ def _ascend(paths: _Paths, prior: Tensor, logits: Tensor, weight: float, steps: 
 
     optimizer.step(loss)
     logits.grad = None
-
-
-def _counts(num_skills: Any, steps: Any, restarts: Any) -> list[tuple[Any, str]]:
-    return [(num_skills, "num_skills"), (steps, "steps"), (restarts, "restarts")]
 
 
 def _log_policies(logits: Tensor, prior: Tensor) -> Tensor:

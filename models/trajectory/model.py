@@ -396,5 +396,4 @@ class TrajectoryModel(Portable):
         return ProgramTables.of(self)
 
     def _raw_table(self, t: int) -> Tensor:
-        whole = self.reward.whole_table(self.mdp)
-        return raw_table(self.reward, self.mdp, t) if whole is None else whole[..., None]
+        return raw_table(self.reward, self.mdp, t)

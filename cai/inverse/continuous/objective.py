@@ -18,13 +18,13 @@ from torch import Tensor
 from cai.inference.gaussian.messages import backward
 from cai.inference.gaussian.problem import times
 from cai.inference.planning.demonstrated import Family
-from cai.inverse.continuous.asked import Asked
+from cai.inverse.continuous.base import ContinuousObjective
 from cai.models.demonstrations.continuous import ContinuousDemonstrations
 
 __all__ = ["GaussianObjective"]
 
 
-class GaussianObjective(Asked):
+class GaussianObjective(ContinuousObjective):
     """The log-likelihood of demonstrations on vectors as a function of the coefficients of a reward.
 
     Args:

@@ -26,15 +26,15 @@ from torch import Tensor
 
 from cai.inference.gaussian.problem import times
 from cai.inference.planning.derivatives import expand, project
-from cai.inference.planning.problem import PlanningProblem
-from cai.inference.planning.settled import (
-    SettledPlans,
+from cai.inference.planning.local_optima import (
+    LocalOptima,
+    local_optima,
     moved_by,
     projected_slope,
-    settled_plans,
     slopes_along,
 )
-from cai.inverse.continuous.asked import Asked
+from cai.inference.planning.problem import PlanningProblem
+from cai.inverse.continuous.base import ContinuousObjective
 from cai.models.demonstrations.continuous import ContinuousDemonstrations
 
 __all__ = ["PlannedObjective"]
@@ -54,7 +54,7 @@ class _Local:
 
     problem: PlanningProblem
     features: Sequence[PlanningProblem]
-    plans: SettledPlans
+    plans: LocalOptima
 
     @cached_property
     def policy(self) -> tuple[Tensor, Tensor, list[Tensor]]:
@@ -102,7 +102,7 @@ class _Local:
         return states[..., :-1, :], actions, torch.stack(of_gains[::-1], 2), torch.stack(of_stages[::-1], 2)
 
 
-class PlannedObjective(Asked):
+class PlannedObjective(ContinuousObjective):
     """The log-likelihood of demonstrations of a `ContinuousModel` as a function of the coefficients of its features.
 
     Args:
@@ -128,7 +128,7 @@ class PlannedObjective(Asked):
         super().__init__(demonstrations, names, start, fitted, read)
         self._problem, self._features = problem, features
         self._rows = torch.arange(len(demonstrations))  # of each demonstration, which of the plans
-        self._near: SettledPlans | None = None
+        self._near: LocalOptima | None = None
         self._known: tuple[bytes, _Local | None] | None = None
 
     def _at(self, coefficients: Tensor) -> _Local | None:
@@ -144,8 +144,8 @@ class PlannedObjective(Asked):
             plans = self._first(problem)
         else:
             starts, actions = self._near.states[:, 0], self._near.actions
-            plans = settled_plans(problem, starts, actions, search=False)
-            plans = settled_plans(problem, starts, actions) if plans is None else plans
+            plans = local_optima(problem, starts, actions, search=False)
+            plans = local_optima(problem, starts, actions) if plans is None else plans
         if plans is None:
             return None
         found = _Local(problem, self._features, plans)
@@ -157,10 +157,10 @@ class PlannedObjective(Asked):
         self._near = plans
         return found
 
-    def _first(self, problem: PlanningProblem) -> SettledPlans | None:
+    def _first(self, problem: PlanningProblem) -> LocalOptima | None:
         """Plans from the actions that were shown; what is the same for several demonstrations is kept once."""
         shown = self.demonstrations
-        plans = settled_plans(problem, shown.states[:, 0], shown.actions)
+        plans = local_optima(problem, shown.states[:, 0], shown.actions)
         if plans is None:
             return None
         kept, rows = list[int](), list[int]()

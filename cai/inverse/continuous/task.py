@@ -17,7 +17,7 @@ from cai.inference.planning.problem import PlanningProblem
 from cai.inference.planning.read_model import planning_problem, require_smooth
 from cai.inference.planning.search import no_curvature
 from cai.inverse.continuous.approximation import judge
-from cai.inverse.continuous.asked import Asked
+from cai.inverse.continuous.base import ContinuousObjective
 from cai.inverse.continuous.objective import GaussianObjective
 from cai.inverse.continuous.planned import PlannedObjective
 from cai.inverse.estimation.fitting import Task
@@ -202,7 +202,7 @@ class WeightedReward:
         return total
 
 
-def _written(model: ContinuousModel, given: ContinuousDemonstrations, features: Any) -> Asked:
+def _written(model: ContinuousModel, given: ContinuousDemonstrations, features: Any) -> ContinuousObjective:
     """Around plans; around demonstrations where there is none to begin with, or noise that changes moves it, too."""
     require_smooth(model, "ilqr")
     named = {name: _pair(name, feature) for name, feature in _named(features).items()}

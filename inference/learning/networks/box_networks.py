@@ -13,26 +13,13 @@ from cai.inference.learning.networks.flat import Perceptron
 from cai.inference.learning.networks.flow import FlowNetwork, Frozen
 from cai.inference.learning.networks.interface import Interface
 from cai.inference.learning.networks.modules import FeatureNetwork, ModuleNetwork
-from cai.inference.learning.networks.squash import GaussianNetwork
+from cai.inference.learning.networks.squash import GaussianNetwork, OneNetwork
 
 __all__ = ["BoxNetwork", "box_network", "layers_of", "numbered_network"]
 
 
-class SamplerNetwork:
-    """a = tanh f(o, noise): draws without a density.
-
-    Args:
-        network: of parameters and [observation, noise] [B, n + d] -> u [B, d].
-        sizes: of the layers, as far as they are known.
-    """
-
-    def __init__(self, network: Any, sizes: tuple[int, ...]) -> None:
-        self.network, self.sizes = network, sizes
-
-    def start(self, generator: torch.Generator) -> Tensor:
-        """[P], first parameters."""
-        found: Tensor = self.network.start(generator)
-        return found
+class SamplerNetwork(OneNetwork):
+    """a = tanh u without a density; the network turns observations and noise [B, n + d] into u [B, d]."""
 
     def draw(self, flat: Tensor, observations: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         """Draws u [B, d] by normal numbers [B, d], and NaN [B] for their densities."""

@@ -83,7 +83,7 @@ class FlowNetwork:
         """Places u [B, d] of z [B, d], and log|det du/dz| [B]."""
         x, total = z, z.new_zeros(len(z))
         for part, network, (kept, moved) in self._couplings(flat):
-            shift, log_scale = _bent(network(part, torch.cat([observations, x[:, kept]], 1)))
+            shift, log_scale = _shift_and_log_scale(network(part, torch.cat([observations, x[:, kept]], 1)))
             x = _joined(x, kept, moved, x[:, moved] * log_scale.exp() + shift)
             total = total + log_scale.sum(1)
         if self.beneath is None:
@@ -97,7 +97,7 @@ class FlowNetwork:
         if self.beneath is not None:
             x, total = self.beneath.network.inverse(self.beneath.flat.to(u), observations, u)
         for part, network, (kept, moved) in reversed(list(self._couplings(flat))):
-            shift, log_scale = _bent(network(part, torch.cat([observations, x[:, kept]], 1)))
+            shift, log_scale = _shift_and_log_scale(network(part, torch.cat([observations, x[:, kept]], 1)))
             x = _joined(x, kept, moved, (x[:, moved] - shift) * (-log_scale).exp())
             total = total + log_scale.sum(1)
         return x, total
@@ -117,7 +117,7 @@ class FlowNetwork:
         return zip(parts, self._networks, self._halves, strict=True)
 
 
-def _bent(outputs: Tensor) -> tuple[Tensor, Tensor]:
+def _shift_and_log_scale(outputs: Tensor) -> tuple[Tensor, Tensor]:
     """Shifts and logs of scales, of a network's outputs."""
     shift, raw = outputs.chunk(2, -1)
     return shift, BOUND * torch.tanh(raw / BOUND)

@@ -10,17 +10,17 @@ from torch import Tensor
 
 from cai.inference.core.squashed import log_tanh_slope
 
-__all__ = ["GaussianNetwork", "draw_squashed", "log_squashed"]
+__all__ = ["GaussianNetwork", "OneNetwork", "draw_squashed", "log_squashed"]
 
 LEAST, MOST = -5.0, 2.0  # of the log of a standard deviation in u-space
 HALF_LOG_TAU = 0.5 * math.log(2 * math.pi)
 
 
-class GaussianNetwork:
-    """a = tanh u, u normal with mean and standard deviation of a network.
+class OneNetwork:
+    """A policy in a box whose parameters are those of one network.
 
     Args:
-        network: of parameters and observations [B, n] -> mean and log standard deviation of u [B, 2 d].
+        network: of parameters in one tensor [P] and inputs.
         sizes: of its layers, as far as they are known.
     """
 
@@ -31,6 +31,10 @@ class GaussianNetwork:
         """[P], first parameters."""
         found: Tensor = self.network.start(generator)
         return found
+
+
+class GaussianNetwork(OneNetwork):
+    """a = tanh u, u normal; the network turns observations [B, n] into its means and logs of deviations [B, 2 d]."""
 
     def draw(self, flat: Tensor, observations: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         """Draws u [B, d] by normal numbers [B, d], and the log density of tanh u on [-1, 1] [B]; with gradients."""

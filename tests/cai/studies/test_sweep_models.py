@@ -1,8 +1,10 @@
 """Sweeps over options of models and over seeds: the order of rows, their numbers, their means and errors."""
 
+import copy
 import dataclasses
 import itertools
 import math
+import sys
 
 import numpy as np
 import pytest
@@ -140,3 +142,11 @@ def test_a_drawn_seed_stands_in_the_details():
 def test_bad_sweeps_say_what_to_do(change, error, pattern):
     with pytest.raises(error, match=pattern):
         cai.sweep(**{"model": "bridge", "backend": "risk"} | change)
+
+
+def test_values_that_are_objects_are_known_again_elsewhere():
+    """The words of a study must not hold where an object lies in memory."""
+    layer = torch.nn.Linear(2, 3)
+    told = sys.modules["cai.studies.sweep"]._told
+    assert told(layer) == told(copy.deepcopy(layer)) != told(torch.nn.Linear(2, 3))
+    assert (told(0.5), told("auto"), told(None)) == ("0.5", "'auto'", "None")

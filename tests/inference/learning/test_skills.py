@@ -152,3 +152,22 @@ def test_refused(name):
     build, pattern = REFUSED[name]
     with pytest.raises((TypeError, ValueError), match=pattern):
         build()
+
+
+def test_trajectories_that_no_skill_made_are_refused():
+    """Their posterior would be 0 / 0."""
+    found = Skills(
+        torch.tensor([[[1.0, 0.0]], [[1.0, 0.0]]]).double(),
+        torch.tensor([0.5, 0.5]).double(),
+        0.0,
+        0.0,
+        torch.zeros(2),
+        torch.zeros(1),
+    )
+    assert found.posterior([[0, 0]], [[0, 0]]).tolist() == [[0.5, 0.5]]
+    with pytest.raises(ValueError, match="no skill takes the actions of trajectory 1"):
+        found.posterior([[0, 0], [0, 0]], [[0, 0], [0, 1]])
+    with pytest.raises(ValueError, match="there are states 0 to 0"):
+        found.posterior([[0, 1]], [[0, 0]])
+    with pytest.raises(ValueError, match="there are actions 0 to 1"):
+        found.posterior([[0, 0]], [[0, -1]])

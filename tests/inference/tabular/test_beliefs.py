@@ -296,6 +296,18 @@ def test_a_belief_policy_averages_the_policy_over_what_it_believes():
     assert agent.belief.tolist() == [0.5, 0.5]
 
 
+def test_runs_that_are_cut_off_say_so(monkeypatch, caplog):
+    """Over an infinite horizon the mean return is one of whole runs, or a warning says how many were cut."""
+    monkeypatch.setattr("cai.evaluation.hidden_states.LONGEST", 3)
+    stay = TrajectoryModel(MDP([[[1.0]]], [1.0]), [-1.0], horizon=math.inf, discount=0.9)
+    seen = ObservationModel([[1.0]])
+    agent = BeliefPolicy(cai.extract_policy(cai.infer(stay, "variational")), stay, seen)
+    found = evaluate_belief_policy(agent, stay, 400)
+    left = int(caplog.messages[0].split(" of 400 rollouts had not ended after 3 steps")[0])
+    assert 240 < left < 340  # .9^3 = .73 of them
+    assert left <= int((found.returns == -3).sum())
+
+
 def test_a_belief_policy_does_not_listen():
     """Where the state is known a door pays 10 and listening costs 1, so the average opens a door, and loses."""
     model, heard = tiger(horizon=4, temperature=0.1)

@@ -9,6 +9,7 @@ import torch
 
 import cai
 from cai.inference import Status
+from cai.inference.tabular.stationary import graphs, steps
 from cai.models import MDP, Goal, TrajectoryModel, gymnasium_model, random_mdp
 
 INF = math.inf
@@ -317,3 +318,34 @@ def test_a_temperature_is_read_in_float64():
     model = TrajectoryModel(MDP([[[1.0]]], [1.0]), [-0.7], horizon=INF, temperature=0.1, discount=0.5)
     got = cai.infer(model, "exact")
     assert float(got.values[0, 0]) == pytest.approx(-0.1 * math.log(2 * math.exp(7) - 1), rel=1e-14)
+
+
+@pytest.mark.parametrize("backend", ["exact", "variational", "risk:eta=-0.7", "risk:eta=inf", "value-iteration"])
+@pytest.mark.parametrize("discount", [0.9, 1.0])
+def test_blocks_of_edges_change_no_answer(backend, discount, monkeypatch):
+    """Edges are looked at in blocks of whole pairs (s, a), of any size."""
+    rng = np.random.default_rng(int(10 * discount))
+    chances = rng.dirichlet(np.full(6, 0.5), size=(6, 3)) * (rng.random((6, 3, 6)) < 0.8) + 1e-3
+    chances[5] = np.eye(6)[5]
+    mdp = MDP(chances / chances.sum(-1, keepdims=True), np.full(6, 1 / 6), terminal=[5])
+    rewards = -0.05 * rng.random((6, 3, 6))
+    rewards[5] = 0.0
+    model = TrajectoryModel(mdp, rewards, horizon=INF, discount=discount, temperature=0.5)
+    whole = cai.infer(model, backend)
+    for size in (1, 7, 40):
+        monkeypatch.setattr(steps, "BLOCK", size)
+        found = cai.infer(model, backend)
+        np.testing.assert_allclose(found.values, whole.values, rtol=1e-13)
+        np.testing.assert_allclose(found.action_probs, whole.action_probs, rtol=1e-11, atol=1e-13)
+
+
+@pytest.mark.parametrize("waves", [0, 1, 4])
+def test_where_paths_lead_is_found_in_waves_and_by_a_search(waves, monkeypatch):
+    monkeypatch.setattr(graphs, "WAVES", waves)
+    for seed in range(30):
+        rng = np.random.default_rng(seed)
+        joined = rng.random((12, 12)) < (0.08, 0.15, 0.6)[seed % 3]
+        goal = rng.random(12) < 0.2
+        sources, targets = np.nonzero(joined)
+        closure = np.linalg.matrix_power((joined | np.eye(12, dtype=bool)).astype(float), 12) > 0
+        np.testing.assert_array_equal(graphs.reaching(sources, targets, goal), (closure & goal).any(1))

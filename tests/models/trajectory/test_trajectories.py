@@ -17,7 +17,7 @@ import cai
 from cai.inference import Enumeration, StructuredVariational, SumProduct
 from cai.inference.core.status import NotKnown
 from cai.inference.particles.smc import SequentialMonteCarlo
-from cai.models import MDP, TrajectoryModel
+from cai.models import MDP, TrajectoryModel, random_mdp
 
 
 def trajectory_probabilities(problem):
@@ -225,3 +225,25 @@ def test_the_density_of_a_trajectory_differentiates():
     (alone,) = torch.autograd.grad(SumProduct().run(small(reward=reward)).log_prob([[0, 0, 1]], [[0, 0]])[0], reward)
     assert torch.allclose(slope, torch.zeros(2, dtype=torch.float64), atol=1e-12)
     assert float(alone.abs().max()) > 1e-3
+
+
+def test_another_temperature_is_the_model_made_anew():
+    """Such a copy shares what was checked; it answers as one that was made of the parts."""
+    problem = random_mdp(4, horizon=5)
+    _ = cai.infer(problem, "exact").values  # tables of the rewards are there
+    for alpha in (0.3, 7):
+        copied = problem.replace(temperature=alpha, name="other")
+        made = TrajectoryModel(
+            problem.mdp, problem.reward, problem.horizon, alpha, problem.discount, problem.action_prior
+        )
+        assert (copied.name, copied.temperature, problem.name) == ("other", float(alpha), "random-mdp")
+        for backend in ("exact", "variational"):
+            torch.testing.assert_close(
+                cai.infer(copied, backend).values, cai.infer(made, backend).values, rtol=1e-14, atol=1e-14
+            )
+    warm = torch.tensor(2.0, requires_grad=True)
+    cai.infer(problem.replace(temperature=warm), "exact").log_evidence.backward()
+    assert warm.grad is not None
+    for wrong in (0.0, -1.0, math.nan, "hot", torch.ones(2)):
+        with pytest.raises(ValueError, match="temperature is"):
+            problem.replace(temperature=wrong)

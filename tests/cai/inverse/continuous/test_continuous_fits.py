@@ -1,6 +1,7 @@
 """Rewards of continuous models: exact where all is Gaussian, by the Laplace approximation elsewhere."""
 
 import math
+import sys
 
 import numpy as np
 import pytest
@@ -274,3 +275,13 @@ def test_what_does_not_fit_is_refused(change, said):
 def test_vectors_that_make_no_sense_are_refused(arguments, said):
     with pytest.raises(ValueError, match=said):
         ContinuousDemonstrations(*arguments)
+
+
+@pytest.mark.parametrize(("given", "used"), [({}, 1e-8), ({"tolerance": 1e-12}, 1e-12), ({"tolerance": 1e-3}, 1e-3)])
+def test_a_tolerance_that_is_given_counts(given, used, monkeypatch):
+    """Plans are rounded, so theirs is another one unless it is given; also where it is that of other fits."""
+    model, drawn, features, _ = swing(1e-2, 0.2, 2, horizon=4)
+    asked = []
+    monkeypatch.setattr(sys.modules[fit.__module__], "fit_objective", lambda task, settings: asked.append(settings))
+    fit(model, drawn, features=features, **given)
+    assert [settings.tolerance for settings in asked] == [used]

@@ -25,7 +25,7 @@ from cai.inference.planning.local import Improvement, improvement, line_search
 from cai.inference.planning.problem import PlanningProblem, Rollout, Times
 from cai.inference.planning.search import PlanSearch
 
-__all__ = ["SettledPlans", "moved_by", "projected_slope", "settled_plans", "slopes_along"]
+__all__ = ["LocalOptima", "moved_by", "projected_slope", "local_optima", "slopes_along"]
 
 ROUGH = (1e-5, 1e-9)  # of the cost, that a search may leave to Newton's steps; the second where these lead nowhere
 NEAR = 1e-7  # of the cost, below which steps are taken whole, as costs do not tell them any more
@@ -34,7 +34,7 @@ STEPS = 40
 SEARCHED = 150
 
 
-class SettledPlans(NamedTuple):
+class LocalOptima(NamedTuple):
     """Local optima of the costs, each from a start of its own.
 
     Attributes:
@@ -51,26 +51,16 @@ class SettledPlans(NamedTuple):
     local: Expansion
     whole: Expansion
 
-    def select(self, rows: Tensor) -> SettledPlans:
+    def select(self, rows: Tensor) -> LocalOptima:
         """Some of the plans, by numbers."""
-
-        def chosen(model: Expansion) -> Expansion:
-            return model._replace(
-                slope=model.slope[rows],
-                gradient=model.gradient[rows],
-                hessian=model.hessian[rows],
-                final_gradient=model.final_gradient[rows],
-                final_hessian=model.final_hessian[rows],
-            )
-
-        models = chosen(self.local), chosen(self.whole)
-        return SettledPlans(self.states[rows], self.actions[rows], self.costs[rows], *models)
+        local, whole = (Expansion(*(part[rows] for part in model)) for model in (self.local, self.whole))
+        return LocalOptima(self.states[rows], self.actions[rows], self.costs[rows], local, whole)
 
 
 @torch.no_grad()
-def settled_plans(
+def local_optima(
     problem: PlanningProblem, starts: Tensor, actions: Tensor, *, search: bool = True
-) -> SettledPlans | None:
+) -> LocalOptima | None:
     """The plans near given actions; None where one is not found, or is no strict minimum.
 
     Args:
@@ -80,33 +70,33 @@ def settled_plans(
         search: whether to begin with the safeguarded steps of `ilqr`; else, near a plan, with Newton's at once.
     """
     if not search:
-        return _settled(problem, starts, actions)
+        return _by_newton(problem, starts, actions)
     for rough in ROUGH:
         found = _searched(problem, starts, actions, rough)
         if found is None:
             return None
         actions = found
-        plans = _settled(problem, starts, actions)
+        plans = _by_newton(problem, starts, actions)
         if plans is not None:
             return plans
     return None
 
 
-def _settled(problem: PlanningProblem, starts: Tensor, actions: Tensor) -> SettledPlans | None:
+def _by_newton(problem: PlanningProblem, starts: Tensor, actions: Tensor) -> LocalOptima | None:
     """Newton's steps from given actions, until they promise nothing more; None where they lead nowhere."""
     taken, passed = problem.follow(lambda state, t: actions[:, t], (len(starts),), starts)
     states, actions, costs = passed.states, taken, passed.costs
     before = float("inf")
     for _ in range(STEPS):
         local = expand(problem, states, actions, projected=False)
-        whole = local._replace(hessian=local.hessian + _bent(problem, states, actions, local))
+        whole = local._replace(hessian=local.hessian + _dynamics_curvature(problem, states, actions, local))
         advice = improvement(problem, whole, torch.zeros(len(starts), dtype=states.dtype))
         if not bool(advice.sound.all()):
             return None
         size = costs.abs().clamp(min=problem.temperature)
         promised = float((advice.promised / problem.temperature).max())
         if promised <= EXACT or (promised >= before / 4 and bool((advice.promised <= 1e-12 * size).all())):
-            return SettledPlans(states, actions, costs, local, whole)
+            return LocalOptima(states, actions, costs, local, whole)
         before = promised
         if bool((advice.promised <= NEAR * size).all()):
             actions, passed = _whole_step(problem, states, actions, advice)
@@ -141,7 +131,7 @@ def _whole_step(
     return problem.follow(act, (len(states),), states[:, 0])
 
 
-def _bent(problem: PlanningProblem, states: Tensor, actions: Tensor, local: Expansion) -> Tensor:
+def _dynamics_curvature(problem: PlanningProblem, states: Tensor, actions: Tensor, local: Expansion) -> Tensor:
     """[R, T, n + m, n + m], gamma sum_i lambda_{t+1, i} f_i,zz."""
     n, horizon = problem.state_dim, problem.horizon
     ahead, adjoint = [], local.final_gradient
@@ -163,12 +153,12 @@ def _bent(problem: PlanningProblem, states: Tensor, actions: Tensor, local: Expa
 
 @torch.no_grad()
 def moved_by(
-    problem: PlanningProblem, plans: SettledPlans, gradients: Tensor, final_gradients: Tensor
+    problem: PlanningProblem, plans: LocalOptima, gradients: Tensor, final_gradients: Tensor
 ) -> tuple[Tensor, Tensor]:
     """How plans move with F coefficients of their costs: states [R, F, T + 1, n] and actions [R, F, T, m].
 
     Args:
-        problem: as for `settled_plans`.
+        problem: as for `local_optima`.
         plans: R of them.
         gradients: [R, F, T, n + m], of the stage cost of each coefficient at the plan.
         final_gradients: [R, F, n].
@@ -201,12 +191,12 @@ def moved_by(
 
 
 def slopes_along(
-    problem: PlanningProblem, plans: SettledPlans, states: Tensor, actions: Tensor
+    problem: PlanningProblem, plans: LocalOptima, states: Tensor, actions: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Derivatives of the local models when plans move: of F_t, of the costs' Hessians, and of the final one.
 
     Args:
-        problem: as for `settled_plans`.
+        problem: as for `local_optima`.
         plans: R of them.
         states: [R, F, T + 1, n], by how much they move.
         actions: [R, F, T, m].

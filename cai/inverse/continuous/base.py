@@ -12,10 +12,10 @@ from cai.inference import infer
 from cai.inference.core.status import NotKnown
 from cai.models.demonstrations.continuous import ContinuousDemonstrations
 
-__all__ = ["Asked"]
+__all__ = ["ContinuousObjective"]
 
 
-class Asked:
+class ContinuousObjective:
     """Demonstrations with the names of coefficients; a likelihood is added by subclasses, as `_log_probs`.
 
     Args:
