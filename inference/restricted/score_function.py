@@ -205,7 +205,9 @@ class SampledLearner:
 
 def _stopped(state: SampledState, *, with_values: bool) -> str:
     """Why a fit came to its end at a step whose mean bound is no finite number."""
-    met = "the values given, or a reward, are -inf where the policy leads" if with_values else "a reward of -inf was met"
+    met = "a reward of -inf was met"
+    if with_values:
+        met = "the values given, or a reward, are -inf where the policy leads"
     if state.history[-1] != -math.inf:
         return f"the bound was no number in step {state.steps} of the fit: lower learning_rate"
     return f"{met} in step {state.steps} of the fit, and no gradient leads away from it: give a large negative number"
