@@ -12,6 +12,7 @@ from pyro import poutine
 from scipy.stats import multivariate_normal
 
 import cai
+from cai.inference import InferenceError, Status
 from cai.inference.particles.program_system import run_stacked
 from cai.models import (
     ContinuousModel,
@@ -23,6 +24,7 @@ from cai.models import (
     do,
     factor_graph,
     inspect_program,
+    multi_goal,
 )
 
 PRICE, COST, NOISE = 0.4, 0.2, 0.3
@@ -189,3 +191,31 @@ def test_terminal_states_are_not_left_and_pay_nothing():
     prior = 2 * dist.Normal(0.0, 0.8).log_prob(torch.tensor(0.0).double())
     assert log_joint(model, values) == pytest.approx(float(start + prior), abs=1e-6)
     assert cai.infer(model, "smc", num_particles=200).status.ok
+
+
+@pytest.mark.parametrize("changes", [{}, {"discount": 0.9}, {"noise": None}])
+def test_what_is_said_of_the_program_is_what_a_run_shows(changes):
+    """Without a run, which may leave the finite numbers. A function around the model hides that it is one."""
+    model = walk(3, **changes)
+    assert inspect_program(model) == inspect_program(lambda: model())
+    assert inspect_program(multi_goal(horizon=2)) == inspect_program(lambda: multi_goal(horizon=2)())
+
+
+def test_a_particle_that_leaves_the_finite_numbers_is_a_status_with_its_step():
+    """Resampling keeps particles where the numbers are finite; importance sampling does not."""
+    model = ContinuousModel(
+        torch.zeros(1),
+        lambda s, a, t: (s + a + 1) ** 3,
+        lambda s, a, t: -s.square().sum(-1),
+        20,
+        LinearNormal(L=torch.eye(1)),
+    )
+    assert cai.infer(model, "smc").status.ok
+    answer = cai.infer(model, "importance", throw=False)
+    assert answer.status is Status.NOT_CONVERGED
+    assert answer.log_evidence is None
+    assert f"the states reached at time index {answer.details['step']} are no finite numbers" in answer.details["why"]
+    (row,) = cai.compare(model, ["importance"]).rows
+    assert row.status is Status.NOT_CONVERGED
+    with pytest.raises(InferenceError, match="shorter horizon"):
+        cai.infer(model, "importance")
