@@ -147,6 +147,21 @@ def test_its_factor_graph(prior):
     assert set(graph.neighbors("f(O_1)")) == {"s_1", "a_1", "O_1"}
     assert set(graph.neighbors("f(O_2)")) == {"s_2", "a_2", "s_3", "O_2"}
     assert graph.nodes["a_1"]["kind"] == "action"
+    assert set(graph.neighbors("f(a_2)")) == ({"a_2"} if isinstance(prior, Flat) else {"s_2", "a_2"})
+
+
+@pytest.mark.parametrize("discount", [1.0, 0.9])
+def test_states_that_are_certain_are_in_the_factor_graph_and_ends_are_seen_in_them(discount):
+    """A start and moves without noise, terminal states, a discount: what a step needs of the past is in its state."""
+    graph = factor_graph(multi_goal(horizon=3, discount=discount))
+    coin = {"alive_3"} if discount < 1 else set()
+    assert set(graph.neighbors("f(s_1)")) == {"s_1"}
+    for t in (2, 3):
+        coins = {f"alive_{i}" for i in range(2, t + 1)} if coin else set()
+        assert set(graph.neighbors(f"f(s_{t + 1})")) == {f"s_{t}", f"a_{t}", f"s_{t + 1}"} | coins
+        assert set(graph.neighbors(f"f(O_{t})")) == {f"s_{t}", f"a_{t}", f"O_{t}"} | coins
+    for name in coin:
+        assert set(graph.neighbors(f"f({name})")) == {name}
 
 
 @pytest.mark.parametrize("backend", ["smc", "importance"])
