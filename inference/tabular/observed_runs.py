@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -112,6 +113,10 @@ def _numbers(values: list[Any], what: str, size: int, number: Callable[[Any], in
         if value is None and what == "observations":
             result.append(-1)
             continue
+        if isinstance(value, float) and math.isnan(value):
+            raise TypeError(f"{what}[{t}] is {value!r}" + "; write None where nothing was observed" * (what[0] == "o"))
+        if isinstance(value, float) and value.is_integer():  # as pandas has whole numbers where others are missing
+            value = int(value)
         with named(f"{what}[{t}]"):
             result.append(number(value))
     return np.array(result, dtype=np.int64)
@@ -122,9 +127,12 @@ def _is_run(value: Any) -> bool:
 
 
 def _listed(values: Any, what: str) -> list[Any]:
-    if isinstance(values, str) or not (hasattr(values, "__iter__") and hasattr(values, "__len__")):
+    ordered = hasattr(values, "__iter__") and hasattr(values, "__len__") and not isinstance(values, (Mapping, Set))
+    if isinstance(values, str) or not ordered:
         raise TypeError(f"{what} is {values!r}; give a list of numbers or names, one for each time")
-    listed: list[Any] = values.tolist() if hasattr(values, "tolist") else list(values)
+    # What iterates over its columns' labels (a DataFrame) is a table of runs all the same.
+    array = values if hasattr(values, "tolist") or not hasattr(values, "to_numpy") else values.to_numpy()
+    listed: list[Any] = array.tolist() if hasattr(array, "tolist") else list(array)
     return listed
 
 
