@@ -108,15 +108,14 @@ def _numbers(values: list[Any], what: str, size: int, number: Callable[[Any], in
         found = np.array(values)
         if found.dtype.kind == "i" and found.min() >= 0 and found.max() < size:
             return found
+    missing = [t for t, value in enumerate(values) if isinstance(value, float) and math.isnan(value)]
+    if missing:
+        raise TypeError(f"{what}[{missing[0]}] is nan" + "; write None where nothing was observed" * (what[0] == "o"))
     result = []
     for t, value in enumerate(values):
         if value is None and what == "observations":
             result.append(-1)
             continue
-        if isinstance(value, float) and math.isnan(value):
-            raise TypeError(f"{what}[{t}] is {value!r}" + "; write None where nothing was observed" * (what[0] == "o"))
-        if isinstance(value, float) and value.is_integer():  # as pandas has whole numbers where others are missing
-            value = int(value)
         with named(f"{what}[{t}]"):
             result.append(number(value))
     return np.array(result, dtype=np.int64)

@@ -59,8 +59,8 @@ def from_gymnasium(
         raise ValueError(
             f"{owner} has no transition table P, so its dynamics are not known. Three ways on: "
             "cai.infer(cai.models.environment_model(environment, discount=..., temperature=...), 'soft-actor-critic') "
-            "learns from it; cai.models.count_model(environment, bins=...) counts a table along random steps; or write the "
-            "dynamics as a Pyro program with sites s_1, a_1, O_1, s_2, ..., which backend 'smc' answers as it is. "
+            "learns from it; cai.models.count_model(environment, bins=...) counts a table along random steps; or write "
+            "the dynamics as a Pyro program with sites s_1, a_1, O_1, s_2, ..., which backend 'smc' answers as it is. "
             "Toy-text environments (FrozenLake-v1, CliffWalking-v1, Taxi-v4) have a table"
         )
     table = read_table(environment if base is None else base.P, owner)
@@ -169,7 +169,8 @@ def make_environment(environment: Any, options: dict[str, Any]) -> Any:
     if not isinstance(environment, str):
         if options:
             raise ValueError(
-                f"options {sorted(options)} are for an environment's id; this environment is made already{_meant(options)}"
+                f"options {sorted(options)} are for an environment's id; this environment is made already"
+                + _meant(options)
             )
         table = isinstance(environment, (Mapping, list, tuple)) or hasattr(environment, "shape")
         if not table and not hasattr(environment, "unwrapped"):

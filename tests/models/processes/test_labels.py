@@ -141,7 +141,7 @@ def test_tables_of_runs_are_read_by_their_entries():
     seen, taken = [["loud", "loud"], ["quiet", "loud"]], [["ride"], ["walk"]]
     want = filter_states(PROCESS, model, seen, taken)
     assert torch.equal(filter_states(PROCESS, model, pd.DataFrame(seen), pd.DataFrame(taken)), want)
-    numbers = pd.DataFrame([[1, 1], [0, 1]], dtype=float)
+    numbers = pd.DataFrame([[1, 1], [0, 1]])
     assert torch.equal(filter_states(PROCESS, model, numbers, taken), want)
     with pytest.raises(TypeError, match=r"observations\[1\] is nan; write None where nothing was observed"):
         filter_states(PROCESS, model, pd.Series([0, None]), ["ride"])
