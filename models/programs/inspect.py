@@ -147,7 +147,8 @@ def inspect_program(program: Program) -> ProgramInfo:
 def _inspect_world(world: World) -> ProgramInfo:
     """What a run of a continuous model would show; a single run may leave the finite numbers, and none is needed."""
     check_program_exists(world)
-    latents, shapes = ["s_1"], {"s_1": (world.state_dim,)}
+    latents: list[str] = ["s_1"]
+    shapes: dict[str, tuple[int, ...]] = {"s_1": (world.state_dim,)}
     for t in range(1, world.steps + 1):
         added = {f"a_{t}": (world.action_dim,), f"s_{t + 1}": (world.state_dim,)}
         latents, shapes = [*latents, *added], shapes | added
