@@ -246,7 +246,7 @@ def learning_again(model: TrajectoryModel, place: int | None) -> TrajectoryModel
     if place is None:
         return model
     terms = list(model.reward.terms())
-    terms[place] = TableReward(terms[place].table.clone().requires_grad_())  # type: ignore[attr-defined]
+    terms[place] = TableReward(terms[place].table.clone().requires_grad_())
     return model.replace(reward=_total(terms))
 
 
