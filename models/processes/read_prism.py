@@ -110,7 +110,7 @@ def _read_transitions(path: Path) -> _Choices:
         try:
             row = [int(word) for word in words[: needed - 1]]
             rows.append((row[0], 0 if chain else row[1], row[-1], _number(words[needed - 1])))
-        except (ValueError, IndexError):
+        except (ValueError, IndexError, ZeroDivisionError):
             form = "SOURCE TARGET PROBABILITY" if chain else "SOURCE CHOICE TARGET PROBABILITY [NAME]"
             raise ValueError(f"{path}, line {number}: expected {form}, got {' '.join(words)!r}") from None
         names.append(words[needed] if len(words) > needed and not chain else "")  # a chain has nothing to choose
@@ -289,7 +289,7 @@ def _reward_row(path: Path, line: int, words: list[str], form: tuple[str, ...], 
     try:
         places = [int(word) for word in words[: len(form)]]
         amount = _number(words[len(form)])
-    except (ValueError, IndexError):
+    except (ValueError, IndexError, ZeroDivisionError):
         raise ValueError(f"{path}, line {line}: expected {' '.join(form)} REWARD, got {' '.join(words)!r}") from None
     if not 0 <= places[0] < size:
         raise ValueError(f"{path}, line {line}: there is no state {places[0]}; states are 0 to {size - 1}")

@@ -92,6 +92,7 @@ REFUSED = {
     ),
     "cut off": ({".tra": "2 4\n0 1 0.5\n0 0 0.5\n1 1 1\n"}, "holds 3 transitions, and its first line announces 4"),
     "no number": ({".tra": "2 2\n0 1 nan\n1 1 1\n"}, "model.tra: choice 0 of state 0 sums to nan"),
+    "no fraction": ({".tra": "2 2\n0 1 1/0\n1 1 1\n"}, "line 2: expected SOURCE TARGET PROBABILITY, got '0 1 1/0'"),
     "infinite reward": (FILES | {".srew": "3 1\n0 Infinity\n"}, "line 2: the reward is inf"),
     "sum": ({".tra": "2 2 3\n0 0 1 0.5\n0 0 0 0.4\n1 0 1 1\n"}, "choice 0 of state 0 sums to 0.9"),
     "rates": ({".tra": "ctmc\n0 1 3\n1 0 2\n"}, "is of kind 'ctmc'"),
