@@ -9,10 +9,13 @@ from typing import Any, NamedTuple, overload
 import torch
 from torch import Tensor
 
+from cai.models.common.threads import one_thread
+
 __all__ = [
     "NEAR_ZERO",
     "BITS",
     "NATS",
+    "by_rows",
     "categorical_divergence",
     "certainty_equivalent",
     "divergence_from_ratio",
@@ -30,6 +33,7 @@ NEAR_ZERO = 1e-3  # nats: where all x are nearer to 0, a logarithm of sums of e^
 
 NATS = math.log(2.0)  # in one bit
 BITS = 1.0 / NATS  # in one nat
+CACHED = 2**14  # numbers that stay in a core's cache together with what is computed of them
 CHUNK = 2**14  # initial states that are weighed at a time
 
 
@@ -66,6 +70,19 @@ class held:
             return found if torch.is_grad_enabled() else found.detach()
         instance.__dict__[self.name] = found
         return found
+
+
+def by_rows(table: Tensor, function: Callable[[slice], Any]) -> list[Any]:
+    """What a function of rows of a table [R, ...] gives, in blocks that a core's cache holds, and in one thread.
+
+    One block of all rows, in as many threads as there are, where the table is small or not on the CPU. Measured on one
+    core, tables of 4e6 numbers take a fourth of the time in blocks: what is computed on the way is never in memory.
+    """
+    if table.numel() <= 4 * CACHED or table.device.type != "cpu":
+        return [function(slice(None))]
+    size = max(CACHED * len(table) // table.numel(), 1)
+    with one_thread():
+        return [function(slice(low, low + size)) for low in range(0, len(table), size)]
 
 
 def safe_log(values: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from cai.inference.tabular.believed_dynamics import OutcomeDynamics
+from cai.inference.tabular.stationary.full_systems import FullPattern
 from cai.inference.tabular.stationary.graphs import closed_classes
 from cai.inference.tabular.stationary.linear_systems import LinearSystem, Pattern
 from cai.inference.tabular.stationary.reachability import edges_of, leads_to, reached_from
@@ -23,6 +24,7 @@ __all__ = [
     "transition_matrix",
 ]
 
+SEEN = 1e-290  # a probability whose product with that of its likeliest outcome is no less than a float holds
 SOLVE_LIMIT = 3000  # states up to which policies over an infinite horizon are evaluated by `transition_matrix`
 
 
@@ -49,8 +51,7 @@ class ChainSystems:
         number = len(self.states)
         self.dense = model.mdp.next_states is None
         if self.dense:
-            order = torch.arange(number, device=counts.device)
-            self.pattern = Pattern(order.repeat_interleave(number), order.repeat(number), number)
+            self.pattern: Pattern = FullPattern(number)
             return
         following = model.mdp.successors()
         place = torch.cumsum(counts, 0) - 1
@@ -64,14 +65,20 @@ class ChainSystems:
         """I - P of a chain.
 
         Args:
-            moves: [S, A, K], the chance of each action and outcome.
+            moves: [S, A, K], the chance of each action and outcome; of tables [S, 1, S] does.
             falls: [S, A, K], that of falling into the absorbing state with it; none unless given.
         """
+        onward = moves.sum(1) if self.dense else moves
         with torch.no_grad():
-            outside = torch.where(self.counts[self.model.mdp.successors()], torch.zeros_like(moves), moves).sum((1, 2))
+            if self.dense:
+                outside = onward[:, ~self.counts].sum(1)
+            else:
+                leads_out = ~self.counts[self.model.mdp.successors()]
+                outside = torch.where(leads_out, moves, torch.zeros_like(moves)).sum((1, 2))
             exits = (outside if falls is None else outside + falls.sum((1, 2)))[self.states]
         if self.dense:
-            return self.pattern.system(moves.sum(1)[self.states][:, self.states].reshape(-1), exits)
+            inner = onward if bool(self.counts.all()) else onward[self.states][:, self.states]
+            return self.pattern.system(inner.reshape(-1), exits)
         return self.pattern.system(moves.reshape(-1)[self.entries], exits)
 
     def spread(self, solution: Tensor) -> Tensor:
@@ -88,10 +95,10 @@ def ended_states(model: TrajectoryModel, policy: Tensor, chances: Tensor, falls:
         chances: [S, A, K], of each outcome.
         falls: [S, A, K], that of falling into the absorbing state with it; none unless given.
     """
-    moves = ((policy[..., None] * chances) > 0) & model.live[:, None, None]
     none = torch.zeros_like(model.live)
-    if model.discount < 1 or (falls is not None and bool((falls > 0).any())):
+    if not may_end_unpaid(model, policy) or (falls is not None and bool((falls > 0).any())):
         return none
+    moves = ((policy[..., None] * chances) > 0) & model.live[:, None, None]
     pays = (moves & (model.reward_table(0).detach() != 0)).any(-1).any(-1)
     if not bool((model.live & ~pays).any()):
         return none
@@ -100,6 +107,17 @@ def ended_states(model: TrajectoryModel, policy: Tensor, chances: Tensor, falls:
     for states in closed_classes(origins.cpu().numpy(), targets.cpu().numpy(), model.live.cpu().numpy()):
         found[states] = not bool(pays[torch.from_numpy(states).to(pays.device)].any())
     return torch.from_numpy(found).to(none.device)
+
+
+def may_end_unpaid(model: TrajectoryModel, policy: Tensor) -> bool:
+    """Whether `ended_states` have to be looked for: not under a discount, nor where every state pays at once."""
+    if model.discount < 1:
+        return False
+    rewards = model.reward_table(0).detach()
+    if rewards.shape[-1] > 1:
+        return True
+    pays = ((policy > SEEN) & (rewards[..., 0] != 0)).any(-1)
+    return bool((model.live & ~pays).any())
 
 
 def expected_visits(
@@ -116,10 +134,11 @@ def expected_visits(
             number, or to where it ends too late for float64 to tell.
     """
     mdp, live = model.mdp, model.live
-    alive, fallen = dynamics.outcomes(0)
-    moves = policy[0][..., None] * alive * live[:, None, None]
-    falls = policy[0][..., None] * fallen * live[:, None, None]
-    ended = ended_states(model, policy[0].detach(), alive.detach(), fallen.detach())
+    ended = torch.zeros_like(live)
+    if may_end_unpaid(model, policy[0].detach()):
+        ended = ended_states(model, policy[0].detach(), *(part.detach() for part in dynamics.outcomes(0)))
+    moves, falls = dynamics.onward(policy[0])
+    moves, falls = moves * live[:, None, None], falls * live[:, None, None]
     origins, targets = edges_of(moves.detach() > 0, mdp.successors())
     met = reached_from(origins, targets, initial.detach() > 0)
     ends = leads_to(origins, targets, ~live | ended | (falls.detach() > 0).any(-1).any(-1))
@@ -202,8 +221,10 @@ def pays_for_ever(model: TrajectoryModel, policy: Tensor, dynamics: OutcomeDynam
     """Whether the chain can come to where it earns nothing for ever by a policy [S, A] that departs from the prior."""
     if model.discount < 1:
         return False
-    alive, fallen = (part.detach() for part in dynamics.outcomes(0))
     policy = policy.detach()
+    if not may_end_unpaid(model, policy):
+        return False
+    alive, fallen = (part.detach() for part in dynamics.outcomes(0))
     ended = ended_states(model, policy, alive, fallen)
     departs = ended & ((policy - model.action_prior.detach()).abs() > 1e-12).any(-1)
     if not bool(departs.any()):

@@ -55,6 +55,8 @@ def usable(steps: Steps, worth: Array) -> tuple[Array, Array, Array]:
     barring = dead.any() or (steps.table is None and np.isinf(steps.gains).any()) or np.isinf(steps.rewards).any()
     if not barring and (steps.eta >= 0 or not (worth == np.inf).any()):
         return np.ones(len(steps.states), dtype=bool), np.ones(steps.count, dtype=bool), dead
+    if steps.table is not None:
+        return _usable_by_table(steps, worth, dead)
     if steps.eta > 0:  # an outcome of -inf is lost, and the others stand
         live = np.isfinite(steps.gains)
         kept = steps.pairs[live]
@@ -76,6 +78,20 @@ def usable(steps: Steps, worth: Array) -> tuple[Array, Array, Array]:
     if steps.eta < 0:  # what is worth +inf has no weight beside the rest
         edges = edges & ~(worth[steps.targets] == np.inf)
     return pairs, edges, dead
+
+
+def _usable_by_table(steps: Steps, worth: Array, dead: Array) -> tuple[Array, Array, Array]:
+    """The same of edges that are a table, whose rewards are finite."""
+    pairs = np.isfinite(steps.rewards)
+    dead = _closed(steps, np.flatnonzero(pairs), dead)
+    while True:
+        pairs = pairs & (steps.into(~dead) if steps.eta > 0 else ~steps.into(dead))
+        following = _closed(steps, np.flatnonzero(pairs), dead)
+        if (following == dead).all():
+            break
+        dead = following
+    lost = dead if steps.eta > 0 else worth == np.inf if steps.eta < 0 else np.zeros_like(dead)
+    return pairs, steps.of_pairs(pairs) & ~steps.edges_into(lost), dead
 
 
 def _closed(steps: Steps, present: Array, dead: Array) -> Array:

@@ -130,9 +130,10 @@ def _assemble(model: TrajectoryModel, recursion: Recursion, solution: Solution, 
     start = model.mdp.initial.detach()
     values = torch.from_numpy(np.where(live & ~np.isnan(worth), worth, 0.0)).to(start)
     policy = policy_at(model, solution)
-    if status.ok:
-        values = with_gradients(model, recursion, values, policy)
     q_values = q_values_at(model, recursion, values)
+    if status.ok and (q_values.requires_grad or model.log_action_prior.requires_grad):
+        values = with_gradients(model, recursion, values, policy)
+        q_values = q_values_at(model, recursion, values)
     if q_values.requires_grad and recursion.choice is not hard_choice:  # the slope of the choice, at the policy found
         finite = torch.isfinite(values)[:, None]
         known = torch.where(finite, q_values, torch.zeros_like(q_values))

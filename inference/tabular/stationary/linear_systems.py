@@ -314,7 +314,7 @@ class LinearSystem:
 
     def _residual(self, x: np.ndarray, sides: np.ndarray, transposed: bool) -> tuple[np.ndarray, np.ndarray]:
         """(b - A x, its rounding) of a chain, from differences of x along the entries."""
-        (others, leaves), exits = self._leading, self.exits[:, None]  # type: ignore[index]
+        leaves, exits = self._leading[1], self.exits[:, None]  # type: ignore[index]
         rows, columns, weights = self._places
         if transposed:
             sent = leaves[:, None] * x

@@ -224,7 +224,7 @@ def _value_of(steps: Steps, chains: Chains, chosen: Array, values: Values) -> Va
         left, change = moves.left, float(np.abs(moves.delta).max(initial=0.0))
         if left <= 0.5 or (left > 0.5 * best and change > 0.5 * most):
             break
-        step = chains.solve(moves, moves.delta)
+        step = chains.solve(moves, moves.delta) if best == np.inf else chains.solve_last(moves.delta)  # one policy
         if step is None:
             return None
         best, most, values = left, change, values.moved(step)

@@ -1,4 +1,4 @@
-"""Searches of `graphs` through the pairs and edges of a stationary problem, of tables without a list where that does."""
+"""Searches of `graphs` through the pairs and edges of a stationary problem, of tables without a list where it can be."""
 
 from __future__ import annotations
 

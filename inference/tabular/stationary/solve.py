@@ -103,9 +103,8 @@ class Solution:
             if not endless.any():
                 return pairs, edges
             self.worth[endless] = np.inf
-            edges = edges & ~endless[steps.targets]
             pairs = pairs & ~endless[steps.states]
-            edges = edges & pairs[steps.pairs]
+            edges = edges & ~steps.edges_into(endless) & steps.of_pairs(pairs)
 
     def unknown(self, group: Array) -> Array:
         """Bool [N], those of a group that are unknown yet."""

@@ -144,9 +144,8 @@ class Steps:
         """(sources, targets) of some edges, bool [E]; of a table each once."""
         if self.table is None:
             return (self.sources, self.targets) if edges is None else (self.sources[edges], self.targets[edges])
-        every = edges is None or edges.all()
-        leads = self.leads if every else sources_of(self.table, self.states, self.number, self.table.placed(edges))
-        return np.nonzero(leads)
+        sources, targets = np.nonzero(self._leads_by(edges))
+        return sources, targets
 
     def some(self, edges: Array) -> Array:
         """Bool [R], the pairs of some edges, bool [E]."""
@@ -159,6 +158,12 @@ class Steps:
         if self.table is not None:
             return np.asarray(self.table.positive[:, goal[self.table.columns]].any(1))
         return np.bincount(self.pairs[goal[self.targets]], minlength=len(self.states)) > 0
+
+    def edges_into(self, goal: Array) -> Array:
+        """Bool [E], the edges that lead into the goal, bool [N + 1]."""
+        if self.table is None:
+            return np.asarray(goal[self.targets])
+        return np.broadcast_to(goal[self.table.columns], self.table.table.shape)[self.table.positive]
 
     def of_pairs(self, pairs: Array) -> Array:
         """Bool [E], the edges of some pairs, bool [R]."""
@@ -183,19 +188,24 @@ class Steps:
 
     def reaching(self, goal: Array, edges: Array | None = None) -> Array:
         """Bool [N + 1]: states with a path to the goal, bool [N + 1], along some edges, bool [E]; the goal included."""
-        if self.table is not None and (edges is None or edges.all()):
-            return reaching_table(self.leads, goal)
-        some = slice(None) if edges is None else edges
-        return reaching(self.sources[some], self.targets[some], goal)
+        if self.table is not None:
+            return reaching_table(self._leads_by(edges), goal)
+        return reaching(*self.ways(edges), goal)
 
     def reached(self, start: Array, edges: Array | None = None) -> Array:
         """Bool [N + 1]: states on a path from the start, bool [N + 1], along some edges; the start included."""
-        if self.table is not None and (edges is None or edges.all()):
+        if self.table is not None:
             ways = np.zeros((self.number + 1, self.number + 1), dtype=bool)
-            ways[:, :-1] = self.leads.T
+            ways[:, :-1] = self._leads_by(edges).T
             return reaching_table(ways, start)
-        some = slice(None) if edges is None else edges
-        return reaching(self.targets[some], self.sources[some], start)
+        return reaching(*self.ways(edges)[::-1], start)
+
+    def _leads_by(self, edges: Array | None) -> Array:
+        """`leads`, by some edges of a table."""
+        if edges is None or edges.all():
+            return self.leads
+        assert self.table is not None
+        return sources_of(self.table, self.states, self.number, self.table.placed(edges))
 
     def values(self, values: Array) -> Values:
         """Values [N] for `moves`."""
