@@ -17,7 +17,7 @@ __all__ = ["LONG_LIMIT", "EdgeList", "EdgeTable", "Outcomes"]
 Array = np.ndarray[Any, Any]
 LONG_LIMIT = 100_000  # edges up to which everything is computed in long double, by the list
 FILL = 0.25  # of a table, above which it is quicker than the list
-BLOCK = 1 << 14  # entries of a table that are looked at together: what a core's cache holds
+BLOCK = 1 << 15  # entries of a table that are looked at together: what a core's cache holds
 
 
 @dataclass(frozen=True)

@@ -251,7 +251,9 @@ def value_of_prior(steps: Steps, chains: Chains) -> Values | None:
         paid = paid + np.add.reduceat(chances * steps.gains, steps.first_edges)
     else:
         policy, gains = policy.astype(np.float64), steps.table.paid
-        chances = steps.table.table / steps.table.table.sum(1)[:, None]
+        chances = steps.table.table
+        if steps.lost.any():
+            chances = chances / chances.sum(1)[:, None]
         if gains is not None:
             paid = paid + (gains[:, 0] if gains.shape[1] == 1 else np.einsum("rk,rk->r", chances, gains))
     if steps.eta != 0:
@@ -281,6 +283,9 @@ def grows(steps: Steps, values: Values, rounds: bool = True) -> Array | None:
         values: where to look.
         rounds: whether to look at many backups, too.
     """
+    end = np.append(np.zeros(steps.number, dtype=bool), True)
+    if steps.eta == 0 and steps.into(end).all():  # whatever is chosen may end at once
+        return None
     for count in (1, ROUND if steps.count <= LARGE else ROUND // 8) if rounds else (1,):
         moved = _moved(steps, values, count)
         largest = float(np.abs(moved).max(initial=0.0))
