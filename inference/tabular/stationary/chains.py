@@ -25,6 +25,7 @@ __all__ = [
 ]
 
 SEEN = 1e-290  # a probability whose product with that of its likeliest outcome is no less than a float holds
+STILL = 1e-9  # what a step changes of where a chain is, below which more of them show nothing
 SOLVE_LIMIT = 3000  # states up to which policies over an infinite horizon are evaluated by `transition_matrix`
 
 
@@ -172,7 +173,7 @@ def long_run(model: TrajectoryModel, initial: Tensor, policy: Tensor, dynamics: 
     Raises:
         ValueError: if the chain mixes too slowly for float64 to tell.
     """
-    moves = policy[..., None] * dynamics.outcomes(0)[0]
+    moves = dynamics.onward(policy)[0]
     origins, targets = edges_of(moves.detach() > 0, model.mdp.successors())
     met = reached_from(origins, targets, initial.detach() > 0)
     classes = closed_classes(origins.cpu().numpy(), targets.cpu().numpy(), met.cpu().numpy())
@@ -186,7 +187,7 @@ def long_run(model: TrajectoryModel, initial: Tensor, policy: Tensor, dynamics: 
             if bool(before.any()):
                 chains = ChainSystems(model, before)
                 passed = chains.spread(chains.system(moves).solve(initial[before], transposed=True))
-                into = into + model.mdp.scatter(passed[:, None, None] * moves)
+                into = into + _sent(model, passed, moves)
         for states in classes:
             inside = torch.zeros_like(met)
             inside[torch.from_numpy(states).to(met.device)] = True
@@ -197,11 +198,20 @@ def long_run(model: TrajectoryModel, initial: Tensor, policy: Tensor, dynamics: 
     return found / found.sum()
 
 
+def _sent(model: TrajectoryModel, here: Tensor, moves: Tensor) -> Tensor:
+    """[S], where a chain is one step after it was here, [S]."""
+    if model.mdp.next_states is None:
+        return here @ moves.sum(1)
+    return model.mdp.scatter(here[:, None, None] * moves)
+
+
 def _often(model: TrajectoryModel, moves: Tensor, inside: Tensor) -> int:
     """A state that is seen often after 200 steps in a closed class: between visits to another, floats tell little."""
     here = inside / inside.sum().to(moves)
     for _ in range(200):
-        here = (here + model.mdp.scatter(here[:, None, None] * moves)) / 2
+        before, here = here, (here + _sent(model, here, moves)) / 2
+        if float((here - before).abs().sum()) < STILL:
+            break
     return int(here.argmax())
 
 
@@ -212,7 +222,7 @@ def _class_law(model: TrajectoryModel, moves: Tensor, inside: Tensor, reference:
     if not bool(counts.any()):
         return here
     chains = ChainSystems(model, counts)
-    side = model.mdp.scatter(here[:, None, None] * moves)[counts]
+    side = _sent(model, here, moves)[counts]
     visits = here + chains.spread(chains.system(moves).solve(side, transposed=True).clamp(min=0))
     return visits / visits.sum()
 

@@ -75,11 +75,10 @@ def soft_rate(steps: Steps, limit: int, newton: bool = True) -> Rate:
     count, jumps, rounds, stalls, before = 0, 0, 16, 0, np.inf
     while True:
         if newton:
-            tried, moves, taken = _newton(steps, chains, values, min(NEWTON, limit - count))
+            values, moves, taken = _newton(steps, chains, values, min(NEWTON, limit - count))
             count, jumps = count + taken, jumps + taken
-            if _spread(moves) <= _spread(steps.moves(values)):
-                values = tried
-        moves = steps.moves(values)
+        else:
+            moves = steps.moves(values)
         stalls, before = stalls + 1 if _spread(moves) > before / 2 else 0, _spread(moves)
         stuck = newton and (stalls == STALLS or _near(steps, moves))
         if _even(moves) or count >= limit or stuck:
@@ -211,16 +210,17 @@ def _concluded(
         found = _law(steps, chains, chain, reference)
         if found is not None:
             law = found
-            width = _bound(steps, chains, values, chain, reference, low, high)
+            width = _bound(steps, chains, values, moves, chain, reference, low, high)
     apart = not np.isfinite(width).all() and float(high - low) > 1e-6 * float(abs(gain))
     why = "what a step earns in the long run may depend on the state, so that there is no one gain" if apart else ""
     tight = None if np.isfinite(steps.eta) and not steps.hard else chain.weights > 0
     return Rate(gain, low, high, values, width, law, count, jumps, tight, why)
 
 
-def _bound(steps: Steps, chains: Chains, values: Values, chain: Moves, reference: int, low: Any, high: Any) -> Array:
+def _bound(
+    steps: Steps, chains: Chains, values: Values, moves: Moves, chain: Moves, reference: int, low: Any, high: Any
+) -> Array:
     """[N], how far h may be from the solution that is the same at the reference; inf where no bound is found."""
-    moves = steps.moves(values)
     side = 1.25 * (np.abs(moves.delta - low) + (high - low) + moves.rounding)
     system = _until_return(steps, chains, chain, np.array([reference]))
     others = np.arange(steps.number) != reference

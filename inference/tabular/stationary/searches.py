@@ -1,4 +1,4 @@
-"""Searches of `graphs` through the pairs and edges of a stationary problem, of tables without a list where it can be."""
+"""Searches of `graphs` through a stationary problem, of edges that are a table without a list where that can be."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from cai.inference.tabular.stationary.graphs import end_components, hops_by_table, surely_reaching
+from cai.inference.tabular.stationary.graphs import components, end_components, hops_by_table, surely_reaching
 from cai.inference.tabular.stationary.steps import Steps
+from cai.inference.tabular.stationary.tables import sources_of
 
 __all__ = ["ending", "staying"]
 
@@ -30,7 +31,17 @@ def staying(steps: Steps, usable: Array) -> tuple[Array, Array]:
         if (following == kept).all():
             break
         kept = following
-    return end_components(steps.states, steps.pairs, steps.targets, kept, number)
+    gone = np.ones(number, dtype=bool)
+    gone[steps.states[kept]] = False
+    if steps.table is None:
+        return end_components(steps.states, steps.pairs, steps.targets, kept, number)
+    part, states = steps.table.part(kept), steps.states[kept]
+    labels = components(*np.nonzero(sources_of(part, states, number - 1)), number)
+    if len(np.unique(labels[states])) == 1 and not steps.into(gone)[kept].any():
+        return np.where(gone, -1, labels), kept
+    labels, inside = end_components(states, part.pairs, part.targets, np.ones(len(states), dtype=bool), number)
+    kept[kept] = inside
+    return labels, kept
 
 
 def ending(steps: Steps, end: Array) -> tuple[Array, Array]:
