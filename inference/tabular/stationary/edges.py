@@ -12,12 +12,22 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["LONG_LIMIT", "EdgeList", "EdgeTable", "Outcomes"]
+__all__ = ["BLOCK", "EdgeList", "EdgeTable", "Outcomes", "computes_long", "serves"]
 
 Array = np.ndarray[Any, Any]
 LONG_LIMIT = 100_000  # edges up to which everything is computed in long double, by the list
 FILL = 0.25  # of a table, above which it is quicker than the list
 BLOCK = 1 << 15  # entries of a table that are looked at together: what a core's cache holds
+
+
+def computes_long(count: int) -> bool:
+    """Whether so many edges are computed with in long double; that is by the list."""
+    return count <= LONG_LIMIT
+
+
+def serves(count: int, size: int) -> bool:
+    """Whether a table of some size is worth having for so many edges."""
+    return not computes_long(count) and count > FILL * size
 
 
 @dataclass(frozen=True)
@@ -134,7 +144,7 @@ class EdgeTable:
     @property
     def pays(self) -> bool:
         """Whether the table is worth having."""
-        return self.count > max(LONG_LIMIT, FILL * self.table.size)
+        return serves(self.count, self.table.size)
 
     @cached_property
     def paid(self) -> Array | None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from cai.inference.tabular.stationary.edges import BLOCK, FILL, LONG_LIMIT, EdgeList, EdgeTable, Outcomes
+from cai.inference.tabular.stationary.edges import BLOCK, EdgeList, EdgeTable, Outcomes, computes_long, serves
 from cai.inference.tabular.stationary.steps import Steps
 from cai.models.trajectory.model import TrajectoryModel
 
@@ -79,13 +79,13 @@ def _table_of(model: TrajectoryModel, eta: float, hard: bool) -> Steps | None:
     number = mdp.num_states
     offered = ((model.action_prior > 0) & model.live[:, None]).cpu().numpy()
     states, actions = np.nonzero(offered)
-    if mdp.next_states is not None or len(states) * number <= LONG_LIMIT:
+    if mdp.next_states is not None or computes_long(len(states) * number):
         return None
     given = mdp.probabilities.double().cpu().numpy()
     given = given.reshape(-1, number) if offered.all() else given[offered]
     count = int(np.count_nonzero(given))
     paid = model.reward_table(0).detach().double().cpu().numpy()
-    if count <= max(LONG_LIMIT, FILL * given.size) or not np.isfinite(paid.sum()):
+    if not serves(count, given.size) or not np.isfinite(paid.sum()):
         return None
     paid = np.broadcast_to(paid, (number, mdp.num_actions, paid.shape[-1]))
     paid = paid.reshape(-1, paid.shape[-1]) if offered.all() else paid[offered]

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from cai.inference.tabular.stationary.edges import LONG_LIMIT, EdgeList, EdgeTable
+from cai.inference.tabular.stationary.edges import EdgeList, EdgeTable, computes_long
 from cai.inference.tabular.stationary.graphs import reaching, reaching_table
 from cai.inference.tabular.stationary.moves import Moves, Values, log_mean_exp
 from cai.inference.tabular.stationary.tables import expected, sources_of, tilted
@@ -121,7 +121,7 @@ class Steps:
     @cached_property
     def dtype(self) -> Any:
         """What is computed in: long double up to 100,000 edges, else float64."""
-        return np.longdouble if self.count <= LONG_LIMIT else np.float64
+        return np.longdouble if computes_long(self.count) else np.float64
 
     @cached_property
     def weighed(self) -> Array:
@@ -333,7 +333,7 @@ class Steps:
             delta = advantages[chosen]
         elif self.hard:
             delta = np.maximum.reduceat(advantages, self.first_pairs)
-            tight = np.where(advantages >= delta[self.states], self.prior, 0)
+            tight = np.where(advantages >= delta[self.states], self.prior.astype(dtype), 0)
             policy = tight / np.add.reduceat(tight, self.first_pairs)[self.states]
         else:
             prior = self.prior.astype(dtype)
