@@ -120,8 +120,8 @@ class Steps:
 
     @cached_property
     def dtype(self) -> Any:
-        """What is computed in: long double up to 100,000 edges, else float64."""
-        return np.longdouble if computes_long(self.count) else np.float64
+        """What is computed in: long double up to 100,000 edges of a list, else float64."""
+        return np.longdouble if self.table is None and computes_long(self.count) else np.float64
 
     @cached_property
     def weighed(self) -> Array:
