@@ -150,8 +150,8 @@ class TiltedDynamics(OutcomeDynamics):
         return Step(*self._split(self._moved(weights, ratios)), self._divergence(weights, ratios))
 
     def outcomes(self, t: int) -> tuple[Tensor, Tensor]:
-        parts = by_rows(self.model.mdp.probabilities, lambda rows: self._outcomes(t, rows))
-        return parts[0] if len(parts) == 1 else tuple(torch.cat(part) for part in zip(*parts, strict=True))
+        alive, fallen = zip(*by_rows(self.model.mdp.probabilities, lambda rows: self._outcomes(t, rows)), strict=True)
+        return (alive[0], fallen[0]) if len(alive) == 1 else (torch.cat(alive), torch.cat(fallen))
 
     def onward(self, policy: Tensor) -> tuple[Tensor, Tensor]:
         if self.model.mdp.next_states is not None:

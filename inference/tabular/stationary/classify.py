@@ -119,7 +119,8 @@ def worth_of_closed(steps: Steps) -> tuple[Array, Array]:
         inside[states] = True
         part = steps.select(pairs, edges, inside, np.zeros(steps.number + 1))
         rate = soft_rate(part, GAIN_STEPS)
-        size = max(float(np.abs(part.rewards).max(initial=0.0)), part.largest_gain)
+        gains = part.gains_of(np.ones(part.number, dtype=bool))
+        size = max(float(np.abs(part.rewards).max(initial=0.0)), float(np.abs(gains).max(initial=0.0)))
         if rate.low > NO_GAIN * size or rate.high < -NO_GAIN * size:
             worth[states] = np.inf if rate.low > 0 else -np.inf
             continue

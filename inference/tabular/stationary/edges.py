@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["BLOCK", "EdgeList", "EdgeTable", "Outcomes", "computes_long", "serves"]
+__all__ = ["BLOCK", "EdgeList", "EdgeTable", "Outcomes", "computes_long", "serves", "summed"]
 
 Array = np.ndarray[Any, Any]
 LONG_LIMIT = 100_000  # edges up to which everything is computed in long double, by the list
@@ -218,3 +218,10 @@ class EdgeTable:
         rows, width = self.table.shape
         size = max(BLOCK // max(width, 1), 1)
         return [slice(i, min(i + size, rows)) for i in range(0, rows, size)]
+
+
+def summed(places: Array, parts: Array, number: int) -> Array:
+    """[N], parts [E] added up at their places, in long double."""
+    found = np.zeros(number, dtype=np.longdouble)
+    np.add.at(found, places, parts)
+    return found

@@ -41,7 +41,7 @@ class FullPattern(Pattern):
         return torch.arange(self.number).repeat(self.number)
 
     @property
-    def method(self) -> str:  # type: ignore[override]
+    def method(self) -> str:
         """Always "dense"."""
         return "dense"
 
@@ -59,14 +59,14 @@ class _FullSystem(LinearSystem):
         return np.asarray(self._entries.cpu().numpy().reshape(number, number))
 
     @cached_property
-    def _leading(self) -> tuple[Array, Array]:  # type: ignore[override]
+    def _leading(self) -> tuple[Array, Array]:
         others = self._table.copy()
         np.fill_diagonal(others, 0.0)
         assert self.exits is not None
         return others, others.sum(1) + self.exits
 
     @cached_property
-    def _matrix(self) -> Array:  # type: ignore[override]
+    def _matrix(self) -> Array:
         if self.exits is None:
             found = -self._table
             found.flat[:: len(found) + 1] += 1.0

@@ -104,9 +104,9 @@ class Chains:
         ends = np.append(np.zeros(number, dtype=bool), True) if cut is None else cut | (np.arange(number + 1) == number)
         if self.steps.table is not None:
             columns = self.steps.table.columns
-            chain, inner = moves.chain, np.flatnonzero(columns < number)
+            chain, stays = moves.chain, columns < number
             table = np.zeros((number, number))
-            table[:, columns[inner]] = chain[:, inner]
+            table[:, columns[stays]] = chain[:, stays]
             table[:, ends[:-1]] = 0.0
             return FullPattern(number).system(torch.from_numpy(table.ravel()), _tensor(chain[:, ends[columns]].sum(1)))
         inside, out, places, pattern = self._listed

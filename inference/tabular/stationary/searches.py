@@ -36,7 +36,8 @@ def staying(steps: Steps, usable: Array) -> tuple[Array, Array]:
     if steps.table is None:
         return end_components(steps.states, steps.pairs, steps.targets, kept, number)
     part, states = steps.table.part(kept), steps.states[kept]
-    labels = components(*np.nonzero(sources_of(part, states, number - 1)), number)
+    sources, targets = np.nonzero(sources_of(part, states, number - 1))
+    labels = components(sources, targets, number)
     if len(np.unique(labels[states])) == 1 and not steps.into(gone)[kept].any():
         return np.where(gone, -1, labels), kept
     labels, inside = end_components(states, part.pairs, part.targets, np.ones(len(states), dtype=bool), number)

@@ -20,12 +20,12 @@ from typing import Any
 
 import numpy as np
 
-from cai.inference.tabular.stationary.edges import EdgeList, EdgeTable, computes_long
+from cai.inference.tabular.stationary.edges import EdgeList, EdgeTable, computes_long, summed
 from cai.inference.tabular.stationary.graphs import reaching, reaching_table
 from cai.inference.tabular.stationary.moves import Moves, Values, log_mean_exp
 from cai.inference.tabular.stationary.tables import expected, sources_of, tilted
 
-__all__ = ["Steps", "summed"]
+__all__ = ["Steps"]
 
 Array = np.ndarray[Any, Any]
 BLOCK = 1 << 14  # edges that are looked at together
@@ -180,11 +180,6 @@ class Steps:
             return np.zeros(0)
         paid = table.paid[states[self.states]]
         return np.asarray(paid if paid.shape[1] == 1 else np.where(table.positive[states[self.states]], paid, 0.0))
-
-    @property
-    def largest_gain(self) -> float:
-        """The largest size of `gains`."""
-        return float(np.abs(self.gains_of(np.ones(self.number, dtype=bool))).max(initial=0.0))
 
     def reaching(self, goal: Array, edges: Array | None = None) -> Array:
         """Bool [N + 1]: states with a path to the goal, bool [N + 1], along some edges, bool [E]; the goal included."""
@@ -403,10 +398,3 @@ class Steps:
             lambda numbers: numbers[groups],
         )
         return logs / self.eta, outcomes, size / abs(self.eta) + np.add.reduceat(outcomes * apart, first)
-
-
-def summed(places: Array, parts: Array, number: int) -> Array:
-    """[N], parts [E] added up at their places, in long double."""
-    found = np.zeros(number, dtype=np.longdouble)
-    np.add.at(found, places, parts)
-    return found
