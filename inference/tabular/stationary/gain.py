@@ -175,7 +175,7 @@ def _seen(steps: Steps, moves: Moves, states: Array) -> int:
             sent, targets = weights * here[steps.sources], steps.targets
         else:
             sent, targets = here @ weights, steps.table.columns
-        before, here = here, (here + np.bincount(targets, sent, steps.number)) / 2
+        before, here = here, (here + np.bincount(targets, sent, steps.number)[: steps.number]) / 2  # none ends
         if np.abs(here - before).sum() < STILL:
             break
     return int(here.argmax())
