@@ -58,11 +58,12 @@ def check_fields(cls: type, parts: Mapping[str, Any]) -> None:
 
 @functools.cache
 def declared_types(cls: type) -> dict[str, Any]:
-    """The types of a class's annotated attributes; without those that cannot be told where the program runs."""
+    """The types of a class's attributes, annotated or computed; without those that cannot be told at run time."""
     found: dict[str, Any] = {}
     for base in reversed(cls.__mro__):
         names = vars(sys.modules[base.__module__]) if base.__module__ in sys.modules else {}
-        for name, written in vars(base).get("__annotations__", {}).items():
+        computed = {name: _result(part) for name, part in vars(base).items() if _result(part) is not None}
+        for name, written in (computed | vars(base).get("__annotations__", {})).items():
             try:
                 hint = eval(written, names) if isinstance(written, str) else written  # the library's own source
             except (NameError, TypeError, AttributeError):  # imported for type checkers alone
@@ -71,6 +72,11 @@ def declared_types(cls: type) -> dict[str, Any]:
             if hint is not ClassVar and get_origin(hint) is not ClassVar and not isinstance(hint, dataclasses.InitVar):
                 found[name] = hint
     return found
+
+
+def _result(attribute: Any) -> Any:
+    """What an attribute that is computed when it is looked at is declared to be; None for any other."""
+    return getattr(getattr(attribute, "compute", None), "__annotations__", {}).get("return")
 
 
 def fits(value: Any, hint: Any) -> bool:

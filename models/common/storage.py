@@ -253,13 +253,19 @@ class _Reader:
                 raise StorageError(f"kind {entry['kind']!r} is unknown; import the package that wrote it first")
             self.field = entry["kind"]
             self.objects.append(_made(_BY_NAME[entry["kind"]], parts))
-        return self._decode(self.document["root"], self.document["kind"])
+        value = self._decode(self.document["root"], self.document["kind"])
+        kind, called = _BY_CLASS.get(type(value)), self.document["kind"]
+        if called != kind.name if kind is not None else called in _BY_NAME:
+            raise ValueError(f"the header calls it a {called}, and it is a {kind.name if kind else type(value)}")
+        return value
 
     def _decode(self, value: Any, where: str) -> Any:
         self.field = where
         if isinstance(value, list):
             return [self._decode(item, f"{where}.{i}") for i, item in enumerate(value)]
         if not isinstance(value, dict):
+            if isinstance(value, int) and abs(value) >= 2**1024:
+                raise ValueError(f"{hex(value)[:20]}... is too large a number")
             return value
         if "$" not in value:
             return {key: self._decode(item, f"{where}.{key}") for key, item in value.items()}
@@ -291,7 +297,7 @@ class _Reader:
             found = self.file.get_tensor(name)
             if _checksum(found) != self.document["sums"][name]:
                 raise ValueError("its numbers are not those that were written")
-            self.tensors[name] = found
+            self.tensors[name] = found.clone()  # no longer in the file, which others may overwrite
         return self.tensors[name]
 
 
