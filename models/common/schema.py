@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal, Union, get_args, get_origin
 
 import torch
 
-__all__ = ["check_document", "check_fields", "declared_types", "fits", "unique_keys"]
+__all__ = ["check_document", "check_fields", "declared_types", "fits", "no_number", "unique_keys", "whole"]
 
 _DOCUMENT = {"version": int, "kind": str, "root": Any, "objects": list[dict[str, Any]], "sums": dict[str, int]}
 _OBJECT = {"kind": str, "parts": dict[str, Any]}
@@ -23,6 +23,18 @@ def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) < len(pairs):
         raise ValueError("a key stands there twice")
     return found
+
+
+def no_number(word: str) -> Any:
+    """What `json.loads` takes as `parse_constant`: NaN and Infinity are no numbers in JSON."""
+    raise ValueError(f"{word} is no number in JSON")
+
+
+def whole(text: str) -> int:
+    """What `json.loads` takes as `parse_int`: refuses what no float can hold."""
+    if len(text) > 308:
+        raise ValueError(f"{text[:20]}... is too large a number")
+    return int(text)
 
 
 def check_document(document: Any) -> None:

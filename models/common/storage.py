@@ -25,7 +25,7 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor
 
 from cai.models.common.files import MissingFile, StorageError, TakenPath, write_atomically
-from cai.models.common.schema import check_document, check_fields, unique_keys
+from cai.models.common.schema import check_document, check_fields, no_number, unique_keys, whole
 
 __all__ = ["Saved", "StorageError", "can_store", "declared_in", "load", "save", "storable", "stored_bytes"]
 __all__ += ["stored_kind"]
@@ -275,8 +275,6 @@ class _Reader:
         if isinstance(value, list):
             return [self._decode(item, f"{where}.{i}") for i, item in enumerate(value)]
         if not isinstance(value, dict):
-            if isinstance(value, int) and abs(value) >= 2**1024:
-                raise ValueError(f"{hex(value)[:20]}... is too large a number")
             return value
         if "$" not in value:
             return {key: self._decode(item, f"{where}.{key}") for key, item in value.items()}
@@ -382,7 +380,7 @@ def _opened(path: str | Path) -> Iterator[tuple[dict[str, Any], Any]]:
 def _document(path: str | Path, text: str) -> dict[str, Any]:
     """The header of a file, of the layout that this version writes."""
     try:
-        document = json.loads(text, object_pairs_hook=unique_keys, parse_constant=_refuse)
+        document = json.loads(text, object_pairs_hook=unique_keys, parse_constant=no_number, parse_int=whole)
         newer = document["version"] if isinstance(document, dict) and "version" in document else 0
         if isinstance(newer, int) and newer > VERSION:
             raise StorageError(
@@ -397,7 +395,3 @@ def _document(path: str | Path, text: str) -> dict[str, Any]:
     except ValueError as error:
         raise StorageError(f"{str(path)!r} is damaged: {error}") from None
     return dict(document)
-
-
-def _refuse(word: str) -> Any:
-    raise ValueError(f"{word} is no number in JSON")
