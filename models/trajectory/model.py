@@ -202,6 +202,11 @@ class TrajectoryModel(Portable):
         ones = torch.ones_like(self.mdp.initial, requires_grad=False)
         return torch.where(self.live, self.discount * ones, ones)
 
+    @cached_property
+    def fall(self) -> Tensor:
+        """[S], the probability of falling into the absorbing state instead, as float32 too can hold it."""
+        return self.live.to(self.survival) * (1 - self.discount)
+
     def reward_table(self, t: int) -> Tensor:
         """The rewards of step t: [S, A, 1] where outcomes do not matter, else [S, A, K]. Zero in terminal states."""
         key = t if self.reward.reads_time else 0
