@@ -84,6 +84,10 @@ def read_trips(network: RouteNetwork, trips: Any, drop: Literal["report"] | None
     if isinstance(trips, Trips):
         return trips
     frame = _sorted(read_table(trips, "trips", ("trip", "position", "link")))
+    for name in ("destination", "person", "weight"):
+        near = [column for column in map(str, frame.columns) if column != name and column.strip().lower() == name]
+        if near and name not in frame.columns:
+            raise ValueError(f"trips has a column {near[0]!r}, which is not looked at; call it {name!r}, or drop it")
     if frame.empty:
         raise ValueError("trips is empty; give a row for each link of each trip")
     labels = pd.Index(frame["trip"], tupleize_cols=False).unique()
@@ -133,10 +137,7 @@ def read_trips(network: RouteNetwork, trips: Any, drop: Literal["report"] | None
 
 def _sorted(frame: pd.DataFrame) -> pd.DataFrame:
     """Checks positions and pairs (trip, position)."""
-    try:
-        positions = frame["position"].to_numpy(dtype=np.float64)
-    except (TypeError, ValueError):
-        positions = np.full(len(frame), np.nan)
+    positions = pd.to_numeric(frame["position"], errors="coerce").to_numpy(dtype=np.float64)
     if not np.isfinite(positions).all():
         row = int(np.flatnonzero(~np.isfinite(positions))[0])
         raise ValueError(f"trips has position {spelled(frame['position'].iloc[row])} in row {row}; expected a number")
@@ -187,10 +188,7 @@ def _weights(frame: pd.DataFrame, starts: Array) -> Array:
     given = _per_trip(frame, starts, "weight")
     if given is None:
         return np.ones(len(starts) - 1)
-    try:
-        weights = np.array(given, dtype=np.float64)
-    except (TypeError, ValueError):
-        weights = np.full(len(given), np.nan)
+    weights = pd.to_numeric(pd.Series(given, dtype=object), errors="coerce").to_numpy(dtype=np.float64)
     bad = np.flatnonzero(~(np.isfinite(weights) & (weights >= 0)))
     if len(bad):
         trip = frame["trip"].iloc[starts[bad[0]]]
