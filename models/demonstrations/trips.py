@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 
+from cai.models.common.frames import frame_of, index_of, packed_frame, packed_index
 from cai.models.common.names import did_you_mean
+from cai.models.common.storage import storable
 from cai.models.demonstrations.network_tables import key_places, read_table, spelled
 from cai.models.demonstrations.route_network import RouteNetwork
 
@@ -17,6 +19,23 @@ __all__ = ["Trips", "read_trips"]
 Array = np.ndarray[Any, Any]
 
 
+def _parts(trips: Trips) -> dict[str, Any]:
+    parts = {entry.name: getattr(trips, entry.name) for entry in fields(trips)}
+    persons = None if trips.persons is None else packed_index(pd.Index(trips.persons, tupleize_cols=False))
+    return parts | {
+        "labels": packed_index(trips.labels),
+        "persons": persons,
+        "dropped": packed_frame(trips.dropped),
+    }
+
+
+def _of_parts(parts: dict[str, Any]) -> Trips:
+    persons = None if parts["persons"] is None else index_of(parts["persons"]).tolist()
+    made = {"labels": index_of(parts["labels"]), "persons": persons, "dropped": frame_of(parts["dropped"])}
+    return Trips(**parts | made)
+
+
+@storable("inverse-trips", pack=_parts, unpack=_of_parts)
 @dataclass(frozen=True, eq=False)
 class Trips:
     """N trips as places in the tables of a network.
