@@ -20,7 +20,7 @@ from cai.models.common.checks import FORGOTTEN
 from cai.models.common.devices import place_tensor, resolve_place
 from cai.models.common.facts import fact_table, process_facts
 from cai.models.common.names import did_you_mean
-from cai.models.common.numerics import held, plain_number, safe_log
+from cai.models.common.numerics import held, over_temperature, plain_number, safe_log
 from cai.models.common.simulator import Transition
 from cai.models.common.storage import can_store, storable
 from cai.models.processes.mdp import MDP
@@ -229,11 +229,7 @@ class TrajectoryModel(Portable):
 
     def in_nats(self, rewards: Tensor) -> Tensor:
         """Rewards over the temperature; what is forbidden has no gradient, whatever the temperature."""
-        if not isinstance(self.temperature, Tensor):
-            return rewards / self.temperature
-        forbidden = torch.isinf(rewards)
-        finite = torch.where(forbidden, torch.zeros_like(rewards), rewards)
-        return torch.where(forbidden, rewards.detach(), finite / self.temperature)
+        return over_temperature(rewards, self.temperature)
 
     @cached_property
     def reward_size(self) -> float:
