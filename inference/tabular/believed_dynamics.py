@@ -110,14 +110,14 @@ class FixedDynamics(OutcomeDynamics):
         if model.discount == 1:
             return Step(chances, None, None)
         stays = model.survival[rows][:, None, None]
-        return Step(chances * stays, chances * (1 - stays), None)
+        return Step(chances * stays, chances * model.fall[rows][:, None, None], None)
 
     def onward(self, policy: Tensor) -> tuple[Tensor, Tensor]:
         mdp = self.model.mdp
         if mdp.next_states is not None:
             return super().onward(policy)
-        stays, moves = self.model.survival[:, None, None], policy[:, None] @ mdp.probabilities
-        return moves * stays, (moves * (1 - stays)).sum(-1, keepdim=True)
+        moves, falls = policy[:, None] @ mdp.probabilities, self.model.fall[:, None, None]
+        return moves * self.model.survival[:, None, None], (moves * falls).sum(-1, keepdim=True)
 
     def chances(self, times: range) -> Tensor:
         return self.model.mdp.probabilities

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import torch
 from torch import Tensor
 
@@ -15,6 +17,7 @@ from cai.models.trajectory.model import TrajectoryModel
 __all__ = [
     "SOLVE_LIMIT",
     "ChainSystems",
+    "EndingChain",
     "can_succeed",
     "ended_states",
     "expected_visits",
@@ -121,44 +124,89 @@ def may_end_unpaid(model: TrajectoryModel, policy: Tensor) -> bool:
     return bool((model.live & ~pays).any())
 
 
+class EndingChain:
+    """A chain that surely ends, as a linear system over the live states that it is met in; solved as often as asked.
+
+    States that are stayed among for ever and never pay count as an end.
+
+    Args:
+        model: the trajectory model.
+        initial: [S], where the chain begins.
+        policy: [1, S, A].
+        dynamics: stationary.
+
+    Attributes:
+        fallen: [S], the chance of falling into the absorbing state.
+        edges: (sources, targets), int64, where the chain goes on.
+        counts: bool [S], the states that it is solved on.
+
+    Raises:
+        ValueError: if the chain can get to where it goes on being paid for ever.
+    """
+
+    def __init__(self, model: TrajectoryModel, initial: Tensor, policy: Tensor, dynamics: OutcomeDynamics) -> None:
+        mdp, live = model.mdp, model.live
+        self.model, self.initial, self._policy, self._dynamics = model, initial, policy[0], dynamics
+        ended = torch.zeros_like(live)
+        if may_end_unpaid(model, policy[0].detach()):
+            ended = ended_states(model, policy[0].detach(), *(part.detach() for part in dynamics.outcomes(0)))
+        moves, falls = (part * live[:, None, None] for part in dynamics.onward(policy[0]))
+        self.fallen = falls.sum((1, 2))
+        self.edges = edges_of(moves.detach() > 0, mdp.successors())
+        met = reached_from(*self.edges, initial.detach() > 0)
+        ends = leads_to(*self.edges, ~live | ended | (self.fallen.detach() > 0))
+        if bool((met & ~ends).any()):
+            state = int(torch.nonzero(met & ~ends)[0])
+            raise ValueError(
+                f"the policy can get to state {mdp.state_name(state)} and never end from there, so expectations over "
+                "an infinite horizon do not exist; give a discount < 1 or a finite horizon"
+            )
+        self.counts = live & met & ~ended
+        self._chains = ChainSystems(model, self.counts)
+        self._system = self._chains.system(moves, falls)
+
+    @cached_property
+    def moves(self) -> Tensor:
+        """[S, A, K], the chance in a live state of each action and outcome with which the chain goes on."""
+        return self._policy[..., None] * self._dynamics.outcomes(0)[0] * self.model.live[:, None, None]
+
+    @cached_property
+    def falls(self) -> Tensor:
+        """[S, A, K], that of each action and outcome after which it falls into the absorbing state."""
+        return self._policy[..., None] * self._dynamics.outcomes(0)[1] * self.model.live[:, None, None]
+
+    def visits(self) -> Tensor:
+        """[S], the expected visits of live states, d = p(s_1) + P^T d; 0 where the chain counts as ended."""
+        return self._solve(self.initial[self.counts], transposed=True).clamp(min=0)
+
+    def sums(self, paid: Tensor) -> Tensor:
+        """[S], what is paid [S] from each state on until the chain ends, in expectation: v = paid + P v."""
+        return self._solve(paid[self.counts], transposed=False)
+
+    def _solve(self, side: Tensor, *, transposed: bool) -> Tensor:
+        try:
+            return self._chains.spread(self._system.solve(side, transposed=transposed))
+        except ArithmeticError as error:
+            raise ValueError(
+                f"the policy ends too late for its visits to be added up ({error}), so expectations over an infinite "
+                "horizon are not known; give a discount < 1 or a finite horizon"
+            ) from None
+
+
 def expected_visits(
     model: TrajectoryModel, initial: Tensor, policy: Tensor, dynamics: OutcomeDynamics
 ) -> tuple[Tensor, Tensor]:
     """Expected visits of the live states [1, S], and the probability of ending in the absorbing state [1].
 
-    They solve d = p(s_1) + P^T d on the live states, P being where the chain goes on to; for how, see
-    `cai.inference.tabular.stationary.linear_systems`. States that are stayed among for ever and never pay count as an
-    end: 0 visits.
+    For how, see `EndingChain` and `cai.inference.tabular.stationary.linear_systems`.
 
     Raises:
         ValueError: if the chain can get to where it goes on being paid for ever, so that visits do not add up to a
             number, or to where it ends too late for float64 to tell.
     """
-    mdp, live = model.mdp, model.live
-    ended = torch.zeros_like(live)
-    if may_end_unpaid(model, policy[0].detach()):
-        ended = ended_states(model, policy[0].detach(), *(part.detach() for part in dynamics.outcomes(0)))
-    moves, falls = dynamics.onward(policy[0])
-    moves, falls = moves * live[:, None, None], falls * live[:, None, None]
-    origins, targets = edges_of(moves.detach() > 0, mdp.successors())
-    met = reached_from(origins, targets, initial.detach() > 0)
-    ends = leads_to(origins, targets, ~live | ended | (falls.detach() > 0).any(-1).any(-1))
-    if bool((met & ~ends).any()):
-        state = int(torch.nonzero(met & ~ends)[0])
-        raise ValueError(
-            f"the policy can get to state {mdp.state_name(state)} and never end from there, so expectations over "
-            "an infinite horizon do not exist; give a discount < 1 or a finite horizon"
-        )
-    counts = live & met & ~ended
-    chains = ChainSystems(model, counts)
-    try:
-        visits = chains.spread(chains.system(moves, falls).solve(initial[counts], transposed=True).clamp(min=0))
-    except ArithmeticError as error:
-        raise ValueError(
-            f"the policy ends too late for its visits to be added up ({error}), so expectations over an infinite "
-            "horizon are not known; give a discount < 1 or a finite horizon"
-        ) from None
-    return visits[None], (visits * falls.sum((1, 2))).sum()[None]
+    chain = EndingChain(model, initial, policy, dynamics)
+    visits = chain.visits()
+    return visits[None], (visits * chain.fallen).sum()[None]
 
 
 def long_run(model: TrajectoryModel, initial: Tensor, policy: Tensor, dynamics: OutcomeDynamics) -> Tensor:
