@@ -20,7 +20,7 @@ from cai.models.processes.layout import GridLayout
 from cai.models.trajectory.model import TrajectoryModel
 from cai.pictures.drawing import FEW_STATES, nats_text
 from cai.pictures.model_graphs import ACTION_COLORS
-from cai.pictures.plots import plot_luck, plot_values
+from cai.pictures.plots import BELOW_BLACK, plot_luck, plot_values
 from cai.studies.comparison import Comparison
 from cai.studies.plots import draw_returns
 
@@ -142,7 +142,7 @@ def _share_scales(above: Sequence[Axes], below: Sequence[Axes], maps: bool) -> N
         shown = np.concatenate([_finite(picture) for picture in pictures] or [np.zeros(0)])
         low = float(shown.min()) if lowest is None and shown.size else lowest or 0.0
         high = float(shown.max()) if shown.size else low
-        high *= 1.25 if lowest is not None else 1.0  # the darkest luck must not look like a wall
+        high *= BELOW_BLACK if lowest is not None else 1.0
         for picture in pictures:
             picture.set_norm(Normalize(low, high if high > low else low + 1))
         bars = [picture.colorbar for picture in pictures if picture.colorbar is not None]

@@ -1,8 +1,8 @@
 """What students install: puts wheels, requirements.txt and a README beside the released notebooks of a course.
 
 `make labs` calls it as `python tutorials/labs/handout.py RELEASE WHEELS`: the folder of the release, and the one that
-holds the wheel for this platform and, in `any/`, the wheel without native loops. A clone, which holds every solution, is
-not needed.
+holds the wheel for this platform and, in `any/`, the wheel without native loops. A clone, which holds every solution,
+is not needed.
 """
 
 from __future__ import annotations
