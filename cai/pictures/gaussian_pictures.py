@@ -178,7 +178,7 @@ def plot_value_contours(
     ax.contour(x, y, values, levels=levels, colors="white", linewidths=0.5)
     figure.colorbar(filled, ax=ax, label="value (reward units)")
     path = means.numpy()
-    ax.plot(path[:, i], path[:, j], "-", color="white", linewidth=3.2)
+    ax.plot(path[:, i], path[:, j], "-", color="white", linewidth=3.2, label="_halo")
     ax.plot(path[:, i], path[:, j], ".-", color="black", linewidth=1.4, markersize=5, label="mean of q")
     ax.add_patch(_ellipse(path[now], spreads[now].numpy(), i, j))
     names = coordinate_names(answer)

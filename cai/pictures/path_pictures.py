@@ -62,7 +62,7 @@ def plot_paths(
         shift = APART * (place - (len(answers) - 1) / 2)
         x, y = _steps(answer, layout, shift)
         twice = sum(str(other.target) == target for other in answers[:place])
-        ax.plot(x, y, STYLES[twice % len(STYLES)], color="white", linewidth=5.5, zorder=4.5)
+        ax.plot(x, y, STYLES[twice % len(STYLES)], color="white", linewidth=5.5, label="_halo", zorder=4.5)
         ax.plot(
             x, y, STYLES[twice % len(STYLES)], color=color, linewidth=3, marker="o", markersize=5, label=label, zorder=5
         )

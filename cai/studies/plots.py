@@ -87,7 +87,7 @@ def draw_returns(ax: Axes, rows: Sequence[Row], names: Sequence[str], unit: str)
     ax.barh(places - 0.2, _bars([r.believed_return for r in rows]), 0.38, color=colors, label="believed")
     ax.barh(places + 0.2, _bars([r.real_return for r in rows]), 0.38, color=REAL_COLOR, label="real")
     ax.set_xlabel(f"return ({unit})")
-    ax.set_title("Believed (coloured) and real (grey) return")
+    ax.set_title("Believed (coloured)\nand real (grey) return")
     ax.axvline(0, color="0.2", linewidth=0.8)
     for place, row in enumerate(rows):
         _mark_missing(ax, place - 0.2, row.believed_return, row.status.label if not row.status.ok else "unknown")
