@@ -76,6 +76,10 @@ SAID: tuple[tuple[tuple[str, ...], str], ...] = (
         "under pyro.markov variables of a long loop share dimensions; config_enumerate marks what is summed over",
     ),
     (
+        ("and 'nonetype'", "'nonetype' and"),
+        "this reckons with None: is something asked for before it is there, as a gradient?",
+    ),
+    (
         ("unsupported operand",),
         "this reckons with something that is no number: take the number out of it first, as in posterior.elbo",
     ),
@@ -122,6 +126,10 @@ def ask(
         )
     if shape is None:
         return got
+    if isinstance(got, (list, tuple)):
+        raise AssertionError(
+            f"{name} returns a {type(got).__name__}; expected one tensor of shape {tuple(shape)}: torch.stack"
+        )
     if callable(got):
         raise AssertionError(f"{name} returns a function; call it, or return its result")
     try:
