@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from cai.evaluation import Outcome, evaluate
 from cai.inference import InferenceError, Posterior, Status, Target, available_backends, infer, resume
 from cai.models import MDP, TrajectoryModel, draw_factor_graph, factor_graph
-from cai.models.common.storage import load
+from cai.models.common.storage import declared_in, load
 from cai.policies import Policy, extract_policy
 from cai.studies import Comparison, compare, explain_reward, sweep
 from cai.tasks import dask_map
@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from cai.studies.plots import plot_comparison, plot_sweep
 
 __version__ = "0.1.0"
+
+declared_in(
+    "cai.inverse", "inverse", "adversarial"
+)  # which is imported when it is first asked for, or a file holds one
 
 __all__ = [
     "MDP",

@@ -42,6 +42,8 @@ LONG = (
     "cai/inverse/continuous/test_continuous_fits.py::test_costs_of_the_pendulum_are_found_again[1e-05",
     "cai/inverse/continuous/test_continuous_fits.py::test_an_approximation_around_demonstrations_says_how_far_it_is_off",
     "cai/inverse/test_bootstrap.py::test_the_same_bits_and_bytes_from_any_map_also_after_a_kill[pickled]",
+    "cai/inverse/test_estimates_travel.py::test_a_new_process_reads_files_without_being_told_what_they_hold",
+    "cai/inverse/test_estimates_travel.py::test_pickled_and_copied_it_is_the_same[continuous]",
     # every backend: those that are quick are measured in each run
     "inference/core/test_size_before_work.py::test_estimates_are_of_the_size_of_what_is_taken[smc]",
     "inference/core/test_size_before_work.py::test_estimates_are_of_the_size_of_what_is_taken[importance]",

@@ -59,7 +59,7 @@ class OutcomeBatch(Sequence["Outcome"], Saved):
 
     @property
     def std(self) -> Tensor:
-        """[B], standard deviations of the return, from rollouts."""
+        """[B], standard deviations of the return, exact over infinite horizons and else from rollouts."""
         return self._numbers("std")
 
     @property
@@ -81,6 +81,11 @@ class OutcomeBatch(Sequence["Outcome"], Saved):
     def returns(self) -> Tensor:
         """[B, N], the sampled returns."""
         return torch.stack([outcome.returns for outcome in self])
+
+    @property
+    def cut(self) -> Tensor:
+        """[B], how many of the rollouts over an infinite horizon were cut because they end too late."""
+        return self._numbers("cut")
 
     @property
     def occupancy(self) -> Tensor:

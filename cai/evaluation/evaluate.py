@@ -13,10 +13,12 @@ from torch import Tensor
 
 from cai.evaluation.batch_results import OutcomeBatch
 from cai.evaluation.continuous import ContinuousOutcome, evaluate_continuous
+from cai.evaluation.endless_rollouts import endless_returns
 from cai.evaluation.episodes import EpisodeOutcome, evaluate_episodes
 from cai.evaluation.programs import SampledOutcome, evaluate_program, mean_of_worst
 from cai.inference.tabular.believed_dynamics import FixedDynamics
-from cai.inference.tabular.stationary.chains import expected_visits, long_run
+from cai.inference.tabular.stationary.chains import EndingChain, long_run
+from cai.inference.tabular.stationary.moments import return_moments
 from cai.models.common.numerics import expectation, weighted
 from cai.models.common.storage import Saved, storable
 from cai.models.continuous.world import World
@@ -29,7 +31,6 @@ __all__ = ["Outcome", "evaluate", "fitting_table"]
 
 TAIL = 0.05
 STRETCH = 200  # steps of a rollout where the criterion is the average
-LONGEST = 10**6  # steps after which a rollout over an infinite horizon is cut
 
 
 @storable("outcome")
@@ -43,8 +44,8 @@ class Outcome(Saved):
     Attributes:
         expected_return: exact; -inf if something forbidden can happen.
         standard_error: of the mean of the sampled returns, to hold `expected_return` against.
-        std: standard deviation of the return, from rollouts; inf if something forbidden can happen. Over an infinite
-            horizon rollouts are cut off after a million steps, and a warning says so; likewise for `cvar`.
+        std: standard deviation of the return; inf if something forbidden can happen. Exact over an infinite horizon,
+            from rollouts over a finite one and where the criterion is the average.
         cvar: mean of the worst `tail` share of the returns, from rollouts.
         tail: that share.
         entropy: expected sum over live steps of the policy's entropy, nats, exact.
@@ -53,6 +54,9 @@ class Outcome(Saved):
         ends_in: for each region, the probability that s_{T+1} lies in it, exact (None over an infinite horizon).
         visits: for each region, the probability of entering it at all, exact (None over an infinite horizon).
         returns: [N], the sampled returns.
+        cut: over an infinite horizon, how many of the rollouts were cut because they end too late (a warning says so,
+            too). What was left of each is drawn from a law of the right mean and deviation, that of a sum over an
+            exponential time, so `cvar` is right as far as that law is.
     """
 
     expected_return: float
@@ -66,13 +70,14 @@ class Outcome(Saved):
     ends_in: Mapping[str, float] | None
     visits: Mapping[str, float] | None
     returns: Tensor = field(repr=False)
+    cut: int = 0
 
     def _repr_html_(self) -> str:
         """The numbers as a table."""
         numbers = {
             name: getattr(self, name) for name in ("expected_return", "standard_error", "std", "cvar", "entropy")
         }
-        numbers |= {"absorbed": self.absorbed}
+        numbers |= {"absorbed": self.absorbed} | ({"rollouts cut": self.cut} if self.cut else {})
         for what in ("ends_in", "visits"):
             numbers |= {f"{what} {region}": chance for region, chance in (getattr(self, what) or {}).items()}
         lines = "".join(f"<tr><th>{escape(name)}</th><td>{value:.6g}</td></tr>" for name, value in numbers.items())
@@ -221,11 +226,20 @@ def evaluate(
         return evaluate_program(policy, model, num_rollouts=num_rollouts, tail=tail, seed=seed)
     table, world = fitting_table(policy, model), model.host
     named = dict(world.mdp.regions) | {key: world.mdp.states(states) for key, states in (regions or {}).items()}
+    generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        found = _expectations(world, table, named)
-        returns = _rollouts(world, table, found["occupancy"], num_rollouts, torch.Generator().manual_seed(seed))
+        endless = not (world.is_finite or world.is_average)
+        chain = EndingChain(world, world.mdp.initial, table, FixedDynamics(world)) if endless else None
+        found = _expectations(world, table, named, chain)
+        if chain is None:
+            returns = _rollouts(world, table, found["occupancy"], num_rollouts, generator)
+            spread = float(returns.std())
+        else:
+            moments = return_moments(chain)
+            returns, found["cut"] = endless_returns(world, chain, moments, num_rollouts, generator)
+            spread = moments.whole
     possible = math.isfinite(found["expected_return"])  # what is forbidden may be too rare for the rollouts
-    spread = float(returns.std()) if possible and bool(torch.isfinite(returns).all()) else math.inf
+    spread = spread if possible and bool(torch.isfinite(returns).all()) else math.inf
     return Outcome(
         standard_error=spread / math.sqrt(num_rollouts),
         std=spread,
@@ -241,13 +255,22 @@ def _rollouts(
 ) -> Tensor:
     """[N], returns; where the criterion is the average what a step earns over STRETCH steps of the long run."""
     if not model.is_average:
-        return model.simulator.returns(table, number, model.steps if model.is_finite else LONGEST, generator)
+        return model.simulator.returns(table, number, model.steps, generator)
     begun = model.batch(initial=occupancy)[0]
     return begun.simulator.returns(table, number, STRETCH, generator) / STRETCH
 
 
-def _expectations(model: TrajectoryModel, table: Tensor, regions: Mapping[str, Tensor]) -> dict[str, Any]:
-    """What is known exactly of a policy [T or 1, S, A]: the fields of `Outcome` that need no rollouts."""
+def _expectations(
+    model: TrajectoryModel, table: Tensor, regions: Mapping[str, Tensor], chain: EndingChain | None
+) -> dict[str, Any]:
+    """What is known exactly of a policy [T or 1, S, A]: the fields of `Outcome` that need no rollouts.
+
+    Args:
+        model: the trajectory model.
+        table: the policy.
+        regions: bool [S] each.
+        chain: of the policy, where sums over an infinite horizon are asked for.
+    """
     mdp, live = model.mdp, model.live
     size = mdp.num_states * mdp.num_actions
     entropies = torch.special.entr(table).sum(-1)  # [T or 1, S]
@@ -260,9 +283,9 @@ def _expectations(model: TrajectoryModel, table: Tensor, regions: Mapping[str, T
     if model.is_average:
         visits = long_run(model, mdp.initial, table[0], FixedDynamics(model))[None]
         mass, absorbed = visits, visits.new_zeros(1)
-    elif not model.is_finite:
-        visits, absorbed = expected_visits(model, mdp.initial, table, FixedDynamics(model))
-        mass = visits
+    elif chain is not None:
+        visits = chain.visits()[None]
+        mass, absorbed = visits, (visits[0] * chain.falls.sum((1, 2))).sum()[None]
     for t in range(model.steps):
         occupancy.append(mass[0])
         entered = entered + torch.where(inside, mass, 0.0).sum(-1)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from cai.evaluation.evaluate import LONGEST, fitting_table
+from cai.evaluation.evaluate import fitting_table
 from cai.models.common.simulator import Transition
 from cai.models.common.storage import Saved, storable
 from cai.models.trajectory.model import TrajectoryModel
@@ -18,6 +18,7 @@ from cai.policies.belief import BeliefPolicy
 
 __all__ = ["BeliefOutcome", "RunRecord", "evaluate_belief_policy", "simulate"]
 
+LONGEST = 10**6  # steps after which a rollout over an infinite horizon is cut
 CHUNK = 4_000_000  # entries over (run, state, outcome) that rollouts hold at once
 
 

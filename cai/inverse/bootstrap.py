@@ -21,6 +21,8 @@ from cai.inverse.estimation.status import FitStatus
 from cai.inverse.fit import fit
 from cai.models.common.checks import as_count
 from cai.models.common.fingerprint import fingerprint
+from cai.models.common.frames import frame_of, packed_frame
+from cai.models.common.storage import Saved, storable
 from cai.models.demonstrations.continuous import ContinuousDemonstrations
 from cai.models.demonstrations.route_network import RouteNetwork
 from cai.models.demonstrations.trips import read_trips
@@ -32,8 +34,18 @@ __all__ = ["Bootstrap", "bootstrap"]
 OWN = {"throw", "progress"}  # of `fit`, that mean nothing here
 
 
+def _parts(boot: Bootstrap) -> dict[str, Any]:
+    parts = {"estimate": boot.estimate, "statuses": boot.statuses, "by": boot.by, "seed": boot.seed}
+    return parts | {"coefficients": packed_frame(boot.coefficients)}
+
+
+def _of_parts(parts: dict[str, Any]) -> Bootstrap:
+    return Bootstrap(**parts | {"coefficients": frame_of(parts["coefficients"])})
+
+
+@storable("inverse-bootstrap", pack=_parts, unpack=_of_parts)
 @dataclass(frozen=True, eq=False, repr=False)
-class Bootstrap:
+class Bootstrap(Saved):
     """What came of fits to demonstrations drawn again.
 
     Attributes:

@@ -16,11 +16,11 @@ from cai.models.common.fingerprint import fingerprint
 from cai.models.common.storage import Saved, storable
 from cai.models.continuous.world import World
 from cai.models.environments.world import EnvironmentModel
-from cai.models.trajectory.batch import ModelBatch
 from cai.models.trajectory.model import TrajectoryModel
 from cai.models.zoo.registry import build_model
 from cai.studies.asking import Question, ask
 from cai.studies.comparison import Comparison, checked_model, checked_tries, chosen_seed
+from cai.studies.members import is_batch
 from cai.studies.rows import EPISODES, NUMBERS, Row, mean_of
 from cai.tasks.mapping import Map, check_map
 
@@ -173,7 +173,7 @@ def sweep(
     """
     if not isinstance(backend, str):
         raise TypeError(f"backend is {backend!r}; sweep takes its name, and its options as keywords")
-    if isinstance(model, ModelBatch):
+    if is_batch(model):
         raise TypeError("sweep moves an option of one model's backend; for a batch use cai.compare(batch, [...])")
     check_map(map)
     of_model = dict(model_options or {})

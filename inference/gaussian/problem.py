@@ -136,7 +136,7 @@ class GaussianProblem:
         n, m = self.num_states, self.num_actions
         own = torch.eye(n + m, dtype=gain.dtype, device=gain.device).expand(*gain.shape[:-2], -1, -1)
         basis = torch.cat([own[..., :n, :], torch.cat([gain, own[..., n:, n:]], -1)], -2)
-        middle = torch.cat([torch.zeros_like(gain[..., 0, :]).expand(*offset.shape[:-1], n), offset], -1)
+        middle = torch.cat([offset.new_zeros(*offset.shape[:-1], n), offset], -1)
         return replace(
             self,
             A=self.A + self.B @ gain,

@@ -26,7 +26,8 @@ class SoftQLearning(NetworkBackend):
     the bound of backend "variational".
 
     On a `TrajectoryModel` Q is a table [T, S, A]. The n-th sample of an entry moves it by n^-0.7, and the policy is
-    that of a mean of each entry over its visits, in which late ones count more.
+    that of a mean of each entry over its visits, in which late ones count more; an entry whose samples all led to one
+    state with one reward takes the last as it is, so that deterministic worlds are learned to many digits.
 
     In other worlds with numbered actions Q is a network, the smaller of two, learned from a buffer; the policy acts.
 

@@ -24,6 +24,7 @@ from cai.inference.tabular.believed_dynamics import FixedDynamics, OutcomeDynami
 from cai.inference.tabular.posterior import tabular_posterior
 from cai.inference.tabular.recursion import EXACT
 from cai.models.common.numerics import expectation, plain_number, safe_log, safe_logsumexp
+from cai.models.continuous.simulate import DivergedRollout
 from cai.models.continuous.world import World
 from cai.models.programs.inspect import ProgramInfo, explain, site_time
 from cai.models.trajectory.model import TrajectoryModel
@@ -36,7 +37,7 @@ FIRST = 2  # first particles; where the last ones come from no more than these, 
 FAR = 4  # standard errors by which an estimate may miss log p(O) where that is known, and at least half a nat
 CHECKED = 10**8  # numbers that may be computed to know it
 
-__all__ = ["CountedDynamics", "ParticlePaths", "ParticlePosterior", "answer_model", "answer_program"]
+__all__ = ["CountedDynamics", "ParticlePaths", "ParticlePosterior", "answer_model", "answer_program", "diverged_answer"]
 
 
 def _count(size: int, index: Tensor, weights: Tensor) -> Tensor:
@@ -290,6 +291,23 @@ def _particle_answer(
         particles=particles,
         ess=found.ess,
         details=_details(found, few) | {"tables": why},
+    )
+
+
+def diverged_answer(system: WorldSystem, error: DivergedRollout, *, backend: str, target: Target) -> ParticlePosterior:
+    """What is left where a particle of a continuous model left the finite numbers: the step, and no evidence."""
+    return ParticlePosterior(
+        backend=backend,
+        target=target,
+        status=Status.NOT_CONVERGED,
+        horizon=system.horizon,
+        log_evidence=None,
+        believed_return=None,
+        model=system.program,
+        info=system.info,
+        particles=None,
+        ess=(),
+        details={"step": error.step, "why": str(error)},
     )
 
 

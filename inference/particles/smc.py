@@ -15,13 +15,14 @@ from cai.inference.core.posterior import Posterior
 from cai.inference.core.status import Target
 from cai.inference.gaussian.solve import gaussian_posterior
 from cai.inference.particles.particles import LogPsi, move_particles
-from cai.inference.particles.posterior import answer_model, answer_program
+from cai.inference.particles.posterior import answer_model, answer_program, diverged_answer
 from cai.inference.particles.program_system import ReplaySystem, check_vectorised
 from cai.inference.particles.table_system import TableSystem
 from cai.inference.particles.world_system import WorldSystem
 from cai.inference.tabular.backward import backward
 from cai.inference.tabular.recursion import EXACT
 from cai.models.continuous.linear_gaussian import LinearGaussianModel
+from cai.models.continuous.simulate import DivergedRollout
 from cai.models.continuous.world import World
 from cai.models.programs.inspect import ProgramInfo, inspect_program
 from cai.models.trajectory.model import TrajectoryModel
@@ -176,13 +177,17 @@ def _answer(
 ) -> Posterior:
     info = _inspect(model, backend.name, lookahead)
     system: TableSystem | WorldSystem | ReplaySystem = TableSystem(model) if info is None else _system(model, info)
-    found = move_particles(
-        system,
-        num_particles=int(backend.num_particles),
-        ess_threshold=threshold,
-        log_psi=_log_psi(model, lookahead),
-        seed=seed,
-    )
+    try:
+        found = move_particles(
+            system,
+            num_particles=int(backend.num_particles),
+            ess_threshold=threshold,
+            log_psi=_log_psi(model, lookahead),
+            seed=seed,
+        )
+    except DivergedRollout as error:
+        assert isinstance(system, WorldSystem)
+        return diverged_answer(system, error, backend=backend.name, target=backend.target)
     if isinstance(system, TableSystem):
         return answer_model(model, found, backend=backend.name, target=backend.target)
     return answer_program(system, found, backend=backend.name, target=backend.target)

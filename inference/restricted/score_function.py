@@ -196,8 +196,21 @@ class SampledLearner:
             estimate = torch.full((), -torch.inf, dtype=torch.float64)
             if bool(torch.isnan(draws.totals).any()):
                 status = Status.NOT_CONVERGED
-        details = {"history": state.history, "steps": state.steps, "estimate": estimate, "standard_error": error}
+        details: dict[str, Any] = {"history": state.history, "steps": state.steps}
+        details |= {"estimate": estimate, "standard_error": error}
+        if not status.ok and state.history and not math.isfinite(state.history[-1]):
+            details["why"] = _stopped(state, with_values=getattr(problem, "values", None) is not None)
         return self.answer(problem, status, details, draws)
+
+
+def _stopped(state: SampledState, *, with_values: bool) -> str:
+    """Why a fit came to its end at a step whose mean bound is no finite number."""
+    met = "a reward of -inf was met"
+    if with_values:
+        met = "the values given, or a reward, are -inf where the policy leads"
+    if state.history[-1] != -math.inf:
+        return f"the bound was no number in step {state.steps} of the fit: lower learning_rate"
+    return f"{met} in step {state.steps} of the fit, and no gradient leads away from it: give a large negative number"
 
 
 def _grows(history: tuple[float, ...], window: int) -> bool:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -107,6 +108,9 @@ def _numbers(values: list[Any], what: str, size: int, number: Callable[[Any], in
         found = np.array(values)
         if found.dtype.kind == "i" and found.min() >= 0 and found.max() < size:
             return found
+    missing = [t for t, value in enumerate(values) if isinstance(value, float) and math.isnan(value)]
+    if missing:
+        raise TypeError(f"{what}[{missing[0]}] is nan" + "; write None where nothing was observed" * (what[0] == "o"))
     result = []
     for t, value in enumerate(values):
         if value is None and what == "observations":
@@ -122,9 +126,12 @@ def _is_run(value: Any) -> bool:
 
 
 def _listed(values: Any, what: str) -> list[Any]:
-    if isinstance(values, str) or not (hasattr(values, "__iter__") and hasattr(values, "__len__")):
+    ordered = hasattr(values, "__iter__") and hasattr(values, "__len__") and not isinstance(values, (Mapping, Set))
+    if isinstance(values, str) or not ordered:
         raise TypeError(f"{what} is {values!r}; give a list of numbers or names, one for each time")
-    listed: list[Any] = values.tolist() if hasattr(values, "tolist") else list(values)
+    # What iterates over its columns' labels (a DataFrame) is a table of runs all the same.
+    array = values if hasattr(values, "tolist") or not hasattr(values, "to_numpy") else values.to_numpy()
+    listed: list[Any] = array.tolist() if hasattr(array, "tolist") else list(array)
     return listed
 
 

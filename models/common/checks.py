@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cai.models.common.labels import by_name, refuse_labels
+from cai.models.common.labels import axis_labels, by_name, mask_by_name, refuse_labels
 from cai.models.common.names import did_you_mean
 
 __all__ = [
@@ -63,8 +63,10 @@ def float_tensor(values: Any, name: str) -> tuple[Tensor, torch.dtype]:
         TypeError: if the entries are no real numbers.
         ValueError: if nested sequences are ragged.
     """
-    if not isinstance(values, PLAIN):
+    if not isinstance(values, (Tensor, np.ndarray)):
         refuse_labels(values, name)
+    if isinstance(values, Mapping):
+        raise TypeError(f"{name} is a {type(values).__name__}, whose keys would be ignored; give its values in order")
     if isinstance(values, Tensor):
         tensor = values
     else:
@@ -78,8 +80,9 @@ def float_tensor(values: Any, name: str) -> tuple[Tensor, torch.dtype]:
             if array.dtype.kind not in "fiub":
                 entries = array.reshape(-1).tolist() if array.dtype.kind == "O" else []
                 odd = [f" such as {item!r:.40}" for item in entries if not isinstance(item, numbers.Real)]
-                raise TypeError(f"{name} holds {array.dtype} entries{''.join(odd[:1])}; expected real numbers")
-            tensor = torch.as_tensor(array)
+                if odd or not entries:
+                    raise TypeError(f"{name} holds {array.dtype} entries{''.join(odd[:1])}; expected real numbers")
+            tensor = torch.as_tensor(array.astype(float) if array.dtype.kind == "O" else array)
     if tensor.is_complex():
         raise TypeError(f"{name} has dtype {tensor.dtype}; expected real numbers: pass its real part")
     # A copy: what was checked must not change behind our back.
@@ -210,8 +213,8 @@ def state_mask(
         bool [S].
     """
     letters = f"[{kind[0].upper()}]"
-    if getattr(states, "dtype", None) == np.dtype(bool):
-        states = by_name(states, [(names, kind)], what)
+    if axis_labels(states):
+        states = mask_by_name(states, (names, kind), what)
     if isinstance(states, (np.ndarray, Tensor)):
         array = torch.as_tensor(states).cpu()
         if array.dtype == torch.bool:

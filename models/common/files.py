@@ -10,7 +10,7 @@ import stat
 from pathlib import Path
 from typing import Any
 
-__all__ = ["MissingFile", "StorageError", "TakenPath", "write_atomically", "write_picture"]
+__all__ = ["MissingFile", "StorageError", "TakenPath", "read_words", "write_atomically", "write_picture"]
 
 
 class StorageError(ValueError, OSError):
@@ -71,6 +71,15 @@ def write_atomically(path: str | Path, content: bytes) -> Path:
         finally:
             os.close(descriptor)
     return path
+
+
+def read_words(path: Path) -> str:
+    """The text of a file that people wrote: UTF-8, or Latin-1, as older ones have in names and comments."""
+    content = path.read_bytes()
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return content.decode("latin-1")
 
 
 def write_picture(path: str | Path, figure: Any, *, dpi: int = 150) -> Path:

@@ -1,69 +1,114 @@
-"""Tables that carry the names of what they are about (pandas): put into the order of a process, or refused."""
+"""Tables that carry the names of what they are about (pandas, xarray): put into the order of a process, or refused."""
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-__all__ = ["axis_labels", "by_name", "is_labelled", "refuse_labels"]
+__all__ = ["axis_labels", "by_name", "is_labelled", "mask_by_name", "refuse_labels"]
 
 Axis = tuple[Sequence[str] | None, str]  # names in their order (None: they have numbers alone), and what they name
 
 
 def _is_frame(values: Any) -> bool:
-    return type(values).__module__.partition(".")[0] == "pandas" and hasattr(values, "axes")
+    """Whether it is a Series or DataFrame of pandas, or a DataArray of xarray."""
+    library = type(values).__module__.partition(".")[0]
+    if library == "pandas":
+        return hasattr(values, "axes")
+    return library == "xarray" and hasattr(values, "dims") and hasattr(values, "dtype")
 
 
 def axis_labels(values: Any) -> list[list[Any] | None]:
-    """For every axis of a Series or DataFrame its labels; None where they only count from 0. [] for anything else."""
+    """For every axis of a labelled table its labels; None where they only count from 0. [] for anything else."""
     if not _is_frame(values):
         return []
     found: list[list[Any] | None] = []
-    for axis in values.axes:
-        labels = list(axis)
-        counts = axis.dtype.kind in "iu" and labels == list(range(len(labels)))
+    for axis in values.axes if hasattr(values, "axes") else map(values.indexes.get, values.dims):
+        labels = None if axis is None else list(axis)
+        counts = labels is None or (axis.dtype.kind in "iu" and labels == list(range(len(labels))))
         found.append(None if counts else labels)
     return found
 
 
 def is_labelled(values: Any) -> bool:
-    """Whether it is a Series or DataFrame with labels that say more than a position does."""
+    """Whether it is a table with labels that say more than a position does."""
     return any(labels is not None for labels in axis_labels(values))
 
 
 def refuse_labels(values: Any, what: str) -> None:
-    """Raises ValueError for a table whose labels would be ignored."""
+    """Raises ValueError for a table whose labels would be ignored, also for one in a list."""
+    if isinstance(values, (list, tuple)):
+        if values and not isinstance(values[0], numbers.Number):  # numbers have no labels, and there may be many
+            for place, part in enumerate(values):
+                refuse_labels(part, f"{what}[{place}]")
+        return
     if is_labelled(values):
         first = next(labels for labels in axis_labels(values) if labels is not None)
+        library = type(values).__module__.partition(".")[0]
         raise ValueError(
-            f"{what} is a pandas {type(values).__name__} with labels ({_some(first)}), and here only positions count; "
-            "put it into the order of the states or actions, e.g. table.loc[list(mdp.state_names)], and pass "
+            f"{what} is a {library} {type(values).__name__} with labels ({_some(first)}), and here only positions "
+            "count; put it into the order of the states or actions, e.g. table.loc[list(mdp.state_names)], and pass "
             ".to_numpy()"
         )
 
 
 def by_name(values: Any, axes: Sequence[Axis | None], what: str) -> Any:
-    """A pandas table as an array in the order of the names; anything else as it is.
+    """A labelled table as an array in the order of the names; anything else as it is.
 
     Args:
-        values: a Series, a DataFrame, or anything else.
+        values: a Series, a DataFrame, a DataArray, or anything else.
         axes: for each axis the names in the order that is wanted; None for an axis whose labels do not matter.
         what: how the argument is called in messages.
 
     Raises:
-        ValueError: if the labels of an axis are not the names, each once.
+        ValueError: if the labels of an axis are not the names, each once; or if they count from 0, and the names are
+            the same numbers in another order.
     """
     if not _is_frame(values):
         return values
     table = np.array(values)
+    if table.dtype == object and all(isinstance(entry, (bool, np.bool_)) for entry in table.flat):
+        table = table.astype(bool)
     for place, labels in enumerate(axis_labels(values)):
-        if labels is None or place >= len(axes) or (axis := axes[place]) is None:
+        if place >= len(axes) or (axis := axes[place]) is None:
             continue
         names, kind = axis
-        table = np.take(table, _order(labels, names, kind, what), place)
+        if labels is not None:
+            table = np.take(table, _order(labels, names, kind, what), place)
+            continue
+        counted = [str(number) for number in range(table.shape[place])]
+        if names is not None and counted != list(names) and sorted(counted) == sorted(names):
+            raise ValueError(
+                f"{what} has the labels 0 to {len(counted) - 1}, and the {kind}s are called {_some(list(names))}: they "
+                f"could be names or positions; pass .to_numpy() in the order of the {kind}s"
+            )
     return table
+
+
+def mask_by_name(values: Any, axis: Axis, what: str) -> Any:
+    """A labelled column of bools in the order of the names, or the entries of one that lists indices or names.
+
+    Raises:
+        TypeError: if it is no column, or holds numbers under names, which could be a mask or a list.
+        ValueError: as `by_name`.
+    """
+    names, kind = axis
+    if values.ndim != 1:
+        raise TypeError(
+            f"{what} is a {type(values).__name__} with {values.ndim} axes; give a column or a list of names"
+        )
+    entries = by_name(values, [None], what).tolist()
+    if all(isinstance(entry, bool) for entry in entries):
+        return by_name(values, [axis], what)
+    labels = axis_labels(values)[0] or []
+    if set(map(str, labels)) & set(names or ()) and not all(isinstance(entry, str) for entry in entries):
+        raise TypeError(
+            f"{what} holds {entries[0]!r} for {kind} {labels[0]!r}; give bools (table == 1), or a list of names"
+        )
+    return entries
 
 
 def _order(labels: list[Any], names: Sequence[str] | None, kind: str, what: str) -> list[int]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import enum
+import importlib
 import json
 import math
 import zlib
@@ -26,7 +27,8 @@ from torch import Tensor
 from cai.models.common.files import MissingFile, StorageError, TakenPath, write_atomically
 from cai.models.common.schema import check_document, check_fields, unique_keys
 
-__all__ = ["Saved", "StorageError", "can_store", "load", "save", "storable", "stored_bytes", "stored_kind"]
+__all__ = ["Saved", "StorageError", "can_store", "declared_in", "load", "save", "storable", "stored_bytes"]
+__all__ += ["stored_kind"]
 
 VERSION = 1  # of the document's layout; raised when older files can no longer be read the same way
 FILE = "cai.safetensors"  # the file of an object that was saved as a folder
@@ -43,6 +45,12 @@ class _Kind(NamedTuple):
 
 _BY_NAME: dict[str, _Kind] = {}
 _BY_CLASS: dict[type, _Kind] = {}
+_HOMES: dict[str, str] = {}  # the module that declares kinds of a first word, imported when a file holds one
+
+
+def declared_in(module: str, *words: str) -> None:
+    """Says which module declares all kinds that begin with one of some words ("word-..."), so that files find it."""
+    _HOMES.update(dict.fromkeys(words, module))
 
 
 def storable(
@@ -249,6 +257,9 @@ class _Reader:
         for entry in self.document["objects"]:
             self.field = entry["kind"]
             parts = {name: self._decode(part, f"{entry['kind']}.{name}") for name, part in entry["parts"].items()}
+            home = _HOMES.get(entry["kind"].partition("-")[0])
+            if entry["kind"] not in _BY_NAME and home is not None:
+                importlib.import_module(home)
             if entry["kind"] not in _BY_NAME:
                 raise StorageError(f"kind {entry['kind']!r} is unknown; import the package that wrote it first")
             self.field = entry["kind"]

@@ -28,6 +28,7 @@ __all__ = ["NextStateReward", "discretize"]
 logger = logging.getLogger("cai.models")
 CHUNK = 2**21  # numbers in one table that is being made
 LOST = 1e-3  # the share of moves that lead out of the box from which on it is said
+MISSED = 0.01  # by how much the mass of a density at the nodes may be off before it is said
 INSIDE = 1e-9  # how far towards the middle action nodes are drawn before the prior's density is read there
 
 
@@ -101,10 +102,13 @@ def discretize(model: World, states: Any, actions: Any, noise: Noise = "auto") -
             f"the model is a batch of shape {list(model.batch_shape)}; a grid is made of one: model.member(...)"
         )
     states_grid, actions_grid = Grid(states, "states", model.state_dim), Grid(actions, "actions", model.action_dim)
+    pairs = f"{len(states_grid):,} states and {len(actions_grid):,} actions"
+    require_memory(48 * len(states_grid) * len(actions_grid), f"a table of {pairs}", "use a coarser grid")
+    start = _start(model, states_grid)
     refuse_time(model, states_grid, actions_grid)
     terminal = _terminal(model, states_grid)
     prior = _prior(model, states_grid, actions_grid, terminal)
-    mdp = _process(model, states_grid, actions_grid, noise, prior, terminal)
+    mdp = _process(model, states_grid, actions_grid, noise, prior, terminal, start)
     return TrajectoryModel(
         mdp,
         _reward(model, states_grid, actions_grid, terminal),
@@ -133,7 +137,9 @@ def _terminal(model: World, states: Grid) -> Tensor:
     return torch.zeros(len(states), dtype=torch.bool) if ends is None else ends
 
 
-def _process(model: World, states: Grid, actions: Grid, noise: Noise, prior: Tensor, terminal: Tensor) -> MDP:
+def _process(
+    model: World, states: Grid, actions: Grid, noise: Noise, prior: Tensor, terminal: Tensor, start: Tensor
+) -> MDP:
     kind = kind_of_noise(model.transition(*some_pairs(states, actions), 0), states, noise, "the noise")
     make = _by_density if kind == "density" else _by_interpolation
     return make(
@@ -143,7 +149,7 @@ def _process(model: World, states: Grid, actions: Grid, noise: Noise, prior: Ten
         prior,
         terminal,
         {
-            "initial": _start(model, states),
+            "initial": start,
             "terminal": terminal if bool(terminal.any()) else None,
             "state_names": states.names(),
             "action_names": actions.names(),
@@ -216,13 +222,16 @@ def _start(model: World, states: Grid) -> Tensor:
     """[S], p(s_1) on the nodes."""
     start = model.start_distribution()
     what = "the start"
-    if kind_of_noise(start, states, "auto", what) == "density":
-        return spread_over_nodes(start, states)
+    kind = kind_of_noise(start, states, "auto", what)
     mean = start.v if is_certain(start) else start.mean
     if bool(states.outside(mean.detach())):
         raise ValueError(
             f"the start, {[round(x, 6) for x in mean.tolist()]}, lies outside the box of the states; widen the axes"
         )
+    if kind == "density":
+        scores = start.log_prob(states.nodes).detach() + states.weights.log()
+        _tell_missing(float(scores.exp().sum()), what, "states")
+        return spread_over_nodes(start, states)
     numbers, weights, _ = near_nodes(start, states, what)
     return torch.zeros(len(states), dtype=weights.dtype).index_add(0, numbers, weights)
 
@@ -232,9 +241,10 @@ def _prior(model: World, states: Grid, actions: Grid, terminal: Tensor) -> Tenso
     uniform = actions.weights / actions.volume
     if model.is_flat:
         return uniform
-    nodes, rows = actions.inside(INSIDE), []
+    nodes, rows, masses = actions.inside(INSIDE), [], []
     for s, _ in _chunks(states, actions, model.action_dim):
         scores = model.prior(s, 0).log_prob(nodes.expand(*s.shape[:-1], -1)) + actions.weights.log()
+        masses.append(scores.detach().exp().sum(-1))
         none = torch.isinf(scores.detach().amax(-1, keepdim=True))
         rows.append(torch.where(none, torch.nan, torch.softmax(torch.where(none, 0.0, scores), -1)))
     table = torch.cat(rows)
@@ -244,7 +254,21 @@ def _prior(model: World, states: Grid, actions: Grid, terminal: Tensor) -> Tenso
         raise ValueError(
             f"the action prior has no density at any node of the actions in state {where}; widen their axes"
         )
+    if not bool(terminal.all()):
+        _tell_missing(float(torch.cat(masses).flatten()[~terminal].mean()), "the action prior", "actions")
     return torch.where(torch.isnan(table.detach()), uniform, table)
+
+
+def _tell_missing(mass: float, what: str, where: str) -> None:
+    """Says that what the nodes hold of a density, by their trapezoid weights, is far from 1."""
+    if abs(mass - 1) > MISSED:
+        logger.warning(
+            "the nodes of the %s hold %.3g of %s in place of 1, and that is scaled to 1: the box cuts it off, or they "
+            "lie too far apart for it; widen the axes, or make them finer",
+            where,
+            mass,
+            what,
+        )
 
 
 def _reward(model: World, states: Grid, actions: Grid, terminal: Tensor) -> RewardFactor:

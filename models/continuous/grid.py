@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from cai.models.common.checks import float_tensor
+from cai.models.common.memory import require_memory
 
 __all__ = ["Grid", "merged"]
 
@@ -31,8 +34,6 @@ class Grid:
 
     Attributes:
         axes: n tensors.
-        nodes: [S, n].
-        weights: [S], the trapezoid weights; their sum is the volume of the box.
         snap: the share of a spacing within which a point lies on a node.
     """
 
@@ -49,19 +50,34 @@ class Grid:
         read = [_read_axis(axis, f"{name}[{i}]") for i, axis in enumerate(axes)]
         self.axes = tuple(axis for axis, _ in read)
         self.snap = max(SNAP.get(source, FINE) for _, source in read)
-        self.nodes = torch.cartesian_prod(*self.axes).reshape(-1, dim)
-        parts = [_trapezoid(axis) for axis in self.axes]
-        self.weights = torch.cartesian_prod(*parts).reshape(-1, dim).prod(-1)
+        self.name = name
         sizes = [len(axis) for axis in self.axes]
-        self._strides = [int(torch.tensor(sizes[i + 1 :]).prod()) for i in range(dim)]
+        self._strides = [math.prod(sizes[i + 1 :]) for i in range(dim)]
 
     def __len__(self) -> int:
-        return len(self.nodes)
+        return math.prod(len(axis) for axis in self.axes)
+
+    @cached_property
+    def nodes(self) -> Tensor:
+        """[S, n].
+
+        Raises:
+            TooLarge: if they do not fit into the memory that there is.
+        """
+        advice = "use fewer nodes on an axis"
+        require_memory(32 * len(self.axes) * len(self), f"a grid of {len(self):,} {self.name}", advice)
+        return torch.cartesian_prod(*self.axes).reshape(-1, len(self.axes))
+
+    @cached_property
+    def weights(self) -> Tensor:
+        """[S], the trapezoid weights; their sum is the volume of the box."""
+        parts = [_trapezoid(axis) for axis in self.axes]
+        return torch.cartesian_prod(*parts).reshape(-1, len(parts)).prod(-1)
 
     @property
     def volume(self) -> float:
         """Of the box."""
-        return float(self.weights.sum())
+        return math.prod(float(axis[-1] - axis[0]) for axis in self.axes)
 
     @property
     def spacing(self) -> Tensor:

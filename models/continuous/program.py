@@ -53,7 +53,7 @@ def run_program(world: World) -> None:
     """
     check_program_exists(world)
     state = pyro.sample("s_1", world.start_distribution())
-    ended = world.has_ended(state)
+    ended, fallen = world.has_ended(state), None
     for t in range(world.steps):
         action = pyro.sample(f"a_{t + 1}", world.prior(state, t))
         moves = world.transition(state, action, t)
@@ -63,9 +63,10 @@ def run_program(world: World) -> None:
             reward = torch.where(ended, torch.zeros_like(reward), reward)
         pyro.factor(f"O_{t + 1}", reward / world.temperature)
         state = following
-        ends = world.has_ended(state)
-        if ends is not None:
-            ended = ends if ended is None else ended | ends
         if world.discount < 1 and t + 1 < world.steps:
-            alive = pyro.sample(f"alive_{t + 2}", Bernoulli(reward.new_tensor(world.discount)))
-            ended = alive == 0 if ended is None else ended | (alive == 0)
+            chance = torch.tensor(world.discount, dtype=reward.dtype, device=reward.device)  # made from no variable
+            alive = pyro.sample(f"alive_{t + 2}", Bernoulli(chance))
+            fallen = alive == 0 if fallen is None else fallen | (alive == 0)
+        ended = world.has_ended(state)  # of a chain that stays where it ended, its state still says so
+        if fallen is not None:
+            ended = fallen if ended is None else ended | fallen

@@ -9,13 +9,15 @@ import torch
 from torch import Tensor
 
 from cai.models.common.checks import first_index, float_tensor
+from cai.models.common.storage import Saved, storable
 from cai.models.demonstrations.demonstrations import persons_of
 
 __all__ = ["ContinuousDemonstrations"]
 
 
+@storable("inverse-continuous-demonstrations")
 @dataclass(frozen=True, eq=False, repr=False)
-class ContinuousDemonstrations:
+class ContinuousDemonstrations(Saved):
     """N demonstrations on vectors, all of one length.
 
     Args:

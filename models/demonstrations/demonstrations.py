@@ -13,6 +13,7 @@ from torch import Tensor
 
 from cai.models.common.checks import float_tensor, index_tensor
 from cai.models.common.facts import fact_table
+from cai.models.common.storage import Saved, storable
 
 if TYPE_CHECKING:
     import pandas
@@ -22,8 +23,9 @@ if TYPE_CHECKING:
 __all__ = ["Demonstrations", "persons_of"]
 
 
+@storable("inverse-demonstrations")
 @dataclass(frozen=True, eq=False, repr=False)
-class Demonstrations:
+class Demonstrations(Saved):
     """N demonstrations of numbered states and actions; demonstration n takes `lengths[n]` actions.
 
     The discount of a model is no part of them: they are what happened in the world, and never hold the absorbing state

@@ -13,6 +13,8 @@ from cai.models.common.names import did_you_mean
 
 __all__ = ["key_index", "key_places", "numbers", "read_table", "spelled", "unique_pairs"]
 
+MISSING = ("", "NA", "N/A", "n/a", "NaN", "nan", "NULL", "null", "None", "<NA>", "#N/A")  # numbers and persons
+
 
 def read_table(given: Any, what: str, keys: Iterable[str]) -> pd.DataFrame:
     """A frame, or a CSV file whose keys are read as text, and as ints if all of a column are.
@@ -28,11 +30,12 @@ def read_table(given: Any, what: str, keys: Iterable[str]) -> pd.DataFrame:
     """
     keys = list(keys)
     if isinstance(given, str | Path):
-        frame = _from_file(given, what, dict.fromkeys((*keys, "trip", "link", "destination", "person"), "string"))
-        for key in {*keys, "trip", "link", "destination", "person"} & set(frame.columns) - {"position"}:
+        labels = (*keys, "trip", "link", "destination", "person")
+        frame = _from_file(given, what, labels)
+        for key in set(labels) & set(frame.columns) - {"position"}:
             frame[key] = _whole(frame[key])
         if "position" in frame.columns:
-            frame["position"] = pd.to_numeric(frame["position"], errors="coerce")
+            frame["position"] = _numbers_or_text(frame["position"])
     elif isinstance(given, pd.DataFrame):
         frame = given.reset_index(drop=True)
     else:
@@ -59,14 +62,33 @@ def read_table(given: Any, what: str, keys: Iterable[str]) -> pd.DataFrame:
     return frame
 
 
-def _from_file(path: str | Path, what: str, types: dict[str, Any]) -> pd.DataFrame:
-    """The table of a CSV file; the message of one that cannot be read names it."""
+def _from_file(path: str | Path, what: str, labels: tuple[str, ...]) -> pd.DataFrame:
+    """The table of a CSV file, its labels as text; the message of one that cannot be read names it.
+
+    A link may be called NA or None: of labels blanks alone are missing, and of persons `MISSING`.
+    """
     try:
-        return pd.read_csv(path, dtype=types)
+        columns = list(pd.read_csv(path, nrows=0).columns)
+        missing = {name: [""] if name in labels and name != "person" else list(MISSING) for name in columns}
+        types: Any = dict.fromkeys(labels, "string")
+        frame = pd.read_csv(path, dtype=types, keep_default_na=False, na_values=missing)
     except FileNotFoundError:
         raise FileNotFoundError(f"{what}: there is no file {str(path)!r}") from None
     except (ValueError, OSError) as error:  # pandas' own errors of empty and broken files are ValueErrors
-        raise ValueError(f"{what}: {str(path)!r} cannot be read as a CSV file: {error}") from error
+        raise ValueError(f"{what}: {str(path)!r} cannot be read as a CSV file in UTF-8: {error}") from error
+    for mark, name in ((";", "semicolons"), ("\t", "tabs"), ("|", "bars")):
+        if len(columns) == 1 and mark in str(columns[0]):
+            raise ValueError(
+                f"{what}: the columns of {str(path)!r} are divided by {name}; write it with commas, and a point in "
+                "numbers"
+            )
+    return frame
+
+
+def _numbers_or_text(column: pd.Series) -> pd.Series:
+    """Numbers where all that is there is one; else as it is, so that a message can show it."""
+    found = pd.to_numeric(column, errors="coerce")
+    return found.astype(float) if not (found.isna() & column.notna()).any() else column.astype(object)
 
 
 def _whole(column: pd.Series) -> pd.Series:
@@ -108,6 +130,14 @@ def unique_pairs(first: np.ndarray[Any, Any], second: np.ndarray[Any, Any]) -> i
     return int(repeated[0]) if len(repeated) else None
 
 
+def _is_number(value: Any) -> bool:
+    try:
+        float(value)
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
 def numbers(frame: pd.DataFrame, column: str, what: str) -> np.ndarray[Any, Any]:
     """float64, a column of attributes.
 
@@ -117,9 +147,10 @@ def numbers(frame: pd.DataFrame, column: str, what: str) -> np.ndarray[Any, Any]
     try:
         values = frame[column].to_numpy(dtype=np.float64, na_value=np.nan)
     except (TypeError, ValueError):
+        row, held = next((i, value) for i, value in enumerate(frame[column]) if not _is_number(value))
         raise ValueError(
-            f"column {column!r} of {what} holds {frame[column].dtype}, not numbers; give one column of 0 and 1 for "
-            "each kind"
+            f"column {column!r} of {what} holds {spelled(held)} in row {row}, not numbers; write them with a decimal "
+            "point, and kinds as one column of 0 and 1 for each"
         ) from None
     bad = np.flatnonzero(~np.isfinite(values))
     if len(bad):

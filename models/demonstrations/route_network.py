@@ -15,7 +15,9 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
+from cai.models.common.frames import frame_of, packed_frame
 from cai.models.common.names import did_you_mean
+from cai.models.common.storage import Saved, storable
 from cai.models.demonstrations.network_tables import key_index, key_places, numbers, read_table, spelled, unique_pairs
 
 __all__ = ["RouteNetwork"]
@@ -24,8 +26,18 @@ Array = np.ndarray[Any, Any]
 PLACES = ("x0", "y0", "x1", "y1")  # columns of links that say where they lie
 
 
+def _parts(network: RouteNetwork) -> dict[str, Any]:
+    tables = {name: packed_frame(getattr(network, name)) for name in ("links", "turns", "exits")}
+    return tables | {"ends": network.ends, "prior": network.prior}
+
+
+def _of_parts(parts: dict[str, Any]) -> RouteNetwork:
+    return RouteNetwork(**parts | {name: frame_of(parts[name]) for name in ("links", "turns", "exits")})
+
+
+@storable("inverse-network", pack=_parts, unpack=_of_parts)
 @dataclass(frozen=True, eq=False)
-class RouteNetwork:
+class RouteNetwork(Saved):
     """Links, the turns from one to another, and the exits where trips may end.
 
     Keys of links and destinations are kept as they are (strings or ints). Attributes are columns of any of the three

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 
+from cai.models.common.frames import frame_of, index_of, packed_frame, packed_index
 from cai.models.common.names import did_you_mean
+from cai.models.common.storage import storable
 from cai.models.demonstrations.network_tables import key_places, read_table, spelled
 from cai.models.demonstrations.route_network import RouteNetwork
 
@@ -17,6 +19,23 @@ __all__ = ["Trips", "read_trips"]
 Array = np.ndarray[Any, Any]
 
 
+def _parts(trips: Trips) -> dict[str, Any]:
+    parts = {entry.name: getattr(trips, entry.name) for entry in fields(trips)}
+    persons = None if trips.persons is None else packed_index(pd.Index(trips.persons, tupleize_cols=False))
+    return parts | {
+        "labels": packed_index(trips.labels),
+        "persons": persons,
+        "dropped": packed_frame(trips.dropped),
+    }
+
+
+def _of_parts(parts: dict[str, Any]) -> Trips:
+    persons = None if parts["persons"] is None else index_of(parts["persons"]).tolist()
+    made = {"labels": index_of(parts["labels"]), "persons": persons, "dropped": frame_of(parts["dropped"])}
+    return Trips(**parts | made)
+
+
+@storable("inverse-trips", pack=_parts, unpack=_of_parts)
 @dataclass(frozen=True, eq=False)
 class Trips:
     """N trips as places in the tables of a network.
@@ -84,6 +103,10 @@ def read_trips(network: RouteNetwork, trips: Any, drop: Literal["report"] | None
     if isinstance(trips, Trips):
         return trips
     frame = _sorted(read_table(trips, "trips", ("trip", "position", "link")))
+    for name in ("destination", "person", "weight"):
+        near = [column for column in map(str, frame.columns) if column != name and column.strip().lower() == name]
+        if near and name not in frame.columns:
+            raise ValueError(f"trips has a column {near[0]!r}, which is not looked at; call it {name!r}, or drop it")
     if frame.empty:
         raise ValueError("trips is empty; give a row for each link of each trip")
     labels = pd.Index(frame["trip"], tupleize_cols=False).unique()
@@ -133,10 +156,7 @@ def read_trips(network: RouteNetwork, trips: Any, drop: Literal["report"] | None
 
 def _sorted(frame: pd.DataFrame) -> pd.DataFrame:
     """Checks positions and pairs (trip, position)."""
-    try:
-        positions = frame["position"].to_numpy(dtype=np.float64)
-    except (TypeError, ValueError):
-        positions = np.full(len(frame), np.nan)
+    positions = pd.to_numeric(frame["position"], errors="coerce").to_numpy(dtype=np.float64)
     if not np.isfinite(positions).all():
         row = int(np.flatnonzero(~np.isfinite(positions))[0])
         raise ValueError(f"trips has position {spelled(frame['position'].iloc[row])} in row {row}; expected a number")
@@ -187,10 +207,7 @@ def _weights(frame: pd.DataFrame, starts: Array) -> Array:
     given = _per_trip(frame, starts, "weight")
     if given is None:
         return np.ones(len(starts) - 1)
-    try:
-        weights = np.array(given, dtype=np.float64)
-    except (TypeError, ValueError):
-        weights = np.full(len(given), np.nan)
+    weights = pd.to_numeric(pd.Series(given, dtype=object), errors="coerce").to_numpy(dtype=np.float64)
     bad = np.flatnonzero(~(np.isfinite(weights) & (weights >= 0)))
     if len(bad):
         trip = frame["trip"].iloc[starts[bad[0]]]

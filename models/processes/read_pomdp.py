@@ -11,6 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cai.models.common.files import read_words
+from cai.models.common.memory import require_memory
+from cai.models.common.names import did_you_mean
 from cai.models.processes.mdp import MDP
 from cai.models.processes.observation import ObservationModel
 
@@ -66,7 +69,7 @@ class _Reader:
     def __init__(self, path: Path) -> None:
         self.path, self.at = path, 0
         self.words: list[tuple[str, int]] = []
-        for number, line in enumerate(path.read_text().splitlines(), 1):
+        for number, line in enumerate(read_words(path).splitlines(), 1):
             spaced = line.split("#")[0].replace(":", " : ")
             self.words += [(word, number) for word in spaced.split()]
         self.names: dict[str, list[str]] = {}
@@ -81,6 +84,11 @@ class _Reader:
             if needed not in self.names:
                 self._fail(f"there is no line '{needed}:' before the first T, O or R")
         size, actions, seen = (len(self.names.get(key, ())) for key in ("states", "actions", "observations"))
+        require_memory(
+            8 * actions * size * (4 * size + seen),
+            f"{self.path} has S = {size:,} states and A = {actions:,} actions, and reading its tables [A, S, S]",
+            "make the problem smaller, or build it with MDP.from_sparse or MDP.from_successors",
+        )
         start = np.full(size, 1.0 / size) if self.start is None else self.start()
         moves, shows = np.zeros((actions, size, size)), np.zeros((actions, size, seen))
         rewards = np.zeros((actions, size, size, 1))  # a column an observation, once a line names one
@@ -118,6 +126,7 @@ class _Reader:
         else:
             names = self._list()
             if len(names) == 1 and names[0].isdigit():
+                require_memory(100 * int(names[0]), f"{self.path} has {names[0]} {word}; a list of them", "correct it")
                 names = [str(number) for number in range(int(names[0]))]
             if not names or len(set(names)) != len(names):
                 self._fail(f"{word} lists {len(set(names))} different names among {len(names)}; each needs its own")
@@ -228,7 +237,7 @@ class _Reader:
         transitions, by_outcome = moves.transpose(1, 0, 2), rewards[..., 0].transpose(1, 0, 2)
         states, taken = names["states"], names["actions"]
         if len(start) <= DENSE_STATES:
-            mdp = MDP(transitions, start, state_names=states, action_names=taken)
+            mdp = MDP(transitions, start, state_names=states, action_names=taken, axes="state-action-state")
         else:
             width = int((transitions > 0).sum(-1).max())
             leads = np.argsort(transitions <= 0, axis=-1, kind="stable")[..., :width]
@@ -264,7 +273,7 @@ class _Reader:
         found = []
         while self.at < len(self.words):
             word, behind = self._word(), self._word(1)
-            if (word in KEYWORDS and behind == ":") or (word == "start" and behind in ("include", "exclude")):
+            if behind == ":" or (word == "start" and behind in ("include", "exclude")):
                 break
             found.append(self._take())
         return found
@@ -283,7 +292,7 @@ class _Reader:
         elif word.isdigit() and int(word) < len(names):
             number = int(word)
         else:
-            self._fail(f"{word!r} is none of the {len(names)} {kind}", back=1)
+            self._fail(f"{word!r} is none of the {len(names)} {kind}{did_you_mean(word, names)}", back=1)
         return slice(number, number + 1)
 
     def _number(self) -> float:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from fractions import Fraction
 from os import PathLike
 from pathlib import Path
 from typing import NamedTuple
@@ -16,6 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cai.models.common.files import read_words
+from cai.models.common.memory import require_memory
 from cai.models.processes.mdp import MDP
 
 __all__ = ["PrismModel", "read_prism"]
@@ -106,50 +109,60 @@ def _read_transitions(path: Path) -> _Choices:
         needed = 3 if chain else 4
         try:
             row = [int(word) for word in words[: needed - 1]]
-            rows.append((row[0], 0 if chain else row[1], row[-1], float(words[needed - 1])))
+            rows.append((row[0], 0 if chain else row[1], row[-1], _number(words[needed - 1])))
         except (ValueError, IndexError):
             form = "SOURCE TARGET PROBABILITY" if chain else "SOURCE CHOICE TARGET PROBABILITY [NAME]"
             raise ValueError(f"{path}, line {number}: expected {form}, got {' '.join(words)!r}") from None
-        names.append(words[needed] if len(words) > needed else "")
+        names.append(words[needed] if len(words) > needed and not chain else "")  # a chain has nothing to choose
     if not rows:
         raise ValueError(f"{path} holds no transitions")
+    if sized and len(rows) < int(lines[0][1][-1]):
+        raise ValueError(
+            f"{path} holds {len(rows)} transitions, and its first line announces {lines[0][1][-1]}: it was cut off"
+        )
     source, choice, target, probability = (np.array(column) for column in zip(*rows, strict=True))
     largest = int(max(source.max(), target.max()))
     if min(source.min(), choice.min(), target.min()) < 0 or (sized and largest >= size):
         raise ValueError(
             f"{path} leads to state {largest}, and its first line announces {size} states: 0 to {size - 1}"
         )
-    return _Choices(source, choice, target, probability, names, max(size, largest + 1))
+    size, sources = max(size, largest + 1), np.unique(source)
+    if len(sources) < size:  # before anything of this size is made
+        bare = int(np.argmax(np.append(sources, -1) != np.arange(len(sources) + 1)))
+        raise ValueError(f"{path}: state {bare} has no transition; export the model with deadlocks fixed (a loop)")
+    return _Choices(source, choice, target, probability, names, size)
 
 
 def _process(
     path: Path, moves: _Choices, names: list[str] | None, labels: dict[str, Tensor]
 ) -> tuple[tuple[np.ndarray, np.ndarray, np.ndarray], MDP]:
     """((state, action, outcome) of every transition; the process)."""
+    size, width = moves.num_states, int(moves.choice.max()) + 1
+    smaller = "number the choices of a state from 0 on, or make the model smaller"
+    require_memory(
+        100 * width + 16 * size * width, f"{path} has S = {size:,} states and A = {width:,} choices; that", smaller
+    )
     action, action_names = _actions(moves)
-    size, width = moves.num_states, len(action_names)
+    width = len(action_names)
     rows = moves.source * width + action
     order = np.argsort(rows, kind="stable")
     counts = np.bincount(rows, minlength=size * width)
     outcome = np.empty_like(rows)
     outcome[order] = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
     slots = (moves.source, action, outcome)
+    most = int(counts.max())
+    require_memory(80 * size * width * most, f"{path}: tables [S, A, K] = [{size:,}, {width:,}, {most:,}]", smaller)
     chances = np.zeros((size, width, int(counts.max())))
     leads = np.zeros(chances.shape, dtype=np.int64)
     chances[slots], leads[slots] = moves.probability, moves.target
     offered = (counts > 0).reshape(size, width)
     sums = chances.sum(-1)
-    wrong = offered & ((np.abs(sums - 1) > ROUNDING) | (chances < 0).any(-1))
+    wrong = offered & ~((np.abs(sums - 1) <= ROUNDING) & (chances >= 0).all(-1))
     if wrong.any():
         state, number = np.argwhere(wrong)[0]
         raise ValueError(
             f"{path}: choice {action_names[number]} of state {state} sums to {sums[state, number]:.6g}; the "
             "probabilities of a choice are >= 0 and sum to 1 (rates of a CTMC do not)"
-        )
-    bare = ~offered.any(-1)
-    if bare.any():
-        raise ValueError(
-            f"{path}: state {int(bare.argmax())} has no transition; export the model with deadlocks fixed (a loop)"
         )
     start = labels.get("init", torch.arange(size) == 0).double()
     mdp = MDP.from_successors(
@@ -181,7 +194,7 @@ def _read_states(path: Path, size: int) -> list[str] | None:
     """S names, "x=1 y=0"; None without a file."""
     if not path.exists():
         return None
-    lines = path.read_text().split()
+    lines = read_words(path).split()
     variables = lines[0].strip("()").split(",")
     names = [""] * size
     for line in lines[1:]:
@@ -199,7 +212,7 @@ def _read_labels(path: Path, size: int) -> dict[str, Tensor]:
     """Labels of PRISM (`0="init" 1="done"`, then `3: 0 1`) or Storm (#DECLARATION init done #END, then `3 init`)."""
     if not path.exists():
         return {}
-    text = path.read_text()
+    text = read_words(path)
     declared = re.search(r"#DECLARATION(.*?)#END", text, re.DOTALL)
     lines = (text[declared.end() :] if declared else text).splitlines()
     if declared:
@@ -241,7 +254,7 @@ def _read_rewards(
     path: Path, number: str, moves: _Choices, slots: tuple[np.ndarray, np.ndarray, np.ndarray], mdp: MDP
 ) -> Iterator[tuple[str, Tensor]]:
     """(name, [S, A, K]) of one file."""
-    titled = re.search(r'Reward structure:?\s+"([^"]+)"', path.read_text())
+    titled = re.search(r'Reward structure:?\s+"([^"]+)"', read_words(path))
     table = np.zeros(tuple(mdp.probabilities.shape))
     lines = list(_lines(path))
     if path.name.endswith(STATE_REWARDS) and not path.name.endswith(TRANSITION_REWARDS):
@@ -275,11 +288,15 @@ def _header(lines: list[tuple[int, list[str]]], width: int, size: int) -> int:
 def _reward_row(path: Path, line: int, words: list[str], form: tuple[str, ...], size: int) -> tuple[list[int], float]:
     try:
         places = [int(word) for word in words[: len(form)]]
-        amount = float(words[len(form)])
+        amount = _number(words[len(form)])
     except (ValueError, IndexError):
         raise ValueError(f"{path}, line {line}: expected {' '.join(form)} REWARD, got {' '.join(words)!r}") from None
     if not 0 <= places[0] < size:
         raise ValueError(f"{path}, line {line}: there is no state {places[0]}; states are 0 to {size - 1}")
+    if not amount < np.inf:
+        raise ValueError(
+            f"{path}, line {line}: the reward is {amount}; rewards are numbers, or -inf for what is forbidden"
+        )
     return places, amount
 
 
@@ -290,13 +307,18 @@ def _smallest(table: Tensor, mdp: MDP) -> Tensor:
     return largest if bool((~possible | (table == largest[..., None])).all()) else table
 
 
+def _number(word: str) -> float:
+    """A number as it is written: 0.25, 2.5e-1, or 1/4, as exact engines export."""
+    return float(Fraction(word)) if "/" in word else float(word)
+
+
 def _beside(stem: Path, ending: str) -> Path:
     return stem.with_name(stem.name + ending)
 
 
 def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
     """(number, words) of the lines that are neither empty nor a comment."""
-    for number, line in enumerate(path.read_text().splitlines(), 1):
+    for number, line in enumerate(read_words(path).splitlines(), 1):
         words = line.split("#")[0].split()
         if words:
             yield number, words

@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
+from pyro.distributions import Delta
 from pyro.infer.inspect import get_dependencies
+from pyro.poutine.messenger import Messenger
 
 from cai.models.continuous.world import World
-from cai.models.programs.inspect import Program, inspect_program
+from cai.models.programs.inspect import Program, inspect_program, site_time
 from cai.models.programs.session import pyro_session
 
 if TYPE_CHECKING:
@@ -31,7 +33,7 @@ def factor_graph(program: Program) -> nx.Graph[str]:
     Every site is a variable node with `bipartite=0`, `kind` ("state", "action", "optimality" or "further"), `time`
     (from 1, or None) and `observed`. Every conditional or potential is a factor node `f(site)` with `bipartite=1` and
     `kind="factor"`, joined to its site and to the variables that its value was computed from, as Pyro's provenance
-    tracking finds them.
+    tracking finds them. A state that is certain given what is before it has a factor like any other.
 
     Args:
         program: a `TrajectoryModel` or any trajectory program. A model whose action prior is `Flat()` is drawn too: its
@@ -42,10 +44,11 @@ def factor_graph(program: Program) -> nx.Graph[str]:
     """
     import networkx as nx
 
+    is_flat = isinstance(program, World) and program.is_flat
     program = program.with_stand_in() if isinstance(program, World) else program
     info = inspect_program(program)
     with pyro_session(program=program):
-        parents = get_dependencies(program)["prior_dependencies"]
+        parents = get_dependencies(_CertainStates()(program))["prior_dependencies"]
     graph: nx.Graph[str] = nx.Graph()
     for name in parents:
         match = _TIME.match(name)
@@ -57,9 +60,23 @@ def factor_graph(program: Program) -> nx.Graph[str]:
     for name, sources in parents.items():
         factor = f"f({name})"
         graph.add_node(factor, bipartite=1, kind="factor", time=graph.nodes[name]["time"], observed=False)
-        for variable in {name, *sources}:
+        joined = {name} if is_flat and graph.nodes[name]["kind"] == "action" else {name, *sources}
+        for variable in joined:
             graph.add_edge(factor, variable)
     return graph
+
+
+class _Certain(Delta):
+    """A `Delta` under another name, by which Pyro leaves out the sites that it looks at."""
+
+
+class _CertainStates(Messenger):
+    """Has states that are certain looked at like any other site."""
+
+    def _pyro_sample(self, msg: Any) -> None:
+        fn = msg["fn"]
+        if type(fn) is Delta and (site_time(msg["name"]) or ("",))[0] == "s":
+            msg["fn"] = _Certain(fn.v, fn.log_density, event_dim=fn.event_dim)
 
 
 def draw_factor_graph(program: Program | nx.Graph[str], *, max_steps: int = 4, ax: Axes | None = None) -> Figure:

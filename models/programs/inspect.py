@@ -109,7 +109,7 @@ def inspect_program(program: Program) -> ProgramInfo:
             f"expected a TrajectoryModel or a Pyro program (a function of no arguments), got {type(program).__name__}"
         )
     if isinstance(program, World):
-        check_program_exists(program)
+        return _inspect_world(program)
     if isinstance(program, TrajectoryModel) and not program.is_finite:
         raise ValueError("a program has finitely many steps, and this model's horizon is infinite; give horizon=N")
     if _takes_arguments(program):
@@ -139,6 +139,31 @@ def inspect_program(program: Program) -> ProgramInfo:
         further=tuple(name for name in latents if not site_time(name)),
         factors=tuple(factors),
         sizes=sizes,
+        continuous=tuple(shapes),
+        shapes=shapes,
+    )
+
+
+def _inspect_world(world: World) -> ProgramInfo:
+    """What a run of a continuous model would show; a single run may leave the finite numbers, and none is needed."""
+    check_program_exists(world)
+    latents: list[str] = ["s_1"]
+    shapes: dict[str, tuple[int, ...]] = {"s_1": (world.state_dim,)}
+    for t in range(1, world.steps + 1):
+        added = {f"a_{t}": (world.action_dim,), f"s_{t + 1}": (world.state_dim,)}
+        latents, shapes = [*latents, *added], shapes | added
+        if world.discount < 1 and t < world.steps:
+            latents.append(f"alive_{t + 1}")
+    further = tuple(name for name in latents if not site_time(name))
+    return ProgramInfo(
+        horizon=world.steps,
+        num_states=0,
+        num_actions=0,
+        has_last_state=True,
+        latents=tuple(latents),
+        further=further,
+        factors=tuple(f"O_{t}" for t in range(1, world.steps + 1)),
+        sizes=dict.fromkeys(further, 2),
         continuous=tuple(shapes),
         shapes=shapes,
     )

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from cai.models.common.checks import float_tensor, state_mask
+from cai.models.common.labels import by_name
 from cai.models.common.storage import storable
 from cai.models.processes.mdp import MDP
 from cai.models.rewards.base import RewardFactor, Setting, Step, evaluate_factor, one_number, short_name
@@ -288,6 +289,7 @@ def _action_mask(actions: Any, mdp: MDP) -> Tensor:
 
 def _transition_mask(transitions: Any, mdp: MDP) -> Tensor:
     shape = (mdp.num_states, mdp.num_states)
+    transitions = by_name(transitions, [(mdp.state_names, "state")] * 2, "transitions")
     if isinstance(transitions, (Tensor, np.ndarray)) and transitions.dtype in (torch.bool, np.dtype(bool)):
         mask = torch.as_tensor(transitions).cpu()
         if tuple(mask.shape) != shape:

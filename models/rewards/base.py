@@ -100,6 +100,7 @@ class RewardFactor:
     """
 
     __array_ufunc__ = None  # an array on the left leaves the operation to us
+    __pandas_priority__ = 5000  # and so does a table
 
     reads_outcome: bool = True
     """Whether the value depends on how the step ended (on s_{t+1}, or on the outcome)."""

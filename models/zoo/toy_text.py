@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
 
+from cai.models.common.names import did_you_mean
 from cai.models.processes.layout import GridLayout
 from cai.models.processes.mdp import MDP
 from cai.models.rewards.base import raw_table
 from cai.models.rewards.tables import OutcomeReward, TableReward
 from cai.models.trajectory.model import TrajectoryModel
-from cai.models.zoo.transition_tables import TransitionTable, read_table
+from cai.models.zoo.transition_tables import FORM, TransitionTable, read_table
 
 __all__ = ["fitting_temperature", "from_gymnasium", "gymnasium_model", "make_environment", "process_of_table"]
 
@@ -39,7 +41,7 @@ def from_gymnasium(
     termination) of one (s, a) are added up.
 
     Args:
-        environment: an id such as "FrozenLake-v1", or an environment.
+        environment: an id such as "FrozenLake-v1", an environment, or a table P itself.
         initial: where episodes start, in place of the environment's `initial_state_distrib`: a state as the table calls
             it, {state: probability}, or probabilities for the states of the table.
         **make_options: passed to `gymnasium.make` with an id.
@@ -51,17 +53,18 @@ def from_gymnasium(
         TypeError, ValueError: if the environment does not exist, has no `P` table, or one that cannot be read.
     """
     environment = make_environment(environment, make_options)
-    base = environment.unwrapped
-    owner = type(base).__name__
-    if getattr(base, "P", None) is None:
+    base = getattr(environment, "unwrapped", None)
+    owner = "the table" if base is None else type(base).__name__
+    if base is not None and getattr(base, "P", None) is None:
         raise ValueError(
-            f"{owner} has no transition table P, so its dynamics are not known. Two ways on: "
-            "cai.models.count_model(environment, bins=...) counts a table along random steps; or write the dynamics as "
-            "a Pyro program with sites s_1, a_1, O_1, s_2, ..., which backend 'smc' answers as it is. Toy-text "
-            "environments (FrozenLake-v1, CliffWalking-v1, Taxi-v4) have a table"
+            f"{owner} has no transition table P, so its dynamics are not known. Three ways on: "
+            "cai.infer(cai.models.environment_model(environment, discount=..., temperature=...), 'soft-actor-critic') "
+            "learns from it; cai.models.count_model(environment, bins=...) counts a table along random steps; or write "
+            "the dynamics as a Pyro program with sites s_1, a_1, O_1, s_2, ..., which backend 'smc' answers as it is. "
+            "Toy-text environments (FrozenLake-v1, CliffWalking-v1, Taxi-v4) have a table"
         )
-    table = read_table(base.P, owner)
-    return process_of_table(table, table.start(*_initial(base, initial)), base)
+    table = read_table(environment if base is None else base.P, owner)
+    return process_of_table(table, table.start(*_initial(base, owner, initial)), base)
 
 
 def process_of_table(
@@ -133,7 +136,7 @@ def gymnasium_model(
     """A trajectory model of an environment with a `P` table.
 
     Args:
-        environment: an id such as "FrozenLake-v1", or an environment.
+        environment: an id such as "FrozenLake-v1", an environment, or a table P itself.
         horizon: T; the environment's own limit of steps unless given (100 where it has none).
         temperature: alpha, in reward units per nat; unless given, a hundredth of the largest reward of the table in
             absolute value, so that what a step earns outweighs a choice of actions. (At 1, FrozenLake's goal of 1 moves
@@ -143,11 +146,11 @@ def gymnasium_model(
         **make_options: passed to `gymnasium.make` with an id, e.g. `is_slippery=False`.
     """
     environment = make_environment(environment, make_options)
-    spec = environment.spec
+    spec = getattr(environment, "spec", None)
     mdp, reward = from_gymnasium(environment, initial=initial)
     if horizon is None:
         horizon = (spec.max_episode_steps if spec is not None else None) or 100
-    name = spec.id if spec is not None else type(environment.unwrapped).__name__
+    name = spec.id if spec is not None else type(getattr(environment, "unwrapped", environment)).__name__
     if temperature is None:
         temperature = fitting_temperature(mdp, reward)
     return TrajectoryModel(mdp, reward, horizon, temperature, discount, name=name)
@@ -165,25 +168,40 @@ def make_environment(environment: Any, options: dict[str, Any]) -> Any:
 
     if not isinstance(environment, str):
         if options:
-            raise ValueError(f"options {sorted(options)} are for an environment's id; this environment is made already")
+            raise ValueError(
+                f"options {sorted(options)} are for an environment's id; this environment is made already"
+                + _meant(options)
+            )
+        table = isinstance(environment, (Mapping, list, tuple)) or hasattr(environment, "shape")
+        if not table and not hasattr(environment, "unwrapped"):
+            raise TypeError(
+                f"the environment is {environment!r:.60}; give a Gymnasium environment, its id, or its table P, {FORM}"
+            )
         return environment
     try:
         return gymnasium.make(environment, **options)
     except (gymnasium.error.Error, ImportError) as error:
         raise ValueError(f"Gymnasium cannot make {environment!r}: {error}") from None
     except TypeError as error:
-        raise ValueError(f"Gymnasium environment {environment!r} does not take these options: {error}") from None
+        raise ValueError(
+            f"Gymnasium environment {environment!r} does not take these options: {error}{_meant(options)}"
+        ) from None
 
 
-def _initial(base: Any, initial: Any) -> tuple[Any, str]:
+def _meant(options: dict[str, Any]) -> str:
+    found = (did_you_mean(name, ("horizon", "temperature", "discount", "initial")) for name in options)
+    return next(filter(None, found), "")
+
+
+def _initial(base: Any, owner: str, initial: Any) -> tuple[Any, str]:
     """Where episodes start, and what says so."""
     if initial is not None:
         return initial, "initial"
     distribution = getattr(base, "initial_state_distrib", None)
     if distribution is None:
         raise ValueError(
-            f"{type(base).__name__} does not say where it starts (no initial_state_distrib); say it with initial=..., "
-            "a state or {state: probability}"
+            f"{owner} does not say where it starts{'' if base is None else ' (no initial_state_distrib)'}; say it with "
+            "initial=..., a state or {state: probability}"
         )
     return distribution, "initial_state_distrib"
 

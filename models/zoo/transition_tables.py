@@ -12,7 +12,7 @@ import numpy as np
 
 from cai.models.common.checks import float_tensor
 
-__all__ = ["Outcome", "TransitionTable", "read_table"]
+__all__ = ["FORM", "Outcome", "TransitionTable", "read_table"]
 
 FORM = "{state: {action: [(probability, next state, reward, terminated), ...]}}"
 

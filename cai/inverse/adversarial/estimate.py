@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from cai.inference.core.datasets import packed, unpacked
 from cai.inference.core.status import NotKnown
 from cai.inverse.adversarial.discriminator import Discriminator, Steps
 from cai.inverse.estimation.status import FitStatus
-from cai.models.common.storage import storable
+from cai.models.common.storage import Saved, storable
 
 __all__ = ["AdversarialEstimate", "NetworkReward", "TabulatedReward"]
 
@@ -109,8 +110,18 @@ class TabulatedReward:
         return self.f[min(t, len(self.f) - 1), torch.as_tensor(observations), torch.as_tensor(actions)]
 
 
+def _parts(estimate: AdversarialEstimate) -> dict[str, Any]:
+    parts = {entry.name: getattr(estimate, entry.name) for entry in fields(estimate)}
+    return parts | {"history": packed(estimate.history)}
+
+
+def _of_parts(parts: dict[str, Any]) -> AdversarialEstimate:
+    return AdversarialEstimate(**parts | {"history": unpacked(parts["history"])})
+
+
+@storable("adversarial-estimate", pack=_parts, unpack=_of_parts)
 @dataclass(frozen=True, eq=False)
-class AdversarialEstimate:
+class AdversarialEstimate(Saved):
     """A policy that a discriminator does not tell from demonstrations, and the reward in it.
 
     Attributes:

@@ -48,6 +48,10 @@ class ContinuousObjective:
         self.persons: Sequence[Any] | None = demonstrations.persons
         self._fitted, self._read = fitted, read
 
+    def __reduce__(self) -> Any:
+        """Read again elsewhere: what is made of a model has functions in it that no pickle holds."""
+        return _read_again, (self._read, self.demonstrations)
+
     def _log_probs(self, coefficients: Tensor) -> Tensor | None:
         """[N]; None where the coefficients are infeasible."""
         raise NotImplementedError
@@ -94,3 +98,7 @@ class ContinuousObjective:
             NotKnown: always.
         """
         raise NotKnown("counts", "the estimate of a continuous model", "compare est.sample(n) with the demonstrations")
+
+
+def _read_again(read: Callable[..., Any], demonstrations: ContinuousDemonstrations) -> Any:
+    return read(demonstrations)

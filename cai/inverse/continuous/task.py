@@ -21,6 +21,7 @@ from cai.inverse.continuous.base import ContinuousObjective
 from cai.inverse.continuous.objective import GaussianObjective
 from cai.inverse.continuous.planned import PlannedObjective
 from cai.inverse.estimation.fitting import Task
+from cai.models.common.storage import storable
 from cai.models.continuous.linear_gaussian import LinearGaussianModel
 from cai.models.continuous.model import ContinuousModel
 from cai.models.continuous.quadratic import AXES, FINAL, QuadraticReward
@@ -113,13 +114,30 @@ def _linear(model: LinearGaussianModel, given: ContinuousDemonstrations, feature
         tuple(cost_term(_plain(read_problem(model.replace(reward=_detached(term))))) for term in terms.values()),
     )
 
-    def fitted(coefficients: Tensor) -> LinearGaussianModel:
-        return model.replace(reward=_sum(_detached(base), list(terms.values()), coefficients))
+    fitted, read = partial(_with_terms, steps, terms), partial(_linear_again, steps, terms)
+    return GaussianProblem(family, given, tuple(terms), torch.tensor(start).double(), fitted, read)
 
-    def read(other: Any, center: Any = None) -> GaussianObjective:
-        return _linear(model, _read(model, other), features)
 
-    return GaussianObjective(family, given, tuple(terms), torch.tensor(start).double(), fitted, read)
+def _with_terms(model: LinearGaussianModel, terms: Mapping[str, QuadraticReward], coefficients: Tensor) -> Any:
+    return model.replace(reward=_sum(model.reward, list(terms.values()), coefficients))
+
+
+def _linear_again(model: LinearGaussianModel, terms: Mapping[str, QuadraticReward], other: Any) -> GaussianObjective:
+    return _linear(model, _read(model, other), terms)
+
+
+def _parts(problem: GaussianProblem) -> dict[str, Any]:
+    model, terms = problem._read.args  # type: ignore[attr-defined]
+    return {"model": model, "terms": dict(terms), "demonstrations": problem.demonstrations}
+
+
+def _problem_of(parts: dict[str, Any]) -> GaussianObjective:
+    return _linear(parts["model"], parts["demonstrations"], parts["terms"])
+
+
+@storable("inverse-gaussian-problem", pack=_parts, unpack=_problem_of)
+class GaussianProblem(GaussianObjective):
+    """`GaussianObjective` of a `LinearGaussianModel`, which files hold."""
 
 
 def _entries(model: LinearGaussianModel) -> tuple[QuadraticReward, dict[str, QuadraticReward], list[float]]:
@@ -212,17 +230,16 @@ def _written(model: ContinuousModel, given: ContinuousDemonstrations, features: 
     if no_curvature(problem, given.states, given.actions) is not None:
         return _around(model, features, given)
 
-    def paid(coefficients: Tensor) -> PlanningProblem:
-        return planning_problem(_with_weights(model, named, coefficients))
-
-    planned = PlannedObjective(
-        paid,
-        costs,
-        given,
-        *parts,
-        lambda other: _written(model, _read(model, other), features),
-    )
+    planned = PlannedObjective(partial(_paid, model, named), costs, given, *parts, partial(_again, model, features))
     return _around(model, features, given) if planned.evaluate(planned.start) is None else planned
+
+
+def _paid(model: ContinuousModel, named: Mapping[str, Any], coefficients: Tensor) -> PlanningProblem:
+    return planning_problem(_with_weights(model, named, coefficients))
+
+
+def _again(model: ContinuousModel, features: Any, other: Any) -> ContinuousObjective:
+    return _written(model, _read(model, other), features)
 
 
 def _first(costs: Sequence[PlanningProblem], given: ContinuousDemonstrations) -> Tensor:

@@ -4,7 +4,8 @@
     sandwich   B^-1 (sum_n w_n s_n s_n') B^-1 (Huber 1967; White 1982)
     cluster    the same with the scores of each person added up first: sum_g (sum_n w_n s_n)(sum_n w_n s_n)'
 
-No small-sample factors.
+No small-sample factors. The scores add up to 0 at the maximum, so that of G demonstrations or persons G - 1 are free to
+scatter: one alone says nothing, and the middle of the sandwich has rank G - 1 at most.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ from cai.inverse.search.objective import Objective
 if TYPE_CHECKING:
     from cai.inverse.estimation.fitting import Task
 
-__all__ = ["covariance_matrix", "covariance_name"]
+__all__ = ["covariance_matrix", "covariance_name", "few_scatter"]
+
+NOTHING = 1e-10  # of the curvature, below which what scatters is what the search left over
 
 
 def covariance_name(wanted: str | None, task: Task) -> str:
@@ -44,11 +47,57 @@ def covariance_name(wanted: str | None, task: Task) -> str:
                 f"persons[{missing[0]}] is missing ({len(missing)} in all); name the person of every demonstration, or "
                 "give such demonstrations persons of their own"
             )
+        if len(set(pd.factorize(np.asarray(list(persons), dtype=object)[task.objective.weights.numpy() > 0])[0])) < 2:
+            raise ValueError(
+                "covariance='cluster' sees how scores scatter from person to person, and one person alone made all "
+                "demonstrations; take 'sandwich' or 'hessian', or show those of more persons"
+            )
     return name
 
 
+def few_scatter(kind: str, bend: Tensor, scores: Tensor, objective: Objective) -> str | None:
+    """A sentence where scores scatter along fewer combinations than there are coefficients; None where that is enough.
+
+    Args:
+        kind: "hessian", "sandwich" or "cluster".
+        bend: B [K, K].
+        scores: [N, K], unweighted.
+        objective: weights and persons.
+    """
+    if kind == "hessian":
+        return None
+    rank, size = _rank(bend, _middle(kind, scores, objective)), len(bend)
+    what = "persons" if kind == "cluster" else "demonstrations"
+    if not rank:
+        return f"no standard errors: covariance {kind!r} sees how scores scatter, and those of all {what} are alike"
+    if rank < size:
+        return (
+            f"scores of the {what} scatter along {rank} of {size} combinations of coefficients, so that standard "
+            f"errors by covariance {kind!r} are unreliable, and too small as a rule; show more {what}, or take "
+            "'hessian' where that is allowed"
+        )
+    return None
+
+
+def _rank(bend: Tensor, middle: Tensor) -> int:
+    size = bend.diagonal().abs().clamp(min=1e-300).sqrt()
+    return int((torch.linalg.eigvalsh(middle / size[:, None] / size) > NOTHING).sum())
+
+
+def _middle(kind: str, scores: Tensor, objective: Objective) -> Tensor:
+    """[K, K], the scatter of scores, or of their sums over persons."""
+    weights = objective.weights
+    if kind == "sandwich":
+        return (weights[:, None] * scores).T @ scores
+    assert objective.persons is not None
+    codes, people = pd.factorize(np.asarray(list(objective.persons), dtype=object))
+    sums = torch.zeros(len(people), scores.shape[1], dtype=torch.float64)
+    sums.index_add_(0, torch.from_numpy(codes.astype(np.int64)), weights[:, None] * scores)
+    return sums.T @ sums
+
+
 def covariance_matrix(kind: str, bend: Tensor, scores: Tensor, objective: Objective) -> Tensor:
-    """[K, K], nan where a variance comes out negative.
+    """[K, K], nan where a variance comes out negative, or scores do not scatter at all.
 
     Args:
         kind: "hessian", "sandwich" or "cluster".
@@ -60,16 +109,8 @@ def covariance_matrix(kind: str, bend: Tensor, scores: Tensor, objective: Object
     if kind == "hessian":
         found = inverse
     else:
-        weights = objective.weights
-        if kind == "sandwich":
-            middle = (weights[:, None] * scores).T @ scores
-        else:
-            assert objective.persons is not None
-            codes, people = pd.factorize(np.asarray(list(objective.persons), dtype=object))
-            sums = torch.zeros(len(people), scores.shape[1], dtype=torch.float64)
-            sums.index_add_(0, torch.from_numpy(codes.astype(np.int64)), weights[:, None] * scores)
-            middle = sums.T @ sums
-        found = inverse @ middle @ inverse
+        middle = _middle(kind, scores, objective)
+        found = inverse @ middle @ inverse if _rank(bend, middle) else torch.full_like(inverse, torch.nan)
     bad = found.diagonal() < 0
     found[bad], found[:, bad] = torch.nan, torch.nan
     return found

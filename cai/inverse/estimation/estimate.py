@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,7 +17,9 @@ from cai.inverse.estimation.hypotheses import HypothesisTest, two_sided, wald_te
 from cai.inverse.estimation.hypotheses import likelihood_ratio as ratio_test
 from cai.inverse.estimation.status import FitStatus
 from cai.inverse.search.curvature import spectrum
-from cai.inverse.search.objective import Problem
+from cai.inverse.search.objective import LeftBehind, Problem
+from cai.models.common.frames import frame_of, packed_frame, packed_series, series_of
+from cai.models.common.storage import Saved, can_store, storable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -26,8 +28,22 @@ if TYPE_CHECKING:
 __all__ = ["Estimate"]
 
 
+def _parts(estimate: Estimate) -> dict[str, Any]:
+    """What a file holds; a problem with code in it stays behind."""
+    parts = {entry.name: getattr(estimate, entry.name) for entry in fields(estimate)}
+    parts |= {name: packed_series(parts[name]) for name in ("coefficients", "standard_errors")}
+    problem = estimate.problem if can_store(estimate.problem) else LeftBehind.of(estimate.problem)
+    return parts | {"dropped": packed_frame(estimate.dropped), "problem": problem}
+
+
+def _of_parts(parts: dict[str, Any]) -> Estimate:
+    made = {name: series_of(parts[name]) for name in ("coefficients", "standard_errors")}
+    return Estimate(**parts | made | {"dropped": frame_of(parts["dropped"])})
+
+
+@storable("inverse-estimate", pack=_parts, unpack=_of_parts)
 @dataclass(frozen=True, eq=False)
-class Estimate:
+class Estimate(Saved):
     """Coefficients of a reward, fitted to demonstrations.
 
     `scores`, `hessian` and `covariance` are over the free coefficients in the order of the features; Series are over
@@ -210,6 +226,8 @@ class Estimate:
             model: the other world, whose reward has the same coefficients.
         """
         ask = getattr(self.problem, "transfer", None)
+        if isinstance(self.problem, LeftBehind):
+            return self.problem.transfer
         if ask is None:
             raise NotKnown("transfer", f"the estimate of a {self.problem.kind}", "give links of the other world")
         return ask(self, model)

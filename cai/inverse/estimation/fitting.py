@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from cai.inverse.estimation.covariance import covariance_matrix, covariance_name
+from cai.inverse.estimation.covariance import covariance_matrix, covariance_name, few_scatter
 from cai.inverse.estimation.estimate import Estimate
 from cai.inverse.estimation.status import FitError, FitStatus
 from cai.inverse.search.coordinates import Coordinates, Scaled
@@ -203,7 +203,7 @@ class _Answer:
             if shape is not None and settings.penalty is None:
                 names_away = runs_away(smooth, found, shape, inner, names)
                 if names_away:
-                    status = FitStatus.SEPARATED
+                    status, told = FitStatus.SEPARATED, []
                     told.append(f"the log-likelihood rises without end along a combination of {', '.join(names_away)}")
                     lost[:] = True
             if len(inner) and not isinstance(settings.penalty, L1):
@@ -214,6 +214,8 @@ class _Answer:
                     whole = whole / size_of[:, None] / size_of
                     kept = ~lost[inner]
                     covariance[known[:, None], known] = whole[kept][:, kept]
+                    few = few_scatter(self.covariance, -bend, slopes / size_of, task.objective)
+                    told.extend([few] if few else [])
         if isinstance(settings.penalty, L1):
             told.append("no standard errors: an L1 penalty moves coefficients to 0, and the rest towards it")
         if status is FitStatus.SUCCESS and bool(at_bound.any()):

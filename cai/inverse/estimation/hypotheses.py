@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from cai.models.common.names import did_you_mean
+from cai.models.common.storage import storable
 
 if TYPE_CHECKING:
     from cai.inverse.estimation.estimate import Estimate
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["HypothesisTest", "likelihood_ratio", "two_sided", "wald_test"]
 
 
+@storable("inverse-test")
 class HypothesisTest(NamedTuple):
     """A statistic that is chi-squared with `degrees` degrees of freedom if the hypothesis is true."""
 

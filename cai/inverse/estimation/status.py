@@ -5,9 +5,12 @@ from __future__ import annotations
 from enum import Enum
 from typing import Any
 
+from cai.models.common.storage import storable
+
 __all__ = ["FitError", "FitStatus"]
 
 
+@storable("inverse-status")
 class FitStatus(str, Enum):
     """How a fit ended; the text of every failure says what to do."""
 

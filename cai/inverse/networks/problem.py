@@ -12,6 +12,7 @@ from torch import Tensor
 
 from cai.inference.tabular.stationary.routes import Block, RouteGraph, RouteSums
 from cai.inverse.networks.objective import NetworkObjective, network_graph
+from cai.models.common.storage import storable
 from cai.models.demonstrations.network_tables import spelled
 from cai.models.demonstrations.route_network import RouteNetwork
 from cai.models.demonstrations.trips import Trips, read_trips
@@ -26,6 +27,7 @@ ARRIVED = "(arrived)"  # the state after the exit
 LONGEST = 1_000_000  # turns of a sampled trip
 
 
+@storable("inverse-network-problem")
 @dataclass(frozen=True, eq=False)
 class NetworkProblem:
     """A `Problem` on a network.

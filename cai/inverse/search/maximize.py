@@ -23,6 +23,7 @@ SHORTEST = 1e-14  # of a step, below which the search along it ends
 ROUNDING = 1e-13  # of the value, which differences of values do not tell
 AHEAD = 1e-4  # of the tolerance, which BFGS must promise before the exact Hessian is asked
 LONGEST = 10.0  # of a step, relative to 1 + the length of the coefficients
+PATIENCE = 25  # steps of BFGS, after which the exact Hessian is asked what is in the way
 
 
 class Smooth(Protocol):
@@ -178,6 +179,7 @@ def maximize(
     bend: Tensor | Spectrum | None = None
     known: tuple[Tensor, Tensor] | None = None  # a place and its exact Hessian
     decrement, done, steps, fresh = float("inf"), False, 0, True
+    waited = 0  # steps since the exact Hessian was asked
 
     def exactly() -> Spectrum:
         nonlocal known
@@ -187,8 +189,9 @@ def maximize(
 
     rounds = progress(max_iterations, lambda: f"{search.value:.6g} nats") if show else range(max_iterations)
     for _ in rounds:
-        if newton and exact:
-            bend = exactly()
+        if exact and (newton or waited >= PATIENCE):
+            bend, waited = exactly(), 0
+            newton = newton or bool(bend.flat.any())  # else updates follow what is nearly flat for hundreds of steps
         elif bend is None:
             bend = torch.eye(len(start), dtype=torch.float64) * max(float(search.slope.norm()), 1e-300)
         step, gain = search.promised(bend)
@@ -222,7 +225,7 @@ def maximize(
             change = search.advance(step, gain)
             if change is None:
                 break
-        steps += 1
+        steps, waited = steps + 1, waited + 1
         matrix = bend.positive() if isinstance(bend, Spectrum) else bend
         bend, fresh = _updated(matrix, *change, first=fresh and not isinstance(bend, Spectrum)), False
     hessian = None if known is None or not torch.equal(known[0], search.place) else known[1]

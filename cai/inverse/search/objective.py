@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from torch import Tensor
 
+from cai.inference.core.status import NotKnown
+from cai.models.common.storage import storable
+
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Objective", "Problem"]
+__all__ = ["LeftBehind", "Objective", "Problem"]
 
 
 class Objective(Protocol):
@@ -85,3 +89,27 @@ class Problem(Protocol):
     def counts(self, coefficients: Tensor) -> pd.DataFrame:
         """Columns observed and expected, one row for each turn, or each state and action."""
         ...
+
+
+@storable("inverse-problem-left-behind")
+@dataclass(frozen=True)
+class LeftBehind:
+    """What is told of a problem that no file can hold, as it has functions or modules in it."""
+
+    kind: str
+    objective: str
+    form: str
+    num_demonstrations: float
+    num_choices: float
+
+    @classmethod
+    def of(cls, problem: Problem) -> LeftBehind:
+        """What is told of one."""
+        counts = float(problem.num_demonstrations), float(problem.num_choices)
+        return cls(problem.kind, problem.objective, problem.form, *counts)
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in ("log_prob", "model", "sample", "counts", "transfer"):
+            raise AttributeError(name)
+        why = "what was fitted has functions or modules in it, and stayed behind when it was saved"
+        raise NotKnown(name, f"the estimate of a {self.kind}", "fit again", why)

@@ -15,7 +15,9 @@ SUSPECT = 30.0  # standard errors in scaled features above which a coefficient m
 STEP = 3.0  # standard errors that are gone; a quadratic log-likelihood falls by 4.5 nats over them
 FALL = 1e-2  # nats by which the log-likelihood falls at least along what is known
 LOSS = 0.1  # nats that are lost on the way back from where separation leads
-BACK = (1.0, 0.3, 0.1, 0.03, 0.01)  # shares of a direction on the way back, the first of them may be infeasible
+BACK = (1.0, 0.95, 0.9, 0.8, 0.6, 0.3, 0.1, 0.03, 0.01)  # of a direction on the way back; the first may be infeasible
+AHEAD = (1.0, 3.0)  # shares of a flat direction, either of which may be infeasible
+FLATS = 10  # flat directions that are tried, at most
 INVOLVED = 0.05
 
 
@@ -38,6 +40,10 @@ def runs_away(smooth: Scaled, found: Found, shape: Spectrum, inner: Tensor, name
     if not bool((lengths > SUSPECT).any()):
         return []
     tried = [found.place]  # a search that runs away goes on in the direction in which it came
+    for direction in shape.directions[:FLATS]:  # far out what it ran along is flat, while the way back falls
+        way = torch.zeros_like(found.place)
+        way[inner] = direction * found.place.norm()
+        tried += [ahead for ahead in (way, -way) if _levels_off(smooth, found, ahead)]
     for i in torch.nonzero(~shape.flat & (lengths > SUSPECT)).flatten().tolist():
         way = torch.zeros_like(found.place)
         way[inner] = STEP * ways[:, i]
@@ -48,6 +54,12 @@ def runs_away(smooth: Scaled, found: Found, shape: Spectrum, inner: Tensor, name
             shares = (way / way.norm()).abs().tolist()
             return [name for name, share in zip(names, shares, strict=True) if share > INVOLVED]
     return []
+
+
+def _levels_off(smooth: Scaled, found: Found, way: Tensor) -> bool:
+    """Whether nothing changes far ahead; along what is nearly flat the log-likelihood rises, or falls beyond."""
+    ahead = [smooth.evaluate(found.place + share * way) for share in AHEAD]
+    return all(there is None or abs(there[0] - found.value) <= FALL for there in ahead)
 
 
 def _falls_back(smooth: Scaled, found: Found, way: Tensor) -> bool:

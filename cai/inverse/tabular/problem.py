@@ -10,6 +10,8 @@ from torch import Tensor
 from cai.inference.backends.sum_product import SumProduct
 from cai.inference.backends.variational import StructuredVariational
 from cai.inverse.tabular.objective import ModelObjective
+from cai.inverse.tabular.reward_parameters import learning_again
+from cai.models.common.storage import storable
 from cai.models.demonstrations.demonstrations import Demonstrations
 from cai.models.trajectory.batch import with_initial
 from cai.models.trajectory.model import TrajectoryModel
@@ -23,12 +25,32 @@ if TYPE_CHECKING:
 __all__ = ["ModelProblem"]
 
 
+def _parts(problem: ModelProblem) -> dict[str, Any]:
+    model = problem.parameters.storable()
+    return {
+        "model": model,
+        "learned_table": problem.parameters.place_of_table,
+        "demonstrations": problem.demonstrations,
+        "objective": problem.objective,
+    }
+
+
+def _of_parts(parts: dict[str, Any]) -> ModelProblem:
+    model = learning_again(parts["model"], parts["learned_table"])
+    return ModelProblem(model, parts["demonstrations"], parts["objective"])
+
+
+@storable("inverse-model-problem", pack=_parts, unpack=_of_parts)
 class ModelProblem(ModelObjective):
     """`ModelObjective`, with predictions: the policy with some coefficients, its counts, and draws from it."""
 
+    def __reduce__(self) -> Any:
+        """Made again elsewhere, without code that is not learned, and with what is learned entry by entry."""
+        return (_of_parts, (_parts(self),)) if self.is_linear else super().__reduce__()
+
     def log_prob(self, coefficients: Tensor, demonstrations: Any) -> Tensor:
         """[N], nats, of other demonstrations, unweighted; -inf throughout where the coefficients are infeasible."""
-        other = ModelObjective(self.parameters.fitted(coefficients), demonstrations, self.objective)
+        other = ModelObjective(self.base_model, demonstrations, self.objective)
         return other.log_probs(coefficients)
 
     def model(self, coefficients: Tensor, destination: Any = None) -> TrajectoryModel:

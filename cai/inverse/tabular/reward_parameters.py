@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from cai.models.common.memory import require_memory
+from cai.models.common.storage import StorageError, can_store
 from cai.models.rewards.algebra import Wrapper
 from cai.models.rewards.base import RewardFactor, raw_table
 from cai.models.rewards.goals import LinearReward
@@ -19,7 +20,7 @@ from cai.models.rewards.modules import ModuleReward
 from cai.models.rewards.tables import TableReward
 from cai.models.trajectory.model import TrajectoryModel
 
-__all__ = ["LinearParameters", "ModuleParameters", "RewardParameters", "find_parameters"]
+__all__ = ["LinearParameters", "ModuleParameters", "RewardParameters", "find_parameters", "learning_again"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,6 +47,19 @@ class RewardParameters:
         """The model with this reward."""
         return self.model.replace(reward=self.reward(coefficients.detach()))
 
+    @property
+    def place_of_table(self) -> int | None:
+        """Which of the terms is a table that is learned entry by entry; None where weights are learned."""
+        return None
+
+    def storable(self) -> TrajectoryModel:
+        """The model as files hold it: terms of Python code that are not learned as their tables."""
+        parts = [
+            term if can_store(term) or _learned(term) else self.model.replace(reward=term).evaluated_reward()
+            for term in self.terms
+        ]
+        return self.model.replace(reward=_total(parts))
+
 
 @dataclass(frozen=True, eq=False)
 class LinearParameters(RewardParameters):
@@ -56,6 +70,10 @@ class LinearParameters(RewardParameters):
     """
 
     free: RewardFactor | None = None
+
+    @property
+    def place_of_table(self) -> int | None:
+        return None if self.free is None else [term is self.free for term in self.terms].index(True)
 
     @cached_property
     def varies(self) -> bool:
@@ -148,6 +166,14 @@ class ModuleParameters(RewardParameters):
 
     modules: tuple[Any, ...] = ()
 
+    def storable(self) -> TrajectoryModel:
+        """Refused: files hold no modules.
+
+        Raises:
+            StorageError: always.
+        """
+        raise StorageError("a reward with modules cannot be saved: files hold nothing that runs")
+
     def reward(self, coefficients: Tensor) -> RewardFactor:
         return self._built(coefficients.detach(), fresh=True)[0]
 
@@ -213,6 +239,15 @@ def find_parameters(model: TrajectoryModel) -> LinearParameters | ModuleParamete
         f"there is nothing to learn in {host.reward.label}; give a LinearReward, a ModuleReward with parameters that "
         "require grad, or one TableReward [S] or [S, A] whose table requires grad, alone or in a sum"
     )
+
+
+def learning_again(model: TrajectoryModel, place: int | None) -> TrajectoryModel:
+    """A model from a file, which holds no gradients, with the term of that number learned entry by entry again."""
+    if place is None:
+        return model
+    terms = list(model.reward.terms())
+    terms[place] = TableReward(terms[place].table.clone().requires_grad_())
+    return model.replace(reward=_total(terms))
 
 
 def _linear_parameters(model: TrajectoryModel, terms: tuple[RewardFactor, ...]) -> LinearParameters:

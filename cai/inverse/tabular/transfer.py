@@ -16,6 +16,7 @@ from cai.inverse.estimation.estimate import Estimate
 from cai.inverse.estimation.fitting import fit_objective
 from cai.inverse.search.settings import Settings
 from cai.inverse.tabular.reward_parameters import RewardParameters, find_parameters
+from cai.models.common.storage import Saved, storable
 from cai.models.trajectory.model import TrajectoryModel
 from cai.policies.policy import Policy, extract_policy
 
@@ -25,8 +26,9 @@ logger = logging.getLogger("cai.inverse")
 OPEN = 0.01  # change of a probability above which the transfer is warned about
 
 
+@storable("inverse-transfer")
 @dataclass(frozen=True, eq=False)
-class Transfer:
+class Transfer(Saved):
     """The policy of a fitted reward in another world.
 
     Attributes:

@@ -12,12 +12,11 @@ from cai.inference.learning.tables.rules import (
     Losses,
     Tables,
     behaviour,
+    first_critic,
     half_square,
-    move_towards,
+    move_critic,
     normalised,
-    pair_keys,
     relative_entropy,
-    shift_level,
 )
 from cai.inference.learning.tables.world import Met, TableWorld
 
@@ -52,8 +51,7 @@ class ActorCriticRule:
     def start(self, world: TableWorld) -> Tables:
         shape = (world.steps, world.num_states, world.num_actions)
         seen = shape if self.observe_time else (1, *shape[1:])
-        tables = {name: np.zeros(shape) for name in ("q", "q_mean", "visits")} | {"level": np.zeros(2)}
-        tables |= {"logits": np.zeros(seen), "rows": np.zeros(seen[:2])}
+        tables = first_critic(shape) | {"logits": np.zeros(seen), "rows": np.zeros(seen[:2])}
         return tables | {"log_temperature": np.array([np.log(world.temperature)])}
 
     def log_policy(self, world: TableWorld, tables: Tables, times: Array, states: Array) -> Array:
@@ -71,9 +69,7 @@ class ActorCriticRule:
         values = (probs * (tables["q"][met.later, met.next_states] - alpha * ratio)).sum(1)
         bonus = (alpha - world.temperature) * world.bonus[met.states]  # of the entropy form, at this temperature
         targets = met.rewards + bonus + world.discount * np.where(met.terminated, 0.0, values)
-        keys = pair_keys(world, met.times, met.states, met.actions)
-        errors = move_towards(tables["q"], tables["q_mean"], tables["visits"], keys, targets)
-        shift_level(world, tables, met, errors, ("q", "q_mean"))
+        errors = move_critic(world, tables, met, targets)
 
         ratio, probs = relative_entropy(world, met.states, self.log_policy(world, tables, met.times, met.states))
         worth = tables["q_mean"][met.times, met.states]

@@ -16,7 +16,9 @@ __all__ = [
     "Tables",
     "add_to_mean",
     "behaviour",
+    "first_critic",
     "half_square",
+    "move_critic",
     "move_towards",
     "normalised",
     "pair_keys",
@@ -29,6 +31,7 @@ Array = np.ndarray[Any, Any]
 Tables = dict[str, Array]
 
 POWER = 0.7  # the n-th visit of an entry moves it by n^-POWER: slow enough to settle, fast enough to forget the start
+UNMET = -1.0  # in place of a state that an entry has led to
 LATE = 3  # the mean over n visits weighs the k-th by about (k / n)^LATE
 
 
@@ -119,6 +122,38 @@ def add_to_mean(mean: Array, table: Array, visits: Array, entries: Array, counts
     """Takes the present value of entries, int [M], into their means, as the value of their last counts [M] visits."""
     share = np.minimum(1.0, counts * (LATE + 1) / (visits[entries] + LATE))
     mean[entries] += share * (table[entries] - mean[entries])
+
+
+def first_critic(shape: tuple[int, ...]) -> Tables:
+    """The first tables of a critic Q of shape [T, S, A]: its values, their means, and what was met of each entry."""
+    tables = {name: np.zeros(shape) for name in ("q", "q_mean", "visits", "reward", "varied")}
+    return tables | {"following": np.full(shape, UNMET), "level": np.zeros(2)}
+
+
+def move_critic(world: TableWorld, tables: Tables, met: Met, targets: Array) -> Array:
+    """Moves Q towards sampled targets; the errors [N] before.
+
+    The steps n^-0.7 of `move_towards` average over the noise of outcomes. An entry that has led to the same state with
+    the same reward at every visit has shown none, so it takes its target as it is: the sampled backup is then the whole
+    one. With the first outcome that differs it becomes one of the others, all its visits counted.
+
+    Args:
+        world: the world.
+        tables: those of `first_critic`, changed in place.
+        met: N steps.
+        targets: [N].
+    """
+    keys = pair_keys(world, met.times, met.states, met.actions)
+    following, reward, varied = (tables[name].reshape(-1) for name in ("following", "reward", "varied"))
+    new = following[keys] == UNMET
+    following[keys[new]], reward[keys[new]] = met.next_states[new], met.rewards[new]
+    varied[keys[(following[keys] != met.next_states) | (reward[keys] != met.rewards)]] = 1
+    alike = varied[keys] == 0
+    errors = move_towards(tables["q"], tables["q_mean"], tables["visits"], keys, targets)
+    for name in ("q", "q_mean"):
+        tables[name].reshape(-1)[keys[alike]] = targets[alike]
+    shift_level(world, tables, met, np.where(alike, 0.0, errors), ("q", "q_mean"))
+    return errors
 
 
 def shift_level(world: TableWorld, tables: Tables, met: Met, errors: Array, names: tuple[str, ...]) -> None:

@@ -11,10 +11,9 @@ from cai.inference.learning.tables.rules import (
     Losses,
     Tables,
     behaviour,
+    first_critic,
     half_square,
-    move_towards,
-    pair_keys,
-    shift_level,
+    move_critic,
 )
 from cai.inference.learning.tables.world import Met, TableWorld
 
@@ -34,7 +33,7 @@ class SoftQRule:
 
     def start(self, world: TableWorld) -> Tables:
         shape = (world.steps, world.num_states, world.num_actions)
-        return {name: np.zeros(shape) for name in ("q", "q_mean", "visits")} | {"level": np.zeros(2)}
+        return first_critic(shape)
 
     def log_policy(self, world: TableWorld, tables: Tables, times: Array, states: Array) -> Array:
         return world.soft_values(tables["q_mean"][times, states], states, world.temperature)[1]
@@ -48,9 +47,7 @@ class SoftQRule:
         met = met.flat()
         values, _ = world.soft_values(tables["q"][met.later, met.next_states], met.next_states, world.temperature)
         targets = met.rewards + world.discount * np.where(met.terminated, 0.0, values)
-        keys = pair_keys(world, met.times, met.states, met.actions)
-        errors = move_towards(tables["q"], tables["q_mean"], tables["visits"], keys, targets)
-        shift_level(world, tables, met, errors, ("q", "q_mean"))
+        errors = move_critic(world, tables, met, targets)
         return Losses(half_square(errors))
 
     def critic(self, world: TableWorld, tables: Tables) -> dict[str, Array]:

@@ -23,6 +23,7 @@ from cai.inference.gaussian.existence import Failure, slack
 from cai.inference.gaussian.moments import Belief, Moments, expected_return, forward, stage_divergence
 from cai.inference.gaussian.problem import GaussianPrior, GaussianProblem, at_steps, symmetric, times
 from cai.inference.gaussian.worth import true_belief
+from cai.models.common.shapes import broadcast_shapes
 
 __all__ = ["Improvement", "LinearBound"]
 
@@ -71,7 +72,9 @@ class LinearBound:
         own = torch.eye(m, dtype=self.work.mean.dtype)
         if prior is None:
             return own.new_zeros(*batch, steps, m, n + 1), own.expand(*batch, steps, m, m).clone()
-        gains = torch.cat([prior.gain, prior.offset[..., None].expand(*prior.offset.shape, 1)], -1)
+        shape = broadcast_shapes(prior.gain.shape[:-2], prior.offset.shape[:-1])
+        parts = (prior.gain, n), (prior.offset[..., None], 1)
+        gains = torch.cat([part.expand(*shape, m, wide) for part, wide in parts], -1)
         if self.stationary:
             gains, spread = gains.mean(-3, keepdim=True), prior.covariance.mean(-3, keepdim=True)
         else:

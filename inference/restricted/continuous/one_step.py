@@ -45,14 +45,18 @@ def one_step_gradient(problem: WorldProblem, options: Any, generator: torch.Gene
                 others = (worth.sum(-1, keepdim=True) - worth) / (ACTIONS - 1)
                 baseline = torch.zeros_like(worth) if options.baseline == "none" else others
                 kept.append((scores * (worth - baseline)).mean(-1))
-                lost.append(worth.mean(-1) - known_values(problem.values, part, t) / model.temperature)
+                known, mean = known_values(problem.values, part, t) / model.temperature, worth.mean(-1)
+                hopeless = torch.isneginf(known) | torch.isneginf(mean)
+                lost.append(torch.where(hopeless, -torch.inf, mean - known))
         if not kept:
             raise ValueError("every state that start gave is terminal; give states in which something is to be decided")
         parts = torch.autograd.grad(
             torch.cat(kept).mean(), policy.parameters(), allow_unused=True, materialize_grads=True
         )
     gradient, totals = flat(parts), torch.cat(lost)
-    if not bool(totals.isfinite().all() & gradient.isfinite().all()):
+    if not bool(totals.isfinite().all()):
+        return torch.zeros_like(gradient), totals
+    if not bool(gradient.isfinite().all()):
         return torch.zeros_like(gradient), torch.full_like(totals, torch.nan)
     return gradient, totals
 

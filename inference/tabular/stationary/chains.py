@@ -14,6 +14,7 @@ from cai.models.trajectory.model import TrajectoryModel
 __all__ = [
     "SOLVE_LIMIT",
     "ChainSystems",
+    "EndingChain",
     "can_succeed",
     "ended_states",
     "expected_visits",
@@ -102,43 +103,78 @@ def ended_states(model: TrajectoryModel, policy: Tensor, chances: Tensor, falls:
     return torch.from_numpy(found).to(none.device)
 
 
+class EndingChain:
+    """A chain that surely ends, as a linear system over the live states that it is met in; solved as often as asked.
+
+    States that are stayed among for ever and never pay count as an end.
+
+    Args:
+        model: the trajectory model.
+        initial: [S], where the chain begins.
+        policy: [1, S, A].
+        dynamics: stationary.
+
+    Attributes:
+        moves: [S, A, K], the chance in a live state of each action and outcome with which the chain goes on.
+        falls: [S, A, K], that of each action and outcome after which it falls into the absorbing state.
+        counts: bool [S], the states that it is solved on.
+
+    Raises:
+        ValueError: if the chain can get to where it goes on being paid for ever.
+    """
+
+    def __init__(self, model: TrajectoryModel, initial: Tensor, policy: Tensor, dynamics: OutcomeDynamics) -> None:
+        mdp, live = model.mdp, model.live
+        alive, fallen = dynamics.outcomes(0)
+        self.model, self.initial = model, initial
+        self.moves = policy[0][..., None] * alive * live[:, None, None]
+        self.falls = policy[0][..., None] * fallen * live[:, None, None]
+        ended = ended_states(model, policy[0].detach(), alive.detach(), fallen.detach())
+        self.edges = edges_of(self.moves.detach() > 0, mdp.successors())
+        met = reached_from(*self.edges, initial.detach() > 0)
+        ends = leads_to(*self.edges, ~live | ended | (self.falls.detach() > 0).any(-1).any(-1))
+        if bool((met & ~ends).any()):
+            state = int(torch.nonzero(met & ~ends)[0])
+            raise ValueError(
+                f"the policy can get to state {mdp.state_name(state)} and never end from there, so expectations over "
+                "an infinite horizon do not exist; give a discount < 1 or a finite horizon"
+            )
+        self.counts = live & met & ~ended
+        self._chains = ChainSystems(model, self.counts)
+        self._system = self._chains.system(self.moves, self.falls)
+
+    def visits(self) -> Tensor:
+        """[S], the expected visits of live states, d = p(s_1) + P^T d; 0 where the chain counts as ended."""
+        return self._solve(self.initial[self.counts], transposed=True).clamp(min=0)
+
+    def sums(self, paid: Tensor) -> Tensor:
+        """[S], what is paid [S] from each state on until the chain ends, in expectation: v = paid + P v."""
+        return self._solve(paid[self.counts], transposed=False)
+
+    def _solve(self, side: Tensor, *, transposed: bool) -> Tensor:
+        try:
+            return self._chains.spread(self._system.solve(side, transposed=transposed))
+        except ArithmeticError as error:
+            raise ValueError(
+                f"the policy ends too late for its visits to be added up ({error}), so expectations over an infinite "
+                "horizon are not known; give a discount < 1 or a finite horizon"
+            ) from None
+
+
 def expected_visits(
     model: TrajectoryModel, initial: Tensor, policy: Tensor, dynamics: OutcomeDynamics
 ) -> tuple[Tensor, Tensor]:
     """Expected visits of the live states [1, S], and the probability of ending in the absorbing state [1].
 
-    They solve d = p(s_1) + P^T d on the live states, P being where the chain goes on to; for how, see
-    `cai.inference.tabular.stationary.linear_systems`. States that are stayed among for ever and never pay count as an
-    end: 0 visits.
+    For how, see `EndingChain` and `cai.inference.tabular.stationary.linear_systems`.
 
     Raises:
         ValueError: if the chain can get to where it goes on being paid for ever, so that visits do not add up to a
             number, or to where it ends too late for float64 to tell.
     """
-    mdp, live = model.mdp, model.live
-    alive, fallen = dynamics.outcomes(0)
-    moves = policy[0][..., None] * alive * live[:, None, None]
-    falls = policy[0][..., None] * fallen * live[:, None, None]
-    ended = ended_states(model, policy[0].detach(), alive.detach(), fallen.detach())
-    origins, targets = edges_of(moves.detach() > 0, mdp.successors())
-    met = reached_from(origins, targets, initial.detach() > 0)
-    ends = leads_to(origins, targets, ~live | ended | (falls.detach() > 0).any(-1).any(-1))
-    if bool((met & ~ends).any()):
-        state = int(torch.nonzero(met & ~ends)[0])
-        raise ValueError(
-            f"the policy can get to state {mdp.state_name(state)} and never end from there, so expectations over "
-            "an infinite horizon do not exist; give a discount < 1 or a finite horizon"
-        )
-    counts = live & met & ~ended
-    chains = ChainSystems(model, counts)
-    try:
-        visits = chains.spread(chains.system(moves, falls).solve(initial[counts], transposed=True).clamp(min=0))
-    except ArithmeticError as error:
-        raise ValueError(
-            f"the policy ends too late for its visits to be added up ({error}), so expectations over an infinite "
-            "horizon are not known; give a discount < 1 or a finite horizon"
-        ) from None
-    return visits[None], (visits * falls.sum((1, 2))).sum()[None]
+    chain = EndingChain(model, initial, policy, dynamics)
+    visits = chain.visits()
+    return visits[None], (visits * chain.falls.sum((1, 2))).sum()[None]
 
 
 def long_run(model: TrajectoryModel, initial: Tensor, policy: Tensor, dynamics: OutcomeDynamics) -> Tensor:

@@ -359,17 +359,24 @@ def test_wrong_types_are_refused():
 
 
 def test_rollouts_that_are_cut_off_say_so(monkeypatch, caplog):
-    """Spread and tail of an infinite horizon are those of whole returns, or a warning says how many were cut."""
-    monkeypatch.setattr(sys.modules[evaluate.__module__], "LONGEST", 50)
+    """A warning and a field say how many were cut; what is left of them has the right mean and spread."""
+    monkeypatch.setattr(sys.modules["cai.evaluation.endless_rollouts"], "WORK", 50 * 4500)
     stay = TrajectoryModel(MDP([[[1.0]]], [1.0]), [1.0], horizon=math.inf, discount=0.99)
     policy = extract_policy(infer(stay, "variational"))
-    outcome = evaluate(policy, stay, num_rollouts=200)
-    left = int(re.match(r"(\d+) of 200 rollouts had not ended after 50 steps", caplog.messages[0])[1])
+    outcome = evaluate(policy, stay, num_rollouts=4000)
+    left, steps = map(
+        int, re.match(r"(\d+) of 4000 rollouts had not ended after (\d+) steps", caplog.messages[0]).groups()
+    )
+    assert outcome.cut == left
+    assert left / 4000 == pytest.approx(0.99**steps, abs=Z * 0.5 / math.sqrt(4000))
     assert outcome.expected_return == pytest.approx(100.0)
-    assert 90 < left < 150  # .99^50 = .6 of 200
-    assert left <= int((outcome.returns == 50).sum()) <= left + 10  # with those that ended at that step
+    assert outcome.std == pytest.approx(100 * math.sqrt(0.99), rel=1e-12)
+    assert float(outcome.returns.mean()) == pytest.approx(100, abs=Z * outcome.standard_error)
+    assert float(outcome.returns.std()) == pytest.approx(outcome.std, rel=0.15)
+    whole = outcome.returns[outcome.returns == outcome.returns.round()]
+    assert len(whole) == 4000 - left
     caplog.clear()
     brief = stay.replace(discount=0.5)
-    evaluate(policy, brief, num_rollouts=200)
-    evaluate(policy, stay.replace(horizon=20), num_rollouts=200)
+    assert evaluate(policy, brief, num_rollouts=200).cut == 0
+    assert evaluate(policy, stay.replace(horizon=20), num_rollouts=200).cut == 0
     assert caplog.text == ""

@@ -118,3 +118,15 @@ def test_values_are_a_function():
 
 def fit(model, values, **options):
     return cai.infer(model, "restricted", **{**FIT, "values": values, "max_iterations": 2} | options)
+
+
+def test_values_of_minus_infinity_are_named_as_what_stopped_the_fit():
+    """At the nodes of a grid where optimality is impossible, say; every bound of a policy that leads there is -inf."""
+    edge = GridFunction([torch.linspace(-2, 2, 5)] * 2, torch.where(torch.arange(25) < 5, -math.inf, 0.0))
+    found = cai.infer(integrator(horizon=3), "restricted", values=edge, max_iterations=5, **FIT)
+    assert not found.status.ok
+    assert "the values given, or a reward, are -inf where the policy leads in step 1 of the fit" in found.details["why"]
+    forbidden = walk(reward=lambda s, a, t: torch.where(s[..., 0] > 0, -math.inf, 0.0))
+    found = cai.infer(forbidden, "restricted", max_iterations=5, num_eval_samples=10, throw=False)
+    assert not found.status.ok
+    assert "a reward of -inf was met in step 1 of the fit" in found.details["why"]

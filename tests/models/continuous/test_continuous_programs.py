@@ -12,6 +12,7 @@ from pyro import poutine
 from scipy.stats import multivariate_normal
 
 import cai
+from cai.inference import InferenceError, Status
 from cai.inference.particles.program_system import run_stacked
 from cai.models import (
     ContinuousModel,
@@ -23,6 +24,7 @@ from cai.models import (
     do,
     factor_graph,
     inspect_program,
+    multi_goal,
 )
 
 PRICE, COST, NOISE = 0.4, 0.2, 0.3
@@ -145,6 +147,21 @@ def test_its_factor_graph(prior):
     assert set(graph.neighbors("f(O_1)")) == {"s_1", "a_1", "O_1"}
     assert set(graph.neighbors("f(O_2)")) == {"s_2", "a_2", "s_3", "O_2"}
     assert graph.nodes["a_1"]["kind"] == "action"
+    assert set(graph.neighbors("f(a_2)")) == ({"a_2"} if isinstance(prior, Flat) else {"s_2", "a_2"})
+
+
+@pytest.mark.parametrize("discount", [1.0, 0.9])
+def test_states_that_are_certain_are_in_the_factor_graph_and_ends_are_seen_in_them(discount):
+    """A start and moves without noise, terminal states, a discount: what a step needs of the past is in its state."""
+    graph = factor_graph(multi_goal(horizon=3, discount=discount))
+    coin = {"alive_3"} if discount < 1 else set()
+    assert set(graph.neighbors("f(s_1)")) == {"s_1"}
+    for t in (2, 3):
+        coins = {f"alive_{i}" for i in range(2, t + 1)} if coin else set()
+        assert set(graph.neighbors(f"f(s_{t + 1})")) == {f"s_{t}", f"a_{t}", f"s_{t + 1}"} | coins
+        assert set(graph.neighbors(f"f(O_{t})")) == {f"s_{t}", f"a_{t}", f"O_{t}"} | coins
+    for name in coin:
+        assert set(graph.neighbors(f"f({name})")) == {name}
 
 
 @pytest.mark.parametrize("backend", ["smc", "importance"])
@@ -189,3 +206,31 @@ def test_terminal_states_are_not_left_and_pay_nothing():
     prior = 2 * dist.Normal(0.0, 0.8).log_prob(torch.tensor(0.0).double())
     assert log_joint(model, values) == pytest.approx(float(start + prior), abs=1e-6)
     assert cai.infer(model, "smc", num_particles=200).status.ok
+
+
+@pytest.mark.parametrize("changes", [{}, {"discount": 0.9}, {"noise": None}])
+def test_what_is_said_of_the_program_is_what_a_run_shows(changes):
+    """Without a run, which may leave the finite numbers. A function around the model hides that it is one."""
+    model = walk(3, **changes)
+    assert inspect_program(model) == inspect_program(lambda: model())
+    assert inspect_program(multi_goal(horizon=2)) == inspect_program(lambda: multi_goal(horizon=2)())
+
+
+def test_a_particle_that_leaves_the_finite_numbers_is_a_status_with_its_step():
+    """Resampling keeps particles where the numbers are finite; importance sampling does not."""
+    model = ContinuousModel(
+        torch.zeros(1),
+        lambda s, a, t: (s + a + 1) ** 3,
+        lambda s, a, t: -s.square().sum(-1),
+        20,
+        LinearNormal(L=torch.eye(1)),
+    )
+    assert cai.infer(model, "smc").status.ok
+    answer = cai.infer(model, "importance", throw=False)
+    assert answer.status is Status.NOT_CONVERGED
+    assert answer.log_evidence is None
+    assert f"the states reached at time index {answer.details['step']} are no finite numbers" in answer.details["why"]
+    (row,) = cai.compare(model, ["importance"]).rows
+    assert row.status is Status.NOT_CONVERGED
+    with pytest.raises(InferenceError, match="shorter horizon"):
+        cai.infer(model, "importance")

@@ -200,6 +200,44 @@ def test_files_keep_ints_and_text(tmp_path):
     assert read.turns.tolist() == [0, 2, 0]
 
 
+def written(folder, frame):
+    """Paths of the three tables of a network and of trips."""
+    for name, table in zip(("links", "turns", "exits", "trips"), (*tables(), frame), strict=True):
+        table.to_csv(folder / f"{name}.csv", index=False)
+    return [folder / f"{name}.csv" for name in ("links", "turns", "exits", "trips")]
+
+
+def test_links_in_files_may_be_called_as_what_is_missing(tmp_path):
+    paths = written(tmp_path, trips())
+    paths[0].write_text("link,minutes\nNA,1\nb,2\nc,3\nnan,4\n")
+    paths[1].write_text("from,to,left\nNA,b,1\nNA,c,0\nb,nan,0\nc,nan,1\n")
+    paths[2].write_text("link,destination\nnan,None\nb,work\n")
+    paths[3].write_text(
+        "trip,position,link,destination,person\n1,1,NA,None,x\n1,2,b,,x\n1,3,nan,None,x\n2,1,NA,work,NA\n2,2,b,work,NA\n"
+    )
+    made = RouteNetwork.read_csv(*paths[:3])
+    assert list(made.link_index) == ["NA", "b", "c", "nan"]
+    read = read_trips(made, paths[3])
+    assert read.turns.tolist() == [0, 2, 0]
+    assert pd.isna(read.persons[1])
+
+
+def test_files_of_other_kinds_say_so(tmp_path):
+    paths = written(tmp_path, trips())
+    paths[0].write_text(paths[0].read_text().replace(",", ";"))
+    with pytest.raises(ValueError, match=r"divided by semicolons; write it with commas"):
+        RouteNetwork.read_csv(*paths[:3])
+    made = network()
+    text = paths[3].read_text()
+    paths[3].write_text(text.replace("1,20,", "1,second,"))
+    with pytest.raises(ValueError, match="trips has position 'second' in row 1; expected a number"):
+        read_trips(made, paths[3])
+    with pytest.raises(ValueError, match="trip 2 has weight 'heavy'"):
+        read_trips(made, trips(weight=["1"] * 3 + ["heavy"] * 2))
+    with pytest.raises(ValueError, match="trips has a column ' Weight', which is not looked at; call it 'weight'"):
+        read_trips(made, trips(**{" Weight": 2.0}))
+
+
 def test_graphs_become_networks():
     graph = networkx.DiGraph()
     graph.add_edge("x", "y", minutes=2.0)

@@ -7,10 +7,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import xarray
 
 import cai
 from cai.inference import filter_states
-from cai.models import MDP, ObservationModel, TableReward, TimeTableReward, TrajectoryModel
+from cai.models import MDP, Goal, ObservationModel, TableReward, TimeTableReward, TrajectoryModel
 
 STATES, ACTIONS = ["home", "work", "bar"], ["walk", "ride"]
 RNG = np.random.default_rng(0)
@@ -108,7 +109,61 @@ def test_labels_that_count_from_0_are_positions():
     assert got == evidence(mdp=numbered, reward=EARNED[:, 0])
 
 
+def test_tables_of_xarray_are_put_in_order_too():
+    rewards = xarray.DataArray(EARNED, {"state": STATES, "action": ACTIONS}, ("state", "action"))
+    moves = xarray.DataArray(MOVES, {"s": STATES, "a": ACTIONS, "s'": STATES}, ("s", "a", "s'"))
+    turned = MDP(moves[[2, 0, 1], ::-1, [1, 2, 0]], START, state_names=STATES, action_names=ACTIONS)
+    assert torch.equal(turned.transitions, PROCESS.transitions)
+    assert evidence(reward=rewards[[1, 2, 0], ::-1]) == evidence(reward=EARNED)
+    with pytest.raises(ValueError, match="no state is called 'walk'"):
+        evidence(reward=rewards.T)
+
+
+@pytest.mark.parametrize("dtype", [bool, object, "boolean"])
+def test_masks_of_any_kind_are_put_in_order(dtype):
+    loops = np.eye(3)[:, None].repeat(2, 1)
+    ends = pd.Series([True, False, False], STATES, dtype=dtype).iloc[[2, 0, 1]]
+    assert MDP(loops, START, terminal=ends, state_names=STATES).terminal.tolist() == [True, False, False]
+    moved = pd.DataFrame(np.eye(3, k=1, dtype=bool), STATES, STATES).iloc[[1, 2, 0], [2, 0, 1]]
+    base = TableReward(START)
+    got = evidence(reward=base.at(transitions=moved.astype(dtype)))
+    assert got == evidence(reward=base.at(transitions=[("home", "work"), ("work", "bar")]))
+
+
+def test_numbers_of_any_kind_are_read():
+    for dtype in (object, "Float64"):
+        assert evidence(reward=pd.Series(EARNED[:, 0], STATES, dtype=dtype)) == evidence(reward=EARNED[:, 0])
+
+
+def test_tables_of_runs_are_read_by_their_entries():
+    """A DataFrame iterates over the labels of its columns, which count as observations do."""
+    model = ObservationModel(RNG.dirichlet(np.ones(2), size=3), ["quiet", "loud"])
+    seen, taken = [["loud", "loud"], ["quiet", "loud"]], [["ride"], ["walk"]]
+    want = filter_states(PROCESS, model, seen, taken)
+    assert torch.equal(filter_states(PROCESS, model, pd.DataFrame(seen), pd.DataFrame(taken)), want)
+    numbers = pd.DataFrame([[1, 1], [0, 1]])
+    assert torch.equal(filter_states(PROCESS, model, numbers, taken), want)
+    with pytest.raises(TypeError, match=r"observations\[1\] is nan; write None where nothing was observed"):
+        filter_states(PROCESS, model, pd.Series([0, None]), ["ride"])
+    with pytest.raises(TypeError, match="give a list"):
+        filter_states(PROCESS, model, {0: "loud", 1: "loud"}, ["ride"])
+
+
+def test_a_table_on_the_left_leaves_the_sum_to_the_reward():
+    plain = pd.Series(START)
+    assert evidence(reward=plain + Goal("bar", 1.0)) == evidence(reward=START + Goal("bar", 1.0))
+
+
 REFUSED = {
+    "listed rows": (lambda: evidence(reward=[pd.Series(row, ACTIONS) for row in EARNED]), r"reward\[0\] is a pandas"),
+    "listed tables": (
+        lambda: MDP([pd.DataFrame(p, ["x", "y"], ["x", "y"]) for p in SMALL], [1, 0]),
+        r"transitions\[0\] is a pandas DataFrame",
+    ),
+    "names or positions": (
+        lambda: evidence(mdp=MDP(MOVES, START, state_names=["2", "1", "0"]), reward=pd.Series(START)),
+        "could be names or positions",
+    ),
     "unknown": (lambda: evidence(reward=pd.Series({"home": 1.0, "work": 2.0, "pub": 0.0})), "no state is called 'pub'"),
     "missing": (lambda: evidence(reward=pd.Series({"home": 1.0, "work": 2.0})), "there is nothing for 'bar'"),
     "twice": (lambda: evidence(reward=pd.Series([1.0, 2.0, 3.0], ["home", "home", "bar"])), "'home' twice"),
@@ -133,6 +188,18 @@ REFUSED = {
 def test_other_labels_are_refused(name):
     ask, text = REFUSED[name]
     with pytest.raises(ValueError, match=text):
+        ask()
+
+
+@pytest.mark.parametrize(
+    ("ask", "text"),
+    [
+        (lambda: MDP({"walk": np.eye(3)}, START), "keys would be ignored"),
+        (lambda: MDP(MOVES, START, terminal=pd.Series([1, 0], ["home", "work"]), state_names=STATES), "give bools"),
+    ],
+)
+def test_what_has_keys_or_numbers_for_a_mask_is_refused(ask, text):
+    with pytest.raises(TypeError, match=text):
         ask()
 
 

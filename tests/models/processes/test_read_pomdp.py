@@ -140,7 +140,32 @@ def test_observations_that_tell_no_reward_apart_are_no_obstacle(tmp_path):
     assert read_pomdp(written(tmp_path, text)).reward[:, 0].tolist() == [-1, -1]
 
 
+def test_how_tables_are_laid_out_is_known(tmp_path, caplog):
+    text = "discount: 0.9\nstates: 2\nactions: 2\nT: 0\nidentity\nT: 1\nuniform\nR: 0 : * : * 1\n"
+    assert read_pomdp(written(tmp_path, text)).mdp.dense()[0].tolist() == [[1, 0], [0.5, 0.5]]
+    assert not caplog.text
+
+
+def test_old_files_are_read(tmp_path):
+    path = written(tmp_path, TIGER)
+    path.write_bytes(b"# by M\xfcller\n" + TIGER.encode())
+    assert read_pomdp(path).mdp.num_states == 2
+
+
 REFUSED = {
+    "statement that is none": (
+        TIGER.replace("observations: tiger-left tiger-right\n", "observations: tiger-left tiger-right\nE: 2\n"),
+        "expected one of discount, .*, got 'E'",
+    ),
+    "states that do not fit": (
+        TIGER.replace("states: tiger-left tiger-right", "states: 9000000"),
+        r"\[A, S, S\] takes",
+    ),
+    "states by the billion": (
+        TIGER.replace("states: tiger-left tiger-right", f"states: {10**12}"),
+        "list of them takes",
+    ),
+    "meant": (TIGER.replace("R:listen :", "R:lisen :"), r"did you mean 'listen'\?"),
     "observed reward": (
         TIGER + "R:listen : * : * : tiger-left -2\n",
         "R: listen : tiger-left differs",

@@ -77,7 +77,22 @@ def test_what_storm_takes(tmp_path):
     assert labels["far"].tolist() == [False, False]
 
 
+def test_actions_of_a_chain_are_no_choices(tmp_path):
+    """PRISM writes the labels of transitions of a chain behind their probabilities; exact engines write quotients."""
+    mdp, _, _ = read_prism(written(tmp_path, {".tra": "2 3\n0 1 1/4 go\n0 0 3/4 stay\n1 1 1 stay\n"}))
+    assert mdp.num_actions == 1
+    assert mdp.dense()[:, 0].tolist() == [[0.75, 0.25], [0, 1]]
+
+
 REFUSED = {
+    "states that are announced": ({".tra": "9000000000 1\n0 0 1\n"}, "state 1 has no transition"),
+    "choices by the million": (
+        {".tra": f"2 2 2\n0 0 1 1\n1 {10**12} 1 1\n"},
+        r"A = 1,000,000,000,001 choices; that takes about .* TB",
+    ),
+    "cut off": ({".tra": "2 4\n0 1 0.5\n0 0 0.5\n1 1 1\n"}, "holds 3 transitions, and its first line announces 4"),
+    "no number": ({".tra": "2 2\n0 1 nan\n1 1 1\n"}, "model.tra: choice 0 of state 0 sums to nan"),
+    "infinite reward": (FILES | {".srew": "3 1\n0 Infinity\n"}, "line 2: the reward is inf"),
     "sum": ({".tra": "2 2 3\n0 0 1 0.5\n0 0 0 0.4\n1 0 1 1\n"}, "choice 0 of state 0 sums to 0.9"),
     "rates": ({".tra": "ctmc\n0 1 3\n1 0 2\n"}, "is of kind 'ctmc'"),
     "interval": ({".tra": "2 2 2\n0 0 1 [0.2,0.3]\n1 0 1 1\n"}, r"line 2: expected SOURCE CHOICE TARGET.*got '0 0 1 "),

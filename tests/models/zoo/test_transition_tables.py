@@ -132,3 +132,22 @@ def test_a_bad_start_is_said():
             from_gymnasium(Written(row((1.0, 1, 0.0, True))), initial=initial)
     with pytest.raises(ValueError, match=r"has no transition table.*count_model\(environment, bins.*Pyro program"):
         gymnasium_model("CartPole-v1")
+    with pytest.raises(ValueError, match=r"Three ways on: cai.infer\(cai.models.environment_model\(environment, disc"):
+        gymnasium_model("CartPole-v1")
+
+
+def test_the_table_itself_is_read_too():
+    table = row((0.25, 1, 0.0, True), (0.75, 0, 2.0, False))
+    model = gymnasium_model(table, initial=0, horizon=3)
+    assert torch.equal(cai.infer(model).values, cai.infer(gymnasium_model(Written(table), initial=0, horizon=3)).values)
+    for given, pattern in (
+        (None, "the environment is None; give a Gymnasium environment, its id, or its table P"),
+        (np.ones((2, 1, 2)), r"MDP\(transitions"),
+    ):
+        with pytest.raises(TypeError, match=pattern):
+            from_gymnasium(given, initial=0)
+    with pytest.raises(ValueError, match="the table does not say where it starts; say it with initial="):
+        from_gymnasium(table)
+    for given in ("FrozenLake-v1", Written(table)):
+        with pytest.raises(ValueError, match=r"did you mean 'discount'\?"):
+            gymnasium_model(given, gamma=0.9)
