@@ -82,7 +82,7 @@ def draw_answers(comparison: Comparison, names: Sequence[str]) -> Figure:
     if layout is None:
         handles = _legend(model)
         columns = min(8, len(handles))
-        place = "upper center" if kept else "outside upper center"
+        place: Any = "upper center" if kept else "outside upper center"
         figure.legend(handles=handles, title="action", loc=place, ncols=columns, frameon=False)
     if kept and len(kept) == len(figure.axes):
         for ax, box in zip(figure.axes, kept, strict=True):
