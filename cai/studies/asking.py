@@ -26,6 +26,7 @@ from cai.models.environments.world import EnvironmentModel
 from cai.models.trajectory.batch import ModelBatch
 from cai.models.trajectory.model import TrajectoryModel
 from cai.policies.policy import extract_policy
+from cai.studies.members import is_batch, member_of, number_of_members
 from cai.studies.rows import Row
 from cai.tasks.journal import Journal
 from cai.tasks.mapping import Map, run_tasks
@@ -111,6 +112,10 @@ class _Answerer:
         model = self.model if question.model is None else question.model
         if isinstance(model, ModelBatch):
             return tuple(_member_rows(model, question.backend, question.seed, self.tries))
+        if is_batch(model):
+            own = (member_of(model, b) for b in range(number_of_members(model)))
+            rows = (_row(member, question.backend, question.seed, self.tries) for member in own)
+            return tuple(replace(row, member=b) for b, row in enumerate(rows))
         return (_row(model, question.backend, question.seed, self.tries),)
 
     def with_own_model(self, rows: tuple[Row, ...]) -> tuple[Row, ...]:

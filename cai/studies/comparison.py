@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cai.inference.core.backend import Backend
-from cai.inference.registry import check_question, check_seed, drawn_seed, make_backend, record_seed
+from cai.inference.registry import check_question, drawn_seed, make_backend, record_seed
 from cai.models.common.checks import as_count
 from cai.models.common.numerics import plain_number
+from cai.models.common.random_draws import check_seed
 from cai.models.common.storage import Saved, can_store, storable
 from cai.models.continuous.world import World
 from cai.models.environments.world import EnvironmentModel
@@ -21,6 +22,7 @@ from cai.models.programs.observed_sites import as_conditioned
 from cai.models.trajectory.batch import ModelBatch
 from cai.models.trajectory.model import TrajectoryModel
 from cai.studies.asking import Question, ask
+from cai.studies.members import is_batch, member_of, number_of_members
 from cai.studies.rows import NUMBERS, PARTICLES, Row, finite
 from cai.tasks.mapping import Map, check_map
 
@@ -72,9 +74,9 @@ class Comparison(Saved):
             ValueError: if no batch was compared.
             IndexError: if the batch has no such member.
         """
-        if not isinstance(self.model, ModelBatch):
+        if not is_batch(self.model):
             raise ValueError("there are no members: one model was compared, not a batch")
-        model, number = self.model[member], range(len(self.model))[member]
+        model, number = member_of(self.model, member), range(number_of_members(self.model))[member]
         return Comparison(model, tuple(replace(row, member=None) for row in self.rows if row.member == number))
 
     def __getitem__(self, backend: str) -> Row:
@@ -82,9 +84,9 @@ class Comparison(Saved):
 
         Of a batch take the lines of a member first: `comparison.member(3)["exact"]`.
         """
-        if isinstance(self.model, ModelBatch):
+        if is_batch(self.model):
             raise ValueError(
-                f"{backend!r} has a row for each of {len(self.model)} members; take those of one first: "
+                f"{backend!r} has a row for each of {number_of_members(self.model)} members; take those of one first: "
                 f"comparison.member(0)[{backend!r}]"
             )
         for names in ([row.backend for row in self.rows], [row.backend.split("(")[0] for row in self.rows]):
@@ -111,7 +113,7 @@ class Comparison(Saved):
                 line |= {f"ends_in_{key}": value for key, value in (row.outcome.ends_in or {}).items()}
             lines.append(line)
         frame = pd.DataFrame(lines)
-        if isinstance(self.model, ModelBatch):
+        if is_batch(self.model):
             return frame.set_index(["backend", "member"])
         return frame.drop(columns="member").set_index("backend")
 
@@ -128,11 +130,12 @@ class Comparison(Saved):
 
     def to_dict(self) -> dict[str, Any]:
         """The comparison as plain values, null where a number is unknown or not finite."""
-        if isinstance(self.model, ModelBatch):
+        if is_batch(self.model):
+            each = [member_of(self.model, b) for b in range(number_of_members(self.model))]
             members = [
-                {"horizon": finite(model.horizon), "temperature": float(model.temperature)} for model in self.model
+                {"horizon": finite(model.horizon), "temperature": plain_number(model.temperature)} for model in each
             ]
-            base = self.model.base
+            base = self.model.base if isinstance(self.model, ModelBatch) else self.model
             rows = [row.to_dict() | self._special(row) for row in self.rows]
             return {"model": base.name, "discount": base.discount, "members": members, "rows": rows}
         model = self.model if isinstance(self.model, (TrajectoryModel, World, EnvironmentModel)) else None
@@ -164,7 +167,7 @@ class Comparison(Saved):
 
         if any(row.episodes is not None for row in self.rows):
             return plot_learners(self, **options)
-        if isinstance(self.model, ModelBatch):
+        if is_batch(self.model):
             raise ValueError("a batch was compared; plot one of its members: comparison.member(0).plot()")
         return plot_comparison(self, **options)
 
@@ -188,8 +191,9 @@ def compare(
 
     Args:
         model: a `TrajectoryModel`, a batch of them (a row for each backend and member; the time that a backend took is
-            shared out equally), a continuous model, an environment (`cai.models.environment_model`), or a trajectory
-            program (whose real return is not known here).
+            shared out equally), a continuous model (of a batch of linear-Gaussian ones a row for each backend and
+            member, asked one by one and numbered row by row over several batch axes), an environment
+            (`cai.models.environment_model`), or a trajectory program (whose real return is not known here).
         backends: names, with options if wanted ("risk:eta=-2"), or instances.
         seed: for backends and rollouts; None draws one, which stands in the details of each answer.
         num_rollouts: see `evaluate`.
@@ -214,8 +218,8 @@ def compare(
         for row in result.rows:
             record_seed(row.posterior, seed)
         return result
-    check_seed(seed)
-    questions = [Question(None, make_backend(backend), int(seed)) for backend in backends]
+    seed = check_seed(seed)
+    questions = [Question(None, make_backend(backend), seed) for backend in backends]
     if not questions:
         raise ValueError("backends is empty; name at least one, e.g. 'exact'")
     study = {"kind of study": "compare"}
@@ -227,14 +231,9 @@ def checked_model(model: Any) -> Any:
     """The model as studies ask about it.
 
     Raises:
-        TypeError, ValueError: if it is none, or a batch of continuous models.
+        TypeError, ValueError: if it is none.
     """
     check_question(model)
-    if isinstance(model, World) and model.batch_shape:
-        raise ValueError(
-            f"the model is a batch of shape {list(model.batch_shape)}; compare backends on one of them, "
-            f"model.member({', '.join('0' for _ in model.batch_shape)})"
-        )
     return model if isinstance(model, (World, EnvironmentModel)) else as_conditioned(model)
 
 

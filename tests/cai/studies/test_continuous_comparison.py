@@ -1,5 +1,6 @@
 """Comparisons, evaluations and sweeps of continuous models: the table and the columns of every other model."""
 
+import itertools
 import json
 import math
 
@@ -65,11 +66,37 @@ def test_a_breakdown_is_a_row():
     assert row.real_return is None
 
 
-def test_batches_are_compared_one_by_one():
-    batch = integrator(noise=0.01 * torch.eye(2).double()[None, None] * torch.tensor([1.0, 2.0])[:, None, None, None])
-    with pytest.raises(ValueError, match=r"model\.member\(0\)"):
-        cai.compare(batch, ["exact"])
-    with pytest.raises(ValueError, match=r"model\.member\(0\)"):
+def test_batches_have_a_row_for_each_backend_and_member(tmp_path):
+    """The rows of the members compared alone, over one batch axis and over two, and after a trip through a file."""
+    noise = 0.01 * torch.eye(2).double()[None, None] * torch.tensor([1.0, 2.0])[:, None, None, None]
+    starts = torch.tensor([[1.0, 0.0], [0.0, 1.0], [2.0, 0.0]]).double()[:, None]
+    for batch in (integrator(noise=noise), integrator(noise=noise, initial=(starts, torch.eye(2).double()))):
+        table = cai.compare(batch, ["exact", "boltzmann"], num_rollouts=20)
+        assert [row.backend for row in table.rows] == ["exact"] * len(table.rows[::2]) + ["boltzmann"] * len(
+            table.rows[::2]
+        )
+        for number, place in enumerate(itertools.product(*map(range, batch.batch_shape))):
+            alone = cai.compare(batch.member(*place), ["exact", "boltzmann"], num_rollouts=20)
+            found = table.member(number)
+            assert found["exact"].real_return == alone["exact"].real_return
+            assert found.to_dict()["rows"] != []
+            columns = ["status", "elbo", "believed_return", "luck", "real_return"]
+            assert found.to_frame()[columns].equals(alone.to_frame()[columns])
+        assert list(table.to_frame().index.names) == ["backend", "member"]
+        plain = json.loads(table.to_json())
+        assert len(plain["members"]) == number + 1
+        assert plain["members"][0] == {"horizon": 10, "temperature": 2.0}
+    table.save(tmp_path / "table")
+    assert cai.load(tmp_path / "table").member(4)["exact"].elbo == table.member(4)["exact"].elbo
+    with pytest.raises(ValueError, match=r"comparison\.member\(0\)"):
+        table["exact"]
+    with pytest.raises(ValueError, match="plot one of its members"):
+        table.plot()
+    with pytest.raises(IndexError, match="members 0 to 5"):
+        table.member(6)
+    with pytest.raises(TypeError, match="for a batch use"):
+        cai.sweep(batch, "risk", eta=[0.0, 0.1])
+    with pytest.raises(ValueError, match=r"model\.member\(0, 0\)|model\.member\(0\)"):
         cai.evaluate(cai.infer(batch, "exact").policy(), batch)
 
 
