@@ -95,8 +95,8 @@ class FixedDynamics(OutcomeDynamics):
         model = self.model
         if model.discount == 1:
             return Step(model.mdp.probabilities, None, None)
-        stays = model.survival[:, None, None]
-        return Step(model.mdp.probabilities * stays, model.mdp.probabilities * (1 - stays), None)
+        stays, falls = model.survival[:, None, None], model.fall[:, None, None]
+        return Step(model.mdp.probabilities * stays, model.mdp.probabilities * falls, None)
 
     def chances(self, times: range) -> Tensor:
         return self.model.mdp.probabilities

@@ -81,7 +81,8 @@ def out_of_range(backend: Backend, model: Any) -> ModelPosterior | None:
         backend: that was asked.
         model: what about.
     """
-    if is_in_range(model, soft=getattr(backend, "soft_recursion", None) is not None):
+    soft = getattr(backend, "soft_recursion", None) is not None or getattr(backend, "divides_return", False)
+    if is_in_range(model, soft=soft):
         return None
     temperature, size, nats = _sizes(model)
     why = f"returns are of the size of {size:.3g} in reward units, the temperature is "

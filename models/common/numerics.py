@@ -18,6 +18,7 @@ __all__ = [
     "divergence_from_ratio",
     "expectation",
     "held",
+    "over_temperature",
     "plain_number",
     "safe_log",
     "safe_logsumexp",
@@ -36,6 +37,15 @@ CHUNK = 2**14  # initial states that are weighed at a time
 def plain_number(value: float | Tensor) -> float:
     """A number, or a 0-dim tensor that may require grad, as a Python float."""
     return float(value.detach()) if isinstance(value, Tensor) else float(value)
+
+
+def over_temperature(rewards: Tensor, temperature: float | Tensor) -> Tensor:
+    """Rewards in nats; what is forbidden has no gradient, whatever the temperature."""
+    if not isinstance(temperature, Tensor):
+        return rewards / temperature
+    forbidden = torch.isinf(rewards)
+    finite = torch.where(forbidden, torch.zeros_like(rewards), rewards)
+    return torch.where(forbidden, rewards.detach(), finite / temperature)
 
 
 class held:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from cai.inference.tabular.stationary.classify import earns_nothing, nothing_to_choose, worth_of_closed
-from cai.inference.tabular.stationary.graphs import end_components, next_hops, reaching, surely_reaching
+from cai.inference.tabular.stationary.graphs import attracted, end_components, next_hops, reaching, surely_reaching
 from cai.inference.tabular.stationary.newton import TIES, Chains, as_good, policy_iteration
 from cai.inference.tabular.stationary.solve import Solution, conclude
 from cai.inference.tabular.stationary.steps import Steps
@@ -89,8 +89,9 @@ def solve_hard(solution: Solution, group: Array) -> None:
     while True:
         pairs, edges = solution.allowed(group)
         unknown = solution.unknown(group)
-        if not unknown.any():
+        if not unknown.any() or not _put_idle(solution, pairs, edges, unknown).any():
             return
+        unknown = solution.unknown(group)
         merged = _Merged(steps, pairs, edges, unknown, solution.worth)
         part, end = merged.steps, np.append(np.zeros(merged.steps.number, dtype=bool), True)
         sure, chosen = surely_reaching(part.states, part.pairs, part.targets, part.chances, end)
@@ -104,6 +105,42 @@ def solve_hard(solution: Solution, group: Array) -> None:
             continue
         merged.put(solution, found)
         return
+
+
+def _put_idle(solution: Solution, pairs: Array, edges: Array, unknown: Array) -> Array:
+    """Puts down 0 where nothing above 0 can come and 0 can be had for ever: of a solve, rounding would be left there.
+
+    Args:
+        solution: takes it down.
+        pairs: bool [R], those that may be used.
+        edges: bool [E], likewise.
+        unknown: bool [N], the states looked at.
+
+    Returns:
+        Bool [N], those that are unknown still.
+    """
+    steps, worth = solution.steps, solution.worth
+    rising = worth > 0
+    rising[steps.states[pairs & (steps.rewards > 0)]] = True
+    level = unknown & ~reaching(steps.sources[edges], steps.targets[edges], rising)[:-1]
+    present = np.flatnonzero(pairs & (steps.rewards == 0) & level[steps.states])
+    within = np.append(level, False) | (worth == 0)
+    closed = ~within
+    closed[:-1][level] = True
+    closed[steps.states[present]] = False
+    rank = np.full(len(steps.states), -1)
+    rank[present] = np.arange(len(present))
+    some = rank[steps.pairs] >= 0
+    lost = attracted(steps.states[present], rank[steps.pairs[some]], steps.targets[some], closed, by_any=True)
+    idle = level & ~lost[:-1]
+    if not idle.any():
+        return unknown
+    left = np.bincount(steps.pairs[lost[steps.targets]], minlength=len(steps.states)) > 0
+    own = present[~left[present] & idle[steps.states[present]]][::-1]  # of equals the first
+    assert solution.chosen is not None
+    solution.chosen[steps.states[own]] = own
+    solution.put(idle, 0.0, 0.0)
+    return unknown & ~idle
 
 
 class _Merged:
