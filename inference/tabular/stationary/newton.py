@@ -111,10 +111,11 @@ class Chains:
             return FullPattern(number).system(torch.from_numpy(table.ravel()), _tensor(chain[:, ends[columns]].sum(1)))
         inside, out, places, pattern = self._listed
         weights = moves.weights.astype(np.float64, copy=False)
-        inner = weights[inside]
+        inner: Array = weights[inside]
         if cut is not None:
             stopped = cut[self.steps.targets[inside]]
-            out, inner = np.append(out, inside[stopped]), np.where(stopped, 0.0, inner)
+            out = np.append(out, inside[stopped])
+            inner = np.where(stopped, 0.0, inner)
         exits = np.bincount(self.steps.sources[out], weights[out], number)
         if places is not None:
             inner = np.bincount(places, inner, number**2)
