@@ -248,13 +248,17 @@ def grows(steps: Steps, values: Values, rounds: bool = True) -> Array | None:
         values: where to look.
         rounds: whether to look at many backups, too.
     """
+    unit = 1.0
+    if steps.hard and (steps.eta == 0 or np.isinf(steps.eta)):  # a maximum knows no nats, only the size of rewards
+        paid = np.abs(steps.gains if steps.eta else steps.rewards)
+        unit = float(paid[np.isfinite(paid)].max(initial=0.0))
     for count in (1, ROUND if len(steps.pairs) <= LARGE else ROUND // 8) if rounds else (1,):
         moved = _moved(steps, values, count)
         largest = float(np.abs(moved).max(initial=0.0))
         if not 0 < largest < np.inf:
             continue
         sign = float(np.sign(moved[np.argmax(np.abs(moved))]))
-        far = sign * FAR * (float(np.abs(values.total).max()) + 1.0 + largest)
+        far = sign * FAR * (float(np.abs(values.total).max()) + unit + largest)
         fastest, every = sign * moved >= 0.5 * largest, np.ones(steps.number, dtype=bool)
         for leading, tries in (fastest, 1), (every, PEELS if count == 1 else 2):
             for _ in range(tries):
