@@ -286,7 +286,7 @@ def _expectations(
         mass, absorbed = visits, visits.new_zeros(1)
     elif chain is not None:
         visits = chain.visits()[None]
-        mass, absorbed = visits, (visits[0] * chain.falls.sum((1, 2))).sum()[None]
+        mass, absorbed = visits, (visits[0] * chain.fallen).sum()[None]
     for t in range(model.steps):
         occupancy.append(mass[0])
         entered = entered + torch.where(inside, mass, 0.0).sum(-1)

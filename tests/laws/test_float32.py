@@ -45,3 +45,16 @@ def test_a_discount_that_float32_does_not_hold_still_ends_chains(backend, discou
     for name in ("believed_return", "luck", "policy_divergence"):
         assert float(getattr(answer, name)) == pytest.approx(float(getattr(want, name)), rel=2e-6, abs=2e-6), name
     torch.testing.assert_close(answer.absorbed, want.absorbed, check_dtype=False, rtol=2e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("backend", ["exact", "variational", "value-iteration", "boltzmann", "risk:eta=0.5"])
+def test_numbers_that_float32_does_not_hold_are_out_of_range(backend):
+    """At a temperature of 1e-100 rewards over it were 0 / 0, with success."""
+    for unit in (1e-100, 1e-35, 1e100):
+        plain = TrajectoryModel(
+            LISTED, [-1.0 * unit, -2.0 * unit], horizon=float("inf"), discount=0.9, temperature=unit
+        )
+        assert cai.infer(plain, backend).status.ok
+        answer = cai.infer(plain.to(dtype=torch.float32), backend, throw=False)
+        assert answer.status is cai.inference.Status.OUT_OF_RANGE
+        assert "in float32" in answer.details["why"]

@@ -377,3 +377,14 @@ def test_where_nothing_can_be_had_for_ever_hard_values_are_0(discount):
 
 def _begun(mdp, states):
     return MDP.from_successors(mdp.next_states, mdp.probabilities, states / states.sum(), terminal=mdp.terminal)
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-12, 1e-100])
+@pytest.mark.parametrize("backend", ["value-iteration:successors=worst", "value-iteration:accelerate=False"])
+def test_growth_is_seen_at_every_size_of_rewards(backend, scale):
+    """A loop that pays for ever, of rewards that are nothing beside 1: a million backups went by without a word."""
+    mdp = MDP.from_successors([[[0], [1]], [[1], [1]]], [[[1.0], [1.0]]] * 2, [1.0, 0.0], terminal=[1])
+    model = TrajectoryModel(mdp, torch.tensor([[2.0, 1.0], [0.0, 0.0]]).double() * scale, INF)
+    answer = ask(model, backend)
+    assert answer.status is Status.DIVERGED
+    assert answer.details["steps"] < 1000

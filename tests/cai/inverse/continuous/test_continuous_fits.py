@@ -221,7 +221,7 @@ def test_costs_of_the_cart_pole_are_found_again():
     h, model = 0.05, cart_pole()
     rough = cai.infer(model, IterativeLQR(restarts=1, tolerance=1e-4)).plan.actions
     begin = torch.tensor([[0.0, math.pi, 0.0, 0.0]], dtype=torch.float64)
-    best = local_optima(planning_problem(model), begin, rough[None])
+    best = local_optima(planning_problem(model), begin, rough[None], damped=800)
     answer = cai.infer(model, IterativeLQR(restarts=1, tolerance=1e-9, warm_start=best.actions[0]))
     drawn = ContinuousDemonstrations(*answer.sample(5, seed=0))
 
