@@ -39,7 +39,7 @@ def is_in_range(model: Any, *, soft: bool = False) -> bool:
 
 
 def batch_is_in_range(batch: ModelBatch, *, soft: bool = False) -> bool:
-    """Whether every member of a batch is; where members share their rewards, or give tables, no member is made.
+    """Whether every member of a batch is; in float64 none is made where they share rewards or give tables.
 
     Args:
         batch: the problems, all of finite horizons.

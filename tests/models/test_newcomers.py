@@ -125,3 +125,8 @@ def test_whole_numbers_of_any_kind_are_seeds(seed):
 def test_options_of_the_model_are_known_where_a_backend_is_asked(name):
     with pytest.raises(ValueError, match=f"it has no option '{name}'.*it belongs to the model, TrajectoryModel"):
         cai.infer(bridge(horizon=3), "exact", **{name: 0.9})
+
+
+def test_a_horizon_that_no_float_holds_is_refused():
+    with pytest.raises(ValueError, match="horizon is above 10"):
+        model(horizon=10**400)
