@@ -12,6 +12,7 @@ ELSEWHERE := $(or $(TMPDIR),/tmp)/cai-wheel
 NEWEST_PYTHON ?= $(lastword $(PYTHON) $(shell ls -d $(HOME)/.pyenv/versions/3.1[1-9].*/bin/python3 2> /dev/null | sort -V))
 DOCS_READY := $(VENV)/.ready-docs
 LABS := out/labs
+WHEELS := dist/.built
 PIP := $(BIN)/pip install --quiet --constraint constraints.txt
 
 # The tests start many processes; each would compile the package again if bytecode were not kept.
@@ -60,14 +61,18 @@ browser: $(READY)  ## move the sliders of the page in headless Chromium, where c
 docs: $(DOCS_READY)  ## build the site in out/docs; nothing of it comes from another host, and warnings are errors
 	$(BIN)/python -m docs --out out/docs
 
-# A course folder of nbgrader: the sources, and the student release made of them. nbgrader finds a helper program by PATH.
-labs: $(LABS_READY)  ## the labs' student release, in out/labs/release (make labs LABS=DIR for another place)
-	mkdir -p "$(LABS)/source"
+# A course folder of nbgrader: the sources, the student release made of them, and folders for what comes back. Beside the
+# released notebooks lies what students install instead of a clone, which holds the solutions. nbgrader finds a helper program
+# by PATH.
+labs: $(LABS_READY) $(WHEELS)  ## a course in out/labs, with what students get in out/labs/release (make labs LABS=DIR for another place)
+	rm -rf "$(LABS)/release"
+	mkdir -p "$(LABS)/source" "$(LABS)/release" "$(LABS)/submitted" "$(LABS)/autograded"
 	cp -r tutorials/labs/lab* "$(LABS)/source/"
 	cp tutorials/labs/nbgrader_config.py "$(LABS)/"
 	cd "$(LABS)" && for lab in source/lab*; do \
 		PATH="$(CURDIR)/$(BIN):$$PATH" nbgrader generate_assignment --force --log-level=WARN $$(basename $$lab) || exit 1; \
 	done
+	$(BIN)/python tutorials/labs/handout.py "$(LABS)/release" dist
 	@ls -d "$(LABS)"/release/*
 
 labs-test: $(LABS_READY)  ## grade solutions, untouched labs and typical mistakes with nbgrader
@@ -76,10 +81,8 @@ labs-test: $(LABS_READY)  ## grade solutions, untouched labs and typical mistake
 # A clean build: the source distribution, and the wheel that is made of it alone. The wheel is installed into an empty
 # environment outside the tree, with the newest Python that is here; there the command line must run, and the tests that the
 # source distribution brings along.
-wheel: $(READY)
-	rm -rf dist
-	$(BIN)/python -m build --no-isolation > /dev/null
-	$(BIN)/python -m twine check --strict dist/*
+wheel: $(WHEELS)
+	$(BIN)/python -m twine check --strict dist/*.whl dist/*.tar.gz
 	rm -rf "$(ELSEWHERE)" && $(NEWEST_PYTHON) -m venv "$(ELSEWHERE)"
 	"$(ELSEWHERE)/bin/pip" install --quiet --constraint constraints.txt torch
 	"$(ELSEWHERE)/bin/pip" install --quiet --constraint constraints.txt dist/*.whl pytest
@@ -91,6 +94,7 @@ wheel: $(READY)
 bench: $(BENCH)/.ready  ## speed and memory beside other libraries (10 to 15 minutes on an idle machine); see out/benchmarks
 	$(BENCH)/bin/python -m benchmarks --out out/benchmarks
 	$(BENCH)/bin/python -m benchmarks.road --out out/benchmarks/road.json
+	$(BENCH)/bin/python -m benchmarks.dense --out out/benchmarks/dense.json
 	$(BENCH)/bin/python -m benchmarks.planning --out out/benchmarks/planning.json
 	$(BENCH)/bin/python -m benchmarks.gaussian --out out/benchmarks/gaussian.json
 	$(BENCH)/bin/python -m benchmarks.environments --out out/benchmarks/environments.json
@@ -98,6 +102,13 @@ bench: $(BENCH)/.ready  ## speed and memory beside other libraries (10 to 15 min
 
 clean:
 	rm -rf $(VENV) $(BENCH) $(OLDEST) $(LOOPS) build dist out *.egg-info .pytest_cache .mypy_cache .ruff_cache
+
+# dist/any holds the wheel without native loops, for platforms other than this; `false` is a compiler that always fails.
+$(WHEELS): $(READY) README.md MANIFEST.in $(shell find cai models inference -name '*.py')
+	rm -rf dist
+	$(BIN)/python -m build --no-isolation > /dev/null
+	CXX=false $(BIN)/python -m build --no-isolation --wheel --outdir dist/any > /dev/null
+	touch $(WHEELS)
 
 # Torch first and pinned: unpinned it may bring gigabytes that a CPU has no use for.
 $(READY): setup.cfg setup.py pyproject.toml constraints.txt $(wildcard inference/kernels/native/cpp/*)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import sys
@@ -51,6 +52,7 @@ __all__ = ["app", "main"]
 
 app = typer.Typer(rich_markup_mode=None, help="Control as probabilistic inference.")
 
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 PICTURES = ("model", "factor-graph", "values", "luck", "messages", "bands", "gains", "plan")
 
 
@@ -245,6 +247,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Exit codes: 1 where no backend answers or a file cannot be written, 2 for bad arguments, 130 for Ctrl-C.
     """
     interrupts_as_usual()
+    if sys.stdout is None:  # closed by whoever started the program
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
     warnings.showwarning = _show_warning
     logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stderr)
     torch.set_num_threads(1)  # the tables are small, and threads that wait for each other cost more than they bring
@@ -256,7 +260,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _fail(error.format_message() if hasattr(error, "format_message") else str(error))
     except StorageError as error:
         _fail(str(error), code=1)
-    except (ValueError, OSError) as error:
+    except OSError as error:
+        full = error.errno in FULL
+        _fail(
+            f"{error.filename or 'standard output'} cannot be written: {error.strerror}" if full else str(error),
+            2 - full,
+        )
+    except ValueError as error:
         _fail(str(error))
     except (typer.Abort, KeyboardInterrupt):
         _fail("interrupted", code=INTERRUPTED)
@@ -269,6 +279,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except SystemExit as error:
         if "_CAI_COMPLETE" in os.environ or {"--show-completion", "--install-completion"} & set(words):
             raise  # that is how completion ends
+        if isinstance(error.__context__, OSError) and error.__context__.errno == errno.EPIPE:
+            sys.exit(1)  # whoever reads has seen enough, as in `cai compare bridge | head`
         _fail(f"a plug-in ended the program (exit code {error.code!r})", code=1)
     sys.exit(code if isinstance(code, int) else 0)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -19,10 +19,12 @@ from cai.models.continuous.world import World
 from cai.models.programs.factor_graph import draw_factor_graph
 from cai.pictures import plots
 from cai.pictures.animations import animate_policy, save_animation
+from cai.pictures.drawing import share_scale
 from cai.pictures.gaussian_pictures import plot_bands, plot_value_contours
+from cai.pictures.path_pictures import plot_paths
 from cai.pictures.plan_pictures import has_plan, plot_plan
 from cai.pictures.world_pictures import plot_world
-from cai.studies.comparison import Comparison
+from cai.studies.comparison import Comparison, Row
 
 __all__ = ["save_comparison"]
 
@@ -50,16 +52,10 @@ def save_comparison(result: Comparison, folder: Path) -> Iterator[Path]:
         figures["model"] = plot_world(result.model)
     answers = [(_file_name(result, place), row) for place, row in enumerate(result.rows) if row.status.ok]
     for name, row in answers:
-        posterior = row.posterior
-        if isinstance(posterior, GaussianPosterior) and result.model.is_finite:
-            figures |= _gaussian_figures(posterior, name)
-        if continuous or posterior is None or posterior.values is None:
-            continue
-        figures[f"values-{name}"] = plots.plot_values(posterior)
-        if posterior.has_outcomes and float(posterior.luck_by_state().sum()) > 1e-12:
-            figures[f"luck-{name}"] = plots.plot_luck(posterior)
-        if str(row.target) == "exact" and result.model.is_finite and "messages" not in figures:
-            figures["messages"] = plots.plot_messages(posterior)
+        if isinstance(row.posterior, GaussianPosterior) and result.model.is_finite:
+            figures |= _gaussian_figures(row.posterior, name)
+    if not continuous:
+        figures |= _table_figures(result, answers)
     planned = [(name, row.posterior) for name, row in answers if row.posterior is not None and has_plan(row.posterior)]
     figures |= {f"plan-{name}": plot_plan(posterior) for name, posterior in planned}
     if len(planned) > 1:
@@ -80,6 +76,38 @@ def _gaussian_figures(posterior: GaussianPosterior, name: str) -> dict[str, Figu
     if posterior.messages is not None and posterior.problem.num_states > 1:
         figures[f"values-{name}"] = plot_value_contours(posterior)
     return figures
+
+
+def _table_figures(result: Comparison, answers: Sequence[tuple[str, Row]]) -> dict[str, Figure]:
+    """Values and luck of each answer, on one scale where they lie on a map; messages; the paths that plans bet on."""
+    known = {name: row for name, row in answers if row.posterior is not None and row.posterior.values is not None}
+    posteriors = {name: row.posterior for name, row in known.items() if row.posterior is not None}
+    on_map = result.model.mdp.layout is not None
+    values = {f"values-{name}": plots.plot_values(posterior) for name, posterior in posteriors.items()}
+    if on_map and values:
+        share_scale(figure.axes[0] for figure in values.values())
+    by_state = {name: posterior.luck_by_state() for name, posterior in posteriors.items() if posterior.has_outcomes}
+    most = max((float(luck.max()) for luck in by_state.values()), default=0.0)
+    made = values
+    if any(float(luck.sum()) > 1e-12 for luck in by_state.values()):  # beside luck that is assumed, none is news
+        ends = (0.0, plots.BELOW_BLACK * most)
+        made |= {f"luck-{name}": plots.plot_luck(posteriors[name], limits=ends) for name in by_state}
+    if on_map and result.model.is_finite and known:
+        labels = [f"{row.backend}{_ending(row)}" for row in known.values()]
+        made["paths"] = plot_paths(list(posteriors.values()), labels=labels)
+    exact = [name for name, row in known.items() if str(row.target) == "exact"]
+    if exact and result.model.is_finite:
+        made["messages"] = plots.plot_messages(posteriors[exact[0]])
+    return made
+
+
+def _ending(row: Row) -> str:
+    """Where the policy of a row ends most often in the true world, in words."""
+    ends = (row.outcome.ends_in if row.outcome is not None else None) or {}
+    if not ends:
+        return ""
+    region = max(ends, key=lambda name: ends[name])
+    return f"; its policy really ends in {region} with probability {ends[region]:.2f}"
 
 
 def _file_name(result: Comparison, place: int) -> str:

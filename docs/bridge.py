@@ -10,7 +10,7 @@ import matplotlib.pyplot as plt
 
 import cai
 from cai.models import bridge
-from cai.pictures import REAL_COLOR, TARGET_COLORS
+from cai.pictures import REAL_COLOR, TARGET_COLORS, share_scale
 
 model = bridge(slip=0.2, horizon=20)
 comparison = cai.compare(model, ["exact", "variational"])
@@ -18,10 +18,7 @@ figure, axes = plt.subplots(1, 3, figsize=(15.5, 4.1), width_ratios=[1.25, 1.25,
 for ax, row in zip(axes, comparison.rows, strict=False):
     cai.plot_values(row.posterior, ax=ax)
     ax.set_title(f"{row.backend}: ends in the chasm with probability {row.outcome.ends_in['chasm']:.2f}")
-maps = [(ax.images or ax.collections)[0] for ax in axes[:2]]  # side by side on one scale
-lowest, highest = (pick(part.get_clim()[end] for part in maps) for end, pick in enumerate((min, max)))
-for part in maps:
-    part.set_clim(lowest, highest)
+share_scale(axes[:2])
 last = axes[2]
 for place, row in enumerate(comparison.rows):
     last.bar(place - 0.2, row.believed_return, 0.38, color=TARGET_COLORS[row.target])

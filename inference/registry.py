@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import numbers
 import secrets
 from pathlib import Path
 from types import MappingProxyType
@@ -43,6 +42,7 @@ from cai.inference.tabular.methods.z_iteration import ZIteration
 from cai.models.common.names import did_you_mean
 from cai.models.common.options import split_options
 from cai.models.common.plugins import Plugins, load_plugins
+from cai.models.common.random_draws import check_seed
 from cai.models.continuous.world import World
 from cai.models.environments.world import EnvironmentModel
 from cai.models.processes.mdp import MDP
@@ -54,7 +54,6 @@ __all__ = [
     "available_backends",
     "backend_label",
     "check_question",
-    "check_seed",
     "drawn_seed",
     "infer",
     "judged",
@@ -148,12 +147,13 @@ def make_backend(backend: str | Backend, **options: Any) -> Backend:
                 raise ValueError(
                     f"backend {backend!r}: {min(old)} is called max_iterations, as in every backend"
                 ) from None
-            made_of = dataclasses.fields(classes[backend]) if dataclasses.is_dataclass(classes[backend]) else ()
-            fields = [field.name for field in made_of]
-            unknown = next((name for name in options if name not in fields), "") if fields else ""
+            plain = not dataclasses.is_dataclass(classes[backend])
+            fields = [] if plain else [field.name for field in dataclasses.fields(classes[backend])]
+            unknown = "" if plain else next((name for name in options if name not in fields), "")
+            said = f"it has no option {unknown!r}" if unknown else str(error)
+            meant = did_you_mean(unknown, fields) or _of_models(unknown)
             raise ValueError(
-                f"backend {backend!r}: {error}{did_you_mean(unknown, fields)}; its options are: "
-                f"{', '.join(fields) or 'none'}"
+                f"backend {backend!r}: {said}{meant}; its options are: {', '.join(fields) or 'none'}"
             ) from None
         return made
     if isinstance(backend, type):
@@ -167,6 +167,17 @@ def make_backend(backend: str | Backend, **options: Any) -> Backend:
             f"options {', '.join(options)} go into the instance of {type(backend).__name__}, not into infer"
         )
     return backend
+
+
+def _of_models(option: str) -> str:
+    """What to say of an option that belongs to the model."""
+    known = ("horizon", "temperature", "discount", "reward", "action_prior", "initial")
+    found = did_you_mean(option, known) if option else ""
+    if option in known:
+        found = ""
+    elif not found:
+        return ""
+    return f"{found}: it belongs to the model, TrajectoryModel(...) or model.replace(...)"
 
 
 def backend_label(backend: Backend) -> str:
@@ -188,17 +199,6 @@ def backend_label(backend: Backend) -> str:
             plain = isinstance(value, (bool, int, float, str)) or value is None
             changed.append(f"{field.name}={value if plain else type(value).__name__}")
     return f"{backend.name}({', '.join(changed)})" if changed else backend.name
-
-
-def check_seed(seed: Any) -> None:
-    """Refuses what no generator takes.
-
-    Raises:
-        ValueError: if it is no whole number from 0 to 2^63 - 1.
-    """
-    whole = isinstance(seed, numbers.Integral) and not isinstance(seed, bool)
-    if not whole or not 0 <= int(seed) < 2**63:
-        raise ValueError(f"seed is {seed!r}; give a whole number from 0 to 2^63 - 1")
 
 
 def drawn_seed() -> int:
@@ -296,8 +296,7 @@ def infer(
     """
     check_question(model)
     model = model if isinstance(model, (TrajectoryModel, World, EnvironmentModel)) else as_conditioned(model)
-    drawn, seed = seed is None, drawn_seed() if seed is None else seed
-    check_seed(seed)
+    drawn, seed = seed is None, drawn_seed() if seed is None else check_seed(seed)
     chosen = make_backend(backend, **options)
     check_criterion(chosen, model)
     if isinstance(model, World) and not getattr(chosen, "answers_in_place", False):

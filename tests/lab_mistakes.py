@@ -85,6 +85,79 @@ MISTAKES = {
             return (initial * first_values).sum() / alpha
         """,
     ),
+    "leaves-log-space": Mistake(
+        MESSAGES,
+        "answer_q",
+        ("test_q",),
+        "you left log space",
+        """
+        def backup_q(reward, transitions, next_values, alpha):
+            return alpha * torch.log((transitions * torch.exp((reward + next_values) / alpha)).sum(-1))
+        """,
+    ),
+    "no-new-axis": Mistake(
+        MESSAGES,
+        "answer_policy",
+        ("test_policy", "test_whole"),
+        "put a new axis where one is missing",
+        """
+        def soft_policy(q_values, values, prior, alpha):
+            return prior * torch.exp((q_values - values) / alpha)
+        """,
+    ),
+    "reward-left-out": Mistake(
+        MESSAGES,
+        "answer_fixed",
+        ("test_fixed",),
+        "r is left out",
+        """
+        def backup_fixed(reward, transitions, next_values, alpha):
+            return transitions @ next_values
+        """,
+    ),
+    "loop-not-used": Mistake(
+        GUIDE,
+        "answer_program",
+        ("test_program",),
+        "do not run under the loop that is given",
+        """
+        def make_program(horizon, loop):
+            def program():
+                s = pyro.sample("s_1", categorical(initial))
+                for t in range(1, horizon + 1):
+                    a = pyro.sample(f"a_{t}", categorical(prior[s]))
+                    following = pyro.sample(f"s_{t + 1}", categorical(transitions[s, a]))
+                    pyro.factor(f"O_{t}", reward[s, a, following] / alpha)
+                    s = following
+
+            return program
+        """,
+    ),
+    "program-enumerated-not-the-guide": Mistake(
+        GUIDE,
+        "answer_bound",
+        ("test_bound",),
+        "it is sampled",
+        """
+        def enumerated_bound(program, guide):
+            return -TraceEnum_ELBO(max_plate_nesting=0).loss(config_enumerate(program), guide)
+        """,
+    ),
+    "zero-grad-forgotten": Mistake(
+        GUIDE,
+        "answer_fit",
+        ("test_fit",),
+        "call zero_grad() in each turn",
+        """
+        def fit(bound, shape):
+            logits = torch.zeros(shape, requires_grad=True)
+            optimizer = torch.optim.Adam([logits], lr=0.1)
+            for _ in range(300):
+                (-bound(logits)).backward()
+                optimizer.step()
+            return logits.detach()
+        """,
+    ),
     "plan-asked-about-itself": Mistake(
         OPTIMISM,
         "answer_measure",
@@ -684,6 +757,8 @@ STUDENTS = {
     "forgets-the-prior": ["prior-forgotten"],
     "averages-too-early": ["expectation-in-the-wrong-place"],
     "slips-elsewhere": ["prior-forgotten-in-the-policy", "expectation-of-the-start-in-the-wrong-place"],
+    "hurried": ["leaves-log-space", "no-new-axis", "reward-left-out"],
+    "forgetful": ["loop-not-used", "program-enumerated-not-the-guide", "zero-grad-forgotten"],
     "optimist": ["plan-asked-about-itself", "divergence-the-wrong-way-round", "colder-instead-of-honest"],
     "beginner": ["branches-on-a-tensor", "shaping-forgets-the-end", "gradient-cut-off-and-nothing-checked"],
     "dreamer": ["dynamics-freed", "loss-for-bound", "luck-for-the-gap"],

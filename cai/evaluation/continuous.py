@@ -13,6 +13,7 @@ from torch import Tensor
 from cai.evaluation.programs import mean_of_worst
 from cai.inference.gaussian.policy import GaussianPolicy
 from cai.inference.gaussian.worth import policy_worth
+from cai.models.common.random_draws import seeded
 from cai.models.common.storage import Saved, storable
 from cai.models.continuous.linear_gaussian import LinearGaussianModel
 from cai.models.continuous.world import World
@@ -116,7 +117,7 @@ def evaluate_continuous(policy: Any, model: World, *, num_rollouts: int, tail: f
     if isinstance(policy, GaussianPolicy) and isinstance(model, LinearGaussianModel):
         expected, entropy = (float(part) for part in policy_worth(model, policy))
     num_rollouts = min(num_rollouts, getattr(policy, "affordable_rollouts", num_rollouts))
-    returns, ended = _rollouts(policy, model, num_rollouts, torch.Generator().manual_seed(seed))
+    returns, ended = _rollouts(policy, model, num_rollouts, seeded(seed))
     spread = float(returns.std()) if bool(torch.isfinite(returns).all()) else math.inf
     error = spread / math.sqrt(num_rollouts)
     falls = 1 - model.discount ** (model.steps - 1) if model.is_finite else float(model.discount < 1)

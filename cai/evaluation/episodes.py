@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from cai.models.common.checks import as_count
+from cai.models.common.random_draws import seeded
 from cai.models.common.storage import Saved, storable
 from cai.models.continuous.world import World
 from cai.models.environments.collect import acting_worlds, told_masks
@@ -157,7 +158,7 @@ def play_episodes(
     copies = fixed or min(number, side_by_side)
     worlds = acting_worlds(world, copies)
     dtype = worlds.single_action_space.dtype
-    generator = torch.Generator().manual_seed(seed)
+    generator = seeded(seed)
     horizon = getattr(policy, "horizon", math.inf)
     returns, discounted, lengths = (np.zeros(number) for _ in range(3))
     playing, following = np.arange(copies), copies  # copies whose number is beyond the last episode are not counted

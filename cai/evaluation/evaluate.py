@@ -20,6 +20,7 @@ from cai.inference.tabular.believed_dynamics import FixedDynamics
 from cai.inference.tabular.stationary.chains import EndingChain, long_run
 from cai.inference.tabular.stationary.moments import return_moments
 from cai.models.common.numerics import expectation, weighted
+from cai.models.common.random_draws import seeded
 from cai.models.common.storage import Saved, storable
 from cai.models.continuous.world import World
 from cai.models.environments.world import EnvironmentModel
@@ -226,7 +227,7 @@ def evaluate(
         return evaluate_program(policy, model, num_rollouts=num_rollouts, tail=tail, seed=seed)
     table, world = fitting_table(policy, model), model.host
     named = dict(world.mdp.regions) | {key: world.mdp.states(states) for key, states in (regions or {}).items()}
-    generator = torch.Generator().manual_seed(seed)
+    generator = seeded(seed)
     with torch.no_grad():
         endless = not (world.is_finite or world.is_average)
         chain = EndingChain(world, world.mdp.initial, table, FixedDynamics(world)) if endless else None
@@ -285,7 +286,7 @@ def _expectations(
         mass, absorbed = visits, visits.new_zeros(1)
     elif chain is not None:
         visits = chain.visits()[None]
-        mass, absorbed = visits, (visits[0] * chain.falls.sum((1, 2))).sum()[None]
+        mass, absorbed = visits, (visits[0] * chain.fallen).sum()[None]
     for t in range(model.steps):
         occupancy.append(mass[0])
         entered = entered + torch.where(inside, mass, 0.0).sum(-1)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from cai.evaluation.evaluate import fitting_table
+from cai.models.common.random_draws import seeded
 from cai.models.common.simulator import Transition
 from cai.models.common.storage import Saved, storable
 from cai.models.trajectory.model import TrajectoryModel
@@ -92,7 +93,7 @@ def simulate(
     if isinstance(num_steps, bool) or not isinstance(num_steps, int) or not 1 <= num_steps <= longest:
         raise ValueError(f"num_steps is {num_steps!r}; expected a whole number from 1 to the horizon, {longest}")
     with torch.no_grad():
-        return _run(copy.copy(belief_policy), model, num_steps, torch.Generator().manual_seed(seed))
+        return _run(copy.copy(belief_policy), model, num_steps, seeded(seed))
 
 
 def _run(agent: BeliefPolicy, model: TrajectoryModel, num_steps: int, generator: torch.Generator) -> RunRecord:
@@ -149,7 +150,7 @@ def evaluate_belief_policy(
     _check_world(belief_policy, model)
     if isinstance(num_rollouts, bool) or not isinstance(num_rollouts, int) or num_rollouts < 2:
         raise ValueError(f"num_rollouts is {num_rollouts!r}; a standard error needs a whole number of at least 2")
-    generator = torch.Generator().manual_seed(seed)
+    generator = seeded(seed)
     mdp = belief_policy.states.mdp
     size = max(1, CHUNK // (mdp.num_states * (1 if mdp.is_dense else mdp.num_outcomes)))
     with torch.no_grad():

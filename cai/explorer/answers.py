@@ -17,6 +17,7 @@ from cai.explorer.controls import Control, Model, make_controls, open_source
 from cai.inference.backends.risk import RiskSensitive
 from cai.inference.core.backend import Backend
 from cai.models.continuous.world import World
+from cai.models.trajectory.model import TrajectoryModel
 from cai.studies.comparison import Comparison, Row, chance_columns, compare
 from cai.studies.rows import NUMBERS
 
@@ -24,6 +25,8 @@ __all__ = ["Exploration", "View"]
 
 LONGEST = 5_000  # steps of a panel that people wait for
 MEMORY = 2**30  # bytes of one answer
+REMEMBERED = 2**22  # bytes of one answer that is kept, with its picture, for whoever moves a slider back
+MOST_ASKED = 32
 COLUMNS = {
     "log p(O)": "nats",
     "bound": "nats",
@@ -53,6 +56,7 @@ class Exploration:
         self._source = open_source(source)
         self.controls: tuple[Control, ...] = make_controls(self._source)
         self.defaults: dict[str, Any] = {control.name: control.value for control in self.controls}
+        self._asked: dict[tuple[Any, ...], View] = {}
 
     @property
     def name(self) -> str:
@@ -71,6 +75,19 @@ class Exploration:
         if unknown:
             raise TypeError(f"{self.name} has no control {unknown[0]!r}; it has {', '.join(self.defaults)}")
         settled = self.defaults | values
+        key = tuple(settled.values())
+        if key in self._asked:
+            return self._asked[key]
+        view = self._answer(settled)
+        answers = view.answers
+        if answers is not None and (isinstance(answers.model, World) or _needed(answers.model) <= REMEMBERED):
+            if len(self._asked) >= MOST_ASKED:
+                del self._asked[next(iter(self._asked))]  # the oldest
+            self._asked[key] = view
+        return view
+
+    def _answer(self, settled: dict[str, Any]) -> View:
+        """What `ask` does for values that it has not been asked about lately."""
         try:
             model = self._model(settled)
             _check_size(model)
@@ -149,13 +166,17 @@ class View:
         return draw_answers(self.answers, titles)
 
     def png(self) -> bytes | None:
-        """The figure as the bytes of a PNG file; None where there is no answer."""
+        """The figure as the bytes of a PNG file; None where there is no answer. It is drawn once."""
+        return self._png
+
+    @cached_property
+    def _png(self) -> bytes | None:
         figure = self.figure()
         if figure is None:
             return None
         file = io.BytesIO()
         with matplotlib.rc_context({"savefig.bbox": None}):  # a notebook's own setting would cut each picture anew
-            figure.savefig(file, format="png", dpi=100)
+            figure.savefig(file, format="png", dpi=100, pil_kwargs={"compress_level": 1})
         return file.getvalue()
 
     def table_html(self) -> str:
@@ -184,13 +205,18 @@ def _check_size(model: Model) -> None:
     """
     if isinstance(model, World):
         return
-    needed = 8 * model.steps * model.mdp.num_states * (2 * model.mdp.num_actions + 1)  # values, q-values and policy
+    needed = _needed(model)
     if needed > MEMORY:
         raise ValueError(
             f"{model.steps:,} steps of {model.mdp.num_states:,} states and {model.mdp.num_actions:,} actions take "
             f"{needed / 2**30:.3g} GiB for each answer, and the panel up to {MEMORY / 2**30:g} GiB: lower the horizon, "
             "or ask cai.infer(model, ..., keep='values')"
         )
+
+
+def _needed(model: TrajectoryModel) -> int:
+    """Bytes of values, Q-values and policy."""
+    return 8 * model.steps * model.mdp.num_states * (2 * model.mdp.num_actions + 1)
 
 
 def _name(row: Row) -> str:

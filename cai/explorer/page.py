@@ -23,6 +23,9 @@ __all__ = ["Page", "serve"]
 HOST = "127.0.0.1"
 WAIT = 150  # milliseconds without another move until the page answers
 NUMBERS_WIDTH = 330  # pixels
+ABOUT = """<p class="cai-about"><b>exact</b> conditions the world on success, too: its plan believes in good luck.
+<b>variational</b> plans in the world as it is. <b>risk</b> is a dial: eta below 0 is cautious, 0 variational, 1 exact.
+<b>Luck</b> is how far the world that a plan believes in is from the true one, KL(believed, true) in nats.</p>"""
 
 
 class Page:
@@ -35,6 +38,7 @@ class Page:
         messages: the pane of what was refused.
         numbers: the pane of the table.
         picture: the pane of the picture.
+        reset: the button that puts every control back.
         layout: all of it, to be served.
 
     Args:
@@ -56,8 +60,11 @@ class Page:
             widget = self.controls[control.name]
             released = "value_throttled" if "value_throttled" in widget.param else "value"
             widget.param.watch(self._moved, released)
-        side = panel.Column(*self.controls.values(), width=NUMBERS_WIDTH)
-        main = panel.Column(self.messages, self.numbers, self.picture, sizing_mode="stretch_width")
+        self.reset = panel.widgets.Button(label="Reset", width=NUMBERS_WIDTH - 30, css_classes=["cai-reset"])
+        self.reset.on_click(self._reset)
+        about = panel.pane.HTML(ABOUT, stylesheets=[STYLE], sizing_mode="stretch_width")
+        side = panel.Column(*self.controls.values(), self.reset, width=NUMBERS_WIDTH)
+        main = panel.Column(about, self.messages, self.numbers, self.picture, sizing_mode="stretch_width")
         self.layout = panel.Row(side, main, sizing_mode="stretch_width")
         self.show()
 
@@ -73,6 +80,12 @@ class Page:
             self.picture.visible = picture is not None
             self.picture.object = picture
             self.picture.loading = False
+
+    def _reset(self, event: Any) -> None:
+        """Every control as it was at first."""
+        for name, value in self.exploration.defaults.items():
+            self.controls[name].value = value
+        self.show()
 
     def _moved(self, event: Any) -> None:
         """Waits for further moves, so that a key held down is answered once."""

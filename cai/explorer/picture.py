@@ -14,13 +14,14 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import MaxNLocator
+from matplotlib.transforms import Bbox
 
 from cai.inference.core.posterior import Posterior
 from cai.models.processes.layout import GridLayout
 from cai.models.trajectory.model import TrajectoryModel
 from cai.pictures.drawing import FEW_STATES, nats_text
 from cai.pictures.model_graphs import ACTION_COLORS
-from cai.pictures.plots import plot_luck, plot_values
+from cai.pictures.plots import BELOW_BLACK, plot_luck, plot_values
 from cai.studies.comparison import Comparison
 from cai.studies.plots import draw_returns
 
@@ -28,6 +29,9 @@ __all__ = ["draw_answers", "draw_policy_table"]
 
 WIDTH = 12.5  # inches
 TERMINAL_COLOR = (0.9, 0.9, 0.9)
+MOST_PLACES = 64  # kinds of pictures
+PLACES: dict[Any, list[Bbox]] = {}
+"""Where the panels of a kind of picture are, by its heights, rows that are answered, and the longest name."""
 
 
 def draw_answers(comparison: Comparison, names: Sequence[str]) -> Figure:
@@ -45,7 +49,14 @@ def draw_answers(comparison: Comparison, names: Sequence[str]) -> Figure:
     rows = comparison.rows
     layout = model.mdp.layout
     heights = _heights(model, layout)
-    figure = Figure(figsize=(WIDTH, sum(heights) + 0.3), layout="constrained")
+    kind = (
+        heights,
+        tuple(row.status.ok and row.posterior is not None for row in rows),
+        max(map(len, names)),
+        model.is_finite,
+    )
+    kept = PLACES.get(kind)
+    figure = Figure(figsize=(WIDTH, sum(heights) + 0.3), layout=None if kept else "constrained")
     grid = figure.add_gridspec(3, len(rows), height_ratios=heights)
     above = [figure.add_subplot(grid[0, i]) for i in range(len(rows))]
     below = [figure.add_subplot(grid[1, i]) for i in range(len(rows))]
@@ -64,14 +75,43 @@ def draw_answers(comparison: Comparison, names: Sequence[str]) -> Figure:
             top.set_title(f"{name}\nmost probable action", fontsize=11)
         _draw_luck(middle, row.posterior)
     _share_scales(above, below, layout is not None)
+    if layout is not None:
+        _say_once(above, below)
     draw_returns(bottom, rows, names, "reward units")
+    bottom.set_title("Believed (coloured) and real (grey) return")
     if layout is None:
         handles = _legend(model)
         columns = min(8, len(handles))
-        figure.legend(handles=handles, title="action", loc="outside upper center", ncols=columns, frameon=False)
-    engine: Any = figure.get_layout_engine()
-    engine.set(w_pad=0.05, h_pad=0.1)
+        place: Any = "upper center" if kept else "outside upper center"
+        figure.legend(handles=handles, title="action", loc=place, ncols=columns, frameon=False)
+    if kept and len(kept) == len(figure.axes):
+        for ax, box in zip(figure.axes, kept, strict=True):
+            ax.set_position(box)
+    else:
+        _keep_places(figure, kind)
     return figure
+
+
+def _keep_places(figure: Figure, kind: Any) -> None:
+    """Lays the panels out, which takes as long as drawing them, and keeps where they are for the next picture alike."""
+    figure.set_layout_engine("constrained", w_pad=0.05, h_pad=0.1)
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    if len(PLACES) >= MOST_PLACES:
+        PLACES.clear()
+    PLACES[kind] = [ax.get_position() for ax in figure.axes]
+
+
+def _say_once(above: Sequence[Axes], below: Sequence[Axes]) -> None:
+    """Rows are numbered in the first column, columns and letters under the lower maps alone."""
+    for ax in (*above[1:], *below[1:]):
+        ax.set_ylabel("")
+        ax.set_yticks([])
+    for ax in above:
+        ax.set_xlabel("")
+        ax.set_xticks([])
+    for ax in below[1:]:
+        ax.set_xlabel("column")
 
 
 def draw_policy_table(ax: Axes, posterior: Posterior) -> None:
@@ -142,7 +182,7 @@ def _share_scales(above: Sequence[Axes], below: Sequence[Axes], maps: bool) -> N
         shown = np.concatenate([_finite(picture) for picture in pictures] or [np.zeros(0)])
         low = float(shown.min()) if lowest is None and shown.size else lowest or 0.0
         high = float(shown.max()) if shown.size else low
-        high *= 1.25 if lowest is not None else 1.0  # the darkest luck must not look like a wall
+        high *= BELOW_BLACK if lowest is not None else 1.0
         for picture in pictures:
             picture.set_norm(Normalize(low, high if high > low else low + 1))
         bars = [picture.colorbar for picture in pictures if picture.colorbar is not None]

@@ -15,13 +15,13 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from cai.inference.registry import check_seed
 from cai.inverse.estimation.estimate import Estimate
 from cai.inverse.estimation.status import FitStatus
 from cai.inverse.fit import fit
 from cai.models.common.checks import as_count
 from cai.models.common.fingerprint import fingerprint
 from cai.models.common.frames import frame_of, packed_frame
+from cai.models.common.random_draws import check_seed
 from cai.models.common.storage import Saved, storable
 from cai.models.demonstrations.continuous import ContinuousDemonstrations
 from cai.models.demonstrations.route_network import RouteNetwork
@@ -178,7 +178,7 @@ def bootstrap(
         FitError: if the demonstrations as they are have no estimate. Replicates without one are counted in `statuses`.
     """
     check_map(map)
-    check_seed(seed)
+    seed = check_seed(seed)
     number = as_count(replicates, "replicates", 2)
     refused = sorted(OWN & options.keys())
     if refused:

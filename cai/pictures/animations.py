@@ -9,7 +9,6 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
-import torch
 from matplotlib.animation import FuncAnimation
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
@@ -18,6 +17,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from cai.models.common.files import write_atomically
+from cai.models.common.random_draws import seeded
 from cai.models.continuous.simulate import Rollout
 from cai.models.continuous.world import World
 from cai.pictures.scenes import scene_of
@@ -108,7 +108,7 @@ def animate_policy(
         raise ValueError(f"num_runs is {num_runs}; show 1 to {MOST_RUNS}")
     if not frames_per_second > 0:
         raise ValueError(f"frames_per_second is {frames_per_second}; give a number above 0")
-    runs = model.rollout(policy, num_runs, torch.Generator().manual_seed(seed), deterministic=deterministic)
+    runs = model.rollout(policy, num_runs, seeded(seed), deterministic=deterministic)
     figure, axes = plt.subplots(
         2, 2, figsize=(10.5, 5.4), layout="constrained", gridspec_kw={"width_ratios": (1.5, 1.0)}
     )

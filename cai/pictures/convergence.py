@@ -55,7 +55,9 @@ def plot_convergence(posteriors: Posterior | Iterable[Posterior], *, ax: Axes | 
             anchor = int(known[0] if posterior.details["contracts"] else known[-1])
             bound = shown[anchor] * float(rate) ** (steps - 1 - anchor)
             bound[(bound < 0.1 * np.nanmin(shown)) | (bound > 10 * np.nanmax(shown))] = np.nan
-            ax.plot(steps, bound, color=color, alpha=0.35, linewidth=4)
+            ax.plot(
+                steps, bound, style, color=color, alpha=0.35, linewidth=4, label=f"falls by {float(rate):.3g} a backup"
+            )
     ax.set_yscale("log")
     ax.set_xlabel("backup")
     ax.set_ylabel("largest change of a value (nats)")

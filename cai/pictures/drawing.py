@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
-from matplotlib.colors import Normalize
+from matplotlib.colors import Colormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from cai.inference.core.status import Target
 from cai.models.processes.layout import GridLayout
+from cai.models.processes.mdp import MDP
 from cai.models.trajectory.model import TrajectoryModel
 
 __all__ = [
@@ -26,11 +28,14 @@ __all__ = [
     "TARGET_COLORS",
     "VALUE_MAP",
     "cell_borders",
+    "check_limits",
     "draw_grid",
     "draw_over_time",
     "grid_size",
+    "label_legend",
     "make_axes",
     "nats_text",
+    "share_scale",
     "spread_out",
     "target_title",
 ]
@@ -51,23 +56,92 @@ def make_axes(ax: Axes | None, size: tuple[float, float]) -> tuple[Figure, Axes]
 
 
 def grid_size(layout: GridLayout) -> tuple[float, float]:
-    """Inches for a map with its colour bar."""
-    return min(14.0, 0.75 * layout.columns + 1.9), min(10.0, 0.75 * layout.rows + 1.2)
+    """Inches for a map with its colour bar, two lines of title and two under it."""
+    return min(14.0, 0.75 * layout.columns + 1.9), min(10.0, 0.75 * layout.rows + 1.6)
 
 
-def draw_over_time(ax: Axes, table: Tensor, model: TrajectoryModel, label: str, colors: str) -> None:
-    """A table [time, state] with time to the right; -inf is left white."""
+def check_limits(limits: Sequence[float] | None) -> tuple[float, float] | None:
+    """The ends of a colour scale, unless none are given.
+
+    Raises:
+        ValueError: unless they are two finite numbers, the lower one first.
+    """
+    if limits is None:
+        return None
+    ends = [float(end) for end in limits]
+    if len(ends) != 2 or not all(np.isfinite(ends)) or not ends[0] < ends[1]:
+        raise ValueError(
+            f"limits are {limits!r}; give two finite numbers, the lower one first, or None for the data's own"
+        )
+    return ends[0], ends[1]
+
+
+def share_scale(*axes: Axes | Iterable[Axes]) -> tuple[float, float]:
+    """One colour scale for maps that are read side by side: from the lowest of all their numbers to the highest.
+
+    Args:
+        axes: that hold maps (of `plot_values`, `plot_luck`, `plot_map`, `imshow`), one by one or in lists and arrays.
+
+    Returns:
+        The ends of the scale.
+
+    Raises:
+        ValueError: if none of them holds a map.
+    """
+    flat: list[Any] = []
+    for part in axes:
+        flat += [part] if isinstance(part, Axes) else list(np.array(list(part), dtype=object).flat)
+    pictures = [picture for ax in flat for picture in ax.images if picture.get_array() is not None]
+    if not pictures:
+        raise ValueError("none of the axes holds a map (an image), so there is no scale to share")
+    ends = [picture.get_clim() for picture in pictures]
+    low, high = min(float(end[0] or 0.0) for end in ends), max(float(end[1] or 0.0) for end in ends)
+    for picture in pictures:
+        picture.set_norm(Normalize(low, high))
+    return low, high
+
+
+def label_legend(mdp: MDP) -> str:
+    """What the letters in the cells of a map stand for, by the names of states or regions: "S start, G goal"."""
+    labels = mdp.layout.labels if mdp.layout is not None else ()
+    found = []
+    for label in dict.fromkeys(text for text in labels if text):
+        states = {state for state, text in enumerate(labels) if text == label}
+        words = {mdp.state_name(state).partition("(")[0].strip() for state in states}
+        if len(words) != 1 or not next(iter(words)).replace(" ", "").isalpha():
+            regions = {name: set(mask.nonzero()[:, 0].tolist()) for name, mask in mdp.regions.items()}
+            words = {name for name, held in regions.items() if held and held <= states}
+            words |= {"start"} if set(mdp.initial.nonzero()[:, 0].tolist()) == states else set()
+        found += [f"{label} {'/'.join(sorted(words))}"] if words else []
+    return ",  ".join(found)
+
+
+def draw_over_time(
+    ax: Axes,
+    table: Tensor,
+    model: TrajectoryModel,
+    label: str,
+    colors: str,
+    limits: tuple[float, float] | None = None,
+    size: float | None = None,
+) -> None:
+    """A table [time, state] with time to the right; -inf is left white. `size` is that of all letters, in points."""
     shown = np.ma.masked_invalid(table.numpy().T)
-    picture = ax.imshow(shown, aspect="auto", cmap=colors, interpolation="nearest", origin="upper")
+    norm = None if limits is None else Normalize(*limits)
+    picture = ax.imshow(shown, aspect="auto", cmap=colors, norm=norm, interpolation="nearest", origin="upper")
     picture.set_extent((0.5, table.shape[0] + 0.5, table.shape[1] - 0.5, -0.5))
-    ax.set_xlabel("time t")
+    ax.set_xlabel("time t", fontsize=size)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    ax.set_ylabel("state")
+    ax.set_ylabel("state", fontsize=size)
+    figure: Any = ax.get_figure(root=True)
+    bar = figure.colorbar(picture, ax=ax, label=label)
+    if size is not None:
+        bar.set_label(label, fontsize=size)
+        for axes in (ax, bar.ax):
+            axes.tick_params(labelsize=size)
     if model.mdp.num_states <= FEW_STATES:
         names = [model.mdp.state_name(state) for state in range(model.mdp.num_states)]
-        ax.set_yticks(range(len(names)), names, fontsize=8 if len(names) <= 12 else 6)
-    figure: Any = ax.get_figure(root=True)
-    figure.colorbar(picture, ax=ax, label=label)
+        ax.set_yticks(range(len(names)), names, fontsize=size or (8 if len(names) <= 12 else 6))
 
 
 def draw_grid(
@@ -75,11 +149,17 @@ def draw_grid(
     layout: GridLayout,
     values: Tensor,
     label: str,
-    colors: str,
+    colors: str | Colormap,
     lowest: float | None = None,
     borders: str = "white",
+    limits: tuple[float, float] | None = None,
+    legend: str = "",
 ) -> None:
-    """One number for each state in its cell: walls dark, what has no number light, -inf hatched."""
+    """One number for each state in its cell: walls dark, what has no number light, -inf hatched.
+
+    Colours go from `limits[0]` to `limits[1]`, else from `lowest` or the least number to the largest. `legend` stands
+    under the map, and says what the letters in cells are.
+    """
     grid = np.full((layout.rows, layout.columns), np.nan)
     present = np.zeros_like(grid, dtype=bool)
     for state, cell in enumerate(layout.cells):
@@ -88,6 +168,7 @@ def draw_grid(
     finite = grid[np.isfinite(grid)]
     low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
     low = low if lowest is None else lowest
+    low, high = limits or (low, high)
     picture = ax.imshow(
         np.ma.masked_invalid(grid), cmap=colors, norm=Normalize(low, high if high > low else low + 1), zorder=1
     )
@@ -107,7 +188,7 @@ def draw_grid(
     ax.add_collection(cell_borders(layout.rows, layout.columns, borders), autolim=False)
     ax.set_xticks(range(layout.columns))
     ax.set_yticks(range(layout.rows))
-    ax.set_xlabel("column")
+    ax.set_xlabel(f"column\n{legend}" if legend else "column")
     ax.set_ylabel("row")
     figure: Any = ax.get_figure(root=True)
     figure.colorbar(picture, ax=ax, label=label, shrink=0.85)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -21,7 +22,7 @@ from cai.inference.registry import infer
 from cai.models.continuous.linear_gaussian import LinearGaussianModel
 from cai.models.continuous.priors import Flat
 from cai.models.continuous.world import World
-from cai.pictures.drawing import REAL_COLOR, TARGET_COLORS, VALUE_MAP, make_axes, nats_text, target_title
+from cai.pictures.drawing import REAL_COLOR, TARGET_COLORS, VALUE_MAP, check_limits, make_axes, nats_text, target_title
 from cai.pictures.scenes import scene_of
 
 __all__ = [
@@ -95,11 +96,14 @@ def draw_band(ax: Axes, answer: GaussianPosterior, place: int) -> None:
     ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
 
 
-def plot_luck_over_time(posterior: Posterior, *, ax: Axes | None = None) -> Figure:
+def plot_luck_over_time(
+    posterior: Posterior, *, limits: Sequence[float] | None = None, ax: Axes | None = None
+) -> Figure:
     """Where the plan counts on luck: KL of its start and of the dynamics of each step from the true ones.
 
     Args:
         posterior: a Gaussian answer about one model over a finite horizon.
+        limits: the ends of the axis of luck, in nats; those of the data, unless given.
         ax: where to draw; a new figure, unless given.
 
     Raises:
@@ -119,6 +123,8 @@ def plot_luck_over_time(posterior: Posterior, *, ax: Axes | None = None) -> Figu
         ax.text(0.5, 0.5, "no luck is assumed at any step", ha="center", transform=ax.transAxes)
     else:
         ax.legend(loc="best", fontsize=9)
+    if limits is not None:
+        ax.set_ylim(check_limits(limits))
     name = target_title(answer.backend, answer.target.value)
     ax.set_title(f"Luck assumed at each step, {name}\n{nats_text(float(luck.sum()))} nats in all")
     return figure
@@ -129,6 +135,7 @@ def plot_value_contours(
     *,
     t: int = 0,
     coordinates: tuple[int, int] = (0, 1),
+    limits: Sequence[float] | None = None,
     colors: str = VALUE_MAP,
     ax: Axes | None = None,
 ) -> Figure:
@@ -138,6 +145,7 @@ def plot_value_contours(
         posterior: a Gaussian answer with messages about one model of at least two state coordinates.
         t: the time index, 0 .. T.
         coordinates: which two are the axes.
+        limits: the ends of the colour scale, in reward units; those of the data, unless given.
         colors: a colour map of matplotlib.
         ax: where to draw; a new figure, unless given.
 
@@ -164,11 +172,13 @@ def plot_value_contours(
         states[..., i], states[..., j] = x, y[:, None]
         values = answer.value(states, t).cpu().numpy()
     figure, ax = make_axes(ax, (6.4, 4.8))
-    filled = ax.contourf(x, y, values, levels=16, cmap=colors)
-    ax.contour(x, y, values, levels=16, colors="white", linewidths=0.5)
+    ends = check_limits(limits)
+    levels: Any = 16 if ends is None else np.linspace(*ends, 17)
+    filled = ax.contourf(x, y, values, levels=levels, cmap=colors, extend="neither" if ends is None else "both")
+    ax.contour(x, y, values, levels=levels, colors="white", linewidths=0.5)
     figure.colorbar(filled, ax=ax, label="value (reward units)")
     path = means.numpy()
-    ax.plot(path[:, i], path[:, j], "-", color="white", linewidth=3.2)
+    ax.plot(path[:, i], path[:, j], "-", color="white", linewidth=3.2, label="_halo")
     ax.plot(path[:, i], path[:, j], ".-", color="black", linewidth=1.4, markersize=5, label="mean of q")
     ax.add_patch(_ellipse(path[now], spreads[now].numpy(), i, j))
     names = coordinate_names(answer)

@@ -7,11 +7,11 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
-import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from cai.inference.core.posterior import Posterior
+from cai.models.common.random_draws import seeded
 from cai.models.continuous.world import World
 from cai.pictures.drawing import VALUE_MAP, make_axes
 from cai.pictures.scenes import scene_of
@@ -164,7 +164,7 @@ def plot_action_values(
     (x0, y0), (x1, y1) = interface.low.tolist(), interface.high.tolist()
     across, up = np.meshgrid(np.linspace(x0, x1, resolution), np.linspace(y0, y1, resolution))
     grid = np.stack([across.ravel(), up.ravel()], -1)
-    policy, generator = answer.policy(), torch.Generator().manual_seed(seed)
+    policy, generator = answer.policy(), seeded(seed)
     for number, (ax, place) in enumerate(zip(axes[has_map:], places, strict=True)):
         seen = place if answer.model.horizon == float("inf") else np.append(place, t / answer.model.horizon)
         worth = answer.q_value(np.tile(seen, (len(grid), 1)), grid).reshape(across.shape).numpy()
@@ -196,7 +196,7 @@ def _draw_paths(ax: Axes, answer: Any, places: np.ndarray, number: int, seed: in
     scene = scene_of(answer.model)
     if scene.shows_map:
         scene.stage(ax)
-    found = answer.model.rollout(answer.policy(), number, torch.Generator().manual_seed(seed))
+    found = answer.model.rollout(answer.policy(), number, seeded(seed))
     i, j = scene.axes
     for path in found.states.numpy():
         ax.plot(path[:, i], path[:, j], color="#0072B2", alpha=0.6, linewidth=1.0)

@@ -14,6 +14,7 @@ from matplotlib.lines import Line2D
 
 from cai.inference.core.posterior import Posterior
 from cai.inference.planning.plans import Plan
+from cai.models.common.random_draws import seeded
 from cai.models.continuous.world import World
 from cai.pictures.drawing import make_axes
 from cai.pictures.scenes import Scene, scene_of
@@ -137,7 +138,7 @@ def _grey(share: float) -> tuple[float, float, float]:
 
 def _paths(posterior: Posterior, time: int, count: int, seed: int) -> tuple[np.ndarray, np.ndarray, str]:
     """States [P, steps, n], weights [P], and what they are."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = seeded(seed)
     acting: Any = posterior.__dict__.get("acting")
     if hasattr(acting, "bundle"):
         plan: Any = posterior.__dict__["plan"]

@@ -6,6 +6,7 @@ In a notebook end the line with a semicolon: the figure is drawn once by the cel
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -28,9 +29,11 @@ from cai.pictures.drawing import (
     REAL_COLOR,
     TARGET_COLORS,
     VALUE_MAP,
+    check_limits,
     draw_grid,
     draw_over_time,
     grid_size,
+    label_legend,
     make_axes,
     nats_text,
     spread_out,
@@ -48,9 +51,17 @@ __all__ = [
 ]
 
 MESSAGE_FLOOR = -12.0  # nats
+BELOW_BLACK = 1.25  # the darkest luck must not look like a wall
 
 
-def plot_values(posterior: Posterior, *, t: int = 0, ax: Axes | None = None) -> Figure:
+def plot_values(
+    posterior: Posterior,
+    *,
+    t: int = 0,
+    limits: Sequence[float] | None = None,
+    colors: str = VALUE_MAP,
+    ax: Axes | None = None,
+) -> Figure:
     """Soft values as a map, with the policy as arrows; without a layout, values over states and time.
 
     Of a Gaussian answer: contours over two coordinates of the state (`cai.pictures.plot_value_contours`).
@@ -58,20 +69,23 @@ def plot_values(posterior: Posterior, *, t: int = 0, ax: Axes | None = None) -> 
     Args:
         posterior: an answer that knows its values.
         t: the time index whose values and policy are shown on a map.
+        limits: the ends of the colour scale, in reward units; those of the data, unless given. Maps that are read side
+            by side get the same here, or by `cai.pictures.share_scale` afterwards.
+        colors: a colour map of matplotlib.
         ax: where to draw; a new figure, unless given.
 
     Raises:
-        ValueError: if the backend does not know values.
+        ValueError: if the backend does not know values, or limits are no two ends of a scale.
     """
     if isinstance(posterior, GaussianPosterior):
-        return plot_value_contours(posterior, t=t, ax=ax)
-    model = _model(posterior)
+        return plot_value_contours(posterior, t=t, limits=limits, colors=colors, ax=ax)
+    model, ends = _model(posterior), check_limits(limits)
     if posterior.values is None:
         raise ValueError(f"backend {posterior.backend!r} does not know values; use 'exact' or 'variational'")
     layout = model.mdp.layout
     if layout is None:
         figure, ax = make_axes(ax, (7.0, 4.2))
-        draw_over_time(ax, posterior.values.detach(), model, "value (reward units)", VALUE_MAP)
+        draw_over_time(ax, posterior.values.detach(), model, "value (reward units)", colors, ends)
         over = "over time" if model.is_finite else "at every t"
         ax.set_title(f"{_values(posterior)} {over}, {_name(posterior)}")
         return figure
@@ -83,14 +97,21 @@ def plot_values(posterior: Posterior, *, t: int = 0, ax: Axes | None = None) -> 
     values = posterior.values[t].detach().clone()
     values[model.mdp.terminal] = math.nan  # nothing is decided there: the cell stays light
     when = f"t = {t + 1}" if model.is_finite else "every t"
-    draw_grid(ax, layout, values, f"value at {when} (reward units)", VALUE_MAP)
+    label = f"value at {when} (reward units)"
+    draw_grid(ax, layout, values, label, colors, limits=ends, legend=label_legend(model.mdp))
     _draw_policy(ax, layout, posterior.action_probs[t].detach(), model.live)
     ax.set_title(f"{_values(posterior)} and policy at {when}\n{_name(posterior)}")
     return figure
 
 
 def plot_map(
-    model: TrajectoryModel, numbers: Any, label: str, *, colors: str = VALUE_MAP, ax: Axes | None = None
+    model: TrajectoryModel,
+    numbers: Any,
+    label: str,
+    *,
+    limits: Sequence[float] | None = None,
+    colors: str = VALUE_MAP,
+    ax: Axes | None = None,
 ) -> Figure:
     """One number for each state: in its cell of the map, or as a bar where there is no layout.
 
@@ -98,6 +119,7 @@ def plot_map(
         model: whose states they are.
         numbers: [S]; NaN where there is none, which stays light, and -inf, which is hatched.
         label: what they are, with their unit.
+        limits: the ends of the colour scale, or of the bars' axis; those of the data, unless given.
         colors: a colour map of matplotlib.
         ax: where to draw; a new figure, unless given.
 
@@ -109,10 +131,10 @@ def plot_map(
         raise ValueError(
             f"numbers has shape {list(table.shape)}; expected one for each state, [{model.mdp.num_states}]: pick a time"
         )
-    layout = model.mdp.layout
+    layout, ends = model.mdp.layout, check_limits(limits)
     if layout is not None:
         figure, ax = make_axes(ax, grid_size(layout))
-        draw_grid(ax, layout, table, label, colors)
+        draw_grid(ax, layout, table, label, colors, limits=ends, legend=label_legend(model.mdp))
     else:
         figure, ax = make_axes(ax, (7.0, 4.0))
         states = list(range(model.mdp.num_states))
@@ -121,22 +143,33 @@ def plot_map(
             ax.set_xticks(states, [model.mdp.state_name(s) for s in states], rotation=90 if len(states) > 8 else 0)
         ax.set_xlabel("state")
         ax.set_ylabel(label)
+        if ends is not None:
+            ax.set_ylim(ends)
     ax.set_title(f"{label[:1].upper()}{label[1:]} by state, {model.name}")
     return figure
 
 
-def plot_luck(posterior: Posterior, *, ax: Axes | None = None) -> Figure:
+def plot_luck(
+    posterior: Posterior,
+    *,
+    limits: Sequence[float] | None = None,
+    colors: str = LUCK_MAP,
+    ax: Axes | None = None,
+) -> Figure:
     """Where the plan counts on luck: KL of its dynamics from the true ones, by state, summed along q.
 
     The cells add up to `posterior.luck` less the luck of the start. Of a Gaussian answer: by step, the start apart.
 
     Args:
         posterior: an answer of a backend that knows its dynamics step by step.
+        limits: the ends of the colour scale or of the bars' axis, in nats; from 0 to somewhat above the largest, unless
+            given. Maps that are read side by side get the same here, or by `cai.pictures.share_scale` afterwards.
+        colors: a colour map of matplotlib.
         ax: where to draw; a new figure, unless given.
     """
     if isinstance(posterior, GaussianPosterior):
-        return plot_luck_over_time(posterior, ax=ax)
-    model = _model(posterior)
+        return plot_luck_over_time(posterior, limits=limits, ax=ax)
+    model, ends = _model(posterior), check_limits(limits)
     luck = posterior.luck_by_state()
     layout = model.mdp.layout
     total = float(posterior.luck.detach()) if posterior.luck is not None else float(luck.sum())
@@ -145,7 +178,9 @@ def plot_luck(posterior: Posterior, *, ax: Axes | None = None) -> Figure:
     title += f", {start:.2f} of them in the choice of the start" if start > 0.005 else ""
     if layout is not None:
         figure, ax = make_axes(ax, grid_size(layout))
-        draw_grid(ax, layout, luck, "luck (nats)", LUCK_MAP, lowest=0.0)
+        most = float(luck[torch.isfinite(luck)].max())
+        ends = ends or (0.0, BELOW_BLACK * most if most > 0 else 1.0)
+        draw_grid(ax, layout, luck, "luck (nats)", colors, limits=ends, legend=label_legend(model.mdp))
     else:
         figure, ax = make_axes(ax, (7.0, 4.0))
         shown = torch.argsort(luck, descending=True)[:FEW_STATES]
@@ -157,21 +192,25 @@ def plot_luck(posterior: Posterior, *, ax: Axes | None = None) -> Figure:
         ax.set_xlabel("state")
         ax.set_ylabel("luck (nats)")
         ax.tick_params(axis="x", rotation=90 if len(names) > 8 else 0)
+        if ends is not None:
+            ax.set_ylim(ends)
     ax.set_title(title)
     return figure
 
 
-def plot_messages(posterior: Posterior) -> Figure:
+def plot_messages(posterior: Posterior, *, floor: float = MESSAGE_FLOOR, colors: str = MASS_MAP) -> Figure:
     """Forward messages, backward messages and their product, the state marginals, over time.
 
-    Forward and backward messages are shown in nats below the largest of their time step, down to -12; the product is
-    p(s_t | O).
+    Forward and backward messages are shown in nats below the largest of their time step, down to a floor; the product
+    is p(s_t | O).
 
     Args:
         posterior: an answer of target `exact` over a finite horizon that knows its values.
+        floor: the lower end of the scale of both messages, in nats, below 0.
+        colors: a colour map of matplotlib.
 
     Raises:
-        ValueError: for other targets, whose marginals are no product of the two.
+        ValueError: for other targets, whose marginals are no product of the two; or if the floor is not below 0.
     """
     model = _model(posterior)
     if posterior.target is not Target.EXACT or posterior.values is None or not model.is_finite:
@@ -179,28 +218,28 @@ def plot_messages(posterior: Posterior) -> Figure:
             "messages multiply to marginals for the exact posterior over a finite horizon only; "
             f"this answer is of {posterior.backend!r} (target {posterior.target}): use 'exact'"
         )
+    if not -math.inf < floor < 0:
+        raise ValueError(f"floor is {floor!r}; it is a finite number of nats below 0")
     with torch.no_grad():
         ahead = forward_messages(model)
         last = torch.zeros(1, model.mdp.num_states, dtype=torch.float64)
         back = torch.cat([posterior.values.detach() / model.temperature, last])
-    figure, axes = plt.subplots(1, 3, figsize=(13.0, 4.4), sharey=True, layout="constrained")
-    below = f"nats below the largest (clipped at {MESSAGE_FLOOR:g})"
+    states = model.mdp.num_states
+    height = max(4.4, 2.2 + 0.3 * states) if states <= FEW_STATES else 6.0  # a line for each name that is written
+    figure, axes = plt.subplots(1, 3, figsize=(14.0, height), sharey=True, layout="constrained")
+    below = f"nats below the largest (clipped at {floor:g})"
     parts = (
-        (_below_peak(ahead), r"forward  $p(s_t, O_{1:t-1})$", below),
-        (
-            _below_peak(back),
-            r"backward  $p(O_{t:T} \mid s_t)$",
-            f"nats below the largest (clipped at {MESSAGE_FLOOR:g})",
-        ),
-        (posterior.state_marginals.detach(), r"product  $p(s_t \mid O_{1:T})$", "probability"),
+        (_below_peak(ahead, floor), "forward\n$p(s_t, O_{1:t-1})$", below, (floor, 0.0)),
+        (_below_peak(back, floor), "backward\n$p(O_{t:T} \\mid s_t)$", below, (floor, 0.0)),
+        (posterior.state_marginals.detach(), "product\n$p(s_t \\mid O_{1:T})$", "probability", (0.0, 1.0)),
     )
-    for axis, (table, title, label) in zip(axes, parts, strict=True):
-        draw_over_time(axis, table, model, label, MASS_MAP)
-        axis.set_title(title)
+    for axis, (table, title, label, ends) in zip(axes, parts, strict=True):
+        draw_over_time(axis, table, model, label, colors, ends, size=13)
+        axis.set_title(title, fontsize=17)
     for axis in axes[1:]:
         axis.set_ylabel("")
     spread_out(figure)
-    figure.suptitle(f"Messages over time, {_name(posterior)}")
+    figure.suptitle(f"Messages over time, {_name(posterior)}", fontsize=18)
     return figure
 
 
@@ -233,11 +272,11 @@ def _color(posterior: Posterior) -> str:
     return TARGET_COLORS[posterior.target.value]
 
 
-def _below_peak(log_messages: Tensor) -> Tensor:
+def _below_peak(log_messages: Tensor, floor: float) -> Tensor:
     """Every time's messages relative to their largest, clipped from below; -inf stays."""
     largest = log_messages.amax(-1, keepdim=True)
     relative = log_messages - torch.where(torch.isfinite(largest), largest, torch.zeros_like(largest))
-    return torch.where(torch.isinf(relative), relative, relative.clamp(min=MESSAGE_FLOOR))
+    return torch.where(torch.isinf(relative), relative, relative.clamp(min=floor))
 
 
 def _draw_policy(ax: Axes, layout: GridLayout, policy: Tensor, live: Tensor) -> None:

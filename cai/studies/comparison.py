@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cai.inference.core.backend import Backend
-from cai.inference.registry import check_question, check_seed, drawn_seed, make_backend, record_seed
+from cai.inference.registry import check_question, drawn_seed, make_backend, record_seed
 from cai.models.common.checks import as_count
 from cai.models.common.numerics import plain_number
+from cai.models.common.random_draws import check_seed
 from cai.models.common.storage import Saved, can_store, storable
 from cai.models.continuous.world import World
 from cai.models.environments.world import EnvironmentModel
@@ -217,8 +218,8 @@ def compare(
         for row in result.rows:
             record_seed(row.posterior, seed)
         return result
-    check_seed(seed)
-    questions = [Question(None, make_backend(backend), int(seed)) for backend in backends]
+    seed = check_seed(seed)
+    questions = [Question(None, make_backend(backend), seed) for backend in backends]
     if not questions:
         raise ValueError("backends is empty; name at least one, e.g. 'exact'")
     study = {"kind of study": "compare"}

@@ -357,7 +357,7 @@ def _sequential_optimality(model: TrajectoryModel) -> Tensor:
     ahead = forward_messages(model)
     alive = safe_logsumexp(ahead)
     absorbed, reached = alive.new_full((), -torch.inf), [alive[0]]
-    falls = safe_log(1 - model.survival)
+    falls = safe_log(model.fall)
     weights = safe_log(model.mdp.probabilities) + model.log_action_prior[..., None]
     for t in range(model.steps):
         scores = weights + model.log_potential(t) + (ahead[t] + falls)[:, None, None]

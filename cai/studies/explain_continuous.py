@@ -21,6 +21,7 @@ from cai.inference.planning.local_posterior import LocalPosterior
 from cai.inference.planning.plans import PlanPosterior
 from cai.inference.registry import infer
 from cai.models.common.numerics import plain_number
+from cai.models.common.random_draws import seeded
 from cai.models.common.storage import Saved, can_store, storable
 from cai.models.continuous.linear_gaussian import LinearGaussianModel
 from cai.models.continuous.quadratic import QuadraticReward
@@ -235,7 +236,7 @@ def _sampled(
     """(believed [T, N] or None, real [T, N], their standard errors [N])."""
     policy = posterior.policy()
     number = min(number, getattr(policy, "affordable_rollouts", number))
-    run = model.rollout(policy, number, torch.Generator().manual_seed(seed))
+    run = model.rollout(policy, number, seeded(seed))
     paid = _paid(model, functions, run.states, run.actions, run.alive[:, :-1])
     real, error = paid.mean(0), _error(paid, number)
     if isinstance(posterior, PlanPosterior) or (isinstance(posterior, LocalPosterior) and posterior.holds_dynamics):

@@ -87,7 +87,7 @@ def draw_returns(ax: Axes, rows: Sequence[Row], names: Sequence[str], unit: str)
     ax.barh(places - 0.2, _bars([r.believed_return for r in rows]), 0.38, color=colors, label="believed")
     ax.barh(places + 0.2, _bars([r.real_return for r in rows]), 0.38, color=REAL_COLOR, label="real")
     ax.set_xlabel(f"return ({unit})")
-    ax.set_title("Believed (coloured) and real (grey) return")
+    ax.set_title("Believed (coloured)\nand real (grey) return")
     ax.axvline(0, color="0.2", linewidth=0.8)
     for place, row in enumerate(rows):
         _mark_missing(ax, place - 0.2, row.believed_return, row.status.label if not row.status.ok else "unknown")
@@ -161,6 +161,10 @@ def _endings(ax: Axes, places: np.ndarray, comparison: Comparison, regions: list
             places, shares, 0.55, left=start, color=grey, edgecolor="0.2", hatch=hatches[i % len(hatches)], label=region
         )
         start += shares
+    answered = np.array([row.outcome is not None and row.outcome.ends_in is not None for row in comparison.rows])
+    rest = np.where(answered, 1 - start, 0.0)
+    if (rest >= 5e-4).any():  # bars end at 1, and what is in no region has a name
+        ax.barh(places, rest, 0.55, left=start, color="white", edgecolor="0.2", label="elsewhere")
     ax.set_xlim(0, 1)
     ax.set_xlabel("probability in the true world")
     ax.set_title("Where the policy ends")

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cai.inference.core.backend import Backend
-from cai.inference.registry import check_seed, make_backend, record_seed
+from cai.inference.registry import make_backend, record_seed
 from cai.models.common.fingerprint import fingerprint
+from cai.models.common.random_draws import check_seed
 from cai.models.common.storage import Saved, storable
 from cai.models.continuous.world import World
 from cai.models.environments.world import EnvironmentModel
@@ -182,8 +183,7 @@ def sweep(
     if many is not None:
         drawn, first = False, many
     else:
-        drawn, first = seed is None, (chosen_seed(folder) if seed is None else seed,)
-        check_seed(first[0])
+        drawn, first = seed is None, (chosen_seed(folder) if seed is None else check_seed(seed),)
     if of == "model":
         models = [_built(model, of_model | {option: value}) for value in values]
         backends = [make_backend(backend, **options)] * len(values)
@@ -269,15 +269,13 @@ def _checked_seeds(seeds: Any, seed: Any) -> tuple[int, ...]:
         raise TypeError(f"seeds is {seeds!r}; give several, as seeds=range(5), or one as seed=...")
     if seed != 0:
         raise ValueError(f"seed={seed!r} and seeds are given; leave one out")
-    found = tuple(seeds.tolist() if hasattr(seeds, "tolist") else seeds)
-    for one in found:
-        check_seed(one)
+    found = tuple(map(check_seed, seeds.tolist() if hasattr(seeds, "tolist") else seeds))
     if not found:
         raise ValueError("seeds is empty; give at least one")
     if len(set(found)) < len(found):
         again = next(one for one in found if found.count(one) > 1)
         raise ValueError(f"seeds holds {again} twice; equal seeds give equal answers, and too small an error")
-    return tuple(int(one) for one in found)
+    return found
 
 
 def _is_list(value: Any) -> bool:

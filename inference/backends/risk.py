@@ -63,6 +63,7 @@ class RiskSensitive:
     accepts: ClassVar[str] = "a TrajectoryModel, any horizon; a LinearGaussianModel, finite (any at eta = 0)"
     averages: ClassVar[bool] = True
     answers_in_place: ClassVar[bool] = True  # on the device and in the dtype of a moved LinearGaussianModel
+    divides_return: ClassVar[bool] = True  # into a bound, a divergence and luck, however small it is
     cost: ClassVar[str] = "T S A K time, T S A memory"
 
     def __post_init__(self) -> None:

@@ -57,6 +57,8 @@ def require_model(model: Any, backend: str, instead: str) -> None:
         refuse_continuous(model, backend)
     if not isinstance(model, TrajectoryModel):
         kind = "a Pyro program" if callable(model) else f"a {type(model).__name__}"
+        if isinstance(getattr(model, "program", None), World):  # a continuous model whose sites are set or known
+            kind, instead = f"{kind} with continuous sites", "'smc' or 'importance'"
         raise ValueError(
             f"backend {backend!r} works on the tables of a TrajectoryModel, and this is {kind}; "
             f"for a program use {instead}"

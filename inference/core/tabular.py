@@ -16,6 +16,7 @@ from cai.inference.core.posterior import Posterior
 from cai.inference.core.status import Status
 from cai.models.common.checks import index_tensor
 from cai.models.common.numerics import safe_log, safe_logsumexp
+from cai.models.common.random_draws import seeded
 from cai.models.trajectory.model import TrajectoryModel
 from cai.models.trajectory.simulate import sample_chain
 
@@ -186,7 +187,7 @@ class TabularPosterior(Posterior):
         if self.horizon == math.inf:
             raise ValueError("trajectories of an infinite horizon have no end; extract the policy and roll it out")
         listed = self.mdp.next_states if self.mdp is not None and self.has_outcomes else None
-        generator = torch.Generator().manual_seed(seed)
+        generator = seeded(seed)
         rows = self.action_probs.__getitem__
         states, actions = sample_chain(self.initial, rows, self._moves, listed, self.steps, num_samples, generator)
         return states, actions, {}

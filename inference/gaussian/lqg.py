@@ -16,6 +16,7 @@ from cai.inference.gaussian.posterior import GaussianPosterior
 from cai.inference.gaussian.problem import GaussianPrior, GaussianProblem, at_steps, symmetric, times
 from cai.inference.gaussian.solve import gaussian_posterior
 from cai.inference.gaussian.spectrum import root_of
+from cai.models.common.random_draws import seeded
 from cai.models.continuous.linear_gaussian import LinearGaussianModel
 
 __all__ = ["LQGPosterior", "lqg"]
@@ -59,7 +60,7 @@ class LQGPosterior(GaussianPosterior):
 
     @torch.no_grad()
     def _draw(self, num_samples: int, seed: int, latents: bool) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        generator, belief = torch.Generator().manual_seed(seed), self.belief
+        generator, belief = seeded(seed), self.belief
 
         def noise(root: Tensor) -> Tensor:
             shape = (num_samples, *root.shape[:-1])

@@ -330,7 +330,13 @@ def _at(part: Tensor, own: int, t: int) -> Tensor:
 
 
 def _side_by_side(states: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
-    shape = broadcast_shapes(states.shape[:-1], actions.shape[:-1])
+    try:
+        shape = broadcast_shapes(states.shape[:-1], actions.shape[:-1])
+    except RuntimeError:
+        raise ValueError(
+            f"s has shape {list(states.shape)} and a {list(actions.shape)}; their leading axes do not broadcast: give "
+            "an action for each state, or axes of length 1, s[:, None] and a[None], for each pair"
+        ) from None
     return states.expand(*shape, states.shape[-1]), actions.expand(*shape, actions.shape[-1])
 
 

@@ -43,6 +43,11 @@ def require_answerable(model: LinearGaussianModel, backend: str, eta: float) -> 
             f"backend {backend!r}: eta is {eta}, and the best and the worst Gaussian outcome lie at infinity; give a "
             "finite eta"
         )
+    if eta != 0 and not model.is_finite:
+        raise ValueError(
+            f"backend {backend!r}: over an infinite horizon quadratic messages answer for fixed dynamics alone; ask "
+            f"'variational', or give horizon=N{' and no discount' * (model.discount < 1)}"
+        )
     if eta != 0 and model.discount < 1:
         raise ValueError(
             f"backend {backend!r}: the discount is {model.discount}, and with dynamics that are not held fixed its "
@@ -50,11 +55,6 @@ def require_answerable(model: LinearGaussianModel, backend: str, eta: float) -> 
         )
     if model.is_finite:
         return
-    if eta != 0:
-        raise ValueError(
-            f"backend {backend!r}: over an infinite horizon quadratic messages answer for fixed dynamics alone; ask "
-            "'variational', or give horizon=N"
-        )
     if model.discount == 1 and not model.is_average:
         raise ValueError(
             f"backend {backend!r}: over an infinite horizon without a discount the sum of rewards has no limit; give "

@@ -10,6 +10,7 @@ from torch import Tensor
 from cai.inference.gaussian.moments import Belief
 from cai.inference.gaussian.problem import GaussianPrior, times
 from cai.inference.gaussian.spectrum import root_of
+from cai.models.common.random_draws import seeded
 
 __all__ = ["draw_trajectories", "gaussian_log_density", "score_trajectories"]
 
@@ -24,7 +25,7 @@ def draw_trajectories(belief: Belief, policy: GaussianPrior, number: int, seed: 
         number: N.
         seed: of the generator; the global random state is left alone.
     """
-    generator = torch.Generator().manual_seed(seed)
+    generator = seeded(seed)
 
     def draw(mean: Tensor, root: Tensor) -> Tensor:
         shape = (number, *root.shape[:-1])

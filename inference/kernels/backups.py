@@ -21,7 +21,14 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from cai.models.common.numerics import NEAR_ZERO, certainty_equivalent, expectation, safe_log, safe_logsumexp
+from cai.models.common.numerics import (
+    NEAR_ZERO,
+    by_rows,
+    certainty_equivalent,
+    expectation,
+    safe_log,
+    safe_logsumexp,
+)
 from cai.models.trajectory.model import TrajectoryModel
 
 __all__ = [
@@ -91,8 +98,12 @@ def soft_q_values(
 
 def optimistic_backup(model: TrajectoryModel, values: Tensor, t: int) -> Tensor:
     """Q [S, A] when the dynamics are conditioned on optimality too (Levine 2018, equation 7)."""
-    rewards = model.log_potential(t)
-    return soft_q_values(model, "exact", model.mdp.probabilities, rewards, values)
+    chances, rewards = model.mdp.probabilities, model.log_potential(t)
+
+    def of(part: slice) -> Tensor:
+        return soft_q_values(model, "exact", chances[part], rewards[part], values, part)
+
+    return torch.cat(by_rows(chances, of))
 
 
 def fixed_backup(model: TrajectoryModel, values: Tensor, t: int) -> Tensor:
@@ -120,9 +131,14 @@ def tilted_backup(model: TrajectoryModel, values: Tensor, t: int, eta: float) ->
     `TiltedDynamics`; eta = +-inf takes the best or worst outcome. Exact to rounding for every eta, see
     `certainty_equivalent`.
     """
-    mdp = model.mdp
-    scores = model.log_potential(t) + mdp.gather(continuation(model, values, eta))
-    q_values = certainty_equivalent(mdp.probabilities, scores, eta)
+    chances, leads, rewards = model.mdp.probabilities, model.mdp.next_states, model.log_potential(t)
+    worth = continuation(model, values, eta)
+
+    def of(part: slice) -> Tensor:
+        scores = rewards[part] + (worth[None, None] if leads is None else worth[leads[part]])
+        return certainty_equivalent(chances[part], scores, eta)
+
+    q_values = torch.cat(by_rows(chances, of))
     return torch.where(model.live[:, None], q_values, torch.zeros_like(q_values))
 
 

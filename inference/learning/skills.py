@@ -14,6 +14,7 @@ from cai.inference.core.policy import TablePolicy
 from cai.inference.learning.options import check_table_model
 from cai.models.common.checks import as_count
 from cai.models.common.numerics import plain_number
+from cai.models.common.random_draws import seeded
 from cai.models.common.storage import Saved, storable
 from cai.models.trajectory.model import TrajectoryModel
 
@@ -154,7 +155,7 @@ def skills(
         )
     check_table_model(model, NAME)
     paths, prior = _written_out(model), model.action_prior.detach().double().cpu()
-    generator = torch.Generator().manual_seed(seed)
+    generator = seeded(seed)
     best: tuple[float, Tensor, list[float]] | None = None
     for _ in range(starts):
         logits = torch.randn(number, *prior.shape, generator=generator, dtype=torch.float64)

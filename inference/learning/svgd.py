@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from cai.inference.core.squashed import log_tanh_slope
 from cai.models.common.checks import as_count
-from cai.models.common.random_draws import OwnDraws
+from cai.models.common.random_draws import OwnDraws, seeded
 
 __all__ = ["amortized_svgd", "stein_direction"]
 
@@ -90,7 +90,7 @@ def amortized_svgd(
     for name, value in (("temperature", temperature), ("learning_rate", learning_rate)):
         if not 0 < value < math.inf:
             raise ValueError(f"{name} is {value}; give a finite number above 0")
-    generator = torch.Generator().manual_seed(seed)
+    generator = seeded(seed)
     with OwnDraws(generator):
         network = _network(dim, tuple(as_count(size, "hidden_sizes") for size in hidden_sizes))
     with torch.enable_grad():

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from cai.inference.core.progress import progress
 from cai.models.common.numerics import expectation, safe_logsumexp
+from cai.models.common.random_draws import seeded
 from cai.models.programs.inspect import site_time
 from cai.models.trajectory.simulate import draw_start, inverse_cdf
 
@@ -108,7 +109,7 @@ class Particles:
         weights = self.weights
         if not bool(weights.any()):
             raise ValueError("no particle has weight, so there is nothing to draw; raise num_particles")
-        generator = torch.Generator().manual_seed(seed)
+        generator = seeded(seed)
         index = draw_start(weights, num_samples, generator)
         values = {name: value[index] for name, value in self.values.items()}
         return Particles(values, self.log_evidence.expand(num_samples).clone())
@@ -199,7 +200,7 @@ def move_particles(
     """
     horizon = system.horizon
     blocks = [range(horizon)] if ess_threshold == 0 else [range(t, t + 1) for t in range(horizon)]
-    generator = torch.Generator().manual_seed(seed)
+    generator = seeded(seed)
     log_weights = system.start(num_particles, generator)
     ahead = torch.zeros_like(log_weights) if log_psi is None else log_psi(system.state(0), 0)
     log_weights = log_weights + ahead

@@ -27,11 +27,12 @@ from cai.inference.planning.search import PlanSearch
 
 __all__ = ["LocalOptima", "moved_by", "projected_slope", "local_optima", "slopes_along"]
 
-ROUGH = (1e-5, 1e-9)  # of the cost, that a search may leave to Newton's steps; the second where these lead nowhere
+ROUGH = 1e-5  # of the cost, that a search may leave to Newton's steps
 NEAR = 1e-7  # of the cost, below which steps are taken whole, as costs do not tell them any more
 EXACT = 1e-20  # of the temperature, that a step promises at the end: 1e-10 of the width of the policy
-STEPS = 40
-SEARCHED = 150
+STEPS = 40  # near a plan
+SEARCHED, ROUGHLY = 400, 150  # after a search, and of it
+FIRST, LAST = 1e-4, 1e8  # damping, as a share of the curvature of an action: the least one, and the one that gives up
 
 
 class LocalOptima(NamedTuple):
@@ -59,7 +60,7 @@ class LocalOptima(NamedTuple):
 
 @torch.no_grad()
 def local_optima(
-    problem: PlanningProblem, starts: Tensor, actions: Tensor, *, search: bool = True
+    problem: PlanningProblem, starts: Tensor, actions: Tensor, *, search: bool = True, damped: int = SEARCHED
 ) -> LocalOptima | None:
     """The plans near given actions; None where one is not found, or is no strict minimum.
 
@@ -67,57 +68,77 @@ def local_optima(
         problem: dynamics and costs; the covariance of its noise does not change.
         starts: [R, n].
         actions: [R, T, m], where to begin.
-        search: whether to begin with the safeguarded steps of `ilqr`; else, near a plan, with Newton's at once.
+        search: whether to begin with the safeguarded steps of `ilqr`; else, near a plan, Newton's at once, undamped.
+        damped: after a search, steps that may be damped, at most.
     """
     if not search:
-        return _by_newton(problem, starts, actions)
-    for rough in ROUGH:
-        found = _searched(problem, starts, actions, rough)
-        if found is None:
-            return None
-        actions = found
-        plans = _by_newton(problem, starts, actions)
-        if plans is not None:
-            return plans
-    return None
+        return _by_newton(problem, starts, actions, STEPS, damps=False)
+    found = _searched(problem, starts, actions)
+    return None if found is None else _by_newton(problem, starts, found, damped, damps=True)
 
 
-def _by_newton(problem: PlanningProblem, starts: Tensor, actions: Tensor) -> LocalOptima | None:
-    """Newton's steps from given actions, until they promise nothing more; None where they lead nowhere."""
+def _by_newton(
+    problem: PlanningProblem, starts: Tensor, actions: Tensor, limit: int, *, damps: bool
+) -> LocalOptima | None:
+    """Newton's steps from given actions, until they promise nothing more; None where they lead nowhere.
+
+    Where the whole Hessian is not positive definite, as at saddles that `ilqr` passes by small steps, or a step brings
+    nothing, actions are damped (Levenberg 1944), each plan by itself. The last steps are not.
+    """
     taken, passed = problem.follow(lambda state, t: actions[:, t], (len(starts),), starts)
     states, actions, costs = passed.states, taken, passed.costs
-    before = float("inf")
-    for _ in range(STEPS):
+    if not bool(torch.isfinite(costs).all()):
+        return None
+    share, before = torch.zeros_like(costs), float("inf")
+    for _ in range(limit):
         local = expand(problem, states, actions, projected=False)
         whole = local._replace(hessian=local.hessian + _dynamics_curvature(problem, states, actions, local))
-        advice = improvement(problem, whole, torch.zeros(len(starts), dtype=states.dtype))
-        if not bool(advice.sound.all()):
-            return None
+        bends = whole.hessian.diagonal(dim1=-2, dim2=-1)[..., problem.state_dim :].abs().mean((-2, -1))
+        advice = improvement(problem, whole, share * bends.clamp(min=1e-12))
         size = costs.abs().clamp(min=problem.temperature)
+        plain = advice.sound & (share == 0)
         promised = float((advice.promised / problem.temperature).max())
-        if promised <= EXACT or (promised >= before / 4 and bool((advice.promised <= 1e-12 * size).all())):
-            return LocalOptima(states, actions, costs, local, whole)
-        before = promised
-        if bool((advice.promised <= NEAR * size).all()):
-            actions, passed = _whole_step(problem, states, actions, advice)
-        else:
-            actions, passed = line_search(problem, states, actions, advice)
-            if not bool((passed.costs < costs).all()):
-                return None
-        states, costs = passed.states, passed.costs
+        if bool(plain.all()):
+            if promised <= EXACT or (promised >= before / 4 and bool((advice.promised <= 1e-12 * size).all())):
+                return LocalOptima(states, actions, costs, local, whole)
+            before = promised
+            if bool((advice.promised <= NEAR * size).all()):
+                actions, passed = _whole_step(problem, states, actions, advice)
+                states, costs = passed.states, passed.costs
+                continue
+        tried, found = line_search(problem, states, actions, advice)
+        better = advice.sound & (found.costs < costs)
+        near = advice.sound & (advice.promised <= NEAR * size)  # these wait for the others, undamped
+        share = torch.where(better, _lower(share), torch.where(near, torch.zeros_like(share), _higher(share)))
+        if bool((share > LAST).any()) or (bool((share > 0).any()) and not damps):
+            return None
+        actions, states = _chosen(better, tried, actions), _chosen(better, found.states, states)
+        costs = torch.where(better, found.costs, costs)
     return None
 
 
-def _searched(problem: PlanningProblem, starts: Tensor, actions: Tensor, rough: float) -> Tensor | None:
-    """[R, T, m] that `ilqr` makes of given actions; None where it does not converge from one of them."""
+def _chosen(mask: Tensor, new: Tensor, old: Tensor) -> Tensor:
+    return torch.where(mask[:, None, None], new, old)
+
+
+def _higher(share: Tensor) -> Tensor:
+    return torch.where(share == 0, FIRST, 4 * share)
+
+
+def _lower(share: Tensor) -> Tensor:
+    return torch.where(share <= FIRST, torch.zeros_like(share), share / 4)
+
+
+def _searched(problem: PlanningProblem, starts: Tensor, actions: Tensor) -> Tensor | None:
+    """[R, T, m] that `ilqr` makes of given actions, roughly; None where none of their trajectories is finite."""
     unasked: Any = None  # a search that is stepped by hand is not asked for an answer
-    search = PlanSearch("", SEARCHED, rough, lambda _: problem, lambda _, seed: actions, unasked, starts)
+    search = PlanSearch("", ROUGHLY, ROUGH, lambda _: problem, lambda _, seed: actions, unasked, starts)
     state = search.init(None, seed=0)
-    for _ in range(SEARCHED):
+    for _ in range(ROUGHLY):
         if state.status is not None:
             break
         state, _ = search.step(state)
-    return state.actions if bool(state.converged.all()) else None
+    return state.actions if bool(torch.isfinite(state.costs).all()) else None
 
 
 def _whole_step(

@@ -11,6 +11,7 @@ from cai.inference.core.policy import Policy, policy_classes
 from cai.inference.core.posterior import Posterior
 from cai.inference.core.storage import storable
 from cai.inference.gaussian.policy import GaussianPolicy
+from cai.models.common.random_draws import seeded
 
 if TYPE_CHECKING:
     import xarray
@@ -96,7 +97,7 @@ class PlanPosterior(Posterior):
 @torch.no_grad()
 def in_the_world(model: Any, policy: Policy, num_samples: int, seed: int) -> tuple[Tensor, Tensor]:
     """States [N, T + 1, n] and actions [N, T, m] of a policy in a continuous model; inf once a chain ended."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = seeded(seed)
     state = model.reset(num_samples, generator)
     states, actions = [state], []
     for t in range(model.steps):

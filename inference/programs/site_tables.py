@@ -11,6 +11,7 @@ from torch import Tensor
 from cai.inference.core.storage import storable
 from cai.inference.programs.enumerated import EnumeratedProgram, Term, eliminate
 from cai.models.common.numerics import safe_logsumexp
+from cai.models.common.random_draws import seeded
 from cai.models.programs.inspect import site_time
 from cai.models.trajectory.simulate import draw_rows
 
@@ -58,7 +59,7 @@ class SiteTables:
 
     def sample_latents(self, num_samples: int, seed: int) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """States, actions, and the further latents of the same trajectories, int64 [N] by site."""
-        generator = torch.Generator().manual_seed(seed)
+        generator = seeded(seed)
         values: dict[str, Tensor] = {}
         for name, context in self.contexts.items():
             rows = self.logs[name][tuple(values[site] for site in context)] if context else self.logs[name]

@@ -19,6 +19,7 @@ from cai.inference.restricted.rollouts import Draws
 from cai.inference.restricted.score_function import sampler_of
 from cai.inference.tabular.policy_posterior import policy_posterior, policy_values
 from cai.models.common.numerics import safe_log
+from cai.models.common.random_draws import seeded
 
 __all__ = ["enumerated_answer", "sampled_answer"]
 
@@ -159,7 +160,7 @@ class FreshPaths:
     def sample(self, num_samples: int, seed: int) -> tuple[Tensor, Tensor]:
         """States int64 [N, T + 1] ([N, T] without s_{T+1}), and actions int64 [N, T]."""
         with torch.no_grad():
-            fresh = self.sampler.draw(self.policy, num_samples, torch.Generator().manual_seed(seed))
+            fresh = self.sampler.draw(self.policy, num_samples, seeded(seed))
         return fresh.states, fresh.actions
 
     def log_prob(self, states: Tensor, actions: Tensor) -> Tensor:

@@ -209,7 +209,8 @@ class RestrictedVariational:
         if latents:
             raise ValueError(
                 f"site {latents[0]!r} is continuous or not a scalar; a policy here is a distribution over discrete a_t "
-                "given discrete s_t: make both Categorical"
+                "given discrete s_t: make both Categorical, write the problem as a ContinuousModel, whose policies are "
+                "continuous, or use 'smc'"
             )
         if self.gradient != "sampled":
             if info.continuous:

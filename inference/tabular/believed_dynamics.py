@@ -11,6 +11,7 @@ from torch import Tensor
 from cai.inference.core.lazy import without_gradient
 from cai.inference.core.storage import storable
 from cai.models.common.numerics import (
+    by_rows,
     categorical_divergence,
     divergence_from_ratio,
     safe_log,
@@ -21,6 +22,9 @@ from cai.models.common.shapes import broadcast_shapes
 from cai.models.trajectory.model import TrajectoryModel
 
 __all__ = ["FixedDynamics", "OutcomeDynamics", "Step", "TableDynamics", "TiltedDynamics", "tilted_start"]
+
+
+EVERY = slice(None)
 
 
 class Step(NamedTuple):
@@ -63,6 +67,16 @@ class OutcomeDynamics:
         alive, fallen, _ = self.step(t)
         return alive, torch.zeros_like(alive) if fallen is None else fallen
 
+    def onward(self, policy: Tensor) -> tuple[Tensor, Tensor]:
+        """(chances of going on, of falling) of the first step by a policy [S, A]: of lists of outcomes [S, A, K] each.
+
+        Of tables, whose outcomes are the states, they are added up over actions: [S, 1, S] and [S, 1, 1].
+        """
+        alive, fallen = self.outcomes(0)
+        if self.model.mdp.next_states is not None:
+            return policy[..., None] * alive, policy[..., None] * fallen
+        return policy[:, None] @ alive, policy[:, None] @ fallen.sum(-1, keepdim=True)
+
     def log_outcomes(self, t: int) -> tuple[Tensor, Tensor]:
         """The logs of `outcomes` in nats, also where these are too small for a float."""
         alive, fallen = self.outcomes(t)
@@ -91,12 +105,19 @@ class OutcomeDynamics:
 class FixedDynamics(OutcomeDynamics):
     """The true dynamics, discount included."""
 
-    def step(self, t: int) -> Step:
-        model = self.model
+    def step(self, t: int, rows: slice = EVERY) -> Step:
+        model, chances = self.model, self.model.mdp.probabilities[rows]
         if model.discount == 1:
-            return Step(model.mdp.probabilities, None, None)
-        stays = model.survival[:, None, None]
-        return Step(model.mdp.probabilities * stays, model.mdp.probabilities * (1 - stays), None)
+            return Step(chances, None, None)
+        stays = model.survival[rows][:, None, None]
+        return Step(chances * stays, chances * model.fall[rows][:, None, None], None)
+
+    def onward(self, policy: Tensor) -> tuple[Tensor, Tensor]:
+        mdp = self.model.mdp
+        if mdp.next_states is not None:
+            return super().onward(policy)
+        moves, falls = policy[:, None] @ mdp.probabilities, self.model.fall[:, None, None]
+        return moves * self.model.survival[:, None, None], (moves * falls).sum(-1, keepdim=True)
 
     def chances(self, times: range) -> Tensor:
         return self.model.mdp.probabilities
@@ -129,7 +150,24 @@ class TiltedDynamics(OutcomeDynamics):
         return Step(*self._split(self._moved(weights, ratios)), self._divergence(weights, ratios))
 
     def outcomes(self, t: int) -> tuple[Tensor, Tensor]:
-        alive, fallen = self._split(self._moved(*self._ratios(t, self.values[t + 1])))
+        alive, fallen = zip(*by_rows(self.model.mdp.probabilities, lambda rows: self._outcomes(t, rows)), strict=True)
+        return (alive[0], fallen[0]) if len(alive) == 1 else (torch.cat(alive), torch.cat(fallen))
+
+    def onward(self, policy: Tensor) -> tuple[Tensor, Tensor]:
+        if self.model.mdp.next_states is not None:
+            return super().onward(policy)
+
+        def of(rows: slice) -> tuple[Tensor, Tensor]:
+            alive, fallen = self._outcomes(0, rows)
+            chosen = policy[rows, None]
+            return chosen @ alive, chosen @ fallen.sum(-1, keepdim=True)
+
+        moves, falls = zip(*by_rows(self.model.mdp.probabilities, of), strict=True)
+        return torch.cat(moves), torch.cat(falls)
+
+    def _outcomes(self, t: int, rows: slice) -> tuple[Tensor, Tensor]:
+        """`outcomes` of some states."""
+        alive, fallen = self._split(self._moved(*self._ratios(t, self.values[t + 1], rows)))
         return alive, torch.zeros_like(alive) if fallen is None else fallen
 
     def log_outcomes(self, t: int) -> tuple[Tensor, Tensor]:
@@ -166,17 +204,18 @@ class TiltedDynamics(OutcomeDynamics):
             return torch.stack([self.divergence(t) for t in times])
         return self._divergence(*self._ratios(0, self.values[times.start + 1 : times.stop + 1]))
 
-    def _ratios(self, t: int, following: Tensor) -> tuple[Tensor, Tensor]:
+    def _ratios(self, t: int, following: Tensor, rows: slice = EVERY) -> tuple[Tensor, Tensor]:
         """The true chances of all outcomes, falls behind them where there are any, and log(q / p) of each.
 
         Args:
             t: the step, for its rewards.
             following: [..., S], messages of the next one; those of several steps give [..., S, A, K].
+            rows: of which states.
         """
         model = self.model
-        true = FixedDynamics(model).step(t)
-        rewards = model.log_potential(t)
-        worth = rewards + model.mdp.gather(following)
+        true = FixedDynamics(model).step(t, rows)
+        rewards, leads = model.log_potential(t)[rows], model.mdp.next_states
+        worth = rewards + (following[..., None, None, :] if leads is None else following[..., leads[rows]])
         worth = worth.expand(broadcast_shapes(worth.shape, true.alive.shape))
         weights = true.alive
         if true.fallen is not None:
@@ -193,7 +232,7 @@ class TiltedDynamics(OutcomeDynamics):
             ratios = torch.where(counts, ratios - torch.where(counts, mean, torch.zeros_like(mean)), ratios)
         else:
             ratios = tilted_log_ratio(weights, worth, self.eta)
-        return weights, torch.where(model.live[:, None, None], ratios, torch.zeros_like(ratios))
+        return weights, torch.where(model.live[rows][:, None, None], ratios, torch.zeros_like(ratios))
 
     def _split(self, moved: Tensor) -> tuple[Tensor, Tensor | None]:
         """(what goes on, what falls) of chances of all outcomes; the second is None without a discount."""

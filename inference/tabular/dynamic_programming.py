@@ -115,23 +115,23 @@ def closed_form_posterior(
             attaining, known = stationary.chosen, stationary.known
         if acts is not None:
             policy = torch.stack([acts(model, q_values, model.log_action_prior)[1] for q_values in messages.q_values])
-    start = messages.start
-    if status.ok and not math.isfinite(float(start.detach())):
-        status = failure_status(model, recursion)
-    return messages_posterior(
-        model,
-        recursion,
-        messages,
-        status,
-        backend=backend,
-        target=target,
-        policy=policy,
-        details=found,
-        attaining=attaining,
-        known=known,
-        keep=keep,
-        kernel=kernel,
-    )
+        start = messages.start
+        if status.ok and not math.isfinite(float(start.detach())):
+            status = failure_status(model, recursion)
+        return messages_posterior(
+            model,
+            recursion,
+            messages,
+            status,
+            backend=backend,
+            target=target,
+            policy=policy,
+            details=found,
+            attaining=attaining,
+            known=known,
+            keep=keep,
+            kernel=kernel,
+        )
 
 
 def messages_posterior(

@@ -17,6 +17,7 @@ __all__ = ["LARGEST", "SMALLEST", "VANISHING", "batch_is_in_range", "is_in_range
 
 LARGEST = 1e150  # of a temperature and a return, in reward units and in nats: its square is still a float
 SMALLEST = 1e-150  # likewise
+SINGLE = 1e30  # of temperatures and returns of models in float32, and 1 / SINGLE: float32 ends at 1e38 and 1e-38
 VANISHING = 1e-20  # nats of a whole return, below which a divergence's rounding, 1e-32, is more than nothing
 ENDLESS = 1e12  # steps that an infinite horizon without discount counts for
 
@@ -29,17 +30,24 @@ def is_in_range(model: Any, *, soft: bool = False) -> bool:
         soft: whether the answer divides into return, divergence and luck, of which nothing is left where all
             r / alpha vanish beside 1.
     """
-    return not isinstance(model, TrajectoryModel) or _in_range(*_sizes(model), soft)
+    if not isinstance(model, TrajectoryModel):
+        return True
+    temperature, size, nats = _sizes(model.host)
+    if model.dtype == torch.float32 and not all(not x or 1 / SINGLE <= x <= SINGLE for x in (temperature, size)):
+        return False
+    return _in_range(temperature, size, nats, soft)
 
 
 def batch_is_in_range(batch: ModelBatch, *, soft: bool = False) -> bool:
-    """Whether every member of a batch is; where members share their rewards, or give tables, no member is made.
+    """Whether every member of a batch is; in float64 none is made where they share rewards or give tables.
 
     Args:
         batch: the problems, all of finite horizons.
         soft: as for `is_in_range`.
     """
     base, number, tables = batch.base, len(batch), batch.tables
+    if base.dtype == torch.float32:
+        return all(is_in_range(member, soft=soft) for member in batch)
     if tables is not None:
         sizes, possible = tables.detach().abs(), base.mdp.probabilities > 0
         counts = torch.isfinite(sizes) & (possible[..., 0] if possible.shape[-1] == 1 else True)
@@ -81,11 +89,13 @@ def out_of_range(backend: Backend, model: Any) -> ModelPosterior | None:
         backend: that was asked.
         model: what about.
     """
-    if is_in_range(model, soft=getattr(backend, "soft_recursion", None) is not None):
+    soft = getattr(backend, "soft_recursion", None) is not None or getattr(backend, "divides_return", False)
+    if is_in_range(model, soft=soft):
         return None
-    temperature, size, nats = _sizes(model)
+    temperature, size, nats = _sizes(model.host)
     why = f"returns are of the size of {size:.3g} in reward units, the temperature is "
     why += f"{temperature:.3g}, and so they are of {nats:.3g} nats"
+    why += ", in float32" if model.dtype == torch.float32 else ""
     unknown = ("log_evidence", "elbo", "believed_return", "luck", "policy_divergence", "policy_entropy")
     zero = model.mdp.initial.new_zeros(1, model.mdp.num_states)
     return ModelPosterior(

@@ -282,6 +282,8 @@ def whole_horizon(horizon: Any) -> int | float:
         raise ValueError(f"horizon is {horizon!r}; expected a whole number of steps >= 1, or math.inf{hint}")
     if number < 1:
         raise ValueError(f"horizon is {horizon}; it must be at least 1")
+    if number > 10**300:
+        raise ValueError("horizon is above 10^300, more than floats hold; math.inf is for a stationary answer")
     return int(number)
 
 

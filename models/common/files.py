@@ -43,6 +43,8 @@ def write_atomically(path: str | Path, content: bytes) -> Path:
         StorageError: if the disk is full, or the folder closed to this user.
     """
     path = Path(path)
+    if not path.name or "\0" in str(path):
+        raise TakenPath(f"{str(path)!r} is no path of a file; give a name")
     try:
         path.absolute().parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:

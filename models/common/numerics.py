@@ -9,15 +9,19 @@ from typing import Any, NamedTuple, overload
 import torch
 from torch import Tensor
 
+from cai.models.common.threads import one_thread
+
 __all__ = [
     "NEAR_ZERO",
     "BITS",
     "NATS",
+    "by_rows",
     "categorical_divergence",
     "certainty_equivalent",
     "divergence_from_ratio",
     "expectation",
     "held",
+    "over_temperature",
     "plain_number",
     "safe_log",
     "safe_logsumexp",
@@ -30,12 +34,22 @@ NEAR_ZERO = 1e-3  # nats: where all x are nearer to 0, a logarithm of sums of e^
 
 NATS = math.log(2.0)  # in one bit
 BITS = 1.0 / NATS  # in one nat
+CACHED = 2**14  # numbers that stay in a core's cache together with what is computed of them
 CHUNK = 2**14  # initial states that are weighed at a time
 
 
 def plain_number(value: float | Tensor) -> float:
     """A number, or a 0-dim tensor that may require grad, as a Python float."""
     return float(value.detach()) if isinstance(value, Tensor) else float(value)
+
+
+def over_temperature(rewards: Tensor, temperature: float | Tensor) -> Tensor:
+    """Rewards in nats; what is forbidden has no gradient, whatever the temperature."""
+    if not isinstance(temperature, Tensor):
+        return rewards / temperature
+    forbidden = torch.isinf(rewards)
+    finite = torch.where(forbidden, torch.zeros_like(rewards), rewards)
+    return torch.where(forbidden, rewards.detach(), finite / temperature)
 
 
 class held:
@@ -66,6 +80,19 @@ class held:
             return found if torch.is_grad_enabled() else found.detach()
         instance.__dict__[self.name] = found
         return found
+
+
+def by_rows(table: Tensor, function: Callable[[slice], Any]) -> list[Any]:
+    """What a function of rows of a table [R, ...] gives, in blocks that a core's cache holds, and in one thread.
+
+    One block of all rows, in as many threads as there are, where the table is small or not on the CPU. Measured on one
+    core, tables of 4e6 numbers take a fourth of the time in blocks: what is computed on the way is never in memory.
+    """
+    if table.numel() <= 4 * CACHED or table.device.type != "cpu":
+        return [function(slice(None))]
+    size = max(CACHED * len(table) // table.numel(), 1)
+    with one_thread():
+        return [function(slice(low, low + size)) for low in range(0, len(table), size)]
 
 
 def safe_log(values: Tensor) -> Tensor:
@@ -156,6 +183,8 @@ def tilted_log_ratio(weights: Tensor, values: Tensor, eta: float) -> Tensor:
     weights, values = torch.broadcast_tensors(weights, values)
     tilt = _tilt(weights, values, eta)
     ratio = tilt.exponents - (tilt.log_norm + tilt.log_kept)[..., None]
+    if bool(tilt.counts.all()) and not bool(tilt.hopeless.any()):
+        return ratio
     ratio = torch.where(tilt.counts, ratio, torch.full_like(ratio, -torch.inf))
     return torch.where((weights > 0) & ~tilt.hopeless[..., None], ratio, torch.zeros_like(ratio))
 
@@ -184,32 +213,42 @@ class _Tilt(NamedTuple):
 def _tilt(weights: Tensor, values: Tensor, eta: float) -> _Tilt:
     possible = weights > 0
     counts = possible & torch.isfinite(values)
-    zero = values.new_zeros(())
-    shares = torch.where(counts, weights, zero)
-    lost = torch.where(possible & ~counts, weights, zero).sum(-1)
+    zero, whole = values.new_zeros(()), bool(counts.all())  # whole: nothing is left out, and need not be masked
+
+    def kept_of(numbers: Tensor, other: Tensor = zero) -> Tensor:
+        return numbers if whole else torch.where(counts, numbers, other)
+
+    shares = kept_of(weights)
     kept = shares.sum(-1)
+    lost = torch.zeros_like(kept) if whole else torch.where(possible & ~counts, weights, zero).sum(-1)
     hopeless = (kept == 0) | ((lost > 0) if eta <= 0 else torch.zeros_like(kept, dtype=torch.bool))
     sign = 1.0 if eta >= 0 else -1.0
-    extreme = sign * torch.where(counts, sign * values.detach(), torch.full_like(values, -torch.inf)).amax(-1)
+    low = values.new_full((), -torch.inf)
+    extreme = values.detach().amax(-1) if whole and eta >= 0 else sign * kept_of(sign * values.detach(), low).amax(-1)
     extreme = torch.where(torch.isfinite(extreme), extreme, zero)
-    offsets = torch.where(counts, values - extreme[..., None], zero)
+    offsets = kept_of(values - extreme[..., None])
     shares = shares / torch.where(kept > 0, kept, torch.ones_like(kept))[..., None]
     mean = (shares * offsets).sum(-1)
-    deviations = torch.where(counts, offsets - mean[..., None], zero)
+    deviations = kept_of(offsets - mean[..., None])
     near = (abs(eta) * deviations.detach().abs().amax(-1) <= 1) | (eta == 0)
-    small = torch.where(near[..., None], deviations, zero)
+    every = bool(near.all())
+    small = deviations if every else torch.where(near[..., None], deviations, zero)
     # Sum of w (e^y - 1): its first order is what rounding has left of the mean, and the rest has no sign to cancel.
     first = (shares * small).sum(-1)
-    close = torch.log1p(eta * first + (shares * _expm1_beyond_first(eta * small)).sum(-1))
-    large = torch.where(near[..., None], zero, offsets)
-    far = safe_log((shares * (eta * large).exp()).sum(-1))
+    log_norm, exponents = zero, eta * small
+    if every or bool(near.any()):
+        log_norm = torch.log1p(eta * first + (shares * _expm1_beyond_first(exponents)).sum(-1))
+    if not every:
+        exponents = eta * torch.where(near[..., None], zero, offsets)
+        log_norm = torch.where(near, log_norm, safe_log((shares * exponents.exp()).sum(-1)))
+        exponents = torch.where(near[..., None], eta * small, exponents)
     # Little lost is counted exactly from what was lost, much from what was kept.
     little = lost < 0.5
     log_kept = torch.where(little, torch.log1p(-torch.where(little, lost, zero)), safe_log(kept))
     return _Tilt(
         reference=extreme + torch.where(near, mean + (first if eta == 0 else 0.0), zero),
-        exponents=eta * torch.where(near[..., None], small, large),
-        log_norm=torch.where(near, close, far),
+        exponents=exponents,
+        log_norm=log_norm,
         log_kept=torch.where((lost > 0) & ~hopeless, log_kept, zero),
         counts=counts,
         hopeless=hopeless,
@@ -219,6 +258,8 @@ def _tilt(weights: Tensor, values: Tensor, eta: float) -> _Tilt:
 def _expm1_beyond_first(y: Tensor) -> Tensor:
     """e^y - 1 - y for |y| up to about 1."""
     tiny = y.abs() < 0.01
+    if not bool(tiny.any()):
+        return torch.expm1(y) - y
     x = torch.where(tiny, y, torch.zeros_like(y))
     series = x * x * (1 / 2 + x * (1 / 6 + x * (1 / 24 + x * (1 / 120 + x * (1 / 720 + x / 5040)))))
     return torch.where(tiny, series, torch.expm1(y) - y)

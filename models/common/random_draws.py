@@ -16,10 +16,33 @@ from torch._ops import OpOverloadPacket
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-__all__ = ["GivenGenerator", "OwnDraws", "without_draws"]
+from cai.models.common.checks import whole_number
+
+__all__ = ["GivenGenerator", "OwnDraws", "check_seed", "seeded", "without_draws"]
 
 
 _QUIET = {"torch.functional", "torch._tensor"}  # modules whose functions, written in Python, do not draw
+
+
+def check_seed(seed: Any) -> int:
+    """The seed as Python's int, which is what generators take.
+
+    Raises:
+        ValueError: if it is no whole number from 0 to 2^63 - 1.
+    """
+    whole = whole_number(seed)
+    if whole is None or not 0 <= whole < 2**63:
+        raise ValueError(f"seed is {seed!r}; give a whole number from 0 to 2^63 - 1")
+    return whole
+
+
+def seeded(seed: Any) -> torch.Generator:
+    """A generator on the CPU that starts at a seed.
+
+    Raises:
+        ValueError: as `check_seed`.
+    """
+    return torch.Generator().manual_seed(check_seed(seed))
 
 
 def without_draws() -> Any:

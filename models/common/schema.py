@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal, Union, get_args, get_origin
 
 import torch
 
-__all__ = ["check_document", "check_fields", "declared_types", "fits", "unique_keys"]
+__all__ = ["check_document", "check_fields", "declared_types", "fits", "no_number", "unique_keys", "whole"]
 
 _DOCUMENT = {"version": int, "kind": str, "root": Any, "objects": list[dict[str, Any]], "sums": dict[str, int]}
 _OBJECT = {"kind": str, "parts": dict[str, Any]}
@@ -23,6 +23,18 @@ def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) < len(pairs):
         raise ValueError("a key stands there twice")
     return found
+
+
+def no_number(word: str) -> Any:
+    """What `json.loads` takes as `parse_constant`: NaN and Infinity are no numbers in JSON."""
+    raise ValueError(f"{word} is no number in JSON")
+
+
+def whole(text: str) -> int:
+    """What `json.loads` takes as `parse_int`: refuses what no float can hold."""
+    if len(text) > 308:
+        raise ValueError(f"{text[:20]}... is too large a number")
+    return int(text)
 
 
 def check_document(document: Any) -> None:
@@ -58,11 +70,12 @@ def check_fields(cls: type, parts: Mapping[str, Any]) -> None:
 
 @functools.cache
 def declared_types(cls: type) -> dict[str, Any]:
-    """The types of a class's annotated attributes; without those that cannot be told where the program runs."""
+    """The types of a class's attributes, annotated or computed; without those that cannot be told at run time."""
     found: dict[str, Any] = {}
     for base in reversed(cls.__mro__):
         names = vars(sys.modules[base.__module__]) if base.__module__ in sys.modules else {}
-        for name, written in vars(base).get("__annotations__", {}).items():
+        computed = {name: _result(part) for name, part in vars(base).items() if _result(part) is not None}
+        for name, written in (computed | vars(base).get("__annotations__", {})).items():
             try:
                 hint = eval(written, names) if isinstance(written, str) else written  # the library's own source
             except (NameError, TypeError, AttributeError):  # imported for type checkers alone
@@ -71,6 +84,11 @@ def declared_types(cls: type) -> dict[str, Any]:
             if hint is not ClassVar and get_origin(hint) is not ClassVar and not isinstance(hint, dataclasses.InitVar):
                 found[name] = hint
     return found
+
+
+def _result(attribute: Any) -> Any:
+    """What an attribute that is computed when it is looked at is declared to be; None for any other."""
+    return getattr(getattr(attribute, "compute", None), "__annotations__", {}).get("return")
 
 
 def fits(value: Any, hint: Any) -> bool:

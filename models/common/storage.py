@@ -25,7 +25,7 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor
 
 from cai.models.common.files import MissingFile, StorageError, TakenPath, write_atomically
-from cai.models.common.schema import check_document, check_fields, unique_keys
+from cai.models.common.schema import check_document, check_fields, no_number, unique_keys, whole
 
 __all__ = ["Saved", "StorageError", "can_store", "declared_in", "load", "save", "storable", "stored_bytes"]
 __all__ += ["stored_kind"]
@@ -264,7 +264,11 @@ class _Reader:
                 raise StorageError(f"kind {entry['kind']!r} is unknown; import the package that wrote it first")
             self.field = entry["kind"]
             self.objects.append(_made(_BY_NAME[entry["kind"]], parts))
-        return self._decode(self.document["root"], self.document["kind"])
+        value = self._decode(self.document["root"], self.document["kind"])
+        kind, called = _BY_CLASS.get(type(value)), self.document["kind"]
+        if called != kind.name if kind is not None else called in _BY_NAME:
+            raise ValueError(f"the header calls it a {called}, and it is a {kind.name if kind else type(value)}")
+        return value
 
     def _decode(self, value: Any, where: str) -> Any:
         self.field = where
@@ -302,7 +306,7 @@ class _Reader:
             found = self.file.get_tensor(name)
             if _checksum(found) != self.document["sums"][name]:
                 raise ValueError("its numbers are not those that were written")
-            self.tensors[name] = found
+            self.tensors[name] = found.clone()  # no longer in the file, which others may overwrite
         return self.tensors[name]
 
 
@@ -376,7 +380,7 @@ def _opened(path: str | Path) -> Iterator[tuple[dict[str, Any], Any]]:
 def _document(path: str | Path, text: str) -> dict[str, Any]:
     """The header of a file, of the layout that this version writes."""
     try:
-        document = json.loads(text, object_pairs_hook=unique_keys, parse_constant=_refuse)
+        document = json.loads(text, object_pairs_hook=unique_keys, parse_constant=no_number, parse_int=whole)
         newer = document["version"] if isinstance(document, dict) and "version" in document else 0
         if isinstance(newer, int) and newer > VERSION:
             raise StorageError(
@@ -391,7 +395,3 @@ def _document(path: str | Path, text: str) -> dict[str, Any]:
     except ValueError as error:
         raise StorageError(f"{str(path)!r} is damaged: {error}") from None
     return dict(document)
-
-
-def _refuse(word: str) -> Any:
-    raise ValueError(f"{word} is no number in JSON")

@@ -23,7 +23,12 @@ def read_numbers(model: Any) -> None:
     put = object.__setattr__
     put(model, "horizon", whole_horizon(model.horizon))
     alpha = model.temperature
-    if isinstance(alpha, Tensor) and not alpha.dim():
+    if isinstance(alpha, Tensor) and alpha.dim():
+        raise ValueError(
+            f"temperature has shape {list(alpha.shape)}; all members of a batch share one number: ask for several one "
+            "after the other, e.g. cai.sweep(model, 'exact', model_options={'temperature': [0.5, 1.0]})"
+        )
+    if isinstance(alpha, Tensor):
         alpha = alpha.double() if alpha.requires_grad else float(alpha)
     check_numbers(plain_number(alpha) if isinstance(alpha, Tensor) and not alpha.dim() else alpha, model.discount)
     put(model, "temperature", alpha if isinstance(alpha, Tensor) else float(alpha))

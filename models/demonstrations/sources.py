@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from cai.models.common.checks import as_count, whole_number
+from cai.models.common.random_draws import seeded
 from cai.models.demonstrations.demonstrations import Demonstrations
 from cai.models.trajectory.model import TrajectoryModel
 from cai.models.trajectory.simulate import draw_rows
@@ -86,7 +87,7 @@ def draw(policy: Any, model: TrajectoryModel, n: int, seed: int, max_steps: int)
         raise TypeError(f"the model is a {type(model).__name__}; demonstrations are drawn in a TrajectoryModel")
     as_count(n, "n")
     as_count(max_steps, "max_steps")
-    generator = torch.Generator().manual_seed(seed)
+    generator = seeded(seed)
     probs = _action_probs(policy, model)
     simulator, mdp = model.simulator, model.mdp
     state = simulator.reset(n, generator)
@@ -146,7 +147,7 @@ def _action_probs(policy: Any, model: TrajectoryModel) -> Tensor | None:
 def run_episodes(environment: Any, policy: Any, n: int, seed: int, end_state: int | None) -> Demonstrations:
     """See `Demonstrations.from_gymnasium`."""
     as_count(n, "n")
-    generator = torch.Generator().manual_seed(seed)
+    generator = seeded(seed)
     states, actions, complete = [], [], []
     for episode in range(n):
         observation, _ = environment.reset(seed=seed + episode)

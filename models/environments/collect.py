@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from cai.models.common.checks import as_count
-from cai.models.common.random_draws import OwnDraws
+from cai.models.common.random_draws import OwnDraws, seeded
 from cai.models.continuous.world import World
 from cai.models.environments.making import vector_environment
 from cai.models.environments.streams import reset_seed
@@ -97,7 +97,7 @@ def collect(world: Any, num_steps: int, *, policy: Any = None, num_envs: int = 1
     """
     steps, number = as_count(num_steps, "num_steps"), as_count(num_envs, "num_envs")
     worlds = acting_worlds(world, number)
-    generator = torch.Generator().manual_seed(seed)
+    generator = seeded(seed)
     episodes, times = np.zeros(number, dtype=np.int64), np.zeros(number, dtype=np.int64)
     observations, info = worlds.reset(seed=[reset_seed(seed, copy, 0) for copy in range(number)])
     rows: list[list[np.ndarray]] = [[] for _ in Transitions._fields]

@@ -15,6 +15,7 @@ from typing import Any
 
 from pyro import poutine
 
+from cai.models.common.memory import require_memory
 from cai.models.continuous.program import check_program_exists
 from cai.models.continuous.world import World
 from cai.models.programs.scores import find_bad_site, is_about_numbers
@@ -147,11 +148,13 @@ def inspect_program(program: Program) -> ProgramInfo:
 def _inspect_world(world: World) -> ProgramInfo:
     """What a run of a continuous model would show; a single run may leave the finite numbers, and none is needed."""
     check_program_exists(world)
+    require_memory(1000 * world.steps, f"a list of the sites of T = {world.steps:,} steps", "give a shorter horizon")
     latents: list[str] = ["s_1"]
     shapes: dict[str, tuple[int, ...]] = {"s_1": (world.state_dim,)}
     for t in range(1, world.steps + 1):
         added = {f"a_{t}": (world.action_dim,), f"s_{t + 1}": (world.state_dim,)}
-        latents, shapes = [*latents, *added], shapes | added
+        latents += added
+        shapes |= added
         if world.discount < 1 and t < world.steps:
             latents.append(f"alive_{t + 1}")
     further = tuple(name for name in latents if not site_time(name))

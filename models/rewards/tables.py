@@ -296,13 +296,13 @@ def as_reward(reward: Any, mdp: MDP | None = None) -> RewardFactor:
         raise TypeError(
             f"a reward of type {type(reward).__name__} is not understood; give a table, function or factor{hint}"
         )
+    plain = isinstance(reward, Tensor) and reward.layout == torch.strided
+    if not plain and given_sparse(reward):
+        return SparseReward(reward)
     if isinstance(reward, Mapping):
         raise TypeError(
             f"a reward of type {type(reward).__name__} is not understood; give a table [S], [S, A] or [S, A, S] in the "
             "order of the states and actions, e.g. [rewards[name] for name in mdp.state_names]; for a few states "
             "Goal('exit', 10.0) pays on entry, and rewards add up"
         )
-    plain = isinstance(reward, Tensor) and reward.layout == torch.strided
-    if not plain and given_sparse(reward):
-        return SparseReward(reward)
     return TableReward(reward, explicit=False)

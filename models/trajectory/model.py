@@ -20,7 +20,7 @@ from cai.models.common.checks import FORGOTTEN
 from cai.models.common.devices import place_tensor, resolve_place
 from cai.models.common.facts import fact_table, process_facts
 from cai.models.common.names import did_you_mean
-from cai.models.common.numerics import held, plain_number, safe_log
+from cai.models.common.numerics import held, over_temperature, plain_number, safe_log
 from cai.models.common.simulator import Transition
 from cai.models.common.storage import can_store, storable
 from cai.models.processes.mdp import MDP
@@ -202,6 +202,11 @@ class TrajectoryModel(Portable):
         ones = torch.ones_like(self.mdp.initial, requires_grad=False)
         return torch.where(self.live, self.discount * ones, ones)
 
+    @cached_property
+    def fall(self) -> Tensor:
+        """[S], the probability of falling into the absorbing state instead, as float32 too can hold it."""
+        return self.live.to(self.survival) * (1 - self.discount)
+
     def reward_table(self, t: int) -> Tensor:
         """The rewards of step t: [S, A, 1] where outcomes do not matter, else [S, A, K]. Zero in terminal states."""
         key = t if self.reward.reads_time else 0
@@ -224,11 +229,7 @@ class TrajectoryModel(Portable):
 
     def in_nats(self, rewards: Tensor) -> Tensor:
         """Rewards over the temperature; what is forbidden has no gradient, whatever the temperature."""
-        if not isinstance(self.temperature, Tensor):
-            return rewards / self.temperature
-        forbidden = torch.isinf(rewards)
-        finite = torch.where(forbidden, torch.zeros_like(rewards), rewards)
-        return torch.where(forbidden, rewards.detach(), finite / self.temperature)
+        return over_temperature(rewards, self.temperature)
 
     @cached_property
     def reward_size(self) -> float:

@@ -106,7 +106,8 @@ def _next_state_rows(model: TrajectoryModel, state: Tensor, action: Tensor, outc
         return rows
     inside, state = inside.expand(rows.shape[:-1]), state.expand(rows.shape[:-1])
     stays = torch.where(state == num_states, 0.0, model.survival[inside])[..., None]
-    return torch.cat([rows * stays, 1 - stays], -1)
+    falls = torch.where(state == num_states, 1.0, model.fall[inside])[..., None]
+    return torch.cat([rows * stays, falls], -1)
 
 
 def _step_reward(

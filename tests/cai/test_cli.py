@@ -174,8 +174,8 @@ def test_out_saves_the_pictures_and_the_numbers(cai, tmp_path):
     folder = tmp_path / "new" / "folder"
     code, out, err = cai("compare", "bridge", "--out", folder)
     assert (code, err) == (0, "")
-    expected = {"comparison", "factor-graph", "luck-exact", "luck-optimistic", "messages", "values-exact",
-                "values-optimistic", "values-variational"}  # fmt: skip
+    expected = {"comparison", "factor-graph", "luck-exact", "luck-optimistic", "luck-variational", "messages", "paths",
+                "values-exact", "values-optimistic", "values-variational"}  # fmt: skip
     assert {path.name for path in folder.iterdir()} == {f"{name}.png" for name in expected} | {"comparison.json"}
     for path in folder.glob("*.png"):
         assert path.read_bytes().startswith(PNG)

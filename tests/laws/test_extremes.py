@@ -76,7 +76,7 @@ def test_a_temperature_that_no_float_can_divide_by_has_a_status(backend, tempera
     assert "measure rewards in other units" in row.to_dict()["detail"]
 
 
-@pytest.mark.parametrize("backend", ["exact", "variational", "optimistic"])
+@pytest.mark.parametrize("backend", ["exact", "variational", "optimistic", "risk:eta=1", "risk:eta=-1"])
 def test_soft_values_that_vanish_beside_1_are_right_or_not_called_so(backend):
     """At temperature 1e20 the value of a certain loss of 3 came back as 0, with success."""
     assert cai.infer(lottery(temperature=1e25), backend, throw=False).status is Status.OUT_OF_RANGE

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import cai
-from cai.models import MDP, Goal, StepCost, TrajectoryModel, as_reward, build_reward
+from cai.models import MDP, Goal, StepCost, TrajectoryModel, as_reward, bridge, build_reward
 
 HALL = MDP([[[0.0, 1.0]], [[0.0, 1.0]]], "hall", terminal="exit", state_names=["hall", "exit"])
 
@@ -109,3 +109,24 @@ def test_a_corrupt_policy_file_is_named(tmp_path):
     path.write_bytes(b"no policy at all" * 9)
     with pytest.raises(ValueError, match=r"/policy' is damaged"):
         cai.Policy.load(path)
+
+
+@pytest.mark.parametrize("seed", [np.int64(3), np.array(3), torch.tensor(3)])
+def test_whole_numbers_of_any_kind_are_seeds(seed):
+    asked = bridge(horizon=3)
+    answer = cai.infer(asked, "smc", seed=seed)
+    assert torch.equal(answer.log_evidence, cai.infer(asked, "smc", seed=3).log_evidence)
+    assert torch.equal(answer.sample(4, seed=seed).states, answer.sample(4, seed=3).states)
+    assert cai.evaluate(answer.policy(), asked, seed=seed).std == cai.evaluate(answer.policy(), asked, seed=3).std
+    assert cai.compare(asked, ["smc"], seed=seed).rows[0].log_evidence == float(answer.log_evidence)
+
+
+@pytest.mark.parametrize("name", ["gamma", "discount", "temperature"])
+def test_options_of_the_model_are_known_where_a_backend_is_asked(name):
+    with pytest.raises(ValueError, match=f"it has no option '{name}'.*it belongs to the model, TrajectoryModel"):
+        cai.infer(bridge(horizon=3), "exact", **{name: 0.9})
+
+
+def test_a_horizon_that_no_float_holds_is_refused():
+    with pytest.raises(ValueError, match="horizon is above 10"):
+        model(horizon=10**400)

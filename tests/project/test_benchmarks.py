@@ -18,7 +18,7 @@ from cai.models import bridge
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # benchmarks are no part of the package
 
-from benchmarks import machine, peers, planning
+from benchmarks import dense, machine, peers, planning
 from benchmarks.busy import BusyCore, one_thread
 from benchmarks.contenders import NotOffered, library_contenders, make_model
 from benchmarks.floor import bytes_moved
@@ -439,3 +439,12 @@ def test_walks_to_goals_are_counted():
     assert len(shares) == 4
     assert all(0 <= share <= 1 for share in shares)
     assert sum(shares) < 0.97  # so few steps reach next to nothing
+
+
+def test_dense_problems_are_timed_beside_a_solve():
+    rows = dense.measure(12, 2)
+    assert len(rows) == len(dense.BACKENDS) * len(dense.DISCOUNTS)
+    for row in rows:
+        assert row["status"] == "success", row
+        assert row["error_bound"] <= 1e-8, row
+        assert 0 < row["seconds"] < 60, row

@@ -1,4 +1,4 @@
-"""Every notebook runs from top to bottom, its answers print what they say, and the course keeps its form."""
+"""Every notebook runs from top to bottom, prints what its answers say, and draws nothing that misleads."""
 
 import math
 import re
@@ -14,6 +14,14 @@ NOTEBOOKS = sorted((ROOT / "tutorials").rglob("*.ipynb"))
 LABS = [path for path in NOTEBOOKS if "labs" in path.relative_to(ROOT).parts]
 TUTORIALS = [path for path in NOTEBOOKS if path not in LABS]
 COURSE = [path for path in NOTEBOOKS if re.match(r"\d\d_", path.name)]
+CHECKS = ROOT / "tests" / "figure_checks.py"
+WATCH = f"""
+from importlib.util import module_from_spec, spec_from_file_location
+spec = spec_from_file_location("figure_checks", {str(CHECKS)!r})
+figure_checks = module_from_spec(spec)
+spec.loader.exec_module(figure_checks)
+figure_checks.watch()
+"""
 UNSEEN = 5  # code cells in a row without a picture, at most
 NUMBER = re.compile(r"-?\d+(?:\.\d+)?(?:e[+-]?\d+)?")
 
@@ -44,11 +52,15 @@ def shows_picture(cell):
 def test_notebook_runs(path):
     notebook = nbformat.read(path, as_version=4)
     answers = [answer for cell in notebook.cells if (answer := hidden_answer(cell))]
+    notebook.cells.insert(0, new_code_cell(WATCH))
+    notebook.cells.append(new_code_cell("print('\\n'.join(figure_checks.FAULTS))"))
     questions = len(notebook.cells)
     notebook.cells += [new_code_cell(code) for code, _ in answers]
     NotebookClient(
         notebook, timeout=120, kernel_name="python3", resources={"metadata": {"path": path.parent}}
     ).execute()
+    misleading = "".join(output.text for output in notebook.cells[questions - 1].outputs).strip()
+    assert not misleading, f"{path.name}: figures that mislead:\n{misleading}"
     for cell, (_, said) in zip(notebook.cells[questions:], answers, strict=True):
         printed = "".join(output.text for output in cell.outputs if output.get("name") == "stdout")
         assert alike(printed, said), f"{path.name}: an answer prints\n{printed}\nand is said to print\n{said}"

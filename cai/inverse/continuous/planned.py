@@ -39,6 +39,7 @@ from cai.models.demonstrations.continuous import ContinuousDemonstrations
 
 __all__ = ["PlannedObjective"]
 
+NEARBY = 40  # damped steps from one plan to the next, where there may be none; as many as it takes lead to the first
 SAME = 1e-6  # between two plans from one start, relative to the larger one
 
 
@@ -145,7 +146,7 @@ class PlannedObjective(ContinuousObjective):
         else:
             starts, actions = self._near.states[:, 0], self._near.actions
             plans = local_optima(problem, starts, actions, search=False)
-            plans = local_optima(problem, starts, actions) if plans is None else plans
+            plans = local_optima(problem, starts, actions, damped=NEARBY) if plans is None else plans
         if plans is None:
             return None
         found = _Local(problem, self._features, plans)

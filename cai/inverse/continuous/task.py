@@ -34,6 +34,10 @@ INFEASIBLE = (
     "with these coefficients a step has no Gaussian policy, as its cost does not rise in every direction of the "
     "action; give start= with larger coefficients of what actions cost"
 )
+NO_PLAN = (
+    "; nor was a best plan found next to what was shown: one that `ilqr` left too early is none, so let it go on, "
+    "with IterativeLQR(tolerance=1e-9, max_iterations=5000)"
+)
 UNPLANNED = (
     "with these coefficients no best plan was found next to what was shown, or one that is no strict minimum of the "
     "costs; give start= nearer to coefficients that explain it, all costs rising away from what was done"
@@ -59,11 +63,17 @@ def gaussian_task(model: Any, demonstrations: Any, features: Any, objective: str
         initial=asked.start.clone(),
         scales=_scales(asked),
         doubles=True,
-        explain=lambda coefficients: UNPLANNED if isinstance(asked, PlannedObjective) else INFEASIBLE,
+        explain=lambda coefficients: _why(asked, make is _written),
         check=partial(judge, asked) if isinstance(asked, GaussianObjective) and make is _written else None,
         newton=isinstance(asked, PlannedObjective),
         tolerance=ROUNDED if isinstance(asked, PlannedObjective) else None,
     )
+
+
+def _why(asked: Any, written: bool) -> str:
+    if isinstance(asked, PlannedObjective):
+        return UNPLANNED
+    return INFEASIBLE + NO_PLAN if written else INFEASIBLE
 
 
 def _read(model: Any, given: Any) -> ContinuousDemonstrations:

@@ -16,7 +16,7 @@ from cai.inference.core.storage import storable
 from cai.inference.restricted.continuous.guides import LinearGuide
 from cai.inference.restricted.continuous.rollouts import WorldDraws, WorldProblem
 from cai.models.common.numerics import plain_number
-from cai.models.common.random_draws import OwnDraws
+from cai.models.common.random_draws import OwnDraws, seeded
 from cai.models.continuous.simulate import draw_start, draw_step
 
 __all__ = ["FittedPosterior", "fitted_answer"]
@@ -70,7 +70,7 @@ class FittedPosterior(Posterior):
 
     def _draw(self, num_samples: int, seed: int, latents: bool) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         model, policy = self._world(), self.policy()
-        generator = torch.Generator().manual_seed(seed)
+        generator = seeded(seed)
         with torch.no_grad():
             state = draw_start(model, num_samples, generator)
             states, actions = [state], []

@@ -53,6 +53,7 @@ class BoltzmannExploration:
     name: ClassVar[str] = "boltzmann"
     target: ClassVar[Target] = Target.OTHER
     accepts: ClassVar[str] = "a TrajectoryModel, any horizon"
+    divides_return: ClassVar[bool] = True  # into a bound, a divergence and luck, however small it is
     cost: ClassVar[str] = "T S A K time, T S A memory"
 
     def __post_init__(self) -> None:
@@ -103,6 +104,7 @@ class OneStepEntropy:
     name: ClassVar[str] = "one-step-entropy"
     target: ClassVar[Target] = Target.OTHER
     accepts: ClassVar[str] = "a TrajectoryModel with a finite horizon"
+    divides_return: ClassVar[bool] = True  # into a bound, a divergence and luck, however small it is
     cost: ClassVar[str] = "T S A K time, T S A memory"
 
     def supports(self, model: Any) -> None:

@@ -61,6 +61,7 @@ class ZIteration:
     target: ClassVar[Target] = Target.FIXED_DYNAMICS
     accepts: ClassVar[str] = "a TrajectoryModel with deterministic dynamics, e.g. LMDP.to_model(), any horizon"
     averages: ClassVar[bool] = True
+    divides_return: ClassVar[bool] = True  # into a bound, a divergence and luck, however small it is
     cost: ClassVar[str] = "S A time a step (iteration); the fill of a sparse LU, at worst S^3 time (linear)"
 
     def __post_init__(self) -> None:

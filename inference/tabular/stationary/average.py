@@ -26,7 +26,7 @@ from cai.inference.tabular.recursion import Recursion
 from cai.inference.tabular.stationary.chains import ChainSystems, long_run
 from cai.inference.tabular.stationary.classify import usable
 from cai.inference.tabular.stationary.gain import Rate, hard_rate, soft_rate
-from cai.inference.tabular.stationary.graphs import closed_classes, period, reaching
+from cai.inference.tabular.stationary.graphs import closed_classes, period
 from cai.inference.tabular.stationary.hard import by_outcome
 from cai.inference.tabular.stationary.iteration import (
     Fits,
@@ -99,9 +99,8 @@ def _where(model: TrajectoryModel, recursion: Recursion, steps: Steps) -> _Where
     lost = start & dead[:-1]
     if lost.any() and (recursion.eta <= 0 or not (start & ~lost).any()):
         return None
-    sources, targets = steps.sources[edges], steps.targets[edges]
-    met = reaching(targets, sources, np.append(start & ~lost, False))[:-1]
-    classes = closed_classes(sources, targets, met)
+    met = steps.reached(np.append(start & ~lost, False), edges)[:-1]
+    classes = closed_classes(*steps.ways(edges), met)
     name = model.mdp.state_name
     if len(classes) > 1:
         raise ValueError(
@@ -129,7 +128,7 @@ def _spread(model: TrajectoryModel, steps: Steps, where: _Where, rate: Rate, set
     if steps.eta == 0:
         shifted = replace(steps, rewards=steps.rewards - gain)
     else:
-        shifted = replace(steps, gains=steps.gains - gain)
+        shifted = replace(steps, edges=steps.edges.shifted(-gain))
     fits = Fits(steps, where.met, settling.tolerance)
     fits.one_sign = False  # values are relative to each other, so none has a size of its own
     solution = Solution(shifted, settling.max_iterations, fits)
@@ -197,8 +196,7 @@ def _details(solution: Solution, rate: Rate, part: Steps, alpha: float, width: f
         "rate": None,
         "contracts": False,
     }
-    kept = np.ones(len(part.pairs), dtype=bool) if rate.tight is None else rate.tight
-    sources, targets = part.sources[kept], part.targets[kept]
+    sources, targets = part.ways(rate.tight)
     held = np.bincount(sources, minlength=part.number) > 0
     lengths = [_period(sources, targets, states) for states in closed_classes(sources, targets, held)]
     found["period"] = int(np.lcm.reduce(lengths)) if lengths else 1

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import torch
 from torch import Tensor
 
 from cai.inference.tabular.believed_dynamics import OutcomeDynamics
+from cai.inference.tabular.stationary.full_systems import FullPattern
 from cai.inference.tabular.stationary.graphs import closed_classes
 from cai.inference.tabular.stationary.linear_systems import LinearSystem, Pattern
 from cai.inference.tabular.stationary.reachability import edges_of, leads_to, reached_from
@@ -24,6 +27,8 @@ __all__ = [
     "transition_matrix",
 ]
 
+SEEN = 1e-290  # a probability whose product with that of its likeliest outcome is no less than a float holds
+STILL = 1e-9  # what a step changes of where a chain is, below which more of them show nothing
 SOLVE_LIMIT = 3000  # states up to which policies over an infinite horizon are evaluated by `transition_matrix`
 
 
@@ -50,8 +55,7 @@ class ChainSystems:
         number = len(self.states)
         self.dense = model.mdp.next_states is None
         if self.dense:
-            order = torch.arange(number, device=counts.device)
-            self.pattern = Pattern(order.repeat_interleave(number), order.repeat(number), number)
+            self.pattern: Pattern = FullPattern(number)
             return
         following = model.mdp.successors()
         place = torch.cumsum(counts, 0) - 1
@@ -65,14 +69,20 @@ class ChainSystems:
         """I - P of a chain.
 
         Args:
-            moves: [S, A, K], the chance of each action and outcome.
+            moves: [S, A, K], the chance of each action and outcome; of tables [S, 1, S] does.
             falls: [S, A, K], that of falling into the absorbing state with it; none unless given.
         """
+        onward = moves.sum(1) if self.dense else moves
         with torch.no_grad():
-            outside = torch.where(self.counts[self.model.mdp.successors()], torch.zeros_like(moves), moves).sum((1, 2))
+            if self.dense:
+                outside = onward[:, ~self.counts].sum(1)
+            else:
+                leads_out = ~self.counts[self.model.mdp.successors()]
+                outside = torch.where(leads_out, moves, torch.zeros_like(moves)).sum((1, 2))
             exits = (outside if falls is None else outside + falls.sum((1, 2)))[self.states]
         if self.dense:
-            return self.pattern.system(moves.sum(1)[self.states][:, self.states].reshape(-1), exits)
+            inner = onward if bool(self.counts.all()) else onward[self.states][:, self.states]
+            return self.pattern.system(inner.reshape(-1), exits)
         return self.pattern.system(moves.reshape(-1)[self.entries], exits)
 
     def spread(self, solution: Tensor) -> Tensor:
@@ -89,10 +99,10 @@ def ended_states(model: TrajectoryModel, policy: Tensor, chances: Tensor, falls:
         chances: [S, A, K], of each outcome.
         falls: [S, A, K], that of falling into the absorbing state with it; none unless given.
     """
-    moves = ((policy[..., None] * chances) > 0) & model.live[:, None, None]
     none = torch.zeros_like(model.live)
-    if model.discount < 1 or (falls is not None and bool((falls > 0).any())):
+    if not may_end_unpaid(model, policy) or (falls is not None and bool((falls > 0).any())):
         return none
+    moves = ((policy[..., None] * chances) > 0) & model.live[:, None, None]
     pays = (moves & (model.reward_table(0).detach() != 0)).any(-1).any(-1)
     if not bool((model.live & ~pays).any()):
         return none
@@ -101,6 +111,17 @@ def ended_states(model: TrajectoryModel, policy: Tensor, chances: Tensor, falls:
     for states in closed_classes(origins.cpu().numpy(), targets.cpu().numpy(), model.live.cpu().numpy()):
         found[states] = not bool(pays[torch.from_numpy(states).to(pays.device)].any())
     return torch.from_numpy(found).to(none.device)
+
+
+def may_end_unpaid(model: TrajectoryModel, policy: Tensor) -> bool:
+    """Whether `ended_states` have to be looked for: not under a discount, nor where every state pays at once."""
+    if model.discount < 1:
+        return False
+    rewards = model.reward_table(0).detach()
+    if rewards.shape[-1] > 1:
+        return True
+    pays = ((policy > SEEN) & (rewards[..., 0] != 0)).any(-1)
+    return bool((model.live & ~pays).any())
 
 
 class EndingChain:
@@ -115,8 +136,8 @@ class EndingChain:
         dynamics: stationary.
 
     Attributes:
-        moves: [S, A, K], the chance in a live state of each action and outcome with which the chain goes on.
-        falls: [S, A, K], that of each action and outcome after which it falls into the absorbing state.
+        fallen: [S], the chance of falling into the absorbing state.
+        edges: (sources, targets), int64, where the chain goes on.
         counts: bool [S], the states that it is solved on.
 
     Raises:
@@ -125,14 +146,15 @@ class EndingChain:
 
     def __init__(self, model: TrajectoryModel, initial: Tensor, policy: Tensor, dynamics: OutcomeDynamics) -> None:
         mdp, live = model.mdp, model.live
-        alive, fallen = dynamics.outcomes(0)
-        self.model, self.initial = model, initial
-        self.moves = policy[0][..., None] * alive * live[:, None, None]
-        self.falls = policy[0][..., None] * fallen * live[:, None, None]
-        ended = ended_states(model, policy[0].detach(), alive.detach(), fallen.detach())
-        self.edges = edges_of(self.moves.detach() > 0, mdp.successors())
+        self.model, self.initial, self._policy, self._dynamics = model, initial, policy[0], dynamics
+        ended = torch.zeros_like(live)
+        if may_end_unpaid(model, policy[0].detach()):
+            ended = ended_states(model, policy[0].detach(), *(part.detach() for part in dynamics.outcomes(0)))
+        moves, falls = (part * live[:, None, None] for part in dynamics.onward(policy[0]))
+        self.fallen = falls.sum((1, 2))
+        self.edges = edges_of(moves.detach() > 0, mdp.successors())
         met = reached_from(*self.edges, initial.detach() > 0)
-        ends = leads_to(*self.edges, ~live | ended | (self.falls.detach() > 0).any(-1).any(-1))
+        ends = leads_to(*self.edges, ~live | ended | (self.fallen.detach() > 0))
         if bool((met & ~ends).any()):
             state = int(torch.nonzero(met & ~ends)[0])
             raise ValueError(
@@ -141,7 +163,17 @@ class EndingChain:
             )
         self.counts = live & met & ~ended
         self._chains = ChainSystems(model, self.counts)
-        self._system = self._chains.system(self.moves, self.falls)
+        self._system = self._chains.system(moves, falls)
+
+    @cached_property
+    def moves(self) -> Tensor:
+        """[S, A, K], the chance in a live state of each action and outcome with which the chain goes on."""
+        return self._policy[..., None] * self._dynamics.outcomes(0)[0] * self.model.live[:, None, None]
+
+    @cached_property
+    def falls(self) -> Tensor:
+        """[S, A, K], that of each action and outcome after which it falls into the absorbing state."""
+        return self._policy[..., None] * self._dynamics.outcomes(0)[1] * self.model.live[:, None, None]
 
     def visits(self) -> Tensor:
         """[S], the expected visits of live states, d = p(s_1) + P^T d; 0 where the chain counts as ended."""
@@ -174,7 +206,7 @@ def expected_visits(
     """
     chain = EndingChain(model, initial, policy, dynamics)
     visits = chain.visits()
-    return visits[None], (visits * chain.falls.sum((1, 2))).sum()[None]
+    return visits[None], (visits * chain.fallen).sum()[None]
 
 
 def long_run(model: TrajectoryModel, initial: Tensor, policy: Tensor, dynamics: OutcomeDynamics) -> Tensor:
@@ -189,7 +221,7 @@ def long_run(model: TrajectoryModel, initial: Tensor, policy: Tensor, dynamics: 
     Raises:
         ValueError: if the chain mixes too slowly for float64 to tell.
     """
-    moves = policy[..., None] * dynamics.outcomes(0)[0]
+    moves = dynamics.onward(policy)[0]
     origins, targets = edges_of(moves.detach() > 0, model.mdp.successors())
     met = reached_from(origins, targets, initial.detach() > 0)
     classes = closed_classes(origins.cpu().numpy(), targets.cpu().numpy(), met.cpu().numpy())
@@ -203,7 +235,7 @@ def long_run(model: TrajectoryModel, initial: Tensor, policy: Tensor, dynamics: 
             if bool(before.any()):
                 chains = ChainSystems(model, before)
                 passed = chains.spread(chains.system(moves).solve(initial[before], transposed=True))
-                into = into + model.mdp.scatter(passed[:, None, None] * moves)
+                into = into + _sent(model, passed, moves)
         for states in classes:
             inside = torch.zeros_like(met)
             inside[torch.from_numpy(states).to(met.device)] = True
@@ -214,11 +246,20 @@ def long_run(model: TrajectoryModel, initial: Tensor, policy: Tensor, dynamics: 
     return found / found.sum()
 
 
+def _sent(model: TrajectoryModel, here: Tensor, moves: Tensor) -> Tensor:
+    """[S], where a chain is one step after it was here, [S]."""
+    if model.mdp.next_states is None:
+        return here @ moves.sum(1)
+    return model.mdp.scatter(here[:, None, None] * moves)
+
+
 def _often(model: TrajectoryModel, moves: Tensor, inside: Tensor) -> int:
     """A state that is seen often after 200 steps in a closed class: between visits to another, floats tell little."""
     here = inside / inside.sum().to(moves)
     for _ in range(200):
-        here = (here + model.mdp.scatter(here[:, None, None] * moves)) / 2
+        before, here = here, (here + _sent(model, here, moves)) / 2
+        if float((here - before).abs().sum()) < STILL:
+            break
     return int(here.argmax())
 
 
@@ -229,7 +270,7 @@ def _class_law(model: TrajectoryModel, moves: Tensor, inside: Tensor, reference:
     if not bool(counts.any()):
         return here
     chains = ChainSystems(model, counts)
-    side = model.mdp.scatter(here[:, None, None] * moves)[counts]
+    side = _sent(model, here, moves)[counts]
     visits = here + chains.spread(chains.system(moves).solve(side, transposed=True).clamp(min=0))
     return visits / visits.sum()
 
@@ -238,8 +279,10 @@ def pays_for_ever(model: TrajectoryModel, policy: Tensor, dynamics: OutcomeDynam
     """Whether the chain can come to where it earns nothing for ever by a policy [S, A] that departs from the prior."""
     if model.discount < 1:
         return False
-    alive, fallen = (part.detach() for part in dynamics.outcomes(0))
     policy = policy.detach()
+    if not may_end_unpaid(model, policy):
+        return False
+    alive, fallen = (part.detach() for part in dynamics.outcomes(0))
     ended = ended_states(model, policy, alive, fallen)
     departs = ended & ((policy - model.action_prior.detach()).abs() > 1e-12).any(-1)
     if not bool(departs.any()):

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from cai.inference.tabular.stationary.gain import soft_rate
-from cai.inference.tabular.stationary.graphs import attracted, closed_classes, period, reaching
+from cai.inference.tabular.stationary.graphs import attracted, closed_classes, period
 from cai.inference.tabular.stationary.steps import Steps
 
 __all__ = ["earns_nothing", "free_of_reward", "nothing_to_choose", "usable", "worth_of_closed"]
@@ -25,7 +25,12 @@ NO_GAIN = 1e-12  # of the size of rewards: a gain below is 0 up to rounding
 
 def earns_nothing(steps: Steps) -> Array:
     """Bool [R], the pairs that pay 0 whatever happens (where eta is 0, on average)."""
-    paying = np.bincount(steps.pairs[steps.gains != 0], minlength=len(steps.states)) > 0
+    if steps.table is None:
+        paying = np.bincount(steps.pairs[steps.gains != 0], minlength=len(steps.states)) > 0
+    elif steps.table.paid is None:
+        return np.asarray(steps.rewards == 0)
+    else:
+        paying = ((steps.table.paid != 0) & steps.table.positive).any(1)
     return ~paying & (steps.rewards == 0)
 
 
@@ -33,7 +38,7 @@ def free_of_reward(steps: Steps) -> Array:
     """Bool [N], states from which nothing but 0 can ever be paid."""
     pays = np.zeros(steps.number + 1, dtype=bool)
     pays[steps.states[~earns_nothing(steps)]] = True
-    return ~reaching(steps.sources, steps.targets, pays)[:-1]
+    return ~steps.reaching(pays)[:-1]
 
 
 def usable(steps: Steps, worth: Array) -> tuple[Array, Array, Array]:
@@ -47,9 +52,11 @@ def usable(steps: Steps, worth: Array) -> tuple[Array, Array, Array]:
         (bool [R] pairs, bool [E] edges, bool [N + 1] states that are worth -inf because nothing else is allowed).
     """
     dead = worth == -np.inf
-    barring = dead.any() or np.isinf(steps.gains).any() or np.isinf(steps.rewards).any()
+    barring = dead.any() or (steps.table is None and np.isinf(steps.gains).any()) or np.isinf(steps.rewards).any()
     if not barring and (steps.eta >= 0 or not (worth == np.inf).any()):
-        return np.ones(len(steps.states), dtype=bool), np.ones(len(steps.pairs), dtype=bool), dead
+        return np.ones(len(steps.states), dtype=bool), np.ones(steps.count, dtype=bool), dead
+    if steps.table is not None:
+        return _usable_by_table(steps, worth, dead)
     if steps.eta > 0:  # an outcome of -inf is lost, and the others stand
         live = np.isfinite(steps.gains)
         kept = steps.pairs[live]
@@ -73,6 +80,20 @@ def usable(steps: Steps, worth: Array) -> tuple[Array, Array, Array]:
     return pairs, edges, dead
 
 
+def _usable_by_table(steps: Steps, worth: Array, dead: Array) -> tuple[Array, Array, Array]:
+    """The same of edges that are a table, whose rewards are finite."""
+    pairs = np.isfinite(steps.rewards)
+    dead = _closed(steps, np.flatnonzero(pairs), dead)
+    while True:
+        pairs = pairs & (steps.into(~dead) if steps.eta > 0 else ~steps.into(dead))
+        following = _closed(steps, np.flatnonzero(pairs), dead)
+        if (following == dead).all():
+            break
+        dead = following
+    lost = dead if steps.eta > 0 else worth == np.inf if steps.eta < 0 else np.zeros_like(dead)
+    return pairs, steps.of_pairs(pairs) & ~steps.edges_into(lost), dead
+
+
 def _closed(steps: Steps, present: Array, dead: Array) -> Array:
     """Bool [N + 1]: `dead`, and the states that are left without a pair."""
     without = np.zeros(steps.number + 1, dtype=bool)
@@ -92,17 +113,18 @@ def worth_of_closed(steps: Steps) -> tuple[Array, Array]:
         or none that is known to be attained).
     """
     worth, unsure = np.full(steps.number, np.nan), np.zeros(steps.number, dtype=bool)
-    pairs, edges = np.ones(len(steps.states), dtype=bool), np.ones(len(steps.pairs), dtype=bool)
-    for states in closed_classes(steps.sources, steps.targets, np.ones(steps.number, dtype=bool)):
+    pairs, edges = np.ones(len(steps.states), dtype=bool), np.ones(steps.count, dtype=bool)
+    for states in closed_classes(*steps.ways(), np.ones(steps.number, dtype=bool)):
         inside = np.zeros(steps.number, dtype=bool)
         inside[states] = True
         part = steps.select(pairs, edges, inside, np.zeros(steps.number + 1))
         rate = soft_rate(part, GAIN_STEPS)
-        size = max(float(np.abs(part.rewards).max(initial=0.0)), float(np.abs(part.gains).max(initial=0.0)))
+        gains = part.gains_of(np.ones(part.number, dtype=bool))
+        size = max(float(np.abs(part.rewards).max(initial=0.0)), float(np.abs(gains).max(initial=0.0)))
         if rate.low > NO_GAIN * size or rate.high < -NO_GAIN * size:
             worth[states] = np.inf if rate.low > 0 else -np.inf
             continue
-        settles = steps.eta == 0 and nothing_to_choose(part) and period(part.sources, part.targets, part.number) == 1
+        settles = steps.eta == 0 and nothing_to_choose(part) and period(*part.ways(), part.number) == 1
         unsure[states] = not settles
         worth[states] = rate.values.total - rate.law @ rate.values.total
     return worth, unsure
@@ -113,6 +135,9 @@ def nothing_to_choose(steps: Steps) -> bool:
     first = steps.first_pairs[steps.states]
     if not np.array_equal(steps.rewards, steps.rewards[first]):
         return False
+    if steps.table is not None:
+        table = steps.table.table
+        return all(bool(np.abs(table[k] - table[first[k]]).max() <= 1e-15) for k in range(len(table)))
     from scipy.sparse import csr_matrix
 
     table = csr_matrix((steps.chances, (steps.pairs, steps.targets)), shape=(len(steps.states), steps.number))

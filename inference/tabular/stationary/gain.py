@@ -15,10 +15,12 @@ from typing import Any
 
 import numpy as np
 
-from cai.inference.tabular.stationary.graphs import closed_classes, end_components, reaching, surely_reaching
+from cai.inference.tabular.stationary.graphs import closed_classes, surely_reaching
 from cai.inference.tabular.stationary.linear_systems import LinearSystem
+from cai.inference.tabular.stationary.moves import TINY, Moves, Values
 from cai.inference.tabular.stationary.newton import NOISE, Chains, as_good, better
-from cai.inference.tabular.stationary.steps import TINY, Moves, Steps, Values
+from cai.inference.tabular.stationary.searches import staying
+from cai.inference.tabular.stationary.steps import Steps
 
 __all__ = ["Rate", "hard_rate", "soft_rate"]
 
@@ -28,6 +30,7 @@ WIDENINGS = 6  # of the bound on values
 SETTLE = 10_000  # backups in which values are to settle that the equation leaves open
 STALLS = 10  # attempts in a row that do not bring the bounds on the gain to half of what they were
 LOOK = 200  # steps of a chain by which a state is found that it is in often
+STILL = 1e-9  # what a step changes of where it is, below which more of them show nothing
 MANY = 1_000  # backups in a row at most, between attempts at Newton's steps
 
 
@@ -72,11 +75,10 @@ def soft_rate(steps: Steps, limit: int, newton: bool = True) -> Rate:
     count, jumps, rounds, stalls, before = 0, 0, 16, 0, np.inf
     while True:
         if newton:
-            tried, moves, taken = _newton(steps, chains, values, min(NEWTON, limit - count))
+            values, moves, taken = _newton(steps, chains, values, min(NEWTON, limit - count))
             count, jumps = count + taken, jumps + taken
-            if _spread(moves) <= _spread(steps.moves(values)):
-                values = tried
-        moves = steps.moves(values)
+        else:
+            moves = steps.moves(values)
         stalls, before = stalls + 1 if _spread(moves) > before / 2 else 0, _spread(moves)
         stuck = newton and (stalls == STALLS or _near(steps, moves))
         if _even(moves) or count >= limit or stuck:
@@ -119,12 +121,11 @@ def _newton(steps: Steps, chains: Chains, values: Values, limit: int) -> tuple[V
     for count in range(limit):
         if _even(at[1]) or since >= (1 if _near(steps, best[1]) else 20):
             return *best, count
-        weights = at[1].weights.astype(np.float64)
         if reference < 0 or count % 8 == 1:
-            reference = _often(steps, chains, weights)
+            reference = _often(steps, chains, at[1])
             if reference < 0:
                 return *best, count
-        system = _until_return(steps, chains, weights, np.array([reference]))
+        system = _until_return(steps, chains, at[1], np.array([reference]))
         ones = np.ones(steps.number)
         found = system.answer(np.stack([at[1].delta.astype(np.float64), ones], -1))
         if found is None or not np.isfinite(found).all() or found[reference, 1] <= 0:
@@ -144,39 +145,55 @@ def _newton(steps: Steps, chains: Chains, values: Values, limit: int) -> tuple[V
     return *best, limit
 
 
-def _often(steps: Steps, chains: Chains, weights: Array) -> int:
+def _often(steps: Steps, chains: Chains, moves: Moves) -> int:
     """A state that the chain is in often; -1 if in floats it has several closed classes."""
-    used = weights > 0
-    classes = closed_classes(steps.sources[used], steps.targets[used], np.ones(steps.number, dtype=bool))
+    classes = _classes(steps, moves)
     if len(classes) != 1:
         return -1
-    reference = _seen(steps, weights, classes[0])
-    law = _law(steps, chains, weights, reference)
+    reference = _seen(steps, moves, classes[0])
+    law = _law(steps, chains, moves, reference)
     return -1 if law is None else int(law.argmax())
 
 
-def _seen(steps: Steps, weights: Array, states: Array) -> int:
+def _classes(steps: Steps, moves: Moves) -> list[Array]:
+    """The closed classes that the chain has in floats."""
+    every = np.ones(steps.number, dtype=bool)
+    if steps.table is not None:
+        sources, outcomes = np.nonzero(moves.chain > 0)
+        return closed_classes(sources, steps.table.columns[outcomes], every)
+    used = moves.weights.astype(np.float64) > 0
+    return closed_classes(steps.sources[used], steps.targets[used], every)
+
+
+def _seen(steps: Steps, moves: Moves, states: Array) -> int:
     """The state that a chain begun anywhere in a closed class is the likeliest to be in after a while."""
     here = np.zeros(steps.number)
     here[states] = 1 / len(states)
+    weights = moves.weights.astype(np.float64) if steps.table is None else moves.chain
     for _ in range(LOOK):  # a state that is seldom seen tells nothing of the others in floats
-        here = (here + np.bincount(steps.targets, weights * here[steps.sources], steps.number)) / 2
+        if steps.table is None:
+            sent, targets = weights * here[steps.sources], steps.targets
+        else:
+            sent, targets = here @ weights, steps.table.columns
+        before, here = here, (here + np.bincount(targets, sent, steps.number)[: steps.number]) / 2  # none ends
+        if np.abs(here - before).sum() < STILL:
+            break
     return int(here.argmax())
 
 
-def _law(steps: Steps, chains: Chains, weights: Array, reference: int) -> Array | None:
+def _law(steps: Steps, chains: Chains, moves: Moves, reference: int) -> Array | None:
     """[N], the long run of a chain that always comes back to a state."""
     side = np.zeros((steps.number, 1))
     side[reference] = 1.0
-    found = _until_return(steps, chains, weights, np.array([reference])).answer(side, True)
+    found = _until_return(steps, chains, moves, np.array([reference])).answer(side, True)
     if found is None or not np.isfinite(found).all() or not found.sum() > 0:
         return None
     return np.asarray(found[:, 0] / found.sum())
 
 
-def _until_return(steps: Steps, chains: Chains, weights: Array, references: Array) -> LinearSystem:
+def _until_return(steps: Steps, chains: Chains, moves: Moves, references: Array) -> LinearSystem:
     """The system of a chain that ends where it comes to one of some states."""
-    return chains.system(weights, np.isin(steps.targets, references))
+    return chains.system(moves, np.isin(np.arange(steps.number + 1), references))
 
 
 def _concluded(
@@ -186,26 +203,26 @@ def _concluded(
     moves = steps.moves(values)
     low, high = (moves.delta - moves.rounding).min(), (moves.delta + moves.rounding).max()
     gain = (low + high) / 2
-    weights = (chain or moves).weights.astype(np.float64)
-    used = weights > 0
+    chain = chain or moves
     law, width = np.full(steps.number, 1 / steps.number), np.full(steps.number, np.inf)
-    reference = _often(steps, chains, weights)
+    reference = _often(steps, chains, chain)
     if reference >= 0:
-        found = _law(steps, chains, weights, reference)
+        found = _law(steps, chains, chain, reference)
         if found is not None:
             law = found
-            width = _bound(steps, chains, values, weights, reference, low, high)
+            width = _bound(steps, chains, values, moves, chain, reference, low, high)
     apart = not np.isfinite(width).all() and float(high - low) > 1e-6 * float(abs(gain))
     why = "what a step earns in the long run may depend on the state, so that there is no one gain" if apart else ""
-    tight = None if np.isfinite(steps.eta) and not steps.hard else used
+    tight = None if np.isfinite(steps.eta) and not steps.hard else chain.weights > 0
     return Rate(gain, low, high, values, width, law, count, jumps, tight, why)
 
 
-def _bound(steps: Steps, chains: Chains, values: Values, weights: Array, reference: int, low: Any, high: Any) -> Array:
+def _bound(
+    steps: Steps, chains: Chains, values: Values, moves: Moves, chain: Moves, reference: int, low: Any, high: Any
+) -> Array:
     """[N], how far h may be from the solution that is the same at the reference; inf where no bound is found."""
-    moves = steps.moves(values)
     side = 1.25 * (np.abs(moves.delta - low) + (high - low) + moves.rounding)
-    system = _until_return(steps, chains, weights, np.array([reference]))
+    system = _until_return(steps, chains, chain, np.array([reference]))
     others = np.arange(steps.number) != reference
     for _ in range(WIDENINGS):
         found = system.answer(side.astype(np.float64)[:, None])
@@ -217,8 +234,7 @@ def _bound(steps: Steps, chains: Chains, values: Values, weights: Array, referen
         if above[others].all() and below[others].all():
             return width
         side = 1.5 * side
-        weights = up.weights.astype(np.float64)
-        system = _until_return(steps, chains, weights, np.array([reference]))
+        system = _until_return(steps, chains, up, np.array([reference]))
     return np.full(steps.number, np.inf)
 
 
@@ -239,9 +255,9 @@ def hard_rate(steps: Steps, limit: int, newton: bool = True) -> Rate:
             break
         chosen = following
     tight = as_good(steps, steps.moves(values), values)
-    labels, kept = end_components(steps.states, steps.pairs, steps.targets, tight, steps.number + 1)
+    labels, kept = staying(steps, tight)
     rate = _concluded(steps, chains, values, count, count, steps.moves(values, chosen))
-    rate = replace(rate, tight=kept[steps.pairs])
+    rate = replace(rate, tight=steps.of_pairs(kept))
     if len(np.unique(labels[labels >= 0])) < 2:
         return rate
     found = _settled(steps, rate.gain, min(SETTLE, limit))  # what these are worth relative to each other is open
@@ -266,33 +282,36 @@ def _settled(steps: Steps, gain: Any, limit: int) -> tuple[Values, int] | None:
 
 def _leading(steps: Steps, chains: Chains, chosen: Array, reference: int) -> tuple[Array, int]:
     """The pairs of a policy [N], made to lead to the best of its closed classes, and a state of that one."""
-    edges = np.isin(np.arange(len(steps.states)), chosen)[steps.pairs]
-    sources, targets = steps.sources[edges], steps.targets[edges]
-    classes = closed_classes(sources, targets, np.ones(steps.number, dtype=bool))
-    best, weights = classes[0], np.where(edges, steps.chances, 0.0).astype(np.float64)
+    moves = steps.moves(steps.values(np.zeros(steps.number)), chosen)
+    classes = _classes(steps, moves)
+    best = classes[0]
     if len(classes) > 1:
         heads = np.array([states[0] for states in classes])
         sides = np.stack([steps.rewards[chosen].astype(np.float64), np.ones(steps.number)], -1)
-        found = _until_return(steps, chains, weights, heads).answer(sides)
+        found = _until_return(steps, chains, moves, heads).answer(sides)
         gains = np.zeros(len(heads)) if found is None else found[heads, 0] / found[heads, 1]
         size = float(np.abs(steps.rewards).max(initial=0.0))
         good = np.flatnonzero(gains >= gains.max() - 1e-13 * size)
         best = next((classes[k] for k in good if reference in classes[k]), classes[int(gains.argmax())])
     goal = np.zeros(steps.number + 1, dtype=bool)
     goal[best] = True
-    led = reaching(sources, targets, goal)[:-1]
+    if len(classes) == 1:
+        return chosen, _seen(steps, moves, best)
+    if steps.table is not None:
+        goal = steps.by(chosen).reaching(goal)
+    else:
+        goal = steps.reaching(goal, steps.of_pairs(np.isin(np.arange(len(steps.states)), chosen)))
+    led = goal[:-1]
     if not led.all():
-        goal = np.append(led, False)
         nearer = surely_reaching(steps.states, steps.pairs, steps.targets, steps.chances, goal)[1][:-1]
         chosen = np.where(led, chosen, nearer)
-    return chosen, _seen(steps, weights, best)
+    return chosen, _seen(steps, moves, best)
 
 
 def _valued(steps: Steps, chains: Chains, values: Values, chosen: Array, reference: int) -> Values:
     """The relative values of a policy, 0 in the reference, worked off until rounding is left."""
-    edges = np.isin(np.arange(len(steps.states)), chosen)[steps.pairs]
-    weights = np.where(edges, steps.chances, 0.0).astype(np.float64)
-    system, best = _until_return(steps, chains, weights, np.array([reference])), np.inf
+    moves = steps.moves(values, chosen)
+    system, best = _until_return(steps, chains, moves, np.array([reference])), np.inf
     for _ in range(8):
         moves = steps.moves(values, chosen)
         found = system.answer(np.stack([moves.delta.astype(np.float64), np.ones(steps.number)], -1))

@@ -11,9 +11,11 @@ __all__ = [
     "closed_classes",
     "components",
     "end_components",
+    "hops_by_table",
     "next_hops",
     "period",
     "reaching",
+    "reaching_table",
     "surely_reaching",
 ]
 
@@ -50,6 +52,23 @@ def next_hops(sources: Array, targets: Array, goal: Array) -> Array:
     hops[found] = before[found]
     hops = hops[:number]
     return np.where(hops == number, -1, hops)
+
+
+def reaching_table(leads: Array, goal: Array) -> Array:
+    """Bool [M]: states with a path to the goal, bool [M], by a table of which lead to which, bool [N, M], N <= M."""
+    return hops_by_table(leads, goal) >= -1
+
+
+def hops_by_table(leads: Array, goal: Array) -> Array:
+    """As `next_hops`, int [M], by a table of which states lead to which, bool [N, M]."""
+    hops = np.where(goal, -1, -2)
+    fresh, left = np.flatnonzero(goal), np.flatnonzero(~goal[: len(leads)])
+    while len(fresh) and len(left):
+        ways = leads[left[:, None], fresh] if len(left) < len(leads) else leads[:, fresh]
+        found = ways.any(1)
+        hops[left[found]] = fresh[ways[found].argmax(1)]
+        fresh, left = left[found], left[~found]
+    return hops
 
 
 def components(sources: Array, targets: Array, number: int) -> Array:

@@ -17,8 +17,10 @@ from typing import Any
 import numpy as np
 
 from cai.inference.tabular.stationary.classify import earns_nothing, nothing_to_choose, worth_of_closed
-from cai.inference.tabular.stationary.graphs import end_components, next_hops, reaching, surely_reaching
+from cai.inference.tabular.stationary.edges import EdgeList
+from cai.inference.tabular.stationary.graphs import attracted, next_hops
 from cai.inference.tabular.stationary.newton import TIES, Chains, as_good, policy_iteration
+from cai.inference.tabular.stationary.searches import ending, staying
 from cai.inference.tabular.stationary.solve import Solution, conclude
 from cai.inference.tabular.stationary.steps import Steps
 
@@ -29,7 +31,7 @@ Array = np.ndarray[Any, Any]
 
 def by_outcome(steps: Steps) -> Steps:
     """The same problem where the best outcome is believed in: every edge is a pair of its own."""
-    number = len(steps.pairs)
+    number = steps.count
     return replace(
         steps,
         eta=0.0,
@@ -37,9 +39,7 @@ def by_outcome(steps: Steps) -> Steps:
         actions=steps.actions[steps.pairs],
         prior=steps.prior[steps.pairs] * steps.chances,
         rewards=steps.gains,
-        pairs=np.arange(number),
-        chances=np.ones(number),
-        gains=np.zeros(number),
+        edges=EdgeList(np.arange(number), steps.targets, np.ones(number), np.zeros(number)),
         lost=np.zeros(number),
     )
 
@@ -69,10 +69,12 @@ def _stopping(steps: Steps, where: Array) -> tuple[Steps, Array]:
         actions=np.append(steps.actions, np.full(number, -1))[order],
         prior=np.append(steps.prior, ones)[order],
         rewards=np.append(steps.rewards, nothing)[order],
-        pairs=pairs[by_pair],
-        targets=np.append(steps.targets, np.full(number, steps.number))[by_pair],
-        chances=np.append(steps.chances, ones)[by_pair],
-        gains=np.append(steps.gains, nothing)[by_pair],
+        edges=EdgeList(
+            pairs[by_pair],
+            np.append(steps.targets, np.full(number, steps.number))[by_pair],
+            np.append(steps.chances, ones)[by_pair],
+            np.append(steps.gains, nothing)[by_pair],
+        ),
         lost=np.append(steps.lost, nothing)[order],
     )
     return found, np.where(order < count, order, -1)
@@ -89,11 +91,12 @@ def solve_hard(solution: Solution, group: Array) -> None:
     while True:
         pairs, edges = solution.allowed(group)
         unknown = solution.unknown(group)
-        if not unknown.any():
+        if not unknown.any() or not _put_idle(solution, pairs, edges, unknown).any():
             return
+        unknown = solution.unknown(group)
         merged = _Merged(steps, pairs, edges, unknown, solution.worth)
         part, end = merged.steps, np.append(np.zeros(merged.steps.number, dtype=bool), True)
-        sure, chosen = surely_reaching(part.states, part.pairs, part.targets, part.chances, end)
+        sure, chosen = ending(part, end)
         if not sure.all():
             _put_endless(solution, merged, ~sure[:-1])
             continue
@@ -104,6 +107,49 @@ def solve_hard(solution: Solution, group: Array) -> None:
             continue
         merged.put(solution, found)
         return
+
+
+def _put_idle(solution: Solution, pairs: Array, edges: Array, unknown: Array) -> Array:
+    """Puts down 0 where nothing above 0 can come and 0 can be had for ever: of a solve, rounding would be left there.
+
+    Args:
+        solution: takes it down.
+        pairs: bool [R], those that may be used.
+        edges: bool [E], likewise.
+        unknown: bool [N], the states looked at.
+
+    Returns:
+        Bool [N], those that are unknown still.
+    """
+    steps, worth = solution.steps, solution.worth
+    rising = worth > 0
+    rising[steps.states[pairs & (steps.rewards > 0)]] = True
+    level = unknown & ~steps.reaching(rising, edges)[:-1]
+    present = np.flatnonzero(pairs & (steps.rewards == 0) & level[steps.states])
+    if not len(present):
+        return unknown
+    within = np.append(level, False) | (worth == 0)
+    closed = ~within
+    closed[:-1][level] = True
+    closed[steps.states[present]] = False
+    if steps.table is not None:
+        part = steps.table.part(present)
+        ways = (part.pairs, part.targets)
+    else:
+        rank = np.full(len(steps.states), -1)
+        rank[present] = np.arange(len(present))
+        some = rank[steps.pairs] >= 0
+        ways = (rank[steps.pairs[some]], steps.targets[some])
+    lost = attracted(steps.states[present], *ways, closed, by_any=True)
+    idle = level & ~lost[:-1]
+    if not idle.any():
+        return unknown
+    left = steps.into(lost)
+    own = present[~left[present] & idle[steps.states[present]]][::-1]  # of equals the first
+    assert solution.chosen is not None
+    solution.chosen[steps.states[own]] = own
+    solution.put(idle, 0.0, 0.0)
+    return unknown & ~idle
 
 
 class _Merged:
@@ -120,10 +166,15 @@ class _Merged:
         self.whole, self.unknown = steps, unknown
         whole = steps.select(pairs, edges, unknown, worth)
         kept = np.flatnonzero(pairs & unknown[steps.states])
-        labels, inner = end_components(whole.states, whole.pairs, whole.targets, earns_nothing(whole), whole.number + 1)
+        labels, inner = staying(whole, earns_nothing(whole))
         labels = labels[:-1]
         self.inner = np.zeros(len(steps.states), dtype=bool)
         self.inner[kept[inner]] = True
+        if not inner.any():
+            self.steps, self.origin = replace(whole, refused=np.zeros(whole.number)), kept
+            self.place = np.full(steps.number, -1)
+            self.place[unknown] = np.arange(whole.number)
+            return
         sets, first = np.unique(labels[labels >= 0], return_index=True)
         leader = np.arange(whole.number)
         leader[labels >= 0] = np.flatnonzero(labels >= 0)[first][np.searchsorted(sets, labels[labels >= 0])]
@@ -138,10 +189,12 @@ class _Merged:
             actions=whole.actions[~inner],
             prior=whole.prior[~inner],
             rewards=whole.rewards[~inner],
-            pairs=(np.cumsum(~inner) - 1)[whole.pairs[used]],
-            targets=np.append(place, len(leaders))[whole.targets[used]],
-            chances=whole.chances[used],
-            gains=whole.gains[used],
+            edges=EdgeList(
+                (np.cumsum(~inner) - 1)[whole.pairs[used]],
+                np.append(place, len(leaders))[whole.targets[used]],
+                whole.chances[used],
+                whole.gains[used],
+            ),
             lost=whole.lost[~inner],
             refused=np.zeros(len(leaders)),
         )
@@ -159,13 +212,13 @@ class _Merged:
         ties = as_good(part, part.moves(found.values), found.values)
         self._follow(solution, found.chosen)
         tight = ties & (self.origin >= 0)
-        labels, _ = end_components(part.states, part.pairs, part.targets, tight, part.number + 1)
+        labels, _ = staying(part, tight)
         values = found.values.total
         rounds = labels[:-1] >= 0
         cut = rounds & (values < -TIES * np.abs(values).max(initial=0.0))
         below = np.isin(labels[:-1], labels[:-1][cut]) & rounds
         if below.any():
-            gain = reaching(part.sources, part.targets, np.append(below, False))[:-1]
+            gain = part.reaching(np.append(below, False))[:-1]
             solution.unsure[self.spread(gain)] = True
 
     def _follow(self, solution: Solution, chosen: Array) -> None:
@@ -196,12 +249,12 @@ def _put_endless(solution: Solution, merged: _Merged, endless: Array) -> None:
     as good where it earns 0.
     """
     part = merged.steps
-    labels, kept = end_components(part.states, part.pairs, part.targets, endless[part.states], part.number + 1)
+    labels, kept = staying(part, endless[part.states])
     inside = labels[:-1] >= 0
     if inside.any():
-        staying = part.select(kept, kept[part.pairs], inside, np.zeros(part.number + 1))
-        number = staying.number
-        stopping, origin = _stopping(staying, np.arange(number))
+        alone = part.select(kept, part.of_pairs(kept), inside, np.zeros(part.number + 1))
+        number = alone.number
+        stopping, origin = _stopping(alone, np.arange(number))
         found = policy_iteration(stopping, np.flatnonzero(origin < 0), solution.left())
         solution.count += found.steps
         places = np.flatnonzero(inside)
@@ -210,7 +263,7 @@ def _put_endless(solution: Solution, merged: _Merged, endless: Array) -> None:
             return
         tight = as_good(stopping, stopping.moves(found.values), found.values)
         goes_on = tight & (origin >= 0)
-        rounds, _ = end_components(stopping.states, stopping.pairs, stopping.targets, goes_on, number + 1)
+        rounds, _ = staying(stopping, goes_on)
         level = rounds[:-1] >= 0
         if level.any():
             _put_level(solution, merged, part, places[level])
@@ -221,8 +274,8 @@ def _put_endless(solution: Solution, merged: _Merged, endless: Array) -> None:
 def _put_level(solution: Solution, merged: _Merged, part: Steps, places: Array) -> None:
     """States that can go round for ever for nothing on average, though not for 0 at every step."""
     inside = np.isin(np.arange(part.number), places)
-    leaves = np.bincount(part.pairs[~np.append(inside, False)[part.targets]], minlength=len(part.states)) > 0
-    alone = part.select(~leaves, ~leaves[part.pairs], inside, np.zeros(part.number + 1))
+    leaves = part.into(~np.append(inside, False))
+    alone = part.select(~leaves, part.of_pairs(~leaves), inside, np.zeros(part.number + 1))
     settles = not bool((leaves & inside[part.states]).any()) and nothing_to_choose(alone)
     worth, unsure = worth_of_closed(replace(alone, hard=False)) if settles else (np.zeros(len(places)), True)
     where = merged.spread(inside)

@@ -20,7 +20,6 @@ from cai.inference.tabular.backward import Messages
 from cai.inference.tabular.recursion import Recursion
 from cai.inference.tabular.stationary.chains import ChainSystems, ended_states
 from cai.inference.tabular.stationary.classify import usable
-from cai.inference.tabular.stationary.graphs import reaching
 from cai.inference.tabular.stationary.hard import by_outcome, solve_hard
 from cai.inference.tabular.stationary.listing import steps_of
 from cai.inference.tabular.stationary.newton import as_good
@@ -87,7 +86,7 @@ def stationary_messages(model: TrajectoryModel, recursion: Recursion, settling: 
     steps = by_outcome(steps) if expands else steps
     start = (model.mdp.initial.detach() > 0).cpu().numpy()
     _, ways, _ = usable(steps, np.append(np.full(steps.number, np.nan), 0.0))  # what is forbidden leads nowhere
-    met = reaching(steps.targets[ways], steps.sources[ways], np.append(start, False))[:-1]
+    met = steps.reached(np.append(start, False), ways)[:-1]
     solution = Solution(steps, settling.max_iterations, Fits(steps, met, settling.tolerance))
     if hard and settling.accelerate:
         solution.chosen = np.full(steps.number, -1)
@@ -101,7 +100,7 @@ class Fits:
     """Whether errors [N] of values [N] are within the tolerance; see `Settling`."""
 
     def __init__(self, steps: Steps, met: Array, tolerance: float) -> None:
-        paid = steps.rewards[met[steps.states]] if steps.eta == 0 else steps.gains[met[steps.sources]]  # others are 0
+        paid = steps.rewards[met[steps.states]] if steps.eta == 0 else steps.gains_of(met)  # others are 0
         paid = paid[np.isfinite(paid)]
         self.tolerance, self.largest = tolerance, float(np.abs(paid).max(initial=0.0))
         self.one_sign = bool((paid >= 0).all() or (paid <= 0).all())
@@ -131,9 +130,10 @@ def _assemble(model: TrajectoryModel, recursion: Recursion, solution: Solution, 
     start = model.mdp.initial.detach()
     values = torch.from_numpy(np.where(live & ~np.isnan(worth), worth, 0.0)).to(start)
     policy = policy_at(model, solution)
-    if status.ok:
-        values = with_gradients(model, recursion, values, policy)
     q_values = q_values_at(model, recursion, values)
+    if status.ok and (q_values.requires_grad or model.log_action_prior.requires_grad):
+        values = with_gradients(model, recursion, values, policy)
+        q_values = q_values_at(model, recursion, values)
     if q_values.requires_grad and recursion.choice is not hard_choice:  # the slope of the choice, at the policy found
         finite = torch.isfinite(values)[:, None]
         known = torch.where(finite, q_values, torch.zeros_like(q_values))
@@ -182,7 +182,7 @@ def _status(model: TrajectoryModel, solution: Solution, met: Array) -> tuple[Sta
     if lost.any() and (eta <= 0 or not (start & ~lost).any()):
         steps, ends = solution.steps, np.append(solution.free, True)
         _, edges, _ = usable(steps, np.append(np.where(solution.free, 0.0, np.nan), 0.0))
-        open_to = [reaching(steps.sources[some], steps.targets[some], ends)[:-1] for some in (edges, slice(None))]
+        open_to = [steps.reaching(ends, some)[:-1] for some in (edges, None)]
         fell = lost & ~solution.barred & ~(open_to[1] & ~open_to[0])  # not since -inf bars the way to every end
         if not fell.any():
             return Status.SUCCESS, ""  # whoever asks looks for the reward of -inf

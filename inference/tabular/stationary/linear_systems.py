@@ -208,7 +208,7 @@ class LinearSystem:
     def _eliminated(self) -> tuple[np.ndarray, np.ndarray] | None:
         """(lower, upper) triangular factors [N, N] of a chain's I - M from behind, found without a subtraction."""
         others, _ = self._leading
-        matrix, exits = others.toarray(), self.exits.copy()  # type: ignore[union-attr]
+        matrix, exits = _whole(others), self.exits.copy()  # type: ignore[union-attr]
         number = len(exits)
         upper, lower = np.zeros_like(matrix), np.eye(number)
         for top in range(number, 0, -BLOCK):
@@ -234,10 +234,10 @@ class LinearSystem:
         """What solves for `_matrix`: (LU, pivots), a SuperLU, the matrix to iterate with; None if there is none."""
         from scipy.sparse.linalg import splu
 
-        if not np.isfinite(self._matrix.data).all():
+        if not math.isfinite(self._matrix.sum()):
             return None
         if self.method == "dense":
-            factors, pivots, info = torch.linalg.lu_factor_ex(torch.from_numpy(self._matrix.toarray()))
+            factors, pivots, info = torch.linalg.lu_factor_ex(torch.from_numpy(_whole(self._matrix)))
             return (factors.numpy(), pivots.numpy() - 1) if int(info) == 0 else None  # scipy counts rows from 0
         if self.method == "iterate":
             return self._matrix
@@ -284,19 +284,7 @@ class LinearSystem:
 
     def _worked_off(self, sides: np.ndarray, transposed: bool) -> np.ndarray | None:
         """A chain's solution by an LU of rows over their diagonal entries, until its residual is that of rounding."""
-        others, leaves = self._leading
-        rows, columns, weights = others.tocoo().coords[0], others.tocoo().coords[1], others.tocoo().data
-        exits = self.exits[:, None]  # type: ignore[index]
-
-        def residual(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-            """(b - A x, its rounding), from differences of x along the entries."""
-            if transposed:
-                flow = weights[:, None] * x[rows]
-                parts = _added(columns, flow, len(x)), (leaves[:, None] * x)
-                return sides + parts[0] - parts[1], np.abs(sides) + np.abs(parts[1])
-            drops = weights[:, None] * (x[columns] - x[rows])
-            size = np.abs(sides) + _added(rows, np.abs(drops), len(x)) + exits * np.abs(x)
-            return sides + _added(rows, drops, len(x)) - exits * x, size
+        leaves = self._leading[1]
 
         def guess(side: np.ndarray) -> np.ndarray | None:
             if transposed:  # A = D B: A^T x = B^T (D x)
@@ -310,7 +298,7 @@ class LinearSystem:
         for _ in range(ROUNDS):
             if not np.isfinite(x).all():
                 return None
-            left, size = residual(x)
+            left, size = self._residual(x, sides, transposed)
             if (np.abs(left) <= 4 * EPS * size).all():
                 return x
             step = guess(left)
@@ -323,6 +311,23 @@ class LinearSystem:
                 return x if length < 1e-9 or (np.abs(left) <= 16 * EPS * size).all() else None
             x, last = x + step, length
         return x
+
+    def _residual(self, x: np.ndarray, sides: np.ndarray, transposed: bool) -> tuple[np.ndarray, np.ndarray]:
+        """(b - A x, its rounding) of a chain, from differences of x along the entries."""
+        leaves, exits = self._leading[1], self.exits[:, None]  # type: ignore[index]
+        rows, columns, weights = self._places
+        if transposed:
+            sent = leaves[:, None] * x
+            return sides + _added(columns, weights[:, None] * x[rows], len(x)) - sent, np.abs(sides) + np.abs(sent)
+        drops = weights[:, None] * (x[columns] - x[rows])
+        size = np.abs(sides) + _added(rows, np.abs(drops), len(x)) + exits * np.abs(x)
+        return sides + _added(rows, drops, len(x)) - exits * x, size
+
+    @cached_property
+    def _places(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(rows, columns, weights) of what leads to other states."""
+        others = self._leading[0].tocoo()
+        return (*others.coords, others.data)
 
     def _solved(self, sides: np.ndarray, transposed: bool, corrected: bool = True) -> np.ndarray | None:
         """What the factors of `_matrix` say, corrected once."""
@@ -347,6 +352,11 @@ class LinearSystem:
             return once(sides)
         x = once(np.ascontiguousarray(sides))
         return x + once(sides - (self._matrix.T if transposed else self._matrix) @ x)
+
+
+def _whole(matrix: Any) -> np.ndarray:
+    """[N, N] of its own, of a sparse matrix or a table."""
+    return matrix.copy() if isinstance(matrix, np.ndarray) else np.asarray(matrix.toarray())
 
 
 def _added(places: np.ndarray, parts: np.ndarray, number: int) -> np.ndarray:

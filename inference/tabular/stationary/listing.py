@@ -1,7 +1,8 @@
-"""A stationary problem as a list of what may happen, made of a model's tables."""
+"""A stationary problem as a list of what may happen, made of a model's tables; where most may happen, as a table."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from cai.inference.tabular.stationary.edges import BLOCK, EdgeList, EdgeTable, Outcomes, computes_long, serves
 from cai.inference.tabular.stationary.steps import Steps
 from cai.models.trajectory.model import TrajectoryModel
 
@@ -22,6 +24,9 @@ def steps_of(model: TrajectoryModel, eta: float, hard: bool) -> Steps:
 
     A pair whose expected reward is -inf has `rewards` of -inf; an edge that is forbidden has `gains` of -inf.
     """
+    whole = _table_of(model, eta, hard)
+    if whole is not None:
+        return whole
     mdp, discount = model.mdp, float(model.discount)
     with torch.no_grad():
         possible = (model.action_prior > 0)[..., None] & (mdp.probabilities > 0) & model.live[:, None, None]
@@ -63,8 +68,59 @@ def steps_of(model: TrajectoryModel, eta: float, hard: bool) -> Steps:
         chances *= discount
         chances[falls], gains[falls], targets[falls] = missing, gains[falls - 1], number
     nothing = np.zeros(len(first))
-    parts = (pairs, targets, chances, gains, nothing, np.zeros(number))
-    return Steps(number, float(eta), hard, of_state, of_action, offered, means, *parts)
+    edges = EdgeList(pairs, targets, chances, gains)
+    return Steps(number, float(eta), hard, of_state, of_action, offered, means, edges, nothing, np.zeros(number))
+
+
+@torch.no_grad()
+def _table_of(model: TrajectoryModel, eta: float, hard: bool) -> Steps | None:
+    """The same where most outcomes of every pair may happen, as a table; None elsewhere, or where a reward is -inf."""
+    mdp, discount = model.mdp, float(model.discount)
+    number = mdp.num_states
+    offered = ((model.action_prior > 0) & model.live[:, None]).cpu().numpy()
+    states, actions = np.nonzero(offered)
+    if mdp.next_states is not None or computes_long(len(states) * number):
+        return None
+    given = mdp.probabilities.double().cpu().numpy()
+    given = given.reshape(-1, number) if offered.all() else given[offered]
+    count = int(np.count_nonzero(given))
+    paid = model.reward_table(0).detach().double().cpu().numpy()
+    if not serves(count, given.size) or not np.isfinite(paid.sum()):
+        return None
+    paid = np.broadcast_to(paid, (number, mdp.num_actions, paid.shape[-1]))
+    paid = paid.reshape(-1, paid.shape[-1]) if offered.all() else paid[offered]
+    alike = paid.shape[1] == 1 or bool(
+        (np.where(given > 0, paid, np.inf).min(1) >= paid.max(1, where=given > 0, initial=-np.inf)).all()
+    )
+    if alike and paid.shape[1] > 1:
+        paid = paid.max(1, keepdims=True, where=given > 0, initial=-np.inf)
+    falling = 0 if discount == 1 else 1 if eta == 0 or alike else number
+    missing, largest = 1 - given.sum(1, dtype=np.longdouble), given.argmax(1)
+    temperature = float(torch.as_tensor(model.temperature, dtype=torch.float64).detach())
+    source = Outcomes(given, missing, largest, discount, falling, paid if eta != 0 else None, temperature)
+    targets = np.where(mdp.terminal.cpu().numpy(), number, np.arange(number))
+    if falling == 1:
+        targets = np.append(targets, number)
+    elif falling:
+        targets = np.stack([targets, np.full(number, number)], -1).ravel()
+    rows, nothing = np.arange(len(states)), np.zeros(len(states))
+    edges = EdgeTable(source, rows, targets, source.chances(np.float64), np.zeros(len(targets)))
+    means = _means(source, paid) if eta == 0 else nothing
+    prior = _whole(model.action_prior.double().cpu().numpy()[states, actions], *_groups(states))
+    return Steps(number, float(eta), hard, states, actions, prior, means, edges, nothing, np.zeros(number))
+
+
+def _means(source: Outcomes, paid: Array) -> Array:
+    """[R], what pairs are paid on average, nats, in long double; rewards [R, K] or [R, 1]."""
+    if paid.shape[1] == 1:
+        return paid[:, 0].astype(np.longdouble) / source.temperature
+    found, size = np.empty(len(paid), np.longdouble), max(BLOCK // paid.shape[1], 1)
+    every = replace(source, discount=1.0, falling=0)
+    for low in range(0, len(paid), size):
+        rows = slice(low, low + size)
+        chances = every.chances(np.longdouble, rows)
+        found[rows] = (chances * (paid[rows].astype(np.longdouble) / source.temperature)).sum(1)
+    return found
 
 
 def _alike(possible: Tensor, rewards: Tensor) -> bool:

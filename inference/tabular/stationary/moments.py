@@ -47,15 +47,14 @@ def return_moments(chain: EndingChain) -> ReturnMoments:
     chances = chain.moves + chain.falls
     paid = torch.where(chances > 0, model.reward_table(0).detach().to(chances), torch.zeros_like(chances))
     forbidden = leads_to(*chain.edges, counts & torch.isinf(paid).any(-1).any(-1)) & counts
-    if bool(forbidden.any()):  # what leads there is worth -inf, and the rest does not lead there
-        paid = torch.where(forbidden[:, None, None], torch.zeros_like(paid), paid)
+    inside = counts & ~forbidden  # what leads to -inf is worth that, and the rest does not lead there
+    paid = torch.where(inside[:, None, None], paid, torch.zeros_like(paid))
     size = float(paid.abs().max())
     size = size if size > 0 else 1.0  # squares of 1e-200 are no floats
     paid = paid / size
     mean = chain.sums((chances * paid).sum((1, 2)))
     here, following = mean[:, None, None], model.mdp.gather(mean).expand_as(chances)
     goes, falls = (paid + following - here) ** 2, (paid - here) ** 2
-    inside = counts & ~forbidden
     spread = torch.where(inside, (chain.moves * goes + chain.falls * falls).sum((1, 2)), torch.zeros_like(mean))
     deviation = size * chain.sums(spread).clamp(min=0).sqrt()
     start = chain.initial

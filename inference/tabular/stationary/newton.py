@@ -12,14 +12,17 @@ fixed point is there. (I - P) w = 1.25 (|delta| + rounding) gives such a w near 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
 
-from cai.inference.tabular.stationary.graphs import reaching
+from cai.inference.tabular.stationary.full_systems import FullPattern
+from cai.inference.tabular.stationary.graphs import reaching, reaching_table
 from cai.inference.tabular.stationary.linear_systems import DENSE_LIMIT, LinearSystem, Pattern
-from cai.inference.tabular.stationary.steps import TINY, Moves, Steps, Values
+from cai.inference.tabular.stationary.moves import TINY, Moves, Values
+from cai.inference.tabular.stationary.steps import Steps
 
 __all__ = [
     "NOISE",
@@ -74,41 +77,63 @@ class Chains:
     """The systems I - P of the chains of one problem, which share their places."""
 
     def __init__(self, steps: Steps) -> None:
-        number = steps.number
-        inside = steps.targets < number
-        self.steps, self.inside, self.out = steps, np.flatnonzero(inside), np.flatnonzero(~inside)
-        rows, columns = steps.sources[self.inside], steps.targets[self.inside]
-        self.places: Array | None = None  # in the full table, where most of it is listed, and more than once
-        if number <= DENSE_LIMIT and len(rows) > number**2:
-            self.places = rows * number + columns
-            rows, columns = np.divmod(np.arange(number**2), number)
-        self.pattern = Pattern(torch.from_numpy(rows), torch.from_numpy(columns), number)
+        self.steps = steps
         self.last: LinearSystem | None = None
 
-    def system(self, weights: Array, cut: Array | None = None) -> LinearSystem:
+    @cached_property
+    def _listed(self) -> tuple[Array, Array, Array | None, Pattern]:
+        """(edges that stay, int; edges into the end, int; the places of the first; their pattern).
+
+        Places are those in the full table, where most of it is listed, and more than once; else None.
+        """
+        steps, number = self.steps, self.steps.number
+        inside, out = np.flatnonzero(steps.targets < number), np.flatnonzero(steps.targets == number)
+        rows, columns = steps.sources[inside], steps.targets[inside]
+        if number <= DENSE_LIMIT and len(rows) > number**2:
+            return inside, out, rows * number + columns, FullPattern(number)
+        return inside, out, None, Pattern(torch.from_numpy(rows), torch.from_numpy(columns), number)
+
+    def system(self, moves: Moves, cut: Array | None = None) -> LinearSystem:
         """I - P of a chain.
 
         Args:
-            weights: [E], the probability of each edge given its state.
-            cut: bool [E], edges at which the chain ends, besides those into the end.
+            moves: whose policy and dynamics it follows.
+            cut: bool [N + 1], states at which the chain ends, besides the end.
         """
-        weights, number = weights.astype(np.float64, copy=False), self.steps.number
-        out = self.out if cut is None else np.append(self.out, self.inside[cut[self.inside]])
+        number = self.steps.number
+        ends = np.append(np.zeros(number, dtype=bool), True) if cut is None else cut | (np.arange(number + 1) == number)
+        if self.steps.table is not None:
+            columns = self.steps.table.columns
+            chain, stays = moves.chain, columns < number
+            table = np.zeros((number, number))
+            table[:, columns[stays]] = chain[:, stays]
+            table[:, ends[:-1]] = 0.0
+            return FullPattern(number).system(torch.from_numpy(table.ravel()), _tensor(chain[:, ends[columns]].sum(1)))
+        inside, out, places, pattern = self._listed
+        weights = moves.weights.astype(np.float64, copy=False)
+        inner: Array = weights[inside]
+        if cut is not None:
+            stopped = cut[self.steps.targets[inside]]
+            out = np.append(out, inside[stopped])
+            inner = np.where(stopped, 0.0, inner)
         exits = np.bincount(self.steps.sources[out], weights[out], number)
-        inner = (weights if cut is None else np.where(cut, 0.0, weights))[self.inside]
-        if self.places is not None:
-            inner = np.bincount(self.places, inner, number**2)
-        return self.pattern.system(torch.from_numpy(inner), torch.from_numpy(exits))
+        if places is not None:
+            inner = np.bincount(places, inner, number**2)
+        return pattern.system(_tensor(inner), _tensor(exits))
 
     def solve(self, moves: Moves, side: Array) -> Array | None:
         """(I - P)^-1 b [N]; None if the chain does not end."""
-        self.last = self.system(moves.weights)
+        self.last = self.system(moves)
         return self.solve_last(side)
 
     def solve_last(self, side: Array) -> Array | None:
         """The same for the chain of the last solve."""
         found = None if self.last is None else self.last.answer(side.astype(np.float64)[:, None])
         return None if found is None or not np.isfinite(found).all() else found[:, 0]
+
+
+def _tensor(numbers: Array) -> torch.Tensor:
+    return torch.from_numpy(np.ascontiguousarray(numbers))
 
 
 def soft_policy_iteration(steps: Steps, values: Values, limit: int, chains: Chains | None = None) -> Found:
@@ -185,8 +210,10 @@ def policy_iteration(steps: Steps, chosen: Array, limit: int, values: Values | N
 
 def _ends(steps: Steps, chosen: Array) -> Array:
     """Bool [N], the states from which the pairs [N] that are chosen lead to the end."""
-    edges = np.isin(np.arange(len(steps.states)), chosen)[steps.pairs]
     end = np.append(np.zeros(steps.number, dtype=bool), True)
+    if steps.table is not None:
+        return reaching_table(steps.by(chosen).leads, end)[:-1]
+    edges = np.isin(np.arange(len(steps.states)), chosen)[steps.pairs]
     return reaching(steps.sources[edges], steps.targets[edges], end)[:-1]
 
 
@@ -198,7 +225,7 @@ def _value_of(steps: Steps, chains: Chains, chosen: Array, values: Values) -> Va
         left, change = moves.left, float(np.abs(moves.delta).max(initial=0.0))
         if left <= 0.5 or (left > 0.5 * best and change > 0.5 * most):
             break
-        step = chains.solve(moves, moves.delta)
+        step = chains.solve(moves, moves.delta) if best == np.inf else chains.solve_last(moves.delta)  # one policy
         if step is None:
             return None
         best, most, values = left, change, values.moved(step)
@@ -219,12 +246,21 @@ def value_of_prior(steps: Steps, chains: Chains) -> Values | None:
     nothing = np.zeros(steps.number)
     kept, taken = 1 - steps.lost, 1 - steps.refused
     policy = steps.prior / np.add.reduceat(steps.prior, steps.first_pairs)[steps.states]
-    chances = steps.chances / np.add.reduceat(steps.chances, steps.first_edges)[steps.pairs]
-    paid = steps.rewards + np.add.reduceat(chances * steps.gains, steps.first_edges)
+    paid = steps.rewards
+    if steps.table is None:
+        chances = steps.chances / np.add.reduceat(steps.chances, steps.first_edges)[steps.pairs]
+        paid = paid + np.add.reduceat(chances * steps.gains, steps.first_edges)
+    else:
+        policy, gains = policy.astype(np.float64), steps.table.paid
+        chances = steps.table.table
+        if steps.lost.any():
+            chances = chances / chances.sum(1)[:, None]
+        if gains is not None:
+            paid = paid + (gains[:, 0] if gains.shape[1] == 1 else np.einsum("rk,rk->r", chances, gains))
     if steps.eta != 0:
         paid = paid + np.log(kept) / steps.eta
     side = np.add.reduceat(policy * paid, steps.first_pairs) + np.log(taken)
-    found = chains.solve(Moves(nothing, nothing, paid, policy, chances, steps.pairs), side)
+    found = chains.solve(Moves(nothing, nothing, paid, policy, chances, paid, steps.edges, steps.first_pairs), side)
     return None if found is None else steps.values(found)
 
 
@@ -248,13 +284,20 @@ def grows(steps: Steps, values: Values, rounds: bool = True) -> Array | None:
         values: where to look.
         rounds: whether to look at many backups, too.
     """
-    for count in (1, ROUND if len(steps.pairs) <= LARGE else ROUND // 8) if rounds else (1,):
+    end = np.append(np.zeros(steps.number, dtype=bool), True)
+    if steps.eta == 0 and steps.into(end).all():  # whatever is chosen may end at once
+        return None
+    unit = 1.0
+    if steps.hard and (steps.eta == 0 or np.isinf(steps.eta)):  # a maximum knows no nats, only the size of rewards
+        paid = np.abs(steps.gains_of(np.ones(steps.number, dtype=bool)) if steps.eta else steps.rewards)
+        unit = float(paid[np.isfinite(paid)].max(initial=0.0))
+    for count in (1, ROUND if steps.count <= LARGE else ROUND // 8) if rounds else (1,):
         moved = _moved(steps, values, count)
         largest = float(np.abs(moved).max(initial=0.0))
         if not 0 < largest < np.inf:
             continue
         sign = float(np.sign(moved[np.argmax(np.abs(moved))]))
-        far = sign * FAR * (float(np.abs(values.total).max()) + 1.0 + largest)
+        far = sign * FAR * (float(np.abs(values.total).max()) + unit + largest)
         fastest, every = sign * moved >= 0.5 * largest, np.ones(steps.number, dtype=bool)
         for leading, tries in (fastest, 1), (every, PEELS if count == 1 else 2):
             for _ in range(tries):
@@ -316,7 +359,9 @@ def error_bound(steps: Steps, found: Found, chains: Chains | None = None) -> Arr
 
 def as_good(steps: Steps, moves: Moves, values: Values) -> Array:
     """Bool [R], the pairs that are as good as the best of their state, up to rounding."""
-    total = np.append(values.total, 0.0)
-    changes = steps.chances * np.abs(steps.gains + total[steps.targets] - total[steps.sources])
-    scale = np.abs(steps.rewards) + np.add.reduceat(changes, steps.first_edges)
+    scale = moves.sizes
+    if steps.eta != 0:
+        total = np.append(values.total, 0.0)
+        changes = steps.chances * np.abs(steps.gains + total[steps.targets] - total[steps.sources])
+        scale = np.abs(steps.rewards) + np.add.reduceat(changes, steps.first_edges)
     return np.asarray(moves.advantages >= (moves.delta - moves.rounding)[steps.states] - TIES * scale)

@@ -12,7 +12,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from cai.inference.tabular.stationary.edges import EdgeTable
 from cai.inference.tabular.stationary.linear_systems import DENSE_LIMIT, Pattern
+from cai.inference.tabular.stationary.moves import mixed
 from cai.inference.tabular.stationary.steps import Steps
 
 __all__ = ["path_sums"]
@@ -27,10 +29,12 @@ def path_sums(steps: Steps) -> Array | None:
     None where sums over paths are no linear system, or a single step multiplies weight. Of many edges the best path is
     not looked for, and z is solved for as it is.
     """
-    sure = len(steps.pairs) == len(steps.states)
+    sure = steps.count == len(steps.states)
     if steps.hard or not (steps.eta == 1 or sure):
         return None
-    many = len(steps.pairs) > max(MANY * steps.number, SMALL)
+    if steps.table is not None:
+        return _of_table(steps, steps.table)
+    many = steps.count > max(MANY * steps.number, SMALL)
     weights = (np.log(steps.prior) + steps.rewards)[steps.pairs] + steps.gains
     if not sure:
         weights = weights + np.log(steps.chances)
@@ -44,11 +48,7 @@ def path_sums(steps: Steps) -> Array | None:
     rows, columns = steps.sources[~ends], steps.targets[~ends]
     if many and steps.number <= DENSE_LIMIT:
         table = np.bincount(rows * steps.number + columns, shifted[~ends], steps.number**2)
-        try:
-            sums = np.linalg.solve(np.eye(steps.number) - table.reshape(steps.number, -1), side)
-        except np.linalg.LinAlgError:
-            return None
-        return np.asarray(np.log(sums)) if np.isfinite(sums).all() and (sums > 0).all() else None
+        return _solved(table.reshape(steps.number, -1), side)
     pattern = Pattern(torch.from_numpy(rows), torch.from_numpy(columns), steps.number)
     if pattern.method == "iterate":
         return best
@@ -56,6 +56,32 @@ def path_sums(steps: Steps) -> Array | None:
     if found is None or not np.isfinite(found).all() or not (found > 0).all():
         return best
     return np.asarray(best + np.log(found[:, 0]))
+
+
+def _solved(table: Array, side: Array) -> Array | None:
+    """[N], log z for G [N, N] and b; None if z does not come out positive."""
+    try:
+        sums = np.linalg.solve(np.eye(len(table)) - table, side)
+    except np.linalg.LinAlgError:
+        return None
+    return np.asarray(np.log(sums)) if np.isfinite(sums).all() and (sums > 0).all() else None
+
+
+def _of_table(steps: Steps, edges: EdgeTable) -> Array | None:
+    """The same where edges are a table: many, of which the best path is not looked for."""
+    weights, gains = edges.table, edges.paid
+    start = (np.log(steps.prior) + steps.rewards).astype(np.float64)
+    if gains is not None and gains.shape[1] == 1:
+        start += gains[:, 0]
+    elif gains is not None:
+        with np.errstate(over="ignore"):
+            weights = weights * np.exp(gains)
+    if not (np.log(weights.max(1)) + start <= 0).all():
+        return None
+    chain, inner = mixed(weights, np.exp(start), steps.first_pairs), np.flatnonzero(edges.columns < steps.number)
+    table = np.zeros((steps.number, steps.number))
+    table[:, edges.columns[inner]] = chain[:, inner]
+    return _solved(table, chain[:, edges.columns == steps.number].sum(1))
 
 
 def _best_paths(steps: Steps, weights: Array) -> Array:

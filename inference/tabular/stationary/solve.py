@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from cai.inference.tabular.stationary.classify import free_of_reward, usable, worth_of_closed
-from cai.inference.tabular.stationary.graphs import reaching
+from cai.inference.tabular.stationary.moves import Values
 from cai.inference.tabular.stationary.newton import (
     Chains,
     Found,
@@ -26,7 +26,7 @@ from cai.inference.tabular.stationary.newton import (
     value_of_prior,
 )
 from cai.inference.tabular.stationary.path_sums import path_sums
-from cai.inference.tabular.stationary.steps import Steps, Values
+from cai.inference.tabular.stationary.steps import Steps
 
 __all__ = ["Solution", "conclude", "solve_by_backups", "solve_soft"]
 
@@ -91,11 +91,11 @@ class Solution:
         self.worth[np.isnan(self.worth) & dead] = -np.inf
         steps, within = self.steps, np.append(group, False)
         if steps.eta >= 0:
-            endless = reaching(steps.sources[edges], steps.targets[edges], self.worth == np.inf)
+            endless = steps.reaching(self.worth == np.inf, edges)
             self.worth[np.isnan(self.worth) & endless & within] = np.inf
             return pairs, edges
         while True:  # unkind dynamics go elsewhere if they can
-            led = np.bincount(steps.pairs[edges], minlength=len(steps.states)) > 0
+            led = steps.some(edges)
             endless = np.zeros(steps.number + 1, dtype=bool)
             endless[steps.states[pairs & ~led]] = True
             endless &= np.isnan(self.worth) & within
@@ -103,9 +103,8 @@ class Solution:
             if not endless.any():
                 return pairs, edges
             self.worth[endless] = np.inf
-            edges = edges & ~endless[steps.targets]
             pairs = pairs & ~endless[steps.states]
-            edges = edges & pairs[steps.pairs]
+            edges = edges & ~steps.edges_into(endless) & steps.of_pairs(pairs)
 
     def unknown(self, group: Array) -> Array:
         """Bool [N], those of a group that are unknown yet."""
@@ -144,7 +143,7 @@ def solve_soft(solution: Solution, group: Array) -> None:
         begin = path_sums(part)
         if begin is not None:
             values = part.values(begin)
-        elif part.eta == 0 and np.isin(np.arange(len(part.states)), part.pairs[part.targets == part.number]).all():
+        elif part.eta == 0 and part.into(np.append(np.zeros(part.number, dtype=bool), True)).all():
             values = part.values(np.zeros(part.number))  # whatever is chosen may end at once
         else:
             values = value_of_prior(part, chains) or part.values(np.zeros(part.number))
@@ -162,7 +161,7 @@ def _that_ends(solution: Solution, group: Array) -> tuple[Array, Array, Array]:
     while True:
         pairs, edges = solution.allowed(group)
         unknown = solution.unknown(group)
-        ends = reaching(steps.sources[edges], steps.targets[edges], np.isfinite(solution.worth))[:-1]
+        ends = steps.reaching(np.isfinite(solution.worth), edges)[:-1]
         endless = unknown & ~ends
         if not endless.any():
             return pairs, edges, unknown
@@ -188,7 +187,7 @@ def conclude(
         The problem and what was found, as they are now.
     """
     bound, values = error_bound(part, found, chains), found.values.total
-    if len(part.pairs) <= LONGEST and part.dtype is np.float64 and (bound is None or not solution.fits(bound, values)):
+    if part.count <= LONGEST and part.dtype is np.float64 and (bound is None or not solution.fits(bound, values)):
         part = part.at(np.longdouble)
         begin = Values(found.values.high.astype(np.longdouble), found.values.low.astype(np.longdouble))
         if found.chosen is None:
@@ -221,7 +220,7 @@ def solve_by_backups(solution: Solution, group: Array, accelerate: bool) -> None
             return
         part = steps.select(pairs, edges, unknown, solution.worth)
         chains, values, wait = Chains(part), part.values(np.zeros(part.number)), 8
-        quick = part if len(part.pairs) <= SMALL else part.at(np.float64)
+        quick = part if part.count <= SMALL else part.at(np.float64)
         change, first, count = math.inf, values.total, 0
         while solution.left():
             count += 1

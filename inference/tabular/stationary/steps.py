@@ -1,7 +1,8 @@
 """One backup of a stationary problem as a list of what may happen, and how far values are from standing still.
 
-The list holds pairs (s, a) of positive prior in live states and the edges (s, a) -> s' of positive probability; a
-discount's fall is one more edge, into the end, whose value is 0. With x = rho + v(s') - v(s) on an edge,
+The list holds pairs (s, a) of positive prior in live states and the edges (s, a) -> s' of positive probability (as a
+list or, where most of them are there, as a table, see `edges`); a discount's fall is one more edge, into the end, whose
+value is 0. With x = rho + v(s') - v(s) on an edge,
 
     delta(s) = F(v)(s) - v(s) = choice over a of  (1 / eta) log sum_k p_k e^{eta x_k}
 
@@ -19,69 +20,15 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["TINY", "Moves", "Steps", "Values", "log_mean_exp", "summed"]
+from cai.inference.tabular.stationary.edges import EdgeList, EdgeTable, computes_long, summed
+from cai.inference.tabular.stationary.graphs import reaching, reaching_table
+from cai.inference.tabular.stationary.moves import Moves, Values, log_mean_exp
+from cai.inference.tabular.stationary.tables import expected, sources_of, tilted
+
+__all__ = ["Steps"]
 
 Array = np.ndarray[Any, Any]
-TINY = float(np.finfo(np.float64).tiny)  # nats: what is less is 0 to whoever reads the answer
 BLOCK = 1 << 14  # edges that are looked at together
-LONG_LIMIT = 100_000  # edges up to which everything is computed in long double
-
-
-@dataclass(frozen=True)
-class Values:
-    """Values [N] in nats as a sum, of which the low part holds what the high one cannot.
-
-    Attributes:
-        high: [N].
-        low: [N].
-    """
-
-    high: Array
-    low: Array
-
-    @np.errstate(over="ignore", invalid="ignore")
-    def moved(self, step: Array) -> Values:
-        """The values and a step [N] more."""
-        added = self.low + step
-        total = self.high + added
-        part = total - self.high  # the sum's rounding, whichever is the larger (Knuth)
-        return Values(total, (self.high - (total - part)) + (added - part))
-
-    @property
-    def total(self) -> Array:
-        """[N], float64."""
-        return (self.high + self.low).astype(np.float64)
-
-
-@dataclass(frozen=True)
-class Moves:
-    """Where a choice leads: delta, and the chain of the policy and dynamics that attain it.
-
-    Attributes:
-        delta: [N], F(v) - v, nats.
-        rounding: [N], what delta may be wrong by.
-        advantages: [R], of the pairs: the certainty equivalent of x.
-        policy: [R], pi(a | s) of the pairs.
-        outcomes: [E], the probability of an edge given its pair.
-        pairs: int [E], the pair of each edge.
-    """
-
-    delta: Array
-    rounding: Array
-    advantages: Array
-    policy: Array
-    outcomes: Array
-    pairs: Array
-
-    @cached_property
-    def weights(self) -> Array:
-        """[E], the probability of an edge given its state."""
-        return self.policy[self.pairs] * self.outcomes
-
-    @property
-    def left(self) -> float:
-        """The largest |delta|, in units of its rounding."""
-        return float((np.abs(self.delta) / np.maximum(self.rounding, TINY)).max(initial=0.0))
 
 
 @dataclass(frozen=True)
@@ -96,10 +43,7 @@ class Steps:
         actions: int [R], the action of each pair.
         prior: [R], p(a | s).
         rewards: [R], expected rewards of the pairs where eta is 0, else 0; nats.
-        pairs: int [E], ascending: the pair of each edge.
-        targets: int [E], where it leads.
-        chances: [E], its probability given the pair.
-        gains: [E], its reward where eta is not 0, else 0; nats.
+        edges: what the pairs may lead to: E edges. A mask over them, bool [E], is in the order of the list.
         lost: [R], the probability of what was left out of a pair's edges.
         refused: [N], the prior of what was left out of a state's pairs.
     """
@@ -111,12 +55,45 @@ class Steps:
     actions: Array
     prior: Array
     rewards: Array
-    pairs: Array
-    targets: Array
-    chances: Array
-    gains: Array
+    edges: EdgeList | EdgeTable
     lost: Array
     refused: Array
+
+    @property
+    def pairs(self) -> Array:
+        """Int [E], ascending: the pair of each edge."""
+        return self.edges.pairs
+
+    @property
+    def targets(self) -> Array:
+        """Int [E], where each edge leads."""
+        return self.edges.targets
+
+    @property
+    def chances(self) -> Array:
+        """[E], the probability of each edge given its pair."""
+        return self.edges.chances
+
+    @property
+    def gains(self) -> Array:
+        """[E], the reward of each edge where eta is not 0, else 0; nats."""
+        return self.edges.gains
+
+    @property
+    def count(self) -> int:
+        """E."""
+        return self.edges.count
+
+    @property
+    def table(self) -> EdgeTable | None:
+        """The edges, where they are a table and computed with as one."""
+        return self.edges if isinstance(self.edges, EdgeTable) else None
+
+    @cached_property
+    def leads(self) -> Array:
+        """Bool [N, N + 1], of a table: which states lead to which."""
+        assert isinstance(self.edges, EdgeTable)
+        return sources_of(self.edges, self.states, self.number)
 
     @cached_property
     def sources(self) -> Array:
@@ -143,8 +120,8 @@ class Steps:
 
     @cached_property
     def dtype(self) -> Any:
-        """What is computed in: long double up to 100,000 edges, else float64."""
-        return np.longdouble if len(self.pairs) <= LONG_LIMIT else np.float64
+        """What is computed in: long double up to 100,000 edges of a list, else float64."""
+        return np.longdouble if self.table is None and computes_long(self.count) else np.float64
 
     @cached_property
     def weighed(self) -> Array:
@@ -157,10 +134,73 @@ class Steps:
         return self.gains.astype(self.dtype, copy=False)
 
     def at(self, dtype: Any) -> Steps:
-        """The same, computed in long double or float64."""
-        found = replace(self)
+        """The same, computed in long double, by the list, or in float64."""
+        table = self.table
+        found = replace(self) if table is None or dtype is np.float64 else replace(self, edges=table.listed)
         found.__dict__["dtype"] = dtype
         return found
+
+    def ways(self, edges: Array | None = None) -> tuple[Array, Array]:
+        """(sources, targets) of some edges, bool [E]; of a table each once."""
+        if self.table is None:
+            return (self.sources, self.targets) if edges is None else (self.sources[edges], self.targets[edges])
+        sources, targets = np.nonzero(self._leads_by(edges))
+        return sources, targets
+
+    def some(self, edges: Array) -> Array:
+        """Bool [R], the pairs of some edges, bool [E]."""
+        if self.table is not None:
+            return np.asarray(self.table.placed(edges).any(1))
+        return np.bincount(self.pairs[edges], minlength=len(self.states)) > 0
+
+    def into(self, goal: Array) -> Array:
+        """Bool [R], the pairs that may lead into the goal, bool [N + 1]."""
+        if self.table is not None:
+            return np.asarray(self.table.positive[:, goal[self.table.columns]].any(1))
+        return np.bincount(self.pairs[goal[self.targets]], minlength=len(self.states)) > 0
+
+    def edges_into(self, goal: Array) -> Array:
+        """Bool [E], the edges that lead into the goal, bool [N + 1]."""
+        if self.table is None:
+            return np.asarray(goal[self.targets])
+        return np.broadcast_to(goal[self.table.columns], self.table.table.shape)[self.table.positive]
+
+    def of_pairs(self, pairs: Array) -> Array:
+        """Bool [E], the edges of some pairs, bool [R]."""
+        if self.table is None:
+            return np.asarray(pairs[self.pairs])
+        return np.repeat(pairs, np.count_nonzero(self.table.positive, 1))
+
+    def gains_of(self, states: Array) -> Array:
+        """`gains` of the edges of some states, bool [N], in any order; of a table 0 for what there is none of."""
+        table = self.table
+        if table is None:
+            return np.asarray(self.gains[states[self.sources]])
+        if table.paid is None:
+            return np.zeros(0)
+        paid = table.paid[states[self.states]]
+        return np.asarray(paid if paid.shape[1] == 1 else np.where(table.positive[states[self.states]], paid, 0.0))
+
+    def reaching(self, goal: Array, edges: Array | None = None) -> Array:
+        """Bool [N + 1]: states with a path to the goal, bool [N + 1], along some edges, bool [E]; the goal included."""
+        if self.table is not None:
+            return reaching_table(self._leads_by(edges), goal)
+        return reaching(*self.ways(edges), goal)
+
+    def reached(self, start: Array, edges: Array | None = None) -> Array:
+        """Bool [N + 1]: states on a path from the start, bool [N + 1], along some edges; the start included."""
+        if self.table is not None:
+            ways = np.zeros((self.number + 1, self.number + 1), dtype=bool)
+            ways[:, :-1] = self._leads_by(edges).T
+            return reaching_table(ways, start)
+        return reaching(*self.ways(edges)[::-1], start)
+
+    def _leads_by(self, edges: Array | None) -> Array:
+        """`leads`, by some edges of a table."""
+        if edges is None or edges.all():
+            return self.leads
+        assert self.table is not None
+        return sources_of(self.table, self.states, self.number, self.table.placed(edges))
 
     def values(self, values: Array) -> Values:
         """Values [N] for `moves`."""
@@ -177,14 +217,20 @@ class Steps:
             worth: [N + 1], the known values of the others, nats.
         """
         pairs = pairs & states[self.states]
-        edges = edges & pairs[self.pairs]
-        if states.all() and pairs.all() and edges.all():
+        refused = self.refused
+        if not pairs.all():
+            refused = refused + summed(self.states[~pairs], self.prior[~pairs], self.number)
+        elif states.all() and edges.all():
             return self
+        if self.table is not None:
+            found = self._select_table(self.table, pairs, edges, states, worth, refused[states])
+            if found is not None:
+                return found
+        edges = edges & pairs[self.pairs]
         inside = np.append(states, False)
         place = np.append(np.cumsum(states) - 1, 0)
         number = int(states.sum())
         lost = self.lost + summed(self.pairs[~edges], self.chances[~edges], len(self.states))
-        refused = self.refused + summed(self.states[~pairs], self.prior[~pairs], self.number)
         targets, chances = self.targets[edges], self.chances[edges]
         known = np.where(inside[targets], 0.0, worth[targets])
         row = np.cumsum(pairs) - 1
@@ -202,15 +248,57 @@ class Steps:
             self.actions[pairs],
             self.prior[pairs],
             rewards,
-            rows,
-            np.where(inside[targets], place[targets], number),
-            chances,
-            gains,
+            EdgeList(rows, np.where(inside[targets], place[targets], number), chances, gains),
             lost[pairs],
             refused[states],
         )
 
-    @np.errstate(over="ignore", invalid="ignore")  # of values that are pushed far: whoever asks sees what is not finite
+    def _select_table(
+        self, table: EdgeTable, pairs: Array, edges: Array, states: Array, worth: Array, refused: Array
+    ) -> Steps | None:
+        """What `select` finds, of a table; None where the list does as well."""
+        out = np.append(~states, True)[table.columns]
+        placed, lost = None, self.lost
+        if not edges.all():
+            placed = table.placed(edges)
+            lost = lost + np.where(placed, 0.0, table.table).sum(1)
+        known = np.where(out, worth[table.columns], 0.0)
+        if not np.isfinite(known).all():
+            if (table.part(pairs, placed).table[:, ~np.isfinite(known)] > 0).any():
+                return None
+            known[~np.isfinite(known)] = 0.0
+        part = table.part(None if pairs.all() else pairs, placed)
+        if not part.pays:
+            return None
+        number, place = int(states.sum()), np.append(np.cumsum(states) - 1, 0)
+        columns = np.where(out, number, place[table.columns])
+        rewards = self.rewards[pairs]
+        if self.eta == 0:
+            if known.any():
+                rewards = rewards + part.exactly(known)
+            part = replace(part, columns=columns)
+        else:
+            part = replace(part, columns=columns, added=part.added + known)
+        chosen = (self.states[pairs], self.actions[pairs], self.prior[pairs])
+        return Steps(number, self.eta, self.hard, place[chosen[0]], *chosen[1:], rewards, part, lost[pairs], refused)
+
+    def by(self, chosen: Array) -> Steps:
+        """The same problem with one pair for each state, int [N], and nothing to choose; of edges that are a table."""
+        assert isinstance(self.edges, EdgeTable)
+        return Steps(
+            self.number,
+            self.eta,
+            True,
+            np.arange(self.number),
+            self.actions[chosen],
+            np.ones(self.number),
+            self.rewards[chosen],
+            self.edges.part(chosen),
+            self.lost[chosen],
+            np.zeros(self.number),
+        )
+
+    @np.errstate(over="ignore", invalid="ignore")  # of values pushed far: whoever asks sees what is not finite
     def moves(self, values: Values, chosen: Array | None = None) -> Moves:
         """How far values are from standing still, and the chain that moves them.
 
@@ -218,10 +306,51 @@ class Steps:
             values: of the N states.
             chosen: int [N], the pair that each state takes, in place of the choice.
         """
+        table = self.table
+        if table is not None and chosen is not None:
+            return self.by(chosen).moves(values)
         dtype = self.dtype
         eps = float(np.finfo(dtype).eps)
         high, low = np.append(values.high, 0).astype(dtype), np.append(values.low, 0).astype(dtype)
-        apart = bool(low.any())
+        if table is None:
+            advantages, outcomes, size = self._listed_moves(high, low)
+        elif self.eta == 0:
+            outcomes = table.table
+            advantages, size = expected(table, high, low, self.states)
+        else:
+            advantages, outcomes, size = tilted(table, high, low, self.states, self.eta, self.lost)
+        if self.eta == 0:
+            rewards = self.rewards.astype(dtype)
+            advantages, size = rewards + advantages, np.abs(rewards) + size
+        if chosen is not None:
+            policy = np.zeros(len(self.states), dtype)
+            policy[chosen] = 1
+            delta = advantages[chosen]
+        elif self.hard:
+            delta = np.maximum.reduceat(advantages, self.first_pairs)
+            tight = np.where(advantages >= delta[self.states], self.prior.astype(dtype), 0)
+            policy = tight / np.add.reduceat(tight, self.first_pairs)[self.states]
+        else:
+            prior = self.prior.astype(dtype)
+            refused = self.refused.astype(dtype)
+            delta, policy, own = log_mean_exp(
+                advantages,
+                prior,
+                refused,
+                lambda parts: np.add.reduceat(parts, self.first_pairs),
+                lambda parts: np.maximum.reduceat(parts, self.first_pairs),
+                lambda numbers: numbers[self.states],
+            )
+        rounding = np.add.reduceat(policy * size, self.first_pairs) + (0 if chosen is not None or self.hard else own)
+        # Among states of one value, differences shrink with every step: no digit is left below those of high and low.
+        least = eps * eps * np.abs(high[:-1])
+        return Moves(
+            delta, 3 * eps * rounding + least, advantages, policy, outcomes, size, self.edges, self.first_pairs
+        )
+
+    def _listed_moves(self, high: Array, low: Array) -> tuple[Array, Array, Array]:
+        """(advantages [R] but for `rewards`, outcomes [E], sizes [R]) of the list, at values [N + 1]."""
+        dtype, apart = self.dtype, bool(low.any())
         advantages, size = np.empty(len(self.states), dtype), np.empty(len(self.states), dtype)
         outcomes = self.weighed if self.eta == 0 else np.empty(len(self.pairs), dtype)
         for pairs, edges in self.blocks:
@@ -236,25 +365,7 @@ class Steps:
                 size[pairs] = np.add.reduceat(np.abs(x, out=x), first)
             else:
                 advantages[pairs], outcomes[edges], size[pairs] = self._weighed_by_worth(x, pairs, edges)
-        if self.eta == 0:
-            rewards = self.rewards.astype(dtype)
-            advantages, size = rewards + advantages, np.abs(rewards) + size
-        if chosen is not None:
-            policy = np.zeros(len(self.states), dtype)
-            policy[chosen] = 1
-            delta = advantages[chosen]
-        elif self.hard:
-            delta = np.maximum.reduceat(advantages, self.first_pairs)
-            tight = np.where(advantages >= delta[self.states], self.prior, 0)
-            policy = tight / np.add.reduceat(tight, self.first_pairs)[self.states]
-        else:
-            prior = self.prior.astype(dtype)
-            refused = self.refused.astype(dtype)
-            delta, policy, own = log_mean_exp(advantages, prior, self.states, self.first_pairs, refused)
-        rounding = np.add.reduceat(policy * size, self.first_pairs) + (0 if chosen is not None or self.hard else own)
-        # Among states of one value, differences shrink with every step: no digit is left below those of high and low.
-        least = eps * eps * np.abs(high[:-1])
-        return Moves(delta, 3 * eps * rounding + least, advantages, policy, outcomes, self.pairs)
+        return advantages, outcomes, size
 
     def _weighed_by_worth(self, x: Array, pairs: slice, edges: slice) -> tuple[Array, Array, Array]:
         """(advantages, outcomes, numbers whose rounding is in the advantages) of a block, where eta is not 0.
@@ -278,43 +389,12 @@ class Steps:
             outcomes = tight / np.add.reduceat(tight, first)[groups]
             return advantages, outcomes, np.abs(advantages) + np.add.reduceat(outcomes * apart, first)
         x *= self.eta
-        logs, outcomes, size = log_mean_exp(x, chances, groups, first, self.lost[pairs].astype(self.dtype))
+        logs, outcomes, size = log_mean_exp(
+            x,
+            chances,
+            self.lost[pairs].astype(self.dtype),
+            lambda parts: np.add.reduceat(parts, first),
+            lambda parts: np.maximum.reduceat(parts, first),
+            lambda numbers: numbers[groups],
+        )
         return logs / self.eta, outcomes, size / abs(self.eta) + np.add.reduceat(outcomes * apart, first)
-
-
-def summed(places: Array, parts: Array, number: int) -> Array:
-    """[N], parts [E] added up at their places, in long double."""
-    found = np.zeros(number, dtype=np.longdouble)
-    np.add.at(found, places, parts)
-    return found
-
-
-def log_mean_exp(x: Array, weights: Array, groups: Array, first: Array, lost: Array) -> tuple[Array, Array, Array]:
-    """Log sum_k w_k e^{x_k} of each group, right to rounding where it is near 0, too.
-
-    Args:
-        x: [E].
-        weights: [E], positive, of sum 1 in each group but for what was lost.
-        groups: int [E], ascending: the group of each.
-        first: int [R], the first of each group.
-        lost: [R], 1 less the sum of the weights.
-
-    Returns:
-        (the logarithms [R]; the weights tilted by e^x [E]; [R], numbers whose rounding is in the logarithms).
-    """
-    largest = np.maximum.reduceat(x, first)
-    with np.errstate(over="ignore", invalid="ignore"):
-        changes = weights * np.expm1(x)
-        less = np.add.reduceat(changes, first) - lost
-    near = (less > -0.5) & (less < 1.0)  # false for NaN
-    if near.all():
-        found, size = np.log1p(less), (np.add.reduceat(np.abs(changes), first) + lost) / (1 + less)
-        return found, weights * np.exp(x) / (1 + less)[groups], size + np.abs(found)
-    terms = weights * np.exp(x - largest[groups])
-    sums = np.add.reduceat(terms, first)
-    logs, close = np.log(sums), np.where(near, less, 0.0)
-    with np.errstate(invalid="ignore"):
-        apart = (np.add.reduceat(np.abs(changes), first) + lost) / (1 + close)
-    found = np.where(near, np.log1p(close), largest + logs)
-    size = np.where(near, apart, 1 + np.abs(largest) + np.abs(logs)) + np.abs(found)
-    return found, terms / sums[groups], size

@@ -210,3 +210,11 @@ def test_a_forbidden_outcome_elsewhere_changes_nothing():
     finite = outcome.returns[torch.isfinite(outcome.returns)]
     assert 200 < len(finite) < 400
     assert float(finite.max()) >= 2
+
+
+def test_what_is_forbidden_where_the_policy_never_comes_says_nothing():
+    mdp = MDP.from_successors([[[0], [1]], [[1], [1]]], [[[1.0], [1.0]]] * 2, initial=[1.0, 0.0])
+    model = TrajectoryModel(mdp, torch.tensor([[1.0, -math.inf], [-math.inf, 2.0]]), horizon=math.inf, discount=0.5)
+    outcome = evaluate(Policy([[1.0, 0.0]] * 2), model, num_rollouts=400)
+    assert (outcome.expected_return, outcome.std) == (pytest.approx(2.0), pytest.approx(math.sqrt(2)))
+    assert float(outcome.returns.mean()) == pytest.approx(2.0, abs=Z * outcome.standard_error)

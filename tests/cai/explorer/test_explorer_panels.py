@@ -117,3 +117,18 @@ def test_ports_that_are_none(port, words):
 
     with pytest.raises(ValueError, match=words):
         serve("bridge", port=port)
+
+
+def test_a_reset_shows_what_was_shown_at_first_without_drawing_it_again():
+    pytest.importorskip("panel")
+    from cai.explorer.page import Page
+
+    page = Page(Exploration("lottery"))
+    first, picture = page.view, page.picture.object
+    release(page.controls["eta"], 1.5)
+    assert page.view.values["eta"] == 1.5
+    assert page.picture.object != picture
+    page.reset.clicks += 1
+    assert {name: widget.value for name, widget in page.controls.items()} == page.exploration.defaults
+    assert page.view is first  # it was kept
+    assert page.picture.object == picture

@@ -12,7 +12,7 @@ from gaussian_programs import gaussian
 import cai
 from cai.inference import SequentialMonteCarlo, available_backends
 from cai.inference.core.memory import check_memory
-from cai.models import bridge, random_mdp
+from cai.models import bridge, double_integrator, random_mdp
 from cai.models.common import memory
 from cai.models.common.memory import TooLarge
 
@@ -40,6 +40,12 @@ def test_horizons_that_no_memory_holds_are_refused_at_once(method, horizon):
     row = cai.compare(huge, [method.backend]).rows[0]
     assert (row.status.label, row.posterior) == ("unsupported", None)
     assert "are there" in row.detail
+
+
+@pytest.mark.parametrize("backend", ["exact", "smc", "importance", "ilqr", "aico", "mppi", "risk"])
+def test_horizons_of_continuous_models_too(backend):
+    with pytest.raises(TooLarge, match="are there; "):
+        cai.infer(double_integrator(horizon=10**12), backend)
 
 
 @pytest.mark.parametrize("method", BACKENDS, ids=str)

@@ -17,7 +17,7 @@ from cai.inference.particles.particles import move_particles
 from cai.inference.particles.program_system import ReplaySystem
 from cai.inference.particles.smc import _log_psi
 from cai.inference.particles.world_system import WorldSystem
-from cai.models import Flat, LinearNormal, QuadraticReward
+from cai.models import Flat, LinearNormal, QuadraticReward, double_integrator
 from cai.models.programs.inspect import inspect_program
 
 SUMS = ("exact", "optimistic")
@@ -221,6 +221,11 @@ def test_tables_are_not_known_and_say_what_is():
         answer.gain(10)
     with pytest.raises(TypeError, match="criterion"):
         float(answer.gain)
+    with pytest.raises(ValueError, match=r"s has shape \[7, 2\] and a \[3, 1\]; .*for each pair"):
+        answer.q_value(torch.zeros(7, 2), torch.zeros(3, 1), 0)
+    assert answer.q_value(torch.zeros(7, 1, 2), torch.zeros(1, 3, 1), 0).shape == (7, 3)
+    with pytest.raises(ValueError, match="ask 'variational', or give horizon=N and no discount"):
+        cai.infer(double_integrator(horizon=math.inf, discount=0.9), "exact")
 
 
 def test_a_breakdown_is_a_status_with_step_eigenvalue_and_critical_eta():

@@ -4,13 +4,14 @@ import json
 import math
 import statistics
 
+import numpy as np
 import pytest
 import torch
 from oracle import random_problem
 
 import cai
 from cai.inference import Status
-from cai.models import bridge, gridworld
+from cai.models import MDP, TrajectoryModel, bridge, gridworld
 
 
 @pytest.mark.parametrize("backend", ["smc:lookahead=none", "importance"])
@@ -30,6 +31,17 @@ def test_the_default_looks_ahead_where_there_are_tables():
     for seed in range(8):
         answer = cai.infer(model, "smc", seed=seed)
         assert abs(float(answer.log_evidence) - exact) < 5 * answer.details["log_evidence_error"] < 1
+
+
+def test_no_success_whose_first_steps_are_those_of_two_particles():
+    found = []
+    for seed in (0, 3, 7):
+        draw = np.random.default_rng(seed)
+        moves, rewards = draw.dirichlet(np.full(6, 0.3), size=(6, 3)), 4 * draw.normal(size=(6, 3, 6))
+        answer = cai.infer(TrajectoryModel(MDP(moves, 0), rewards, 15), "smc", seed=seed, throw=False)
+        found.append(answer.status.ok)
+        assert not answer.status.ok or answer.details["effective_sample_size"] > 2.5
+    assert any(found)
 
 
 def test_weights_that_are_all_alike_can_all_be_wrong():

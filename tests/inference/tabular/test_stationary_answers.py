@@ -10,7 +10,7 @@ import torch
 import cai
 from cai.inference import Status
 from cai.inference.tabular.stationary import graphs, steps
-from cai.models import MDP, Goal, TrajectoryModel, gymnasium_model, random_mdp
+from cai.models import MDP, Goal, OutcomeReward, TrajectoryModel, gymnasium_model, random_mdp
 
 INF = math.inf
 HARD = ["value-iteration", "value-iteration:successors=best", "value-iteration:successors=worst"]
@@ -349,3 +349,42 @@ def test_where_paths_lead_is_found_in_waves_and_by_a_search(waves, monkeypatch):
         sources, targets = np.nonzero(joined)
         closure = np.linalg.matrix_power((joined | np.eye(12, dtype=bool)).astype(float), 12) > 0
         np.testing.assert_array_equal(graphs.reaching(sources, targets, goal), (closure & goal).any(1))
+
+
+@pytest.mark.parametrize("discount", [1 - 1e-9, 0.9, 1.0])
+def test_where_nothing_can_be_had_for_ever_hard_values_are_0(discount):
+    """Costs that can be kept clear of for ever: 0 came back as -2e-53, which no bound is small enough for."""
+    for seed in range(12):
+        rng = np.random.default_rng(seed)
+        states, actions = int(rng.integers(3, 13)), 3
+        following = np.clip(np.arange(states)[:, None, None] + rng.integers(-2, 3, (states, actions, 2)), 0, states - 1)
+        chances = rng.dirichlet(np.ones(2), (states, actions))
+        costs = -rng.gamma(1.0, 1e5, (states, actions, 2)) * (rng.random((states, actions, 1)) < 0.5)
+        following[-1], costs[-1] = states - 1, 0.0
+        idle = np.ones(states, dtype=bool)
+        for _ in range(states):  # a free action that stays among these
+            idle &= ((costs == 0).all(-1) & idle[following].all(-1)).any(-1)
+        mdp = MDP.from_successors(following, chances, np.ones(states) / states, terminal=[states - 1])
+        model = TrajectoryModel(mdp, OutcomeReward(torch.tensor(costs)), math.inf, discount=discount, temperature=1e5)
+        answer = cai.infer(model, "value-iteration")
+        assert bool((answer.values[0, torch.tensor(idle)] == 0).all()), seed
+        assert bool((answer.values[0, ~torch.tensor(idle)] < 0).all()), seed
+        if discount < 1:
+            kept = cai.evaluate(cai.extract_policy(answer), model.replace(mdp=_begun(mdp, idle)), num_rollouts=2)
+            assert kept.expected_return == 0, seed
+            assert cai.infer(model, "boltzmann").status.ok, seed
+
+
+def _begun(mdp, states):
+    return MDP.from_successors(mdp.next_states, mdp.probabilities, states / states.sum(), terminal=mdp.terminal)
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-12, 1e-100])
+@pytest.mark.parametrize("backend", ["value-iteration:successors=worst", "value-iteration:accelerate=False"])
+def test_growth_is_seen_at_every_size_of_rewards(backend, scale):
+    """A loop that pays for ever, of rewards that are nothing beside 1: a million backups went by without a word."""
+    mdp = MDP.from_successors([[[0], [1]], [[1], [1]]], [[[1.0], [1.0]]] * 2, [1.0, 0.0], terminal=[1])
+    model = TrajectoryModel(mdp, torch.tensor([[2.0, 1.0], [0.0, 0.0]]).double() * scale, INF)
+    answer = ask(model, backend)
+    assert answer.status is Status.DIVERGED
+    assert answer.details["steps"] < 1000

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import cai
+from cai.inference.tabular.backward import Messages
 from cai.models import bridge, lottery
 from cai.models.common.schema import check_fields, declared_types, fits
 from cai.models.common.storage import StorageError, load
@@ -58,6 +59,7 @@ def test_what_does_not(name):
 
 def test_the_types_of_a_class_are_those_that_it_declares():
     assert declared_types(cai.Policy)["stationary"] is bool
+    assert declared_types(Messages)["policy"] is torch.Tensor  # which is computed where it is not given
     with pytest.raises(TypeError, match=r"source is 3 \(int\); expected str"):
         check_fields(cai.Policy, {"source": 3})
 

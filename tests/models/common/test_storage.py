@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
+from damage import rewrite
 
 from cai.models.common import storage
 from cai.models.common.storage import FILE, StorageError, can_store, load, save, storable, stored_kind
@@ -159,3 +160,30 @@ def test_a_newer_layout_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(storage, "VERSION", 1)
     with pytest.raises(StorageError, match=r"newer version.*layout 2"):
         load(tmp_path / "file")
+
+
+def test_what_was_read_does_not_follow_the_file(tmp_path):
+    path = save(tmp_path / "file", torch.ones(5000))
+    found = load(path)
+    path.write_bytes(b"shorter")  # what lay in the file would end the process here
+    assert float(found.sum()) == 5000
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        (lambda document: document | {"kind": "test-pair"}, "calls it a test-pair, and it is a test-thing"),
+        (lambda document: document | {"root": 3.0}, "calls it a test-thing, and it is a <class 'float'>"),
+        (lambda document: document | {"root": [10**400]}, "too large a number"),
+    ],
+)
+def test_a_header_that_says_something_else(tmp_path, change, text):
+    path = save(tmp_path / "file", Thing(torch.eye(2)))
+    with pytest.raises(StorageError, match=text):
+        load(rewrite(path, tmp_path / "changed", change))
+
+
+@pytest.mark.parametrize("path", ["", "nu\0l"])
+def test_paths_that_are_none(path):
+    with pytest.raises(StorageError, match="is no path of a file"):
+        save(path, 1)

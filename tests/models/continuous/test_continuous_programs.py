@@ -173,6 +173,17 @@ def test_a_flat_model_is_no_program(backend):
         cai.infer(flat, backend)
 
 
+@pytest.mark.parametrize(
+    ("backend", "words"),
+    [("exact", "a Pyro program with continuous sites; for a program use 'smc'"), ("restricted", "or use 'smc'")],
+)
+def test_backends_of_tables_send_a_model_whose_sites_are_set_to_one_that_answers(backend, words):
+    changed = do(walk(2), {"a_1": [1.0]})
+    with pytest.raises(ValueError, match=words):
+        cai.infer(changed, backend)
+    assert cai.infer(changed, "smc").status.ok
+
+
 def test_a_batch_is_no_program_but_its_members_are():
     batch = walk(2, initial=([[0.0], [1.0]], [[1.0]]))
     with pytest.raises(ValueError, match=r"model.member\(0\)"):

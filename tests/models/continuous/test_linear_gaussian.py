@@ -150,7 +150,10 @@ WRONG = {
     "half a step": ({"horizon": 2.5}, "whole number of steps"),
     "temperature 0": ({"temperature": 0.0}, "temperature is 0.0; it must be > 0"),
     "temperature below 0": ({"temperature": torch.tensor(-1.0)}, "temperature is -1.0; it must be > 0"),
-    "a row of temperatures": ({"temperature": torch.ones(2)}, "expected a finite number above 0"),
+    "a row of temperatures": (
+        {"temperature": torch.ones(2)},
+        r"temperature has shape \[2\]; all members of a batch share one",
+    ),
     "discount 2": ({"discount": 2.0}, "discount is 2.0"),
     "an average over a finite horizon": ({"criterion": "average"}, "give horizon=math.inf"),
     "a discounted average": (

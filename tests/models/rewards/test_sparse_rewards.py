@@ -22,6 +22,7 @@ def drawn(seed):
 WAYS = {
     "csr of each action": lambda table: [sp.csr_matrix(table[:, a]) for a in range(A)],
     "coo array, all in one": lambda table: sp.coo_array(table.reshape(S * A, S)),
+    "dok matrix, which is a dict too": lambda table: sp.dok_matrix(table.reshape(S * A, S)),
     "torch coo": lambda table: torch.tensor(table.reshape(S * A, S)).to_sparse(),
     "torch csr of each action": lambda table: [torch.tensor(table[:, a]).to_sparse_csr() for a in range(A)],
 }

@@ -12,9 +12,11 @@ from scipy.special import gammainc, gammaincc
 
 import cai
 from cai.inference import IterativeLQR
+from cai.inference.planning.local_optima import local_optima
+from cai.inference.planning.read_model import planning_problem
 from cai.inverse import ContinuousDemonstrations, FitError, FitStatus, fit
 from cai.inverse.continuous.task import gaussian_task
-from cai.models import ContinuousModel, Flat, LinearGaussianModel, LinearNormal, QuadraticReward, pendulum
+from cai.models import ContinuousModel, Flat, LinearGaussianModel, LinearNormal, QuadraticReward, cart_pole, pendulum
 
 WEIGHTS = {"place": 1.5, "effort": 0.7, "end": 4.0}
 
@@ -211,6 +213,33 @@ def test_intervals_of_the_costs_of_a_pendulum_cover():
     assert (np.abs(scaled.mean(0)) < 4 / math.sqrt(8)).all()
     spread = (scaled**2).sum(0)
     assert ((gammainc(4, spread / 2) > FAILURE_RATE) & (gammaincc(4, spread / 2) > FAILURE_RATE)).all()
+
+
+@pytest.mark.campaign
+def test_costs_of_the_cart_pole_are_found_again():
+    """Best plans swing twice; between noisy demonstrations and them lie saddles, which `ilqr` leaves by tiny steps."""
+    h, model = 0.05, cart_pole()
+    rough = cai.infer(model, IterativeLQR(restarts=1, tolerance=1e-4)).plan.actions
+    begin = torch.tensor([[0.0, math.pi, 0.0, 0.0]], dtype=torch.float64)
+    best = local_optima(planning_problem(model), begin, rough[None], damped=800)
+    answer = cai.infer(model, IterativeLQR(restarts=1, tolerance=1e-9, warm_start=best.actions[0]))
+    drawn = ContinuousDemonstrations(*answer.sample(5, seed=0))
+
+    def upright(s):
+        return 1 - torch.cos(s[..., 1])
+
+    def squares(s, *weights):
+        return sum(weight * s[..., i].square() for weight, i in zip(weights, (0, 2, 3), strict=True))
+
+    features = {
+        "upright": (lambda s, a, t: -h * 5 * upright(s), lambda s: -50 * upright(s)),
+        "squares": (lambda s, a, t: -h * squares(s, 0.5, 0.05, 0.05), lambda s: -squares(s, 10.0, 1.0, 1.0)),
+        "effort": lambda s, a, t: -h * 0.01 * a.square().sum(-1),
+    }
+    est = fit(model.replace(reward=lambda s, a, t: 0.0 * s.sum(-1), final_reward=None), drawn, features=features)
+    assert est.status is FitStatus.SUCCESS
+    assert ((est.coefficients - 1).abs() < 4 * est.standard_errors).all(), est.to_frame()
+    assert (est.standard_errors < 0.1).all()
 
 
 def restless(size):

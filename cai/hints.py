@@ -1,0 +1,176 @@
+"""Asks a student's function, and turns what goes wrong inside it into a hint; the labs of the course call it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+__all__ = ["ask"]
+
+# What Python, torch or Pyro say, in parts, and the hint; the first that fits is taken.
+SAID: tuple[tuple[tuple[str, ...], str], ...] = (
+    (("is not defined",), "is a name misspelt, or a line deleted that defines it?"),
+    (
+        ("before assignment", "cannot access local variable"),
+        "a variable is used before it has a value: is it set before the loop?",
+    ),
+    (
+        ("missing 1 required positional argument",),
+        "an argument is missing, or a class is used before an object is made of it: Name(...).method(...)",
+    ),
+    (
+        ("has_rsample",),
+        "a program with factors stands where a guide belongs: the order is loss(program, guide)",
+    ),
+    (
+        ("positional argument", "keyword argument"),
+        "keep the list of arguments as it was, and call what you are given with all of its own",
+    ),
+    (
+        ("elements cannot be converted", "only one element tensors", "can only be converted to"),
+        "a tensor of many is made into one number: take torch.log and torch.exp, not those of math, and no .item()",
+    ),
+    (("must be tensor, not",), "torch functions take tensors; of single numbers use math, or torch.as_tensor(x)"),
+    (
+        ("truth value of", "boolean value of tensor"),
+        "an `if` asks about one number, and this is a tensor of many: use torch.where",
+    ),
+    (
+        ("math domain error", "expected a positive input"),
+        "math.log(0) is an error: return -math.inf where a probability is 0",
+    ),
+    (("math range error",), "the exponential is too large for a float: stay in log space"),
+    (
+        ("must match the size", "inconsistent tensor size", "size mismatch", "expand(", "shape mismatch"),
+        "two shapes do not fit: write them down, and put a new axis where one is missing, as in x[:, None]",
+    ),
+    (
+        ("shapes cannot be multiplied",),
+        "two shapes do not fit for @: write them down; (x * y).sum(-1) may be what you want",
+    ),
+    (
+        ("out of bounds", "out of range"),
+        "an index is too large: tensors count from 0, so step t is row t - 1; axes are [state, action, next state]",
+    ),
+    (("too many indices",), "there are more indices than axes: the shapes stand in the docstring"),
+    (
+        ("does not require grad", "does not have a grad_fn"),
+        "nothing here can be differentiated: set requires_grad=True, and keep detach() and float() out of the loss",
+    ),
+    (("not have been used in the graph",), "the number does not depend on the logits: is a part of it detached?"),
+    (
+        ("leaf variable",),
+        "a tensor that requires grad is changed in place: let the optimiser change it, or build a new one",
+    ),
+    (
+        ("inplace operation",),
+        "a tensor that the gradient needs is changed in place: collect rows in a list, then torch.stack",
+    ),
+    (("second time",), "backward() runs through one graph twice: compute the bound anew in each step"),
+    (("multiple sample sites named",), 'two sites have one name: the name carries the step, f"a_{t}"'),
+    (
+        ("max_plate_nesting", "enumerat", "dimensions", "dims"),
+        "under pyro.markov variables of a long loop share dimensions; config_enumerate marks what is summed over",
+    ),
+    (
+        ("and 'nonetype'", "'nonetype' and"),
+        "this reckons with None: is something asked for before it is there, as a gradient?",
+    ),
+    (
+        ("unsupported operand",),
+        "this reckons with something that is no number: take the number out of it first, as in posterior.elbo",
+    ),
+    (("has no attribute",), "the value is of another kind than you expect: print its type"),
+    (("not subscriptable",), "something is indexed that holds no entries: was a function meant to be called first?"),
+    (("not callable",), "something is called that is no function: is a name used twice?"),
+)
+
+
+def ask(
+    function: Callable[..., Any],
+    *arguments: Any,
+    shape: Sequence[int] | None = None,
+    parts: int | None = None,
+    **keywords: Any,
+) -> Any:
+    """Calls a function that a student wrote, and returns what it returns.
+
+    An answer that is still to be written goes through (`NotImplementedError`); what else stops it becomes a hint.
+
+    Args:
+        function: the student's.
+        arguments: for it.
+        shape: of the tensor that it should return, () of a number; anything but None may be returned, unless given.
+        parts: how many results it should return, side by side; any number, unless given.
+        keywords: for it.
+
+    Raises:
+        AssertionError: if the function stops with an error, returns nothing, or not a tensor of that shape, or NaN. The
+            text says what is likely wrong.
+    """
+    name = getattr(function, "__name__", "your function")
+    try:
+        got = function(*arguments, **keywords)
+    except (NotImplementedError, AssertionError):
+        raise
+    except Exception as error:
+        raise AssertionError(f"{name} stopped with {type(error).__name__}: {_short(error)}. {_hint(error)}") from error
+    if got is None:
+        raise AssertionError(f"{name} returns nothing: end it with `return` and the result")
+    if parts is not None and (not isinstance(got, (tuple, list)) or len(got) != parts):
+        raise AssertionError(
+            f"{name} returns one result; expected {parts}, as its docstring says: return first, second"
+        )
+    if shape is None:
+        return got
+    if isinstance(got, (list, tuple)):
+        raise AssertionError(
+            f"{name} returns a {type(got).__name__}; expected one tensor of shape {tuple(shape)}: torch.stack"
+        )
+    if callable(got):
+        raise AssertionError(f"{name} returns a function; call it, or return its result")
+    try:
+        table = torch.as_tensor(got)
+    except (TypeError, ValueError, RuntimeError):
+        kind = type(got).__name__
+        raise AssertionError(f"{name} returns a {kind}; expected one tensor of shape {tuple(shape)}") from None
+    if tuple(table.shape) != tuple(shape):
+        was, wanted = tuple(table.shape), tuple(shape)
+        raise AssertionError(f"{name} returns shape {was}; expected {wanted}: {_axes(was, wanted)}")
+    if bool(torch.isnan(table.detach().double()).any()):
+        raise AssertionError(
+            f"{name} returns NaN: it takes inf / inf (an exp that overflows: stay in log space), -inf minus -inf, "
+            "0 times inf, or the log of a negative number"
+        )
+    return got
+
+
+def _short(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return (lines[0] if lines else "no message")[:160]
+
+
+def _hint(error: Exception) -> str:
+    said = str(error).lower()
+    for parts, hint in SAID:
+        if any(part in said for part in parts):
+            return f"Hint: {hint}"
+    if isinstance(error, RecursionError):
+        return "Hint: the function calls itself without end"
+    if isinstance(error, KeyError):
+        return "Hint: there is no entry of that name: names of sites are counted from 1, as s_1, a_1, O_1"
+    return "Hint: run the cell of your answer on small numbers, and print what stands in each line"
+
+
+def _axes(got: tuple[int, ...], wanted: tuple[int, ...]) -> str:
+    """What a wrong shape is likely to come from."""
+    if len(got) > len(wanted):
+        return "an axis is left over: sum it out, the last one is dim=-1"
+    if len(got) < len(wanted):
+        return "an axis is gone: sum over one axis alone, with dim=-1, and keep the others"
+    if sorted(got) == sorted(wanted):
+        return "the axes are in another order, or the sum ran over the wrong one"
+    return "the sum ran over the wrong axis, or a row is missing" if math.prod(got) else "it is empty"

@@ -1,0 +1,205 @@
+"""Infinite horizons of dense problems, which are solved by tables: against the lists of small ones, and plain loops."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+import cai
+from cai.inference import Status
+from cai.inference.tabular.stationary import edges
+from cai.inference.tabular.stationary.full_systems import FullPattern
+from cai.inference.tabular.stationary.linear_systems import Pattern
+from cai.inference.tabular.stationary.listing import steps_of
+from cai.models import MDP, TrajectoryModel
+
+INF = math.inf
+BACKENDS = [
+    "exact",
+    "variational",
+    "risk:eta=-2",
+    "risk:eta=0.5",
+    "risk:eta=-inf",
+    "value-iteration",
+    "value-iteration:successors=best",
+    "value-iteration:successors=worst",
+]
+
+
+def problem(seed, number=7, criterion="total"):
+    """A random model of few states, with zeros, masks, rare exits, and rewards of every shape and sign."""
+    rng = np.random.default_rng(seed)
+    actions = int(rng.integers(1, 4))
+    chances = rng.dirichlet(np.full(number, 0.7), size=(number, actions)) * (
+        rng.random((number, actions, number)) < 0.8
+    )
+    if seed % 5 == 0 and number % 2 == 0:
+        chances *= (np.add.outer(np.arange(number), np.arange(number)) % 2 == 1)[:, None]
+    empty = chances.sum(-1) == 0
+    chances[empty] = np.eye(number)[rng.integers(0, number, int(empty.sum()))]
+    discount = 1.0 if criterion == "average" else float(rng.choice([0.5, 0.99, 1 - 1e-6, 1.0]))
+    terminal = [number - 1] if criterion == "total" and (discount == 1 or rng.random() < 0.3) else []
+    rewards = rng.normal(size=[(number,), (number, actions), (number, actions, number)][seed % 3])
+    rewards *= 10.0 ** rng.integers(-3, 1)
+    if rng.random() < 0.7:
+        rewards = -np.abs(rewards)
+    if rng.random() < 0.3:
+        rewards = rewards * (rng.random(rewards.shape) < 0.5)
+    chances /= chances.sum(-1, keepdims=True)
+    if terminal:
+        leak = float(rng.choice([0.2, 1e-3, 1e-9]))
+        chances *= 1 - leak
+        chances[..., -1] += leak
+        chances[-1] = np.eye(number)[-1]
+        rewards[-1] = 0.0
+    prior = rng.dirichlet(np.ones(actions), size=number) * (rng.random((number, actions)) < 0.9) + 1e-3 * np.eye(
+        1, actions
+    )
+    mdp = MDP(chances, rng.dirichlet(np.ones(number)), terminal=terminal, axes="state-action-state")
+    return TrajectoryModel(
+        mdp,
+        rewards,
+        horizon=INF,
+        discount=discount,
+        action_prior=prior / prior.sum(-1, keepdims=True),
+        temperature=float(rng.choice([1.0, 0.3])),
+        criterion=criterion,
+    )
+
+
+@pytest.fixture
+def tables(monkeypatch):
+    """Makes tables of problems of any size, of which a tenth of the outcomes may happen."""
+
+    def use():
+        monkeypatch.setattr(edges, "LONG_LIMIT", 0)
+        monkeypatch.setattr(edges, "FILL", 0.1)
+
+    return use
+
+
+def agree(listed, tabled):
+    """Two answers, by lists in long double and by tables in float64: one status, values to within their bounds."""
+    assert listed.status is tabled.status
+    if not listed.status.ok:
+        return
+    bound = listed.details["error_bound"] + tabled.details["error_bound"]
+    start = listed.model.mdp.initial > 0
+    torch.testing.assert_close(tabled.values[0][start], listed.values[0][start], rtol=0, atol=bound)
+    for name in ("believed_return", "policy_divergence"):
+        torch.testing.assert_close(getattr(tabled, name), getattr(listed, name), rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_tables_and_lists_have_one_answer(backend, tables):
+    models = [problem(seed, 4 + seed % 5) for seed in range(8)]
+    listed = [cai.infer(model, backend, throw=False) for model in models]
+    tables()
+    assert all(steps_of(model, 0.0, False).table is not None for model in models)
+    for model, found in zip(models, listed, strict=True):
+        agree(found, cai.infer(model, backend, throw=False))
+
+
+@pytest.mark.parametrize("backend", ["exact", "variational", "risk:eta=-2", "value-iteration"])
+def test_tables_and_lists_have_one_gain(backend, tables):
+    models = [problem(seed, 4 + seed % 5, "average") for seed in (1, 2, 3, 4, 6)]
+    kept = []
+    for model in models:
+        try:
+            kept.append((model, cai.infer(model, backend, throw=False)))
+        except ValueError:  # several classes
+            continue
+    assert len(kept) >= 3
+    tables()
+    for model, found in kept:
+        tabled = cai.infer(model, backend, throw=False)
+        agree(found, tabled)
+        torch.testing.assert_close(tabled.gain, found.gain, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("eta", [0.0, 1.0, -2.0])
+def test_a_table_lists_what_a_list_holds(eta, tables):
+    """Every digit of long double, of the whole and of a part of it."""
+    models = [problem(seed) for seed in range(12)]
+    listed = [steps_of(model, eta, False) for model in models]
+    tables()
+    for model, one in zip(models, listed, strict=True):
+        other = steps_of(model, eta, False)
+        assert one.table is None
+        assert other.table is not None
+        rng = np.random.default_rng(0)
+        offered = np.isin(np.arange(one.number), one.states)
+        states = offered & (rng.random(one.number) < 0.8)
+        states[0] = True
+        worth = np.append(rng.normal(size=one.number), 0.0)
+        pairs, ways = rng.random(len(one.states)) < 0.9, np.ones(one.count, dtype=bool)
+        pairs[one.first_pairs[offered]] = True
+        parts = [whole.select(pairs, ways, states, worth) for whole in (one, other)]
+        for a, b in ((one, other), parts):
+            for name in ("states", "actions", "pairs", "targets", "chances", "gains", "rewards", "prior", "refused"):
+                np.testing.assert_allclose(
+                    getattr(a, name).astype(np.longdouble),
+                    getattr(b, name).astype(np.longdouble),
+                    rtol=1e-18,
+                    atol=1e-19,
+                )
+        values = rng.normal(size=parts[0].number)
+        moved = [part.at(np.float64).moves(part.at(np.float64).values(values)) for part in parts]
+        for name in ("delta", "advantages", "policy", "weights", "sizes"):
+            want = getattr(moved[0], name).astype(np.float64)
+            np.testing.assert_allclose(getattr(moved[1], name), want, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("backend", ["exact", "variational", "value-iteration"])
+@pytest.mark.parametrize("discount", [0.8, 1.0])
+def test_a_dense_problem_against_plain_loops(backend, discount):
+    """The size from which problems are tables by themselves; backups from 0, in long double."""
+    rng = np.random.default_rng(5)
+    number, actions, leak = 190, 3, 0.2
+    chances = rng.dirichlet(np.ones(number), size=(number, actions))
+    rewards = -rng.random((number, actions))
+    terminal = [number - 1] if discount == 1 else []
+    if terminal:
+        chances = (1 - leak) * chances + leak * np.eye(number)[-1]
+        chances[-1], rewards[-1] = np.eye(number)[-1], 0.0
+    model = TrajectoryModel(
+        MDP(chances, np.full(number, 1 / number), terminal=terminal), rewards, horizon=INF, discount=discount
+    )
+    assert steps_of(model, 1.0, False).table is not None
+    found = cai.infer(model, backend)
+    values, live = np.zeros(number, np.longdouble), np.arange(number) < number - len(terminal)
+    moves = chances.astype(np.longdouble)
+    moves /= moves.sum(-1, keepdims=True)
+    for _ in range(250):
+        if backend == "exact":
+            q_values = rewards + np.log(moves @ (discount * np.exp(values) + 1 - discount))
+        else:
+            q_values = rewards + discount * (moves @ values)
+        values = q_values.max(-1) if backend == "value-iteration" else np.log(np.exp(q_values).mean(-1))
+        values = np.where(live, values, 0.0)
+    error = np.abs(found.values[0].numpy() - values).max()
+    assert found.status is Status.SUCCESS
+    assert error <= found.details["error_bound"] < 1e-10
+
+
+def test_a_full_system_is_solved_as_a_listed_one():
+    rng = np.random.default_rng(1)
+    for number, leak in ((3, 0.1), (155, 1e-3)):
+        chances = rng.dirichlet(np.ones(number), size=number) * (1 - leak)
+        order = torch.arange(number)
+        patterns = (Pattern(order.repeat_interleave(number), order.repeat(number), number), FullPattern(number))
+        for exits in (torch.full((number,), leak, dtype=torch.float64), None):
+            sides = torch.from_numpy(rng.random((number, 2)))
+            for transposed in (False, True):
+                answers, slopes = [], []
+                for pattern in patterns:
+                    weights = torch.from_numpy(chances.ravel().copy()).requires_grad_()
+                    answers.append(pattern.system(weights, exits).solve(sides, transposed=transposed))
+                    answers[-1].square().mean().backward()
+                    slopes.append(weights.grad)
+                torch.testing.assert_close(answers[1], answers[0], rtol=1e-11, atol=1e-12)
+                torch.testing.assert_close(slopes[1], slopes[0], rtol=1e-10, atol=1e-12)
+                matrix = torch.eye(number, dtype=torch.float64) - torch.from_numpy(chances)
+                want = torch.linalg.solve(matrix.T if transposed else matrix, sides)
+                torch.testing.assert_close(answers[1].detach(), want, rtol=1e-10, atol=1e-10)
