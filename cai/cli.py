@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import logging
 import os
 import sys
@@ -248,7 +249,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     interrupts_as_usual()
     if sys.stdout is None:  # closed by whoever started the program
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+        sys.stdout = io.StringIO()
     warnings.showwarning = _show_warning
     logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stderr)
     torch.set_num_threads(1)  # the tables are small, and threads that wait for each other cost more than they bring
