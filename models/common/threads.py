@@ -61,7 +61,7 @@ def one_thread() -> Iterator[None]:
 
 
 _blas_lock = threading.Lock()
-_blas_before: list[list[int]] = []  # for each who has asked for one thread: the numbers found by the first of them
+_blas_before: list[list[int]] = []  # the numbers that each found who asks for one thread now, those of the first first
 
 
 @contextlib.contextmanager
@@ -72,7 +72,7 @@ def one_blas_thread() -> Iterator[None]:
     number is that of the whole process: it stays at one until the last thread that asked for it has ended.
     """
     with _blas_lock:
-        _blas_before.append(_blas_before[0] if _blas_before else [get() for get, _ in _openblas()])
+        _blas_before.append([get() for get, _ in _openblas()])
         for _, put in _openblas():
             put(1)
     try:
