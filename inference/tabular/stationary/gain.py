@@ -136,7 +136,8 @@ def _newton(steps: Steps, chains: Chains, values: Values, limit: int) -> tuple[V
             return *best, count
         step = step[:, 0]
         step[reference] = 0.0
-        moved = at[0].moved(step)
+        # Where nearly all weight leaves the reference for ever, all others move far, and together.
+        moved = at[0].moved(step).relative(int(np.abs(step).argmax()))
         at = (moved, steps.moves(moved))
         if not np.isfinite(at[1].delta).all():
             return *best, count + 1
@@ -200,6 +201,7 @@ def _concluded(
     steps: Steps, chains: Chains, values: Values, count: int, jumps: int, chain: Moves | None = None
 ) -> Rate:
     """Bounds on the gain and on the values, these along a chain (that of the choice unless given)."""
+    values = values.relative(0)
     moves = steps.moves(values)
     low, high = (moves.delta - moves.rounding).min(), (moves.delta + moves.rounding).max()
     gain = (low + high) / 2

@@ -243,6 +243,22 @@ def test_a_chain_that_nearly_falls_apart():
     assert float(exact.gain) == pytest.approx(1.0, rel=1e-9)
 
 
+@pytest.mark.parametrize("eta", [-10.0, 1.0])
+def test_steps_that_move_nearly_all_states_far_cost_no_digits_of_what_they_differ_by(eta):
+    """Policies and beliefs that all but never leave a state, so that a step of Newton's has 1e15 to 1e44 in common."""
+    if eta < 0:
+        P = np.array([[0.15, 0.85, 0, 0], [0, 0, 0.863, 0.137], [0, 0.853, 0, 0.147], [0.534, 0.466, 0, 0]])[:, None]
+        R = [[-1.005, -0.641, 0, 0], [0, 0, 1.961, -1.042], [0, 0.494, 0, -1.533], [1.434, -0.08, 0, 0]]
+        model = problem(P.tolist(), np.array(R)[:, None], temperature=0.1)
+    else:
+        P = np.eye(4)[[[1, 1], [2, 3], [3, 2], [0, 3]]]
+        R = np.array([[-4.05, -2.32], [-4.45, -3.3], [-3.38, -2.39], [-2.2, -3.34]])
+        model = problem(P.tolist(), R, temperature=0.01)
+    posterior = cai.infer(model, f"risk:eta={eta}")
+    values, gain = (part / model.temperature for part in (posterior.values[0].numpy(), float(posterior.gain)))
+    assert np.abs(backup(model, eta, False)(values) - gain - values).max() < 1e-12 * np.abs(values).max()
+
+
 def test_the_start_is_tilted_by_what_states_are_worth_and_counts_nothing():
     rng = np.random.default_rng(5)
     mdp = MDP(rng.dirichlet(np.ones(3), (3, 2)), initial=[0.2, 0.3, 0.5])
