@@ -214,7 +214,7 @@ class NetworkObjective:
             return None
         turns, exits = self.kept.turns, self.kept.exits
         expected = values.turn_counts @ self.of_turns[turns] + values.exit_counts @ self.of_exits[exits]
-        return self.pairs[0].factors @ values.logs, expected
+        return float(self.pairs[0].factors @ values.logs), expected
 
     def log_probs(self, coefficients: Tensor) -> Tensor:
         """[N], of each trip, -inf where float64 finds no route.

@@ -127,7 +127,7 @@ class PartedSums:
         found = self._done(coefficients, second=False)
         if any(part is None for part in found):
             return None
-        return sum(value for value, _ in found), sum(gradient for _, gradient in found)  # type: ignore[return-value]
+        return sum(value for value, _ in found), sum(gradient for _, gradient in found)
 
     def second_order(self, coefficients: Array) -> Derivatives | None:
         """Slopes of every log sum and the Hessian of their weighted sum; None as of `first_order`."""
@@ -137,7 +137,7 @@ class PartedSums:
         slopes = np.empty((sum(map(len, self.places)), len(coefficients)))
         for places, part in zip(self.places, found, strict=True):
             slopes[places] = part.slopes
-        return Derivatives(slopes, sum(part.hessian for part in found))  # type: ignore[arg-type]
+        return Derivatives(slopes, sum(part.hessian for part in found))
 
     def _done(self, coefficients: Array, *, second: bool) -> list[Any]:
         """What comes of each part, in order; the data are sent to those alone who have not got them."""
