@@ -136,7 +136,8 @@ def _newton(steps: Steps, chains: Chains, values: Values, limit: int) -> tuple[V
             return *best, count
         step = step[:, 0]
         step[reference] = 0.0
-        moved = at[0].moved(step)
+        # Where nearly all weight leaves the reference for ever, all others move far, and together.
+        moved = at[0].moved(step).relative(int(np.abs(step).argmax()))
         at = (moved, steps.moves(moved))
         if not np.isfinite(at[1].delta).all():
             return *best, count + 1
@@ -200,6 +201,7 @@ def _concluded(
     steps: Steps, chains: Chains, values: Values, count: int, jumps: int, chain: Moves | None = None
 ) -> Rate:
     """Bounds on the gain and on the values, these along a chain (that of the choice unless given)."""
+    values = values.relative(0)
     moves = steps.moves(values)
     low, high = (moves.delta - moves.rounding).min(), (moves.delta + moves.rounding).max()
     gain = (low + high) / 2
@@ -210,20 +212,20 @@ def _concluded(
         found = _law(steps, chains, chain, reference)
         if found is not None:
             law = found
-            width = _bound(steps, chains, values, moves, chain, reference, low, high)
-    apart = not np.isfinite(width).all() and float(high - low) > 1e-6 * float(abs(gain))
+            width = _bound(steps, chains, values, moves, chain, np.array([reference]), low, high)
+    apart = not np.isfinite(width).all() and not _near(steps, moves) and float(high - low) > 1e-6 * float(abs(gain))
     why = "what a step earns in the long run may depend on the state, so that there is no one gain" if apart else ""
     tight = None if np.isfinite(steps.eta) and not steps.hard else chain.weights > 0
     return Rate(gain, low, high, values, width, law, count, jumps, tight, why)
 
 
 def _bound(
-    steps: Steps, chains: Chains, values: Values, moves: Moves, chain: Moves, reference: int, low: Any, high: Any
+    steps: Steps, chains: Chains, values: Values, moves: Moves, chain: Moves, references: Array, low: Any, high: Any
 ) -> Array:
-    """[N], how far h may be from the solution that is the same at the reference; inf where no bound is found."""
+    """[N], how far h may be from the solution that is the same at the references; inf where no bound is found."""
     side = 1.25 * (np.abs(moves.delta - low) + (high - low) + moves.rounding)
-    system = _until_return(steps, chains, chain, np.array([reference]))
-    others = np.arange(steps.number) != reference
+    system = _until_return(steps, chains, chain, references)
+    others = ~np.isin(np.arange(steps.number), references)
     for _ in range(WIDENINGS):
         found = system.answer(side.astype(np.float64)[:, None])
         if found is None or not np.isfinite(found).all() or (found < 0).any():
@@ -234,7 +236,7 @@ def _bound(
         if above[others].all() and below[others].all():
             return width
         side = 1.5 * side
-        system = _until_return(steps, chains, up, np.array([reference]))
+        system = _until_return(steps, chains, up, references)
     return np.full(steps.number, np.inf)
 
 
@@ -259,7 +261,9 @@ def hard_rate(steps: Steps, limit: int, newton: bool = True) -> Rate:
     rate = _concluded(steps, chains, values, count, count, steps.moves(values, chosen))
     rate = replace(rate, tight=steps.of_pairs(kept))
     if len(np.unique(labels[labels >= 0])) < 2:
-        return rate
+        if np.isfinite(rate.width).all():
+            return rate
+        return replace(rate, width=_width_of_ties(steps, chains, rate, chosen, kept))
     found = _settled(steps, rate.gain, min(SETTLE, limit))  # what these are worth relative to each other is open
     if found is None:
         why = "several sets of states earn as much a step, and what they are worth to each other does not settle"
@@ -267,6 +271,33 @@ def hard_rate(steps: Steps, limit: int, newton: bool = True) -> Rate:
     values, backups = found
     width = backups * float(np.finfo(steps.dtype).eps) * np.abs(values.total)
     return replace(rate, values=values, width=width, count=rate.count + backups)
+
+
+def _width_of_ties(steps: Steps, chains: Chains, rate: Rate, chosen: Array, kept: Array) -> Array:
+    """[N], a bound on the error of h where pairs that are as good, bool [R], join states into one set; inf without one.
+
+    Let P be a chain that takes any of these pairs, u the error, 0 in one state, and d what a pair may fall short of the
+    gain. As no pair is better than its state, u >= P u - d. So u >= -d T, with T the steps until that state is come to;
+    and as u - P u is 0 in the long run m, it is d / m at most, so that u <= max T d / min m. What leads there is bound
+    as elsewhere.
+    """
+    moves, width = steps.moves(rate.values), np.full(steps.number, np.inf)
+    inside, policy = np.zeros(steps.number, dtype=bool), kept.astype(steps.dtype)
+    if not kept.any():
+        return width
+    inside[steps.states[kept]] = True
+    policy[chosen[~inside]] = 1
+    policy /= np.add.reduceat(policy, steps.first_pairs)[steps.states]
+    joined = replace(moves, policy=policy)
+    reference = _seen(steps, joined, np.flatnonzero(inside))
+    law = _law(steps, chains, joined, reference)
+    times = _until_return(steps, chains, joined, np.array([reference])).answer(np.ones((steps.number, 1)))
+    if law is None or times is None or not np.isfinite(times).all() or not law[inside].min() > 0:
+        return width
+    short = rate.high - moves.advantages[kept].min() + moves.rounding.max()
+    joint = 1.25 * float(short) * times[inside].max() / law[inside].min()
+    chain = steps.moves(rate.values, chosen)
+    return joint + _bound(steps, chains, rate.values, moves, chain, np.flatnonzero(inside), rate.low, rate.high)
 
 
 def _settled(steps: Steps, gain: Any, limit: int) -> tuple[Values, int] | None:

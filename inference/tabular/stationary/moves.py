@@ -37,6 +37,14 @@ class Values:
         part = total - self.high  # the sum's rounding, whichever is the larger (Knuth)
         return Values(total, (self.high - (total - part)) + (added - part))
 
+    @np.errstate(over="ignore", invalid="ignore")
+    def relative(self, state: int) -> Values:
+        """The values less that of one state: nothing is lost of what states differ by, however large they are."""
+        apart = self.high - self.high[state]
+        part = apart - self.high
+        lost = (self.high - (apart - part)) - (self.high[state] + part)
+        return Values(apart, np.zeros_like(apart)).moved(lost + (self.low - self.low[state]))
+
     @property
     def total(self) -> Array:
         """[N], float64."""

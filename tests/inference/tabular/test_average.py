@@ -243,6 +243,49 @@ def test_a_chain_that_nearly_falls_apart():
     assert float(exact.gain) == pytest.approx(1.0, rel=1e-9)
 
 
+@pytest.mark.parametrize("eta", [-10.0, 1.0])
+def test_steps_that_move_nearly_all_states_far_cost_no_digits_of_what_they_differ_by(eta):
+    """Policies and beliefs that all but never leave a state, so that a step of Newton's has 1e15 to 1e44 in common."""
+    if eta < 0:
+        P = np.array([[0.15, 0.85, 0, 0], [0, 0, 0.863, 0.137], [0, 0.853, 0, 0.147], [0.534, 0.466, 0, 0]])[:, None]
+        R = [[-1.005, -0.641, 0, 0], [0, 0, 1.961, -1.042], [0, 0.494, 0, -1.533], [1.434, -0.08, 0, 0]]
+        model = problem(P.tolist(), np.array(R)[:, None], temperature=0.1)
+    else:
+        P = np.eye(4)[[[1, 1], [2, 3], [3, 2], [0, 3]]]
+        R = np.array([[-4.05, -2.32], [-4.45, -3.3], [-3.38, -2.39], [-2.2, -3.34]])
+        model = problem(P.tolist(), R, temperature=0.01)
+    posterior = cai.infer(model, f"risk:eta={eta}")
+    values, gain = (part / model.temperature for part in (posterior.values[0].numpy(), float(posterior.gain)))
+    assert np.abs(backup(model, eta, False)(values) - gain - values).max() < 1e-12 * np.abs(values).max()
+
+
+@pytest.mark.parametrize("name", ["value-iteration", "value-iteration:successors=best", "worst"])
+@each_seed(range(300), 15)
+def test_hard_control_of_worlds_full_of_cycles_that_are_as_good(name, seed):
+    """Sure moves and whole rewards, the oracle being the mean over 2520 = lcm(1..10) steps of value iteration."""
+    rng = np.random.default_rng(seed)
+    states, actions = int(rng.integers(1, 6)), int(rng.integers(1, 4))
+    following = rng.integers(0, states, (states, actions))
+    following[:, 0] = (np.arange(states) + 1) % states
+    rewards = rng.integers(-2, 3, (states, actions)).astype(float)
+    if rng.random() < 0.3:  # all cycles earn 0
+        height = rng.integers(-2, 3, states)
+        rewards = (height[following] - height[:, None]).astype(float)
+    model = problem(np.eye(states)[following].tolist(), rewards, start=int(rng.integers(states)))
+    posterior = cai.infer(model, "value-iteration:successors=worst" if name == "worst" else name)
+    step, values = backup(model, 0.0, True), np.zeros(states)
+    for _ in range(200):
+        values = step(values)
+    late = values
+    for _ in range(2520):
+        late = step(late)
+    np.testing.assert_allclose((late - values) / 2520, float(posterior.gain), atol=1e-12)
+    assert float(posterior.believed_return) == pytest.approx(float(posterior.gain), abs=1e-12)
+    own = posterior.values[0].numpy()
+    assert np.abs(step(own) - float(posterior.gain) - own).max() < 1e-12
+    assert abs(float(posterior.state_marginals[0] @ posterior.values[0])) < 1e-12
+
+
 def test_the_start_is_tilted_by_what_states_are_worth_and_counts_nothing():
     rng = np.random.default_rng(5)
     mdp = MDP(rng.dirichlet(np.ones(3), (3, 2)), initial=[0.2, 0.3, 0.5])
