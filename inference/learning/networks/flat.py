@@ -61,8 +61,8 @@ class Perceptron:
         inputs = inputs if inputs.dim() == 3 else inputs.expand(self.copies, *inputs.shape)
         for weight, bias in layers[:-1]:
             inputs = torch.baddbmm(bias, inputs, weight).relu_()
-        weight, bias = layers[-1]
-        return torch.baddbmm(bias, inputs, weight)
+        weight, bias = layers[-1]  # of few columns, of which a batched product makes slow work
+        return torch.stack([torch.addmm(bias[c], inputs[c], weight[c]) for c in range(self.copies)])
 
 
 class Adam:
