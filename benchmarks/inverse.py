@@ -34,7 +34,7 @@ from cai.inverse import RouteNetwork, fit
 from cai.inverse.networks.objective import NetworkObjective
 from cai.models.demonstrations.trips import Trips, read_trips
 
-__all__ = ["main", "make_problem", "reference"]
+__all__ = ["FEATURES", "TRUTH", "main", "make_problem", "make_walks", "reference"]
 
 FEATURES = ("distance", "bend", "u_turn", "left")
 TRUTH = (-2.0, -0.5, -3.0, -0.3)
@@ -74,15 +74,16 @@ def _tables(side: int, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
     return links, turns
 
 
-def _walks(side: int, number: int, steps: int = 30) -> tuple[RouteNetwork, Trips]:
+def make_walks(side: int, number: int, steps: int = 30) -> tuple[RouteNetwork, Trips]:
     """A road network with as many destinations as trips, each where a walk of some steps has ended."""
     links, turns = _tables(side, 0)
     rng = np.random.default_rng(0)
-    begins = np.searchsorted(turns["from"], np.arange(len(links) + 1))
-    here = [rng.choice(len(links), number, replace=False)]
+    onward = turns[np.isin(turns["to"], turns["from"])]  # one link of a road network leads nowhere
+    begins = np.searchsorted(onward["from"], np.arange(len(links) + 1))
+    here = [rng.choice(np.unique(onward["from"]), number, replace=False)]
     for _ in range(steps):
         first, count = begins[here[-1]], np.diff(begins)[here[-1]]
-        here.append(turns["to"].to_numpy()[first + rng.integers(count)])
+        here.append(onward["to"].to_numpy()[first + rng.integers(count)])
     ends, names = np.unique(here[-1], return_inverse=True)
     network = RouteNetwork(links, turns, pd.DataFrame({"link": ends, "destination": np.arange(len(ends))}))
     frame = pd.DataFrame(
@@ -205,7 +206,7 @@ def _peak() -> int:
 
 def _large(side: int, destinations: int) -> dict[str, Any]:
     """One evaluation of a large network against one factorisation, and the peak of its memory."""
-    network, read = _walks(side, destinations)
+    network, read = make_walks(side, destinations)
     before = _peak()
     objective = NetworkObjective(network, read, FEATURES)
     place = torch.tensor(TRUTH, dtype=torch.float64)

@@ -1,10 +1,13 @@
 """Where it is worth it to hand the tasks of a study to others: its time with each `map=` over that of Python's own.
 
-    python -m benchmarks.studies [--rounds 5] [--tasks 16] [--workers 2] [--out studies.json]
+    python -m benchmarks.studies [--rounds 5] [--tasks 16] [--workers 2] [--only fits] [--out studies.json]
 
 One study, `cai.compare` with as many backends as there are tasks (`risk`, each with an eta of its own), on random
 problems of three sizes, so that a task takes a few milliseconds, tens of them, or hundreds. Calls take turns in one
 run, and all pools are up before the first is timed: to start a process, which imports torch, takes seconds once.
+
+Then one evaluation (value and gradient) of `cai.inverse.fit` on road networks, by parts of the destinations, over that
+without a map; at coefficients that are new each time, as in a search. Seconds are what a clock shows.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import functools
+import itertools
 import json
 import multiprocessing
 import time
@@ -23,12 +27,15 @@ from typing import Any
 import torch
 
 import cai
+from benchmarks.inverse import FEATURES, TRUTH, make_walks
 from benchmarks.timing import Sample, interleave
+from cai.inverse.networks.objective import NetworkObjective
 from cai.models import random_mdp
 
-__all__ = ["SIZES", "main", "maps", "measure"]
+__all__ = ["NETWORKS", "SIZES", "main", "maps", "measure", "measure_fits"]
 
 SIZES = {"8 states": 8, "1,000 states": 1_000, "10,000 states": 10_000}
+NETWORKS = {"3,000 links": (32, 800), "12,000 links": (64, 900), "100,000 links": (183, 1_000)}  # side, trips
 SOME = 4  # chunks that a process takes at a time, in the row that sends fewer messages
 
 
@@ -73,6 +80,33 @@ def measure(
     model = random_mdp(num_states=states, branching=4, horizon=20)
     backends = [f"risk:eta={(i + 1) / tasks}" for i in range(tasks)]
     calls = {name: functools.partial(_study, model, backends, one) for name, one in found.items()}
+    return _in_turns(calls, rounds, budget)
+
+
+def measure_fits(
+    found: dict[str, Callable[..., Any]], side: int, trips: int, rounds: int, budget: float
+) -> tuple[dict[str, Sample], tuple[int, int]]:
+    """Seconds of one evaluation by each map, and by none; (links, destinations).
+
+    Args:
+        found: maps by name.
+        side: crossings of the road network along each side.
+        trips: how many.
+        rounds: of calls that take turns.
+        budget: seconds for one map.
+    """
+    network, read = make_walks(side, trips)
+    calls = {name: _evaluation(network, read, one) for name, one in {"no map": None, **found}.items()}
+    return _in_turns(calls, rounds, budget), (network.num_links, len(network.destination_index))
+
+
+def _evaluation(network: Any, read: Any, one: Callable[..., Any] | None) -> Callable[[], Any]:
+    objective, number = NetworkObjective(network, read, FEATURES, one), itertools.count()
+    place = torch.tensor(TRUTH, dtype=torch.float64)
+    return lambda: objective.evaluate(place * (1 + 1e-4 * next(number)))
+
+
+def _in_turns(calls: dict[str, Callable[[], Any]], rounds: int, budget: float) -> dict[str, Sample]:
     first = {}
     for name, call in calls.items():
         begun = time.perf_counter()
@@ -92,22 +126,35 @@ def main() -> None:
     parser.add_argument("--tasks", type=int, default=16)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--budget", type=float, default=40.0, help="seconds for one map and size")
+    parser.add_argument("--only", choices=("studies", "fits"), help="leaves the others out")
+    parser.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=list(NETWORKS), help="of the fits")
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     told: dict[str, Any] = {}
     with maps(arguments.workers) as found:
-        for size, states in SIZES.items():
+        for size, states in SIZES.items() if arguments.only != "fits" else ():
             samples = measure(found, states, arguments.tasks, arguments.rounds, arguments.budget)
-            alone = samples["map"]
-            print(f"{size}: a task takes {1e3 * alone.median / arguments.tasks:.3g} ms; time over that of map")
-            for name, sample in samples.items():
-                low, high = (quartile / alone.median for quartile in sample.quartiles)
-                print(f"    {name:26} {sample.ratio(alone):5.2f}   ({low:.2f} to {high:.2f})")
-            told[size] = {name: {"seconds": s.median, "ratio": s.ratio(alone)} for name, s in samples.items()}
+            task = samples["map"].median / arguments.tasks
+            told[size] = _told(samples, "map", f"{size}: a task takes {1e3 * task:.3g} ms")
+        for size in arguments.networks if arguments.only != "studies" else ():
+            samples, counts = measure_fits(found, *NETWORKS[size], arguments.rounds, arguments.budget)
+            taken = samples["no map"].median
+            title = f"{counts[0]:,} links, {counts[1]} destinations: an evaluation takes {taken:.3g} s"
+            told[size] = _told(samples, "no map", title)
     if arguments.out:
         arguments.out.parent.mkdir(parents=True, exist_ok=True)
         arguments.out.write_text(json.dumps(told, indent=1))
+
+
+def _told(samples: dict[str, Sample], reference: str, title: str) -> dict[str, Any]:
+    """Prints the times over those of one of them."""
+    alone = samples[reference]
+    print(f"{title}; time over that of {reference}")
+    for name, sample in samples.items():
+        low, high = (quartile / alone.median for quartile in sample.quartiles)
+        print(f"    {name:26} {sample.ratio(alone):5.2f}   ({low:.2f} to {high:.2f})", flush=True)
+    return {name: {"seconds": s.median, "ratio": s.ratio(alone)} for name, s in samples.items()}
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ __all__ = ["ask"]
 
 # What Python, torch or Pyro say, in parts, and the hint; the first that fits is taken.
 SAID: tuple[tuple[tuple[str, ...], str], ...] = (
-    (("is not defined",), "is a name misspelt, or a line deleted that defines it?"),
+    (("is not defined",), "is a name misspelt, a line deleted that defines it, or `self.` left out in a method?"),
     (
         ("before assignment", "cannot access local variable"),
         "a variable is used before it has a value: is it set before the loop?",
@@ -33,10 +33,13 @@ SAID: tuple[tuple[tuple[str, ...], str], ...] = (
         ("elements cannot be converted", "only one element tensors", "can only be converted to"),
         "a tensor of many is made into one number: take torch.log and torch.exp, not those of math, and no .item()",
     ),
-    (("must be tensor, not",), "torch functions take tensors; of single numbers use math, or torch.as_tensor(x)"),
+    (
+        ("must be tensor, not", "invalid combination of arguments"),
+        "torch functions take tensors; of single numbers use math, or torch.as_tensor(x)",
+    ),
     (
         ("truth value of", "boolean value of tensor"),
-        "an `if` asks about one number, and this is a tensor of many: use torch.where",
+        "an `if`, `and`, `in` or max(...) asks about one number, and this is a tensor of many: torch.where, &, .clamp",
     ),
     (
         ("math domain error", "expected a positive input"),
@@ -44,12 +47,12 @@ SAID: tuple[tuple[tuple[str, ...], str], ...] = (
     ),
     (("math range error",), "the exponential is too large for a float: stay in log space"),
     (
-        ("must match the size", "inconsistent tensor size", "size mismatch", "expand(", "shape mismatch"),
+        ("must match the size", "inconsistent tensor size", "expand(", "shape mismatch"),
         "two shapes do not fit: write them down, and put a new axis where one is missing, as in x[:, None]",
     ),
     (
-        ("shapes cannot be multiplied",),
-        "two shapes do not fit for @: write them down; (x * y).sum(-1) may be what you want",
+        ("shapes cannot be multiplied", "size mismatch", "incompatible shapes"),
+        "two shapes do not fit for @ or solve: write them down; is a .T missing, or (x * y).sum(-1) meant?",
     ),
     (
         ("out of bounds", "out of range"),
@@ -60,7 +63,10 @@ SAID: tuple[tuple[tuple[str, ...], str], ...] = (
         ("does not require grad", "does not have a grad_fn"),
         "nothing here can be differentiated: set requires_grad=True, and keep detach() and float() out of the loss",
     ),
-    (("not have been used in the graph",), "the number does not depend on the logits: is a part of it detached?"),
+    (
+        ("not have been used in the graph",),
+        "the number does not depend on what it is differentiated by: is a part of it detached?",
+    ),
     (
         ("leaf variable",),
         "a tensor that requires grad is changed in place: let the optimiser change it, or build a new one",

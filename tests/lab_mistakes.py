@@ -158,6 +158,103 @@ MISTAKES = {
             return logits.detach()
         """,
     ),
+    "account-in-reward-units": Mistake(
+        OPTIMISM,
+        "answer_account",
+        ("test_account",),
+        "the account is in reward units",
+        """
+        def evidence_by_account(posterior):
+            return posterior.believed_return - posterior.temperature * (posterior.policy_divergence + posterior.luck)
+        """,
+    ),
+    "one-climb-too-few": Mistake(
+        OPTIMISM,
+        "answer_chance",
+        ("test_chance",),
+        "one climb too few",
+        """
+        def chance_of_the_top(slip, rungs):
+            chance = 1.0
+            for _ in range(1, rungs):
+                chance *= 1 - slip
+            return chance
+        """,
+    ),
+    "slips-exchanged": Mistake(
+        OPTIMISM,
+        "answer_even",
+        ("test_even",),
+        "the two are exchanged",
+        """
+        def break_even():
+            return 1 - math.exp(-3), 3 / 25
+        """,
+    ),
+    "price-as-a-plain-number": Mistake(
+        REWARD,
+        "answer_slope",
+        ("test_slope",),
+        "make_reward is given a plain number",
+        """
+        def evidence_slope(make_reward, price, alpha):
+            weight = torch.tensor(price, requires_grad=True)
+            model = TrajectoryModel(mdp, make_reward(price), horizon, temperature=alpha)
+            (slope,) = torch.autograd.grad(cai.infer(model, "exact").log_evidence, weight)
+            return slope
+        """,
+    ),
+    "where-the-step-leads-to": Mistake(
+        REWARD,
+        "answer_count",
+        ("test_count",),
+        "the marginals of row t + 1 are taken",
+        """
+        def expected_climb(posterior, height):
+            climb, total = (height[None, :] - height[:, None]).clamp(min=0), 0.0
+            for t in range(posterior.horizon):
+                moves = (posterior.action_probs[t][..., None] * posterior.dynamics(t)).sum(1)
+                total = total + (posterior.state_marginals[t + 1][:, None] * moves * climb).sum()
+            return total
+        """,
+    ),
+    "limit-forgotten": Mistake(
+        RICCATI,
+        "answer_constant",
+        ("test_constant",),
+        "it takes 0 / 0 there",
+        """
+        def outcome_cost(P, W, theta):
+            return torch.logdet(torch.eye(len(P)) + theta * W @ P) / (2 * theta)
+        """,
+    ),
+    "inverse-entry-by-entry": Mistake(
+        RICCATI,
+        "answer_policy",
+        ("test_policy",),
+        "entry by entry",
+        """
+        def policy_covariance(Haa, alpha):
+            return alpha / Haa
+        """,
+    ),
+    "vector-left-behind": Mistake(
+        RICCATI,
+        "answer_filter",
+        ("test_filter",),
+        "the vector does not move with the step",
+        """
+        def filtered_means(y, A, W, C, V, mean, covariance):
+            information, inverse, means = torch.linalg.inv(covariance), torch.linalg.inv(A), []
+            vector = information @ mean
+            for seen in y:
+                information = information + C.T @ torch.linalg.solve(V, C)
+                vector = vector + C.T @ torch.linalg.solve(V, seen)
+                means.append(torch.linalg.solve(information, vector))
+                information = tilt(inverse.T @ information @ inverse, W, 1.0)
+            return torch.stack(means)
+        """,
+    ),
     "plan-asked-about-itself": Mistake(
         OPTIMISM,
         "answer_measure",
@@ -191,7 +288,7 @@ MISTAKES = {
         OPTIMISM,
         "answer_fix",
         ("test_fix",),
-        "still counts on",
+        "the temperature was changed",
         """
         def honest_answer(model):
             return cai.infer(model.replace(temperature=0.1), "exact")
@@ -759,8 +856,21 @@ STUDENTS = {
     "slips-elsewhere": ["prior-forgotten-in-the-policy", "expectation-of-the-start-in-the-wrong-place"],
     "hurried": ["leaves-log-space", "no-new-axis", "reward-left-out"],
     "forgetful": ["loop-not-used", "program-enumerated-not-the-guide", "zero-grad-forgotten"],
-    "optimist": ["plan-asked-about-itself", "divergence-the-wrong-way-round", "colder-instead-of-honest"],
-    "beginner": ["branches-on-a-tensor", "shaping-forgets-the-end", "gradient-cut-off-and-nothing-checked"],
+    "optimist": [
+        "plan-asked-about-itself",
+        "divergence-the-wrong-way-round",
+        "colder-instead-of-honest",
+        "account-in-reward-units",
+        "one-climb-too-few",
+        "slips-exchanged",
+    ],
+    "beginner": [
+        "branches-on-a-tensor",
+        "shaping-forgets-the-end",
+        "gradient-cut-off-and-nothing-checked",
+        "price-as-a-plain-number",
+        "where-the-step-leads-to",
+    ],
     "dreamer": ["dynamics-freed", "loss-for-bound", "luck-for-the-gap"],
     "pessimist": ["eta-of-the-wrong-sign", "prior-not-folded-in", "gain-transposed", "log-determinant-missing"],
     "cold": ["alpha-forgotten-in-the-prior", "alpha-forgotten-in-the-policy", "predicted-before-the-first-measurement"],
@@ -770,7 +880,7 @@ STUDENTS = {
         "gain-of-the-wrong-sign",
         "variance-for-precision-of-the-sensor",
     ],
-    "unfinished": ["action-not-eliminated"],
+    "unfinished": ["action-not-eliminated", "limit-forgotten", "inverse-entry-by-entry", "vector-left-behind"],
     "mender-of-nothing": [
         "asked-about-the-other-form",
         "goes-on-after-the-end",

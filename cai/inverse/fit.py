@@ -17,6 +17,7 @@ from cai.models.continuous.linear_gaussian import LinearGaussianModel
 from cai.models.continuous.model import ContinuousModel
 from cai.models.demonstrations.route_network import RouteNetwork
 from cai.models.trajectory.model import TrajectoryModel
+from cai.tasks.mapping import Map, check_map
 
 __all__ = ["fit", "task_of"]
 
@@ -41,6 +42,7 @@ def fit(
     progress: bool = False,
     throw: bool = True,
     drop: Literal["report"] | None = None,
+    map: Map | None = None,
 ) -> Estimate:
     """Fits the coefficients of a reward to demonstrations, by maximum likelihood or a relative of it.
 
@@ -85,6 +87,10 @@ def fit(
         progress: whether a bar is shown.
         throw: whether anything but success raises.
         drop: of a network: "report" leaves trips out that do not fit, and lists them in `est.dropped`.
+        map: of a network: who does parts of each evaluation, as in `cai.compare`, such as `pool.map` or
+            `cai.dask_map(client)`. A part has 256 destinations or more, and factorises the network where it is done; so
+            it takes 512 destinations before there are two. Estimates are the same bits for any map and any number of
+            workers. Unless given all is done here, with the same estimate up to rounding.
 
     Returns:
         The estimate.
@@ -108,7 +114,7 @@ def fit(
         progress=progress,
         throw=throw,
     )
-    task = task_of(problem, demonstrations, features, objective, drop)
+    task = task_of(problem, demonstrations, features, objective, drop, map)
     if tolerance is None and task.tolerance is not None:
         settings = replace(settings, tolerance=task.tolerance)
     return fit_objective(task, settings)
@@ -120,14 +126,22 @@ def task_of(
     features: Any,
     objective: str,
     drop: Literal["report"] | None,
+    map: Map | None = None,
 ) -> Task:
     """What is fitted, by the kind of problem; arguments as of `fit`.
 
     Raises:
         TypeError: if nothing can be fitted of it.
     """
+    if map is not None:
+        check_map(map)
     if isinstance(problem, RouteNetwork):
-        return network_task(problem, demonstrations, features, objective, drop)
+        return network_task(problem, demonstrations, features, objective, drop, map)
+    if map is not None:
+        raise ValueError(
+            f"map belongs to networks, whose destinations it shares out, and this is a {type(problem).__name__}; leave "
+            "it out, or give it to cai.inverse.bootstrap, which makes many fits"
+        )
     if isinstance(problem, LinearGaussianModel | ContinuousModel):
         return gaussian_task(problem, demonstrations, features, objective)
     if isinstance(problem, TrajectoryModel):

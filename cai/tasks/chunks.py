@@ -13,7 +13,7 @@ from typing import Any
 
 from cai.inference.core.driver import raising_interrupts
 from cai.inference.core.progress import no_progress
-from cai.models.common.threads import one_thread
+from cai.models.common.threads import one_blas_thread, one_thread
 
 __all__ = ["CHUNKS", "Chunks", "chunked", "unpacked"]
 
@@ -55,6 +55,7 @@ class Chunks:
         away = self.home != _here()
         with contextlib.ExitStack() as stack:
             stack.enter_context(one_thread())
+            stack.enter_context(one_blas_thread())
             if away:
                 stack.enter_context(no_progress())
             if away or self.whole:

@@ -60,7 +60,7 @@ def _call(function: Callable[..., Any], row: tuple[Any, ...]) -> Any:
 
 
 def dask_map(client: Any) -> DaskMap:
-    """What `map=` takes to use a Dask cluster, in `cai.compare`, `cai.sweep` and `cai.inverse.bootstrap`.
+    """What `map=` takes to use a Dask cluster, in `cai.compare`, `cai.sweep`, `cai.inverse.bootstrap` and `fit`.
 
         from dask.distributed import Client
 

@@ -6,13 +6,15 @@ import contextlib
 import ctypes
 import functools
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
-__all__ = ["one_thread", "spare_core", "thread_count"]
+__all__ = ["one_blas_thread", "one_thread", "spare_core", "thread_count"]
 
 
 def thread_count() -> int:
@@ -56,6 +58,48 @@ def one_thread() -> Iterator[None]:
     """
     with _limited(1):
         yield
+
+
+_blas_lock = threading.Lock()
+_blas_before: list[list[int]] = []  # the numbers that each found who asks for one thread now, those of the first first
+
+
+@contextlib.contextmanager
+def one_blas_thread() -> Iterator[None]:
+    """The time during which products of numpy and scipy take one thread, where OpenBLAS does them.
+
+    It shares out dot products from 10,000 numbers on, and their last bits differ with how many threads there are. Its
+    number is that of the whole process: it stays at one until the last thread that asked for it has ended.
+    """
+    with _blas_lock:
+        _blas_before.append([get() for get, _ in _openblas()])
+        for _, put in _openblas():
+            put(1)
+    try:
+        yield
+    finally:
+        with _blas_lock:
+            before = _blas_before.pop()
+            if not _blas_before:
+                for (_, put), number in zip(_openblas(), before, strict=True):
+                    put(number)
+
+
+@functools.cache
+def _openblas() -> list[tuple[Any, Any]]:
+    """By which each OpenBLAS that came with numpy or scipy tells its number of threads, and is told it."""
+    site = Path(np.__file__).parent.parent
+    places = [site / f"{name}{end}" for name in ("numpy", "scipy") for end in (".libs", "/.dylibs")]
+    found = []
+    for path in sorted(file for place in places for file in place.glob("*openblas*")):
+        with contextlib.suppress(OSError):
+            library = ctypes.CDLL(str(path))
+            for begin, end in (("scipy_", "64_"), ("scipy_", ""), ("", "64_"), ("", "")):
+                get, put = (getattr(library, f"{begin}openblas_{way}_num_threads{end}", None) for way in ("get", "set"))
+                if get is not None and put is not None:
+                    found.append((get, put))
+                    break
+    return found
 
 
 @contextlib.contextmanager

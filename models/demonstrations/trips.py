@@ -96,15 +96,16 @@ def read_trips(network: RouteNetwork, trips: Any, drop: Literal["report"] | None
 
     Raises:
         ValueError: if a trip does not fit, with the trip, the position, the row (from 0) and the links; if a (trip,
-            position) is listed twice; if no trip is left.
+            position) is listed twice; if no trip is left; if an optional column seems to be misspelt.
     """
     if drop not in (None, "report"):
         raise ValueError(f"drop is {drop!r}; expected None or 'report'")
     if isinstance(trips, Trips):
         return trips
     frame = _sorted(read_table(trips, "trips", ("trip", "position", "link")))
-    for name in ("destination", "person", "weight"):
-        near = [column for column in map(str, frame.columns) if column != name and column.strip().lower() == name]
+    known = ("trip", "position", "link", "destination", "person", "weight")
+    for name in known[3:]:
+        near = [column for column in map(str, frame.columns) if column not in known and _misspelt(column, name)]
         if near and name not in frame.columns:
             raise ValueError(f"trips has a column {near[0]!r}, which is not looked at; call it {name!r}, or drop it")
     if frame.empty:
@@ -166,6 +167,18 @@ def _sorted(frame: pd.DataFrame) -> pd.DataFrame:
         trip, position = frame["trip"].iloc[repeated[0]], positions[repeated[0]]
         raise ValueError(f"trips lists trip {spelled(trip)}, position {position:g} twice; keep one of the rows")
     return frame
+
+
+def _misspelt(column: str, name: str) -> bool:
+    """Whether a name differs in case or blanks, in the order of its letters, or by one that is missing or too many.
+
+    A letter in the place of another makes words of their own, such as height.
+    """
+    given = column.strip().lower()
+    if sorted(given) == sorted(name):
+        return True
+    short, long = sorted((given, name), key=len)
+    return len(long) == len(short) + 1 and any(long[:i] + long[i + 1 :] == short for i in range(len(long)))
 
 
 def _like(column: pd.Series, index: pd.Index) -> pd.Series:

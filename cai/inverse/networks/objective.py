@@ -25,8 +25,10 @@ from cai.inference.tabular.stationary.route_derivatives import (
     with_gradient,
 )
 from cai.inference.tabular.stationary.routes import RouteGraph, RouteSums
+from cai.inverse.networks.parts import PartedSums
 from cai.models.demonstrations.route_network import RouteNetwork
 from cai.models.demonstrations.trips import Trips
+from cai.tasks.mapping import Map
 
 __all__ = ["Kept", "NetworkObjective", "network_graph", "reached"]
 
@@ -94,6 +96,8 @@ class NetworkObjective:
         network: links, turns, exits.
         trips: that fit the network.
         names: of the features.
+        map: who does parts of the destinations, with the contract of `concurrent.futures.Executor.map`; None for all
+            of them at once, here.
 
     Attributes:
         names: of the features.
@@ -104,8 +108,8 @@ class NetworkObjective:
         observed: [N, F], what each trip has of each feature.
     """
 
-    def __init__(self, network: RouteNetwork, trips: Trips, names: Sequence[str]) -> None:
-        self.network, self.trips, self.names = network, trips, tuple(names)
+    def __init__(self, network: RouteNetwork, trips: Trips, names: Sequence[str], map: Map | None = None) -> None:
+        self.network, self.trips, self.names, self.map = network, trips, tuple(names), map
         self.weights = torch.from_numpy(trips.weights.copy())
         self.persons = trips.persons
         self.of_turns, self.of_exits = network.features(names)
@@ -144,6 +148,21 @@ class NetworkObjective:
         factors = np.bincount(place, self.trips.weights, len(keys))
         return Pairs(self.kept.places[keys // count], keys % count, factors), place
 
+    @cached_property
+    def _parted(self) -> PartedSums | None:
+        """The same sums by parts of the destinations, where there is a map."""
+        if self.map is None:
+            return None
+        turns, exits = self.kept.turns, self.kept.exits
+        base_turns, base_exits = self.network.offsets
+        return PartedSums(
+            self.kept.graph,
+            (base_turns[turns], base_exits[exits]),
+            (self.of_turns[turns], self.of_exits[exits]),
+            self.pairs[0],
+            self.map,
+        )
+
     def sums(self, coefficients: Tensor) -> RouteSums:
         """The linear systems at some coefficients."""
         key = coefficients.detach().numpy().tobytes()
@@ -178,15 +197,24 @@ class NetworkObjective:
 
     def evaluate(self, coefficients: Tensor) -> tuple[float, Tensor] | None:
         """Log-likelihood in nats and its gradient [F]; None where rho(M) >= 1 or a sum leaves the range of floats."""
+        found = self._log_sums(coefficients)
+        if found is None:
+            return None
+        logs, expected = found
+        taken = self.trips.weights @ self.observed
+        value = taken @ coefficients.detach().numpy() + self.trips.weights @ self.offsets - logs
+        return float(value), torch.from_numpy(taken - expected)
+
+    def _log_sums(self, coefficients: Tensor) -> tuple[float, Array] | None:
+        """(weighted log sums over routes, their gradient [F], the features that are expected)."""
+        if self._parted is not None:
+            return self._parted.first_order(coefficients.detach().numpy())
         values = self.values(coefficients)
         if values is None:
             return None
-        pairs, _ = self.pairs
         turns, exits = self.kept.turns, self.kept.exits
-        taken = self.trips.weights @ self.observed
-        value = taken @ coefficients.detach().numpy() + self.trips.weights @ self.offsets - pairs.factors @ values.logs
         expected = values.turn_counts @ self.of_turns[turns] + values.exit_counts @ self.of_exits[exits]
-        return float(value), torch.from_numpy(taken - expected)
+        return float(self.pairs[0].factors @ values.logs), expected
 
     def log_probs(self, coefficients: Tensor) -> Tensor:
         """[N], of each trip, -inf where float64 finds no route.
@@ -205,7 +233,11 @@ class NetworkObjective:
         key = coefficients.detach().numpy().tobytes()
         if self._second is None or self._second[0] != key:
             turns, exits = self.kept.turns, self.kept.exits
-            found = second_order(self.sums(coefficients), self.pairs[0], self.of_turns[turns], self.of_exits[exits])
+            found = (
+                second_order(self.sums(coefficients), self.pairs[0], self.of_turns[turns], self.of_exits[exits])
+                if self._parted is None
+                else self._parted.second_order(coefficients.detach().numpy())
+            )
             self._second = key, found
         found = self._second[1]
         if found is None:

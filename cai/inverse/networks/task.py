@@ -16,6 +16,7 @@ from cai.inverse.networks.problem import NetworkProblem
 from cai.inverse.networks.separation import separated
 from cai.models.demonstrations.route_network import RouteNetwork
 from cai.models.demonstrations.trips import read_trips
+from cai.tasks.mapping import Map
 
 __all__ = ["network_task"]
 
@@ -28,8 +29,9 @@ def network_task(
     features: Sequence[str] | None,
     objective: str,
     drop: Literal["report"] | None,
+    map: Map | None = None,
 ) -> Task:
-    """Reads trips and features of a network.
+    """Reads trips and features of a network; arguments as of `cai.inverse.fit`.
 
     Raises:
         ValueError: as `RouteNetwork.features` and `read_trips`; and if there are no features.
@@ -39,7 +41,7 @@ def network_task(
             f"features is missing; name the attributes that are paid, such as features={list(network.attributes[:2])}"
         )
     trips = read_trips(network, demonstrations, drop)
-    likelihood = NetworkObjective(network, trips, features)
+    likelihood = NetworkObjective(network, trips, features, map)
     of_both = np.concatenate([likelihood.of_turns, likelihood.of_exits])
     present = of_both != 0
     scales = np.sqrt((of_both**2).sum(0) / present.sum(0))

@@ -4,11 +4,14 @@ import importlib.util
 import os
 import signal
 
+import numpy as np
 import pytest
+from networks import draw_trips, town
 from tasks_bits import bits
 from tasks_maps import one_by_one
 
 import cai
+from cai.inverse.networks import parts
 from cai.models import bridge, gridworld
 
 pytestmark = [
@@ -75,6 +78,24 @@ def test_sweeps_and_the_order_of_results(client):
         cai.compare(gridworld(), ["exact"], map=client)
     with pytest.raises(TypeError, match=r"gave a Future.*cai\.dask_map\(client\)"):
         cai.compare(gridworld(), ["exact"], map=client.map)
+
+
+@pytest.mark.campaign
+def test_one_fit_on_a_network_goes_on_without_a_worker(client, monkeypatch):
+    monkeypatch.setattr(parts, "LEAST", 2)
+    features = ["minutes", "left", "u_turn"]
+    trips = draw_trips(town(), features, [-1.5, -0.5, -2.0], 60, seed=1)
+    inner, calls = cai.dask_map(client), []
+
+    def map(function, items):
+        calls.append(1)
+        if len(calls) == 5:
+            os.kill(client.run(os.getpid).popitem()[1], signal.SIGKILL)
+        return inner(function, items)
+
+    here, away = (cai.inverse.fit(town(), trips, features=features, map=one) for one in (one_by_one, map))
+    for name in ("coefficients", "covariance", "scores", "hessian", "log_likelihood"):
+        assert np.asarray(getattr(here, name)).tobytes() == np.asarray(getattr(away, name)).tobytes(), name
 
 
 @pytest.mark.parametrize("given", [None, "tcp://here", cai.dask_map])

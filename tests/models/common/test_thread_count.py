@@ -1,7 +1,9 @@
 """One core is left to others, and nobody else sees it."""
 
+import sys
 import threading
 
+import numpy as np
 import pytest
 import torch
 
@@ -50,3 +52,42 @@ def test_without_openmp_nothing_is_set(four_threads, monkeypatch):
     monkeypatch.setattr(threads, "_setters", lambda: (None, None))
     with spare_core():
         assert torch.get_num_threads() == 4
+
+
+def test_products_of_numpy_have_the_bits_of_one_thread():
+    """Dot products of numpy differ in their last bits with how many threads OpenBLAS has."""
+    known = threads._openblas()
+    assert known or sys.platform != "linux"
+    before = [get() for get, _ in known]
+    numbers = np.random.default_rng(0).normal(size=300_000)
+    found = set()
+    try:
+        for count in (1, 2, 3):
+            for _, put in known:
+                put(count)
+            with threads.one_blas_thread(), threads.one_blas_thread():
+                assert [get() for get, _ in known] == [1] * len(known)
+                found.add(float(numbers @ numbers))
+            assert [get() for get, _ in known] == [count] * len(known)
+    finally:
+        for (_, put), count in zip(known, before, strict=True):
+            put(count)
+    assert len(found) == 1
+
+
+def test_one_thread_for_products_lasts_as_long_as_any_asks_for_it():
+    known = threads._openblas()
+    before = [get() for get, _ in known]
+    first, second = threads.one_blas_thread(), threads.one_blas_thread()
+    try:
+        for _, put in known:
+            put(2)
+        first.__enter__()
+        second.__enter__()
+        first.__exit__(None, None, None)
+        assert [get() for get, _ in known] == [1] * len(known)
+        second.__exit__(None, None, None)
+        assert [get() for get, _ in known] == [2] * len(known)
+    finally:
+        for (_, put), count in zip(known, before, strict=True):
+            put(count)

@@ -238,6 +238,28 @@ def test_files_of_other_kinds_say_so(tmp_path):
         read_trips(made, trips(**{" Weight": 2.0}))
 
 
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [("wieght", "weight"), ("weights", "weight"), ("Wight", "weight"), ("persn", "person"), ("pesron ", "person")],
+)
+def test_misspelt_columns_of_trips_are_named(given, meant):
+    text = f"trips has a column {given!r}, which is not looked at; call it {meant!r}, or drop it"
+    with pytest.raises(ValueError, match=text):
+        read_trips(network(), trips(**{given: 1.0}))
+    both = read_trips(network(), trips(**{given: "p", meant: 2.0}))  # what is meant is there
+    assert (both.weights.tolist() == [2.0, 2.0]) == (meant == "weight")
+
+
+def test_a_misspelt_destination_is_named():
+    with pytest.raises(ValueError, match=r"trips has a column 'destiantion'.*call it 'destination'"):
+        read_trips(network(), trips().rename(columns={"destination": "destiantion"}))
+
+
+def test_other_columns_of_trips_are_left_alone():
+    others = dict.fromkeys(("height", "parson", "linked", "reason", "weighting", "time"), 1.0)
+    assert read_trips(network(), trips(**others)).weights.tolist() == [1.0, 1.0]
+
+
 def test_graphs_become_networks():
     graph = networkx.DiGraph()
     graph.add_edge("x", "y", minutes=2.0)
