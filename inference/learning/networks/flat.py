@@ -39,14 +39,16 @@ class Perceptron:
         return torch.cat(parts)
 
     def layers(self, flat: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """Weights [C, i, o] and biases [C, 1, o] of each layer, views of the flat tensor [P]."""
-        found, at = [], 0
-        for before, after in zip(self.sizes, self.sizes[1:], strict=False):
-            weights, biases = self.copies * before * after, self.copies * after
-            pair = flat[at : at + weights], flat[at + weights : at + weights + biases]
-            found.append((pair[0].view(self.copies, before, after), pair[1].view(self.copies, 1, after)))
-            at += weights + biases
-        return found
+        """Weights [C, i, o] and biases [C, 1, o] of each layer, views of the flat tensor [P].
+
+        They are taken by one split, whose gradient is one tensor; that of slices is a whole [P] for each of them.
+        """
+        shapes = [(self.copies, i, o) for i, o in zip(self.sizes, self.sizes[1:], strict=False)]
+        parts = flat.split([size for c, i, o in shapes for size in (c * i * o, c * o)])
+        return [
+            (weight.view(c, i, o), bias.view(c, 1, o))
+            for (c, i, o), weight, bias in zip(shapes, parts[::2], parts[1::2], strict=True)
+        ]
 
     def __call__(self, flat: Tensor, inputs: Tensor) -> Tensor:
         """Outputs [C, B, o] of inputs [B, i], or [C, B, i]; [B, o] where there is one network."""
@@ -59,8 +61,8 @@ class Perceptron:
         inputs = inputs if inputs.dim() == 3 else inputs.expand(self.copies, *inputs.shape)
         for weight, bias in layers[:-1]:
             inputs = torch.baddbmm(bias, inputs, weight).relu_()
-        weight, bias = layers[-1]
-        return torch.baddbmm(bias, inputs, weight)
+        weight, bias = layers[-1]  # of few columns, of which a batched product makes slow work
+        return torch.stack([torch.addmm(bias[c], inputs[c], weight[c]) for c in range(self.copies)])
 
 
 class Adam:

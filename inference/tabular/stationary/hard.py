@@ -6,7 +6,8 @@ state each, with one more action that stops there for ever and earns 0. What can
 stays in other end components for ever, and is worth +-inf by the sign of the best rate that these earn. Elsewhere a
 policy that ends is improved until nothing is better. That its value is the limit is checked: it is, unless moves as
 good as the best can go round for ever through a state that is worth less than 0, where a finite horizon would do better
-by being cut off (Puterman 1994, sections 7.2 and 7.3; de Alfaro 1997 for end components).
+by being cut off, or one stays for nothing until what costs would come after the end (`put_delays`;
+Puterman 1994, sections 7.2 and 7.3; de Alfaro 1997 for end components).
 """
 
 from __future__ import annotations
@@ -24,9 +25,10 @@ from cai.inference.tabular.stationary.searches import ending, staying
 from cai.inference.tabular.stationary.solve import Solution, conclude
 from cai.inference.tabular.stationary.steps import Steps
 
-__all__ = ["by_outcome", "solve_hard"]
+__all__ = ["by_outcome", "put_delays", "solve_hard"]
 
 Array = np.ndarray[Any, Any]
+DELAYS = 200  # steps up to which delays are looked for
 
 
 def by_outcome(steps: Steps) -> Steps:
@@ -282,3 +284,30 @@ def _put_level(solution: Solution, merged: _Merged, part: Steps, places: Array) 
     order = np.searchsorted(places, merged.place[where])
     solution.put(where, np.nan_to_num(np.asarray(worth))[order], 0.0)
     solution.unsure[where] |= np.broadcast_to(unsure, len(places))[order]
+
+
+def put_delays(solution: Solution, met: Array) -> None:
+    """Puts down where finite horizons stay for nothing until what costs would come only after their end.
+
+    Where T - k steps may be stayed for nothing, T of them are worth at least what k are: if that is above the value, so
+    is the limit of V_T, and no stationary policy attains it.
+
+    Args:
+        solution: of hard control of expected outcomes; takes down what is `unsure`.
+        met: bool [N], the states that the start leads to.
+    """
+    steps, worth = solution.steps, solution.worth[:-1]
+    states = met & np.isfinite(worth) & ~solution.free
+    if not (worth[states] < 0).any() or (worth[met] == np.inf).any():
+        return
+    pairs, edges = solution.allowed(np.zeros(steps.number, dtype=bool))
+    part = steps.select(pairs, edges, states, solution.worth)
+    waits = staying(part, earns_nothing(part))[0][:-1] >= 0
+    if not waits.any():
+        return
+    highest = worth[states] + solution.error[states] + TIES * np.abs(worth[states]).max()
+    values, above = part.values(np.zeros(part.number)), np.zeros(part.number, dtype=bool)
+    for _ in range(min(2 * part.number, DELAYS)):
+        values = values.moved(part.moves(values).delta)
+        above |= waits & (values.total > highest)
+    solution.unsure[states] |= part.reaching(np.append(above, False))[:-1]

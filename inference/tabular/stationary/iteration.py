@@ -20,7 +20,7 @@ from cai.inference.tabular.backward import Messages
 from cai.inference.tabular.recursion import Recursion
 from cai.inference.tabular.stationary.chains import ChainSystems, ended_states
 from cai.inference.tabular.stationary.classify import usable
-from cai.inference.tabular.stationary.hard import by_outcome, solve_hard
+from cai.inference.tabular.stationary.hard import by_outcome, put_delays, solve_hard
 from cai.inference.tabular.stationary.listing import steps_of
 from cai.inference.tabular.stationary.newton import as_good
 from cai.inference.tabular.stationary.own import solve_own
@@ -126,6 +126,8 @@ def solve_group(solution: Solution, group: Array, accelerate: bool) -> None:
 def _assemble(model: TrajectoryModel, recursion: Recursion, solution: Solution, met: Array) -> Stationary:
     """Tables from what was solved: values, q-values, the policy, and their gradients."""
     worth, live = solution.worth[:-1], model.live.cpu().numpy()
+    if solution.steps.hard and solution.steps.eta == 0 and model.discount == 1:
+        put_delays(solution, met & live)
     status, why = _status(model, solution, met & live)
     start = model.mdp.initial.detach()
     values = torch.from_numpy(np.where(live & ~np.isnan(worth), worth, 0.0)).to(start)

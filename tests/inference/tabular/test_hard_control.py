@@ -500,3 +500,28 @@ def test_refusals(build, error, pattern):
 def test_names_of_what_follows_are_options():
     assert cai.infer(bridge(), "value-iteration:successors=best").believed_return == pytest.approx(4.0)
     assert cai.infer(bridge(), ValueIteration()).believed_return == pytest.approx(0.0)
+
+
+@pytest.mark.parametrize("successors", ["expected", "best"])
+@pytest.mark.parametrize("tail", [0, 1, 3])
+def test_waiting_for_nothing_until_what_costs_would_come_too_late_is_no_stationary_policy(successors, tail):
+    """Stay for 0, or take 2 and pay 1 some steps later: V_T is 2 for every T, and no stationary policy earns over 1."""
+    count = tail + 3  # the waiting state, the way, the state that pays, the end
+    following = np.minimum(np.arange(count) + 1, count - 1)[:, None].repeat(2, 1)
+    following[0, 1] = 0
+    rewards = np.zeros((count, 2))
+    rewards[0, 0], rewards[tail + 1] = 2.0, -1.0
+    terminal = np.arange(count) == count - 1
+
+    def status(rewards):
+        mdp = MDP.from_successors(following[..., None], np.ones((count, 2, 1)), initial=0, terminal=terminal)
+        model = TrajectoryModel(mdp, TableReward(torch.tensor(rewards)), INF)
+        posterior = cai.infer(model, ValueIteration(successors), throw=False)
+        finite = cai.infer(model.replace(horizon=50), ValueIteration(successors))
+        return posterior.status, posterior.values[0, 0] == finite.values[0, 0]
+
+    assert status(rewards) == (Status.NOT_ASSURED, False)
+    rewards[0, 0], rewards[tail + 1] = 0.0, -1.0  # nothing to gain: to wait is best
+    assert status(rewards) == (Status.SUCCESS, True)
+    rewards[0, 0], rewards[tail + 1] = 2.0, 1.0
+    assert status(rewards) == (Status.SUCCESS, True)
