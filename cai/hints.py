@@ -42,6 +42,10 @@ SAID: tuple[tuple[tuple[str, ...], str], ...] = (
         "an `if`, `and`, `in` or max(...) asks about one number, and this is a tensor of many: torch.where, &, .clamp",
     ),
     (
+        ("two bool tensors", "a bool tensor"),
+        "masks are joined by &, | and ~ and not by arithmetic; as numbers they are mask.double()",
+    ),
+    (
         ("math domain error", "expected a positive input"),
         "math.log(0) is an error: return -math.inf where a probability is 0",
     ),

@@ -31,6 +31,7 @@ MISTAKES = {
     "transpose missing": (lambda x: torch.linalg.solve(torch.eye(3), torch.ones(2, 3)), "is a .T missing"),
     "number for a tensor": (lambda x: torch.where(True, 1.0, 2.0), "torch functions take tensors"),
     "self left out": (lambda x: heights, "`self.` left out"),  # noqa: F821
+    "masks subtracted": (lambda x: 1 - (x > 0), "joined by &"),
     "index too large": (lambda x: x[3], "row t - 1"),
     "too many indices": (lambda x: x[0, 0], "more indices than axes"),
     "no gradient": (lambda x: x.sum().backward(), "requires_grad=True"),
