@@ -36,6 +36,7 @@ HISTORY = 10_000  # changes that are kept
 LONGEST = 2_000_000  # edges up to which long double is tried where float64 does not do
 SMALL = 1000  # edges up to which backups are made in long double
 POLISH = 50  # Newton's steps near the answer
+SHAKY = 1e-6  # of the largest value: what changes by less may be rounding that goes round
 SETTLED = 100.0  # of the rounding of delta: what is left where values are as good as they get
 
 
@@ -201,6 +202,11 @@ def conclude(
     return part, found
 
 
+def _same(left: Values, right: Values) -> bool:
+    """Whether values are the same to the last digit."""
+    return np.array_equal(left.high, right.high) and np.array_equal(left.low, right.low)
+
+
 def solve_by_backups(solution: Solution, group: Array, accelerate: bool) -> None:
     """Any backup, from 0 as finite horizons begin; Newton's steps are tried from time to time unless told not to.
 
@@ -222,6 +228,7 @@ def solve_by_backups(solution: Solution, group: Array, accelerate: bool) -> None
         chains, values, wait = Chains(part), part.values(np.zeros(part.number)), 8
         quick = part if part.count <= SMALL else part.at(np.float64)
         change, first, count = math.inf, values.total, 0
+        seen = values
         while solution.left():
             count += 1
             delta = quick.moves(values).delta
@@ -232,6 +239,11 @@ def solve_by_backups(solution: Solution, group: Array, accelerate: bool) -> None
             if change == 0:  # every longer horizon has the same values
                 solution.put(unknown, values, count * np.finfo(quick.dtype).eps * np.abs(values.total))
                 return
+            if _same(values, seen) and change > SHAKY * np.abs(values.total).max():  # so it goes round for ever
+                solution.put(unknown, values, np.inf)
+                solution.unsure[unknown] = True
+                return
+            seen = values if count & (count - 1) == 0 else seen  # Brent's way to find a cycle
             rate = change / before if math.isfinite(before) else math.inf
             near = rate < 1 and solution.fits(np.full(part.number, change * rate / (1 - rate)), values.total)
             if count < wait and not near:

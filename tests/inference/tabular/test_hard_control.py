@@ -525,3 +525,13 @@ def test_waiting_for_nothing_until_what_costs_would_come_too_late_is_no_stationa
     assert status(rewards) == (Status.SUCCESS, True)
     rewards[0, 0], rewards[tail + 1] = 2.0, 1.0
     assert status(rewards) == (Status.SUCCESS, True)
+
+
+def test_values_that_go_round_with_the_horizon_are_not_waited_for():
+    """Sure moves, so that the worst outcome is the only one: 0 costs 1 and leads to 1, which pays 1 and leads back."""
+    mdp = MDP.from_successors(np.array([[[1]], [[0]]]), np.ones((2, 1, 1)), initial=0)
+    model = TrajectoryModel(mdp, TableReward(torch.tensor([[-1.0], [1.0]])), INF)
+    for kind in KINDS:
+        posterior = cai.infer(model, ValueIteration(kind), throw=False)
+        assert posterior.status is Status.NOT_ASSURED
+        assert posterior.details["steps"] < 1_000
