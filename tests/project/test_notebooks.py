@@ -74,6 +74,15 @@ def test_notebook_is_committed_with_its_outputs(path):
 
 
 # Outputs of a lab are those of its solution, and its release is made of the source: they would give the answers away.
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebook_is_committed_without_progress_bars(path):
+    """A finished bar says nothing, and its state is longer than the rest of a notebook."""
+    notebook = nbformat.read(path, as_version=4)
+    assert "widgets" not in notebook.metadata
+    shown = [kind for cell in notebook.cells for output in cell.get("outputs", []) for kind in output.get("data", {})]
+    assert not [kind for kind in shown if "widget" in kind]
+
+
 @pytest.mark.parametrize("path", LABS, ids=lambda path: path.stem)
 def test_lab_is_committed_without_outputs(path):
     cells = [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]

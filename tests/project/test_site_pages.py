@@ -27,7 +27,7 @@ PAGES = (
     "zoo.html",
     "sharp_bits.html",
     "api/cai.html",
-    "tutorials/07_gaussian_duality.html",  # with a widget among its outputs
+    "tutorials/07_gaussian_duality.html",
     "play/index.html",
 )
 
