@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import torch
 import typer
@@ -262,11 +262,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except StorageError as error:
         _fail(str(error), code=1)
     except OSError as error:
-        full = error.errno in FULL
-        _fail(
-            f"{error.filename or 'standard output'} cannot be written: {error.strerror}" if full else str(error),
-            2 - full,
-        )
+        if error.errno in FULL:
+            _fail(f"{error.filename or 'standard output'} cannot be written: {error.strerror}", code=1)
+        _fail(str(error))
     except ValueError as error:
         _fail(str(error))
     except (typer.Abort, KeyboardInterrupt):
@@ -286,7 +284,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sys.exit(code if isinstance(code, int) else 0)
 
 
-def _fail(message: str, code: int = 2) -> None:
+def _fail(message: str, code: int = 2) -> NoReturn:
     print(f"error: {' '.join(message.split())}", file=sys.stderr)
     sys.exit(code)
 

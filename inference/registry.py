@@ -172,12 +172,10 @@ def make_backend(backend: str | Backend, **options: Any) -> Backend:
 def _of_models(option: str) -> str:
     """What to say of an option that belongs to the model."""
     known = ("horizon", "temperature", "discount", "reward", "action_prior", "initial")
-    found = did_you_mean(option, known) if option else ""
-    if option in known:
-        found = ""
-    elif not found:
+    meant = did_you_mean(option, known) if option and option not in known else ""
+    if not meant and option not in known:
         return ""
-    return f"{found}: it belongs to the model, TrajectoryModel(...) or model.replace(...)"
+    return f"{meant}: it belongs to the model, TrajectoryModel(...) or model.replace(...)"
 
 
 def backend_label(backend: Backend) -> str:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     import xarray
 
 FEW = 10  # effective particles at every step that a success needs
-FIRST = 2.5  # first particles; where the last ones come from no more than these, the early steps are theirs alone
+FIRST = 2.5  # first particles, in effect; where the last ones come from no more, two or fewer stand for the early steps
 FAR = 4  # standard errors by which an estimate may miss log p(O) where that is known, and at least half a nat
 CHECKED = 10**8  # numbers that may be computed to know it
 

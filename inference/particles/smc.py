@@ -53,9 +53,9 @@ class SequentialMonteCarlo:
     relative variances of the mean weights between resamplings, 1 / ess - 1 / N each, added up) and
     "effective_sample_size", on how many independent trajectories the answer rests: the smallest "ess", or the number of
     first particles that the last ones come from in effect, if that is less, as where a run was resampled often. The
-    status is FEW_PARTICLES where some "ess" is below 10, where the last particles come from two first ones, and
-    where log p(O), which small tables tell, is further off than four standard errors and half a nat. Of a program
-    nobody knows of trajectories that none of the particles took.
+    status is FEW_PARTICLES where some "ess" is below 10, where the last particles come in effect from at most 2.5 first
+    ones, and where log p(O), which small tables tell, is further off than four standard errors and half a nat. Of a
+    program nobody knows of trajectories that none of the particles took.
 
     Args:
         num_particles: N.

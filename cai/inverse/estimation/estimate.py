@@ -225,9 +225,9 @@ class Estimate(Saved):
         Args:
             model: the other world, whose reward has the same coefficients.
         """
-        ask = getattr(self.problem, "transfer", None)
         if isinstance(self.problem, LeftBehind):
-            return self.problem.transfer
+            return self.problem.transfer  # which says why there is none
+        ask = getattr(self.problem, "transfer", None)
         if ask is None:
             raise NotKnown("transfer", f"the estimate of a {self.problem.kind}", "give links of the other world")
         return ask(self, model)

@@ -206,7 +206,7 @@ class NetworkObjective:
         return float(value), torch.from_numpy(taken - expected)
 
     def _log_sums(self, coefficients: Tensor) -> tuple[float, Array] | None:
-        """(weighted log sums over routes, their gradient [F], the features that are expected)."""
+        """(the weighted log sums over routes; their gradient [F], which is the features that are expected)."""
         if self._parted is not None:
             return self._parted.first_order(coefficients.detach().numpy())
         values = self.values(coefficients)

@@ -51,6 +51,11 @@ class EdgeList:
         """E."""
         return len(self.pairs)
 
+    @property
+    def listed(self) -> EdgeList:
+        """Itself."""
+        return self
+
     def shifted(self, gain: Any) -> EdgeList:
         """The same where every edge is paid as much more, nats."""
         return replace(self, gains=self.gains + gain)
@@ -162,26 +167,6 @@ class EdgeTable:
         chances = self.source.chances(np.longdouble, self.rows)[self.positive]
         gains = self.source.gains(np.longdouble, self.rows) + self.added
         return EdgeList(pairs, self.columns[outcomes], chances, gains[self.positive])
-
-    @property
-    def pairs(self) -> Array:
-        """As of the list."""
-        return self.listed.pairs
-
-    @property
-    def targets(self) -> Array:
-        """As of the list."""
-        return self.listed.targets
-
-    @property
-    def chances(self) -> Array:
-        """As of the list."""
-        return self.listed.chances
-
-    @property
-    def gains(self) -> Array:
-        """As of the list."""
-        return self.listed.gains
 
     def placed(self, edges: Array) -> Array:
         """Bool [R, K], where edges are of a mask over the list, bool [E]."""

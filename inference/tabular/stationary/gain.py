@@ -324,10 +324,10 @@ def _leading(steps: Steps, chains: Chains, chosen: Array, reference: int) -> tup
         size = float(np.abs(steps.rewards).max(initial=0.0))
         good = np.flatnonzero(gains >= gains.max() - 1e-13 * size)
         best = next((classes[k] for k in good if reference in classes[k]), classes[int(gains.argmax())])
-    goal = np.zeros(steps.number + 1, dtype=bool)
-    goal[best] = True
     if len(classes) == 1:
         return chosen, _seen(steps, moves, best)
+    goal = np.zeros(steps.number + 1, dtype=bool)
+    goal[best] = True
     if steps.table is not None:
         goal = steps.by(chosen).reaching(goal)
     else:

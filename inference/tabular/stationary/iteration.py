@@ -93,6 +93,8 @@ def stationary_messages(model: TrajectoryModel, recursion: Recursion, settling: 
     for group in (met, ~met):
         if group.any():
             solve_group(solution, group, settling.accelerate)
+    if hard and steps.eta == 0 and model.discount == 1:
+        put_delays(solution, met & model.live.cpu().numpy())
     return _assemble(model, recursion, solution, met)
 
 
@@ -126,8 +128,6 @@ def solve_group(solution: Solution, group: Array, accelerate: bool) -> None:
 def _assemble(model: TrajectoryModel, recursion: Recursion, solution: Solution, met: Array) -> Stationary:
     """Tables from what was solved: values, q-values, the policy, and their gradients."""
     worth, live = solution.worth[:-1], model.live.cpu().numpy()
-    if solution.steps.hard and solution.steps.eta == 0 and model.discount == 1:
-        put_delays(solution, met & live)
     status, why = _status(model, solution, met & live)
     start = model.mdp.initial.detach()
     values = torch.from_numpy(np.where(live & ~np.isnan(worth), worth, 0.0)).to(start)

@@ -81,7 +81,7 @@ class Moves:
         edges, outcomes = self.edges, self.outcomes
         if isinstance(edges, EdgeTable) and outcomes.ndim == 2:
             return np.asarray((self.policy[:, None] * outcomes)[edges.positive])
-        return np.asarray(self.policy[edges.pairs] * outcomes)
+        return np.asarray(self.policy[edges.listed.pairs] * outcomes)
 
     @cached_property
     def chain(self) -> Array:

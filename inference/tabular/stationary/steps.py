@@ -62,22 +62,22 @@ class Steps:
     @property
     def pairs(self) -> Array:
         """Int [E], ascending: the pair of each edge."""
-        return self.edges.pairs
+        return self.edges.listed.pairs
 
     @property
     def targets(self) -> Array:
         """Int [E], where each edge leads."""
-        return self.edges.targets
+        return self.edges.listed.targets
 
     @property
     def chances(self) -> Array:
         """[E], the probability of each edge given its pair."""
-        return self.edges.chances
+        return self.edges.listed.chances
 
     @property
     def gains(self) -> Array:
         """[E], the reward of each edge where eta is not 0, else 0; nats."""
-        return self.edges.gains
+        return self.edges.listed.gains
 
     @property
     def count(self) -> int:
