@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cai.inference.tabular.stationary.chains import EndingChain
-from cai.inference.tabular.stationary.moments import ReturnMoments
+from cai.inference.tabular.markov.chains import EndingChain
+from cai.inference.tabular.markov.moments import ReturnMoments
 from cai.models.trajectory.model import TrajectoryModel
 from cai.models.trajectory.simulate import draw_start
 

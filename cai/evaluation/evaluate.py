@@ -17,8 +17,8 @@ from cai.evaluation.endless_rollouts import endless_returns
 from cai.evaluation.episodes import EpisodeOutcome, evaluate_episodes
 from cai.evaluation.programs import SampledOutcome, evaluate_program, mean_of_worst
 from cai.inference.tabular.believed_dynamics import FixedDynamics
-from cai.inference.tabular.stationary.chains import EndingChain, long_run
-from cai.inference.tabular.stationary.moments import return_moments
+from cai.inference.tabular.markov.chains import EndingChain, long_run
+from cai.inference.tabular.markov.moments import return_moments
 from cai.models.common.numerics import expectation, weighted
 from cai.models.common.random_draws import seeded
 from cai.models.common.storage import Saved, storable

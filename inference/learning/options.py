@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from cai.inference.tabular.stationary.chains import ended_states
-from cai.inference.tabular.stationary.reachability import edges_of, leads_to, reached_from
+from cai.inference.tabular.markov.chains import ended_states
+from cai.inference.tabular.markov.reachability import edges_of, leads_to, reached_from
 from cai.models.trajectory.model import TrajectoryModel
 
 __all__ = ["TABLE_ENVS", "check_count", "check_share", "check_table_model", "copies_of"]

@@ -27,8 +27,8 @@ from cai.inference.restricted.parameters import PolicyParameters, Shape, TiedPar
 from cai.inference.tabular.backward import forward
 from cai.inference.tabular.believed_dynamics import FixedDynamics
 from cai.inference.tabular.dynamic_programming import optimality_possible
+from cai.inference.tabular.markov.chains import expected_visits
 from cai.inference.tabular.policy_posterior import policy_values
-from cai.inference.tabular.stationary.chains import expected_visits
 from cai.models.common.numerics import expectation, safe_log
 from cai.models.common.storage import storable
 from cai.models.programs.inspect import Program, ProgramInfo

@@ -24,7 +24,7 @@ from cai.inference.restricted.natural_gradient import AscentLearner, AscentOptio
 from cai.inference.restricted.objective import Problem, ProgramBound, TableBound, begin
 from cai.inference.restricted.parameters import Shape
 from cai.inference.restricted.score_function import SampledLearner, SamplingOptions
-from cai.inference.tabular.stationary.chains import SOLVE_LIMIT
+from cai.inference.tabular.markov.chains import SOLVE_LIMIT
 from cai.models.common.checks import float_tensor
 from cai.models.continuous.world import World
 from cai.models.programs.inspect import ProgramInfo, inspect_program, site_time

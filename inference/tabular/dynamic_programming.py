@@ -18,10 +18,10 @@ from cai.inference.kernels.backups import soft_log_policy, soft_policy
 from cai.inference.kernels.choose import check_kernel
 from cai.inference.tabular.backward import KEEP, Messages, backward, occupancies
 from cai.inference.tabular.believed_dynamics import FixedDynamics, OutcomeDynamics
+from cai.inference.tabular.markov.chains import can_succeed, expected_visits, pays_for_ever
 from cai.inference.tabular.posterior import ModelPosterior, in_reward_units
 from cai.inference.tabular.recursion import EXACT, FIXED, Choice, Recursion
 from cai.inference.tabular.stationary.average import average_messages
-from cai.inference.tabular.stationary.chains import can_succeed, expected_visits, pays_for_ever
 from cai.inference.tabular.stationary.iteration import Settling, stationary_messages
 from cai.models.common.threads import spare_core
 from cai.models.trajectory.model import TrajectoryModel

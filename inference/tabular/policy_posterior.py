@@ -12,9 +12,9 @@ from cai.inference.core.status import Status
 from cai.inference.kernels.values import asks_for_gradients
 from cai.inference.tabular.backward import policy_backward
 from cai.inference.tabular.believed_dynamics import FixedDynamics
+from cai.inference.tabular.markov.chains import ChainSystems, ended_states, expected_visits
+from cai.inference.tabular.markov.reachability import edges_of, leads_to
 from cai.inference.tabular.posterior import ModelPosterior, tabular_posterior
-from cai.inference.tabular.stationary.chains import ChainSystems, ended_states, expected_visits
-from cai.inference.tabular.stationary.reachability import edges_of, leads_to
 from cai.models.common.numerics import categorical_divergence, expectation, weighted
 from cai.models.trajectory.model import TrajectoryModel
 

@@ -28,10 +28,10 @@ from cai.inference.kernels.problem import Kind
 from cai.inference.kernels.tables import process_table
 from cai.inference.tabular.backward import backward, in_chunks
 from cai.inference.tabular.believed_dynamics import TiltedDynamics
+from cai.inference.tabular.markov.chains import ChainSystems, ended_states
+from cai.inference.tabular.markov.linear_systems import LinearSystem
 from cai.inference.tabular.recursion import EXACT, FIXED
-from cai.inference.tabular.stationary.chains import ChainSystems, ended_states
 from cai.inference.tabular.stationary.iteration import Settling, stationary_messages
-from cai.inference.tabular.stationary.linear_systems import LinearSystem
 from cai.models.trajectory.model import TrajectoryModel
 
 __all__ = ["SoftSensitivity"]

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cai.inference.tabular.stationary.route_derivatives import (
+from cai.inference.tabular.routes.derivatives import (
     Derivatives,
     Pairs,
     Values,
@@ -24,7 +24,7 @@ from cai.inference.tabular.stationary.route_derivatives import (
     second_order,
     with_gradient,
 )
-from cai.inference.tabular.stationary.routes import RouteGraph, RouteSums
+from cai.inference.tabular.routes.sums import RouteGraph, RouteSums
 from cai.inverse.networks.parts import PartedSums
 from cai.models.demonstrations.route_network import RouteNetwork
 from cai.models.demonstrations.trips import Trips

@@ -17,8 +17,8 @@ from typing import Any, Literal
 import numpy as np
 
 from cai.inference.core.progress import no_progress
-from cai.inference.tabular.stationary.route_derivatives import Derivatives, Pairs, second_order, with_gradient
-from cai.inference.tabular.stationary.routes import RouteGraph, RouteSums
+from cai.inference.tabular.routes.derivatives import Derivatives, Pairs, second_order, with_gradient
+from cai.inference.tabular.routes.sums import RouteGraph, RouteSums
 from cai.tasks.mapping import Map, run_tasks
 
 __all__ = ["PartData", "PartedSums"]

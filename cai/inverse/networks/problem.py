@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from torch import Tensor
 
-from cai.inference.tabular.stationary.routes import Block, RouteGraph, RouteSums
+from cai.inference.tabular.routes.sums import Block, RouteGraph, RouteSums
 from cai.inverse.networks.objective import NetworkObjective, network_graph
 from cai.models.common.storage import storable
 from cai.models.demonstrations.network_tables import spelled

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from cai.inference.tabular.stationary.routes import RouteGraph
+from cai.inference.tabular.routes.sums import RouteGraph
 from cai.inverse.networks.objective import NetworkObjective
 
 __all__ = ["separated"]

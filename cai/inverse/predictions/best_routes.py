@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from cai.inference.tabular.stationary.routes import RouteGraph
+from cai.inference.tabular.routes.sums import RouteGraph
 
 __all__ = ["BestRoutes", "action_values"]
 

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from cai.inference.tabular.stationary.route_derivatives import Pairs, pair_logs, with_gradient
-from cai.inference.tabular.stationary.routes import RouteGraph, RouteSums
+from cai.inference.tabular.routes.derivatives import Pairs, pair_logs, with_gradient
+from cai.inference.tabular.routes.sums import RouteGraph, RouteSums
 from cai.inverse.estimation.estimate import Estimate
 from cai.inverse.networks.objective import network_graph
 from cai.inverse.networks.problem import NetworkProblem

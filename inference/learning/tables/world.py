@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from cai.inference.tabular.stationary.chains import ended_states
+from cai.inference.tabular.markov.chains import ended_states
 from cai.models.common.numerics import plain_number
 from cai.models.trajectory.model import TrajectoryModel
 

@@ -24,9 +24,9 @@ from cai.inference.core.status import Status, Target
 from cai.inference.kernels.backups import soft_policy
 from cai.inference.tabular.backward import Messages
 from cai.inference.tabular.dynamic_programming import messages_posterior
+from cai.inference.tabular.markov.chains import has_trap
 from cai.inference.tabular.methods.z_iteration import SureSuccessors, check_sure
 from cai.inference.tabular.recursion import FIXED
-from cai.inference.tabular.stationary.chains import has_trap
 from cai.models.common.numerics import expectation, safe_log, safe_logsumexp
 from cai.models.processes.mdp import MDP
 from cai.models.rewards.tables import RewardFactor, Step

@@ -1,1 +1,1 @@
-"""Infinite horizons: convergence, linear systems, reachability."""
+"""Infinite horizons: which states end, what is solved there, and the bound on the error."""

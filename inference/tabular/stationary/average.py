@@ -22,11 +22,11 @@ from torch import Tensor
 from cai.inference.core.status import Status
 from cai.inference.kernels.backups import hard_choice
 from cai.inference.tabular.backward import Messages
+from cai.inference.tabular.markov.chains import ChainSystems, long_run
+from cai.inference.tabular.markov.graphs import closed_classes, period
 from cai.inference.tabular.recursion import Recursion
-from cai.inference.tabular.stationary.chains import ChainSystems, long_run
 from cai.inference.tabular.stationary.classify import usable
 from cai.inference.tabular.stationary.gain import Rate, hard_rate, soft_rate
-from cai.inference.tabular.stationary.graphs import closed_classes, period
 from cai.inference.tabular.stationary.hard import by_outcome
 from cai.inference.tabular.stationary.iteration import (
     Fits,
@@ -36,9 +36,9 @@ from cai.inference.tabular.stationary.iteration import (
     q_values_at,
     solve_group,
 )
-from cai.inference.tabular.stationary.listing import steps_of
+from cai.inference.tabular.stationary.problem.listing import steps_of
+from cai.inference.tabular.stationary.problem.steps import Steps
 from cai.inference.tabular.stationary.solve import Solution
-from cai.inference.tabular.stationary.steps import Steps
 from cai.models.trajectory.model import TrajectoryModel
 
 __all__ = ["average_messages"]

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from cai.inference.tabular.markov.graphs import attracted, closed_classes, period
 from cai.inference.tabular.stationary.gain import soft_rate
-from cai.inference.tabular.stationary.graphs import attracted, closed_classes, period
-from cai.inference.tabular.stationary.steps import Steps
+from cai.inference.tabular.stationary.problem.steps import Steps
 
 __all__ = ["earns_nothing", "free_of_reward", "nothing_to_choose", "usable", "worth_of_closed"]
 

@@ -15,12 +15,12 @@ from typing import Any
 
 import numpy as np
 
-from cai.inference.tabular.stationary.graphs import closed_classes, surely_reaching
-from cai.inference.tabular.stationary.linear_systems import LinearSystem
-from cai.inference.tabular.stationary.moves import TINY, Moves, Values
+from cai.inference.tabular.markov.graphs import closed_classes, surely_reaching
+from cai.inference.tabular.markov.linear_systems import LinearSystem
 from cai.inference.tabular.stationary.newton import NOISE, Chains, as_good, better
-from cai.inference.tabular.stationary.searches import staying
-from cai.inference.tabular.stationary.steps import Steps
+from cai.inference.tabular.stationary.problem.moves import TINY, Moves, Values
+from cai.inference.tabular.stationary.problem.searches import staying
+from cai.inference.tabular.stationary.problem.steps import Steps
 
 __all__ = ["Rate", "hard_rate", "soft_rate"]
 

@@ -17,13 +17,13 @@ from typing import Any
 
 import numpy as np
 
+from cai.inference.tabular.markov.graphs import attracted, next_hops
 from cai.inference.tabular.stationary.classify import earns_nothing, nothing_to_choose, worth_of_closed
-from cai.inference.tabular.stationary.edges import EdgeList
-from cai.inference.tabular.stationary.graphs import attracted, next_hops
 from cai.inference.tabular.stationary.newton import TIES, Chains, as_good, policy_iteration
-from cai.inference.tabular.stationary.searches import ending, staying
+from cai.inference.tabular.stationary.problem.edges import EdgeList
+from cai.inference.tabular.stationary.problem.searches import ending, staying
+from cai.inference.tabular.stationary.problem.steps import Steps
 from cai.inference.tabular.stationary.solve import Solution, conclude
-from cai.inference.tabular.stationary.steps import Steps
 
 __all__ = ["by_outcome", "put_delays", "solve_hard"]
 
@@ -135,7 +135,7 @@ def _put_idle(solution: Solution, pairs: Array, edges: Array, unknown: Array) ->
     closed[:-1][level] = True
     closed[steps.states[present]] = False
     if steps.table is not None:
-        part = steps.table.part(present)
+        part = steps.table.part(present).listed
         ways = (part.pairs, part.targets)
     else:
         rank = np.full(len(steps.states), -1)

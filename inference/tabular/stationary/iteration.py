@@ -17,15 +17,15 @@ from torch import Tensor
 from cai.inference.core.status import Status
 from cai.inference.kernels.backups import hard_choice
 from cai.inference.tabular.backward import Messages
+from cai.inference.tabular.markov.chains import ChainSystems, ended_states
 from cai.inference.tabular.recursion import Recursion
-from cai.inference.tabular.stationary.chains import ChainSystems, ended_states
 from cai.inference.tabular.stationary.classify import usable
 from cai.inference.tabular.stationary.hard import by_outcome, put_delays, solve_hard
-from cai.inference.tabular.stationary.listing import steps_of
 from cai.inference.tabular.stationary.newton import as_good
 from cai.inference.tabular.stationary.own import solve_own
+from cai.inference.tabular.stationary.problem.listing import steps_of
+from cai.inference.tabular.stationary.problem.steps import Steps
 from cai.inference.tabular.stationary.solve import Solution, solve_by_backups, solve_soft
-from cai.inference.tabular.stationary.steps import Steps
 from cai.models.common.numerics import certainty_equivalent
 from cai.models.trajectory.model import TrajectoryModel
 

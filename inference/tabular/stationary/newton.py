@@ -18,11 +18,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from cai.inference.tabular.stationary.full_systems import FullPattern
-from cai.inference.tabular.stationary.graphs import reaching, reaching_table
-from cai.inference.tabular.stationary.linear_systems import DENSE_LIMIT, LinearSystem, Pattern
-from cai.inference.tabular.stationary.moves import TINY, Moves, Values
-from cai.inference.tabular.stationary.steps import Steps
+from cai.inference.tabular.markov.full_systems import FullPattern
+from cai.inference.tabular.markov.graphs import reaching, reaching_table
+from cai.inference.tabular.markov.linear_systems import DENSE_LIMIT, LinearSystem, Pattern
+from cai.inference.tabular.stationary.problem.moves import TINY, Moves, Values
+from cai.inference.tabular.stationary.problem.steps import Steps
 
 __all__ = [
     "NOISE",

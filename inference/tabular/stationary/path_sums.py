@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from cai.inference.tabular.stationary.edges import EdgeTable
-from cai.inference.tabular.stationary.linear_systems import DENSE_LIMIT, Pattern
-from cai.inference.tabular.stationary.moves import mixed
-from cai.inference.tabular.stationary.steps import Steps
+from cai.inference.tabular.markov.linear_systems import DENSE_LIMIT, Pattern
+from cai.inference.tabular.stationary.problem.edges import EdgeTable
+from cai.inference.tabular.stationary.problem.moves import mixed
+from cai.inference.tabular.stationary.problem.steps import Steps
 
 __all__ = ["path_sums"]
 

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 
 from cai.inference.tabular.stationary.classify import free_of_reward, usable, worth_of_closed
-from cai.inference.tabular.stationary.moves import Values
 from cai.inference.tabular.stationary.newton import (
     Chains,
     Found,
@@ -26,7 +25,8 @@ from cai.inference.tabular.stationary.newton import (
     value_of_prior,
 )
 from cai.inference.tabular.stationary.path_sums import path_sums
-from cai.inference.tabular.stationary.steps import Steps
+from cai.inference.tabular.stationary.problem.moves import Values
+from cai.inference.tabular.stationary.problem.steps import Steps
 
 __all__ = ["Solution", "conclude", "solve_by_backups", "solve_soft"]
 

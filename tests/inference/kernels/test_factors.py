@@ -8,7 +8,7 @@ from scipy.sparse.linalg import splu
 
 from cai.inference.kernels.native import factors
 from cai.inference.kernels.native.factors import NativeFactors, edge_products
-from cai.inference.tabular.stationary.routes import RouteGraph, RouteSums
+from cai.inference.tabular.routes.sums import RouteGraph, RouteSums
 
 
 @needs_native
@@ -58,7 +58,7 @@ def test_sums_over_routes_are_the_same_without_the_loops(monkeypatch):
 
     kind, found = sums()
     assert kind is NativeFactors
-    monkeypatch.setattr("cai.inference.tabular.stationary.linear_systems.available", lambda: False)
+    monkeypatch.setattr("cai.inference.tabular.markov.linear_systems.available", lambda: False)
     monkeypatch.setattr(factors, "available", lambda: False)
     kind, plain = sums()
     assert kind is not NativeFactors

@@ -11,11 +11,11 @@ from campaigns import over_seeds
 import cai
 from cai.inference import Status, StructuredVariational, SumProduct
 from cai.inference.tabular.believed_dynamics import FixedDynamics
+from cai.inference.tabular.markov import iterated
+from cai.inference.tabular.markov.chains import expected_visits
+from cai.inference.tabular.markov.linear_systems import Pattern
+from cai.inference.tabular.markov.reachability import edges_of, leads_to, reached_from
 from cai.inference.tabular.methods.z_iteration import ZIteration
-from cai.inference.tabular.stationary import iterated
-from cai.inference.tabular.stationary.chains import expected_visits
-from cai.inference.tabular.stationary.linear_systems import Pattern
-from cai.inference.tabular.stationary.reachability import edges_of, leads_to, reached_from
 from cai.models import MDP, TrajectoryModel
 
 INF = math.inf

@@ -9,7 +9,8 @@ import torch
 
 import cai
 from cai.inference import Status
-from cai.inference.tabular.stationary import graphs, steps
+from cai.inference.tabular.markov import graphs
+from cai.inference.tabular.stationary.problem import steps
 from cai.models import MDP, Goal, OutcomeReward, TrajectoryModel, gymnasium_model, random_mdp
 
 INF = math.inf

@@ -8,10 +8,10 @@ import torch
 
 import cai
 from cai.inference import Status
-from cai.inference.tabular.stationary import edges
-from cai.inference.tabular.stationary.full_systems import FullPattern
-from cai.inference.tabular.stationary.linear_systems import Pattern
-from cai.inference.tabular.stationary.listing import steps_of
+from cai.inference.tabular.markov.full_systems import FullPattern
+from cai.inference.tabular.markov.linear_systems import Pattern
+from cai.inference.tabular.stationary.problem import edges
+from cai.inference.tabular.stationary.problem.listing import steps_of
 from cai.models import MDP, TrajectoryModel
 
 INF = math.inf
@@ -99,6 +99,22 @@ def test_tables_and_lists_have_one_answer(backend, tables):
     assert all(steps_of(model, 0.0, False).table is not None for model in models)
     for model, found in zip(models, listed, strict=True):
         agree(found, cai.infer(model, backend, throw=False))
+
+
+def two_rooms():
+    """Two pairs of states, in each of which one may stay for nothing; leaving costs 1, or earns 1."""
+    stays = np.kron(np.eye(2), np.full((2, 2), 0.5))
+    chances = np.zeros((5, 2, 5))
+    chances[:4, 0, :4], chances[:4, 1], chances[4, :, 4] = stays, 0.2, 1.0
+    rewards = np.array([[0.0, -1.0], [0.0, -1.0], [0.0, 1.0], [0.0, 1.0], [0.0, 0.0]])
+    return TrajectoryModel(MDP(chances, [1.0, 0, 0, 0, 0], terminal=[4]), rewards, horizon=INF)
+
+
+@pytest.mark.parametrize("model", [problem(1), problem(4), two_rooms()], ids=["idle", "idle too", "two rooms"])
+def test_tables_know_where_hard_control_may_stay_for_nothing(model, tables):
+    listed = cai.infer(model, "value-iteration")
+    tables()
+    agree(listed, cai.infer(model, "value-iteration"))
 
 
 @pytest.mark.parametrize("backend", ["exact", "variational", "risk:eta=-2", "value-iteration"])

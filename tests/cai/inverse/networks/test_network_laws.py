@@ -9,7 +9,7 @@ import torch
 from networks import dag, dense_sums, draw_trips, paths, town, utilities
 
 import cai
-from cai.inference.tabular.stationary.routes import RouteGraph
+from cai.inference.tabular.routes.sums import RouteGraph
 from cai.inverse import FitStatus, RouteNetwork, fit
 from cai.inverse.networks.objective import NetworkObjective
 from cai.inverse.networks.separation import _goes_round
@@ -241,7 +241,7 @@ def test_absorbing_ends_are_those_of_road_network():
     links = list(network.link_index)
     trips = pd.DataFrame({"trip": 0, "position": [0, 1], "link": [((2, 2), (2, 3)), goal], "destination": "end"})
     objective = NetworkObjective(network, read_trips(network, trips), ["length"])
-    from cai.inference.tabular.stationary.route_derivatives import Pairs, pair_logs
+    from cai.inference.tabular.routes.derivatives import Pairs, pair_logs
 
     sums = objective.sums(torch.tensor([-1.0], dtype=torch.float64))
     assert sums.converges

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from cai.inference.tabular.believed_dynamics import OutcomeDynamics
-from cai.inference.tabular.stationary.full_systems import FullPattern
-from cai.inference.tabular.stationary.graphs import closed_classes
-from cai.inference.tabular.stationary.linear_systems import LinearSystem, Pattern
-from cai.inference.tabular.stationary.reachability import edges_of, leads_to, reached_from
+from cai.inference.tabular.markov.full_systems import FullPattern
+from cai.inference.tabular.markov.graphs import closed_classes
+from cai.inference.tabular.markov.linear_systems import LinearSystem, Pattern
+from cai.inference.tabular.markov.reachability import edges_of, leads_to, reached_from
 from cai.models.trajectory.model import TrajectoryModel
 
 __all__ = [
@@ -198,7 +198,7 @@ def expected_visits(
 ) -> tuple[Tensor, Tensor]:
     """Expected visits of the live states [1, S], and the probability of ending in the absorbing state [1].
 
-    For how, see `EndingChain` and `cai.inference.tabular.stationary.linear_systems`.
+    For how, see `EndingChain` and `cai.inference.tabular.markov.linear_systems`.
 
     Raises:
         ValueError: if the chain can get to where it goes on being paid for ever, so that visits do not add up to a

@@ -35,7 +35,7 @@ from torch import Tensor
 
 from cai.inference.kernels.native.factors import NativeFactors
 from cai.inference.kernels.native.library import available
-from cai.inference.tabular.stationary.iterated import ROUND_STEPS, ROUNDS, iterated
+from cai.inference.tabular.markov.iterated import ROUND_STEPS, ROUNDS, iterated
 
 if TYPE_CHECKING:
     from scipy.sparse import csc_matrix, csr_matrix

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cai.inference.tabular.stationary.linear_systems import LinearSystem, Pattern
+from cai.inference.tabular.markov.linear_systems import LinearSystem, Pattern
 
 __all__ = ["FullPattern"]
 

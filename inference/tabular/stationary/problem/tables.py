@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from cai.inference.tabular.stationary.edges import EdgeTable
-from cai.inference.tabular.stationary.moves import log_mean_exp
+from cai.inference.tabular.stationary.problem.edges import EdgeTable
+from cai.inference.tabular.stationary.problem.moves import log_mean_exp
 
 __all__ = ["expected", "sources_of", "tilted"]
 

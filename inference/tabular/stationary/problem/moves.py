@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from cai.inference.tabular.stationary.edges import EdgeList, EdgeTable
+from cai.inference.tabular.stationary.problem.edges import EdgeList, EdgeTable
 
 __all__ = ["TINY", "Moves", "Values", "log_mean_exp"]
 

@@ -17,8 +17,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from cai.inference.tabular.stationary.chains import EndingChain
-from cai.inference.tabular.stationary.reachability import leads_to
+from cai.inference.tabular.markov.chains import EndingChain
+from cai.inference.tabular.markov.reachability import leads_to
 
 __all__ = ["ReturnMoments", "return_moments"]
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from cai.inference.tabular.stationary.graphs import components, end_components, hops_by_table, surely_reaching
-from cai.inference.tabular.stationary.steps import Steps
-from cai.inference.tabular.stationary.tables import sources_of
+from cai.inference.tabular.markov.graphs import components, end_components, hops_by_table, surely_reaching
+from cai.inference.tabular.stationary.problem.steps import Steps
+from cai.inference.tabular.stationary.problem.tables import sources_of
 
 __all__ = ["ending", "staying"]
 
@@ -40,7 +40,8 @@ def staying(steps: Steps, usable: Array) -> tuple[Array, Array]:
     labels = components(sources, targets, number)
     if len(np.unique(labels[states])) == 1 and not steps.into(gone)[kept].any():
         return np.where(gone, -1, labels), kept
-    labels, inside = end_components(states, part.pairs, part.targets, np.ones(len(states), dtype=bool), number)
+    edges = part.listed
+    labels, inside = end_components(states, edges.pairs, edges.targets, np.ones(len(states), dtype=bool), number)
     kept[kept] = inside
     return labels, kept
 

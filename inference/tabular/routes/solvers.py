@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from cai.inference.tabular.stationary.linear_systems import LinearSystem
+from cai.inference.tabular.markov.linear_systems import LinearSystem
 
 __all__ = ["AbsorbingSolver", "PlainSolver", "Solver"]
 

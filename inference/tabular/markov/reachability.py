@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from cai.inference.tabular.stationary.graphs import reaching
+from cai.inference.tabular.markov.graphs import reaching
 
 __all__ = ["edges_of", "leads_to", "reached_from"]
 

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from cai.inference.kernels.native.factors import edge_products
-from cai.inference.tabular.stationary.routes import Block, RouteGraph, RouteSums
+from cai.inference.tabular.routes.sums import Block, RouteGraph, RouteSums
 
 __all__ = ["Derivatives", "Pairs", "Values", "pair_logs", "second_order", "with_gradient"]
 

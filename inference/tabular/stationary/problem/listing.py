@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from cai.inference.tabular.stationary.edges import BLOCK, EdgeList, EdgeTable, Outcomes, computes_long, serves
-from cai.inference.tabular.stationary.steps import Steps
+from cai.inference.tabular.stationary.problem.edges import BLOCK, EdgeList, EdgeTable, Outcomes, computes_long, serves
+from cai.inference.tabular.stationary.problem.steps import Steps
 from cai.models.trajectory.model import TrajectoryModel
 
 __all__ = ["steps_of"]

@@ -20,10 +20,10 @@ from typing import Any
 
 import numpy as np
 
-from cai.inference.tabular.stationary.edges import EdgeList, EdgeTable, computes_long, summed
-from cai.inference.tabular.stationary.graphs import reaching, reaching_table
-from cai.inference.tabular.stationary.moves import Moves, Values, log_mean_exp
-from cai.inference.tabular.stationary.tables import expected, sources_of, tilted
+from cai.inference.tabular.markov.graphs import reaching, reaching_table
+from cai.inference.tabular.stationary.problem.edges import EdgeList, EdgeTable, computes_long, summed
+from cai.inference.tabular.stationary.problem.moves import Moves, Values, log_mean_exp
+from cai.inference.tabular.stationary.problem.tables import expected, sources_of, tilted
 
 __all__ = ["Steps"]
 

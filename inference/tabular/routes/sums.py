@@ -25,8 +25,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from cai.inference.tabular.stationary.linear_systems import LinearSystem, Pattern
-from cai.inference.tabular.stationary.route_solvers import AbsorbingSolver, PlainSolver, Solver
+from cai.inference.tabular.markov.linear_systems import LinearSystem, Pattern
+from cai.inference.tabular.routes.solvers import AbsorbingSolver, PlainSolver, Solver
 
 __all__ = ["Block", "RouteGraph", "RouteSums"]
 

@@ -1,0 +1,1 @@
+"""Markov chains: their graphs, the linear systems I - P, and what is expected along them."""
