@@ -44,7 +44,7 @@ from cai.models.continuous.world import World
 from cai.models.programs.factor_graph import draw_factor_graph
 from cai.models.rewards.registry import available_rewards
 from cai.models.zoo.registry import available_models
-from cai.starting import INTERRUPTED, interrupts_as_usual, only_own_output
+from cai.starting import INTERRUPTED, interrupts_raised, only_own_output
 from cai.studies.comparison import DEFAULT_BACKENDS, Comparison, Row, chance_columns, compare
 from cai.tasks.processes import worker_map
 from cai.training import resume_command, train_command, watch_command
@@ -247,7 +247,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     Exit codes: 1 where no backend answers or a file cannot be written, 2 for bad arguments, 130 for Ctrl-C.
     """
-    interrupts_as_usual()
     if sys.stdout is None:  # closed by whoever started the program
         sys.stdout = io.StringIO()
     warnings.showwarning = _show_warning
@@ -256,7 +255,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     code: Any = 0
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        code = app(args=words or ["--help"], prog_name="cai", standalone_mode=False)
+        with interrupts_raised():
+            code = app(args=words or ["--help"], prog_name="cai", standalone_mode=False)
     except TyperException as error:
         _fail(error.format_message() if hasattr(error, "format_message") else str(error))
     except StorageError as error:
@@ -281,6 +281,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if isinstance(error.__context__, OSError) and error.__context__.errno == errno.EPIPE:
             sys.exit(1)  # whoever reads has seen enough, as in `cai compare bridge | head`
         _fail(f"a plug-in ended the program (exit code {error.code!r})", code=1)
+    if code == INTERRUPTED:  # which is how typer tells of a Ctrl-C
+        _fail("interrupted", code=INTERRUPTED)
     sys.exit(code if isinstance(code, int) else 0)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import signal
@@ -11,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 
-__all__ = ["INTERRUPTED", "interrupts_as_usual", "is_the_program", "only_own_output", "quiet_interrupts"]
+__all__ = ["INTERRUPTED", "interrupts_raised", "is_the_program", "only_own_output", "quiet_interrupts"]
 
 INTERRUPTED = 130  # the exit code of a program that Ctrl-C has ended
 
@@ -23,17 +24,31 @@ def is_the_program() -> bool:
 
 
 def quiet_interrupts() -> None:
-    """Makes Ctrl-C end the program at once and without a traceback, while all of it is still being imported."""
-    in_main = threading.current_thread() is threading.main_thread()
-    if in_main and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    """Makes Ctrl-C end the program at once and without a traceback, while all of it is still being imported.
+
+    It holds again once the program's work is over. As the interpreter takes itself down, Ctrl-C no longer matters:
+    Python would then give the signal its default back, and the program would seem to have been killed.
+    """
+    if _in_main_thread() and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _leave)
+        atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)  # before any other, and so called after them
+
+
+@contextlib.contextmanager
+def interrupts_raised() -> Iterator[None]:
+    """Makes Ctrl-C raise KeyboardInterrupt again meanwhile, where `quiet_interrupts` holds."""
+    if not (_in_main_thread() and signal.getsignal(signal.SIGINT) is _leave):
+        yield
+        return
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
         signal.signal(signal.SIGINT, _leave)
 
 
-def interrupts_as_usual() -> None:
-    """Makes Ctrl-C raise KeyboardInterrupt again."""
-    in_main = threading.current_thread() is threading.main_thread()
-    if in_main and signal.getsignal(signal.SIGINT) is _leave:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+def _in_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
 
 
 def _leave(number: int, frame: FrameType | None) -> None:
