@@ -1,7 +1,11 @@
-"""Asks a student's function, and turns what goes wrong inside it into a hint; the labs of the course call it."""
+"""Asks a student's function, and turns what goes wrong inside it into a hint; the labs of the course call it.
+
+`ask` speaks of functions that stop, or return something of another kind; `cai.diagnosis` of wrong numbers.
+"""
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -51,7 +55,7 @@ SAID: tuple[tuple[tuple[str, ...], str], ...] = (
     ),
     (("math range error",), "the exponential is too large for a float: stay in log space"),
     (
-        ("must match the size", "inconsistent tensor size", "expand(", "shape mismatch"),
+        ("must match the size", "inconsistent tensor size", "expand(", "shape mismatch", "broadcast"),
         "two shapes do not fit: write them down, and put a new axis where one is missing, as in x[:, None]",
     ),
     (
@@ -93,6 +97,10 @@ SAID: tuple[tuple[tuple[str, ...], str], ...] = (
         ("unsupported operand",),
         "this reckons with something that is no number: take the number out of it first, as in posterior.elbo",
     ),
+    (
+        ("the constraint", "within the support"),
+        "a distribution is given numbers that it cannot take (a negative std, an infinite place): are two exchanged?",
+    ),
     (("has no attribute",), "the value is of another kind than you expect: print its type"),
     (("not subscriptable",), "something is indexed that holds no entries: was a function meant to be called first?"),
     (("not callable",), "something is called that is no function: is a name used twice?"),
@@ -122,6 +130,7 @@ def ask(
             text says what is likely wrong.
     """
     name = getattr(function, "__name__", "your function")
+    before = {place: _copy(value) for place, value in enumerate(arguments) if isinstance(value, torch.Tensor)}
     try:
         got = function(*arguments, **keywords)
     except (NotImplementedError, AssertionError):
@@ -129,7 +138,9 @@ def ask(
     except Exception as error:
         raise AssertionError(f"{name} stopped with {type(error).__name__}: {_short(error)}. {_hint(error)}") from error
     if got is None:
-        raise AssertionError(f"{name} returns nothing: end it with `return` and the result")
+        raise AssertionError(f"{name} returns nothing: end it with `return` and the result (to print it is not enough)")
+    for place, (entries, differentiated) in before.items():
+        _left_alone(function, name, place, arguments[place], entries, differentiated)
     if parts is not None and (not isinstance(got, (tuple, list)) or len(got) != parts):
         raise AssertionError(
             f"{name} returns one result; expected {parts}, as its docstring says: return first, second"
@@ -149,13 +160,39 @@ def ask(
         raise AssertionError(f"{name} returns a {kind}; expected one tensor of shape {tuple(shape)}") from None
     if tuple(table.shape) != tuple(shape):
         was, wanted = tuple(table.shape), tuple(shape)
-        raise AssertionError(f"{name} returns shape {was}; expected {wanted}: {_axes(was, wanted)}")
+        raise AssertionError(f"{name} returns shape {was}; expected {wanted}: {axes_hint(was, wanted)}")
     if bool(torch.isnan(table.detach().double()).any()):
         raise AssertionError(
             f"{name} returns NaN: it takes inf / inf (an exp that overflows: stay in log space), -inf minus -inf, "
             "0 times inf, or the log of a negative number"
         )
     return got
+
+
+def _copy(tensor: torch.Tensor) -> tuple[torch.Tensor, bool]:
+    return tensor.detach().clone(), tensor.requires_grad
+
+
+def _left_alone(
+    function: Callable[..., Any], name: str, place: int, now: torch.Tensor, entries: torch.Tensor, differentiated: bool
+) -> None:
+    """Refuses a function that changed a tensor of its caller."""
+    same = now.shape == entries.shape and torch.equal(torch.nan_to_num(now.detach()), torch.nan_to_num(entries))
+    if same and now.requires_grad == differentiated:
+        return
+    try:
+        argument = f"its argument `{list(inspect.signature(function).parameters)[place]}`"
+    except (TypeError, ValueError, IndexError):
+        argument = "one of its arguments"
+    if not same:
+        raise AssertionError(
+            f"{name} changes {argument} in place, which the caller goes on using: work on a copy, x.clone(), and "
+            "write x = x + y where you wrote x += y"
+        )
+    raise AssertionError(
+        f"{name} marks {argument} for gradients, which the caller goes on using: take a copy, "
+        "x = x.detach().clone().requires_grad_()"
+    )
 
 
 def _short(error: Exception) -> str:
@@ -175,7 +212,7 @@ def _hint(error: Exception) -> str:
     return "Hint: run the cell of your answer on small numbers, and print what stands in each line"
 
 
-def _axes(got: tuple[int, ...], wanted: tuple[int, ...]) -> str:
+def axes_hint(got: tuple[int, ...], wanted: tuple[int, ...]) -> str:
     """What a wrong shape is likely to come from."""
     if len(got) > len(wanted):
         return "an axis is left over: sum it out, the last one is dim=-1"
