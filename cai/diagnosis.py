@@ -89,7 +89,8 @@ def _table(value: Any) -> Tensor | None:
     if isinstance(value, (list, tuple)) and any(isinstance(part, Tensor) for part in value):
         value = torch.stack([torch.as_tensor(part) for part in value])
     try:
-        return torch.as_tensor(value).detach().double()
+        table = value if isinstance(value, Tensor) else torch.as_tensor(value, dtype=torch.float64)
+        return table.detach().double()
     except (TypeError, ValueError, RuntimeError):
         return None
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import dis
 import inspect
 import math
 from collections.abc import Callable, Sequence
@@ -90,8 +91,17 @@ SAID: tuple[tuple[tuple[str, ...], str], ...] = (
         "under pyro.markov variables of a long loop share dimensions; config_enumerate marks what is summed over",
     ),
     (
+        ("not supported between instances",),
+        "two things are compared that have no order, as None and a number: ask first `if x is None`",
+    ),
+    (("singular",), "a matrix has no inverse: is one left out, as I or a noise, or is that a case of its own?"),
+    (
         ("and 'nonetype'", "'nonetype' and"),
         "this reckons with None: is something asked for before it is there, as a gradient?",
+    ),
+    (
+        ("not implemented for 'complex", "for complex"),
+        "complex numbers have no order: take their modulus first, .abs()",
     ),
     (
         ("unsupported operand",),
@@ -112,6 +122,7 @@ def ask(
     *arguments: Any,
     shape: Sequence[int] | None = None,
     parts: int | None = None,
+    raises: type[Exception] | None = None,
     **keywords: Any,
 ) -> Any:
     """Calls a function that a student wrote, and returns what it returns.
@@ -123,6 +134,7 @@ def ask(
         arguments: for it.
         shape: of the tensor that it should return, () of a number; anything but None may be returned, unless given.
         parts: how many results it should return, side by side; any number, unless given.
+        raises: an error that the function may raise, by a `raise` of its own; it is returned.
         keywords: for it.
 
     Raises:
@@ -133,12 +145,18 @@ def ask(
     before = {place: _copy(value) for place, value in enumerate(arguments) if isinstance(value, torch.Tensor)}
     try:
         got = function(*arguments, **keywords)
-    except (NotImplementedError, AssertionError):
+    except AssertionError:
         raise
     except Exception as error:
+        if raises is not None and isinstance(error, raises) and _meant(error):
+            return error
+        if isinstance(error, NotImplementedError) and "not implemented for" not in str(error):  # torch's are answers
+            raise
         raise AssertionError(f"{name} stopped with {type(error).__name__}: {_short(error)}. {_hint(error)}") from error
     if got is None:
         raise AssertionError(f"{name} returns nothing: end it with `return` and the result (to print it is not enough)")
+    if isinstance(got, BaseException):
+        raise AssertionError(f"{name} returns an error: it has to be raised, `raise {type(got).__name__}(...)`")
     for place, (entries, differentiated) in before.items():
         _left_alone(function, name, place, arguments[place], entries, differentiated)
     if parts is not None and (not isinstance(got, (tuple, list)) or len(got) != parts):
@@ -167,6 +185,14 @@ def ask(
             "0 times inf, or the log of a negative number"
         )
     return got
+
+
+def _meant(error: Exception) -> bool:
+    """Whether a `raise` written in Python raised it, and nothing compiled."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace is not None and trace.tb_frame.f_code.co_code[trace.tb_lasti] == dis.opmap["RAISE_VARARGS"]
 
 
 def _copy(tensor: torch.Tensor) -> tuple[torch.Tensor, bool]:
