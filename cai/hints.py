@@ -87,7 +87,7 @@ SAID: tuple[tuple[tuple[str, ...], str], ...] = (
     (("second time",), "backward() runs through one graph twice: compute the bound anew in each step"),
     (("multiple sample sites named",), 'two sites have one name: the name carries the step, f"a_{t}"'),
     (
-        ("max_plate_nesting", "enumerat", "dimensions", "dims"),
+        ("max_plate_nesting", "enumerate_dim", "too many dimensions", "ran out of", "out of free"),
         "under pyro.markov variables of a long loop share dimensions; config_enumerate marks what is summed over",
     ),
     (
@@ -111,6 +111,15 @@ SAID: tuple[tuple[tuple[str, ...], str], ...] = (
         ("the constraint", "within the support"),
         "a distribution is given numbers that it cannot take (a negative std, an infinite place): are two exchanged?",
     ),
+    (
+        ("probability tensor contains",),
+        "probabilities are negative or NaN: are they logits (logarithms), which stand behind Categorical(logits=...)?",
+    ),
+    (
+        ("cannot be differentiated",),
+        "no gradient reaches the number: does a float(), an item() or a detach() cut it off?",
+    ),
+    (("no backend",), "no backend is called that: cai.available_backends() lists them"),
     (("has no attribute",), "the value is of another kind than you expect: print its type"),
     (("not subscriptable",), "something is indexed that holds no entries: was a function meant to be called first?"),
     (("not callable",), "something is called that is no function: is a name used twice?"),
@@ -148,10 +157,10 @@ def ask(
     except AssertionError:
         raise
     except Exception as error:
-        if raises is not None and isinstance(error, raises) and _meant(error):
-            return error
         if isinstance(error, NotImplementedError) and "not implemented for" not in str(error):  # torch's are answers
             raise
+        if raises is not None and isinstance(error, raises) and _meant(error):
+            return error
         raise AssertionError(f"{name} stopped with {type(error).__name__}: {_short(error)}. {_hint(error)}") from error
     if got is None:
         raise AssertionError(f"{name} returns nothing: end it with `return` and the result (to print it is not enough)")
