@@ -8,7 +8,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.collections import LineCollection
+from matplotlib.collections import LineCollection, PolyCollection
 from matplotlib.colors import Colormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
@@ -154,11 +154,13 @@ def draw_grid(
     borders: str = "white",
     limits: tuple[float, float] | None = None,
     legend: str = "",
+    bar: bool = True,
 ) -> None:
     """One number for each state in its cell: walls dark, what has no number light, -inf hatched.
 
     Colours go from `limits[0]` to `limits[1]`, else from `lowest` or the least number to the largest. `legend` stands
-    under the map, and says what the letters in cells are.
+    under the map, and says what the letters in cells are. `bar` draws the colour bar, which one of several maps on a
+    shared scale needs.
     """
     grid = np.full((layout.rows, layout.columns), np.nan)
     present = np.zeros_like(grid, dtype=bool)
@@ -172,14 +174,10 @@ def draw_grid(
     picture = ax.imshow(
         np.ma.masked_invalid(grid), cmap=colors, norm=Normalize(low, high if high > low else low + 1), zorder=1
     )
-    for i in range(layout.rows):
-        for j in range(layout.columns):
-            if present[i, j] and np.isnan(grid[i, j]):
-                ax.add_patch(Rectangle((j - 0.5, i - 0.5), 1, 1, color="0.9", zorder=1.5))
-            elif not present[i, j]:
-                ax.add_patch(Rectangle((j - 0.5, i - 0.5), 1, 1, color="0.25", zorder=2))
-            elif np.isneginf(grid[i, j]):
-                ax.add_patch(Rectangle((j - 0.5, i - 0.5), 1, 1, fill=False, hatch="xxx", edgecolor="0.5", zorder=2))
+    _fill(ax, present & np.isnan(grid), "0.9", 1.5)
+    _fill(ax, ~present, "0.25", 2)
+    for i, j in np.argwhere(present & np.isneginf(grid)):
+        ax.add_patch(Rectangle((j - 0.5, i - 0.5), 1, 1, fill=False, hatch="xxx", edgecolor="0.5", zorder=2))
     for state, text in enumerate(layout.labels):
         cell = layout.cells[state]
         if text and cell is not None:
@@ -190,8 +188,17 @@ def draw_grid(
     ax.set_yticks(range(layout.rows))
     ax.set_xlabel(f"column\n{legend}" if legend else "column")
     ax.set_ylabel("row")
-    figure: Any = ax.get_figure(root=True)
-    figure.colorbar(picture, ax=ax, label=label, shrink=0.85)
+    if bar:
+        figure: Any = ax.get_figure(root=True)
+        figure.colorbar(picture, ax=ax, label=label, shrink=0.85)
+
+
+def _fill(ax: Axes, cells: np.ndarray, color: str, order: float) -> None:
+    """Paints whole cells in one colour, all of them as one artist."""
+    corners = np.array([(-0.5, -0.5), (0.5, -0.5), (0.5, 0.5), (-0.5, 0.5)])
+    squares = [corners + np.array([j, i]) for i, j in np.argwhere(cells)]
+    if squares:
+        ax.add_collection(PolyCollection(squares, color=color, zorder=order), autolim=False)
 
 
 def cell_borders(rows: int, columns: int, color: str = "white") -> LineCollection:

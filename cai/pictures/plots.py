@@ -61,6 +61,7 @@ def plot_values(
     limits: Sequence[float] | None = None,
     colors: str = VALUE_MAP,
     ax: Axes | None = None,
+    bar: bool = True,
 ) -> Figure:
     """Soft values as a map, with the policy as arrows; without a layout, values over states and time.
 
@@ -73,6 +74,7 @@ def plot_values(
             by side get the same here, or by `cai.pictures.share_scale` afterwards.
         colors: a colour map of matplotlib.
         ax: where to draw; a new figure, unless given.
+        bar: whether a map gets a colour bar; of maps side by side on one scale, one is enough.
 
     Raises:
         ValueError: if the backend does not know values, or limits are no two ends of a scale.
@@ -98,7 +100,7 @@ def plot_values(
     values[model.mdp.terminal] = math.nan  # nothing is decided there: the cell stays light
     when = f"t = {t + 1}" if model.is_finite else "every t"
     label = f"value at {when} (reward units)"
-    draw_grid(ax, layout, values, label, colors, limits=ends, legend=label_legend(model.mdp))
+    draw_grid(ax, layout, values, label, colors, limits=ends, legend=label_legend(model.mdp), bar=bar)
     _draw_policy(ax, layout, posterior.action_probs[t].detach(), model.live)
     ax.set_title(f"{_values(posterior)} and policy at {when}\n{_name(posterior)}")
     return figure
@@ -155,6 +157,7 @@ def plot_luck(
     limits: Sequence[float] | None = None,
     colors: str = LUCK_MAP,
     ax: Axes | None = None,
+    bar: bool = True,
 ) -> Figure:
     """Where the plan counts on luck: KL of its dynamics from the true ones, by state, summed along q.
 
@@ -166,6 +169,7 @@ def plot_luck(
             given. Maps that are read side by side get the same here, or by `cai.pictures.share_scale` afterwards.
         colors: a colour map of matplotlib.
         ax: where to draw; a new figure, unless given.
+        bar: whether a map gets a colour bar; of maps side by side on one scale, one is enough.
     """
     if isinstance(posterior, GaussianPosterior):
         return plot_luck_over_time(posterior, limits=limits, ax=ax)
@@ -180,7 +184,7 @@ def plot_luck(
         figure, ax = make_axes(ax, grid_size(layout))
         most = float(luck[torch.isfinite(luck)].max())
         ends = ends or (0.0, BELOW_BLACK * most if most > 0 else 1.0)
-        draw_grid(ax, layout, luck, "luck (nats)", colors, limits=ends, legend=label_legend(model.mdp))
+        draw_grid(ax, layout, luck, "luck (nats)", colors, limits=ends, legend=label_legend(model.mdp), bar=bar)
     else:
         figure, ax = make_axes(ax, (7.0, 4.0))
         shown = torch.argsort(luck, descending=True)[:FEW_STATES]
