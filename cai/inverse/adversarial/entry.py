@@ -191,17 +191,17 @@ def _adversarial(
     if not 0 < learning_rate < math.inf:
         raise ValueError(f"learning_rate is {learning_rate!r}; expected a number > 0")
     sizes = tuple(as_count(size, "hidden_sizes") for size in form[1])
-    backend = checked_learner(backend, env)
+    networks: Any = checked_learner(backend, env)
     pace = (float(learning_rate), as_count(recent, "recent"))
-    run = adversarial_run(method, env, demos, backend, (form[0], sizes), pace)
-    made, checkpoints = run.learner(backend, env), None
+    run = adversarial_run(method, env, demos, networks, (form[0], sizes), pace)
+    made, checkpoints = run.learner(networks, env), None
     if schedule.folder is not None:
         check_schedule(schedule.every, schedule.seconds)
-        check_comes_back(backend)
-        path = begin_run(schedule.folder, backend, env, seed, run)
+        check_comes_back(networks)
+        path = begin_run(schedule.folder, networks, env, seed, run)
         every = made.checkpoint_every if schedule.every is None else schedule.every
         checkpoints = Checkpoints(path, steps=every, seconds=schedule.seconds)
-    elif backend.tensorboard:
+    elif networks.tensorboard:
         raise ValueError("tensorboard=True writes to the folder of a run; give folder=, or leave it out")
     answer = drive(made, env, seed=seed, checkpoints=checkpoints, max_seconds=schedule.most)
     return run.result(answer, seed, throw)

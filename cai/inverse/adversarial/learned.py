@@ -72,7 +72,7 @@ class AdversarialRun:
         Raises:
             FitError: on anything but success, if `throw` is True.
         """
-        brain: AdversarialBrain = answer.brain  # type: ignore[attr-defined]
+        brain: AdversarialBrain = answer.brain
         discriminator, number = self.discriminator, len(self.owners)
         longest = int(torch.bincount(self.owners).max())
         done = fresh_steps(answer.model, discriminator.interface, brain, longest, number, seed)
