@@ -113,8 +113,8 @@ class CheckedVectorEnvironment(_Wrapper):
         if stuck.any():
             copy = int(np.flatnonzero(stuck)[0])
             raise ValueError(
-                f"{self._name}: after {self._steps[copy]} steps of episode {self._episodes[copy]} in environment {copy} "
-                "(both counted from 0) info['action_mask'] leaves no action, and the episode has not terminated"
+                f"{self._name}: after {self._steps[copy]} steps of episode {self._episodes[copy]} in environment {copy}"
+                " (both counted from 0) info['action_mask'] leaves no action, and the episode goes on"
             )
         self._masks = masks
         return {**infos, "action_mask": masks.copy(), "_action_mask": np.ones(self.num_envs, dtype=bool)}
