@@ -89,8 +89,8 @@ class CheckedVectorEnvironment(_Wrapper):
             moved: bool [N], the copies that were reset or stepped; the masks of others stay.
             live: bool [N], those that go on, where something must be available.
         """
-        number = getattr(self.single_action_space, "n", None)
-        told = infos.get("action_mask") if number is not None else None
+        number = int(getattr(self.single_action_space, "n", 0))
+        told: Any = infos.get("action_mask") if number else None
         if told is None and self._masks is None:
             return infos
         if self._masks is None and self._steps.any():
@@ -98,10 +98,10 @@ class CheckedVectorEnvironment(_Wrapper):
                 f"{self._name} tells info['action_mask'] after a step and told none at its reset; tell it in both, or "
                 "in neither"
             )
-        masks = np.ones((self.num_envs, int(number)), dtype=np.int8)
+        masks = np.ones((self.num_envs, number), dtype=np.int8)
         if self._masks is not None:
             masks[~moved] = self._masks[~moved]
-        for copy in np.flatnonzero(infos.get("_action_mask", moved) & moved) if told is not None else ():
+        for copy in [] if told is None else np.flatnonzero(infos.get("_action_mask", moved) & moved).tolist():
             row = np.asarray(told[copy])
             if row.shape != masks[copy].shape:
                 raise ValueError(
