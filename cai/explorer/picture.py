@@ -52,7 +52,7 @@ def draw_answers(comparison: Comparison, names: Sequence[str], *, returns: bool 
     model: TrajectoryModel = comparison.model
     rows = comparison.rows
     layout = model.mdp.layout
-    heights = _heights(model, layout)
+    heights: tuple[float, ...] = _heights(model, layout)
     kind = (
         heights,
         tuple(row.status.ok and row.posterior is not None for row in rows),
