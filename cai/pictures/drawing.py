@@ -142,11 +142,11 @@ def draw_over_time(
         for axes in (ax, bar.ax):
             axes.tick_params(labelsize=size)
     if shown.size <= FEW_CELLS:
-        for (state, time), value in np.ndenumerate(shown):
-            if not np.ma.is_masked(value):
-                dark = float(picture.norm(value)) < 0.5
-                text = {"color": "white" if dark else "black", "ha": "center", "va": "center", "fontsize": size or 9}
-                ax.text(time + 1, state, f"{value if abs(value) > 5e-4 else 0:.3g}", **text)
+        for (state, time), value in np.ndenumerate(table.numpy().T):
+            if np.isfinite(value):
+                color = "white" if float(picture.norm(np.array(value))) < 0.5 else "black"
+                words = f"{value if abs(value) > 5e-4 else 0:.3g}"
+                ax.text(time + 1, state, words, color=color, ha="center", va="center", fontsize=size or 9)
     if model.mdp.num_states <= FEW_STATES:
         names = [model.mdp.state_name(state) for state in range(model.mdp.num_states)]
         ax.set_yticks(range(len(names)), names, fontsize=size or (8 if len(names) <= 12 else 6))
