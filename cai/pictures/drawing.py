@@ -144,7 +144,7 @@ def draw_over_time(
     if shown.size <= FEW_CELLS:
         for (state, time), value in np.ndenumerate(table.numpy().T):
             if np.isfinite(value):
-                color = "white" if float(picture.norm(np.array(value))) < 0.5 else "black"
+                color = "white" if np.asarray(picture.norm(value)) < 0.5 else "black"
                 words = f"{value if abs(value) > 5e-4 else 0:.3g}"
                 ax.text(time + 1, state, words, color=color, ha="center", va="center", fontsize=size or 9)
     if model.mdp.num_states <= FEW_STATES:
