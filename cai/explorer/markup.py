@@ -9,7 +9,7 @@ import io
 import math
 
 from cai.explorer.answers import COLUMNS, View, backend_name, short_text
-from cai.explorer.picture import action_legend
+from cai.explorer.picture import action_legend, shown_room
 from cai.models.continuous.world import World
 from cai.pictures.drawing import TARGET_COLORS, label_legend
 
@@ -87,6 +87,8 @@ def legend_html(view: View) -> str:
     if model.mdp.layout is not None:
         letters = html.escape(label_legend(model.mdp))
         words = f"Letters: {letters}. " if letters else ""
+        room = shown_room(model)
+        words += f"One room of many: {html.escape(room)}. " if room else ""
         words += "Arrows: actions, the longer the more probable. Dark: walls; light grey: the end."
         return f'<p class="cai-about">{words} Upper row: values; lower row: luck by state, summed over time.</p>'
     patches = "".join(

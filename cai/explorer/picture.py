@@ -23,14 +23,16 @@ from cai.models.trajectory.model import TrajectoryModel
 from cai.pictures.drawing import FEW_STATES
 from cai.pictures.model_graphs import ACTION_COLORS
 from cai.pictures.plots import BELOW_BLACK, plot_luck, plot_values
+from cai.pictures.rooms import one_room, rooms_of
 from cai.studies.comparison import Comparison, Row
 from cai.studies.plots import draw_returns
 
-__all__ = ["action_legend", "cut_columns", "draw_answers", "draw_policy_table", "lay_out"]
+__all__ = ["action_legend", "cut_columns", "draw_answers", "draw_policy_table", "lay_out", "shown_room"]
 
 COLUMN = 12.5 / 3  # inches of one answer
 RETURNS = 1.9  # inches of the bars below
 MARGIN = 0.12  # inches between the axes of a column and where it is cut off
+WIDEST = 20  # columns of a map whose rooms are shown all at once
 TERMINAL_COLOR = (0.9, 0.9, 0.9)
 MOST_PLACES = 64  # kinds of pictures
 PLACES: dict[Any, list[Bbox]] = {}
@@ -51,7 +53,8 @@ def draw_answers(comparison: Comparison, names: Sequence[str], *, returns: bool 
     """
     model: TrajectoryModel = comparison.model
     rows = comparison.rows
-    layout = model.mdp.layout
+    room = shown_room(model)
+    layout = one_room(model.mdp, room)
     heights: tuple[float, ...] = _heights(model, layout)
     kind = (
         heights,
@@ -74,12 +77,15 @@ def draw_answers(comparison: Comparison, names: Sequence[str], *, returns: bool 
             middle.set_axis_off()
             continue
         if layout is not None and row.posterior.values is not None:
-            plot_values(row.posterior, ax=top, bar=place == _last(rows, lambda answer: answer.values is not None))
-            top.set_title(f"{name}\npolicy and soft values, {when}", fontsize=11)
+            plot_values(
+                row.posterior, ax=top, room=room, bar=place == _last(rows, lambda answer: answer.values is not None)
+            )
+            where = "" if room is None else f"; {room}"
+            top.set_title(f"{name}\npolicy and soft values, {when}{where}", fontsize=11)
         else:
             draw_policy_table(top, row.posterior)
             top.set_title(f"{name}\nmost probable action", fontsize=11)
-        _draw_luck(middle, row.posterior, place == _last(rows, lambda answer: answer.has_outcomes))
+        _draw_luck(middle, row.posterior, room, place == _last(rows, lambda answer: answer.has_outcomes))
     _share_scales(above, below, layout is not None)
     if layout is not None:
         _say_once(above, below)
@@ -94,6 +100,14 @@ def draw_answers(comparison: Comparison, names: Sequence[str], *, returns: bool 
         figure.legend(handles=handles, title="action", loc=place_of, ncols=columns, frameon=False)
     lay_out(figure, kind)
     return figure
+
+
+def shown_room(model: TrajectoryModel) -> str | None:
+    """Of a map that is too wide for its cells to be read, the first room that a run may start in."""
+    if model.mdp.layout is None or model.mdp.layout.columns <= WIDEST:
+        return None
+    starts = model.mdp.initial > 0
+    return next((name for name, states in rooms_of(model.mdp).items() if bool(starts[states].any())), None)
 
 
 def cut_columns(figure: Figure, columns: int) -> list[slice]:
@@ -234,12 +248,12 @@ def _say(ax: Axes, text: str) -> None:
     ax.text(0.5, 0.5, text, ha="center", va="center", transform=ax.transAxes, wrap=True)
 
 
-def _draw_luck(ax: Axes, posterior: Posterior, bar: bool) -> None:
+def _draw_luck(ax: Axes, posterior: Posterior, room: str | None, bar: bool) -> None:
     """The luck by state, and of the start in words."""
     if not posterior.has_outcomes:
         _say(ax, f"{posterior.backend} does not know\nits luck by state")
         return
-    plot_luck(posterior, ax=ax, bar=bar)
+    plot_luck(posterior, ax=ax, bar=bar, room=room)
     what = "bad luck feared" if posterior.details.get("eta", 0.0) < 0 else "luck assumed"
     amount, _, start = ax.get_title().split("\n")[-1].partition(" in all")
     ax.set_title(f"{what}: {amount}" + (f"\n({start.removeprefix(', ')})" if start else ""), fontsize=11)
