@@ -173,6 +173,9 @@ def draw_command(
     discount: Discount = None,
     slip: Slip = None,
     option: Options = None,
+    room: Annotated[
+        str | None, typer.Option(help="Of a map with rooms, the one to draw, such as 'from R to G' of Taxi-v4.")
+    ] = None,
     seed: Seed = 0,
     out: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Where to save; MODEL-PICTURE.png by default.")
@@ -196,7 +199,7 @@ def draw_command(
     if what == "model":
         from cai.pictures.model_pictures import plot_model
 
-        figure = plot_model(problem)
+        figure = plot_model(problem, room=room)
     elif what == "factor-graph":
         figure = draw_factor_graph(problem)
     elif isinstance(problem, World):
@@ -208,8 +211,11 @@ def draw_command(
             f"{what!r} is a picture of continuous models; of {problem.name!r} draw values, luck or messages"
         )
     else:
-        picture = {"values": plots.plot_values, "luck": plots.plot_luck, "messages": plots.plot_messages}[what]
-        figure = picture(infer(problem, backend, seed=seed))
+        answer = infer(problem, backend, seed=seed)
+        if what == "messages":
+            figure = plots.plot_messages(answer)
+        else:
+            figure = {"values": plots.plot_values, "luck": plots.plot_luck}[what](answer, room=room)
     write_picture(path, figure)
     _console().print(f"saved {path}", highlight=False, soft_wrap=True)
 

@@ -8,7 +8,7 @@ import math
 import sys
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -24,6 +24,9 @@ from cai.models.environments.world import EnvironmentModel, environment_model
 from cai.models.trajectory.model import TrajectoryModel
 from cai.models.zoo.registry import available_models, build_model
 from cai.starting import INTERRUPTED, only_own_output
+
+if TYPE_CHECKING:
+    from cai.inverse.adversarial.estimate import AdversarialEstimate
 
 __all__ = ["resume_command", "train_command", "watch_command"]
 
@@ -65,9 +68,16 @@ def resume_command(
         begin = time.perf_counter()
         _there(folder)
         answer = resume(folder, steps=steps, throw=False)
-        run = read_run(folder, answer.model, {})[0]
-        line = _told(answer, run.backend, run.seed, folder, time.perf_counter() - begin)
-    _finish(answer, line, as_json)
+        run, world, _ = read_run(folder, None, {})
+        seconds = time.perf_counter() - begin
+        if isinstance(answer, Posterior):
+            line = _told(answer, run.backend, run.seed, folder, seconds)
+        else:
+            line = _learned(answer, world, run.backend, run.seed, folder, seconds)
+    if isinstance(answer, Posterior):
+        _finish(answer, line, as_json)
+    else:
+        _finish_learned(answer, line, as_json)
 
 
 def watch_command(
@@ -118,6 +128,16 @@ def _told(answer: Posterior, backend: str, seed: int, folder: Path, seconds: flo
     return line | _returns(world, answer.policy(), EPISODES, seed)
 
 
+def _learned(
+    found: AdversarialEstimate, world: Any, backend: str, seed: int, folder: Path, seconds: float
+) -> dict[str, Any]:
+    """What is said of a run against a discriminator; the world's own reward was not looked at."""
+    line = {"world": world.name, "method": found.method, "backend": backend, "seed": seed, "steps": found.steps}
+    line |= {"status": found.status.label, "seconds": round(seconds, 3), "folder": str(folder)}
+    line |= {"divergence": found.divergence, "discriminator_loss": found.discriminator_loss}
+    return line | _returns(world, found.policy, EPISODES, seed)
+
+
 def _returns(world: Any, policy: Any, episodes: int, seed: int) -> dict[str, Any]:
     """Plain sums of rewards over episodes, by the most probable action or the mean and by draws."""
     if isinstance(world, TrajectoryModel):
@@ -149,6 +169,16 @@ def _finish(answer: Posterior, line: dict[str, Any], as_json: bool) -> None:
         raise typer.Exit(INTERRUPTED)
     if not answer.status.ok:
         raise typer.Exit(1)
+
+
+def _finish_learned(found: AdversarialEstimate, line: dict[str, Any], as_json: bool) -> None:
+    from cai.inverse.estimation.status import FitStatus  # which is loaded already, as is not so for other commands
+
+    _print(line, as_json)
+    for sentence in (*found.warnings, *([] if found.status.ok else [str(found.status)])):
+        print(sentence, file=sys.stderr)
+    if not found.status.ok:
+        raise typer.Exit(INTERRUPTED if found.status is FitStatus.NOT_CONVERGED else 1)
 
 
 def _print(line: dict[str, Any], as_json: bool) -> None:
