@@ -138,10 +138,10 @@ class IterativeLQR:
         states, actions = state.states[best], state.actions[best]
         curvature = None if state.curvature is None else state.curvature[best]
         local = expand(problem, states, actions, curvature)
-        if (step := first_unknown(local)) is not None:
-            details["step"] = step
+        if (unknown := first_unknown(local)) is not None:
+            details["step"] = unknown
             details["why"] = (
-                f"a derivative of dynamics or reward is not finite at time index {step}, as that of a norm at 0: "
+                f"a derivative of dynamics or reward is not finite at time index {unknown}, as that of a norm at 0: "
                 "smooth it, or begin elsewhere by noise or warm_start"
             )
             return local_posterior(self, model, Status.NOT_CONVERGED, None, 0.0, details)

@@ -150,6 +150,7 @@ class PlanSearch:
         lowered = torch.where(better, found.costs, costs)
         if following is not None:
             lowered = problem.measured(reached, taken).costs + problem.paid_for_noise(reached, taken, following)
+        paid = state.curvature
         kept = dataclasses.replace(
             state,
             actions=state.actions.index_copy(0, rows, taken),
@@ -160,7 +161,7 @@ class PlanSearch:
             whole=state.whole.index_copy(0, rows, whole | turned),
             bends=state.bends.index_copy(0, rows, bends),
             converged=state.converged.index_copy(0, rows, converged),
-            curvature=None if following is None else state.curvature.index_copy(0, rows, following),
+            curvature=None if paid is None or following is None else paid.index_copy(0, rows, following),
         )
         lowest = float(kept.costs.min())
         status = None
