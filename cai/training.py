@@ -46,7 +46,10 @@ def train_command(
     discount: Annotated[float | None, typer.Option(help="gamma; 0.99 for an environment unless given.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Learn in a world from samples; the run is kept in a folder, also when it is interrupted."""
+    """Learn in a world from samples, and keep the run in a folder.
+
+    The run is kept also when it is interrupted; 'cai resume' goes on with it.
+    """
     with only_own_output() if as_json else contextlib.nullcontext():
         begin = time.perf_counter()
         problem = _world(world, temperature, discount)
@@ -64,7 +67,10 @@ def resume_command(
     steps: Annotated[int | None, typer.Option(help="Transitions in all; the run's own total unless given.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Go on with a run that was interrupted, or make it longer; it ends as if nothing had stopped it."""
+    """Go on with a run that was interrupted, or make it longer.
+
+    It ends as if nothing had stopped it.
+    """
     with only_own_output() if as_json else contextlib.nullcontext():
         begin = time.perf_counter()
         _there(folder)
