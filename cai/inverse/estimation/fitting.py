@@ -51,6 +51,7 @@ class Task:
             and in a sentence by what; None where the objective is exact.
         warnings: sentences that the estimate gets.
         dropped: demonstrations that were left out.
+        rounding: of the curvature in scaled coefficients, see `rounding_of`.
     """
 
     objective: Objective
@@ -69,6 +70,7 @@ class Task:
     check: Callable[[Tensor, Tensor], tuple[bool, str]] | None = None
     warnings: tuple[str, ...] = ()
     dropped: pd.DataFrame | None = None
+    rounding: float = 0.0
 
 
 def fit_objective(task: Task, settings: Settings) -> Estimate:
@@ -186,7 +188,7 @@ class _Answer:
             hessian = task.objective.hessian(coefficients)[coordinates.free][:, coordinates.free]
             assert found.hessian is not None
             inner = torch.nonzero(~fixed_here).flatten()
-            shape = spectrum(-found.hessian[inner][:, inner]) if len(inner) else None
+            shape = spectrum(-found.hessian[inner][:, inner], task.rounding) if len(inner) else None
             if shape is not None and bool(shape.flat.any()):
                 lost[inner] = (shape.directions.abs() > INVOLVED).any(0)
                 told.extend(self._combinations(shape.directions, inner))
@@ -285,8 +287,10 @@ class _Answer:
             free=coordinates.free_names,
             penalised=self.settings.penalty is not None,
             problem=task.problem,
+            data=task.problem.data,
             dropped=task.dropped,
             scales=coordinates.free_scales,
+            rounding=task.rounding,
         )
 
 
