@@ -114,6 +114,7 @@ def _fitted(task: Task, settings: Settings, coordinates: Coordinates, covariance
         exact=task.curved,
         tolerance=settings.tolerance,
         max_iterations=settings.max_iterations,
+        rounding=task.rounding,
         show=settings.progress,
     )
     return answer.of(found, smooth, Box(low, high, sharp)), ""

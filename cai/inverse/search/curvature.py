@@ -38,7 +38,7 @@ class Spectrum:
     @property
     def bends_up(self) -> bool:
         """Whether the log-likelihood is convex along some direction, so that a stationary point is no maximum."""
-        return bool((self.values < -1e-8 * self.values.abs().max()).any())
+        return bool(((self.values < -1e-8 * self.values.abs().max()) & ~self.flat).any())
 
     @property
     def directions(self) -> Tensor:
