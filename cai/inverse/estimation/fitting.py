@@ -176,9 +176,9 @@ class _Answer:
         value = task.objective.evaluate(coefficients)
         assert value is not None
         names = coordinates.free_names
-        fixed_here = _stuck(found, box)
+        at_bound = _held(found, box)
+        fixed_here = at_bound | ((box.sharp > 0) & (found.place == 0))
         lost = torch.zeros(len(names), dtype=torch.bool)
-        at_bound = fixed_here & ((found.place <= box.lower) | (found.place >= box.upper))
         size = len(names)
         scale = coordinates.free_scales
         hessian = torch.full((size, size), math.nan, dtype=torch.float64)
@@ -295,11 +295,12 @@ class _Answer:
         )
 
 
-def _stuck(found: Found, box: Box) -> Tensor:
-    """Bool [F], coordinates held by a bound, or at 0 by an absolute value."""
-    down = (found.place <= box.lower) & (found.gradient <= 0)
-    up = (found.place >= box.upper) & (found.gradient >= 0)
-    return down | up | ((box.sharp > 0) & (found.place == 0))
+def _held(found: Found, box: Box) -> Tensor:
+    """Bool [F], coordinates at a bound where what is maximised, absolute values included, still rises outward."""
+    place, slope = found.place, found.gradient
+    down = (place <= box.lower) & (-slope - torch.where(place > 0, -box.sharp, box.sharp) >= 0)
+    up = (place >= box.upper) & (slope - torch.where(place < 0, -box.sharp, box.sharp) >= 0)
+    return down | up
 
 
 def _whole(number: float) -> float:
