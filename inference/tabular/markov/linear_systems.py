@@ -35,6 +35,7 @@ from torch import Tensor
 
 from cai.inference.kernels.native.factors import NativeFactors
 from cai.inference.kernels.native.library import available
+from cai.inference.tabular.markov.elimination import BLOCK, unpivoted
 from cai.inference.tabular.markov.iterated import ROUND_STEPS, ROUNDS, iterated
 
 if TYPE_CHECKING:
@@ -47,7 +48,6 @@ WHOLE = 1500  # unknowns up to which it serves where nothing else does
 DENSE_LIMIT = 3000  # unknowns up to which [N, N] may be formed
 FILL_LIMIT = 1e8  # entries of the factors up to which they are made, 12 to 16 bytes each
 WIDE = 8  # right-hand sides from which native loops over rows of them are faster than SuperLU's own
-BLOCK = 32  # unknowns that are eliminated together
 EPS = float(np.finfo(np.float64).eps)
 
 
@@ -241,7 +241,7 @@ class LinearSystem:
             factors, pivots, info = torch.linalg.lu_factor_ex(torch.from_numpy(whole))
             order = np.arange(len(whole))
             if not (pivots.numpy() - 1 == order).all():  # rows that change places bring subtractions along
-                own = _unpivoted(whole)
+                own = unpivoted(whole)
                 if own is not None:
                     return own, order
             return (factors.numpy(), pivots.numpy() - 1) if int(info) == 0 else None  # scipy counts rows from 0
@@ -358,28 +358,6 @@ class LinearSystem:
             return once(sides)
         x = once(np.ascontiguousarray(sides))
         return x + once(sides - (self._matrix.T if transposed else self._matrix) @ x)
-
-
-def _unpivoted(matrix: np.ndarray) -> np.ndarray | None:
-    """Triangular factors [N, N] in one table, by elimination in the order of rows; None unless all pivots are above 0.
-
-    Of a nonsingular M-matrix entries off the diagonal only grow away from 0, so nothing is lost however their sizes
-    differ; with rows that change places small unknowns would be differences of large ones.
-    """
-    from scipy.linalg import solve_triangular
-
-    table, number = matrix.copy(), len(matrix)
-    for low in range(0, number, BLOCK):
-        top = min(low + BLOCK, number)
-        for k in range(low, top):
-            if not table[k, k] > 0:
-                return None
-            table[k + 1 :, k] /= table[k, k]
-            table[k + 1 :, k + 1 : top] -= np.outer(table[k + 1 :, k], table[k, k + 1 : top])
-        inner = table[low:top, low:top]
-        table[low:top, top:] = solve_triangular(inner, table[low:top, top:], lower=True, unit_diagonal=True)
-        table[top:, top:] -= table[top:, low:top] @ table[low:top, top:]
-    return table
 
 
 def _whole(matrix: Any) -> np.ndarray:
