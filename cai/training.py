@@ -17,9 +17,10 @@ from cai.inference.core.driver import Checkpoints
 from cai.inference.core.posterior import Posterior
 from cai.inference.core.status import Status
 from cai.inference.core.storage import load
-from cai.inference.registry import infer, make_backend
+from cai.inference.registry import available_backends, infer, make_backend
 from cai.inference.resume import resume
 from cai.inference.runs import FILE, read_run
+from cai.models.common.options import split_options
 from cai.models.environments.world import EnvironmentModel, environment_model
 from cai.models.trajectory.model import TrajectoryModel
 from cai.models.zoo.registry import available_models, build_model
@@ -56,7 +57,7 @@ def train_command(
             raise ValueError(
                 f"{str(folder)!r} holds a run already; go on with it by cai resume {folder}, or take another"
             )
-        answer = infer(problem, make_backend(backend, steps=steps), seed=seed, folder=folder, throw=False)
+        answer = infer(problem, _learner(backend, steps), seed=seed, folder=folder, throw=False)
         line = _told(answer, backend, seed, folder, time.perf_counter() - begin)
     _finish(answer, line, as_json)
 
@@ -110,6 +111,22 @@ def watch_command(
 def _there(folder: Path) -> None:
     if not (folder / FILE).exists():
         raise ValueError(f"{str(folder)!r} holds no run; cai train WORLD ... --folder {folder} begins one")
+
+
+def _learner(written: str, steps: int) -> Any:
+    """The backend NAME:option=value,... with this budget."""
+    if ":" in written and "steps" in split_options(written, "backend")[1]:
+        raise ValueError(
+            f"backend {written!r} has steps behind its name, and --steps says how many; give --steps alone"
+        )
+    chosen = make_backend(written)
+    if not hasattr(chosen, "steps"):
+        learners = [name for name, made in available_backends().items() if hasattr(made, "steps")]
+        raise ValueError(
+            f"backend {chosen.name!r} learns from no samples, so there is nothing to train; the learners are "
+            f"{', '.join(learners)} (cai compare asks the others)"
+        )
+    return make_backend(written, steps=steps)
 
 
 def _world(name: str, temperature: float | None, discount: float | None) -> Any:

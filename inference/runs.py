@@ -105,7 +105,7 @@ def begin_run(folder: str | Path, backend: Any, model: Any, seed: int, purpose: 
     """Makes the folder of a new run and writes down what is asked.
 
     Raises:
-        FileExistsError: if the folder holds a run already.
+        FileExistsError: if the folder holds a run already, or cannot be made.
         ValueError: if the backend is no dataclass, so that nobody knows its options.
     """
     path = Path(folder)
@@ -126,7 +126,13 @@ def begin_run(folder: str | Path, backend: Any, model: Any, seed: int, purpose: 
             else:
                 given[field.name] = _fingerprint(value)
     stored = model if isinstance(model, (TrajectoryModel, World, EnvironmentModel)) and can_store(model) else None
-    path.mkdir(parents=True, exist_ok=True)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise TakenPath(
+            f"{str(folder)!r} cannot be made a folder for the run ({error.strerror or error}); give the path of "
+            "a folder, new or without a run"
+        ) from error
     run = Run(name, options, given, int(seed), stored, _outside(model), purpose)
     save(path / FILE, run._asdict())
     return path

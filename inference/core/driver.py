@@ -17,7 +17,7 @@ from cai.inference.core.learner import Learner, State
 from cai.inference.core.posterior import Posterior
 from cai.inference.core.progress import progress
 from cai.inference.core.storage import StorageError, can_store, load, save
-from cai.models.common.files import write_atomically
+from cai.models.common.files import remove_unfinished, write_atomically
 from cai.models.common.schema import check_fields
 
 __all__ = ["Checkpoints", "check_schedule", "drive", "raising_interrupts"]
@@ -94,9 +94,12 @@ class Checkpoints:
     def restore(self, first: S) -> S:
         """The stored state of a run that begins with `first`; `first` itself where nothing was stored yet.
 
+        A file that a killed process had half written is removed.
+
         Raises:
             StorageError: if the file is damaged, or holds the state of another learner.
         """
+        remove_unfinished(self.path.parent)
         if not self.path.exists():
             return first
         content = load(self.path)

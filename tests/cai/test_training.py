@@ -44,6 +44,16 @@ def test_what_is_wrong_ends_with_2(capsys, tmp_path):
     for words in (["resume", tmp_path / "none"], ["watch", tmp_path / "none"]):
         code, _, err = run(capsys, *words)
         assert (code, "holds no run; cai train WORLD" in err) == (2, True)
+    for backend, words in (
+        (
+            "exact",
+            "backend 'exact' learns from no samples, so there is nothing to train; the learners are soft-q-learning",
+        ),
+        ("soft-q-learning:steps=5", "has steps behind its name, and --steps says how many"),
+    ):
+        line = ["train", "bridge", "--backend", backend, "--steps", 9, "--folder", tmp_path / "x"]
+        code, _, err = run(capsys, *line)
+        assert (code, words in " ".join(err.split())) == (2, True)
     code, _, err = run(capsys, "train", "None-v0", *TRAIN[2:], "--steps", 9, "--folder", tmp_path / "x")
     assert (code, "Gymnasium cannot make 'None-v0'" in err) == (2, True)
 

@@ -221,6 +221,8 @@ class NetworkLearner:
             details["why"] = why
         if status is Status.SUCCESS:
             details["note"] = BUDGET_USED.format(self.limit)
+            if state.steps <= self.options.warmup_steps:
+                details["note"] += "; all of them were uniform steps (warmup_steps), so nothing was learned"
         return LearnedPosterior(
             backend=self.backend.name,
             target=self.backend.target,

@@ -88,3 +88,10 @@ def test_networks_that_leave_the_floats_end_the_run_with_a_status(boxed, backend
     assert "left the floats" in answer.details["why"]
     assert answer.details["steps"] < 400
     assert not all(bool(torch.isfinite(part).all()) for part in answer.brain.tensors().values())
+
+
+def test_a_run_of_uniform_steps_alone_says_that_it_learned_nothing():
+    world = world_of(spaces.Box(-1.0, 1.0, (2,), np.float32))
+    first = cai.infer(world, "soft-q-learning", warmup_steps=60, **SMALL)
+    assert first.details["note"].endswith("all of them were uniform steps (warmup_steps), so nothing was learned")
+    assert "nothing was learned" not in cai.infer(world, "soft-q-learning", warmup_steps=50, **SMALL).details["note"]

@@ -1,6 +1,8 @@
 """What is learned on tables, held against the exact answer and against recursions written out."""
 
 import math
+import os
+import signal
 
 import numpy as np
 import pytest
@@ -241,6 +243,29 @@ def test_a_run_that_was_cut_off_and_made_longer_ends_with_the_same_bytes(backend
         cai.resume(tmp_path / "cut", steps=7008)
     with pytest.raises(FileExistsError, match="holds a run already"):
         cai.infer(model, backend, folder=tmp_path / "cut")
+
+
+def test_what_a_killed_process_had_half_written_is_gone_after_the_run_went_on(tmp_path):
+    model = random_mdp(3, horizon=math.inf, discount=0.9)
+    options = {"steps": 12_288, "checkpoint_every": 4096, "seed": 1}
+    cai.infer(model, "soft-q-learning", folder=tmp_path / "whole", **options)
+    child = os.fork()
+    if child == 0:
+        put, calls = os.replace, []
+
+        def dies(*paths):
+            calls.append(paths)
+            if len(calls) == 4:  # the run, a state and its count are in place; a second state is written, and not there
+                os.kill(os.getpid(), signal.SIGKILL)
+            put(*paths)
+
+        os.replace = dies
+        cai.infer(model, "soft-q-learning", folder=tmp_path / "cut", **options)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    assert any(path.suffix == ".tmp" for path in (tmp_path / "cut").iterdir())
+    cai.resume(tmp_path / "cut")
+    assert files(tmp_path / "cut") == files(tmp_path / "whole")
 
 
 def test_a_loss_that_leaves_the_floats_is_no_success():
