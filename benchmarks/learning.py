@@ -1,6 +1,6 @@
 """Learners with networks beside Stable-Baselines3: the time of a step with its update, and returns over five seeds.
 
-    python -m benchmarks.learning [--rounds 20] [--seeds 5] [--out learning.json]
+    python -m benchmarks.learning [--rounds 20] [--seeds 5] [--peer-seeds 2] [--hallways 5] [--out learning.json]
 
 One thread, CPU time, the two libraries in turn. SB3 is installed by `make bench` alone; where it is not, or MuJoCo is
 not, what needs them is left out and said so. The JSON is drawn beside it, in a PNG of the same name.
@@ -13,7 +13,9 @@ not, what needs them is left out and said so. The JSON is drawn beside it, in a 
   action prior: the largest KL of its policy from that of "variational", over the states that this one comes to. Target:
   below 1e-4.
 - Stein soft Q-learning among four equally good goals, 10,000 steps in the entropy form, the first 3,000 uniform: the
-  share of 1,000 walks that end at each goal. Target: in 4 of 5 seeds .97 end at one, and .08 at each.
+  share of 1,000 walks that end at each goal. Target: in 4 of 5 seeds .97 end at one, and .08 at each. Beside it SAC
+  with a learned temperature, and DDPG, of SB3 (--peer-seeds).
+- A hallway after pretraining in all directions (`benchmarks.fine_tuning`, --hallways seeds).
 """
 
 from __future__ import annotations
@@ -28,9 +30,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from torch import Tensor
 
 import cai
+from benchmarks.fine_tuning import hallways
 from cai.inference import SoftActorCritic
 from cai.models import TrajectoryModel, environment_model, multi_goal
 from cai.models.zoo.plane import GOALS
@@ -200,10 +205,75 @@ def goal_shares(seed: int, steps: int = 10_000, warmup_steps: int = 3000) -> lis
         steps: transitions.
         warmup_steps: uniform ones among them, at the start.
     """
-    world = multi_goal()
     options = {"steps": steps, "warmup_steps": warmup_steps, **STEIN}
-    answer = cai.infer(world, "stein-soft-q-learning", seed=seed, entropy_form=True, **options)
-    states = world.rollout(answer.policy(), 1000, torch.Generator().manual_seed(5)).states
+    answer = cai.infer(multi_goal(), "stein-soft-q-learning", seed=seed, entropy_form=True, **options)
+    return _shares(answer.policy())
+
+
+def peer_goal_shares(name: str, seed: int, steps: int = 10_000, warmup_steps: int = 3000) -> list[float]:
+    """The same shares by a learner of SB3, with networks, batches and rates of the same sizes.
+
+    Args:
+        name: "SAC", with a learned temperature, or "DDPG", whose walks have its noise, .1 of a step, too.
+        seed: of the run.
+        steps: transitions.
+        warmup_steps: uniform ones among them, at the start.
+
+    Raises:
+        ImportError: if it is not installed.
+    """
+    import stable_baselines3
+    from stable_baselines3.common.noise import NormalActionNoise
+
+    world = multi_goal()
+    noise = NormalActionNoise(np.zeros(2), np.full(2, 0.1)) if name == "DDPG" else None
+    model = getattr(stable_baselines3, name)(
+        "MlpPolicy",
+        cai.models.environment(world),
+        learning_rate=STEIN["learning_rate"],
+        batch_size=STEIN["batch_size"],
+        learning_starts=warmup_steps,
+        buffer_size=steps,
+        gamma=world.discount,
+        action_noise=noise,
+        train_freq=1,
+        gradient_steps=1,
+        seed=seed,
+        device="cpu",
+        policy_kwargs={"net_arch": list(STEIN["hidden_sizes"])},
+    ).learn(steps)
+
+    class Walking:
+        """SB3's policy on states."""
+
+        horizon = world.horizon
+
+        def act(self, states: Tensor, t: int = 0, *, generator: Any = None, deterministic: bool = False) -> Tensor:
+            late = torch.full((len(states), 1), t / world.horizon)
+            seen = torch.cat([states.float(), late], 1).numpy()
+            found = torch.as_tensor(model.predict(seen, deterministic=noise is not None)[0]).double()
+            if noise is not None:
+                found = found + 0.1 * torch.randn(found.shape, generator=generator, dtype=torch.float64)
+            return found.clamp(-1, 1)
+
+    return _shares(Walking())
+
+
+def _peer_shares(name: str, seeds: int) -> list[list[float]] | str:
+    """Those shares for each seed, which are also printed; or why there are none."""
+    try:
+        found = [peer_goal_shares(name, seed) for seed in range(seeds)]
+    except ImportError as error:
+        return f"not here: {error}"
+    for seed, shares in enumerate(found):
+        line = f"{sum(shares):.3f} at a goal, {', '.join(f'{share:.3f}' for share in shares)} at each"
+        print(f"multi-goal, {name} of {PEER}, seed {seed}: {line}", flush=True)
+    return found
+
+
+def _shares(policy: Any) -> list[float]:
+    """The share of 1,000 walks of a policy that end at each goal."""
+    states = multi_goal().rollout(policy, 1000, torch.Generator().manual_seed(5)).states
     apart = (states[:, :, None] - torch.tensor(GOALS, dtype=torch.float64)).norm(dim=-1)
     shares: list[float] = (apart < 1).any(1).double().mean(0).tolist()
     return shares
@@ -254,6 +324,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--peer-seeds", type=int, default=2)
+    parser.add_argument("--hallways", type=int, default=5)
     parser.add_argument("--steps", type=int, default=5000)
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
@@ -279,6 +351,8 @@ def main() -> None:
     for seed, shares in enumerate(told["goals"]):
         line = f"{sum(shares):.3f} at a goal, {', '.join(f'{share:.3f}' for share in shares)} at each"
         print(f"multi-goal, seed {seed}: {line} (target: >= {REACHED:g}, each >= {AT_EACH:g})", flush=True)
+    told["peer_goals"] = {name: _peer_shares(name, arguments.peer_seeds) for name in ("SAC", "DDPG")}
+    told["hallways"] = hallways(arguments.hallways)
     if arguments.out:
         arguments.out.parent.mkdir(parents=True, exist_ok=True)
         arguments.out.write_text(json.dumps(told, indent=1))

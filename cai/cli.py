@@ -35,13 +35,12 @@ from cai.arguments import (
     with_rewards,
 )
 from cai.docs_command import docs_command
+from cai.draw_command import draw_command, drawing_without_screen
 from cai.fit_command import fit_command
 from cai.inference.core.status import InferenceError
-from cai.inference.registry import available_backends, infer
-from cai.models.common.files import StorageError, write_picture
-from cai.models.common.names import did_you_mean
+from cai.inference.registry import available_backends
+from cai.models.common.files import StorageError
 from cai.models.continuous.world import World
-from cai.models.programs.factor_graph import draw_factor_graph
 from cai.models.rewards.registry import available_rewards
 from cai.models.zoo.registry import available_models
 from cai.starting import INTERRUPTED, interrupts_raised, only_own_output
@@ -54,7 +53,6 @@ __all__ = ["app", "main"]
 app = typer.Typer(rich_markup_mode=None, help="Control as probabilistic inference.")
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
-PICTURES = ("model", "factor-graph", "values", "luck", "messages", "bands", "gains", "plan")
 
 
 def _version(wanted: bool) -> None:
@@ -91,7 +89,10 @@ def compare_command(
         typer.Option("--folder", metavar="DIR", help="Keep rows here as they end; the same command goes on there."),
     ] = None,
 ) -> None:
-    """Ask several backends about a model, and try their policies in the true world."""
+    """Ask several backends about a model, and try their policies.
+
+    Each policy is tried in the true world, which is not conditioned on success.
+    """
     with only_own_output() if as_json else contextlib.nullcontext():
         problem = with_rewards(build_problem(model, horizon, temperature, discount, slip, option), reward)
         folder = _folder(out)
@@ -103,7 +104,7 @@ def compare_command(
         _print_comparison(_console(), result)
     if folder is not None:  # last, so that a full disk loses no answer
         with only_own_output() if as_json else contextlib.nullcontext():
-            _plots()
+            drawing_without_screen()
             from cai.saving import save_comparison  # loads pyplot
 
             for path in save_comparison(result, folder):
@@ -151,7 +152,7 @@ def rewards_command() -> None:
 
 @app.command("backends")
 def backends_command() -> None:
-    """List the inference backends, what they aim at and what they cost."""
+    """List the inference backends, with their targets and costs."""
     table = Table(title="Backends", title_justify="left")
     for column in ("backend", "target", "accepts", "cost"):
         table.add_column(column)
@@ -160,60 +161,7 @@ def backends_command() -> None:
     _console().print(table)
 
 
-@app.command("draw")
-def draw_command(
-    model: Name,
-    what: Annotated[str, typer.Option(help=f"One of {', '.join(PICTURES)}.")] = "model",
-    backend: Annotated[
-        str | None,
-        typer.Option(help="Whose answer to draw: exact unless given (of gains variational, of a plan ilqr)."),
-    ] = None,
-    horizon: Horizon = None,
-    temperature: Temperature = None,
-    discount: Discount = None,
-    slip: Slip = None,
-    option: Options = None,
-    seed: Seed = 0,
-    out: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Where to save; MODEL-PICTURE.png by default.")
-    ] = None,
-) -> None:
-    """Draw a model, its factor graph, or a backend's answer about it."""
-    if what not in PICTURES:
-        raise ValueError(
-            f"no picture is called {what!r}{did_you_mean(what, PICTURES)}; known are {', '.join(PICTURES)}"
-        )
-    problem = build_problem(model, horizon, temperature, discount, slip, option)
-    path = out or Path(f"{problem.name}-{what}.png")
-    if path.is_dir():
-        raise ValueError(f"{str(path)!r} is a folder; --out takes a file here")
-    path = path if path.suffix else path.with_suffix(".png")
-    if path.parent.exists() and not path.parent.is_dir():
-        raise ValueError(f"{str(path.parent)!r} is a file; the picture needs a folder")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    plots = _plots()
-    backend = backend or {"gains": "variational", "plan": "ilqr"}.get(what, "exact")
-    if what == "model":
-        from cai.pictures.model_pictures import plot_model
-
-        figure = plot_model(problem)
-    elif what == "factor-graph":
-        figure = draw_factor_graph(problem)
-    elif isinstance(problem, World):
-        from cai.pictures.world_answers import draw_world_answer
-
-        figure = draw_world_answer(problem, what, backend, seed=seed)
-    elif what in ("bands", "gains", "plan"):
-        raise ValueError(
-            f"{what!r} is a picture of continuous models; of {problem.name!r} draw values, luck or messages"
-        )
-    else:
-        picture = {"values": plots.plot_values, "luck": plots.plot_luck, "messages": plots.plot_messages}[what]
-        figure = picture(infer(problem, backend, seed=seed))
-    write_picture(path, figure)
-    _console().print(f"saved {path}", highlight=False, soft_wrap=True)
-
-
+app.command("draw")(draw_command)
 app.command("fit")(fit_command)
 app.command("docs")(docs_command)
 
@@ -224,7 +172,10 @@ def explore_command(
     port: Annotated[int, typer.Option(help="Where to serve the page; 0 takes a free port.")] = 0,
     browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the page in a browser.")] = True,
 ) -> None:
-    """Serve a page with sliders for a model, and live maps of what the backends answer."""
+    """Serve a page with sliders for a model, and live maps.
+
+    The maps show what backends of your choice answer; picture and numbers can be saved.
+    """
     try:
         from cai.explorer.page import serve
     except ImportError as error:
@@ -258,7 +209,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         with interrupts_raised():
             code = app(args=words or ["--help"], prog_name="cai", standalone_mode=False)
     except TyperException as error:
-        _fail(error.format_message() if hasattr(error, "format_message") else str(error))
+        said = error.format_message() if hasattr(error, "format_message") else str(error)
+        surplus = "unexpected extra argument" in said and words[:1] == ["compare"]
+        _fail(said + ("; backends are named after --backend, with commas between them" if surplus else ""))
     except StorageError as error:
         _fail(str(error), code=1)
     except OSError as error:
@@ -303,16 +256,6 @@ def _folder(out: Path | None) -> Path | None:
         raise ValueError(f"{str(out)!r} is a file; --out takes a folder")
     out.mkdir(parents=True, exist_ok=True)
     return out
-
-
-def _plots() -> Any:
-    """The pictures, drawn without a screen."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from cai.pictures import plots
-
-    return plots
 
 
 def _print_comparison(console: Console, result: Comparison) -> None:

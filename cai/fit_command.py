@@ -36,7 +36,7 @@ def fit_command(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
 ) -> None:
-    """Fit the coefficients of route choice to trips, with standard errors."""
+    """Fit coefficients of route choice to trips, with standard errors."""
     from cai.inverse.fit import fit  # these load scipy
     from cai.models.demonstrations.route_network import RouteNetwork
 

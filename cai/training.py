@@ -8,7 +8,7 @@ import math
 import sys
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,14 +16,18 @@ from cai.evaluation.episodes import play_episodes, takes_means
 from cai.inference.core.driver import Checkpoints
 from cai.inference.core.posterior import Posterior
 from cai.inference.core.status import Status
-from cai.inference.core.storage import load
-from cai.inference.registry import infer, make_backend
+from cai.inference.core.storage import StorageError, load
+from cai.inference.registry import available_backends, infer, make_backend
 from cai.inference.resume import resume
 from cai.inference.runs import FILE, read_run
+from cai.models.common.options import split_options
 from cai.models.environments.world import EnvironmentModel, environment_model
 from cai.models.trajectory.model import TrajectoryModel
 from cai.models.zoo.registry import available_models, build_model
 from cai.starting import INTERRUPTED, only_own_output
+
+if TYPE_CHECKING:
+    from cai.inverse.adversarial.estimate import AdversarialEstimate
 
 __all__ = ["resume_command", "train_command", "watch_command"]
 
@@ -42,7 +46,10 @@ def train_command(
     discount: Annotated[float | None, typer.Option(help="gamma; 0.99 for an environment unless given.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Learn in a world from samples; the run is kept in a folder, also when it is interrupted."""
+    """Learn in a world from samples, and keep the run in a folder.
+
+    The run is kept also when it is interrupted; 'cai resume' goes on with it.
+    """
     with only_own_output() if as_json else contextlib.nullcontext():
         begin = time.perf_counter()
         problem = _world(world, temperature, discount)
@@ -50,7 +57,9 @@ def train_command(
             raise ValueError(
                 f"{str(folder)!r} holds a run already; go on with it by cai resume {folder}, or take another"
             )
-        answer = infer(problem, make_backend(backend, steps=steps), seed=seed, folder=folder, throw=False)
+        if folder.exists() and not folder.is_dir():
+            raise ValueError(f"{str(folder)!r} is no folder; give the path of one, new or without a run")
+        answer = infer(problem, _learner(backend, steps), seed=seed, folder=folder, throw=False)
         line = _told(answer, backend, seed, folder, time.perf_counter() - begin)
     _finish(answer, line, as_json)
 
@@ -60,14 +69,24 @@ def resume_command(
     steps: Annotated[int | None, typer.Option(help="Transitions in all; the run's own total unless given.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Go on with a run that was interrupted, or make it longer; it ends as if nothing had stopped it."""
+    """Go on with a run that was interrupted, or make it longer.
+
+    It ends as if nothing had stopped it.
+    """
     with only_own_output() if as_json else contextlib.nullcontext():
         begin = time.perf_counter()
         _there(folder)
         answer = resume(folder, steps=steps, throw=False)
-        run = read_run(folder, answer.model, {})[0]
-        line = _told(answer, run.backend, run.seed, folder, time.perf_counter() - begin)
-    _finish(answer, line, as_json)
+        run, world, _ = read_run(folder, None, {})
+        seconds = time.perf_counter() - begin
+        if isinstance(answer, Posterior):
+            line = _told(answer, run.backend, run.seed, folder, seconds)
+        else:
+            line = _learned(answer, world, run.backend, run.seed, folder, seconds)
+    if isinstance(answer, Posterior):
+        _finish(answer, line, as_json)
+    else:
+        _finish_learned(answer, line, as_json)
 
 
 def watch_command(
@@ -83,7 +102,7 @@ def watch_command(
         path = folder / "policy.safetensors"
         if not path.exists():
             raise ValueError(f"{str(folder)!r} holds no policy yet; let the run end first: cai resume {folder}")
-        policy, steps = load(path), json.loads((folder / Checkpoints.COUNT).read_text())["steps"]
+        policy, steps = load(path), _stored_steps(folder / Checkpoints.COUNT)
         if render:
             _show(world, policy, episodes, run.seed)
         line = {"world": world.name, "backend": run.backend, "seed": run.seed, "steps": steps, "folder": str(folder)}
@@ -91,9 +110,40 @@ def watch_command(
     _print(line, as_json)
 
 
+def _stored_steps(path: Path) -> int:
+    """What a run says of how far it is.
+
+    Raises:
+        StorageError: if it does not say so.
+    """
+    try:
+        return int(json.loads(path.read_text())["steps"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise StorageError(
+            f"{str(path)!r} is missing or damaged: it says how many steps of the run are stored; cai resume "
+            f"{path.parent} writes it again"
+        ) from error
+
+
 def _there(folder: Path) -> None:
     if not (folder / FILE).exists():
         raise ValueError(f"{str(folder)!r} holds no run; cai train WORLD ... --folder {folder} begins one")
+
+
+def _learner(written: str, steps: int) -> Any:
+    """The backend NAME:option=value,... with this budget."""
+    if ":" in written and "steps" in split_options(written, "backend")[1]:
+        raise ValueError(
+            f"backend {written!r} has steps behind its name, and --steps says how many; give --steps alone"
+        )
+    chosen = make_backend(written)
+    if not hasattr(chosen, "steps"):
+        learners = [name for name, made in available_backends().items() if hasattr(made, "steps")]
+        raise ValueError(
+            f"backend {chosen.name!r} learns from no samples, so there is nothing to train; the learners are "
+            f"{', '.join(learners)} (cai compare asks the others)"
+        )
+    return make_backend(written, steps=steps)
 
 
 def _world(name: str, temperature: float | None, discount: float | None) -> Any:
@@ -116,6 +166,16 @@ def _told(answer: Posterior, backend: str, seed: int, folder: Path, seconds: flo
     if not answer.status.ok:
         return line | {"deterministic_return": None, "stochastic_return": None}
     return line | _returns(world, answer.policy(), EPISODES, seed)
+
+
+def _learned(
+    found: AdversarialEstimate, world: Any, backend: str, seed: int, folder: Path, seconds: float
+) -> dict[str, Any]:
+    """What is said of a run against a discriminator; the world's own reward was not looked at."""
+    line = {"world": world.name, "method": found.method, "backend": backend, "seed": seed, "steps": found.steps}
+    line |= {"status": found.status.label, "seconds": round(seconds, 3), "folder": str(folder)}
+    line |= {"divergence": found.divergence, "discriminator_loss": found.discriminator_loss}
+    return line | _returns(world, found.policy, EPISODES, seed)
 
 
 def _returns(world: Any, policy: Any, episodes: int, seed: int) -> dict[str, Any]:
@@ -149,6 +209,16 @@ def _finish(answer: Posterior, line: dict[str, Any], as_json: bool) -> None:
         raise typer.Exit(INTERRUPTED)
     if not answer.status.ok:
         raise typer.Exit(1)
+
+
+def _finish_learned(found: AdversarialEstimate, line: dict[str, Any], as_json: bool) -> None:
+    from cai.inverse.estimation.status import FitStatus  # which is loaded already, as is not so for other commands
+
+    _print(line, as_json)
+    for sentence in (*found.warnings, *([] if found.status.ok else [str(found.status)])):
+        print(sentence, file=sys.stderr)
+    if not found.status.ok:
+        raise typer.Exit(INTERRUPTED if found.status is FitStatus.NOT_CONVERGED else 1)
 
 
 def _print(line: dict[str, Any], as_json: bool) -> None:

@@ -53,6 +53,7 @@ from cai.models.trajectory.model import TrajectoryModel
 __all__ = [
     "available_backends",
     "backend_label",
+    "check_comes_back",
     "check_question",
     "drawn_seed",
     "infer",
@@ -176,6 +177,20 @@ def _of_models(option: str) -> str:
     if not meant and option not in known:
         return ""
     return f"{meant}: it belongs to the model, TrajectoryModel(...) or model.replace(...)"
+
+
+def check_comes_back(backend: Backend) -> None:
+    """Refuses a run of a backend that `cai.resume` would not find again, as it asks for it by name.
+
+    Raises:
+        ValueError: if nothing has that name, or another class.
+    """
+    if available_backends().get(backend.name) is not type(backend):
+        raise ValueError(
+            f"a run of {type(backend).__qualname__} could not go on: cai.resume asks for the backend by its name, "
+            f"{backend.name!r}, which is not this class; give it a name of its own and an entry point in the group "
+            "'cai.backends', or leave out folder"
+        )
 
 
 def backend_label(backend: Backend) -> str:
@@ -317,6 +332,7 @@ def infer(
     learner, checkpoints = learner_for(chosen, model), None
     if folder is not None:
         check_schedule(checkpoint_every, checkpoint_seconds)
+        check_comes_back(chosen)
         path = begin_run(folder, chosen, model, seed)
         every = getattr(learner, "checkpoint_every", None) if checkpoint_every is None else checkpoint_every
         checkpoints = Checkpoints(path, steps=every, seconds=checkpoint_seconds)

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from cai.inference.core.driver import Checkpoints, check_schedule, drive
-from cai.inference.core.posterior import Posterior
 from cai.inference.registry import judged, make_backend
 from cai.inference.runs import extend_run, learner_for, read_run
 
@@ -26,8 +25,8 @@ def resume(
     checkpoint_seconds: float = 60.0,
     max_seconds: float = math.inf,
     **options: Any,
-) -> Posterior:
-    """Goes on with the run that `infer(..., folder=...)` began, from the last state that was stored.
+) -> Any:
+    """Goes on with the run that `infer`, `cai.inverse.airl` or `gail` began with a folder, from its last stored state.
 
     It ends with the same bits as a run that nothing stopped, on the same machine with the same versions. A run that has
     ended gives its answer again; one that ended at its limit goes on if a higher `max_iterations` is given.
@@ -48,11 +47,14 @@ def resume(
         **options: options of the backend that no file can hold, such as a policy's module, as the run began with them;
             and a higher `max_iterations`.
 
+    Returns:
+        What the function that began the run returns: the posterior, or the `AdversarialEstimate`.
+
     Raises:
         FileNotFoundError: if the folder holds no run.
         StorageError: if it is damaged; names the file and the field.
         ValueError: if the run is about another model, or something is missing that no file can hold.
-        InferenceError: if inference failed and `throw` is True.
+        InferenceError: if inference failed and `throw` is True; of `airl` and `gail` a `FitError`.
     """
     check_schedule(checkpoint_every, checkpoint_seconds)
     if model is not None and world is not None:
@@ -61,10 +63,10 @@ def resume(
     if steps is not None:
         options = extend_run(folder, run, options, steps)
     backend = make_backend(run.backend, **options)
-    backend.supports(model)
-    learner = learner_for(backend, model)
+    if run.purpose is None:
+        backend.supports(model)
+    learner = learner_for(backend, model) if run.purpose is None else run.purpose.learner(backend, model)
     every = getattr(learner, "checkpoint_every", None) if checkpoint_every is None else checkpoint_every
     checkpoints = Checkpoints(Path(folder), steps=every, seconds=checkpoint_seconds, exact=exact)
-    return judged(
-        backend, drive(learner, model, seed=run.seed, checkpoints=checkpoints, max_seconds=max_seconds), throw
-    )
+    answer = drive(learner, model, seed=run.seed, checkpoints=checkpoints, max_seconds=max_seconds)
+    return judged(backend, answer, throw) if run.purpose is None else run.purpose.result(answer, run.seed, throw)

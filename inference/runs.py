@@ -6,12 +6,13 @@ import dataclasses
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from cai.inference.core.learner import Iterative, Learner
+from cai.inference.core.posterior import Posterior
 from cai.inference.core.storage import StorageError, can_store, load, save, storable
 from cai.models.common.files import MissingFile, TakenPath
 from cai.models.common.numerics import plain_number
@@ -24,7 +25,7 @@ from cai.models.programs.inspect import inspect_program
 from cai.models.programs.observed_sites import as_conditioned
 from cai.models.trajectory.model import TrajectoryModel
 
-__all__ = ["Run", "begin_run", "extend_run", "learner_for", "read_run"]
+__all__ = ["Purpose", "Run", "begin_run", "extend_run", "learner_for", "read_run"]
 
 FILE = "run.safetensors"
 
@@ -49,6 +50,20 @@ storable("environment-model", pack=_parts_of_environment, unpack=_environment_of
 TRIED = 7  # chains by which a continuous model is known
 
 
+class Purpose(Protocol):
+    """What a run is for, where that is more than the answer of its backend; an object that a file can hold."""
+
+    def learner(self, backend: Any, model: Any) -> Learner[Any]:
+        """What is run.
+
+        Raises:
+            ValueError: if the backend or the model does not fit.
+        """
+
+    def result(self, answer: Posterior, seed: int, throw: bool) -> Any:
+        """What the run returns in place of the answer; raises on failure if `throw` is True."""
+
+
 class Run(NamedTuple):
     """What a folder says of its run.
 
@@ -59,6 +74,7 @@ class Run(NamedTuple):
         seed: of the run.
         model: the model; None for a program, or where functions of it cannot be stored.
         outside: what was seen of the model from outside, to know another one by.
+        purpose: a `Purpose`, or None where the answer of the backend is what is wanted.
     """
 
     backend: str
@@ -67,6 +83,7 @@ class Run(NamedTuple):
     seed: int
     model: TrajectoryModel | World | EnvironmentModel | None
     outside: dict[str, Any]
+    purpose: Any = None
 
 
 def learner_for(backend: Any, model: Any) -> Learner[Any]:
@@ -84,11 +101,11 @@ def learner_for(backend: Any, model: Any) -> Learner[Any]:
     return learner
 
 
-def begin_run(folder: str | Path, backend: Any, model: Any, seed: int) -> Path:
+def begin_run(folder: str | Path, backend: Any, model: Any, seed: int, purpose: Purpose | None = None) -> Path:
     """Makes the folder of a new run and writes down what is asked.
 
     Raises:
-        FileExistsError: if the folder holds a run already.
+        FileExistsError: if the folder holds a run already, or cannot be made.
         ValueError: if the backend is no dataclass, so that nobody knows its options.
     """
     path = Path(folder)
@@ -109,8 +126,14 @@ def begin_run(folder: str | Path, backend: Any, model: Any, seed: int) -> Path:
             else:
                 given[field.name] = _fingerprint(value)
     stored = model if isinstance(model, (TrajectoryModel, World, EnvironmentModel)) and can_store(model) else None
-    path.mkdir(parents=True, exist_ok=True)
-    run = Run(name, options, given, int(seed), stored, _outside(model))
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise TakenPath(
+            f"{str(folder)!r} cannot be made a folder for the run ({error.strerror or error}); give the path of "
+            "a folder, new or without a run"
+        ) from error
+    run = Run(name, options, given, int(seed), stored, _outside(model), purpose)
     save(path / FILE, run._asdict())
     return path
 

@@ -10,6 +10,7 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.collections import QuadMesh
 from matplotlib.container import BarContainer, ErrorbarContainer
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
@@ -35,7 +36,8 @@ def _scales(panels: list[Axes]) -> list[str]:
     """Maps whose colour bars have the same label must have the same ends."""
     scales: dict[str, list[tuple[float, float]]] = {}
     for ax in panels:
-        for image in (part for part in ax.images if isinstance(part, AxesImage) and part.colorbar is not None):
+        maps = (part for part in (*ax.images, *ax.collections) if isinstance(part, (AxesImage, QuadMesh)))
+        for image in (part for part in maps if part.colorbar is not None):
             label = str(image.colorbar.ax.get_ylabel() or image.colorbar.ax.get_xlabel())
             scales.setdefault(label, []).append(tuple(float(end) for end in image.get_clim()))
     return [

@@ -2,31 +2,35 @@
 
 from __future__ import annotations
 
-import html
 import io
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 import matplotlib
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from PIL import Image
 
 from cai.explorer.controls import Control, Model, make_controls, open_source
 from cai.inference.backends.risk import RiskSensitive
-from cai.inference.core.backend import Backend
+from cai.inference.registry import available_backends
 from cai.models.continuous.world import World
 from cai.models.trajectory.model import TrajectoryModel
 from cai.studies.comparison import Comparison, Row, chance_columns, compare
 from cai.studies.rows import NUMBERS
 
-__all__ = ["Exploration", "View"]
+__all__ = ["COLUMNS", "FIRST", "Exploration", "View", "backend_name", "short_text"]
 
 LONGEST = 5_000  # steps of a panel that people wait for
 MEMORY = 2**30  # bytes of one answer
 REMEMBERED = 2**22  # bytes of one answer that is kept, with its picture, for whoever moves a slider back
 MOST_ASKED = 32
+FIRST = ("exact", "variational", "risk")
+GAUSSIAN = (*FIRST, "optimistic", "max-product")  # what answers a linear-Gaussian model by quadratic messages
 COLUMNS = {
     "log p(O)": "nats",
     "bound": "nats",
@@ -63,10 +67,22 @@ class Exploration:
         """The name of the model."""
         return self._source.first.name
 
-    def ask(self, **values: Any) -> View:
-        """The answers of `exact`, `variational` and `risk` for these values; the others are as at first.
+    @property
+    def backends(self) -> tuple[str, ...]:
+        """The names of all backends that answer the model as it is at first; learners among them take their time."""
+        model = self._source.first
+        if isinstance(model, World):
+            return GAUSSIAN
+        return tuple(name for name, backend in available_backends().items() if _supports(backend, model))
+
+    def ask(self, backends: Sequence[str] = FIRST, **values: Any) -> View:
+        """The answers of some backends for these values; the others are as at first.
 
         Never raises for a value: what is refused stands in the view's messages.
+
+        Args:
+            backends: some of `backends`; `risk` is asked at the value of the dial.
+            **values: option -> what it is moved to.
 
         Raises:
             TypeError: if there is no control of that name.
@@ -75,10 +91,10 @@ class Exploration:
         if unknown:
             raise TypeError(f"{self.name} has no control {unknown[0]!r}; it has {', '.join(self.defaults)}")
         settled = self.defaults | values
-        key = tuple(settled.values())
+        key = (*backends, *settled.values())
         if key in self._asked:
             return self._asked[key]
-        view = self._answer(settled)
+        view = self._answer(settled, backends)
         answers = view.answers
         if answers is not None and (isinstance(answers.model, World) or _needed(answers.model) <= REMEMBERED):
             if len(self._asked) >= MOST_ASKED:
@@ -86,13 +102,15 @@ class Exploration:
             self._asked[key] = view
         return view
 
-    def _answer(self, settled: dict[str, Any]) -> View:
+    def _answer(self, settled: dict[str, Any], backends: Sequence[str]) -> View:
         """What `ask` does for values that it has not been asked about lately."""
         try:
             model = self._model(settled)
             _check_size(model)
-            backends: list[str | Backend] = ["exact", "variational", RiskSensitive(eta=settled["eta"])]
-            answers = compare(model, backends, num_rollouts=2)  # expectations are exact; the spread is not shown
+            if not backends:
+                raise ValueError("no backend is chosen; choose at least one")
+            asked = [RiskSensitive(eta=settled["eta"]) if name == "risk" else name for name in backends]
+            answers = compare(model, asked, num_rollouts=2)  # expectations are exact; the spread is not shown
         except Exception as error:  # whatever a builder does to a number, the panel says it and goes on
             refusal = isinstance(error, ValueError)
             text = str(error) if refusal else f"{type(error).__name__}: {error}"
@@ -100,7 +118,7 @@ class Exploration:
         reasons: dict[str, list[str]] = {}
         for row in answers.rows:
             if not row.status.ok or row.detail:
-                reasons.setdefault(row.detail or str(row.status), []).append(_name(row))
+                reasons.setdefault(row.detail or str(row.status), []).append(backend_name(row))
         texts = (f"{', '.join(names)}: {reason}" for reason, names in reasons.items())
         return View(self.name, settled, answers, tuple(texts))
 
@@ -142,28 +160,52 @@ class View:
         shown = {name: value for name, value in self.values.items() if name != "infinite_horizon"}
         if self.values["infinite_horizon"]:
             shown["horizon"] = math.inf
-        return f"{self.name}: " + ", ".join(f"{name.replace('_', ' ')} {_short(shown[name])}" for name in shown)
+        return f"{self.name}: " + ", ".join(f"{name.replace('_', ' ')} {short_text(shown[name])}" for name in shown)
 
     @cached_property
     def numbers(self) -> dict[str, dict[str, float | None]]:
         """Backend -> column -> number, as `cai.compare` has it; None where it is not known."""
         answers = self.answers
-        return {} if answers is None else {_name(row): _numbers(row, answers.model) for row in answers.rows}
+        return {} if answers is None else {backend_name(row): _numbers(row, answers.model) for row in answers.rows}
 
-    def _title(self, row: Row) -> str:
-        return f"risk, eta = {_short(self.values['eta'])}" if _name(row) == "risk" else _name(row)
+    def title(self, row: Row) -> str:
+        return f"risk, eta = {short_text(self.values['eta'])}" if backend_name(row) == "risk" else backend_name(row)
 
-    def figure(self) -> Figure | None:
-        """Policy, luck, and believed against real return; None where there is no answer."""
+    def figure(self, *, returns: bool = True) -> Figure | None:
+        """Policy, luck, and believed against real return; None where there is no answer.
+
+        Args:
+            returns: with the bars of the returns, and the legend of the actions.
+        """
         from cai.explorer.gaussian_picture import draw_gaussian_answers
         from cai.explorer.picture import draw_answers
 
         if self.answers is None or not any(row.status.ok for row in self.answers.rows):
             return None
-        titles = [self._title(row) for row in self.answers.rows]
+        titles = [self.title(row) for row in self.answers.rows]
         if isinstance(self.answers.model, World):
-            return draw_gaussian_answers(self.answers, titles)
-        return draw_answers(self.answers, titles)
+            return draw_gaussian_answers(self.answers, titles, returns=returns)
+        return draw_answers(self.answers, titles, returns=returns)
+
+    @cached_property
+    def columns(self) -> list[bytes]:
+        """Policy and luck of each answer as a PNG file of its own, all on one scale; none where there is no answer."""
+        from cai.explorer.picture import cut_columns
+
+        if self.answers is None or (not self.answers.model.is_finite and isinstance(self.answers.model, World)):
+            return []
+        figure = self.figure(returns=False)
+        if figure is None:
+            return []
+        canvas = FigureCanvasAgg(figure)
+        canvas.draw()
+        pixels = np.asarray(canvas.buffer_rgba())[..., :3]
+        files = []
+        for part in cut_columns(figure, len(self.answers.rows)):
+            file = io.BytesIO()
+            Image.fromarray(np.ascontiguousarray(pixels[:, part])).save(file, format="png", compress_level=1)
+            files.append(file.getvalue())
+        return files
 
     def png(self) -> bytes | None:
         """The figure as the bytes of a PNG file; None where there is no answer. It is drawn once."""
@@ -178,23 +220,6 @@ class View:
         with matplotlib.rc_context({"savefig.bbox": None}):  # a notebook's own setting would cut each picture anew
             figure.savefig(file, format="png", dpi=100, pil_kwargs={"compress_level": 1})
         return file.getvalue()
-
-    def table_html(self) -> str:
-        """The numbers as an HTML table, below the caption."""
-        caption = f'<div class="cai-caption">{html.escape(self.caption)}</div>'
-        if not self.numbers:
-            return caption
-        names = list(next(iter(self.numbers.values())))
-        head = "".join(f"<th>{html.escape(name)}<br><small>{COLUMNS.get(name, '')}</small></th>" for name in names)
-        lines = []
-        for backend, numbers in self.numbers.items():
-            cells = "".join(f'<td data-column="{html.escape(key)}">{_cell(numbers[key], key)}</td>' for key in numbers)
-            lines.append(f'<tr data-backend="{html.escape(backend)}"><th>{html.escape(backend)}</th>{cells}</tr>')
-        return f'{caption}<table class="cai-numbers"><tr><th>answer</th>{head}</tr>{"".join(lines)}</table>'
-
-    def messages_html(self) -> str:
-        """What went wrong, a paragraph each."""
-        return "".join(f'<p class="cai-message">{html.escape(text)}</p>' for text in self.messages)
 
 
 def _check_size(model: Model) -> None:
@@ -219,7 +244,15 @@ def _needed(model: TrajectoryModel) -> int:
     return 8 * model.steps * model.mdp.num_states * (2 * model.mdp.num_actions + 1)
 
 
-def _name(row: Row) -> str:
+def _supports(backend: Any, model: Model) -> bool:
+    try:
+        backend().supports(model)
+    except Exception:  # it says why it does not, in whatever way; a plug-in may fail in any
+        return False
+    return True
+
+
+def backend_name(row: Row) -> str:
     """Of the backend, without its options."""
     return row.backend.split("(")[0]
 
@@ -232,18 +265,11 @@ def _numbers(row: Row, model: Model) -> dict[str, float | None]:
     return numbers
 
 
-def _cell(value: float | None, column: str) -> str:
-    if value is None:
-        return "-"
-    if column not in COLUMNS:  # a probability
-        return f"{value:.1%}"
-    return f"{value if abs(value) >= 5e-5 else 0.0:.4f}"
-
-
 def _plain(value: Any) -> Any:
     """7.0, as widgets give whole numbers back, is 7."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-def _short(value: Any) -> str:
+def short_text(value: Any) -> str:
+    """A number in up to six digits, anything else as Python writes it."""
     return f"{value:.6g}" if isinstance(value, float) else str(value)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from cai.explorer.picture import COLUMN, RETURNS, lay_out
 from cai.inference.gaussian.posterior import GaussianPosterior
 from cai.pictures.gaussian_pictures import coordinate_names, draw_band, plot_luck_over_time
 from cai.studies.comparison import Comparison
@@ -16,10 +16,10 @@ from cai.studies.plots import draw_returns
 
 __all__ = ["draw_gaussian_answers"]
 
-SIZE = (12.5, 9.0)  # inches
+HEIGHTS = (4.0, 2.9)  # inches of the two lines of panels
 
 
-def draw_gaussian_answers(comparison: Comparison, names: Sequence[str]) -> Figure:
+def draw_gaussian_answers(comparison: Comparison, names: Sequence[str], *, returns: bool = True) -> Figure:
     """Of every answer the first coordinate over time, believed and real, and its luck by step; below, the returns.
 
     Drawn without pyplot (threads may draw at once). Answers share their scales. An answer that failed has its status
@@ -28,14 +28,17 @@ def draw_gaussian_answers(comparison: Comparison, names: Sequence[str]) -> Figur
     Args:
         comparison: of a `LinearGaussianModel`.
         names: how its rows are called.
+        returns: draw the bars of the returns, too.
     """
     rows = comparison.rows
+    width = COLUMN * max(len(rows), 2)
     if not comparison.model.is_finite:
-        figure = Figure(figsize=(SIZE[0], 2.2), layout="constrained")
+        figure = Figure(figsize=(width, RETURNS + 0.3), layout="constrained")
         draw_returns(figure.add_subplot(), rows, names, "reward units")
         return figure
-    figure = Figure(figsize=SIZE, layout="constrained")
-    grid = figure.add_gridspec(3, len(rows), height_ratios=(3.6, 2.6, 1.9))
+    heights = (*HEIGHTS, RETURNS) if returns else HEIGHTS
+    figure = Figure(figsize=(width, sum(heights) + 0.2))
+    grid = figure.add_gridspec(len(heights), len(rows), height_ratios=heights)
     above = [figure.add_subplot(grid[0, i]) for i in range(len(rows))]
     below = [figure.add_subplot(grid[1, i]) for i in range(len(rows))]
     shown: list[tuple[Axes, Axes]] = []
@@ -56,9 +59,10 @@ def draw_gaussian_answers(comparison: Comparison, names: Sequence[str]) -> Figur
     for top, _ in shown[:1]:
         top.legend(loc="best", fontsize=9)
     _share(shown)
-    draw_returns(figure.add_subplot(grid[2, :]), rows, names, "reward units")
-    engine: Any = figure.get_layout_engine()
-    engine.set(w_pad=0.05, h_pad=0.1)
+    if returns:
+        draw_returns(figure.add_subplot(grid[2, :]), rows, names, "reward units")
+    ends = [len(f"{end:.2g}") for top, middle in shown[:1] for end in (*top.get_ylim(), *middle.get_ylim())]
+    lay_out(figure, ("gaussian", returns, len(shown), max(map(len, names)), *ends))  # numbers as wide as these
     return figure
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any
 
 import matplotlib as mpl
@@ -19,81 +20,126 @@ from matplotlib.transforms import Bbox
 from cai.inference.core.posterior import Posterior
 from cai.models.processes.layout import GridLayout
 from cai.models.trajectory.model import TrajectoryModel
-from cai.pictures.drawing import FEW_STATES, nats_text
+from cai.pictures.drawing import FEW_STATES
 from cai.pictures.model_graphs import ACTION_COLORS
 from cai.pictures.plots import BELOW_BLACK, plot_luck, plot_values
-from cai.studies.comparison import Comparison
+from cai.pictures.rooms import one_room, rooms_of
+from cai.studies.comparison import Comparison, Row
 from cai.studies.plots import draw_returns
 
-__all__ = ["draw_answers", "draw_policy_table"]
+__all__ = ["action_legend", "cut_columns", "draw_answers", "draw_policy_table", "lay_out", "shown_room"]
 
-WIDTH = 12.5  # inches
+COLUMN = 12.5 / 3  # inches of one answer
+RETURNS = 1.9  # inches of the bars below
+MARGIN = 0.12  # inches between the axes of a column and where it is cut off
+WIDEST = 20  # columns of a map whose rooms are shown all at once
 TERMINAL_COLOR = (0.9, 0.9, 0.9)
 MOST_PLACES = 64  # kinds of pictures
 PLACES: dict[Any, list[Bbox]] = {}
 """Where the panels of a kind of picture are, by its heights, rows that are answered, and the longest name."""
 
 
-def draw_answers(comparison: Comparison, names: Sequence[str]) -> Figure:
+def draw_answers(comparison: Comparison, names: Sequence[str], *, returns: bool = True) -> Figure:
     """Policy, luck, and believed against real return of every answer, drawn without pyplot (threads may draw at once).
 
     On a map the policy is drawn as arrows on the soft values, elsewhere as the most probable action of each state and
-    time. Answers share their scales, so that what looks the same is the same. An answer that failed has its status
-    instead of maps.
+    time. Answers share their scales, so that what looks the same is the same. An answer that failed, or does not know
+    one of these, has words instead.
 
     Args:
         comparison: of a `TrajectoryModel`.
         names: how its rows are called.
+        returns: draw the bars of the returns and the legend of the actions, too.
     """
     model: TrajectoryModel = comparison.model
     rows = comparison.rows
-    layout = model.mdp.layout
-    heights = _heights(model, layout)
+    room = shown_room(model)
+    layout = one_room(model.mdp, room)
+    heights: tuple[float, ...] = _heights(model, layout)
     kind = (
         heights,
         tuple(row.status.ok and row.posterior is not None for row in rows),
         max(map(len, names)),
         model.is_finite,
+        returns,
     )
     kept = PLACES.get(kind)
-    figure = Figure(figsize=(WIDTH, sum(heights) + 0.3), layout=None if kept else "constrained")
-    grid = figure.add_gridspec(3, len(rows), height_ratios=heights)
+    heights = (*heights, RETURNS) if returns else heights
+    size = (COLUMN * max(len(rows), 2), sum(heights) + 0.3)
+    figure = Figure(figsize=size, layout=None if kept else "constrained")
+    grid = figure.add_gridspec(len(heights), len(rows), height_ratios=heights)
     above = [figure.add_subplot(grid[0, i]) for i in range(len(rows))]
     below = [figure.add_subplot(grid[1, i]) for i in range(len(rows))]
-    bottom = figure.add_subplot(grid[2, :])
     when = "t = 1" if model.is_finite else "every t"
-    for row, name, top, middle in zip(rows, names, above, below, strict=True):
+    for place, (row, name, top, middle) in enumerate(zip(rows, names, above, below, strict=True)):
         if row.posterior is None or not row.status.ok:
             _say(top, f"{name}\n{row.status.label}")
             middle.set_axis_off()
             continue
-        if layout is not None:
-            plot_values(row.posterior, ax=top)
-            top.set_title(f"{name}\npolicy and soft values, {when}", fontsize=11)
+        if layout is not None and row.posterior.values is not None:
+            plot_values(
+                row.posterior, ax=top, room=room, bar=place == _last(rows, lambda answer: answer.values is not None)
+            )
+            where = "" if room is None else f"; {room}"
+            top.set_title(f"{name}\npolicy and soft values, {when}{where}", fontsize=11)
         else:
             draw_policy_table(top, row.posterior)
             top.set_title(f"{name}\nmost probable action", fontsize=11)
-        _draw_luck(middle, row.posterior)
+        _draw_luck(middle, row.posterior, room, place == _last(rows, lambda answer: answer.has_outcomes))
     _share_scales(above, below, layout is not None)
     if layout is not None:
         _say_once(above, below)
-    draw_returns(bottom, rows, names, "reward units")
-    bottom.set_title("Believed (coloured) and real (grey) return")
-    if layout is None:
-        handles = _legend(model)
+    if returns:
+        bottom = figure.add_subplot(grid[2, :])
+        draw_returns(bottom, rows, names, "reward units")
+        bottom.set_title("Believed (coloured) and real (grey) return")
+    if returns and layout is None:
+        handles = [Patch(color=color, label=name) for name, color in action_legend(model)]
         columns = min(8, len(handles))
-        place: Any = "upper center" if kept else "outside upper center"
-        figure.legend(handles=handles, title="action", loc=place, ncols=columns, frameon=False)
-    if kept and len(kept) == len(figure.axes):
-        for ax, box in zip(figure.axes, kept, strict=True):
-            ax.set_position(box)
-    else:
-        _keep_places(figure, kind)
+        place_of: Any = "upper center" if kept else "outside upper center"
+        figure.legend(handles=handles, title="action", loc=place_of, ncols=columns, frameon=False)
+    lay_out(figure, kind)
     return figure
 
 
-def _keep_places(figure: Figure, kind: Any) -> None:
-    """Lays the panels out, which takes as long as drawing them, and keeps where they are for the next picture alike."""
+def shown_room(model: TrajectoryModel) -> str | None:
+    """Of a map that is too wide for its cells to be read, the first room that a run may start in."""
+    if model.mdp.layout is None or model.mdp.layout.columns <= WIDEST:
+        return None
+    starts = model.mdp.initial > 0
+    return next((name for name, states in rooms_of(model.mdp).items() if bool(starts[states].any())), None)
+
+
+def cut_columns(figure: Figure, columns: int) -> list[slice]:
+    """Where the pixels of each answer begin and stop, so that a narrow page can stack what a wide one shows in a row.
+
+    Args:
+        figure: of which the first axes are those of the upper row.
+        columns: the number of answers.
+    """
+    width = figure.get_figwidth()
+    boxes = [ax.get_position() for ax in figure.axes[:columns]]
+    edges = [0.0]
+    for left, right in pairwise(boxes):
+        edges.append(left.x1 + min((right.x0 - left.x1) / 2, MARGIN / width))
+    pixels = [round(edge * width * figure.dpi) for edge in (*edges, 1.0)]
+    return [slice(*ends) for ends in pairwise(pixels)]
+
+
+def _last(rows: Sequence[Row], knows: Callable[[Posterior], bool]) -> int:
+    """The last row whose answer knows what is drawn: it gets the colour bar of all of them."""
+    answers = [row.posterior if row.status.ok else None for row in rows]
+    return max((place for place, answer in enumerate(answers) if answer is not None and knows(answer)), default=-1)
+
+
+def lay_out(figure: Figure, kind: Any) -> None:
+    """Lays the panels out, which takes as long as drawing them; their places are kept for the next picture alike."""
+    kept = PLACES.get(kind, [])
+    if len(kept) == len(figure.axes):
+        figure.set_layout_engine("none")
+        for ax, box in zip(figure.axes, kept, strict=True):
+            ax.set_position(box)
+        return
     figure.set_layout_engine("constrained", w_pad=0.05, h_pad=0.1)
     figure.draw_without_rendering()
     figure.set_layout_engine("none")
@@ -151,27 +197,23 @@ def action_colors(number: int) -> Sequence[str]:
     return [to_hex(color) for color in mpl.colormaps["cividis"](np.linspace(0, 1, number))]
 
 
-def _legend(model: TrajectoryModel) -> list[Patch]:
+def action_legend(model: TrajectoryModel) -> list[tuple[str, str]]:
+    """Each action, or some of very many, with the colour of its cells in a policy table."""
     number = model.mdp.num_actions
-    handles = [
-        Patch(color=color, label=model.mdp.action_name(a)) for a, color in enumerate(action_colors(number))
-    ]  # fmt: skip
+    handles = [(model.mdp.action_name(a), color) for a, color in enumerate(action_colors(number))]
     if number > 16:
         handles = [handles[round(i)] for i in np.linspace(0, number - 1, 8)]
-    if bool(model.mdp.terminal.any()):
-        handles.append(Patch(color=TERMINAL_COLOR, label="the end"))
-    return handles
+    return [*handles, ("the end", to_hex(TERMINAL_COLOR))] if bool(model.mdp.terminal.any()) else handles
 
 
-def _heights(model: TrajectoryModel, layout: GridLayout | None) -> tuple[float, float, float]:
-    """Of the three lines of panels, in inches."""
-    returns = 1.9
+def _heights(model: TrajectoryModel, layout: GridLayout | None) -> tuple[float, float]:
+    """Of the two lines of panels, in inches."""
     if layout is None:
         states = min(max(2.4, 0.18 * model.mdp.num_states), 5.0)
-        return states, 2.4, returns
-    cell = (WIDTH / 3 - 0.9) / layout.columns
+        return states, 2.4
+    cell = (COLUMN - 0.9) / layout.columns
     maps = min(max(1.3, cell * layout.rows), 4.5) + 0.8
-    return maps, maps, returns
+    return maps, maps
 
 
 def _share_scales(above: Sequence[Axes], below: Sequence[Axes], maps: bool) -> None:
@@ -185,10 +227,7 @@ def _share_scales(above: Sequence[Axes], below: Sequence[Axes], maps: bool) -> N
         high *= BELOW_BLACK if lowest is not None else 1.0
         for picture in pictures:
             picture.set_norm(Normalize(low, high if high > low else low + 1))
-        bars = [picture.colorbar for picture in pictures if picture.colorbar is not None]
-        for bar in bars[:-1]:
-            bar.remove()
-        for bar in bars[-1:]:
+        for bar in (picture.colorbar for picture in pictures if picture.colorbar is not None):
             bar.set_label(label)
     if not maps:
         highest = max(
@@ -209,15 +248,14 @@ def _say(ax: Axes, text: str) -> None:
     ax.text(0.5, 0.5, text, ha="center", va="center", transform=ax.transAxes, wrap=True)
 
 
-def _draw_luck(ax: Axes, posterior: Posterior) -> None:
+def _draw_luck(ax: Axes, posterior: Posterior, room: str | None, bar: bool) -> None:
     """The luck by state, and of the start in words."""
-    plot_luck(posterior, ax=ax)
-    by_state = float(posterior.luck_by_state().sum())
-    total = by_state if posterior.luck is None else float(posterior.luck.detach())
+    if not posterior.has_outcomes:
+        _say(ax, f"{posterior.backend} does not know\nits luck by state")
+        return
+    plot_luck(posterior, ax=ax, bar=bar, room=room)
     what = "bad luck feared" if posterior.details.get("eta", 0.0) < 0 else "luck assumed"
-    title = f"{what}: {nats_text(total)} nats"
-    if total - by_state > 5e-3:
-        title += f"\n({nats_text(total - by_state)} of them in the choice of the start)"
-    ax.set_title(title, fontsize=11)
+    amount, _, start = ax.get_title().split("\n")[-1].partition(" in all")
+    ax.set_title(f"{what}: {amount}" + (f"\n({start.removeprefix(', ')})" if start else ""), fontsize=11)
     if not ax.patches and not ax.images:
         ax.set_axis_off()  # there are no bars, only words

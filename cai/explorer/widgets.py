@@ -16,6 +16,7 @@ except ImportError as error:
 
 from cai.explorer.answers import Exploration, View
 from cai.explorer.controls import Control, Model
+from cai.explorer.markup import messages_html, table_html
 from cai.explorer.style import STYLE
 
 __all__ = ["Panel"]
@@ -57,8 +58,8 @@ class Panel(ipywidgets.VBox):
     def _moved(self, change: Any) -> None:
         self.view = self.exploration.ask(**{name: widget.value for name, widget in self.controls.items()})
         self.controls["horizon"].disabled = self.controls["infinite_horizon"].value
-        self.messages.value = self.view.messages_html()
-        self.numbers.value = self.view.table_html()
+        self.messages.value = messages_html(self.view)
+        self.numbers.value = table_html(self.view)
         picture = self.view.png()
         self.picture.value = picture or b""
         self.picture.layout.display = None if picture else "none"

@@ -8,7 +8,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.collections import LineCollection
+from matplotlib.collections import LineCollection, PolyCollection
 from matplotlib.colors import Colormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
@@ -19,6 +19,7 @@ from cai.inference.core.status import Target
 from cai.models.processes.layout import GridLayout
 from cai.models.processes.mdp import MDP
 from cai.models.trajectory.model import TrajectoryModel
+from cai.pictures.rooms import rooms_of, walls_between
 
 __all__ = [
     "FEW_STATES",
@@ -44,6 +45,7 @@ __all__ = [
 TARGET_COLORS = {Target.EXACT.value: "#D55E00", Target.FIXED_DYNAMICS.value: "#0072B2", Target.OTHER.value: "#009E73"}
 REAL_COLOR = "0.35"
 VALUE_MAP, LUCK_MAP, MASS_MAP = "cividis", "magma_r", "viridis"
+FEW_CELLS = 16  # up to which a table says its numbers
 FEW_STATES = 40  # up to which every state gets its name on an axis
 
 
@@ -139,6 +141,12 @@ def draw_over_time(
         bar.set_label(label, fontsize=size)
         for axes in (ax, bar.ax):
             axes.tick_params(labelsize=size)
+    if shown.size <= FEW_CELLS:
+        for (state, time), value in np.ndenumerate(table.numpy().T):
+            if np.isfinite(value):
+                color = "white" if np.asarray(picture.norm(value)) < 0.5 else "black"
+                words = f"{value if abs(value) > 5e-4 else 0:.3g}"
+                ax.text(time + 1, state, words, color=color, ha="center", va="center", fontsize=size or 9)
     if model.mdp.num_states <= FEW_STATES:
         names = [model.mdp.state_name(state) for state in range(model.mdp.num_states)]
         ax.set_yticks(range(len(names)), names, fontsize=size or (8 if len(names) <= 12 else 6))
@@ -153,12 +161,14 @@ def draw_grid(
     lowest: float | None = None,
     borders: str = "white",
     limits: tuple[float, float] | None = None,
-    legend: str = "",
+    mdp: MDP | None = None,
+    bar: bool = True,
 ) -> None:
     """One number for each state in its cell: walls dark, what has no number light, -inf hatched.
 
-    Colours go from `limits[0]` to `limits[1]`, else from `lowest` or the least number to the largest. `legend` stands
-    under the map, and says what the letters in cells are.
+    Colours go from `limits[0]` to `limits[1]`, else from `lowest` or the least number to the largest. Of an `mdp`, what
+    the letters in cells are stands under the map, lines part cells between which a wall stands, and rooms are named.
+    `bar` draws the colour bar, which one of several maps on a shared scale needs.
     """
     grid = np.full((layout.rows, layout.columns), np.nan)
     present = np.zeros_like(grid, dtype=bool)
@@ -172,14 +182,10 @@ def draw_grid(
     picture = ax.imshow(
         np.ma.masked_invalid(grid), cmap=colors, norm=Normalize(low, high if high > low else low + 1), zorder=1
     )
-    for i in range(layout.rows):
-        for j in range(layout.columns):
-            if present[i, j] and np.isnan(grid[i, j]):
-                ax.add_patch(Rectangle((j - 0.5, i - 0.5), 1, 1, color="0.9", zorder=1.5))
-            elif not present[i, j]:
-                ax.add_patch(Rectangle((j - 0.5, i - 0.5), 1, 1, color="0.25", zorder=2))
-            elif np.isneginf(grid[i, j]):
-                ax.add_patch(Rectangle((j - 0.5, i - 0.5), 1, 1, fill=False, hatch="xxx", edgecolor="0.5", zorder=2))
+    _fill(ax, present & np.isnan(grid), "0.9", 1.5)
+    _fill(ax, ~present, "0.25", 2)
+    for i, j in np.argwhere(present & np.isneginf(grid)):
+        ax.add_patch(Rectangle((j - 0.5, i - 0.5), 1, 1, fill=False, hatch="xxx", edgecolor="0.5", zorder=2))
     for state, text in enumerate(layout.labels):
         cell = layout.cells[state]
         if text and cell is not None:
@@ -188,10 +194,33 @@ def draw_grid(
     ax.add_collection(cell_borders(layout.rows, layout.columns, borders), autolim=False)
     ax.set_xticks(range(layout.columns))
     ax.set_yticks(range(layout.rows))
+    legend = "" if mdp is None else label_legend(mdp)
     ax.set_xlabel(f"column\n{legend}" if legend else "column")
+    if mdp is not None:
+        ax.add_collection(LineCollection(walls_between(mdp, layout), colors="0.25", linewidths=3.0, zorder=2), False)
+        _name_rooms(ax, mdp, layout)
     ax.set_ylabel("row")
-    figure: Any = ax.get_figure(root=True)
-    figure.colorbar(picture, ax=ax, label=label, shrink=0.85)
+    if bar:
+        figure: Any = ax.get_figure(root=True)
+        figure.colorbar(picture, ax=ax, label=label, shrink=0.85)
+
+
+def _name_rooms(ax: Axes, mdp: MDP, layout: GridLayout) -> None:
+    """Names of rooms, in the wall above each."""
+    for room, states in rooms_of(mdp).items():
+        cells = [cell for cell in (layout.cells[state] for state in states) if cell is not None]
+        top = min((row for row, _ in cells), default=0)
+        if top > 0:
+            middle = (min(column for _, column in cells) + max(column for _, column in cells)) / 2
+            ax.text(middle, top - 1, room, color="white", fontsize=9, ha="center", va="center", zorder=4)
+
+
+def _fill(ax: Axes, cells: np.ndarray, color: str, order: float) -> None:
+    """Paints whole cells in one colour, all of them as one artist."""
+    corners = np.array([(-0.5, -0.5), (0.5, -0.5), (0.5, 0.5), (-0.5, 0.5)])
+    squares = [corners + np.array([j, i]) for i, j in np.argwhere(cells)]
+    if squares:
+        ax.add_collection(PolyCollection(squares, color=color, zorder=order), autolim=False)
 
 
 def cell_borders(rows: int, columns: int, color: str = "white") -> LineCollection:

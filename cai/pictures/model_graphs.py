@@ -138,9 +138,10 @@ def graph_places(model: TrajectoryModel, arrows: Sequence[Arrow]) -> list[Place]
         if state not in central:
             layers.setdefault(lost + 1 if ends[state] else steps.get(state, lost), []).append(state)
     places: dict[int, Place] = {}
+    across = max(1.7, 1.3 * max(map(len, layers.values())))  # as wide as high where there are few layers
     for layer, states in layers.items():
         for i, state in enumerate(states):
-            places[state] = (1.7 * layer, 1.9 * ((len(states) - 1) / 2 - i))
+            places[state] = (across * layer, 1.9 * ((len(states) - 1) / 2 - i))
     edge = max((abs(y) for _, y in places.values()), default=0.0)
     for i, state in enumerate(central):
         middle = sum(places[before][0] for before in graph.predecessors(state)) / graph.in_degree(state)

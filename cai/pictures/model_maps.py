@@ -35,7 +35,7 @@ def draw_map(ax: Axes, model: TrajectoryModel, layout: GridLayout, arrows: list[
         entering[state] = sum(rewards) / len(rewards)
     finite = entering[torch.isfinite(entering)].abs()
     most = float(finite.max()) if len(finite) and float(finite.max()) > 0 else 1.0
-    draw_grid(ax, layout, entering, "reward of entering (reward units)", REWARD_MAP, borders="0.75")
+    draw_grid(ax, layout, entering, "reward of entering (reward units)", REWARD_MAP, borders="0.75", mdp=mdp)
     ax.images[-1].set_norm(Normalize(-most, most))
     texts = {state: _span(rewards) for state, rewards in paid.items()}
     usual = Counter(texts.values()).most_common(1)[0][0] if texts else "0"
@@ -80,6 +80,7 @@ def draw_map(ax: Axes, model: TrajectoryModel, layout: GridLayout, arrows: list[
     )
     lines += [f"from {label or 'floor'} every action leads to {there}" for label, there in places]
     lines += _rules(model, layout, arrows, drift)
+    lines += _deeds(model, layout, arrows)
     ax.set_xlabel("column\n" + "\n".join(lines), fontsize=9)
     figure: Any = ax.get_figure(root=True)
     if len(figure.axes) <= 2:  # ours and its colour bar: make room for the lines
@@ -170,6 +171,24 @@ def _rules(
     name = f"elsewhere {name}" if any(step != (0, 0) for step in drift.values()) else name
     plain = len(by_rule) == 1
     return [f"{name}{'' if plain else ' on ' + ', '.join(kinds)} leads: {rule}" for rule, kinds in by_rule.items()]
+
+
+def _deeds(model: TrajectoryModel, layout: GridLayout, arrows: list[Arrow]) -> list[str]:
+    """In words, what the actions pay that point nowhere on the map: whether they change the state, or end the run."""
+    lines = []
+    for action, step in enumerate(layout.arrows):
+        if step is not None:
+            continue
+        paid: dict[str, set[str]] = {}
+        for arrow in arrows:
+            if arrow.action == action and layout.cells[arrow.state] is not None:
+                ends = bool(model.mdp.terminal[arrow.following])
+                kind = "at the end" if ends else "in vain" if arrow.state == arrow.following else "where it counts"
+                paid.setdefault(kind, set()).add(reward_text(arrow.reward))
+        parts = [f"{'…'.join(sorted(rewards))} {kind}" for kind, rewards in sorted(paid.items(), reverse=True)]
+        if parts:
+            lines.append(f"'{model.mdp.action_name(action)}' pays {', '.join(parts)}")
+    return lines
 
 
 def _tells(found: dict[tuple[int, int], float]) -> tuple[int, float]:

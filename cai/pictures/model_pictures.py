@@ -21,6 +21,7 @@ from cai.models.zoo.registry import state_places
 from cai.pictures.drawing import cell_borders, grid_size, make_axes
 from cai.pictures.model_graphs import Arrow, draw_state_graph, graph_places, model_arrows, reward_text
 from cai.pictures.model_maps import draw_map
+from cai.pictures.rooms import one_room
 from cai.pictures.world_pictures import plot_world
 
 __all__ = ["plot_model"]
@@ -31,7 +32,11 @@ MOST_STATES = 2000  # of a picture
 
 
 def plot_model(
-    model: TrajectoryModel | World, *, kind: Literal["map", "graph", "tables"] | None = None, ax: Axes | None = None
+    model: TrajectoryModel | World,
+    *,
+    kind: Literal["map", "graph", "tables"] | None = None,
+    room: str | None = None,
+    ax: Axes | None = None,
 ) -> Figure:
     """A problem's states, actions, probabilities and rewards.
 
@@ -45,6 +50,7 @@ def plot_model(
     Args:
         model: the problem.
         kind: "map" (needs a `GridLayout`), "graph" or "tables"; the first that can be read, unless given.
+        room: of a map with rooms (`cai.pictures.rooms.rooms_of`), the one to show; all of them, unless given.
         ax: where to draw a map or a graph; a new figure, unless given.
 
     Raises:
@@ -58,7 +64,7 @@ def plot_model(
         raise TypeError(f"expected a TrajectoryModel, got {type(model).__name__}; of programs draw the factor graph")
     if kind not in (None, "map", "graph", "tables"):
         raise ValueError(f"kind is {kind!r}; expected 'map', 'graph' or 'tables'")
-    num_states, layout = model.mdp.num_states, model.mdp.layout
+    num_states, layout = model.mdp.num_states, one_room(model.mdp, room)
     if num_states > MOST_STATES:
         raise ValueError(
             f"the model has {num_states} states; pictures show up to {MOST_STATES}: draw its answers instead"
@@ -86,7 +92,7 @@ def plot_model(
         draw_state_graph(ax, model, arrows, places, spelled=spelled)
         if own:
             figure.set_size_inches(_graph_size(ax, spelled))
-    ax.set_title(_title(model))
+    ax.set_title(_title(model) + ("" if room is None else f"\n{room}"))
     return figure
 
 

@@ -13,7 +13,7 @@ from cai.inference.core.most_probable import most_probable_trajectory
 from cai.inference.core.posterior import Posterior
 from cai.models.processes.layout import GridLayout
 from cai.models.trajectory.model import TrajectoryModel
-from cai.pictures.drawing import TARGET_COLORS, draw_grid, grid_size, label_legend, make_axes, target_title
+from cai.pictures.drawing import TARGET_COLORS, draw_grid, grid_size, make_axes, target_title
 
 __all__ = ["plot_paths"]
 
@@ -51,7 +51,7 @@ def plot_paths(
     wide, high = grid_size(layout)
     alone = ax is None
     figure, ax = make_axes(ax, (max(7.0, wide), high + 0.3 * len(answers) + 0.4))
-    draw_grid(ax, layout, torch.zeros(mdp.num_states), "", FLOOR, borders="0.8", legend=label_legend(mdp))
+    draw_grid(ax, layout, torch.zeros(mdp.num_states), "", FLOOR, borders="0.8", mdp=mdp)
     bar = ax.images[-1].colorbar
     if bar is not None:
         bar.remove()  # the floor has one colour, which means nothing

@@ -21,6 +21,7 @@ from cai.inference.gaussian.posterior import GaussianPosterior
 from cai.inference.tabular.forward_messages import forward_messages
 from cai.models.continuous.world import World
 from cai.models.processes.layout import GridLayout
+from cai.models.processes.mdp import MDP
 from cai.models.trajectory.model import TrajectoryModel
 from cai.pictures.drawing import (
     FEW_STATES,
@@ -33,13 +34,14 @@ from cai.pictures.drawing import (
     draw_grid,
     draw_over_time,
     grid_size,
-    label_legend,
     make_axes,
     nats_text,
     spread_out,
     target_title,
 )
 from cai.pictures.gaussian_pictures import plot_luck_over_time, plot_value_contours
+from cai.pictures.message_maps import draw_message_maps
+from cai.pictures.rooms import one_room
 
 __all__ = [
     "REAL_COLOR",
@@ -61,6 +63,8 @@ def plot_values(
     limits: Sequence[float] | None = None,
     colors: str = VALUE_MAP,
     ax: Axes | None = None,
+    bar: bool = True,
+    room: str | None = None,
 ) -> Figure:
     """Soft values as a map, with the policy as arrows; without a layout, values over states and time.
 
@@ -73,6 +77,8 @@ def plot_values(
             by side get the same here, or by `cai.pictures.share_scale` afterwards.
         colors: a colour map of matplotlib.
         ax: where to draw; a new figure, unless given.
+        bar: whether a map gets a colour bar; of maps side by side on one scale, one is enough.
+        room: of a map with rooms (`cai.pictures.rooms.rooms_of`), the one to show; all of them, unless given.
 
     Raises:
         ValueError: if the backend does not know values, or limits are no two ends of a scale.
@@ -82,7 +88,7 @@ def plot_values(
     model, ends = _model(posterior), check_limits(limits)
     if posterior.values is None:
         raise ValueError(f"backend {posterior.backend!r} does not know values; use 'exact' or 'variational'")
-    layout = model.mdp.layout
+    layout = one_room(model.mdp, room)
     if layout is None:
         figure, ax = make_axes(ax, (7.0, 4.2))
         draw_over_time(ax, posterior.values.detach(), model, "value (reward units)", colors, ends)
@@ -98,9 +104,9 @@ def plot_values(
     values[model.mdp.terminal] = math.nan  # nothing is decided there: the cell stays light
     when = f"t = {t + 1}" if model.is_finite else "every t"
     label = f"value at {when} (reward units)"
-    draw_grid(ax, layout, values, label, colors, limits=ends, legend=label_legend(model.mdp))
-    _draw_policy(ax, layout, posterior.action_probs[t].detach(), model.live)
-    ax.set_title(f"{_values(posterior)} and policy at {when}\n{_name(posterior)}")
+    draw_grid(ax, layout, values, label, colors, limits=ends, mdp=model.mdp, bar=bar)
+    _draw_policy(ax, layout, posterior.action_probs[t].detach(), model.mdp)
+    ax.set_title(f"{_values(posterior)} and policy at {when}\n{_name(posterior)}{_of(room)}")
     return figure
 
 
@@ -112,6 +118,7 @@ def plot_map(
     limits: Sequence[float] | None = None,
     colors: str = VALUE_MAP,
     ax: Axes | None = None,
+    room: str | None = None,
 ) -> Figure:
     """One number for each state: in its cell of the map, or as a bar where there is no layout.
 
@@ -122,6 +129,7 @@ def plot_map(
         limits: the ends of the colour scale, or of the bars' axis; those of the data, unless given.
         colors: a colour map of matplotlib.
         ax: where to draw; a new figure, unless given.
+        room: of a map with rooms, the one to show; all of them, unless given.
 
     Raises:
         ValueError: if there is not one number for each state.
@@ -131,10 +139,10 @@ def plot_map(
         raise ValueError(
             f"numbers has shape {list(table.shape)}; expected one for each state, [{model.mdp.num_states}]: pick a time"
         )
-    layout, ends = model.mdp.layout, check_limits(limits)
+    layout, ends = one_room(model.mdp, room), check_limits(limits)
     if layout is not None:
         figure, ax = make_axes(ax, grid_size(layout))
-        draw_grid(ax, layout, table, label, colors, limits=ends, legend=label_legend(model.mdp))
+        draw_grid(ax, layout, table, label, colors, limits=ends, mdp=model.mdp)
     else:
         figure, ax = make_axes(ax, (7.0, 4.0))
         states = list(range(model.mdp.num_states))
@@ -145,7 +153,7 @@ def plot_map(
         ax.set_ylabel(label)
         if ends is not None:
             ax.set_ylim(ends)
-    ax.set_title(f"{label[:1].upper()}{label[1:]} by state, {model.name}")
+    ax.set_title(f"{label[:1].upper()}{label[1:]} by state, {model.name}{_of(room)}")
     return figure
 
 
@@ -155,6 +163,8 @@ def plot_luck(
     limits: Sequence[float] | None = None,
     colors: str = LUCK_MAP,
     ax: Axes | None = None,
+    bar: bool = True,
+    room: str | None = None,
 ) -> Figure:
     """Where the plan counts on luck: KL of its dynamics from the true ones, by state, summed along q.
 
@@ -166,32 +176,37 @@ def plot_luck(
             given. Maps that are read side by side get the same here, or by `cai.pictures.share_scale` afterwards.
         colors: a colour map of matplotlib.
         ax: where to draw; a new figure, unless given.
+        bar: whether a map gets a colour bar; of maps side by side on one scale, one is enough.
+        room: of a map with rooms (`cai.pictures.rooms.rooms_of`), the one to show; all of them, unless given.
     """
     if isinstance(posterior, GaussianPosterior):
         return plot_luck_over_time(posterior, limits=limits, ax=ax)
     model, ends = _model(posterior), check_limits(limits)
     luck = posterior.luck_by_state()
-    layout = model.mdp.layout
+    layout = one_room(model.mdp, room)
     total = float(posterior.luck.detach()) if posterior.luck is not None else float(luck.sum())
     start = total - float(luck.sum())
-    title = f"Luck assumed in each state, {_name(posterior)}\n{nats_text(total)} nats in all"
+    title = f"Luck assumed in each state, {_name(posterior)}{_of(room)}\n{nats_text(total)} nats in all"
     title += f", {start:.2f} of them in the choice of the start" if start > 0.005 else ""
     if layout is not None:
         figure, ax = make_axes(ax, grid_size(layout))
         most = float(luck[torch.isfinite(luck)].max())
         ends = ends or (0.0, BELOW_BLACK * most if most > 0 else 1.0)
-        draw_grid(ax, layout, luck, "luck (nats)", colors, limits=ends, legend=label_legend(model.mdp))
+        draw_grid(ax, layout, luck, "luck (nats)", colors, limits=ends, mdp=model.mdp, bar=bar)
     else:
         figure, ax = make_axes(ax, (7.0, 4.0))
         shown = torch.argsort(luck, descending=True)[:FEW_STATES]
         shown = shown[luck[shown] > 1e-12].sort().values
-        if not len(shown):
-            ax.text(0.5, 0.5, "no luck is assumed in any state", ha="center", transform=ax.transAxes)
         names = [model.mdp.state_name(int(s)) for s in shown]
         ax.bar(names, luck[shown].numpy(), color=_color(posterior))
         ax.set_xlabel("state")
         ax.set_ylabel("luck (nats)")
         ax.tick_params(axis="x", rotation=90 if len(names) > 8 else 0)
+        if not len(shown):
+            ax.text(0.5, 0.5, "no luck is assumed in any state", ha="center", transform=ax.transAxes)
+            ax.set(xticks=[], yticks=[])
+        elif len(shown) < 3:
+            ax.set_xlim(-1.5, len(shown) + 0.5)  # one bar is no wall
         if ends is not None:
             ax.set_ylim(ends)
     ax.set_title(title)
@@ -202,7 +217,7 @@ def plot_messages(posterior: Posterior, *, floor: float = MESSAGE_FLOOR, colors:
     """Forward messages, backward messages and their product, the state marginals, over time.
 
     Forward and backward messages are shown in nats below the largest of their time step, down to a floor; the product
-    is p(s_t | O).
+    is p(s_t | O). A map of more than 40 states is drawn at four times, from the first to the last.
 
     Args:
         posterior: an answer of target `exact` over a finite horizon that knows its values.
@@ -225,13 +240,16 @@ def plot_messages(posterior: Posterior, *, floor: float = MESSAGE_FLOOR, colors:
         last = torch.zeros(1, model.mdp.num_states, dtype=torch.float64)
         back = torch.cat([posterior.values.detach() / model.temperature, last])
     states = model.mdp.num_states
+    tables = (_below_peak(ahead, floor), _below_peak(back, floor), posterior.state_marginals.detach())
+    if model.mdp.layout is not None and states > FEW_STATES:
+        return draw_message_maps(model, tables, floor, colors, _name(posterior))
     height = max(4.4, 2.2 + 0.3 * states) if states <= FEW_STATES else 6.0  # a line for each name that is written
     figure, axes = plt.subplots(1, 3, figsize=(14.0, height), sharey=True, layout="constrained")
     below = f"nats below the largest (clipped at {floor:g})"
     parts = (
-        (_below_peak(ahead, floor), "forward\n$p(s_t, O_{1:t-1})$", below, (floor, 0.0)),
-        (_below_peak(back, floor), "backward\n$p(O_{t:T} \\mid s_t)$", below, (floor, 0.0)),
-        (posterior.state_marginals.detach(), "product\n$p(s_t \\mid O_{1:T})$", "probability", (0.0, 1.0)),
+        (tables[0], "forward\n$p(s_t, O_{1:t-1})$", below, (floor, 0.0)),
+        (tables[1], "backward\n$p(O_{t:T} \\mid s_t)$", below, (floor, 0.0)),
+        (tables[2], "product\n$p(s_t \\mid O_{1:T})$", "probability", (0.0, 1.0)),
     )
     for axis, (table, title, label, ends) in zip(axes, parts, strict=True):
         draw_over_time(axis, table, model, label, colors, ends, size=13)
@@ -264,6 +282,10 @@ def _name(posterior: Posterior) -> str:
     )
 
 
+def _of(room: str | None) -> str:
+    return "" if room is None else f"; {room}"
+
+
 def _values(posterior: Posterior) -> str:
     return "Values" if posterior.backend in ("value-iteration", "max-product", "boltzmann") else "Soft values"
 
@@ -279,18 +301,26 @@ def _below_peak(log_messages: Tensor, floor: float) -> Tensor:
     return torch.where(torch.isinf(relative), relative, relative.clamp(min=floor))
 
 
-def _draw_policy(ax: Axes, layout: GridLayout, policy: Tensor, live: Tensor) -> None:
-    """An arrow for each action of more than 3 percent, the longer the more probable."""
+def _draw_policy(ax: Axes, layout: GridLayout, policy: Tensor, mdp: MDP) -> None:
+    """An arrow for each action of more than 3 percent, the longer the more probable; one that points nowhere by name.
+
+    The name stands where the action has more than half of the probability.
+    """
     x, y, u, v = [], [], [], []
-    for state, cell in enumerate(layout.cells):
-        if cell is None or not bool(live[state]):
+    live = ((~mdp.terminal) & (mdp.available.sum(-1) > 0)).tolist()
+    small = 8.0 if layout.columns <= 12 else 4.0
+    for state, (cell, weights) in enumerate(zip(layout.cells, policy.tolist(), strict=True)):
+        if cell is None or not live[state]:
             continue
         for action, arrow in enumerate(layout.arrows):
-            weight = float(policy[state, action])
-            if arrow is not None and weight > 0.03:
+            if arrow is None and weights[action] > 0.5:
+                style = {"boxstyle": "round,pad=0.12", "facecolor": "white", "edgecolor": "none", "alpha": 0.75}
+                place, name = (cell[1], cell[0] + 0.1), mdp.action_name(action)
+                ax.text(*place, name, ha="center", va="center", fontsize=small, bbox=style, zorder=4)
+            elif arrow is not None and weights[action] > 0.03:
                 x.append(cell[1])
                 y.append(cell[0])
-                length = 0.2 + 0.26 * weight  # a floor, or the head would hide under a longer arrow
+                length = 0.2 + 0.26 * weights[action]  # a floor, or the head would hide under a longer arrow
                 u.append(length * arrow[1])
                 v.append(length * arrow[0])
     if x:

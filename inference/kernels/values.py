@@ -18,6 +18,7 @@ from cai.inference.kernels.choose import make_pass
 from cai.inference.kernels.plain import SoftPass, plain_values
 from cai.inference.kernels.problem import Kind, SoftProblem
 from cai.models.common.devices import new_table
+from cai.models.common.threads import spare_core
 from cai.models.trajectory.model import TrajectoryModel
 
 __all__ = ["asks_for_gradients", "batched_values", "recorded_values", "soft_values"]
@@ -178,8 +179,9 @@ class _SoftValues(torch.autograd.Function):
         first, rows = gradients[: len(ctx.asked)], (*gradients, None)[len(ctx.asked)]
         if torch.is_grad_enabled():  # somebody differentiates twice: record everything
             return (None, None, None, *_recorded(ctx, first, rows, inputs, needs))
-        totals = [torch.zeros_like(part) if needed else None for part, needed in zip(inputs, needs, strict=True)]
-        _swept(ctx, kept, dict(zip(ctx.asked, first, strict=True)), rows, totals)
+        with spare_core():
+            totals = [torch.zeros_like(part) if needed else None for part, needed in zip(inputs, needs, strict=True)]
+            _swept(ctx, kept, dict(zip(ctx.asked, first, strict=True)), rows, totals)
         ctx.soft.made = None
         return (None, None, None, *totals)
 

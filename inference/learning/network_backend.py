@@ -150,13 +150,13 @@ class NetworkBackend(LearnerOptions):
         """Makes the networks that it learns with in worlds without tables."""
         raise NotImplementedError
 
-    def brain(self, model: Any, interface: Interface, generator: torch.Generator) -> Brain:
-        """Its networks for a world."""
-        setting = Setting(
+    def setting(self, model: Any, interface: Interface) -> Setting:
+        """What its networks are made for in a world."""
+        return Setting(
             interface,
             self.hidden_sizes,
             self.learning_rate,
-            model.discount,
+            float(model.discount),
             float(model.temperature),
             self.target_of(model, interface),
             log_prior_of(model, interface),
@@ -166,10 +166,17 @@ class NetworkBackend(LearnerOptions):
             self.policy if isinstance(self.policy, LearnedPolicy) else None,
             self.network,
         )
+
+    def first_brain(self, setting: Setting, generator: torch.Generator) -> Brain:
+        """Its networks as a run begins with them: drawn, or those of `initial`."""
         brain = self.make_brain(setting, generator)
         if self.initial is not None:
             self.initial.load_into(brain)
         return brain
+
+    def brain(self, model: Any, interface: Interface, generator: torch.Generator) -> Brain:
+        """Its networks for a world."""
+        return self.first_brain(self.setting(model, interface), generator)
 
     def buffer_rows(self, copies: int) -> int:
         """The most transitions of so many copies of the world that are kept."""

@@ -29,6 +29,11 @@ class SoftQLearning(NetworkBackend):
     that of a mean of each entry over its visits, in which late ones count more; an entry whose samples all led to one
     state with one reward takes the last as it is, so that deterministic worlds are learned to many digits.
 
+    Steps of n^-0.7 are slow where rewards are noisy against alpha, episodes long and gamma near 1: on slippery
+    CliffWalking (falls of -100, alpha 1, gamma 0.99) the bound was 27 to 37 nats below the best after 100,000
+    transitions, 15 to 17 after 400,000 and 5 to 6 after 1,600,000, where a table of counts from as many transitions
+    leaves 5 and 1.2. `details["history"].elbo` shows whether it still rises.
+
     In other worlds with numbered actions Q is a network, the smaller of two, learned from a buffer; the policy acts.
 
     Args:

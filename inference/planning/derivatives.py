@@ -13,9 +13,20 @@ import torch
 from torch import Tensor
 from torch.func import grad
 
+from cai.inference.gaussian.problem import times
 from cai.inference.planning.problem import AtTimes, PlanningProblem, Times
 
-__all__ = ["Expansion", "along", "expand", "first_order", "project", "second_order"]
+__all__ = [
+    "Expansion",
+    "along",
+    "expand",
+    "first_order",
+    "first_unknown",
+    "project",
+    "second_order",
+    "semi_definite",
+    "with_dynamics",
+]
 
 
 class Expansion(NamedTuple):
@@ -68,9 +79,45 @@ def expand(
         further, bent = _noise_curve(problem, before, actions, curvature)
         gradient, hessian = gradient + further, hessian + bent
     final_gradient, final_hessian = second_order(problem.final_cost, states[..., -1, :])
-    if projected:
-        hessian, final_hessian = project(hessian), project(final_hessian)
-    return Expansion(F, gradient, hessian, final_gradient, final_hessian, noise)
+    found = Expansion(F, gradient, hessian, final_gradient, final_hessian, noise)
+    return semi_definite(found) if projected else found
+
+
+def semi_definite(local: Expansion) -> Expansion:
+    """The same local model with Hessians that are projected on the positive semi-definite matrices."""
+    return local._replace(hessian=project(local.hessian), final_hessian=project(local.final_hessian))
+
+
+@torch.no_grad()
+def with_dynamics(problem: PlanningProblem, states: Tensor, actions: Tensor, local: Expansion) -> Expansion:
+    """The same local model with the curvature of the dynamics in its Hessians (Jacobson and Mayne 1970).
+
+    With the adjoint lambda of the states along trajectories that follow the dynamics,
+
+        lambda_t = c_s + gamma f_s' lambda_{t+1},    C~ = c_zz + gamma sum_i lambda_{t+1, i} f_i,zz,    z = (s, a)
+
+    the costs C~ and the linear dynamics have the Hessian of the sum of costs in the actions, discounts included.
+
+    Args:
+        problem: dynamics and costs.
+        states: [..., T + 1, n], where the actions lead.
+        actions: [..., T, m].
+        local: the expansion around them, not projected.
+    """
+    n, horizon = problem.state_dim, problem.horizon
+    ahead, adjoint = [], local.final_gradient
+    for t in reversed(range(horizon)):
+        adjoint = (problem.discount if t < horizon - 1 else 1.0) * adjoint
+        ahead.append(adjoint)
+        adjoint = local.gradient[..., t, :n] + times(local.slope[..., t, :, :n].mT, adjoint)
+    weights = torch.stack(ahead[::-1], -2)
+
+    def weighed(s: Tensor, a: Tensor, t: Times) -> tuple[Tensor]:
+        at = weights if isinstance(t, Tensor) else weights[..., t, :]
+        return (second_order(lambda z: (at * _joined(problem.mean_step, s, t)(z)).sum(-1), _z(s, a))[1],)
+
+    (bent,) = along(problem, "mean_step", weighed)(states[..., :-1, :], actions)
+    return local._replace(hessian=local.hessian + bent)
 
 
 def noise_cost(problem: PlanningProblem, states: Tensor, actions: Tensor, curvature: Tensor, t: Times) -> Tensor:
@@ -147,8 +194,20 @@ def _copies(z: Tensor, count: int) -> Tensor:
 
 
 def project(hessian: Tensor) -> Tensor:
-    """The nearest positive semi-definite matrices to symmetric ones [..., d, d]: negative eigenvalues become 0."""
-    values, vectors = torch.linalg.eigh(hessian)
+    """The nearest positive semi-definite matrices to symmetric ones [..., d, d]: negative eigenvalues become 0.
+
+    Those that are not finite stay as they are.
+    """
+    finite = hessian.isfinite().all(-1).all(-1)[..., None, None]
+    values, vectors = torch.linalg.eigh(torch.where(finite, hessian, torch.zeros_like(hessian)))
     if bool((values >= 0).all()):
         return hessian
-    return (vectors * values.clamp(min=0)[..., None, :]) @ vectors.mT
+    return torch.where(finite, (vectors * values.clamp(min=0)[..., None, :]) @ vectors.mT, hessian)
+
+
+def first_unknown(local: Expansion) -> int | None:
+    """The first time index at which a derivative along one trajectory is not finite, T for the final one; else None."""
+    parts = [part.isfinite().flatten(1).all(1) for part in (local.slope, local.gradient, local.hessian)]
+    last = local.final_gradient.isfinite().all() & local.final_hessian.isfinite().all()
+    lost = torch.nonzero(~torch.cat([torch.stack(parts).all(0), last[None]]))[:, 0]
+    return int(lost[0]) if len(lost) else None

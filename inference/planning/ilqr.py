@@ -16,7 +16,7 @@ from cai.inference.core.memory import Need
 from cai.inference.core.posterior import Posterior
 from cai.inference.core.status import Status, Target
 from cai.inference.planning.around import world_around
-from cai.inference.planning.derivatives import expand
+from cai.inference.planning.derivatives import expand, first_unknown
 from cai.inference.planning.local_posterior import local_posterior
 from cai.inference.planning.problem import PlanningProblem
 from cai.inference.planning.read_model import as_size, planning_problem, require_smooth
@@ -30,16 +30,23 @@ __all__ = ["IterativeLQR"]
 
 @dataclass(frozen=True)
 class IterativeLQR:
-    """A plan that is improved until no local model of it promises more; the answer acts in closed loop around it.
+    """A plan that is improved until it is a local minimum; the answer acts in closed loop around it.
 
     It minimises -sum r - alpha sum log p(a|s) along the mean dynamics (without the last term where the action prior is
     flat). Each step linearises the dynamics around the trajectory, takes the costs to second order, projects the
     Hessian of every stage, state and action together, on the positive semi-definite matrices, solves that problem
     backward, and follows the solution at ten step lengths in one batch, of which the cheapest is kept (Li and Todorov
     2004; Tassa, Erez and Todorov 2012). Where none is cheaper, the curvature of actions is raised (Levenberg 1944).
-    `restarts` trajectories are improved side by side, each from noise of its own: controls of zero can be a stationary
-    point. Where the covariance of the noise changes with state or action, what it costs is counted (Todorov and Li
-    2005, iLQG); noise that does not change moves no plan.
+    `restarts` trajectories are improved side by side, each from noise of its own. Where the covariance of the noise
+    changes with state or action, what it costs is counted (Todorov and Li 2005, iLQG); noise that does not change moves
+    no plan.
+
+    Such steps may end at a saddle, as do controls of zero in a swing-up. Where they promise little, Newton's take over,
+    with the curvature of the dynamics in the Hessian of the cost in all actions (Jacobson and Mayne 1970); where that
+    Hessian has a negative direction, which the backward pass tells, a step along it is tried both ways (More and
+    Sorensen 1979). So SUCCESS says that the plan is a local minimum to second order: the cost bends down nowhere (by
+    more than 1e-8 of its curvature), and Newton's step promises no more than the tolerance. Which of several minima it
+    is depends on where restarts begin.
 
     The last local model is a linear-Gaussian one, and the answer is its answer with the dynamics held fixed: a policy
     N(K_t s + k_t, alpha Haa^-1) for each time, quadratic values. On a `LinearGaussianModel` that is the answer of
@@ -52,14 +59,14 @@ class IterativeLQR:
         restarts: R, trajectories that are improved side by side.
         noise: standard deviation of their first controls, beyond the mean of the prior.
         max_iterations: the most steps.
-        tolerance: a trajectory has converged when its local model promises to lower the cost by less than this share of
-            it (of 1, where the cost is smaller), without damping.
+        tolerance: a trajectory has converged when Newton's step promises to lower the cost by no more than this share
+            of the temperature, or than 1e-12 of the cost, which rounding hides.
         warm_start: where the first restart begins: the answer of any backend to this model, a policy, or controls
             [T, m]. The others begin as without it, so that another optimum can be found; restarts=1 refines alone.
 
     `details` holds "costs" ([R], reward units, inf for a trajectory that left the finite numbers), "cost" (the lowest),
-    "history" (it, after every step), and "step", the time index at which a rollout left the finite numbers, where all
-    did.
+    "history" (it, after every step), "step" (the time index at which a rollout left the finite numbers, where all did,
+    or from which the cost of a plan that is no minimum bends down) and "why", in words.
     """
 
     restarts: int = 8
@@ -115,7 +122,7 @@ class IterativeLQR:
     def _answer(self, model: Any, state: SearchState) -> Posterior:
         problem: PlanningProblem = state.problem
         best, status = state.best, status_of(state)
-        if state.status is None and bool(state.converged[best]):
+        if state.status is None and state.is_verified:
             status = Status.SUCCESS
         details: dict[str, Any] = {"costs": state.costs, "cost": float(state.costs[best]), "history": state.history}
         if not math.isfinite(details["cost"]):
@@ -126,9 +133,30 @@ class IterativeLQR:
                 "give warm_start, or take smaller time steps"
             )
             return local_posterior(self, model, Status.NOT_CONVERGED, None, 0.0, details)
-        if status is not Status.SUCCESS and not bool(state.going[best]):
-            details["why"] = "no step lowers the cost of the best plan, although its local model promises that"
+        if status is not Status.SUCCESS:
+            details |= _what_is_left(state)
         states, actions = state.states[best], state.actions[best]
         curvature = None if state.curvature is None else state.curvature[best]
-        around = world_around(problem, states, actions, expand(problem, states, actions, curvature))
+        local = expand(problem, states, actions, curvature)
+        if (unknown := first_unknown(local)) is not None:
+            details["step"] = unknown
+            details["why"] = (
+                f"a derivative of dynamics or reward is not finite at time index {unknown}, as that of a norm at 0: "
+                "smooth it, or begin elsewhere by noise or warm_start"
+            )
+            return local_posterior(self, model, Status.NOT_CONVERGED, None, 0.0, details)
+        around = world_around(problem, states, actions, local)
         return local_posterior(self, model, status, around, 0.0, details, (states, actions))
+
+
+def _what_is_left(state: SearchState) -> dict[str, Any]:
+    """What keeps the best trajectory from being a minimum, as far as it is known."""
+    best, step = state.best, int(state.bends[state.best])
+    if step < state.problem.horizon:
+        way = "" if bool(state.going[best]) else ", and no step that way lowers it"
+        why = f"the best plan is no minimum: its cost bends down along actions from time index {step} on{way}"
+        remedy = "raise max_iterations, give another seed, noise or warm_start, or, where costs fall without end, "
+        return {"step": step, "why": f"{why}; {remedy}let actions and states cost more"}
+    if bool(state.going[best]):
+        return {}
+    return {"why": "no step lowers the cost of the best plan, although its local model promises that"}

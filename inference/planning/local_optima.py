@@ -20,10 +20,10 @@ from torch import Tensor
 from torch.func import grad
 
 from cai.inference.gaussian.problem import times
-from cai.inference.planning.derivatives import Expansion, along, expand, first_order, second_order
+from cai.inference.planning.derivatives import Expansion, along, expand, first_order, second_order, with_dynamics
 from cai.inference.planning.local import Improvement, improvement, line_search
 from cai.inference.planning.problem import PlanningProblem, Rollout, Times
-from cai.inference.planning.search import PlanSearch
+from cai.inference.planning.search import LAST, PlanSearch, chosen, higher, lower
 
 __all__ = ["LocalOptima", "moved_by", "projected_slope", "local_optima", "slopes_along"]
 
@@ -32,7 +32,6 @@ NEAR = 1e-7  # of the cost, below which steps are taken whole, as costs do not t
 EXACT = 1e-20  # of the temperature, that a step promises at the end: 1e-10 of the width of the policy
 STEPS = 40  # near a plan
 SEARCHED, ROUGHLY = 400, 150  # after a search, and of it
-FIRST, LAST = 1e-4, 1e8  # damping, as a share of the curvature of an action: the least one, and the one that gives up
 
 
 class LocalOptima(NamedTuple):
@@ -92,7 +91,7 @@ def _by_newton(
     share, before = torch.zeros_like(costs), float("inf")
     for _ in range(limit):
         local = expand(problem, states, actions, projected=False)
-        whole = local._replace(hessian=local.hessian + _dynamics_curvature(problem, states, actions, local))
+        whole = with_dynamics(problem, states, actions, local)
         bends = whole.hessian.diagonal(dim1=-2, dim2=-1)[..., problem.state_dim :].abs().mean((-2, -1))
         advice = improvement(problem, whole, share * bends.clamp(min=1e-12))
         size = costs.abs().clamp(min=problem.temperature)
@@ -109,24 +108,12 @@ def _by_newton(
         tried, found = line_search(problem, states, actions, advice)
         better = advice.sound & (found.costs < costs)
         near = advice.sound & (advice.promised <= NEAR * size)  # these wait for the others, undamped
-        share = torch.where(better, _lower(share), torch.where(near, torch.zeros_like(share), _higher(share)))
+        share = torch.where(better, lower(share), torch.where(near, torch.zeros_like(share), higher(share)))
         if bool((share > LAST).any()) or (bool((share > 0).any()) and not damps):
             return None
-        actions, states = _chosen(better, tried, actions), _chosen(better, found.states, states)
+        actions, states = chosen(better, tried, actions), chosen(better, found.states, states)
         costs = torch.where(better, found.costs, costs)
     return None
-
-
-def _chosen(mask: Tensor, new: Tensor, old: Tensor) -> Tensor:
-    return torch.where(mask[:, None, None], new, old)
-
-
-def _higher(share: Tensor) -> Tensor:
-    return torch.where(share == 0, FIRST, 4 * share)
-
-
-def _lower(share: Tensor) -> Tensor:
-    return torch.where(share <= FIRST, torch.zeros_like(share), share / 4)
 
 
 def _searched(problem: PlanningProblem, starts: Tensor, actions: Tensor) -> Tensor | None:
@@ -150,26 +137,6 @@ def _whole_step(
         return bases[:, t] + times(advice.gain[:, t], state - states[:, t])
 
     return problem.follow(act, (len(states),), states[:, 0])
-
-
-def _dynamics_curvature(problem: PlanningProblem, states: Tensor, actions: Tensor, local: Expansion) -> Tensor:
-    """[R, T, n + m, n + m], gamma sum_i lambda_{t+1, i} f_i,zz."""
-    n, horizon = problem.state_dim, problem.horizon
-    ahead, adjoint = [], local.final_gradient
-    for t in reversed(range(horizon)):
-        kept = problem.discount if t < horizon - 1 else 1.0
-        adjoint = kept * adjoint
-        ahead.append(adjoint)
-        adjoint = local.gradient[:, t, :n] + times(local.slope[:, t, :, :n].mT, adjoint)
-    weights = torch.stack(ahead[::-1], 1)
-
-    def weighed(s: Tensor, a: Tensor, t: Times) -> tuple[Tensor]:
-        at = weights if isinstance(t, Tensor) else weights[:, t]
-        z = torch.cat([s, a], -1)
-        return (second_order(lambda x: (at * problem.mean_step(x[..., :n], x[..., n:], t)).sum(-1), z)[1],)
-
-    (found,) = along(problem, "mean_step", weighed)(states[:, :-1], actions)
-    return found
 
 
 @torch.no_grad()

@@ -130,8 +130,8 @@ class PlanningProblem:
         sound = states.isfinite().all(-1)[..., 1:] & costs.isfinite()
         sound = torch.cat([sound, every[..., -1:].isfinite()], -1)
         first = torch.where(sound, self.horizon, torch.arange(self.horizon + 1)).amin(-1)
-        total = torch.where(sound.all(-1), (self.weights * every).sum(-1), math.inf)
-        return Rollout(states, total, first)
+        total = (self.weights * every).sum(-1)
+        return Rollout(states, torch.where(sound.all(-1) & total.isfinite(), total, math.inf), first)
 
     def paid_for_noise(self, states: Tensor, actions: Tensor, curvature: Tensor) -> Tensor:
         """[...], what noise W(s, a) costs along trajectories by tr(P W) / 2, discounted.

@@ -48,7 +48,7 @@ class StateFilter:
 
     Args:
         process: a `TrajectoryModel`, whose discount counts, or an `MDP`.
-        observation_model: over the same states and actions.
+        observation_model: over the same states and actions; where it has names of states, by these.
 
     Attributes:
         mdp: the process without its reward.
@@ -74,7 +74,7 @@ class StateFilter:
                 "wrap the array in ObservationModel(...)"
             )
         mdp = self.process if isinstance(self.process, MDP) else self.process.mdp
-        self.observation_model.check(mdp)
+        object.__setattr__(self, "observation_model", self.observation_model.in_order_of(mdp))
         survival = torch.ones(mdp.num_states) if isinstance(self.process, MDP) else self.process.survival
         object.__setattr__(self, "mdp", mdp)
         object.__setattr__(self, "log_survival", safe_log(survival.double()))

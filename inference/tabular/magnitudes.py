@@ -33,7 +33,9 @@ def is_in_range(model: Any, *, soft: bool = False) -> bool:
     if not isinstance(model, TrajectoryModel):
         return True
     temperature, size, nats = _sizes(model.host)
-    if model.dtype == torch.float32 and not all(not x or 1 / SINGLE <= x <= SINGLE for x in (temperature, size)):
+    if model.action_prior.dtype == torch.float32 and not all(
+        not x or 1 / SINGLE <= x <= SINGLE for x in (temperature, size)
+    ):
         return False
     return _in_range(temperature, size, nats, soft)
 

@@ -49,20 +49,25 @@ FORGOTTEN = _Forgotten(20)
 ROW_TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 1e-2}
 
 
-def float_tensor(values: Any, name: str) -> tuple[Tensor, torch.dtype]:
+def float_tensor(
+    values: Any, name: str, axes: Sequence[tuple[Sequence[str] | None, str] | None] = ()
+) -> tuple[Tensor, torch.dtype]:
     """Converts to a float64 tensor on the CPU, which keeps its autograd history.
 
     Args:
-        values: a tensor, an array or nested sequences of real numbers.
+        values: a tensor, an array or nested sequences of real numbers; or, with `axes`, a labelled table.
         name: how the argument is called in the message.
+        axes: by which labels are put in order, as `by_name` takes them.
 
     Returns:
         The tensor, and the dtype that it had (which says how exact its entries can be).
 
     Raises:
         TypeError: if the entries are no real numbers.
-        ValueError: if nested sequences are ragged.
+        ValueError: if nested sequences are ragged, or labels are not those of `axes`.
     """
+    if axes and not isinstance(values, PLAIN):
+        values = by_name(values, axes, name)
     if not isinstance(values, (Tensor, np.ndarray)):
         refuse_labels(values, name)
     if isinstance(values, Mapping):
@@ -348,9 +353,7 @@ def start_distribution(initial: Any, num_states: int, names: Sequence[str] | Non
         return check_distribution(torch.from_numpy(values), "initial", torch.float64, miss=miss, hint=MENDS)
     if isinstance(initial, str) or whole_number(initial) is not None:
         return torch.eye(1, num_states, dtype=torch.float64).roll(_state(initial, num_states, names), 1)[0]
-    if not isinstance(initial, PLAIN):
-        initial = by_name(initial, [(names, "state")], "initial")
-    tensor, source = float_tensor(initial, "initial")
+    tensor, source = float_tensor(initial, "initial", [(names, "state")])
     check_shape(tensor, (num_states,), "initial", "[S]")
     return check_distribution(tensor, "initial", source, miss=miss, hint=MENDS)
 

@@ -5,12 +5,23 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import re
 import secrets
 import stat
 from pathlib import Path
 from typing import Any
 
-__all__ = ["MissingFile", "StorageError", "TakenPath", "read_words", "write_atomically", "write_picture"]
+__all__ = [
+    "MissingFile",
+    "StorageError",
+    "TakenPath",
+    "read_words",
+    "remove_unfinished",
+    "write_atomically",
+    "write_picture",
+]
+
+UNFINISHED = re.compile(r"\.[0-9a-f]{16}\.tmp")  # names of files that are not yet in their places
 
 
 class StorageError(ValueError, OSError):
@@ -73,6 +84,17 @@ def write_atomically(path: str | Path, content: bytes) -> Path:
         finally:
             os.close(descriptor)
     return path
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Removes what `write_atomically` had begun to write in a folder when its process was killed.
+
+    Args:
+        folder: that nobody else writes to now.
+    """
+    for path in folder.glob(".*.tmp"):
+        if UNFINISHED.fullmatch(path.name):
+            path.unlink(missing_ok=True)
 
 
 def read_words(path: Path) -> str:

@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
-__all__ = ["axis_labels", "by_name", "is_labelled", "mask_by_name", "refuse_labels"]
+__all__ = ["axis_labels", "by_name", "in_order", "is_labelled", "mask_by_name", "refuse_labels", "taken_apart"]
 
 Axis = tuple[Sequence[str] | None, str]  # names in their order (None: they have numbers alone), and what they name
 
@@ -85,6 +87,41 @@ def by_name(values: Any, axes: Sequence[Axis | None], what: str) -> Any:
                 f"{what} has the labels 0 to {len(counted) - 1}, and the {kind}s are called {_some(list(names))}: they "
                 f"could be names or positions; pass .to_numpy() in the order of the {kind}s"
             )
+    return table
+
+
+def taken_apart(values: Any, what: str) -> tuple[Any, tuple[tuple[Any, ...] | None, ...] | None]:
+    """(a labelled table as an array, the labels of its axes, as `axis_labels`); anything else as it is, and None."""
+    labels = axis_labels(values)
+    if not any(own is not None for own in labels):
+        return values, None
+    kept = [
+        None if own is None else tuple(label if isinstance(label, int) else _word(label) for label in own)
+        for own in labels
+    ]
+    return by_name(values, [], what), tuple(kept)
+
+
+def _word(label: Any) -> Any:
+    return int(label) if isinstance(label, np.integer) else label if isinstance(label, tuple) else str(label)
+
+
+def in_order(table: Tensor, labels: Sequence[Sequence[Any] | None] | None, axes: Sequence[Axis], what: str) -> Tensor:
+    """A table in the order of the names, from the labels that its axes had; with its autograd history.
+
+    Args:
+        table: of at most as many axes as there are names.
+        labels: for each axis its labels, None for an axis that is in order; None where all are.
+        axes: for each axis the names in the order that is wanted, and what they name.
+        what: how the argument is called in messages.
+
+    Raises:
+        ValueError: if the labels of an axis are not the names, each once.
+    """
+    for place, (own, (names, kind)) in enumerate(zip(labels or (), axes, strict=False)):
+        if own is not None:
+            order = torch.tensor(_order(list(own), names, kind, what))
+            table = table.index_select(place, order.to(table.device))
     return table
 
 

@@ -30,7 +30,7 @@ def check_seed(seed: Any) -> int:
     Raises:
         ValueError: if it is no whole number from 0 to 2^63 - 1.
     """
-    whole = whole_number(seed)
+    whole = seed if type(seed) is int else whole_number(seed)
     if whole is None or not 0 <= whole < 2**63:
         raise ValueError(f"seed is {seed!r}; give a whole number from 0 to 2^63 - 1")
     return whole

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -49,6 +50,11 @@ def find_action_dim(model: ContinuousModel) -> int:
                 f"action_prior has batch shape {list(given.batch_shape)} and event shape {list(given.event_shape)} for "
                 f"states {list(state.shape)}; expected event shape [m]: add .to_event(1)"
             )
+        if given.support.is_discrete:
+            raise ValueError(
+                "action_prior is a distribution whose actions are counted; expected a distribution of real "
+                "numbers, or write the problem as a TrajectoryModel, e.g. by discretize(model, ...)"
+            )
         return int(given.event_shape[0])
 
 
@@ -85,7 +91,9 @@ def probe(model: ContinuousModel) -> None:
             for t in sorted({0, model.steps - 1}):
                 state = _probe_step(model, state, lead, t)
             if model.final_reward is not None:
-                _numbers("final_reward", _call("final_reward", model.final_reward, state), lead)
+                last = _call("final_reward", model.final_reward, state)
+                _numbers("final_reward", last, lead)
+                _rows_apart("final_reward", last, _of_each("final_reward", model.final_reward, state), lead)
 
 
 def _probe_step(model: ContinuousModel, state: Tensor, lead: tuple[int, ...], t: int) -> Tensor:
@@ -95,8 +103,11 @@ def _probe_step(model: ContinuousModel, state: Tensor, lead: tuple[int, ...], t:
             raise ValueError(
                 f"terminal returned {_what(ends)} for states {list(state.shape)}; expected a bool tensor {list(lead)}"
             )
+        _rows_apart("terminal", ends, _of_each("terminal", model.terminal, state), lead)
     action = _draw_action(model, state, lead, t)
-    _numbers("reward", _call("reward", model.reward, state, action, t), lead, state, action)
+    paid = _call("reward", model.reward, state, action, t)
+    _numbers("reward", paid, lead, state, action)
+    _rows_apart("reward", paid, lambda i: _call("reward", model.reward, state[i], action[i], t), lead)
     moved = _call("dynamics", model.dynamics, state, action, t)
     want = [*lead, model.state_dim]
     given = f"for states {list(state.shape)} and actions {list(action.shape)}"
@@ -123,7 +134,45 @@ def _probe_step(model: ContinuousModel, state: Tensor, lead: tuple[int, ...], t:
         )
     if not bool(torch.isfinite(following).all()):
         raise ValueError(f"dynamics returned NaN or inf at time index {t} {_where(state, action, following)}")
+    _rows_apart(
+        "dynamics",
+        _measured(moved, following),
+        lambda i: _measured(_call("dynamics", model.dynamics, state[i], action[i], t), following[i]),
+        lead,
+    )
     return following
+
+
+def _measured(moved: Any, following: Tensor) -> Any:
+    """What is moved to, or the density there of a distribution; None where that is not known."""
+    if isinstance(moved, Tensor):
+        return moved
+    try:
+        return moved.log_prob(following)
+    except (NotImplementedError, ValueError):
+        return None
+
+
+def _rows_apart(name: str, together: Any, alone: Callable[[int], Any], lead: tuple[int, ...]) -> None:
+    """Refuses a function whose values for a row of states depend on the others of the row."""
+    if len(lead) != 1 or together is None:
+        return
+    each = [alone(i) for i in range(lead[0])]
+    found = torch.stack([torch.as_tensor(value, dtype=together.dtype) for value in each])
+    tolerance = 1e-6 if together.dtype == torch.float64 else 1e-3
+    if together.dtype == torch.bool:
+        same = bool((found == together).all())
+    else:
+        same = torch.allclose(found, together, rtol=tolerance, atol=tolerance, equal_nan=True)
+    if not same:
+        raise ValueError(
+            f"{name} returned other numbers for {lead[0]} states at once than for each alone; keep the leading axes "
+            "apart, e.g. s.norm(dim=-1, keepdim=True) and s.mean(-1), and give noise as a distribution, not as draws"
+        )
+
+
+def _of_each(name: str, function: Any, state: Tensor) -> Callable[[int], Any]:
+    return lambda i: _call(name, function, state[i])
 
 
 def _draw_action(model: ContinuousModel, state: Tensor, lead: tuple[int, ...], t: int) -> Tensor:
@@ -141,6 +190,8 @@ def _draw_action(model: ContinuousModel, state: Tensor, lead: tuple[int, ...], t
         )
     if not bool(torch.isfinite(action).all()):
         raise ValueError(f"action_prior drew NaN or inf at time index {t}; give finite numbers")
+    score = _measured(prior, action)
+    _rows_apart("action_prior", score, lambda i: _measured(model.prior(state[i], t), action[i]), lead)
     return action
 
 

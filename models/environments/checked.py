@@ -1,4 +1,4 @@
-"""A vector environment whose observations and rewards are numbers, or it says where they stopped being so."""
+"""A vector environment that tells all that learners ask for, in numbers, or says where it stopped doing so."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ else:
 class CheckedVectorEnvironment(_Wrapper):
     """Passes everything on, and refuses observations and rewards that are NaN or infinite.
 
-    Whole numbers count from 0 outside, and from the environment's own `start` inside.
+    Whole numbers count from 0 outside, and from the environment's own `start` inside. Where an environment tells by
+    `info["action_mask"]` which actions are available, every reset and step here tells it of all copies: Gymnasium's own
+    vectors give zeros for those that a reset has left alone.
 
     Args:
         env: a vector environment in mode DISABLED.
@@ -42,12 +44,13 @@ class CheckedVectorEnvironment(_Wrapper):
         self._steps = np.zeros(env.num_envs, dtype=np.int64)
         self._episodes = np.full(env.num_envs, -1, dtype=np.int64)
         self._floats = np.issubdtype(env.single_observation_space.dtype, np.floating)
+        self._masks: np.ndarray | None = None  # [N, A], as they were told last
 
     def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
         """See `gymnasium.vector.VectorEnv.reset`; the options are left as they are.
 
         Raises:
-            ValueError: if an observation is not finite, naming environment and episode.
+            ValueError: if an observation is not finite, naming environment and episode; or a mask is none of actions.
         """
         given = None if options is None else dict(options)
         mask = np.ones(self.num_envs, dtype=bool) if given is None else given.get("reset_mask")
@@ -56,7 +59,7 @@ class CheckedVectorEnvironment(_Wrapper):
         self._steps = np.where(mask, 0, self._steps)
         self._episodes = self._episodes + mask
         self._check(observations, None)
-        return self._counted(observations), infos
+        return self._counted(observations), self._masked(infos, mask, mask)
 
     def _counted(self, observations: np.ndarray) -> np.ndarray:
         """The same from 0."""
@@ -66,7 +69,8 @@ class CheckedVectorEnvironment(_Wrapper):
         """See `gymnasium.vector.VectorEnv.step`; actions are in the environment's units.
 
         Raises:
-            ValueError: if an observation or a reward is not finite, naming step, environment and episode.
+            ValueError: if an observation or a reward is not finite, naming step, environment and episode; or a mask is
+                none of actions.
         """
         taken = np.asarray(actions, dtype=self.single_action_space.dtype)
         if self._first_action.any():
@@ -74,7 +78,46 @@ class CheckedVectorEnvironment(_Wrapper):
         observations, rewards, terminated, truncated, infos = self.env.step(taken)
         self._check(observations, rewards)
         self._steps += 1
-        return self._counted(observations), rewards, terminated, truncated, infos
+        moved = np.ones(self.num_envs, dtype=bool)
+        return self._counted(observations), rewards, terminated, truncated, self._masked(infos, moved, ~terminated)
+
+    def _masked(self, infos: dict[str, Any], moved: np.ndarray, live: np.ndarray) -> dict[str, Any]:
+        """The infos with the masks of all copies, if the world tells masks.
+
+        Args:
+            infos: of the environment.
+            moved: bool [N], the copies that were reset or stepped; the masks of others stay.
+            live: bool [N], those that go on, where something must be available.
+        """
+        number = int(getattr(self.single_action_space, "n", 0))
+        told: Any = infos.get("action_mask") if number else None
+        if told is None and self._masks is None:
+            return infos
+        if self._masks is None and self._steps.any():
+            raise ValueError(
+                f"{self._name} tells info['action_mask'] after a step and told none at its reset; tell it in both, or "
+                "in neither"
+            )
+        masks = np.ones((self.num_envs, number), dtype=np.int8)
+        if self._masks is not None:
+            masks[~moved] = self._masks[~moved]
+        for copy in [] if told is None else np.flatnonzero(infos.get("_action_mask", moved) & moved).tolist():
+            row = np.asarray(told[copy])
+            if row.shape != masks[copy].shape:
+                raise ValueError(
+                    f"{self._name}: info['action_mask'] of environment {copy} has shape {list(row.shape)}; expected "
+                    f"[{number}], not 0 where an action is available"
+                )
+            masks[copy] = row != 0
+        stuck = live & ~masks.any(1)
+        if stuck.any():
+            copy = int(np.flatnonzero(stuck)[0])
+            raise ValueError(
+                f"{self._name}: after {self._steps[copy]} steps of episode {self._episodes[copy]} in environment {copy}"
+                " (both counted from 0) info['action_mask'] leaves no action, and the episode goes on"
+            )
+        self._masks = masks
+        return {**infos, "action_mask": masks.copy(), "_action_mask": np.ones(self.num_envs, dtype=bool)}
 
     def _check(self, observations: np.ndarray, rewards: Any) -> None:
         """Raises ValueError if a number is not finite."""

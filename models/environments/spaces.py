@@ -52,7 +52,7 @@ def check_observations(space: Any, name: str) -> None:
         name: of the environment, for messages.
 
     Raises:
-        ValueError: unless it is a Box, Discrete or MultiDiscrete.
+        ValueError: unless it is a Box, Discrete or MultiDiscrete of at least one number.
     """
     from gymnasium import spaces
 
@@ -65,6 +65,10 @@ def check_observations(space: Any, name: str) -> None:
         raise ValueError(
             f"the observations of {name} are {space}; expected a Box, Discrete or MultiDiscrete: transform them with "
             "gymnasium.wrappers.TransformObservation, and give the world a function that makes the environment"
+        )
+    if 0 in (getattr(space, "shape", None) or ()):
+        raise ValueError(
+            f"the observations of {name} are {space}, which hold no number at all; show at least one, e.g. a 0"
         )
 
 

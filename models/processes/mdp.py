@@ -107,9 +107,7 @@ class MDP(Named, KnownNames):
         if self.transitions is None:
             raise ValueError("transitions is None; give [S, A, S] probabilities, or use MDP.from_successors")
         states, actions = (self.state_names, "state"), (self.action_names, "action")
-        probabilities, source = float_tensor(
-            by_name(self.transitions, [states, actions, states], "transitions"), "transitions"
-        )
+        probabilities, source = float_tensor(self.transitions, "transitions", [states, actions, states])
         if probabilities.dim() != 3 or probabilities.shape[0] != probabilities.shape[2]:
             raise ValueError(
                 f"transitions has shape {list(probabilities.shape)}; expected [S, A, S] with p(s' | s, a) at [s, a, s']"

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from cai.models.common.checks import check_distribution, check_shape, float_tensor, index_tensor, whole_number
-from cai.models.common.labels import axis_labels, by_name
+from cai.models.common.labels import axis_labels, by_name, in_order, taken_apart
 from cai.models.common.storage import storable
 from cai.models.processes.mdp import MDP
 
@@ -34,8 +34,9 @@ class ObservationModel:
             autograd history of what was given.
         observation_names: Z names, so that observations can be given by name.
         first: [S, Z], p(o_1 | s_1), if it differs from the rest.
-        state_names: S names, which those of a process must then be, in this order. The labels of a pandas table are the
-            names of states and observations, unless these are given: then its rows and columns are put in their order.
+        state_names: S names, which those of a process must then be; rows are put into its order where the two meet. The
+            labels of a pandas table are the names of states and observations, unless these are given: then its rows and
+            columns are put in their order.
 
     Raises:
         ValueError, TypeError: if a row does not sum to 1, an entry is negative or not finite, a shape does not fit, or
@@ -84,10 +85,11 @@ class ObservationModel:
         """Every state always shows the same observation; states that share one look alike.
 
         Args:
-            observations: int [S], what each state shows, numbered from 0.
+            observations: int [S], what each state shows, numbered from 0. Labels of a pandas column name the states.
             observation_names: Z names; without them Z is one more than the largest number.
         """
-        shown = index_tensor(observations, "observations")
+        given, labels = taken_apart(observations, "observations")
+        shown = index_tensor(given, "observations")
         if shown.dim() != 1 or shown.numel() == 0:
             raise ValueError(f"observations has shape {list(shown.shape)}; expected [S], one number for each state")
         size = int(shown.max()) + 1 if observation_names is None else len(observation_names)
@@ -97,7 +99,8 @@ class ObservationModel:
             raise ValueError(
                 f"observations[{state}] is {int(shown[state])}; there are {size} observations: give 0 to {size - 1}"
             )
-        return cls(torch.nn.functional.one_hot(shown, size).double(), observation_names)
+        names = None if labels is None else labels[0]
+        return cls(torch.nn.functional.one_hot(shown, size).double(), observation_names, state_names=names)
 
     @property
     def num_states(self) -> int:
@@ -119,25 +122,31 @@ class ObservationModel:
         first = "" if self.first is not None else ", no first observation"
         return f"ObservationModel({shape.format(*self.probabilities.shape)}{first})"
 
-    def check(self, mdp: MDP) -> None:
-        """Refuses a process whose states or actions are not the observation model's."""
+    def in_order_of(self, mdp: MDP) -> ObservationModel:
+        """The same model with its rows in the order of the states of a process; itself where they are.
+
+        Raises:
+            ValueError: if states or actions of the process are not the observation model's.
+        """
         if self.num_states != mdp.num_states:
             raise ValueError(
                 f"the observation model is for {self.num_states} states, and the process has {mdp.num_states}; "
                 "give one row for each state, terminal ones included"
-            )
-        own, names = self.state_names, mdp.state_names
-        if own is not None and tuple(own) != tuple(names or map(str, range(mdp.num_states))):
-            known = "has numbered states alone" if names is None else f"has {', '.join(names[:8])}"
-            raise ValueError(
-                f"the observation model is for the states {', '.join(own[:8])}, and the process {known}; give the "
-                "same, in this order: ObservationModel(table, state_names=mdp.state_names) puts a labelled table in it"
             )
         if self.reads_action and self.probabilities.shape[0] != mdp.num_actions:
             raise ValueError(
                 f"the observation model is for {self.probabilities.shape[0]} actions, and the process has "
                 f"{mdp.num_actions}; give probabilities [A, S, Z] with one table for each action"
             )
+        own = self.state_names
+        if own is None or tuple(own) == tuple(mdp.state_names or map(str, range(mdp.num_states))):
+            return self
+        parts = {"probabilities": self.probabilities.movedim(-2, 0)}
+        parts |= {} if self.first is None else {"first": self.first}
+        axes = [(mdp.state_names, "state")]
+        placed = {name: in_order(part, [own], axes, "the observation model") for name, part in parts.items()}
+        placed["probabilities"] = placed["probabilities"].movedim(0, -2)
+        return ObservationModel(observation_names=self.observation_names, state_names=mdp.state_names, **placed)
 
     def index(self, observation: int | str) -> int:
         """The number of an observation, by its name or number; refuses what does not exist."""

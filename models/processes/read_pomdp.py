@@ -144,7 +144,7 @@ class _Reader:
             result = np.zeros(size)
             if kind == "" and given == ["uniform"]:
                 result[:] = 1.0 / size
-            elif kind == "" and len(given) == size and all(_is_number(word) for word in given):
+            elif kind == "" and len(given) == size and all(_is_number(word) for word in given) and given != ["0"]:
                 result[:] = [float(word) for word in given]
             else:
                 for _ in given:

@@ -95,6 +95,10 @@ class _Sum(RewardFactor):
     def label(self) -> str:
         return f"{self.left.label} + {short_name(self.right)}"
 
+    def in_order_of(self, mdp: MDP) -> RewardFactor:
+        left, right = self.left.in_order_of(mdp), self.right.in_order_of(mdp)
+        return self if left is self.left and right is self.right else _Sum(left, right)
+
     def check(self, mdp: MDP) -> None:
         self.left.check(mdp)
         self.right.check(mdp)
@@ -123,6 +127,10 @@ class Wrapper(RewardFactor):
     @property
     def label(self) -> str:
         return self.factor.label
+
+    def in_order_of(self, mdp: MDP) -> RewardFactor:
+        inside = self.factor.in_order_of(mdp)
+        return self if inside is self.factor else replace(self, factor=inside)
 
     def check(self, mdp: MDP) -> None:
         self.factor.check(mdp)

@@ -112,6 +112,14 @@ class RewardFactor:
         """How the factor is called in messages."""
         return f"reward factor {type(self).__name__}"
 
+    def in_order_of(self, mdp: MDP) -> RewardFactor:
+        """The factor with its labelled tables in the order of the states and actions of a process; itself if none is.
+
+        Raises:
+            ValueError: if labels are not the names of the process.
+        """
+        return self
+
     def unread(self, name: str, flag: str) -> Unread:
         """What the factor is given for an index of a step that its flag says it does not read."""
         return Unread(

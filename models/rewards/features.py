@@ -8,23 +8,39 @@ import torch
 from torch import Tensor
 
 from cai.models.common.checks import float_tensor
+from cai.models.common.labels import in_order, taken_apart
 from cai.models.processes.mdp import MDP
 
-__all__ = ["check_features", "read_features"]
+__all__ = ["check_features", "features_in_order", "read_features"]
 
 
-def read_features(given: Any) -> Tensor:
+def read_features(given: Any) -> tuple[Tensor, Any]:
     """Converts features to float64, [S, F], [S, A, F] or [S, A, S, F].
+
+    Returns:
+        The features, and for each axis the labels that a table of pandas or xarray had, else None; see `taken_apart`.
 
     Raises:
         ValueError: if the shape is another, or an entry is not finite.
     """
-    features, _ = float_tensor(given, "features")
+    array, labels = taken_apart(given, "features")
+    features, _ = float_tensor(array, "features")
     if features.dim() not in (2, 3, 4):
         raise ValueError(f"features has shape {list(features.shape)}; expected [S, F], [S, A, F] or [S, A, S, F]")
     if not torch.isfinite(features.detach()).all():
         raise ValueError("features holds NaN or infinite entries; forbid outcomes with a reward of -inf instead")
-    return features
+    return features, labels
+
+
+def features_in_order(features: Tensor, labels: Any, mdp: MDP) -> Tensor:
+    """Features that had labels, in the order of the states and actions of a process; those of F axes stay.
+
+    Raises:
+        ValueError: if labels are not the names of the process.
+    """
+    states = (mdp.state_names, "state")
+    axes = [states, (mdp.action_names, "action"), states][: features.dim() - 1]
+    return in_order(features, labels, axes, "features")
 
 
 def check_features(features: Tensor, mdp: MDP) -> None:

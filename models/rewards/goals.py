@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from cai.models.common.checks import float_tensor
+from cai.models.common.labels import axis_labels, by_name, in_order
 from cai.models.common.storage import storable
 from cai.models.processes.mdp import MDP
 from cai.models.rewards.base import RewardFactor, Setting, Step, one_number
-from cai.models.rewards.features import check_features, read_features
+from cai.models.rewards.features import check_features, features_in_order, read_features
 from cai.models.rewards.tables import TableReward
 
 __all__ = ["Goal", "LinearReward", "Waypoint"]
@@ -128,19 +129,31 @@ class LinearReward(RewardFactor):
     Args:
         features: [S, F], [S, A, F] or [S, A, S, F].
         weights: [F], in reward units per unit of feature.
-        names: F names of the features, for tables of weights that were learned; None for none.
+        names: F names of the features, for tables of weights that were learned; None for none. The labels of a table
+            (pandas, xarray) name its features unless these are given: then both are put into their order.
+        labels: for each axis but the last the names in whose order features are, None where it is that of the process.
+            Those of a labelled table unless given.
 
     Raises:
-        ValueError: if shapes do not fit each other, a feature is not finite, or names are not F different words.
+        ValueError: if shapes do not fit each other, a feature is not finite, names are not F different words, or labels
+            are not the names.
     """
 
     features: Any
     weights: Any
     names: Sequence[str] | None = None
+    labels: Any = None
 
     def __post_init__(self) -> None:
-        features = read_features(self.features)
-        weights, _ = float_tensor(self.weights, "weights")
+        features, labels = read_features(self.features)
+        for given in (labels, axis_labels(self.weights)):
+            if given and given[-1] is not None and self.names is None:
+                object.__setattr__(self, "names", tuple(map(str, given[-1])))
+        of_features = (self.names, "feature")
+        if labels is not None:
+            features = in_order(features.movedim(-1, 0), labels[-1:], [of_features], "features").movedim(0, -1)
+            object.__setattr__(self, "labels", (*labels[:-1], None))
+        weights, _ = float_tensor(by_name(self.weights, [of_features], "weights"), "weights")
         if weights.dim() != 1 or weights.shape[0] != features.shape[-1]:
             raise ValueError(
                 f"weights has shape {list(weights.shape)}; features ends in F = {features.shape[-1]}: expected [F]"
@@ -160,8 +173,16 @@ class LinearReward(RewardFactor):
     def _table(self) -> TableReward:
         return TableReward(self.features @ self.weights)
 
+    def in_order_of(self, mdp: MDP) -> RewardFactor:
+        if self.labels is None:
+            return self
+        return LinearReward(features_in_order(self.features, self.labels, mdp), self.weights, self.names)
+
     def check(self, mdp: MDP) -> None:
         check_features(self.features, mdp)
+        self.in_order_of(mdp)
 
     def evaluate(self, mdp: MDP, step: Step) -> Tensor:
+        if self.labels is not None:
+            return self.in_order_of(mdp).evaluate(mdp, step)
         return self._table().evaluate(mdp, step)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from cai.models.common.default_dtype import NumbersOf
 from cai.models.processes.mdp import MDP
 from cai.models.rewards.base import RewardFactor, Step
-from cai.models.rewards.features import check_features, read_features
+from cai.models.rewards.features import check_features, features_in_order, read_features
 from cai.models.rewards.functions import CALL, dtype_of
 
 __all__ = ["ModuleReward"]
@@ -26,6 +26,8 @@ class ModuleReward(RewardFactor):
     Args:
         module: maps [..., F] to [..., 1] or [...]; or [S, F] to [S, A], a reward for each action.
         features: [S, F], [S, A, F] or [S, A, S, F].
+        labels: for each axis the names in whose order features are, None where it is that of the process. Those of a
+            labelled table (pandas, xarray) unless given.
 
     Raises:
         TypeError, ValueError: if it is no module, features have another shape or hold NaN, or results do not fit, do
@@ -34,6 +36,7 @@ class ModuleReward(RewardFactor):
 
     module: nn.Module
     features: Any
+    labels: Any = None
     reads_time = False
 
     def __post_init__(self) -> None:
@@ -42,13 +45,19 @@ class ModuleReward(RewardFactor):
                 f"the module is a {type(self.module).__name__}; expected an instance of torch.nn.Module (a plain "
                 f"function of {CALL} is a reward by itself)"
             )
-        features = read_features(self.features)
+        features, labels = read_features(self.features)
         object.__setattr__(self, "features", features)
+        object.__setattr__(self, "labels", self.labels if labels is None else labels)
         object.__setattr__(self, "reads_outcome", features.dim() == 4)
 
     @property
     def label(self) -> str:
         return f"reward module {type(self.module).__name__}"
+
+    def in_order_of(self, mdp: MDP) -> RewardFactor:
+        if self.labels is None:
+            return self
+        return ModuleReward(self.module, features_in_order(self.features, self.labels, mdp))
 
     def check(self, mdp: MDP) -> None:
         check_features(self.features, mdp)
@@ -66,7 +75,9 @@ class ModuleReward(RewardFactor):
     def table(self, mdp: MDP) -> Tensor:
         """The rewards, [S], [S, A] or [S, A, S]."""
         dtype, parameter = dtype_of(self.module), next(self.module.parameters(), None)
-        features = self.features.to("cpu" if parameter is None else parameter.device, dtype)
+        features = features_in_order(self.features, self.labels, mdp).to(
+            "cpu" if parameter is None else parameter.device, dtype
+        )
         try:
             with NumbersOf(dtype):
                 result = self.module(features)

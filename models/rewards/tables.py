@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import numbers
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from cai.models.common.checks import PLAIN, float_tensor
-from cai.models.common.labels import by_name
+from cai.models.common.labels import by_name, in_order, taken_apart
 from cai.models.common.storage import storable
 from cai.models.processes.mdp import MDP
 from cai.models.rewards.base import RewardFactor, Setting, Step, evaluate_factor, one_number
@@ -52,29 +52,66 @@ def _table(given: Any, name: str) -> Tensor:
     return table
 
 
+def _names(mdp: MDP) -> list[Any]:
+    """What the axes [S, A, S] are called."""
+    states = (mdp.state_names, "state")
+    return [states, (mdp.action_names, "action"), states]
+
+
+class _Labelled(RewardFactor):
+    """A table that may have come with labels; see `labels` of each."""
+
+    table: Any
+    labels: Any
+
+    def _read(self, name: str) -> Tensor:
+        """The table as a tensor, its labels put down apart."""
+        given, labels = taken_apart(self.table, name)
+        table = _table(given, name)
+        object.__setattr__(self, "table", table)
+        if labels is not None:
+            object.__setattr__(self, "labels", labels)
+        return table
+
+    def _axes(self, mdp: MDP) -> list[Any]:
+        """What the axes are called."""
+        raise NotImplementedError
+
+    def in_order_of(self, mdp: MDP) -> RewardFactor:
+        if self.labels is None:
+            return self
+        return replace(self, table=in_order(self.table, self.labels, self._axes(mdp), "reward"), labels=None)  # type: ignore[type-var]
+
+
 @storable("reward-table")
 @dataclass(frozen=True, eq=False)
-class TableReward(RewardFactor):
+class TableReward(_Labelled):
     """A reward given as a table of s_t [S], of (s_t, a_t) [S, A], or of (s_t, a_t, s_{t+1}) [S, A, S].
 
     Args:
         table: in reward units.
         explicit: whether a table with three axes is known to mean next states. False lets its shape tell whether it
             holds one reward per next state or per outcome [S, A, K], and refuses it if K = S.
+        labels: for each axis the names in whose order it is, None where it is in that of the process. Those of a
+            labelled table (pandas, xarray) unless given.
     """
 
     table: Any
     explicit: bool = True
+    labels: Any = None
 
     def __post_init__(self) -> None:
-        table = _table(self.table, "reward")
+        table = self._read("reward")
         if table.dim() not in (1, 2, 3):
             raise ValueError(f"reward has shape {list(table.shape)}; expected [S], [S, A], [S, A, S] or [S, A, K]")
-        object.__setattr__(self, "table", table)
         object.__setattr__(self, "reads_outcome", table.dim() == 3)
         object.__setattr__(self, "reads_time", False)
 
+    def _axes(self, mdp: MDP) -> list[Any]:
+        return _names(mdp)
+
     def check(self, mdp: MDP) -> None:
+        self.in_order_of(mdp)
         full = (mdp.num_states, mdp.num_actions, mdp.num_states)
         shape = list(self.table.shape)
         if not mdp.is_dense and self.explicit and shape == list(mdp.probabilities.shape) != list(full):
@@ -100,9 +137,12 @@ class TableReward(RewardFactor):
     def whole_table(self, mdp: MDP) -> Tensor | None:
         if self.table.dim() > 2 or type(self).evaluate is not TableReward.evaluate:
             return None
-        return self.table if self.table.dim() == 2 else self.table[:, None].expand(-1, mdp.num_actions)
+        table = in_order(self.table, self.labels, self._axes(mdp), "reward")
+        return table if table.dim() == 2 else table[:, None].expand(-1, mdp.num_actions)
 
     def evaluate(self, mdp: MDP, step: Step) -> Tensor:
+        if self.labels is not None:
+            return self.in_order_of(mdp).evaluate(mdp, step)
         if self.table.dim() == 1:
             return self.table[step.state]
         if self.table.dim() == 2:
@@ -122,49 +162,64 @@ class TableReward(RewardFactor):
 
 @storable("reward-outcomes")
 @dataclass(frozen=True, eq=False)
-class OutcomeReward(RewardFactor):
+class OutcomeReward(_Labelled):
     """A reward for each listed outcome, [S, A, K] aligned with `MDP.from_successors`.
 
     Needed where two outcomes of one (s, a) share their next state and pay differently.
+
+    Args:
+        table: in reward units.
+        labels: of states and actions, as for `TableReward`; outcomes count from 0.
     """
 
     table: Any
+    labels: Any = None
 
     def __post_init__(self) -> None:
-        table = _table(self.table, "reward")
-        object.__setattr__(self, "table", table)
+        self._read("reward")
         object.__setattr__(self, "reads_time", False)
+
+    def _axes(self, mdp: MDP) -> list[Any]:
+        return [*_names(mdp)[:2], (None, "outcome")]
 
     def check(self, mdp: MDP) -> None:
         shape = (mdp.num_states, mdp.num_actions, mdp.num_outcomes)
         if tuple(self.table.shape) != shape:
             raise ValueError(f"outcome reward has shape {list(self.table.shape)}; expected [S, A, K] = {list(shape)}")
+        self.in_order_of(mdp)
 
     def evaluate(self, mdp: MDP, step: Step) -> Tensor:
+        if self.labels is not None:
+            return self.in_order_of(mdp).evaluate(mdp, step)
         return self.table[step.state, step.action, step.outcome]
 
 
 @storable("reward-over-time")
 @dataclass(frozen=True, eq=False)
-class TimeTableReward(RewardFactor):
+class TimeTableReward(_Labelled):
     """A reward given as a table for each time index: [T, S], [T, S, A] or [T, S, A, S].
 
     Args:
         table: in reward units; the first axis is the time index, from 0. It may be longer than the horizon.
+        labels: as for `TableReward`; those of the first axis are time indices.
     """
 
     table: Any
+    labels: Any = None
 
     def __post_init__(self) -> None:
-        table = _table(self.table, "reward")
+        table = self._read("reward")
         if table.dim() not in (2, 3, 4):
             raise ValueError(
                 f"the reward over time has shape {list(table.shape)}; expected [T, S], [T, S, A] or [T, S, A, S]"
             )
-        object.__setattr__(self, "table", table)
         object.__setattr__(self, "reads_outcome", table.dim() == 4)
 
+    def _axes(self, mdp: MDP) -> list[Any]:
+        return [(None, "time index"), *_names(mdp)]
+
     def check(self, mdp: MDP) -> None:
+        self.in_order_of(mdp)
         full = (mdp.num_states, mdp.num_actions, mdp.num_states)
         shape = list(self.table.shape)
         if tuple(shape[1:]) != full[: len(shape) - 1]:
@@ -189,6 +244,8 @@ class TimeTableReward(RewardFactor):
             )
 
     def evaluate(self, mdp: MDP, step: Step) -> Tensor:
+        if self.labels is not None:
+            return self.in_order_of(mdp).evaluate(mdp, step)
         row = self.table[step.t]
         return row[(step.state, step.action, step.next_state)[: row.dim()]]
 
@@ -258,7 +315,7 @@ class StepCost(RewardFactor):
 
 def fitting_reward(reward: Any, mdp: MDP) -> RewardFactor:
     """`as_reward`, refused unless it fits the process."""
-    factor = as_reward(reward, mdp)
+    factor = as_reward(reward, mdp).in_order_of(mdp)
     factor.check(mdp)
     return factor
 

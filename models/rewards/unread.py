@@ -13,8 +13,10 @@ _COMPUTED |= {"and", "or", "xor"}
 _CONVERTED = {"neg", "pos", "abs", "invert", "bool", "int", "float", "complex", "index", "round", "trunc", "floor"}
 _CONVERTED |= {"ceil", "hash", "str", "format", "call"}
 _TAKEN_APART = {"len", "iter", "next", "reversed", "contains", "getitem", "setitem", "delitem"}
+_COPIED = {"copy", "deepcopy", "reduce", "reduce_ex"}
 _NUMPY = {"array", "array_ufunc", "array_function"}
-_OPERATORS = _COMPARED | _CONVERTED | _TAKEN_APART | _NUMPY | {p + name for name in _COMPUTED for p in ("", "r", "i")}
+_OPERATORS = _COMPARED | _CONVERTED | _TAKEN_APART | _COPIED | _NUMPY
+_OPERATORS |= {p + name for name in _COMPUTED for p in ("", "r", "i")}
 
 
 class UnreadIndexError(ValueError):
@@ -25,7 +27,7 @@ class Unread:
     """An index that a reward was not given.
 
     Comparing None with a number is False, and a reward that is paid on such a comparison would be 0 everywhere, without
-    a word. Comparing, indexing and computing with this object raise, and so do torch and NumPy.
+    a word. Comparing, indexing, copying and computing with this object raise, and so do torch and NumPy.
 
     Args:
         message: of the error.

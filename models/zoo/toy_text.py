@@ -25,6 +25,8 @@ ACTION_NAMES = {
     "TaxiEnv": ("south", "north", "east", "west", "pickup", "dropoff"),
 }
 ARROWS = {"left": (0, -1), "down": (1, 0), "right": (0, 1), "up": (-1, 0)}
+ARROWS |= {"west": (0, -1), "south": (1, 0), "east": (0, 1), "north": (-1, 0)}
+PLACES = "RGYB"  # where Taxi's passengers wait and want to go, in the order of its numbers
 
 
 def from_gymnasium(
@@ -103,7 +105,10 @@ def process_of_table(
     sink_name = "terminated" if "terminated" not in names else "terminated (added)"
     known = ACTION_NAMES.get(type(base).__name__)
     actions = known if table.counts_from_zero else tuple(str(action) for action in table.actions)
-    layout, regions = _picture(base, total, actions) if table.states == list(range(num_states)) else (None, {})
+    numbered = table.states == list(range(num_states))
+    layout, regions = _picture(base, total, actions) if numbered else (None, {})
+    if layout is not None and type(base).__name__ == "TaxiEnv":
+        names = [_taxi_name(base, state) for state in range(num_states)]
     regions = {key: mask for key, mask in regions.items() if any(mask)}
     if needs_sink:
         regions["terminated"] = [state == sink for state in range(total)]
@@ -220,6 +225,8 @@ def _reward(rewards: list[list[list[float]]], mdp: MDP) -> TableReward | Outcome
 def _picture(base: Any, total: int, actions: tuple[str, ...] | None) -> tuple[GridLayout | None, dict[str, list[bool]]]:
     """The layout and the named regions of the environments whose map is known."""
     kind = type(base).__name__
+    if kind == "TaxiEnv":
+        return _taxi_rooms(base, total, actions), {}
     if kind == "FrozenLakeEnv":
         rows = [[char.decode() for char in row] for row in base.desc]
         chars = [char for row in rows for char in row]
@@ -242,3 +249,27 @@ def _picture(base: Any, total: int, actions: tuple[str, ...] | None) -> tuple[Gr
     arrows = tuple(ARROWS.get(action) for action in actions or ())
     layout = GridLayout(height, width, tuple(cells), arrows, tuple(labels))
     return layout, {key: mask + [False] * padding for key, mask in regions.items()}
+
+
+def _taxi_rooms(base: Any, total: int, actions: tuple[str, ...] | None) -> GridLayout | None:
+    """The town once for each wish: a line of towns for each destination, in it one for each place of the passenger."""
+    towns = np.asarray(base.desc)[1:-1, 1:-1:2]
+    (height, width), wishes = towns.shape, (len(PLACES), len(PLACES) + 1)
+    if total < height * width * wishes[0] * wishes[1]:
+        return None
+    cells: list[tuple[int, int] | None] = [None] * total
+    labels = [""] * total
+    for state in range(height * width * wishes[0] * wishes[1]):
+        row, column, passenger, destination = base.decode(state)
+        cells[state] = (destination * (height + 1) + 1 + row, passenger * (width + 1) + column)
+        labels[state] = towns[row, column].decode().strip()
+    arrows = tuple(ARROWS.get(action) for action in actions or ())
+    size = (wishes[0] * (height + 1), wishes[1] * (width + 1) - 1)
+    return GridLayout(*size, tuple(cells), arrows, tuple(labels))
+
+
+def _taxi_name(base: Any, state: int) -> str:
+    """Such as "from R to G: (2,3)": the passenger waits at R and wants to G, and the taxi is in row 2, column 3."""
+    row, column, passenger, destination = base.decode(state)
+    where = f"from {PLACES[passenger]}" if passenger < len(PLACES) else "aboard"
+    return f"{where} to {PLACES[destination]}: ({row},{column})"

@@ -65,3 +65,18 @@ def test_the_shell_completes_names(monkeypatch, capsys):
     assert complete("cai", "compare", "bridge", "--backend", "exact,opt") == ["exact,optimistic"]
     assert "compare" in complete("cai", "com")
     assert complete("cai", "compare", "bridge", "--reward", "wa") == ["waypoint"]
+
+
+def test_a_backend_without_its_option_is_told_where_it_goes(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["compare", "bridge", "exact"])
+    assert stop.value.code == 2
+    assert "backends are named after --backend" in capsys.readouterr().err
+
+
+def test_every_summary_of_a_command_is_whole(capsys):
+    with pytest.raises(SystemExit):
+        main([])
+    summaries = capsys.readouterr().out.split("Commands:")[1]
+    assert "explore " in summaries
+    assert "..." not in summaries

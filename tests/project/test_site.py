@@ -200,5 +200,10 @@ def test_the_quick_start_runs(tmp_path, monkeypatch, capsys):
     text = (WRITTEN / "quick_start.md").read_text()
     monkeypatch.chdir(tmp_path)
     code = "\n".join(re.findall(r"```python\n(.*?)```", text, re.S))
-    exec(compile(code, "quick_start.md", "exec"), {})
+    code = code.replace("figure = ", "figures[len(figures)] = ")
+    figures = {}
+    exec(compile(code, "quick_start.md", "exec"), {"figures": figures})
+    assert len(figures) == 4
+    for figure in figures.values():
+        figure.draw_without_rendering()  # what has no room warns, and warnings are errors
     assert "Estimate of reward coefficients" in capsys.readouterr().out

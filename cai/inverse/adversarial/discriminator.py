@@ -29,6 +29,7 @@ __all__ = ["Discriminator", "Steps"]
 FARTHEST = 10.0  # standard deviations of what demonstrations show, beyond which inputs are cut off
 
 
+@storable("adversarial-steps")
 class Steps(NamedTuple):
     """Steps as networks see them.
 

@@ -2,39 +2,36 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Sequence
-from typing import Any
-
-import torch
-from torch import Tensor
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from cai.inference.backends.variational import StructuredVariational
-from cai.inference.core.driver import drive
-from cai.inference.learning.network_backend import NetworkBackend
-from cai.inference.learning.networks.brain import Brain, Setting
-from cai.inference.learning.networks.interface import Interface, interface_of
-from cai.inference.learning.networks.learner import NetworkLearner
-from cai.inference.learning.networks.temperature import Target
-from cai.inference.registry import make_backend
-from cai.inverse.adversarial.brain import AdversarialBrain
-from cai.inverse.adversarial.discriminator import Discriminator, Steps
-from cai.inverse.adversarial.estimate import AdversarialEstimate, NetworkReward
+from cai.inference.core.driver import Checkpoints, check_schedule, drive
+from cai.inference.registry import check_comes_back, make_backend
+from cai.inference.runs import begin_run
+from cai.inverse.adversarial.estimate import AdversarialEstimate, judged
 from cai.inverse.adversarial.exact import exact_estimate
-from cai.inverse.adversarial.judge import fresh_steps, measured_divergence
-from cai.inverse.adversarial.shown import read_steps
-from cai.inverse.estimation.status import FitError, FitStatus
+from cai.inverse.adversarial.learned import adversarial_run, checked_learner
 from cai.models.common.checks import as_count
+from cai.models.common.random_draws import check_seed
 from cai.models.continuous.world import World
 from cai.models.environments.world import EnvironmentModel
 from cai.models.trajectory.model import TrajectoryModel
 
 __all__ = ["airl", "gail"]
 
-INDISTINGUISHABLE = 0.02  # nats of Jensen-Shannon divergence
-ENOUGH = 200  # steps of demonstrations, with fewer of which that is not seen
 RECENT = 1000  # transitions that stand for the policy
+
+
+class Schedule(NamedTuple):
+    """Where a run is stored and how often, and when it ends at the latest; as of `cai.infer`."""
+
+    folder: str | Path | None
+    every: int | None
+    seconds: float
+    most: float
 
 
 def airl(
@@ -49,6 +46,10 @@ def airl(
     recent: int = RECENT,
     rounds: int = 2000,
     throw: bool = True,
+    folder: str | Path | None = None,
+    checkpoint_every: int | None = None,
+    checkpoint_seconds: float = 60.0,
+    max_seconds: float = math.inf,
 ) -> AdversarialEstimate:
     """Adversarial inverse reinforcement learning (Fu, Luo and Levine 2018): a reward with its shaping taken apart.
 
@@ -80,6 +81,11 @@ def airl(
             others, and the discriminator learns to tell these.
         rounds: on tables, at most.
         throw: whether anything but success raises.
+        folder: where a run of networks is stored, demonstrations included; it is made if need be, and must hold no
+            other run. `cai.resume(folder)` goes on from there, even after a crash, and returns the same bits.
+        checkpoint_every: store after every so many transitions; None for what the learner says.
+        checkpoint_seconds: store when so many seconds have passed since the last time.
+        max_seconds: begin no step later than this, and judge what was learned so far.
 
     Returns:
         The policy, the reward, and how far the policy is from the demonstrations.
@@ -88,9 +94,9 @@ def airl(
         ValueError, TypeError: on bad input; each says what was got, what was expected, and what to do.
         FitError: on anything but success, unless `throw=False`; its `estimate` holds what was found.
     """
-    return _adversarial(
-        "airl", env, demos, learner, seed, state_only, hidden_sizes, learning_rate, recent, rounds, throw
-    )
+    schedule = Schedule(folder, checkpoint_every, checkpoint_seconds, max_seconds)
+    form = (state_only, hidden_sizes)
+    return _adversarial("airl", env, demos, learner, seed, form, learning_rate, recent, rounds, throw, schedule)
 
 
 def gail(
@@ -104,6 +110,10 @@ def gail(
     recent: int = RECENT,
     rounds: int = 2000,
     throw: bool = True,
+    folder: str | Path | None = None,
+    checkpoint_every: int | None = None,
+    checkpoint_seconds: float = 60.0,
+    max_seconds: float = math.inf,
 ) -> AdversarialEstimate:
     """Generative adversarial imitation learning (Ho and Ermon 2016): a policy alone, by a D(s, a) without a form.
 
@@ -128,6 +138,11 @@ def gail(
         recent: how many of the last transitions stand for the policy.
         rounds: on tables, at most.
         throw: whether anything but success raises.
+        folder: where a run of networks is stored, demonstrations included; it is made if need be, and must hold no
+            other run. `cai.resume(folder)` goes on from there, even after a crash, and returns the same bits.
+        checkpoint_every: store after every so many transitions; None for what the learner says.
+        checkpoint_seconds: store when so many seconds have passed since the last time.
+        max_seconds: begin no step later than this, and judge what was learned so far.
 
     Returns:
         The policy, g as its reward, and how far the policy is from the demonstrations.
@@ -136,7 +151,9 @@ def gail(
         ValueError, TypeError: on bad input; each says what was got, what was expected, and what to do.
         FitError: on anything but success, unless `throw=False`; its `estimate` holds what was found.
     """
-    return _adversarial("gail", env, demos, learner, seed, False, hidden_sizes, learning_rate, recent, rounds, throw)
+    schedule = Schedule(folder, checkpoint_every, checkpoint_seconds, max_seconds)
+    form = (False, hidden_sizes)
+    return _adversarial("gail", env, demos, learner, seed, form, learning_rate, recent, rounds, throw, schedule)
 
 
 def _adversarial(
@@ -145,14 +162,14 @@ def _adversarial(
     demos: Any,
     learner: Any,
     seed: int,
-    state_only: bool,
-    hidden_sizes: Sequence[int],
+    form: tuple[bool, Sequence[int]],
     learning_rate: float,
     recent: int,
     rounds: int,
     throw: bool,
+    schedule: Schedule,
 ) -> AdversarialEstimate:
-    backend = make_backend(learner)
+    backend, seed = make_backend(learner), check_seed(seed)
     if isinstance(env, TrajectoryModel):
         if not isinstance(backend, StructuredVariational):
             raise ValueError(
@@ -160,118 +177,31 @@ def _adversarial(
                 "from samples there, make it an environment: cai.models.environment_model(lambda: "
                 "cai.models.environment(model), discount=model.discount, temperature=1.0)"
             )
-        estimate = exact_estimate(method, env, demos, state_only, as_count(rounds, "rounds"))
-    elif isinstance(env, EnvironmentModel | World):
-        if not 0 < learning_rate < math.inf:
-            raise ValueError(f"learning_rate is {learning_rate!r}; expected a number > 0")
-        form = (state_only, tuple(as_count(size, "hidden_sizes") for size in hidden_sizes))
-        pace = (learning_rate, as_count(recent, "recent"))
-        estimate = _learned(method, env, demos, _checked(backend, env), seed, form, pace)
-    else:
+        if schedule.folder is not None or schedule.most < math.inf:
+            raise ValueError(
+                "on a TrajectoryModel all is exact, without a run that could be stored or cut short; leave out folder "
+                "and max_seconds, limit rounds, and keep what is found by its save"
+            )
+        return judged(exact_estimate(method, env, demos, form[0], as_count(rounds, "rounds")), throw)
+    if not isinstance(env, EnvironmentModel | World):
         raise TypeError(
             f"the world is a {type(env).__name__}; expected what cai.models.environment_model(...) makes, a continuous "
             "model, or a TrajectoryModel"
         )
-    if throw and not estimate.status.ok:
-        raise FitError(estimate.status, estimate, "; ".join(estimate.warnings))
-    return estimate
-
-
-def _checked(backend: Any, world: Any) -> NetworkBackend:
-    """The learner in the entropy form.
-
-    Raises:
-        ValueError: if it has no networks, learns its temperature, or does not fit the world.
-    """
-    if not isinstance(backend, NetworkBackend) or backend.learns_from_paths:
-        raise ValueError(
-            f"learner is {getattr(backend, 'name', backend)!r}; expected one with networks that learns from "
-            "single steps, 'soft-actor-critic' or 'soft-q-learning'"
-        )
-    if not backend.has_density:
-        raise ValueError(
-            f"learner is {backend.name!r}, whose policy has no density, and the discriminator reads log pi; take "
-            "'soft-actor-critic', e.g. with policy='flow'"
-        )
-    if any(getattr(backend, name, None) is not None for name in ("target_entropy", "target_kl")):
-        raise ValueError(
-            f"the learner {backend.name!r} is to learn its temperature, and here it is 1: what is learned is a "
-            "reward over the temperature; leave target_entropy and target_kl out"
-        )
-    dataclasses.replace(backend, entropy_form=False).supports(world)
-    return dataclasses.replace(backend, entropy_form=True)
-
-
-def _learned(
-    method: str,
-    world: Any,
-    demos: Any,
-    backend: NetworkBackend,
-    seed: int,
-    form: tuple[bool, tuple[int, ...]],
-    pace: tuple[float, int],
-) -> AdversarialEstimate:
-    """By networks."""
-    interface = interface_of(world, backend.name)
-    shown = read_steps(world, interface, demos)
-    discriminator = _discriminator(method, interface, shown[0], float(world.discount), form)
-
-    def brain(model: Any, interface: Interface, generator: torch.Generator) -> Brain:
-        setting = Setting(
-            interface,
-            backend.hidden_sizes,
-            backend.learning_rate,
-            float(model.discount),
-            1.0,
-            Target(),
-            None,
-            True,
-            backend.smoothing,
-        )
-        inner = backend.make_brain(setting, generator)
-        return AdversarialBrain(inner, backend.adds_entropy, discriminator, shown[0], *pace, generator)
-
-    made = backend.learner(world)
-    assert isinstance(made, NetworkLearner)
-    learner = dataclasses.replace(made, brain=brain, label=f"learning by {method.upper()}")
-    answer = drive(learner, world, seed=seed)
-    judged: AdversarialBrain = answer.brain
-    longest = int(torch.bincount(shown[1]).max())
-    done = fresh_steps(world, interface, judged, longest, len(shown[1]), seed)
-    divergence = measured_divergence(discriminator, shown, done, seed)
-    warnings: tuple[str, ...] = ()
-    status = FitStatus.SUCCESS
-    if not answer.status.ok:
-        status = FitStatus.NOT_CONVERGED
-        warnings = (f"the learner ended with status {answer.status.label!r}: {answer.details.get('why', '')}",)
-    elif len(shown[1]) < ENOUGH:
-        status = FitStatus.DISTINGUISHABLE
-        warnings = (
-            f"the demonstrations hold {len(shown[1])} steps, too few to say; from {ENOUGH} on they can be judged",
-        )
-    elif divergence > INDISTINGUISHABLE:
-        status = FitStatus.DISTINGUISHABLE
-    return AdversarialEstimate(
-        method,
-        answer.policy(),
-        NetworkReward(discriminator, judged.flat.clone()),
-        judged.loss,
-        divergence,
-        status,
-        warnings,
-        int(answer.details["steps"]),
-        answer.details["history"],
-    )
-
-
-def _discriminator(
-    method: str, interface: Interface, shown: Steps, discount: float, form: tuple[bool, tuple[int, ...]]
-) -> Discriminator:
-    """Its networks, with inputs scaled by what demonstrations show."""
-    center, scale = torch.zeros(interface.size), torch.ones(interface.size)
-    if not interface.categories:
-        weights = shown.weights[:, None] / shown.weights.sum()
-        center = (weights * shown.observations).sum(0)
-        spread: Tensor = (weights * (shown.observations - center).square()).sum(0).sqrt()
-        scale = torch.where(spread > 1e-3 * (1 + center.abs()), spread, torch.ones_like(spread))
-    return Discriminator(interface, method, form[1], discount, form[0], center, scale)
+    if not 0 < learning_rate < math.inf:
+        raise ValueError(f"learning_rate is {learning_rate!r}; expected a number > 0")
+    sizes = tuple(as_count(size, "hidden_sizes") for size in form[1])
+    networks: Any = checked_learner(backend, env)
+    pace = (float(learning_rate), as_count(recent, "recent"))
+    run = adversarial_run(method, env, demos, networks, (form[0], sizes), pace)
+    made, checkpoints = run.learner(networks, env), None
+    if schedule.folder is not None:
+        check_schedule(schedule.every, schedule.seconds)
+        check_comes_back(networks)
+        path = begin_run(schedule.folder, networks, env, seed, run)
+        every = made.checkpoint_every if schedule.every is None else schedule.every
+        checkpoints = Checkpoints(path, steps=every, seconds=schedule.seconds)
+    elif networks.tensorboard:
+        raise ValueError("tensorboard=True writes to the folder of a run; give folder=, or leave it out")
+    answer = drive(made, env, seed=seed, checkpoints=checkpoints, max_seconds=schedule.most)
+    return run.result(answer, seed, throw)

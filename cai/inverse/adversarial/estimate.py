@@ -12,10 +12,10 @@ from torch import Tensor
 from cai.inference.core.datasets import packed, unpacked
 from cai.inference.core.status import NotKnown
 from cai.inverse.adversarial.discriminator import Discriminator, Steps
-from cai.inverse.estimation.status import FitStatus
+from cai.inverse.estimation.status import FitError, FitStatus
 from cai.models.common.storage import Saved, storable
 
-__all__ = ["AdversarialEstimate", "NetworkReward", "TabulatedReward"]
+__all__ = ["AdversarialEstimate", "NetworkReward", "TabulatedReward", "judged"]
 
 
 class LearnedReward(Protocol):
@@ -182,3 +182,10 @@ class AdversarialEstimate(Saved):
         width = max(map(len, facts))
         lines = [f"{name:<{width}}  {value}" for name, value in facts.items()]
         return "\n".join([*lines, *(f"warning: {sentence}" for sentence in self.warnings)])
+
+
+def judged(estimate: AdversarialEstimate, throw: bool) -> AdversarialEstimate:
+    """The estimate; raises FitError if it failed and `throw` is True."""
+    if throw and not estimate.status.ok:
+        raise FitError(estimate.status, estimate, "; ".join(estimate.warnings))
+    return estimate

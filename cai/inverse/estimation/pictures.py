@@ -27,7 +27,7 @@ def plot_coefficients(estimate: Estimate, level: float = 0.95, ax: Axes | None =
         ax: where to draw, or None for a new figure.
     """
     shown = estimate.coefficients
-    figure, ax = make_axes(ax, (6.4, 1.4 + 0.42 * max(len(shown), 1)))
+    figure, ax = make_axes(ax, (6.4, 2.3 + 0.42 * max(len(shown), 1)))
     places = np.arange(len(shown))[::-1]
     intervals = estimate.intervals(level)
     known = estimate.standard_errors.notna().to_numpy()

@@ -27,6 +27,7 @@ SOURCES = Path(__file__).parent / "cpp"
 ADVICE = "in a clone run 'make native', elsewhere install cai again where GCC or Clang is; or use kernel='auto'"
 
 
+@functools.cache
 def available() -> bool:
     """Whether the loops can be called."""
     return isinstance(_loaded(), ctypes.CDLL)

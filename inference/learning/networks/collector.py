@@ -56,21 +56,14 @@ class Collector:
         self._worlds = make_worlds(world, number)
         self.episodes = np.zeros(number, dtype=np.int64)
         self.returns, self.lengths = np.zeros(number), np.zeros(number, dtype=np.int64)
-        self.allowed: Tensor | None = None
         self._since: list[list[Any]] = [[] for _ in range(number)]  # the actions of each copy since its reset
-        seen, info = self._worlds.reset(seed=self._seeds())
-        self._see(seen, info)
+        self._see(*self._worlds.reset(seed=self._seeds()))
 
     def _seeds(self) -> list[int]:
         return [reset_seed(self.seed, copy, int(self.episodes[copy])) for copy in range(self.number)]
 
     def _see(self, seen: Any, info: Any) -> None:
-        self.observations = self.interface.rows(seen)
-        allowed, told = self.interface.allowed(info), info.get("_action_mask") if isinstance(info, dict) else None
-        if allowed is not None and self.allowed is not None and told is not None:
-            # Gymnasium's vectors tell of the copies that were reset alone, and zeros of the others
-            allowed = torch.where(torch.as_tensor(told)[:, None], allowed, self.allowed)
-        self.allowed = allowed
+        self.observations, self.allowed = self.interface.rows(seen), self.interface.allowed(info)
 
     def step(self, actions: Tensor, kept: Tensor) -> Step:
         """Steps every copy once, and resets those whose episodes end.

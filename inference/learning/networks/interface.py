@@ -65,7 +65,7 @@ class Interface:
         """float32 [N, n] of observations [N, ...] as the world gives them.
 
         Raises:
-            ValueError: if they hold another number of entries than those of the world.
+            ValueError: if they hold another number of entries than those of the world, or numbers beyond float32.
         """
         seen = np.asarray(observations)
         shape, width = seen.shape, len(self.categories) or self.size
@@ -76,9 +76,23 @@ class Interface:
                 "world gives them"
             )
         if not self.categories:
-            return torch.from_numpy(np.ascontiguousarray(seen, dtype=np.float32))
+            with np.errstate(over="ignore"):
+                found = torch.from_numpy(np.ascontiguousarray(seen, dtype=np.float32))
+            if seen.dtype == np.float64 and not bool(torch.isfinite(found.sum())):
+                self._refuse_beyond(seen, found)
+            return found
         parts = [np.eye(number, dtype=np.float32)[seen[:, i]] for i, number in enumerate(self.categories)]
         return torch.from_numpy(np.concatenate(parts, 1))
+
+    @staticmethod
+    def _refuse_beyond(seen: Any, found: Tensor) -> None:
+        """Raises ValueError if a finite number has none like it in float32."""
+        lost = np.isfinite(seen) & ~torch.isfinite(found).numpy()
+        if lost.any():
+            raise ValueError(
+                f"observations hold {seen[lost][0]:g}, and networks compute in float32, up to 3.4e38; scale them, e.g. "
+                "by gymnasium.wrappers.RescaleObservation or TransformObservation"
+            )
 
     def allowed(self, info: Any) -> Tensor | None:
         """float32 [N, A], 1 where an action is available, as the world tells it; None where it does not."""

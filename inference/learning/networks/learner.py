@@ -151,7 +151,10 @@ class NetworkLearner:
         with one_thread(), _held_interrupts() as held:
             while at < end and not held:
                 at += self.options.num_envs
+                before = learned
                 learned, owed = self._once(session, sums, learned, owed, at)
+                if learned > before and not _can_act(session.brain):  # what it did next would be no action
+                    break
         session.interrupted = bool(held)
         moved = dataclasses.replace(
             state,
@@ -218,6 +221,8 @@ class NetworkLearner:
             details["why"] = why
         if status is Status.SUCCESS:
             details["note"] = BUDGET_USED.format(self.limit)
+            if state.steps <= self.options.warmup_steps:
+                details["note"] += "; all of them were uniform steps (warmup_steps), so nothing was learned"
         return LearnedPosterior(
             backend=self.backend.name,
             target=self.backend.target,
@@ -255,6 +260,12 @@ class NetworkLearner:
         session.generator.set_state(state.random)
         session.told = len(state.history)
         return dataclasses.replace(state, networks=session.brain.tensors())
+
+
+def _can_act(brain: Brain) -> bool:
+    """Whether everything that the policy reads is finite."""
+    parts = brain.policy_tensors().values()
+    return all(math.isfinite(float(part.sum())) or bool(torch.isfinite(part).all()) for part in parts)
 
 
 def _recorded(state: NetworkState) -> NetworkState:

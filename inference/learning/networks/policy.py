@@ -195,9 +195,10 @@ class LearnedPolicy:
         """float32 [N, n], and whether there was one observation."""
         seen = np.asarray(observations)
         width = len(self.interface.categories) or (self.interface.size - (self.horizon != math.inf))
-        single = seen.size == width and (
-            seen.ndim == 0 or (seen.ndim == 1 and (width > 1 or not self.interface.categories))
-        )
+        if seen.ndim < 2:
+            single = seen.size == width and (seen.ndim == 0 or width > 1 or not self.interface.categories)
+        else:  # a matrix; one row of that width is a batch of one
+            single = seen.size == width and len(seen) > 1
         seen = seen[None] if single else seen
         if seen.reshape(len(seen), -1).shape[1] != width:
             raise ValueError(

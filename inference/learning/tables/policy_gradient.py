@@ -11,8 +11,8 @@ from cai.inference.learning.tables.rules import (
     Array,
     Losses,
     Tables,
-    add_to_mean,
     half_square,
+    mean_share,
     move_towards,
     normalised,
     pair_keys,
@@ -78,7 +78,11 @@ class PolicyGradientRule:
         shape = (world.steps, world.num_states, world.num_actions)
         seen = shape if self.observe_time else (1, *shape[1:])
         tables = {name: np.zeros(shape[:2]) for name in ("v", "v_mean", "v_visits")} | {"level": np.zeros(2)}
-        return tables | {name: np.zeros(seen) for name in ("logits", "logits_mean", "visits")}
+        return (
+            tables
+            | {name: np.zeros(seen) for name in ("logits", "logits_mean", "visits")}
+            | {"rows": np.zeros(seen[:2])}
+        )
 
     def log_policy(self, world: TableWorld, tables: Tables, times: Array, states: Array) -> Array:
         return self._log_rows(world, tables["logits"], times, states)
@@ -110,7 +114,7 @@ class PolicyGradientRule:
 
     def _ascend(self, world: TableWorld, tables: Tables, met: Met, advantages: Array) -> None:
         """Moves every entry that was taken along its mean advantage (nats)."""
-        logits, mean, visits = (tables[name].reshape(-1) for name in ("logits", "logits_mean", "visits"))
+        logits, visits = (tables[name].reshape(-1) for name in ("logits", "visits"))
         weights = np.ones(len(advantages)) if self.observe_time else world.discount**met.ages
         keys = pair_keys(world, met.times * self.observe_time, met.states, met.actions)
         entries, inverse, counts = np.unique(keys, return_inverse=True, return_counts=True)
@@ -119,7 +123,13 @@ class PolicyGradientRule:
         share = np.minimum(SHARE, total * (visits[entries] + DELAY) ** -POWER)
         steps = share * np.bincount(inverse, weights * advantages) / np.maximum(total, 1e-300)
         logits[entries] += np.clip(steps, -LARGEST, LARGEST)
-        add_to_mean(mean, logits, visits, entries, counts)
+        # An action that lost its probability is hardly taken again, so its mean is one over the visits of its state.
+        rows, counts = np.unique(keys // world.num_actions, return_counts=True)
+        met_rows = tables["rows"].reshape(-1)
+        met_rows[rows] += counts
+        share = mean_share(met_rows[rows], counts)[:, None]
+        means, present = (tables[name].reshape(-1, world.num_actions) for name in ("logits_mean", "logits"))
+        means[rows] += share * (present[rows] - means[rows])
 
     def critic(self, world: TableWorld, tables: Tables) -> dict[str, Array]:
         return {"values": tables["v_mean"]}

@@ -14,10 +14,10 @@ __all__ = [
     "Losses",
     "Rule",
     "Tables",
-    "add_to_mean",
     "behaviour",
     "first_critic",
     "half_square",
+    "mean_share",
     "move_critic",
     "move_towards",
     "normalised",
@@ -114,14 +114,13 @@ def move_towards(table: Array, mean: Array, visits: Array, keys: Array, targets:
     kept = np.multiply.reduceat(1 - visit**-POWER, first)
     table[entries] += (1 - kept) * np.add.reduceat(errors[order], first) / counts
     visits[entries] = before + counts
-    add_to_mean(mean, table, visits, entries, counts)
+    mean[entries] += mean_share(visits[entries], counts) * (table[entries] - mean[entries])
     return errors
 
 
-def add_to_mean(mean: Array, table: Array, visits: Array, entries: Array, counts: Array) -> None:
-    """Takes the present value of entries, int [M], into their means, as the value of their last counts [M] visits."""
-    share = np.minimum(1.0, counts * (LATE + 1) / (visits[entries] + LATE))
-    mean[entries] += share * (table[entries] - mean[entries])
+def mean_share(visits: Array, counts: Array) -> Array:
+    """[M], by how much of the way means move to present values, as those of the last counts [M] of visits [M]."""
+    return np.minimum(1.0, counts * (LATE + 1) / (visits + LATE))
 
 
 def first_critic(shape: tuple[int, ...]) -> Tables:

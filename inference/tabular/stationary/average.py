@@ -45,6 +45,7 @@ __all__ = ["average_messages"]
 
 Array = np.ndarray[Any, Any]
 ELSEWHERE = 2_000  # backups at most for states that the start does not lead to
+CENTRED = 4 * float(np.finfo(np.float64).eps)  # of the largest value: the rounding of float64 and of a mean
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,8 @@ def average_messages(model: TrajectoryModel, recursion: Recursion, settling: Set
     Returns:
         Messages in nats: `values` of mean 0 in the long run, `q_values` less the gain, `start` the gain; the status;
         and what is known besides, "gain" (reward units a step) and "visits" (the long run [1, S]). Details are those of
-        `Stationary`, and "gain_bounds" (reward units a step), "period", and "note" where that is not 1.
+        `Stationary`, whose "error_bound" is of values relative to each other, with mean 0 in that long run, and
+        "gain_bounds" (reward units a step), "period", and "note" where that is not 1.
 
     Raises:
         ValueError: if the start leads to states that do not all lead to each other, so that there may be no one gain.
@@ -160,15 +162,14 @@ def _assembled(
     model: TrajectoryModel, recursion: Recursion, solution: Solution, where: _Where, rate: Rate, part: Steps
 ) -> Stationary:
     """Tables, the long run, and how it ended."""
-    alpha, start = float(model.temperature), model.mdp.initial
+    alpha, start = _temperature(model), model.mdp.initial
     worth = np.nan_to_num(solution.worth[:-1], nan=0.0, posinf=np.inf, neginf=-np.inf)
     values = torch.from_numpy(worth.astype(np.float64)).to(start.detach())
     policy, gain = policy_at(model, solution), values.new_full((), float(rate.gain))
     met = where.met
-    width = solution.error[met].max(initial=0.0)
     sure = solution.fits(np.full(1, max(rate.high - rate.gain, rate.gain - rate.low)), np.full(1, abs(rate.gain)))
     fine = sure and solution.fits(solution.error[met], np.full(int(met.sum()), np.abs(worth[met]).max(initial=0.0)))
-    status, details = Status.SUCCESS if fine else Status.NOT_CONVERGED, _details(solution, rate, part, alpha, width)
+    status, details = Status.SUCCESS if fine else Status.NOT_CONVERGED, _details(model, solution, rate, part, met)
     why = rate.why
     if np.isinf(solution.error[met & ~where.inside]).any():
         why = "before the chain settles it may pay as much to stay on the way for ever, so that values have no limit"
@@ -178,8 +179,9 @@ def _assembled(
     if fine:
         with torch.no_grad():
             law = _long_run(model, recursion, values, policy)
-        mean = torch.where(law > 0, law * values, torch.zeros_like(law)).sum()
-        values = values - mean
+        seen = law.cpu().numpy().astype(np.float64)
+        mean = seen[seen > 0] @ worth[seen > 0]
+        values = torch.from_numpy((worth - mean).astype(np.float64)).to(start.detach())
         values, policy, gain, law = _with_gradients(model, recursion, values, policy, gain, law, where)
         known = {"gain": model.temperature * gain, "visits": (law[None], law.new_zeros(1))}
     q_values = q_values_at(model, recursion, values) - gain
@@ -187,12 +189,22 @@ def _assembled(
     return Stationary(messages, status, details, known=known)
 
 
-def _details(solution: Solution, rate: Rate, part: Steps, alpha: float, width: float) -> dict[str, Any]:
+def _temperature(model: TrajectoryModel) -> float:
+    return float(torch.as_tensor(model.temperature, dtype=torch.float64).detach())
+
+
+def _details(model: TrajectoryModel, solution: Solution, rate: Rate, part: Steps, met: Array) -> dict[str, Any]:
+    alpha, worth = _temperature(model), np.abs(solution.worth[:-1][met])
+    worth = np.where(np.isfinite(worth), worth, 0.0)
+    # To float64, less their mean; then to the dtype of tables in nats, and again in reward units.
+    rounded = CENTRED * worth.max(initial=0.0) + 1.01 * torch.finfo(model.mdp.initial.dtype).eps * worth
+    width = (solution.error[met] + rounded).max(initial=0.0)
+    low, high = (np.nextafter(float(end), to) * alpha for end, to in ((rate.low, -np.inf), (rate.high, np.inf)))
     found: dict[str, Any] = {
         "steps": solution.count,
         "newton_steps": solution.jumps + rate.jumps,
         "error_bound": float(width) * alpha,
-        "gain_bounds": (float(rate.low) * alpha, float(rate.high) * alpha),
+        "gain_bounds": (float(np.nextafter(low, -np.inf)), float(np.nextafter(high, np.inf))),
         "changes": (),
         "rate": None,
         "contracts": False,

@@ -28,7 +28,8 @@ from cai.inference.tabular.stationary.solve import Solution, conclude
 __all__ = ["by_outcome", "put_delays", "solve_hard"]
 
 Array = np.ndarray[Any, Any]
-DELAYS = 200  # steps up to which delays are looked for
+DELAYS = 200  # steps up to which delays are looked for, in problems of more edges than
+LOOKS = 10_000_000  # divided by that number
 
 
 def by_outcome(steps: Steps) -> Steps:
@@ -287,10 +288,10 @@ def _put_level(solution: Solution, merged: _Merged, part: Steps, places: Array) 
 
 
 def put_delays(solution: Solution, met: Array) -> None:
-    """Puts down where finite horizons stay for nothing until what costs would come only after their end.
+    """Puts down where finite horizons wait until what costs would come only after their end.
 
-    Where T - k steps may be stayed for nothing, T of them are worth at least what k are: if that is above the value, so
-    is the limit of V_T, and no stationary policy attains it.
+    Where moves that are as good as the best lead round for ever, they pay nothing in sum: so T steps are worth at least
+    what k are, for every k. If that is above the value, so is the limit of V_T, and no stationary policy attains it.
 
     Args:
         solution: of hard control of expected outcomes; takes down what is `unsure`.
@@ -302,12 +303,15 @@ def put_delays(solution: Solution, met: Array) -> None:
         return
     pairs, edges = solution.allowed(np.zeros(steps.number, dtype=bool))
     part = steps.select(pairs, edges, states, solution.worth)
-    waits = staying(part, earns_nothing(part))[0][:-1] >= 0
+    found = solution.values(states, part.dtype)
+    rings = (earns_nothing(part), as_good(part, part.moves(found), found))
+    waits = np.any([staying(part, ring)[0][:-1] >= 0 for ring in rings], 0)
     if not waits.any():
         return
-    highest = worth[states] + solution.error[states] + TIES * np.abs(worth[states]).max()
+    error = np.where(np.isfinite(solution.error[states]), solution.error[states], 0.0)
+    highest = worth[states] + error + TIES * np.abs(worth[states]).max()
     values, above = part.values(np.zeros(part.number)), np.zeros(part.number, dtype=bool)
-    for _ in range(min(2 * part.number, DELAYS)):
+    for _ in range(min(2 * part.number, max(DELAYS, LOOKS // part.count))):
         values = values.moved(part.moves(values).delta)
         above |= waits & (values.total > highest)
     solution.unsure[states] |= part.reaching(np.append(above, False))[:-1]

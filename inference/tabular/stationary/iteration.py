@@ -82,12 +82,14 @@ def stationary_messages(model: TrajectoryModel, recursion: Recursion, settling: 
         return _of_own(model, recursion, settling)
     hard = recursion.choice is hard_choice
     steps = steps_of(model, recursion.eta, hard)
-    expands = hard and recursion.eta == math.inf and settling.accelerate
+    sure = steps.count == len(steps.states)  # then the worst outcome is the best, and the only one
+    expands = hard and settling.accelerate and (recursion.eta == math.inf or (sure and recursion.eta != 0))
     steps = by_outcome(steps) if expands else steps
     start = (model.mdp.initial.detach() > 0).cpu().numpy()
     _, ways, _ = usable(steps, np.append(np.full(steps.number, np.nan), 0.0))  # what is forbidden leads nowhere
     met = steps.reached(np.append(start, False), ways)[:-1]
     solution = Solution(steps, settling.max_iterations, Fits(steps, met, settling.tolerance))
+    solution.temperature = float(torch.as_tensor(model.temperature, dtype=torch.float64).detach())
     if hard and settling.accelerate:
         solution.chosen = np.full(steps.number, -1)
     for group in (met, ~met):
@@ -149,7 +151,7 @@ def _assemble(model: TrajectoryModel, recursion: Recursion, solution: Solution, 
     details: dict[str, Any] = {
         "steps": solution.count,
         "newton_steps": solution.jumps,
-        "error_bound": float(bound) * float(torch.as_tensor(model.temperature, dtype=torch.float64).detach()),
+        "error_bound": float(bound) * solution.temperature,
         "change": solution.changes[-1] if solution.changes else 0.0,
         "changes": tuple(solution.changes),
         "rate": _rate(model, solution),

@@ -25,6 +25,8 @@ from cai.inference.tabular.stationary.problem.moves import TINY, Moves, Values
 from cai.inference.tabular.stationary.problem.steps import Steps
 
 __all__ = [
+    "CHECKS",
+    "GRAIN",
     "NOISE",
     "TIES",
     "Chains",

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from cai.inference.tabular.stationary.circles import bound_over_circles
 from cai.inference.tabular.stationary.classify import free_of_reward, usable, worth_of_closed
 from cai.inference.tabular.stationary.newton import (
     Chains,
@@ -37,6 +38,7 @@ LONGEST = 2_000_000  # edges up to which long double is tried where float64 does
 SMALL = 1000  # edges up to which backups are made in long double
 POLISH = 50  # Newton's steps near the answer
 SHAKY = 1e-6  # of the largest value: what changes by less may be rounding that goes round
+STUCK = 1e-9  # of the largest value: what all backups that may follow change, below which none brings a bound
 SETTLED = 100.0  # of the rounding of delta: what is left where values are as good as they get
 
 
@@ -58,6 +60,7 @@ class Solution:
         jumps: how many of them solved a linear system.
         changes: the largest change of every backup.
         chosen: int [N], the pair that attains a hard value, -1 where nothing does; None unless control is hard.
+        temperature: by which rewards were divided.
     """
 
     steps: Steps
@@ -73,6 +76,7 @@ class Solution:
     jumps: int = 0
     changes: list[float] = field(default_factory=list)
     chosen: Array | None = None
+    temperature: float = 1.0
 
     def __post_init__(self) -> None:
         number = self.steps.number
@@ -187,7 +191,7 @@ def conclude(
     Returns:
         The problem and what was found, as they are now.
     """
-    bound, values = error_bound(part, found, chains), found.values.total
+    bound, values = _bound(solution, part, found, chains), found.values.total
     if part.count <= LONGEST and part.dtype is np.float64 and (bound is None or not solution.fits(bound, values)):
         part = part.at(np.longdouble)
         begin = Values(found.values.high.astype(np.longdouble), found.values.low.astype(np.longdouble))
@@ -195,11 +199,16 @@ def conclude(
             found = soft_policy_iteration(part, begin, POLISH)
         else:
             found = policy_iteration(part, found.chosen, POLISH, begin)
-        bound, values = error_bound(part, found), found.values.total
+        bound, values = _bound(solution, part, found, Chains(part)), found.values.total
     every = np.arange(part.number) if place is None else place
     parts = Values(found.values.high[every], found.values.low[every])
     solution.put(unknown, parts, np.inf if bound is None else bound[every])
     return part, found
+
+
+def _bound(solution: Solution, part: Steps, found: Found, chains: Chains) -> Array | None:
+    bound = error_bound(part, found, chains)
+    return bound_over_circles(part, found, chains, solution.temperature) if bound is None else bound
 
 
 def _same(left: Values, right: Values) -> bool:
@@ -265,6 +274,9 @@ def solve_by_backups(solution: Solution, group: Array, accelerate: bool) -> None
                 if finest or solution.fits(bound, found.values.total):
                     solution.put(unknown, found.values, bound)
                     return
+            if accelerate and count >= ROUND and change * solution.left() <= STUCK * np.abs(values.total).max():
+                solution.put(unknown, values, np.inf)  # no backup changes more than the one before it
+                return
         else:
             solution.put(unknown, values, np.inf)
             return

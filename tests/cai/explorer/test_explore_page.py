@@ -11,6 +11,7 @@ import sys
 import time
 import urllib.request
 
+import numpy as np
 import pytest
 from explorer_answers import answers, pixels
 
@@ -45,10 +46,10 @@ walk(document);
 return found;
 """
 READ = """
-const [caption] = find('.cai-caption'), [image] = find('img', '.cai-picture');
+const [caption] = find('.cai-caption', '.cai-answers').slice(-1), images = find('.cai-columns img');
 const cells = find('.cai-numbers td').map(e => [e.parentNode.dataset.backend, e.dataset.column, e.textContent]);
-return {caption: caption && caption.textContent, source: image && image.src, cells,
-        width: image ? image.naturalWidth : 0,
+return {caption: caption && caption.textContent, sources: images.map(e => e.src), cells,
+        width: images.reduce((sum, e) => sum + e.naturalWidth, 0),
         waiting: find('.pn-loading').length,
         messages: find('.cai-message').map(e => e.textContent)};
 """
@@ -130,6 +131,10 @@ class Visit:
     def find(self, selector, within=None):
         return self.browser.execute_script(FIND, selector, within)
 
+    def widths(self):
+        """Of the pictures as they were sent."""
+        return [picture.get_property("naturalWidth") for picture in self.find(".cai-columns img")]
+
     def settled(self, caption=None):
         """What the page shows, once it is not waiting and its caption has left the given one."""
         seen = self.browser.execute_script(READ)
@@ -154,9 +159,9 @@ def table(seen):
 
 
 def picture(seen):
-    head, data = seen["source"].split(",", 1)
-    assert head == "data:image/png;base64"
-    return pixels(base64.b64decode(data))
+    parts = [source.split(",", 1) for source in seen["sources"]]
+    assert {head for head, _ in parts} == {"data:image/png;base64"}
+    return np.concatenate([pixels(base64.b64decode(data)) for _, data in parts], 1)
 
 
 def value_of(name, seen):
@@ -202,7 +207,7 @@ def test_a_refused_value_is_said_and_taken_back(visit):
     assert "horizon is 1,000,000,000" in text
     assert "lower it" in text
     assert after["cells"] == []
-    assert not any(image.is_displayed() for image in visit.find("img", ".cai-picture"))
+    assert after["sources"] == []
     visit.press("horizon", "input", Keys.CONTROL, "a", Keys.NULL, "20", Keys.ENTER)
     again = until(lambda: (seen := visit.settled()) and seen["cells"] and seen["width"] and seen, "the answer")
     assert again["messages"] == []
@@ -245,6 +250,41 @@ def test_the_page_loads_nothing_from_elsewhere(browser, model, request):
         wrong = [entry["message"] for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
         assert wrong == []
         assert browser.title == f"cai explore {model}"
+
+
+@pytest.mark.parametrize("width", [375, 1280])
+def test_pages_of_a_phone_and_of_a_desktop(visit, width):
+    """Nothing is wider than the window; pictures stand below each other there, and side by side here."""
+    browser = visit.browser
+    size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 700}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    try:
+        page = Visit(browser, browser.current_url)
+        assert browser.execute_script("return [innerWidth, document.documentElement.scrollWidth]") == [width, width]
+        boxes = [image.rect for image in page.find(".cai-columns img")]
+        assert len({round(box["y"]) for box in boxes}) == (3 if width < 700 else 1)
+        scales = {round(box["width"] / wide, 2) for box, wide in zip(boxes, page.widths(), strict=True)}
+        assert min(scales) > 0.7
+        assert width < 700 or len(scales) == 1
+        (table,) = page.find(".cai-numbers")
+        assert table.rect["x"] + table.rect["width"] <= width
+    finally:
+        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def test_other_backends_can_be_chosen_and_what_is_shown_saved(visit, browser, tmp_path):
+    browser.execute_cdp_cmd("Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(tmp_path)})
+    (box,) = visit.find("input", ".cai-backends")
+    box.send_keys("max-product\n")
+    seen = until(lambda: (now := visit.settled()) and ("max-product", "luck") in table(now) and now, "max-product")
+    assert len(seen["sources"]) == 4
+    for kind, name in (("picture", "bridge.png"), ("numbers", "bridge.csv")):
+        (button,) = until(lambda kind=kind: visit.find("a", f".cai-save-{kind}"), "the button")
+        browser.execute_script("arguments[0].click()", button)  # the list of backends may be open above it
+        until((tmp_path / name).exists, name)
+    lines = (tmp_path / "bridge.csv").read_text().splitlines()
+    assert [line.split(",")[10] for line in lines] == ["answer", "exact", "variational", "risk", "max-product"]
+    assert pixels((tmp_path / "bridge.png").read_bytes()).shape[1] > 1250
 
 
 def test_a_port_that_is_taken():

@@ -1,15 +1,18 @@
 """The panel without a browser: what moves, what is said, and that it is what `infer` and `evaluate` say."""
 
+import csv
 import dataclasses
+import io
 import math
 
 import numpy as np
 import pytest
 import torch
-from explorer_answers import SHARED, answers, same
+from explorer_answers import SHARED, answers, pixels, same
 
 import cai
 from cai.explorer import Exploration
+from cai.explorer.markup import columns_html, legend_html, messages_html, numbers_csv, returns_html, table_html
 from cai.models import MDP, TrajectoryModel, available_models, bridge, build_model, double_integrator, pendulum
 
 # ---- the core ------------------------------------------------------------------------------------------------------
@@ -113,7 +116,7 @@ def test_every_model_has_a_picture(name):
     assert idle == ([True] if name == "river-swim" else [])  # its treasure is further away than four steps
     figure = view.figure()
     assert len(figure.axes) >= 7
-    assert f"{exploration.name}: " in view.table_html()
+    assert f"{exploration.name}: " in table_html(view)
     assert ("slip" in exploration.defaults) == ("slip" in available_models()[name].options)
     if name in DRAWN:
         figure.draw_without_rendering()
@@ -187,7 +190,7 @@ def test_refused_values_are_said_in_words(source, moved, words):
     assert view.png() is None
     (text,) = view.messages
     assert words in text
-    assert "Traceback" not in view.messages_html()
+    assert "Traceback" not in messages_html(view)
 
 
 def test_a_horizon_beyond_the_memory():
@@ -213,7 +216,7 @@ def test_what_is_forbidden_stays_so():
     assert view.messages == ()
     assert view.numbers["variational"]["ends in chasm"] == 0.0
     assert view.numbers["exact"]["real return"] == -math.inf  # it believes that it will not slip
-    assert ">-inf<" in view.table_html()
+    assert ">-inf<" in table_html(view)
     assert view.png()
 
 
@@ -222,7 +225,7 @@ def test_impossible_optimality():
     view = Exploration(TrajectoryModel(mdp, torch.tensor([[-math.inf]]), 3)).ask()
     assert any(text.startswith("exact") and "p(O) = 0" in text for text in view.messages)
     assert view.png() is None
-    assert view.table_html()
+    assert table_html(view)
 
 
 def test_one_answer_may_fail_beside_the_others():
@@ -241,7 +244,7 @@ def test_a_builder_that_breaks_is_no_traceback():
 
     view = Exploration(broken).ask(size=2.0)
     assert view.messages == ("KeyError: 'size <b>'",)
-    assert "&lt;b&gt;" in view.messages_html()
+    assert "&lt;b&gt;" in messages_html(view)
 
 
 @pytest.mark.parametrize(
@@ -263,3 +266,53 @@ def test_what_is_no_source(source, error, words):
 def test_unknown_controls():
     with pytest.raises(TypeError, match="no control 'sleep'; it has slip, temperature"):
         Exploration("bridge").ask(sleep=0.1)
+
+
+# ---- other backends, and what is written beside the pictures --------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["bridge", "inventory", "double-integrator"])
+def test_every_backend_that_is_offered_answers(name):
+    exploration = Exploration(name)
+    assert {"exact", "variational", "risk", "optimistic", "max-product"} <= set(exploration.backends)
+    fast = [backend for backend in exploration.backends if not backend.startswith(("soft-", "policy-gr", "kl-"))]
+    view = exploration.ask(fast, horizon=4)
+    assert list(view.numbers) == fast
+    assert len(view.columns) == len(fast)
+    assert columns_html(view).count("<img") == len(fast)
+    same({"exact": view.numbers["exact"]}, {"exact": Exploration(name).ask(horizon=4).numbers["exact"]})
+
+
+def test_no_backend_is_no_answer():
+    assert Exploration("bridge").ask([]).messages == ("no backend is chosen; choose at least one",)
+
+
+def test_the_columns_are_the_whole_picture_cut_without_a_seam():
+    view = Exploration("bridge").ask()
+    file = io.BytesIO()
+    view.figure(returns=False).savefig(file, dpi=100)
+    whole = pixels(file.getvalue())
+    assert np.array_equal(np.concatenate([pixels(file) for file in view.columns], 1), whole)
+    assert len({len(file) for file in view.columns}) == 3  # three different answers
+
+
+def test_what_letters_colours_and_bars_mean_is_said():
+    bridges, store = Exploration("bridge").ask(), Exploration("inventory").ask()
+    for text in ("~ chasm", "S start", "= bridge", "G goal"):
+        assert text in legend_html(bridges)
+    assert all(f"</i>{store.answers.model.mdp.action_name(a)}</span>" in legend_html(store) for a in range(4))
+    bars = returns_html(bridges)
+    assert "-16.08" in bars
+    assert "3.43" in bars
+    widths = [float(part.split("%")[0]) for part in bars.split("width:")[1:]]
+    believed, real = 3.4296948, -16.082863
+    assert widths[:2] == pytest.approx([100 * believed / (believed - real), -100 * real / (believed - real)], abs=0.01)
+
+
+def test_numbers_are_saved_with_all_digits():
+    view = Exploration("bridge").ask(slip=0.3)
+    rows = list(csv.DictReader(numbers_csv(view).splitlines()))
+    assert [row["answer"] for row in rows] == ["exact", "variational", "risk"]
+    assert {row["slip"] for row in rows} == {"0.3"}
+    assert float(rows[0]["luck"]) == view.numbers["exact"]["luck"]
+    assert rows[1]["log p(O)"] == ""  # unknown

@@ -19,6 +19,14 @@ def maps(right):
     return figure
 
 
+def meshes(right):
+    figure, axes = plt.subplots(1, 2)
+    for ax, most in zip(axes, (0.03, 0.08), strict=True):
+        mesh = ax.pcolormesh(most * np.eye(3), vmin=0, vmax=0.08 if right else most)
+        figure.colorbar(mesh, ax=ax, label="probability")
+    return figure
+
+
 def lines(right):
     figure, ax = plt.subplots()
     ax.plot([0, 1], [1, 2], label="believed")
@@ -46,7 +54,13 @@ def bars(right):
 
 @pytest.mark.parametrize(
     ("draw", "said"),
-    [(maps, "use share_scale"), (lines, "have no name"), (shares, "add up to 0.9"), (bars, "use sharey")],
+    [
+        (maps, "use share_scale"),
+        (meshes, "use share_scale"),
+        (lines, "have no name"),
+        (shares, "add up to 0.9"),
+        (bars, "use sharey"),
+    ],
 )
 def test_a_figure_that_misleads_is_seen_and_its_mended_one_passes(draw, said):
     (found,) = faults(draw(right=False))

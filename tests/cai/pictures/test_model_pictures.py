@@ -32,9 +32,9 @@ from cai.pictures.model_graphs import model_arrows, reward_text
 from cai.pictures.model_pictures import plot_model
 
 KINDS = {
-    "map": "bridge gridworld windy cliff four-rooms maze kitchen FrozenLake-v1 CliffWalking-v1",
+    "map": "bridge gridworld windy cliff four-rooms maze kitchen FrozenLake-v1 CliffWalking-v1 Taxi-v4",
     "graph": "lottery ladder river-swim chain double-chain three-paths small-roads tiger",
-    "tables": "inventory machine random-mdp Taxi-v4",
+    "tables": "inventory machine random-mdp",
 }
 KIND = {name: kind for kind, names in KINDS.items() for name in names.split()}
 

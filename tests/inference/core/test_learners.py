@@ -188,6 +188,14 @@ def test_what_no_file_can_hold_is_asked_for(tmp_path):
         cai.resume(tmp_path / "b", model=lambda: bridge(horizon=4)())
 
 
+def test_a_run_whose_folder_is_a_file_is_refused(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    for path in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(FileExistsError, match=r"file.* cannot be made a folder for the run \(.*give the path of a"):
+            cai.infer(bridge(horizon=3), "restricted", folder=path)
+    assert (tmp_path / "file").read_text() == "mine"
+
+
 BAD = {
     "no iterations": (lambda path: cai.infer(lottery(), "exact", folder=path), "answers this model without a run"),
     "closed form": (lambda path: cai.infer(lottery(), "variational", max_seconds=1.0), "answers this model without"),

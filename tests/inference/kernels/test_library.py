@@ -20,14 +20,14 @@ LEVELS = ("baseline", "avx2", "avx512")
 def fresh():
     """Forgets what was loaded, before and after."""
 
-    def forget():
-        native._loaded.cache_clear()
-        native.instructions.cache_clear()
-        native._function.cache_clear()
-
     forget()
     yield
     forget()
+
+
+def forget():
+    for remembers in (native.available, native._loaded, native.instructions, native._function):
+        remembers.cache_clear()
 
 
 def test_the_library_is_built_where_a_compiler_is():
@@ -50,7 +50,7 @@ def test_without_the_library_native_says_what_to_do_and_auto_answers(case, fresh
         monkeypatch.setattr(native, "LIBRARY", tmp_path / "loops.so")
         if case == "broken":
             (tmp_path / "loops.so").write_text("no library")
-    native._loaded.cache_clear()
+    forget()
     assert not native.available()
     why = {"missing": "not part of this installation", "broken": "cannot be loaded", "stale": "other sources"}[case]
     with pytest.raises(RuntimeError, match=f"kernel 'native' .*{why}.*make native.*kernel='auto'"):

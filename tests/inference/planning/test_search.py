@@ -8,11 +8,12 @@ import torch
 from gaussian_oracle import random_numbers
 from planning_problems import as_model, planning_model, regulator
 
+import cai
 from cai.inference.core.status import Status
 from cai.inference.gaussian.messages import backward
 from cai.inference.planning.around import world_around
-from cai.inference.planning.derivatives import Expansion, expand
-from cai.inference.planning.local import improvement
+from cai.inference.planning.derivatives import Expansion, expand, with_dynamics
+from cai.inference.planning.local import improvement, last_bend
 from cai.inference.planning.read_model import planning_problem
 from cai.inference.planning.search import PlanSearch
 from cai.models import ContinuousModel, Flat
@@ -44,7 +45,8 @@ def test_linear_problems_are_solved_by_one_step(seed):
     model = as_model(numbers)
     state = searched(model, restarts=2)
     assert state.status is Status.SUCCESS
-    assert len(state.history) <= 3
+    assert state.history[1] == pytest.approx(state.history[-1], rel=1e-12)
+    assert len(state.history) <= 4  # the others look whether it is a minimum
     problem = planning_problem(model)
     local = expand(problem, state.states, state.actions)
     advice = improvement(problem, local, torch.zeros(2).double())
@@ -104,9 +106,138 @@ def test_the_promise_of_a_linear_problem_is_kept():
     torch.testing.assert_close(before.costs - promised, after.expand(3), rtol=1e-9, atol=1e-9)
 
 
-def test_without_noise_the_pendulum_stays_where_it_hangs():
-    state = searched(planning_model("pendulum"), restarts=1, noise=0.0)
-    assert float(state.costs) == pytest.approx(150.0)
+def hessian_of(model, actions):
+    """The Hessian [T m, T m] of the cost of a rollout in all actions, by autograd through a plain loop."""
+
+    def cost(given):
+        state, total, weight = model.initial, 0.0, 1.0
+        for t, action in enumerate(given):
+            total = total - weight * model.reward(state, action, t)
+            moved = model.dynamics(state, action, t)
+            state = moved if isinstance(moved, torch.Tensor) else moved.mean
+            weight = weight * model.discount if t < len(given) - 1 else weight
+        return total - weight * model.final_reward(state)
+
+    return torch.autograd.functional.hessian(cost, actions).reshape(actions.numel(), actions.numel())
+
+
+def around_a_hill():
+    """From (0, 0) to (1, 0) with a hill of cost halfway: straight over it is a saddle, and both sides are as good."""
+    hill, goal = torch.tensor([0.5, 0.0]).double(), torch.tensor([1.0, 0.0]).double()
+
+    def reward(s, a, t):
+        return -5 * a.square().sum(-1) - 3 * torch.exp(-(s - hill).square().sum(-1) / 0.18)
+
+    def final(s):
+        return -50 * (s - goal).square().sum(-1)
+
+    return ContinuousModel(torch.zeros(2).double(), lambda s, a, t: s + a, reward, 10, Flat(2), final_reward=final)
+
+
+@pytest.mark.parametrize("discount", [1.0, 0.95])
+@pytest.mark.parametrize("name", ["pendulum", "hill"])
+def test_saddles_are_left(name, discount):
+    """Controls of zero are a stationary point in both, and steps that promise something are found all the same."""
+    model = (around_a_hill() if name == "hill" else planning_model("pendulum", horizon=60)).replace(discount=discount)
+    state = searched(model, restarts=1, noise=0.0)
+    assert state.status is Status.SUCCESS
+    assert float(torch.linalg.eigvalsh(hessian_of(model, state.actions[0]))[0]) > 0
+    if name == "hill":
+        assert abs(float(state.states[0, 5, 1])) > 0.3
+        best = searched(model, restarts=3).costs.min()
+        torch.testing.assert_close(state.costs.min(), best, rtol=1e-6, atol=0)
+
+
+@pytest.mark.campaign
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_success_is_a_minimum_to_second_order(seed):
+    """The robust steps alone stop this swing-up at a cost of 26.74, where the Hessian has negative eigenvalues."""
+    model = planning_model("cart-pole", temperature=0.01)
+    state = searched(model, seed=seed, restarts=1)
+    assert state.status is Status.SUCCESS
+    assert float(state.costs) < 19.9750
+    assert float(torch.linalg.eigvalsh(hessian_of(model, state.actions[0]))[0]) > 0
+
+
+def test_the_last_bend_is_a_direction_of_negative_curvature():
+    """u at the last bend and K_t ds later: the Hessian of the whole cost along it is u'Haa u, an eigenvalue of Haa."""
+    model = planning_model("pendulum", horizon=40)
+    problem = planning_problem(model)
+    actions = torch.zeros(1, 40, 1).double()
+    states = problem.rollout(actions).states
+    bare = expand(problem, states, actions, projected=False)
+    whole = with_dynamics(problem, states, actions, bare)
+    advice = improvement(problem, whole, torch.zeros(1).double())
+    time, bend, way = last_bend(advice)
+    state, moves = torch.zeros(2).double(), []
+    for t in range(40):
+        moves.append(way[0] if t == time else (advice.gain[0, t] @ state if t > time else torch.zeros(1).double()))
+        state = whole.slope[0, t] @ torch.cat([state, moves[-1]])
+    along = torch.cat(moves)
+    torch.testing.assert_close(along @ hessian_of(model, actions[0]) @ along, bend[0], rtol=1e-9, atol=1e-9)
+    assert float(bend) < 0
+
+
+def test_a_valley_of_equal_minima_counts_as_one():
+    """Any point of a ring is as good a goal: the Hessian is singular at each, and negative at the start."""
+    model = ContinuousModel(
+        torch.zeros(2).double(),
+        lambda s, a, t: s + a,
+        lambda s, a, t: -0.1 * a.square().sum(-1),
+        5,
+        Flat(2),
+        final_reward=lambda s: -((s.square().sum(-1) + 1e-12).sqrt() - 1).square(),
+    )
+    for noise in (0.0, 1.0):
+        state = searched(model, restarts=2, noise=noise)
+        assert state.status is Status.SUCCESS
+        # with r = |s_6|: 0.1 r^2 / 5 + (r - 1)^2 is least at r = 1 / 1.02
+        torch.testing.assert_close(state.costs.min(), torch.tensor(0.02 / 1.02).double(), rtol=1e-6, atol=0)
+
+
+def test_a_constant_reward_and_units_change_no_plan():
+    model = planning_model("pendulum", horizon=40, temperature=0.01)
+    plan = searched(model, restarts=1).actions
+    for scale, more in ((1.0, 1e4), (1e-8, 0.0), (1e8, 0.0)):
+
+        def reward(s, a, t, scale=scale, more=more):
+            return scale * model.reward(s, a, t) + more
+
+        other = model.replace(
+            reward=reward, final_reward=lambda s, scale=scale: scale * model.final_reward(s), temperature=0.01 * scale
+        )
+        state = searched(other, restarts=1)
+        assert state.status is Status.SUCCESS
+        torch.testing.assert_close(state.actions, plan, rtol=0, atol=0.02)  # of a curvature of 0.0037
+
+
+def test_a_cost_without_a_least_is_no_success():
+    model = ContinuousModel(
+        torch.zeros(1).double(),
+        lambda s, a, t: s + a,
+        lambda s, a, t: 2 * s.square().sum(-1) - a.square().sum(-1),
+        6,
+        Flat(1),
+        final_reward=lambda s: 0.0 * s.sum(-1),
+    )
+    answer = cai.infer(model, "ilqr", restarts=1, noise=0.0, max_iterations=15, throw=False)
+    assert answer.status is Status.NOT_CONVERGED
+    assert answer.details["step"] < 6
+    assert "is no minimum: its cost bends down" in answer.details["why"]
+
+
+def test_derivatives_that_are_not_finite_are_named():
+    model = ContinuousModel(
+        torch.zeros(2).double(),
+        lambda s, a, t: s + a,
+        lambda s, a, t: -a.square().sum(-1) - torch.linalg.vector_norm(s, dim=-1),
+        4,
+        Flat(2),
+    )
+    answer = cai.infer(model, "ilqr", restarts=2, throw=False)
+    assert answer.status is Status.NOT_CONVERGED
+    assert answer.details["step"] == 0
+    assert "derivative of dynamics or reward is not finite at time index 0" in answer.details["why"]
 
 
 def test_what_cannot_be_lowered_any_further_is_told_from_convergence():
@@ -183,6 +314,29 @@ def test_noise_that_grows_with_control_is_paid_for():
         expected.append(K * s)
         s = A * s + B * K * s
     torch.testing.assert_close(state.actions[0, :, 0], torch.tensor(expected).double(), rtol=1e-4, atol=1e-5)
+
+
+def test_restarts_are_compared_with_what_noise_costs():
+    """One step to s' ~ N(a, W(a)): of two wells of the cost of a the plan alone prefers the one with more noise."""
+
+    def dynamics(s, a, t):
+        return pyro.distributions.Normal(0 * s + a, 0.3 + 0.3 * torch.sigmoid(4 * a)).to_event(1)
+
+    def reward(s, a, t):
+        return (0.05 * a - 10 * (a.square() - 1).square())[..., 0]
+
+    model = ContinuousModel(
+        torch.zeros(1).double(), dynamics, reward, 1, Flat(1), final_reward=lambda s: -s.square().sum(-1)
+    )
+    grid = torch.linspace(-2, 2, 400001).double()
+    expected = 10 * (grid**2 - 1) ** 2 - 0.05 * grid + grid**2 + (0.3 + 0.3 * torch.sigmoid(4 * grid)) ** 2
+    answer = cai.infer(model, "ilqr", restarts=8)
+    wells = [grid < 0, grid > 0]
+    lowest = sorted(float(expected[well].min()) for well in wells)
+    found = sorted({round(float(cost), 6) for cost in answer.details["costs"]})
+    assert found == pytest.approx(lowest, abs=1e-5)
+    assert answer.details["cost"] == pytest.approx(lowest[0], abs=1e-6)
+    torch.testing.assert_close(answer.plan.actions[0, 0], grid[expected.argmin()], rtol=0, atol=1e-3)
 
 
 @pytest.mark.campaign

@@ -382,6 +382,31 @@ def test_states_that_are_seldom_seen_cost_no_digits():
         assert posterior.details["error_bound"] < 1e-9
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("name", ["variational", "exact", "value-iteration"])
+@mpmath.workdps(40)
+def test_the_bound_holds_for_values_as_they_are_rounded(name, dtype):
+    """Two states that are left with p and q; what is given is the same number in either dtype."""
+    for number in range(1, 25):
+        p, q = 2.0**-number, 3 * 2.0 ** -(number % 7 + 2)
+        model = problem([[[1 - p, p]], [[q, 1 - q]]], [number / 8, -0.375], temperature=3.0).to(dtype=dtype)
+        got = cai.infer(model, name)
+        law = [mpmath.mpf(float(x)) for x in got.state_marginals[0]]
+        if name == "exact":  # the root of a quadratic equation
+            stay, switch = [mpmath.exp(mpmath.mpf(number) / 24), mpmath.exp(mpmath.mpf(-0.375) / 3)], (p, q)
+            a, d = (w * (1 - mpmath.mpf(x)) for w, x in zip(stay, switch, strict=True))
+            root = (a + d + mpmath.sqrt((a - d) ** 2 + 4 * stay[0] * p * stay[1] * q)) / 2
+            gain, apart = 3 * mpmath.log(root), 3 * mpmath.log(stay[0] * p / (root - a))
+        else:
+            gain = (q * mpmath.mpf(number) / 8 - p * mpmath.mpf(0.375)) / (mpmath.mpf(p) + q)
+            apart = (mpmath.mpf(number) / 8 + 0.375) / (mpmath.mpf(p) + q)
+        mean = law[0] * apart / sum(law)
+        missed = [abs(float(x) - want) for x, want in zip(got.values[0], (apart - mean, -mean), strict=True)]
+        assert max(missed) <= got.details["error_bound"], (number, missed)
+        low, high = got.details["gain_bounds"]
+        assert low <= gain <= high
+
+
 def test_evaluation_comparison_files_and_batches_are_per_step(tmp_path):
     rng = np.random.default_rng(7)
     model = problem(rng.dirichlet(np.ones(4), (4, 2)), rng.normal(size=(4, 2)))

@@ -7,6 +7,9 @@ import numpy as np
 import pytest
 import torch
 
+import cai
+from cai.inference.kernels import values
+from cai.models import MDP, TrajectoryModel
 from cai.models.common import threads
 from cai.models.common.threads import spare_core, thread_count
 
@@ -40,6 +43,18 @@ def test_torch_has_fewer_threads_for_a_while_in_this_thread_alone(four_threads):
         other.join()
     assert seen == [4]
     assert torch.get_num_threads() == 4
+
+
+@pytest.mark.skipif(threads._setters()[0] is None, reason="torch has no OpenMP here")
+def test_a_gradient_takes_no_more_threads_than_the_answer(four_threads, monkeypatch):
+    seen, swept = [], values._swept
+    monkeypatch.setattr(values, "_swept", lambda *given: (seen.append(torch.get_num_threads()), swept(*given)))
+    reward = torch.zeros(4, 2, dtype=torch.float64, requires_grad=True)
+    model = TrajectoryModel(MDP(torch.full((4, 2, 4), 0.25), initial=0), reward, horizon=3)
+    cai.infer(model, "exact").log_evidence.backward()
+    assert seen == [1]
+    assert torch.get_num_threads() == 4
+    assert float(reward.grad.sum()) == pytest.approx(3)
 
 
 def test_an_error_leaves_the_number_as_it_was(four_threads):

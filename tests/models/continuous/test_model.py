@@ -224,3 +224,41 @@ def test_it_says_what_it_is():
     assert "drift" in model()._repr_html_()
     assert model(dynamics=lambda s, a, t: normal(s)).is_deterministic is False
     assert model().is_deterministic is True
+
+
+MIXED = {
+    "dynamics": {"dynamics": lambda s, a, t: s + a / a.norm()},
+    "noise": {"dynamics": lambda s, a, t: dist.Normal(s + a, a.norm()).to_event(1)},
+    "reward": {"reward": lambda s, a, t: -s.square().sum(-1) * s.square().mean()},
+    "final_reward": {"final_reward": lambda s: s.sum() - s[..., 0]},
+    "terminal": {"terminal": lambda s: s[..., 0] > s[..., 0].mean()},
+    "action_prior": {"action_prior": lambda s, t: dist.Normal(s, 1 + s.norm()).to_event(1)},
+    "draws": {"dynamics": lambda s, a, t: s + a + torch.randn_like(s)},
+}
+
+
+@pytest.mark.parametrize("what", MIXED)
+def test_functions_that_mix_rows_of_states_are_refused(what):
+    """A norm over all axes, say: shapes are right, and every rollout would depend on the others."""
+    options = {
+        "initial": dist.Normal(torch.zeros(2).double(), 1.0).to_event(1),
+        "dynamics": lambda s, a, t: s + a,
+        "reward": lambda s, a, t: -s.square().sum(-1),
+        "horizon": 4,
+        "action_prior": LinearNormal(L=torch.eye(2)),
+    }
+    ContinuousModel(**options)
+    name = {"noise": "dynamics", "draws": "dynamics"}.get(what, what)
+    with pytest.raises(ValueError, match=rf"{name} returned other numbers for 5 states at once than for each alone"):
+        ContinuousModel(**options | MIXED[what])
+
+
+def test_priors_of_counted_actions_are_refused():
+    with pytest.raises(ValueError, match="whose actions are counted; expected a distribution of real numbers"):
+        ContinuousModel(
+            torch.zeros(2).double(),
+            lambda s, a, t: s + a,
+            lambda s, a, t: -s.square().sum(-1),
+            4,
+            lambda s, t: dist.Bernoulli(torch.full_like(s, 0.5)).to_event(1),
+        )

@@ -1,7 +1,9 @@
 """Tables with labels (pandas) are put into the order of the process by name, wherever arrays go; or refused."""
 
+import copy
 import itertools
 import math
+import pickle
 
 import numpy as np
 import pandas as pd
@@ -11,7 +13,20 @@ import xarray
 
 import cai
 from cai.inference import filter_states
-from cai.models import MDP, Goal, ObservationModel, TableReward, TimeTableReward, TrajectoryModel
+from cai.inference.core.storage import save
+from cai.models import (
+    MDP,
+    Goal,
+    LinearReward,
+    ModuleReward,
+    ObservationModel,
+    OutcomeReward,
+    TableReward,
+    TimeTableReward,
+    TrajectoryModel,
+)
+from cai.models.rewards import RewardFactor
+from cai.models.rewards.base import evaluate_factor
 
 STATES, ACTIONS = ["home", "work", "bar"], ["walk", "ride"]
 RNG = np.random.default_rng(0)
@@ -98,8 +113,11 @@ def test_transitions_policies_and_observations():
     assert torch.equal(sorted_out.probabilities, plain.probabilities)
     got, want = (filter_states(PROCESS, seen_by, ["loud", "quiet"], ["walk"]) for seen_by in (sorted_out, plain))
     assert np.allclose(np.asarray(got), np.asarray(want))
-    with pytest.raises(ValueError, match="for the states bar, home, work, and the process has home, work, bar"):
-        filter_states(PROCESS, ObservationModel(labelled), ["loud"], [])
+    by_its_labels = filter_states(PROCESS, ObservationModel(labelled), ["loud", "quiet"], ["walk"])
+    assert torch.equal(by_its_labels, want)
+    strangers = frame(seen, names=["quiet", "loud"]).rename(index={"bar": "pub"})
+    with pytest.raises(ValueError, match="no state is called 'pub' and there is nothing for 'bar'"):
+        filter_states(PROCESS, ObservationModel(strangers), ["loud"], [])
 
 
 def test_labels_that_count_from_0_are_positions():
@@ -154,7 +172,88 @@ def test_a_table_on_the_left_leaves_the_sum_to_the_reward():
     assert evidence(reward=plain + Goal("bar", 1.0)) == evidence(reward=START + Goal("bar", 1.0))
 
 
+@pytest.mark.parametrize(("states", "actions"), ORDERS)
+def test_factors_are_put_in_order_where_they_meet_a_process(states, actions):
+    rows, columns = list(states), list(actions)
+    earned, of_state = frame(EARNED, states, actions), pd.Series(START, STATES).iloc[rows]
+    want = evidence(reward=EARNED)
+    over_time = np.stack([START, -START, 2 * START])
+    timed = pd.DataFrame(over_time, columns=STATES).iloc[[2, 0, 1], rows]
+    features = RNG.normal(size=(3, 2))
+    weights = np.array([0.5, -2.0])
+    linear = frame(features, states, actions, names=["near", "loud"])
+    weighed = pd.Series(weights, ["near", "loud"])
+    module = torch.nn.Linear(2, 1, bias=False, dtype=torch.float64).requires_grad_(False)
+    xs = xarray.DataArray(MOVES, {"s": STATES, "a": ACTIONS, "k": range(3)}, ("s", "a", "k"))
+    listed = MDP.from_successors(np.tile([0, 1, 2], (3, 2, 1)), MOVES, START, state_names=STATES, action_names=ACTIONS)
+    plain_features = features[:, columns]
+    pairs = [
+        (TableReward(earned), EARNED),
+        (2.0 * TableReward(earned).at(actions=["ride"]).named("paid"), 2.0 * TableReward(EARNED).at(actions=["ride"])),
+        (TableReward(START) + of_state, TableReward(START) + START),
+        (Goal("bar", 1.0) + earned, Goal("bar", 1.0) + EARNED),
+        (TableReward(of_state).scheduled([1.0, 2.0, 3.0]), TableReward(START).scheduled([1.0, 2.0, 3.0])),
+        (TimeTableReward(timed), TimeTableReward(over_time)),
+        (LinearReward(linear, weights[columns]), LinearReward(features, weights)),
+        (LinearReward(linear, weighed), LinearReward(features, weights)),
+        (LinearReward(linear, weighed, names=["loud", "near"]), LinearReward(features, weights)),
+        (LinearReward(linear.to_numpy()[np.argsort(rows)], weighed.iloc[columns]), LinearReward(features, weights)),
+        (ModuleReward(module, linear), ModuleReward(module, plain_features)),
+    ]
+    for place, (labelled, plain) in enumerate(pairs):
+        assert evidence(reward=labelled) == pytest.approx(evidence(reward=plain), rel=1e-14), place
+    assert evidence(reward=TableReward(earned)) == want
+    outcomes = OutcomeReward(xs[rows, columns])
+    assert evidence(mdp=listed, reward=outcomes) == evidence(mdp=listed, reward=OutcomeReward(MOVES))
+    reward = TrajectoryModel(PROCESS, LinearReward(linear, weighed), horizon=1).reward
+    assert np.array_equal(
+        reward.features[:, list(reward.names).index("loud")], features[:, 1]
+    )  # for whoever reads them
+    shown = ObservationModel.deterministic(pd.Series([0, 1, 1], STATES).iloc[rows])
+    seen = (filter_states(PROCESS, m, [1, 0], ["walk"]) for m in (shown, ObservationModel.deterministic([0, 1, 1])))
+    assert torch.equal(*seen)
+
+
+@pytest.mark.parametrize("way", [lambda x, path: copy.deepcopy(x), lambda x, path: pickle.loads(pickle.dumps(x)), None])
+def test_labels_travel_with_factors(way, tmp_path):
+    table, weights = frame(EARNED), pd.Series([1.0, 2.0], ACTIONS)
+    for factor in (TableReward(table), 2.0 * TableReward(table), LinearReward(table, weights)):
+        want = evidence(reward=factor)
+        moved = cai.load(save(tmp_path / "factor", factor)) if way is None else way(factor, tmp_path)
+        assert evidence(reward=moved) == want
+
+
+def test_a_reward_of_ones_own_may_hold_a_labelled_one():
+    class Doubled(RewardFactor):
+        reads_time = reads_outcome = False
+
+        def evaluate(self, mdp, step):
+            return 2.0 * evaluate_factor(TableReward(frame(EARNED)), mdp, step)
+
+    assert evidence(reward=Doubled()) == evidence(reward=2.0 * EARNED)
+
+
+PUB = pd.Series({"home": 1.0, "work": 2.0, "pub": 0.0})
 REFUSED = {
+    "a factor": (lambda: evidence(reward=TableReward(PUB)), "no state is called 'pub'"),
+    "a factor in a sum": (lambda: evidence(reward=TableReward(START) + PUB), "no state is called 'pub'"),
+    "over time": (lambda: evidence(reward=TimeTableReward(pd.DataFrame([PUB] * 3))), "no state is called 'pub'"),
+    "no time": (
+        lambda: evidence(reward=TimeTableReward(pd.DataFrame([START] * 3, [1, 2, 3], STATES))),
+        "no time index is called '3'",
+    ),
+    "features": (
+        lambda: evidence(reward=LinearReward(pd.DataFrame({"near": PUB}), [1.0])),
+        "no state is called 'pub'",
+    ),
+    "weights": (
+        lambda: LinearReward(pd.DataFrame(EARNED, STATES, ["near", "far"]), pd.Series([1.0, 2.0], ["near", "loud"])),
+        "no feature is called 'loud'",
+    ),
+    "seen": (
+        lambda: filter_states(PROCESS, ObservationModel.deterministic(PUB.astype(int)), [0], []),
+        "no state is called 'pub'",
+    ),
     "listed rows": (lambda: evidence(reward=[pd.Series(row, ACTIONS) for row in EARNED]), r"reward\[0\] is a pandas"),
     "listed tables": (
         lambda: MDP([pd.DataFrame(p, ["x", "y"], ["x", "y"]) for p in SMALL], [1, 0]),
@@ -171,16 +270,12 @@ REFUSED = {
     "no names": (lambda: evidence(mdp=MDP(MOVES, START), reward=pd.Series(START, STATES)), "give state_names"),
     "numbers for names": (lambda: evidence(reward=pd.Series(START).iloc[[1, 0, 2]]), "no state is called '1'"),
     "levels": (lambda: evidence(reward=frame(EARNED).stack()), "unstack"),
-    "explicit": (lambda: TableReward(pd.Series(START, STATES)), r"here only positions count.*table\.loc"),
-    "in a sum": (lambda: TableReward(START) + pd.Series(START, STATES), "only positions count"),
-    "over time": (lambda: TimeTableReward(pd.DataFrame([START], columns=STATES)), "only positions count"),
     "prior": (lambda: evidence(reward=1.0, action_prior=pd.Series([0.5, 0.5], ["walk", "swim"])), "'swim'"),
     "start": (lambda: MDP(MOVES, pd.Series(START, ["a", "b", "c"]), state_names=STATES), "initial is labelled"),
     "terminal": (
         lambda: MDP(MOVES, START, terminal=pd.Series([False] * 3, ["a", "b", "c"]), state_names=STATES),
         "terminal is labelled",
     ),
-    "seen": (lambda: ObservationModel.deterministic(pd.Series([0, 1, 1], STATES)), "only positions count"),
 }
 
 

@@ -120,6 +120,16 @@ def test_starts(start, want, tmp_path):
     assert read_pomdp(written(tmp_path, before)).mdp.initial.tolist() == want
 
 
+@pytest.mark.parametrize("start", ["0", "1.0", "1", "uniform", "only"])
+def test_the_start_of_a_single_state(start, tmp_path):
+    states = "only" if start == "only" else "1"
+    text = (
+        f"discount: 0.9\nvalues: reward\nstates: {states}\nactions: 1\nobservations: 1\nstart: {start}\nT:*\nidentity\n"
+    )
+    mdp, _, _, _ = read_pomdp(written(tmp_path, text + "O:*\nuniform\nR: * : * : * : * 2\n"))
+    assert mdp.initial.tolist() == [1.0]
+
+
 def test_rewards_of_the_next_state_and_many_states_are_lists_of_outcomes(tmp_path):
     size = 300
     rows = [f"T: 0 : {s} : {(s + 1) % size} 0.25\nT: 0 : {s} : {s} 0.75" for s in range(size)]

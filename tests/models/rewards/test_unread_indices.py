@@ -1,7 +1,9 @@
 """Rewards that use an index which they are declared not to read are refused, whatever they do with it."""
 
+import copy
 import math
 import operator
+import pickle
 
 import numpy as np
 import pytest
@@ -44,6 +46,9 @@ USES = {
     "a shape": lambda s, x: torch.zeros(x.shape),
     "text": lambda s, x: s * len(f"{x}"),
     "the result": lambda s, x: x,
+    "a copy": lambda s, x: s * len([copy.copy(x)]),
+    "a deep copy": lambda s, x: s * len(copy.deepcopy([x])),
+    "pickled": lambda s, x: s * float(pickle.dumps(x) == pickle.dumps(3)),
     "abs": lambda s, x: s * abs(operator.neg(x)),
 }
 

@@ -305,16 +305,26 @@ def test_names_regions_and_layout():
     assert torch.nonzero(cliff.regions["goal"]).flatten().tolist() == [47]
     assert cliff.layout.cells[36] == (3, 0)
     assert [label for label in cliff.layout.labels if label] == ["S", *["~"] * 10, "G"]
-    assert taxi.layout is None
+    town = environment("taxi").unwrapped
+    assert len(set(taxi.layout.cells) - {None}) == 500
+    for state in (0, 16, 328, 499):
+        row, column, passenger, destination = town.decode(state)
+        assert taxi.layout.cells[state] == (6 * destination + 1 + row, 6 * passenger + column)
+        assert taxi.state_name(state).endswith(f"to {'RGYB'[destination]}: ({row},{column})")
+    assert taxi.state_name(town.encode(2, 3, 0, 1)) == "from R to G: (2,3)"
+    assert taxi.state_name(town.encode(2, 3, 4, 2)) == "aboard to Y: (2,3)"
+    here = [taxi.layout.labels[town.encode(row, column, 4, 0)] for row, column in town.locs]
+    assert here == ["R", "G", "Y", "B"]
 
 
-@pytest.mark.parametrize("name", ["lake", "cliff"])
+@pytest.mark.parametrize("name", ["lake", "cliff", "taxi"])
 def test_arrows_point_where_actions_move(name):
     environment_of = environment("firm lake" if name == "lake" else name).unwrapped
     mdp, _ = from_gymnasium(environment(name))
-    middle = 8 if name == "lake" else 18
+    middle = {"lake": 8, "cliff": 18, "taxi": 246}[name]  # of Taxi row 2, column 2, without walls
     row, column = mdp.layout.cells[middle]
-    for action, arrow in enumerate(mdp.layout.arrows):
+    assert name != "taxi" or mdp.layout.arrows[4:] == (None, None)
+    for action, arrow in enumerate(mdp.layout.arrows[:4]):
         ((_, following, _, _),) = environment_of.P[middle][action]
         moved = mdp.layout.cells[int(following)]
         inside = column + arrow[1] >= 0
