@@ -135,8 +135,8 @@ def _relations(got: Tensor, want: Tensor, numbers: Mapping[str, float], atol: fl
         return
     if not bool((got.isfinite() == want.isfinite()).all()):
         first = (got.isfinite() != want.isfinite()).nonzero()[0].tolist()
-        was, right = float(got[tuple(first)]), float(want[tuple(first)])
-        yield f"at {first} it is {was}; expected {right:.6g}: is that the log of 0, or an exp that overflows?"
+        here, expected = float(got[tuple(first)]), float(want[tuple(first)])
+        yield f"at {first} it is {here}; expected {expected:.6g}: is that the log of 0, or an exp that overflows?"
         return
     finite = want.isfinite()
     was, right = got[finite], want[finite]
