@@ -16,7 +16,7 @@ from cai.evaluation.episodes import play_episodes, takes_means
 from cai.inference.core.driver import Checkpoints
 from cai.inference.core.posterior import Posterior
 from cai.inference.core.status import Status
-from cai.inference.core.storage import load
+from cai.inference.core.storage import StorageError, load
 from cai.inference.registry import available_backends, infer, make_backend
 from cai.inference.resume import resume
 from cai.inference.runs import FILE, read_run
@@ -57,6 +57,8 @@ def train_command(
             raise ValueError(
                 f"{str(folder)!r} holds a run already; go on with it by cai resume {folder}, or take another"
             )
+        if folder.exists() and not folder.is_dir():
+            raise ValueError(f"{str(folder)!r} is no folder; give the path of one, new or without a run")
         answer = infer(problem, _learner(backend, steps), seed=seed, folder=folder, throw=False)
         line = _told(answer, backend, seed, folder, time.perf_counter() - begin)
     _finish(answer, line, as_json)
@@ -100,12 +102,27 @@ def watch_command(
         path = folder / "policy.safetensors"
         if not path.exists():
             raise ValueError(f"{str(folder)!r} holds no policy yet; let the run end first: cai resume {folder}")
-        policy, steps = load(path), json.loads((folder / Checkpoints.COUNT).read_text())["steps"]
+        policy, steps = load(path), _stored_steps(folder / Checkpoints.COUNT)
         if render:
             _show(world, policy, episodes, run.seed)
         line = {"world": world.name, "backend": run.backend, "seed": run.seed, "steps": steps, "folder": str(folder)}
         line |= _returns(world, policy, episodes, run.seed)
     _print(line, as_json)
+
+
+def _stored_steps(path: Path) -> int:
+    """What a run says of how far it is.
+
+    Raises:
+        StorageError: if it does not say so.
+    """
+    try:
+        return int(json.loads(path.read_text())["steps"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise StorageError(
+            f"{str(path)!r} is missing or damaged: it says how many steps of the run are stored; cai resume "
+            f"{path.parent} writes it again"
+        ) from error
 
 
 def _there(folder: Path) -> None:

@@ -4,7 +4,9 @@ import pandas as pd
 import torch
 
 from cai.inverse.estimation.fitting import Task, fit_objective
+from cai.inverse.search.objective import Data
 from cai.inverse.search.settings import Settings
+from cai.models.common.fingerprint import fingerprint
 
 
 class Logit:
@@ -45,6 +47,11 @@ class Choices:
     def __init__(self, logit):
         self.logit = logit
         self.num_demonstrations = self.num_choices = float(logit.weights.sum())
+
+    @property
+    def data(self):
+        features = {name: fingerprint(self.logit.features[..., f]) for f, name in enumerate(self.logit.names)}
+        return Data(fingerprint((self.logit.chosen, self.logit.weights)), "choices", features)
 
     def counts(self, w):
         probs = self.logit.features.matmul(w).softmax(-1)

@@ -11,12 +11,15 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
+
 from cai.evaluation.continuous import ContinuousOutcome
 from cai.evaluation.episodes import EpisodeOutcome
 from cai.evaluation.evaluate import Outcome, evaluate
 from cai.inference.core.backend import Backend
 from cai.inference.core.posterior import Posterior
 from cai.inference.core.status import Status, Target
+from cai.inference.core.tabular import TabularPosterior
 from cai.inference.registry import backend_label, infer
 from cai.models.common.fingerprint import fingerprint
 from cai.models.common.numerics import plain_number
@@ -34,6 +37,8 @@ from cai.tasks.mapping import Map, run_tasks
 __all__ = ["Question", "ask"]
 
 IDLE = 0.01  # nats; a policy that is nearer to the action prior shows nothing
+ROUNDING = 1e-13  # nats; what is less may be no difference
+SHOWS = 0.05  # nats; one that is as far from it does
 
 
 class Question(NamedTuple):
@@ -236,7 +241,7 @@ def _plain(posterior: Posterior | None, name: str) -> float | None:
 def _idle(model: Any, posterior: Posterior) -> str:
     """What to say of a policy that is all but the action prior, as at a temperature far above what rewards differ by.
 
-    Far above them the KL from the prior goes as 1 / temperature^2, which tells where it is a tenth of a nat a step.
+    Nothing, where no colder one was found to show more: then the prior itself may be what is best.
     """
     if not posterior.status.ok or not isinstance(model, TrajectoryModel) or posterior.target is Target.OTHER:
         return ""
@@ -247,14 +252,56 @@ def _idle(model: Any, posterior: Posterior) -> str:
     over, when, most = "over all steps", IDLE, min(10.0, 0.1 * model.horizon)
     if model.is_average:
         over, when, most = "a step", 0.1 * IDLE, 0.1
-    if spent is None or not 1e-13 < spent < when:  # less is rounding: no choice makes a difference
+    if spent is None or not spent < when:
         return ""
     temperature = plain_number(model.temperature)
-    colder = temperature * math.sqrt(spent / most)
+    factor = math.sqrt(spent / most) if spent > ROUNDING else _differences(posterior) / temperature
+    if factor <= ROUNDING:  # no choice makes a difference
+        return ""
+    colder = _colder(model, posterior.target, temperature, factor)
+    if colder is None:
+        return ""
     return (
         f"the policy is all but the action prior (KL {spent:.2g} nats {over}): at temperature {temperature:g} "
-        f"what it can earn hardly counts; try temperature={colder:.1g}"
+        f"what it can earn hardly counts; try temperature={colder:g}"
     )
+
+
+def _differences(posterior: Posterior) -> float:
+    """The most by which an action that may be taken is worth more or less than its state; 0 if unknown."""
+    if not isinstance(posterior, TabularPosterior) or posterior.values is None or posterior.q_values is None:
+        return 0.0
+    values, q_values = posterior.values.detach(), posterior.q_values.detach()
+    apart = torch.where(posterior.action_prior > 0, q_values - values[..., None], 0.0)
+    return float(torch.where(torch.isfinite(apart), apart, 0.0).abs().max())
+
+
+def _colder(model: TrajectoryModel, target: Target, temperature: float, factor: float) -> float | None:
+    """A temperature at which the policy shows something, as the closed form finds; None if none of a few does.
+
+    Far above what rewards differ by the KL from the prior goes as 1 / temperature^2, which tells where to look first;
+    elsewhere it may be colder, or, where sums of e^(r / temperature) have no limit, not so cold.
+
+    Args:
+        model: what was asked.
+        target: of the answer.
+        temperature: at which it shows nothing.
+        factor: by which the first temperature that is tried is colder.
+    """
+    backend = "exact" if target is Target.EXACT else "variational"
+    least = SHOWS * (0.1 if model.is_average else 1.0)
+    for power in (1.0, 1.25, 1.5, 2.0, 3.0, 0.75, 0.5):
+        tried = float(f"{temperature * factor**power:.1g}")
+        if not 0 < tried < temperature:
+            continue
+        try:
+            answer = infer(model.replace(temperature=tried), backend, throw=False)
+            spent = _number(answer, "policy_divergence") if answer.status.ok else None
+        except (ValueError, ArithmeticError):
+            continue
+        if spent is not None and least < spent < math.inf:
+            return tried
+    return None
 
 
 def _reason(error: BaseException) -> str:

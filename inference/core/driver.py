@@ -86,10 +86,15 @@ class Checkpoints:
             if hasattr(self.learner, "store"):
                 self.learner.store(state, self.path.parent)
             save(self.path, {"learner": type(state).__qualname__, "state": values})
-            write_atomically(self.path.with_name(self.COUNT), json.dumps({"steps": state.steps}).encode())
             if hasattr(self.learner, "stored"):
                 self.learner.stored(state, self.path.parent)
+            write_atomically(self.path.with_name(self.COUNT), self._count(state.steps))
             self._written, self._at = state.steps, time.monotonic()
+
+    @staticmethod
+    def _count(steps: int) -> bytes:
+        """What the file says that is written last."""
+        return json.dumps({"steps": steps}).encode()
 
     def restore(self, first: S) -> S:
         """The stored state of a run that begins with `first`; `first` itself where nothing was stored yet.
@@ -114,7 +119,10 @@ class Checkpoints:
             check_fields(type(first), values)
         except TypeError as error:
             raise StorageError(f"{str(self.path)!r} is damaged: {error}; take a copy, or start anew") from None
-        self._written = self._offered = values["steps"]
+        self._offered = values["steps"]
+        count = self.path.with_name(self.COUNT)
+        if count.is_file() and count.read_bytes() == self._count(values["steps"]):  # else it was killed before the end
+            self._written = values["steps"]
         found = dataclasses.replace(first, **values)
         if hasattr(self.learner, "restored"):
             found = self.learner.restored(found, self.path.parent, exact=self.exact)

@@ -65,6 +65,22 @@ class Trips:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def select(self, places: Array) -> Trips:
+        """The trips at some places int64 [M], each weighing 1."""
+        lengths = np.diff(self.starts)[places]
+        starts = np.concatenate([[0], np.cumsum(lengths)])
+        within = np.arange(starts[-1]) - np.repeat(starts[:-1], lengths)
+        return Trips(
+            labels=self.labels[places],
+            origins=self.origins[places],
+            destinations=self.destinations[places],
+            exits=self.exits[places],
+            turns=self.turns[np.repeat(self.starts[places], lengths) + within],
+            starts=starts,
+            weights=np.ones(len(places)),
+            persons=None if self.persons is None else [self.persons[i] for i in places],
+        )
+
     def totals(self, of_turns: Array, of_exits: Array) -> Array:
         """[N, ...], what each trip has of values of turns [E, ...] and exits [X, ...]."""
         from scipy.sparse import csr_matrix

@@ -34,6 +34,12 @@ def test_train_resume_and_watch(capsys, tmp_path):
     code, out, _ = run(capsys, "watch", folder, "--episodes", 2)
     assert code == 0
     assert "deterministic return: " in out
+    count = (folder / "state.json").read_text()
+    for damaged in (None, "", "[]", '{"steps": "many"}'):
+        (folder / "state.json").unlink() if damaged is None else (folder / "state.json").write_text(damaged)
+        code, _, err = run(capsys, "watch", folder, "--episodes", 2)
+        assert (code, "state.json' is missing or damaged" in " ".join(err.split())) == (1, True), damaged
+    (folder / "state.json").write_text(count)
     code, _, err = run(capsys, *TRAIN, "--steps", 300, "--folder", folder)
     assert (code, "holds a run already; go on with it by cai resume" in err) == (2, True)
     code, _, err = run(capsys, "resume", folder, "--steps", 300)
@@ -54,6 +60,10 @@ def test_what_is_wrong_ends_with_2(capsys, tmp_path):
         line = ["train", "bridge", "--backend", backend, "--steps", 9, "--folder", tmp_path / "x"]
         code, _, err = run(capsys, *line)
         assert (code, words in " ".join(err.split())) == (2, True)
+    (tmp_path / "file").write_text("mine")
+    line = ["train", "bridge", "--backend", "soft-q-learning", "--steps", 64, "--folder", tmp_path / "file"]
+    code, _, err = run(capsys, *line)
+    assert (code, "is no folder; give the path of one" in err) == (2, True)
     code, _, err = run(capsys, "train", "None-v0", *TRAIN[2:], "--steps", 9, "--folder", tmp_path / "x")
     assert (code, "Gymnasium cannot make 'None-v0'" in err) == (2, True)
 

@@ -10,6 +10,8 @@ from torch import Tensor
 
 from cai.inference import infer
 from cai.inference.core.status import NotKnown
+from cai.inverse.search.objective import Data
+from cai.models.common.fingerprint import fingerprint
 from cai.models.demonstrations.continuous import ContinuousDemonstrations
 
 __all__ = ["ContinuousObjective"]
@@ -23,7 +25,7 @@ class ContinuousObjective:
         names: F names.
         start: [F].
         fitted: coefficients -> the model.
-        read: demonstrations -> the objective of others.
+        read: demonstrations -> the objective of others; a partial function of (model, {name: feature}).
 
     Attributes:
         kind: "model".
@@ -65,6 +67,15 @@ class ContinuousObjective:
     def num_choices(self) -> float:
         """Actions, weighted."""
         return float(self.weights.sum()) * self.demonstrations.actions.shape[1]
+
+    @property
+    def data(self) -> Data:
+        """Digests of demonstrations, model and features, functions by their code."""
+        shown = self.demonstrations
+        model, features = self._read.args  # type: ignore[attr-defined]
+        world = fingerprint((type(self).__name__, model))
+        named = {str(name): fingerprint(feature) for name, feature in features.items()}
+        return Data(fingerprint((shown.states, shown.actions, shown.weights)), world, named)
 
     def log_probs(self, coefficients: Tensor) -> Tensor:
         """[N], nats, of each demonstration, unweighted; -inf throughout where the coefficients are infeasible."""

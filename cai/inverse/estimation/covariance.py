@@ -87,6 +87,7 @@ def _rank(bend: Tensor, middle: Tensor) -> int:
 def _middle(kind: str, scores: Tensor, objective: Objective) -> Tensor:
     """[K, K], the scatter of scores, or of their sums over persons."""
     weights = objective.weights
+    scores = torch.where(weights[:, None] > 0, scores, torch.zeros_like(scores))
     if kind == "sandwich":
         return (weights[:, None] * scores).T @ scores
     assert objective.persons is not None

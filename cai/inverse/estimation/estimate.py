@@ -17,7 +17,7 @@ from cai.inverse.estimation.hypotheses import HypothesisTest, two_sided, wald_te
 from cai.inverse.estimation.hypotheses import likelihood_ratio as ratio_test
 from cai.inverse.estimation.status import FitStatus
 from cai.inverse.search.curvature import spectrum
-from cai.inverse.search.objective import LeftBehind, Problem
+from cai.inverse.search.objective import Data, LeftBehind, Problem
 from cai.models.common.frames import frame_of, packed_frame, packed_series, series_of
 from cai.models.common.storage import Saved, can_store, storable
 
@@ -71,7 +71,9 @@ class Estimate(Saved):
         penalised: whether a penalty was part of what was maximised.
         dropped: the demonstrations that were left out, and why, where that was asked for; else None.
         problem: what was fitted.
+        data: digests of demonstrations, world and features, which stay with the estimate wherever it goes.
         scales: [F], sizes of the free features, by which those of different units are compared; None for ones.
+        rounding: curvature in scaled coefficients below which nothing is told from rounding.
     """
 
     coefficients: pd.Series
@@ -94,8 +96,10 @@ class Estimate(Saved):
     free: tuple[str, ...]
     penalised: bool
     problem: Problem = field(repr=False)
+    data: Data = field(repr=False)
     dropped: pd.DataFrame | None = None
     scales: Tensor | None = field(default=None, repr=False)
+    rounding: float = field(default=0.0, repr=False)
 
     # ---- numbers ------------------------------------------------------------------------------------------------
 
@@ -172,14 +176,16 @@ class Estimate(Saved):
         """Tests a fit against one with fewer free coefficients: twice the difference of the log-likelihoods.
 
         Args:
-            other: of the same demonstrations and objective; whichever of the two has fewer free coefficients must be
-                a special case of the other.
+            other: of the same demonstrations, world and objective; whichever of the two has fewer free coefficients
+                must be a special case of the other: each of its coefficients is free in the other too, or has a value
+                that the other can take. Features are the same if name and numbers are.
 
         Returns:
             The test, or None where values are no log-likelihoods: objective "moments", or a penalty.
 
         Raises:
-            ValueError: if the two are not of the same demonstrations or objective, or have equally many coefficients.
+            ValueError: if the two are not of the same demonstrations, world or objective, one did not succeed, or none
+                is a special case of the other.
         """
         return ratio_test(self, other)
 
@@ -191,7 +197,7 @@ class Estimate(Saved):
         if not self.free or not bool(torch.isfinite(self.hessian).all()):
             return pd.DataFrame(columns=list(self.free), dtype=float)
         scales = torch.ones(len(self.free), dtype=torch.float64) if self.scales is None else self.scales
-        flat = spectrum(-self.hessian / scales[:, None] / scales).directions / scales
+        flat = spectrum(-self.hessian / scales[:, None] / scales, self.rounding).directions / scales
         return pd.DataFrame(torch.linalg.qr(flat.T).Q.T.numpy(), columns=list(self.free))
 
     # ---- what follows -------------------------------------------------------------------------------------------

@@ -51,6 +51,7 @@ class Task:
             and in a sentence by what; None where the objective is exact.
         warnings: sentences that the estimate gets.
         dropped: demonstrations that were left out.
+        rounding: of the curvature in scaled coefficients, see `rounding_of`.
     """
 
     objective: Objective
@@ -69,6 +70,7 @@ class Task:
     check: Callable[[Tensor, Tensor], tuple[bool, str]] | None = None
     warnings: tuple[str, ...] = ()
     dropped: pd.DataFrame | None = None
+    rounding: float = 0.0
 
 
 def fit_objective(task: Task, settings: Settings) -> Estimate:
@@ -112,6 +114,7 @@ def _fitted(task: Task, settings: Settings, coordinates: Coordinates, covariance
         exact=task.curved,
         tolerance=settings.tolerance,
         max_iterations=settings.max_iterations,
+        rounding=task.rounding,
         show=settings.progress,
     )
     return answer.of(found, smooth, Box(low, high, sharp)), ""
@@ -173,9 +176,9 @@ class _Answer:
         value = task.objective.evaluate(coefficients)
         assert value is not None
         names = coordinates.free_names
-        fixed_here = _stuck(found, box)
+        at_bound = _held(found, box)
+        fixed_here = at_bound | ((box.sharp > 0) & (found.place == 0))
         lost = torch.zeros(len(names), dtype=torch.bool)
-        at_bound = fixed_here & ((found.place <= box.lower) | (found.place >= box.upper))
         size = len(names)
         scale = coordinates.free_scales
         hessian = torch.full((size, size), math.nan, dtype=torch.float64)
@@ -186,7 +189,7 @@ class _Answer:
             hessian = task.objective.hessian(coefficients)[coordinates.free][:, coordinates.free]
             assert found.hessian is not None
             inner = torch.nonzero(~fixed_here).flatten()
-            shape = spectrum(-found.hessian[inner][:, inner]) if len(inner) else None
+            shape = spectrum(-found.hessian[inner][:, inner], task.rounding) if len(inner) else None
             if shape is not None and bool(shape.flat.any()):
                 lost[inner] = (shape.directions.abs() > INVOLVED).any(0)
                 told.extend(self._combinations(shape.directions, inner))
@@ -285,16 +288,19 @@ class _Answer:
             free=coordinates.free_names,
             penalised=self.settings.penalty is not None,
             problem=task.problem,
+            data=task.problem.data,
             dropped=task.dropped,
             scales=coordinates.free_scales,
+            rounding=task.rounding,
         )
 
 
-def _stuck(found: Found, box: Box) -> Tensor:
-    """Bool [F], coordinates held by a bound, or at 0 by an absolute value."""
-    down = (found.place <= box.lower) & (found.gradient <= 0)
-    up = (found.place >= box.upper) & (found.gradient >= 0)
-    return down | up | ((box.sharp > 0) & (found.place == 0))
+def _held(found: Found, box: Box) -> Tensor:
+    """Bool [F], coordinates at a bound where what is maximised, absolute values included, still rises outward."""
+    place, slope = found.place, found.gradient
+    down = (place <= box.lower) & (-slope - torch.where(place > 0, -box.sharp, box.sharp) >= 0)
+    up = (place >= box.upper) & (slope - torch.where(place < 0, -box.sharp, box.sharp) >= 0)
+    return down | up
 
 
 def _whole(number: float) -> float:

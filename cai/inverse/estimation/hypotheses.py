@@ -85,6 +85,22 @@ def _rows(given: Any, free: list[str]) -> Tensor:
     return rows
 
 
+def _apart(small: Estimate, large: Estimate) -> str:
+    """Which coefficient of a fit has a value that the other cannot give it, in words; nothing where there is none."""
+    for name in dict.fromkeys([*small.coefficients.index, *large.coefficients.index]):
+        digests = {fit.data.features[name] for fit in (small, large) if name in fit.data.features}
+        if len(digests) > 1:
+            return f"{name!r} weighs other numbers there"
+        if name in large.free:
+            continue
+        held = float(large.coefficients.get(name, 0.0))
+        if name in small.free:
+            return f"{name!r} is free in it, and {held:g} in the other"
+        if float(small.coefficients.get(name, 0.0)) != held:
+            return f"{name!r} is {float(small.coefficients.get(name, 0.0)):g} in it, and {held:g} in the other"
+    return ""
+
+
 def likelihood_ratio(one: Estimate, other: Estimate) -> HypothesisTest | None:
     """2 (l - l'), l of the fit with more free coefficients; see `Estimate.likelihood_ratio`."""
     if one.objective != other.objective or one.form != other.form:
@@ -99,6 +115,15 @@ def likelihood_ratio(one: Estimate, other: Estimate) -> HypothesisTest | None:
             f"one fit has {one.num_demonstrations:g} demonstrations with {one.num_choices:g} choices, the other "
             f"{other.num_demonstrations:g} with {other.num_choices:g}; compare fits to the same demonstrations"
         )
+    for what, mine, its in (
+        ("demonstrations", one.data.demonstrations, other.data.demonstrations),
+        ("network" if one.problem.kind == "network" else "model", one.data.world, other.data.world),
+    ):
+        if mine != its:
+            raise ValueError(
+                f"the two fits are not to the same {what}, though sizes agree; a ratio compares two fits to the same "
+                "demonstrations in the same world: fit both again"
+            )
     large, small = (one, other) if len(one.free) > len(other.free) else (other, one)
     degrees = len(large.free) - len(small.free)
     if not degrees:
@@ -107,4 +132,10 @@ def likelihood_ratio(one: Estimate, other: Estimate) -> HypothesisTest | None:
         )
     if not (large.status.ok and small.status.ok):
         raise ValueError("one of the two fits did not succeed; a ratio compares two maxima")
+    why = _apart(small, large)
+    if why:
+        raise ValueError(
+            f"the fit with {len(small.free)} free coefficients is no special case of the other: {why}; a ratio "
+            "compares a fit with one that it contains, and aic any two fits to the same demonstrations"
+        )
     return _result(2 * (large.log_likelihood - small.log_likelihood), degrees)

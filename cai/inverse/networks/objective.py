@@ -125,7 +125,7 @@ class NetworkObjective:
         network, trips = self.network, self.trips
         used = np.flatnonzero(trips.weights > 0)
         links = reached(network, trips.origins[used], trips.destinations[used])
-        links[trips.origins] = True
+        links[trips.origins[used]] = True
         places = np.cumsum(links) - 1
         turns = np.flatnonzero(links[network.tails] & links[network.heads])
         exits = np.flatnonzero(links[network.exit_links])
@@ -142,11 +142,20 @@ class NetworkObjective:
 
     @cached_property
     def pairs(self) -> tuple[Pairs, Array]:
-        """(pairs of origin and destination with the weights of their trips, the pair of each trip)."""
-        count = len(self.network.destination_index)
-        keys, place = np.unique(self.trips.origins * count + self.trips.destinations, return_inverse=True)
-        factors = np.bincount(place, self.trips.weights, len(keys))
+        """(pairs of origin and destination with the weights of their trips, the pair of each trip, -1 of weight 0)."""
+        count, trips = len(self.network.destination_index), self.trips
+        used = trips.weights > 0
+        keys, found = np.unique((trips.origins * count + trips.destinations)[used], return_inverse=True)
+        place = np.full(len(trips), -1)
+        place[used] = found
+        factors = np.bincount(found, trips.weights[used], len(keys))
         return Pairs(self.kept.places[keys // count], keys % count, factors), place
+
+    @cached_property
+    def _weightless(self) -> tuple[Array, NetworkObjective] | None:
+        """(places of trips of weight 0, their own objective), for what is asked of each trip; the fit has no part."""
+        places = np.flatnonzero(self.trips.weights == 0)
+        return (places, NetworkObjective(self.network, self.trips.select(places), self.names)) if len(places) else None
 
     @cached_property
     def _parted(self) -> PartedSums | None:
@@ -226,8 +235,12 @@ class NetworkObjective:
         logs = pair_logs(self.sums(coefficients), pairs)
         if logs is None:
             raise ArithmeticError("sums over routes are infinite at these coefficients: rho(M) is 1 or more")
-        own = self.observed @ coefficients.detach().numpy() + self.offsets
-        return torch.from_numpy(own - logs[place])
+        found = torch.from_numpy(self.observed @ coefficients.detach().numpy() + self.offsets)
+        used = torch.from_numpy(place >= 0)
+        found[used] -= torch.from_numpy(logs[place[place >= 0]])
+        if self._weightless is not None:
+            found[~used] = self._weightless[1].log_probs(coefficients)
+        return found
 
     def _derivatives(self, coefficients: Tensor) -> Derivatives:
         key = coefficients.detach().numpy().tobytes()
@@ -245,9 +258,14 @@ class NetworkObjective:
         return found
 
     def scores(self, coefficients: Tensor) -> Tensor:
-        """[N, F], the gradient of each trip's log-likelihood."""
-        slopes = self._derivatives(coefficients).slopes
-        return torch.from_numpy(self.observed - slopes[self.pairs[1]])
+        """[N, F], the gradient of each trip's log-likelihood; nan for one of weight 0 where sums are infinite."""
+        slopes, place = self._derivatives(coefficients).slopes, self.pairs[1]
+        found = torch.from_numpy(self.observed - slopes[place])
+        if self._weightless is not None:
+            places, others = self._weightless
+            known = others.evaluate(coefficients) is not None
+            found[torch.from_numpy(places)] = others.scores(coefficients) if known else torch.nan
+        return found
 
     def hessian(self, coefficients: Tensor) -> Tensor:
         """[F, F]."""

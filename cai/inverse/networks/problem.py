@@ -12,6 +12,8 @@ from torch import Tensor
 
 from cai.inference.tabular.routes.sums import Block, RouteGraph, RouteSums
 from cai.inverse.networks.objective import NetworkObjective, network_graph
+from cai.inverse.search.objective import Data
+from cai.models.common.fingerprint import fingerprint
 from cai.models.common.storage import storable
 from cai.models.demonstrations.network_tables import spelled
 from cai.models.demonstrations.route_network import RouteNetwork
@@ -60,6 +62,17 @@ class NetworkProblem:
     def num_choices(self) -> float:
         """Weighted."""
         return float(self.trips.weights @ self.trips.num_choices(self.network))
+
+    @property
+    def data(self) -> Data:
+        """Digests of trips, network and features."""
+        network, trips = self.network, self.trips
+        shown = (trips.origins, trips.destinations, trips.exits, trips.turns, trips.starts, trips.weights)
+        ways = (network.tails, network.heads, network.exit_links, network.exit_destinations)
+        of_turns, of_exits = network.features(self.names)
+        features = {name: fingerprint((of_turns[:, f], of_exits[:, f])) for f, name in enumerate(self.names)}
+        world = fingerprint((network.num_links, network.ends, ways, network.offsets))
+        return Data(fingerprint(shown), world, features)
 
     def log_prob(self, coefficients: Tensor, demonstrations: Any) -> Tensor:
         """[N], log p(trip | origin, destination), nats."""

@@ -29,7 +29,7 @@ def separated(objective: NetworkObjective) -> list[tuple[str, str]]:
             if not _always_least(objective, graph, sign * objective.of_turns[turns, i], exits, sign, i):
                 continue
             if not _always_least(objective, graph, -sign * objective.of_turns[turns, i], exits, -sign, i):
-                never = sign > 0 and not objective.observed[:, i].any()
+                never = sign > 0 and not objective.observed[objective.pairs[1] >= 0, i].any()
                 told = (
                     "no trip has any of it, and other routes do"
                     if never
@@ -64,8 +64,7 @@ def _always_least(
     from scipy.sparse import csr_matrix
     from scipy.sparse.csgraph import NegativeCycleError, bellman_ford, dijkstra
 
-    trips, pairs = objective.trips, objective.pairs[0]
-    place = objective.pairs[1]
+    pairs, place = objective.pairs
     totals = sign * objective.observed[:, feature]
     negative = bool((costs < 0).any())
     size = graph.number + 1
@@ -85,7 +84,7 @@ def _always_least(
         except NegativeCycleError:
             return False
         least = distance[pairs.links] + floor
-        own = np.isin(place, chosen) & (trips.weights > 0)
+        own = np.isin(place, chosen)
         scale = np.maximum(1.0, np.abs(totals[own]))
         if (totals[own] - least[place[own]] > SAME * scale).any():
             return False

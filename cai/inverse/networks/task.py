@@ -14,6 +14,7 @@ from cai.inverse.networks.cycles import heaviest_cycle, spectral_radius
 from cai.inverse.networks.objective import NetworkObjective
 from cai.inverse.networks.problem import NetworkProblem
 from cai.inverse.networks.separation import separated
+from cai.inverse.search.curvature import rounding_of
 from cai.models.demonstrations.route_network import RouteNetwork
 from cai.models.demonstrations.trips import read_trips
 from cai.tasks.mapping import Map
@@ -45,14 +46,13 @@ def network_task(
     of_both = np.concatenate([likelihood.of_turns, likelihood.of_exits])
     present = of_both != 0
     scales = np.sqrt((of_both**2).sum(0) / present.sum(0))
-    one_sided = np.where((of_both >= 0).all(0), -1.0, np.where((of_both <= 0).all(0), 1.0, 0.0))
     refused = {}
     if objective == "moments":
         refused["hessian"] = "under objective 'moments' -H is not the variance of the score; use 'sandwich'"
     return Task(
         objective=likelihood,
         problem=NetworkProblem(network, trips, likelihood.names, objective),
-        initial=torch.from_numpy(one_sided / scales),
+        initial=torch.from_numpy(_downhill(likelihood) / scales),
         scales=torch.from_numpy(scales),
         doubles=True,
         separated=separated(likelihood),
@@ -60,7 +60,16 @@ def network_task(
         default_covariance="sandwich" if objective == "moments" else "hessian",
         refused_covariance=refused,
         dropped=trips.dropped,
+        rounding=rounding_of(likelihood.weights, torch.from_numpy(np.diff(trips.starts) + 1)),
     )
+
+
+def _downhill(likelihood: NetworkObjective) -> Array:
+    """[F], minus the sign of features that have one, else 0: on turns, which cycles are made of, or only on exits."""
+    turns, exits = likelihood.of_turns, likelihood.of_exits
+    up = np.where(turns.any(0), (turns >= 0).all(0), (exits >= 0).all(0))
+    down = np.where(turns.any(0), (turns <= 0).all(0), (exits <= 0).all(0))
+    return np.where(up, -1.0, np.where(down, 1.0, 0.0))
 
 
 def _why_infeasible(likelihood: NetworkObjective, coefficients: Tensor) -> str:

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["FLAT", "Spectrum", "best_step", "spectrum"]
+__all__ = ["FLAT", "Spectrum", "best_step", "rounding_of", "spectrum"]
 
 FLAT = 1e-10  # of the largest eigenvalue, below which a direction is not identified
+ROUNDING = 1e-14  # of the squared sums of features of size 1, of which a curvature is a difference
 SWEEPS = 1000
 
 
@@ -21,21 +22,23 @@ class Spectrum:
         values: [F], ascending.
         vectors: [F, F], in columns.
         size: [F], square roots of the diagonal.
+        rounding: [F], eigenvalues that may be nothing but rounding.
     """
 
     values: Tensor
     vectors: Tensor
     size: Tensor
+    rounding: Tensor
 
     @property
     def flat(self) -> Tensor:
         """Bool [F], which eigenvalues are 0 but for rounding."""
-        return self.values.abs() <= FLAT * self.values.abs().max()
+        return self.values.abs() <= torch.maximum(FLAT * self.values.abs().max(), self.rounding)
 
     @property
     def bends_up(self) -> bool:
         """Whether the log-likelihood is convex along some direction, so that a stationary point is no maximum."""
-        return bool((self.values < -1e-8 * self.values.abs().max()).any())
+        return bool(((self.values < -1e-8 * self.values.abs().max()) & ~self.flat).any())
 
     @property
     def directions(self) -> Tensor:
@@ -63,11 +66,25 @@ class Spectrum:
         return half * inverse @ half.T
 
 
-def spectrum(matrix: Tensor) -> Spectrum:
+def rounding_of(weights: Tensor, lengths: Tensor) -> float:
+    """What may be rounding of -H by features of size 1: it is a difference of second moments of their sums.
+
+    Args:
+        weights: [N], of demonstrations.
+        lengths: [N], how many steps each has.
+    """
+    return ROUNDING * float(weights @ lengths.double().square())
+
+
+def spectrum(matrix: Tensor, rounding: float = 0.0) -> Spectrum:
     """Eigenvalues of a symmetric matrix after its diagonal was scaled to 1.
 
     Entries of the diagonal below 1e-10 of the largest are not scaled: their features move the log-likelihood by nothing
     but rounding.
+
+    Args:
+        matrix: [F, F].
+        rounding: entries of its diagonal that may be nothing but that.
     """
     matrix = (matrix + matrix.T) / 2
     diagonal = matrix.diagonal().abs()
@@ -75,7 +92,7 @@ def spectrum(matrix: Tensor) -> Spectrum:
     largest = torch.where(largest > 0, largest, torch.ones_like(largest))
     size = torch.where(diagonal > FLAT * largest, diagonal, largest).sqrt()
     values, vectors = torch.linalg.eigh(matrix / size[:, None] / size)
-    return Spectrum(values, vectors, size)
+    return Spectrum(values, vectors, size, rounding * (vectors / size[:, None]).square().sum(0))
 
 
 def best_step(

@@ -161,6 +161,7 @@ def maximize(
     exact: bool = True,
     tolerance: float = 1e-12,
     max_iterations: int = 500,
+    rounding: float = 0.0,
     show: bool = False,
 ) -> Found:
     """Goes uphill from a feasible start until the exact Hessian says that the maximum is reached.
@@ -173,6 +174,7 @@ def maximize(
         exact: ask for the Hessian at the end; without it the updates of BFGS stand for it.
         tolerance: of g'(-H)^-1 g, in nats.
         max_iterations: steps at most.
+        rounding: of the diagonal of the Hessian, see `rounding_of`.
         show: whether progress is shown.
     """
     search = _Search(function, start, box)
@@ -185,7 +187,7 @@ def maximize(
         nonlocal known
         if known is None or not torch.equal(known[0], search.place):
             known = search.place, function.hessian(search.place)
-        return spectrum(-known[1])
+        return spectrum(-known[1], rounding)
 
     rounds = progress(max_iterations, lambda: f"{search.value:.6g} nats") if show else range(max_iterations)
     for _ in rounds:

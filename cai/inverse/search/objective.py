@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from torch import Tensor
 
@@ -14,7 +14,7 @@ from cai.models.common.storage import storable
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["LeftBehind", "Objective", "Problem"]
+__all__ = ["Data", "LeftBehind", "Objective", "Problem"]
 
 
 class Objective(Protocol):
@@ -48,6 +48,22 @@ class Objective(Protocol):
         ...
 
 
+@storable("inverse-data")
+class Data(NamedTuple):
+    """What a fit was given, as digests by which two fits know whether they can be compared.
+
+    Attributes:
+        demonstrations: of what was shown, with its weights.
+        world: of all else but what coefficients weigh: a network and its ways to end, or a process and its fixed
+            rewards.
+        features: {name of a coefficient: digest of what it weighs}.
+    """
+
+    demonstrations: str
+    world: str
+    features: dict[str, str]
+
+
 class Problem(Protocol):
     """What was fitted: a network or a model with its demonstrations. Coefficients are full vectors, fixed ones too.
 
@@ -57,6 +73,7 @@ class Problem(Protocol):
         form: "entropy" or "kl".
         num_demonstrations: the sum of the weights; as many as there are demonstrations where all weigh 1.
         num_choices: the steps with two or more available actions, weighted likewise.
+        data: what it holds, as digests.
     """
 
     @property
@@ -73,6 +90,9 @@ class Problem(Protocol):
 
     @property
     def num_choices(self) -> float: ...
+
+    @property
+    def data(self) -> Data: ...
 
     def log_prob(self, coefficients: Tensor, demonstrations: Any) -> Tensor:
         """[N], nats, of other demonstrations of the same kind, unweighted."""

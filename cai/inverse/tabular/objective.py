@@ -20,8 +20,10 @@ from torch import Tensor
 
 from cai.inference.kernels.problem import Kind
 from cai.inference.tabular.sensitivity import SoftSensitivity
+from cai.inverse.search.objective import Data
 from cai.inverse.tabular.data import ModelSteps, read_demonstrations
 from cai.inverse.tabular.reward_parameters import LinearParameters, ModuleParameters, find_parameters
+from cai.models.common.fingerprint import fingerprint
 from cai.models.common.numerics import expectation, safe_log, safe_logsumexp
 from cai.models.rewards.tables import EvaluatedReward
 from cai.models.trajectory.batch import with_initial
@@ -82,6 +84,17 @@ class ModelObjective:
         """Steps in states with two or more actions of positive prior, weighted."""
         chosen = (self.base_model.action_prior > 0).sum(-1)[self.steps.states] > 1
         return float(self.weights[self.steps.rows[chosen]].sum())
+
+    @property
+    def data(self) -> Data:
+        """Digests of demonstrations, process, rewards that are not learned, and what each coefficient weighs."""
+        steps, model = self.steps, self.base_model
+        mdp = model.mdp
+        shown = (steps.rows, steps.times, steps.states, steps.actions, steps.outcomes, steps.starts, steps.weights)
+        process = (mdp.probabilities, mdp.next_states, model.live, model.action_prior)
+        numbers = (float(model.horizon), float(model.discount), float(model.temperature))
+        fixed, features = self.parameters.digests()
+        return Data(fingerprint(shown), fingerprint((process, numbers, fixed)), features)
 
     @property
     def is_linear(self) -> bool:

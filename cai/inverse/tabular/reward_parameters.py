@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cai.models.common.fingerprint import fingerprint
 from cai.models.common.memory import require_memory
 from cai.models.common.storage import StorageError, can_store
 from cai.models.rewards.algebra import Wrapper
@@ -46,6 +47,10 @@ class RewardParameters:
     def fitted(self, coefficients: Tensor) -> TrajectoryModel:
         """The model with this reward."""
         return self.model.replace(reward=self.reward(coefficients.detach()))
+
+    def digests(self) -> tuple[str, dict[str, str]]:
+        """Of the rewards that are not learned, and of what each coefficient weighs."""
+        raise NotImplementedError
 
     @property
     def place_of_table(self) -> int | None:
@@ -101,6 +106,12 @@ class LinearParameters(RewardParameters):
             made = self._linear_features(key) if self.free is None else self._free_features()
             tables[key] = self._in_live_states(made)
         return tables[key]
+
+    def digests(self) -> tuple[str, dict[str, str]]:
+        times = range(self.model.steps) if self.varies else range(1)
+        weighed = [self.features(t) for t in times]
+        named = {name: fingerprint([table[..., f] for table in weighed]) for f, name in enumerate(self.names)}
+        return fingerprint([self.base(t) for t in times]), named
 
     def reward(self, coefficients: Tensor) -> RewardFactor:
         if self.free is not None:
@@ -173,6 +184,12 @@ class ModuleParameters(RewardParameters):
             StorageError: always.
         """
         raise StorageError("a reward with modules cannot be saved: files hold nothing that runs")
+
+    def digests(self) -> tuple[str, dict[str, str]]:
+        """Of all factors but their parameters; modules are known by their layers and by all of them."""
+        zeros = self._built(torch.zeros_like(self.start), fresh=True)[0]
+        whole = fingerprint(zeros)
+        return whole, dict.fromkeys(self.names, whole)
 
     def reward(self, coefficients: Tensor) -> RewardFactor:
         return self._built(coefficients.detach(), fresh=True)[0]

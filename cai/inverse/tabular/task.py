@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from cai.inverse.estimation.fitting import Task
+from cai.inverse.search.curvature import rounding_of
 from cai.inverse.tabular.data import require_objective
 from cai.inverse.tabular.objective import ModelObjective
 from cai.inverse.tabular.problem import ModelProblem
@@ -62,6 +63,7 @@ def model_task(model: TrajectoryModel, demonstrations: Any, objective: str) -> T
         explain=_explained(asked),
         known_up_to="shaping" if shaping else None,
         newton=len(asked.names) <= FEW,
+        rounding=rounding_of(asked.weights, asked.steps.summed(torch.ones(len(asked.steps.rows)).double())),
         **rules,
     )
 

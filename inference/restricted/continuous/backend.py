@@ -14,7 +14,7 @@ from cai.inference.core.memory import Need, particles_need
 from cai.inference.gaussian.solve import gaussian_need
 from cai.inference.restricted.classes import ModulePolicy, PolicyClass
 from cai.inference.restricted.continuous.answers import fitted_answer
-from cai.inference.restricted.continuous.box import box_of_prior
+from cai.inference.restricted.continuous.box import box_of_prior, score_of_prior
 from cai.inference.restricted.continuous.classes import ActionClass, LinearGaussianPolicy, make_guide
 from cai.inference.restricted.continuous.guides import Guide, Sizes
 from cai.inference.restricted.continuous.linear_ascent import LinearAscent
@@ -98,7 +98,7 @@ def _check_sampled(backend: Any, policy: PolicyClass, model: World) -> None:
     with OwnDraws(0), torch.no_grad():
         law = guide.law(states, 0)
         action = law.sample()
-        inside = None if model.is_flat else model.prior(states, 0).log_prob(action)
+        inside = None if model.is_flat else score_of_prior(model, states, action, 0)
     if not bool(action.isfinite().all()):
         raise ValueError(f"{type(policy).__name__} drew actions that are not finite; look at its parameters")
     if inside is not None and bool(torch.isneginf(inside).any()):

@@ -11,7 +11,7 @@ from torch.distributions import constraints
 from cai.models.continuous.priors import Flat, LinearNormal
 from cai.models.continuous.world import World
 
-__all__ = ["box_of_prior"]
+__all__ = ["box_of_prior", "score_of_prior"]
 
 TRIED = 16  # states at which the box of a prior is looked at
 
@@ -52,3 +52,22 @@ def _bounds(distribution: Any) -> tuple[Tensor, Tensor] | None:
     shape = (*distribution.batch_shape, *distribution.event_shape)
     low, high = (torch.as_tensor(part, dtype=torch.float64) for part in (support.lower_bound, support.upper_bound))
     return low.expand(shape), high.expand(shape)
+
+
+def score_of_prior(model: World, states: Tensor, actions: Tensor, t: int) -> Tensor:
+    """[...], log p(a | s) of actions [..., m] that a policy has drawn, nats; the prior is not flat.
+
+    Raises:
+        ValueError: if the prior allows no such actions.
+    """
+    try:
+        score: Tensor = model.prior(states, t).log_prob(actions)
+    except ValueError as error:
+        if "support" not in str(error):
+            raise
+        raise ValueError(
+            "the policy draws actions outside the support of the action prior, where p(a | s) = 0 and the bound is "
+            "-inf; use TanhGaussianPolicy(), MixturePolicy() or FlowPolicy(), which keep to a box of the prior (low= "
+            "and high= give a smaller one), a module that does, or a prior that allows every action"
+        ) from error
+    return score

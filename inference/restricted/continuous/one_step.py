@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cai.inference.restricted.continuous.box import score_of_prior
 from cai.inference.restricted.continuous.rollouts import WorldProblem, draw_starts
 from cai.inference.restricted.parameters import flat
 from cai.models.common.random_draws import OwnDraws
@@ -71,7 +72,7 @@ def _worth(problem: WorldProblem, states: Tensor, t: int, generator: torch.Gener
     log_q = problem.policy.guide.law(rows, t).log_prob_u(u)  # a law remembers its draws, and these without gradients
     with torch.no_grad():
         action = law.to_action(u)
-        log_p = torch.zeros_like(log_q) if model.is_flat else model.prior(rows, t).log_prob(action)
+        log_p = torch.zeros_like(log_q) if model.is_flat else score_of_prior(model, rows, action, t)
         moved = draw_step(model, rows, action, t, generator, falls=False)
         total = moved.rewards
         if t + 1 < model.steps:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from cai.inference.restricted.continuous.box import score_of_prior
 from cai.inference.restricted.continuous.guides import Guide, Network
 from cai.inference.restricted.parameters import Leaves, flat
 from cai.models.common.random_draws import OwnDraws
@@ -136,7 +137,7 @@ def draw_world(
             with OwnDraws(generator):
                 u = law.rsample_u() if torch.is_grad_enabled() else law.sample_u()
             action, log_q = law.to_action(u), law.log_prob_u(u)
-            log_p = torch.zeros_like(log_q) if model.is_flat else model.prior(state, t).log_prob(action)
+            log_p = torch.zeros_like(log_q) if model.is_flat else score_of_prior(model, state, action, t)
             try:
                 moved = draw_step(model, state, action, t, generator, falls=False)
             except DivergedRollout as error:

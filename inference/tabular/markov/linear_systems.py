@@ -35,6 +35,7 @@ from torch import Tensor
 
 from cai.inference.kernels.native.factors import NativeFactors
 from cai.inference.kernels.native.library import available
+from cai.inference.tabular.markov.elimination import BLOCK, unpivoted
 from cai.inference.tabular.markov.iterated import ROUND_STEPS, ROUNDS, iterated
 
 if TYPE_CHECKING:
@@ -47,7 +48,6 @@ WHOLE = 1500  # unknowns up to which it serves where nothing else does
 DENSE_LIMIT = 3000  # unknowns up to which [N, N] may be formed
 FILL_LIMIT = 1e8  # entries of the factors up to which they are made, 12 to 16 bytes each
 WIDE = 8  # right-hand sides from which native loops over rows of them are faster than SuperLU's own
-BLOCK = 32  # unknowns that are eliminated together
 EPS = float(np.finfo(np.float64).eps)
 
 
@@ -237,7 +237,13 @@ class LinearSystem:
         if not math.isfinite(self._matrix.sum()):
             return None
         if self.method == "dense":
-            factors, pivots, info = torch.linalg.lu_factor_ex(torch.from_numpy(_whole(self._matrix)))
+            whole = _whole(self._matrix)
+            factors, pivots, info = torch.linalg.lu_factor_ex(torch.from_numpy(whole))
+            order = np.arange(len(whole))
+            if not (pivots.numpy() - 1 == order).all():  # rows that change places bring subtractions along
+                own = unpivoted(whole)
+                if own is not None:
+                    return own, order
             return (factors.numpy(), pivots.numpy() - 1) if int(info) == 0 else None  # scipy counts rows from 0
         if self.method == "iterate":
             return self._matrix

@@ -63,11 +63,19 @@ class AbsorbingSolver:
         self.begins = np.searchsorted(columns, np.arange(number + 1))
         self._ahead: Array | None = None
         self._back: Array | None = None
+        self._shares: Array | None = None  # c of the first solution
 
     def _unit(self) -> Array:
         sides = np.zeros((self.system.pattern.number, len(self.links)), order="F")
         sides[self.links, np.arange(len(self.links))] = 1.0
         return sides
+
+    def sizes(self, column: int) -> Array:
+        """[L], the sum of the absolute terms of G[:, D] c in a column of what `solve` found first."""
+        assert self._ahead is not None
+        assert self._shares is not None
+        mine = slice(self.begins[column], self.begins[column + 1])
+        return self._ahead[:, mine] @ np.abs(self._shares[mine])
 
     def moving(self, table: Array) -> Array:
         table[self.links, self.columns] = 0.0
@@ -108,6 +116,7 @@ class AbsorbingSolver:
 
     def _corrected(self, found: Array, units: Array, missing: Array, wanted: Array) -> Array:
         """Found + units c in each column, with c such that the rows D come out as wanted."""
+        shares = np.zeros(len(self.links))
         for r, (start, stop) in enumerate(zip(self.begins[:-1], self.begins[1:], strict=True)):
             if start == stop:
                 continue
@@ -116,5 +125,7 @@ class AbsorbingSolver:
                 missing[start:stop] / inner[0, 0] if stop == start + 1 else np.linalg.solve(inner, missing[start:stop])
             )
             found[:, r] += units[:, start:stop] @ factors
+            shares[start:stop] = factors
             found[self.links[start:stop], r] = wanted[start:stop]
+        self._shares = shares if self._shares is None else self._shares
         return found

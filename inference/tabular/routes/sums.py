@@ -33,6 +33,7 @@ __all__ = ["Block", "RouteGraph", "RouteSums"]
 Array = np.ndarray[Any, Any]
 WIDTH, NARROW = 64, 16  # right-hand sides that are solved for together, on small networks and on large ones
 LARGE = 50_000  # links from which a network is large
+CANCELLED = 1e4  # times a sum, from which its terms are too large: the destination then gets factors of its own
 SMALLEST = 1e-290  # below which a sum over routes is found in its own scale
 
 
@@ -194,7 +195,11 @@ class RouteSums:
             if block is None:
                 yield None
                 return
-            small = [i for i, destination in enumerate(group) if self._lost(block.sums[:, i], destination, origins)]
+            small = [
+                i
+                for i, destination in enumerate(group)
+                if self._lost(block.sums[:, i], destination, origins) or self._cancelled(block, i, origins[destination])
+            ]
             if not small:
                 yield block
                 continue
@@ -208,6 +213,12 @@ class RouteSums:
         """Whether some wanted sum is below `SMALLEST` although there is a route."""
         low = origins[destination][~(sums[origins[destination]] >= SMALLEST)]
         return bool(len(low) and self.graph.leads_to(destination)[low].any())
+
+    def _cancelled(self, block: Block, column: int, links: Array) -> bool:
+        """Whether G[:, D] c is the difference of far larger terms: ways on from one exit link to one that pays more."""
+        if not isinstance(block.solver, AbsorbingSolver) or (block.columns == column).sum() < 2:
+            return False
+        return bool((block.solver.sizes(column)[links] > CANCELLED * block.sums[links, column]).any())
 
     def _exits(self, group: Sequence[int]) -> tuple[Array, Array, Array]:
         """(exits, their links, their columns) of some destinations."""

@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
 import pandas as pd
 import pyro
 import pytest
@@ -378,3 +379,26 @@ def test_policies_that_are_all_but_the_prior_are_noted():
     assert not compare(lake.replace(temperature=colder), ["variational"], num_rollouts=10)["variational"].detail
     alone = TrajectoryModel(MDP([[[1.0]]], [1.0]), [1.0], horizon=2)  # there is no choice to make
     assert not compare(alone, ["exact"], num_rollouts=10)["exact"].detail
+
+
+def test_a_note_about_the_temperature_names_one_that_shows_something():
+    """Sums of e^(r / temperature) that have no limit in the cold, rewards of 1e-9, and priors that are best already."""
+    rng, notes = np.random.default_rng(0), 0
+    for seed in range(40):
+        following, chances = rng.integers(0, 4, (4, 2, 2)), rng.dirichlet(np.ones(2), (4, 2))
+        following[3] = 3
+        mdp = MDP.from_successors(following, chances, np.ones(4) / 4, terminal=[3])
+        rewards = rng.normal(size=(4, 2)) * rng.choice([1.0, 1e-9]) * (np.arange(4) < 3)[:, None]
+        given = {"temperature": float(rng.choice([30.0, 1e4])), "horizon": [3, math.inf][seed % 2], "discount": 0.9}
+        model = TrajectoryModel(mdp, rewards, action_prior=rng.dirichlet([0.1, 0.1], 4), **given)
+        for row in compare(model, ["exact", "variational"], num_rollouts=2).rows:
+            if "all but the action prior" not in row.detail:
+                continue
+            notes += 1
+            colder = model.replace(temperature=float(row.detail.rpartition("=")[2]))
+            assert float(infer(colder, row.backend).policy_divergence) > 0.04, (seed, row.backend)
+            assert not compare(colder, [row.backend], num_rollouts=2)[row.backend].detail
+    assert notes > 40
+    best = np.array([[0.9999, 0.0001]])
+    settled = TrajectoryModel(MDP([[[1.0], [1.0]]], [1.0]), [[1.0, 0.0]], horizon=1, action_prior=best)
+    assert not compare(settled, ["exact"], num_rollouts=2)["exact"].detail  # no temperature moves it by 1e-4 nats

@@ -245,7 +245,9 @@ def test_a_run_that_was_cut_off_and_made_longer_ends_with_the_same_bytes(backend
         cai.infer(model, backend, folder=tmp_path / "cut")
 
 
-def test_what_a_killed_process_had_half_written_is_gone_after_the_run_went_on(tmp_path):
+# The run, and a state and its count for each of three checkpoints: seven files take their places, one after another.
+@pytest.mark.parametrize("call", [4, 6, 7], ids=["half a state", "half the last state", "half the last count"])
+def test_a_process_that_is_killed_as_it_writes_leaves_a_run_that_ends_with_the_same_files(call, tmp_path):
     model = random_mdp(3, horizon=math.inf, discount=0.9)
     options = {"steps": 12_288, "checkpoint_every": 4096, "seed": 1}
     cai.infer(model, "soft-q-learning", folder=tmp_path / "whole", **options)
@@ -255,7 +257,7 @@ def test_what_a_killed_process_had_half_written_is_gone_after_the_run_went_on(tm
 
         def dies(*paths):
             calls.append(paths)
-            if len(calls) == 4:  # the run, a state and its count are in place; a second state is written, and not there
+            if len(calls) == call:  # the file is written, and not in its place
                 os.kill(os.getpid(), signal.SIGKILL)
             put(*paths)
 

@@ -2,6 +2,7 @@
 
 import functools
 import math
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -381,3 +382,35 @@ def test_small_gains_that_die_out_are_known_to():
     want = math.log(math.cos(theta * (number // 2 - (number + 1) / 2)) / math.cos(theta * (number + 1) / 2))
     assert got.status is Status.SUCCESS
     assert float(got.log_evidence) == pytest.approx(want, abs=1e-6)  # theta is known to 1e-11 of its square's rounding
+
+
+@pytest.mark.parametrize("number", [6, 70])
+def test_entries_far_above_1_lose_nothing(number):
+    """Where rows would change places small unknowns came out as differences of large ones; held against fractions."""
+    rng = np.random.default_rng(number)
+    rows = np.repeat(np.arange(number), 3)
+    columns = np.concatenate([np.arange(1, number + 1) % number, *rng.integers(0, number, (2, number))])
+    columns = columns.reshape(3, number).T.ravel()
+    heights = rng.integers(-40, 41, number)
+    logs = heights[rows] - heights[columns] - rng.integers(3, 5, 3 * number)
+    system = Pattern(torch.from_numpy(rows), torch.from_numpy(columns), number).system(
+        torch.from_numpy(2.0 ** logs.astype(float))
+    )
+    ends = rng.integers(-5, 6, number)
+    matrix = [[Fraction(int(i == j)) for j in range(number)] for i in range(number)]
+    for i, j, log in zip(rows.tolist(), columns.tolist(), logs.tolist(), strict=True):
+        matrix[i][j] -= Fraction(2) ** log
+    for transposed in (False, True):
+        table = [list(row) for row in (zip(*matrix, strict=True) if transposed else matrix)]
+        side = [Fraction(2) ** int(end) for end in ends]
+        for k in range(number):
+            for i in range(k + 1, number):
+                if table[i][k]:
+                    share = table[i][k] / table[k][k]
+                    table[i] = [x - share * y for x, y in zip(table[i], table[k], strict=True)]
+                    side[i] -= share * side[k]
+        want = [Fraction(0)] * number
+        for k in reversed(range(number)):
+            want[k] = (side[k] - sum(table[k][j] * want[j] for j in range(k + 1, number))) / table[k][k]
+        found = system.answer(2.0 ** ends.astype(float)[:, None], transposed, corrected=False)[:, 0]
+        np.testing.assert_allclose(found, [float(part) for part in want], rtol=1e-12)

@@ -337,3 +337,22 @@ def test_without_the_exact_hessian_there_are_no_standard_errors():
     estimate = fit_objective(task, Settings())
     assert np.allclose(estimate.coefficients, fit(logit).coefficients, atol=1e-6)
     assert estimate.standard_errors.isna().all()
+
+
+def test_an_absolute_value_counts_where_a_bound_holds():
+    """What rises outward at a bound is the likelihood with the penalty; where it alone holds 0, no bound does."""
+    logit = draw()
+    free = fit(logit, penalty=L1(0.02))
+    cost, comfort = free.coefficients["cost"], free.coefficients["comfort"]
+    assert cost < -0.1
+    assert comfort > 0.1
+    plain = fit(logit)
+    assert plain.coefficients["cost"] < cost
+    between = {"cost": (None, (plain.coefficients["cost"] + cost) / 2)}  # the likelihood alone would stay inside
+    held = fit(logit, penalty=L1(0.02), bounds=between, throw=False)
+    assert held.coefficients["cost"] == pytest.approx(between["cost"][1])
+    assert held.status is FitStatus.AT_BOUND
+    assert "at a bound: cost" in "".join(held.warnings)
+    upward = fit(logit, penalty=L1(0.001), bounds={"cost": (None, 0.0), "comfort": (0.0, None)}, throw=False)
+    assert upward.coefficients.tolist() == [0.0, 0.0]
+    assert upward.status is FitStatus.SUCCESS

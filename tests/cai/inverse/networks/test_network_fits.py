@@ -198,3 +198,58 @@ def test_gradients_are_torch_tensors_of_float64(trips):
     estimate = fit(town(), trips.astype({"position": np.float32}), features=TOWN)
     for table in (estimate.scores, estimate.hessian, estimate.covariance):
         assert table.dtype == torch.float64
+
+
+def one_route_each(features):
+    """A network where each trip has one route and other ways lead elsewhere; and trips of it."""
+    pairs = [(0, 1), (0, 2), (1, 3), (2, 3), (3, 4), (3, 5), (4, 6), (5, 5), (5, 6), (6, 7), (7, 6), (6, 8)]
+    turns = pd.DataFrame(pairs, columns=["from", "to"])
+    for name, values in features.items():
+        turns[name] = values
+    exits = pd.DataFrame({"link": [1], "destination": ["there"]})
+    links = pd.DataFrame({"link": range(9)})
+    trips = pd.DataFrame([(0, 0, 0), (0, 1, 1), (1, 0, 1), (2, 0, 0), (2, 1, 1)], columns=["trip", "position", "link"])
+    return RouteNetwork(links, turns, exits), trips
+
+
+@pytest.mark.parametrize("number", [1, 2])
+@pytest.mark.parametrize("method", ["bfgs", "newton"])
+def test_curvature_that_is_rounding_identifies_nothing(number, method):
+    """Each trip has one route, so that the likelihood is 1 whatever the coefficients; sums of floats say so roughly."""
+    for seed in range(12):
+        rng = np.random.default_rng(seed)
+        names = [f"f{i}" for i in range(number)]
+        features = {name: rng.uniform(0.1, 2.0, 12) * 10.0 ** rng.uniform(-6, 6) for name in names}
+        features["log_p"] = rng.normal(size=12) - 2
+        network, shown = one_route_each(features)
+        network = RouteNetwork(network.links, network.turns, network.exits.assign(log_p=0.3), prior="log_p")
+        est = fit(network, shown, features=names, method=method, throw=False)
+        assert est.status is FitStatus.NOT_IDENTIFIED, (seed, est.summary())
+        assert est.coefficients.isna().all()
+        assert est.standard_errors.isna().all()
+        assert len(est.null_space()) == number
+
+
+def test_few_hard_choices_are_identified_all_the_same():
+    """One trip in a thousand has a choice, between ways that differ by a thousandth of what all trips pay."""
+    links = pd.DataFrame({"link": range(4)})
+    turns = pd.DataFrame({"from": [0, 0, 1, 2], "to": [1, 2, 3, 3], "minutes": [1000.0, 1001.0, 1000.0, 1000.0]})
+    network = RouteNetwork(links, turns, pd.DataFrame({"link": [3], "destination": ["there"]}))
+    rows = [(n, p, link) for n, way in enumerate([(0, 1, 3)] * 3 + [(0, 2, 3)]) for p, link in enumerate(way)]
+    rows += [(9, 0, 1), (9, 1, 3)]
+    trips = pd.DataFrame(rows, columns=["trip", "position", "link"])
+    trips["weight"] = np.where(trips["trip"] == 9, 4000.0, 1.0)
+    est = fit(network, trips, features=["minutes"])
+    assert est.coefficients["minutes"] == pytest.approx(-np.log(3), rel=1e-6)
+    assert est.standard_errors["minutes"] == pytest.approx((4 * 0.25 * 0.75) ** -0.5, rel=1e-6)
+
+
+def test_the_start_follows_what_turns_pay():
+    """Cycles are made of turns; an exit that pays otherwise says nothing about where sums are finite."""
+    network = town()
+    exits = network.exits.assign(minutes=np.where(np.arange(len(network.exits)) % 2, -1.0, 1.0))
+    mixed = RouteNetwork(network.links, network.turns, exits)
+    trips = draw_trips(mixed, TOWN, TRUTH, 60, seed=1)
+    est = fit(mixed, trips, features=TOWN)
+    again = fit(mixed, trips, features=TOWN, start=dict(zip(TOWN, TRUTH, strict=True)))
+    assert np.allclose(est.coefficients, again.coefficients, atol=1e-5)

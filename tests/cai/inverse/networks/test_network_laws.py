@@ -9,9 +9,10 @@ import torch
 from networks import dag, dense_sums, draw_trips, paths, town, utilities
 
 import cai
-from cai.inference.tabular.routes.sums import RouteGraph
+from cai.inference.tabular.routes.derivatives import Pairs, with_gradient
+from cai.inference.tabular.routes.sums import RouteGraph, RouteSums
 from cai.inverse import FitStatus, RouteNetwork, fit
-from cai.inverse.networks.objective import NetworkObjective
+from cai.inverse.networks.objective import NetworkObjective, network_graph
 from cai.inverse.networks.separation import _goes_round
 from cai.models.demonstrations.trips import read_trips
 
@@ -326,3 +327,94 @@ def test_round_trips_of_negative_cost_are_seen_at_once():
         assert not _goes_round(graph, np.append(costs[:-1], 1.0), kept, 0)  # left to the longer way
         seen.append(want)
     assert 10 < sum(seen) < 50
+
+
+@pytest.mark.parametrize("ends", ["exit", "absorb"])
+def test_trips_that_weigh_nothing_are_as_if_they_were_not_there(ends):
+    """Their own log-likelihood and score are those that they have alone, wherever they lead."""
+    first, second = dag(0, ends=ends), dag(1, ends=ends)
+    apart = {table: getattr(second, table).copy() for table in ("links", "turns", "exits")}
+    for table, columns in (("links", ["link"]), ("turns", ["from", "to"]), ("exits", ["link", "destination"])):
+        for column in columns:
+            apart[table][column] = "far " + apart[table][column]
+    network = RouteNetwork(
+        *(pd.concat([getattr(first, table), apart[table]]) for table in ("links", "turns", "exits")), ends=ends
+    )
+    trips = draw_trips(first, DAG, TRUTH, 30, origins=[0, 1, 2])
+    near = trips[trips["trip"] < 20].assign(weight=1.0)
+    late = trips[trips["trip"] >= 20].assign(weight=0.0)
+    other = draw_trips(second, DAG, TRUTH, 10, origins=[0, 1, 2])
+    other = other.assign(trip=other["trip"] + 100, weight=0.0)
+    for column in ("link", "destination"):
+        other[column] = "far " + other[column]
+    short = other.groupby("trip").tail(1).assign(trip=lambda frame: frame["trip"] + 100)  # from their last links
+    whole = pd.concat([late, other, near, short])
+    with_them, without = (fit(network, frame, features=DAG, covariance="sandwich") for frame in (whole, near))
+    pd.testing.assert_frame_equal(with_them.to_frame(), without.to_frame(), rtol=1e-12)
+    assert with_them.log_likelihood == pytest.approx(without.log_likelihood, rel=1e-12)
+    order = list(dict.fromkeys(whole["trip"]))
+    w = without.vector
+    for place, n in enumerate(order):
+        rows = whole[whole["trip"] == n].assign(weight=1.0)
+        read = NetworkObjective(network, read_trips(network, rows), DAG)
+        assert float(with_them.log_prob(whole)[place]) == pytest.approx(float(read.log_probs(w)[0]), abs=1e-10)
+        assert np.allclose(with_them.scores[place], read.scores(w)[0], atol=1e-9)
+
+
+def exact_sums(number, turns, v, exits, u, absorbs):
+    """Z from each link in fractions of whole numbers, as weights are powers of two."""
+    from fractions import Fraction
+
+    matrix = [[Fraction(int(i == j)) for j in range(number)] for i in range(number)]
+    side = [Fraction(0)] * number
+    for link, log in zip(exits, u, strict=True):
+        side[link] += Fraction(2) ** log
+    for (k, a), log in zip(turns, v, strict=True):
+        if not (absorbs and k in exits):
+            matrix[k][a] -= Fraction(2) ** log
+    for k in range(number):
+        for i in range(number):
+            if i != k:
+                share = matrix[i][k] / matrix[k][k]
+                matrix[i] = [x - share * y for x, y in zip(matrix[i], matrix[k], strict=True)]
+                side[i] -= share * side[k]
+    return [side[k] / matrix[k][k] for k in range(number)]
+
+
+@pytest.mark.parametrize("absorbs", [False, True])
+@pytest.mark.parametrize("reach", [2, 20])
+def test_sums_of_weights_of_any_size_lose_nothing(absorbs, reach):
+    """Turns that gain, and exits that pay far more than others: against elimination in fractions."""
+    turns = [(0, 1), (1, 0), (1, 2), (2, 3), (3, 1), (2, 0), (3, 4), (4, 2), (4, 0)]
+    for seed in range(30):
+        rng = np.random.default_rng(seed)
+        heights = rng.integers(-reach, reach + 1, 5)  # a change of scale, which leaves the weight of cycles alone
+        logs = [int(heights[k] - heights[a] - rng.integers(2, 4)) for k, a in turns]
+        exits = sorted(rng.choice(5, 2, replace=False).tolist())
+        u = rng.integers(-reach, reach + 1, 2).tolist()
+        want = exact_sums(5, turns, logs, exits, u, absorbs)
+        network = RouteNetwork(
+            pd.DataFrame({"link": range(5)}),
+            pd.DataFrame(turns, columns=["from", "to"]).assign(log=np.array(logs, dtype=float)),
+            pd.DataFrame({"link": exits, "destination": "there", "log": np.array(u, dtype=float)}),
+            ends="absorb" if absorbs else "exit",
+        )
+        objective = NetworkObjective(
+            network,
+            read_trips(network, pd.DataFrame({"trip": [0, 1], "position": 0, "link": exits})),
+            ["log"],
+        )
+        graph = network_graph(network)
+        base = np.log(2.0)
+        of_turns, of_exits = objective.of_turns[:, 0] * base, objective.of_exits[:, 0] * base
+        for origin in range(5):
+            pairs = Pairs(np.array([origin]), np.array([0]), np.ones(1))
+            found = with_gradient(RouteSums(graph, of_turns, of_exits), pairs)
+            assert found is not None, (seed, origin)
+            assert found.logs[0] == pytest.approx(_log(want[origin]), rel=1e-12, abs=1e-11), (seed, origin)
+
+
+def _log(fraction):
+    """Of a fraction beyond the range of floats."""
+    shift = fraction.numerator.bit_length() - fraction.denominator.bit_length()
+    return math.log(float(fraction / 2**shift if shift >= 0 else fraction * 2**-shift)) + shift * math.log(2.0)
