@@ -44,6 +44,18 @@ def test_the_average_is_above_the_optimum_by_at_most_the_bound(seed, horizon):
             assert torch.allclose(composed.action_probs, answers[0].action_probs, atol=1e-12)
 
 
+def test_a_prior_that_was_normalised_twice_is_the_same_prior():
+    mdp = random_mdp(4, 5, seed=0)
+    generator, moved = torch.Generator().manual_seed(0), 0
+    for _ in range(50):
+        prior = torch.rand(4, 5, generator=generator, dtype=torch.float64)
+        model = TrajectoryModel(mdp, torch.zeros(4, 5), 3, action_prior=prior / prior.sum(-1, keepdim=True))
+        other = model.replace(reward=torch.ones(4, 5))
+        moved += not torch.equal(model.action_prior, other.action_prior)
+        compose([cai.infer(model, "variational"), cai.infer(other, "variational")], [0.5, 0.5])
+    assert moved > 0  # by rounding
+
+
 def test_on_a_grid_little_is_lost():
     """Two corners that draw on 8 x 8 cells: the composed policy is worth all but .1 of the optimum, and beats a sum."""
     base = gridworld("S.......\n........\n........\n........\n........\n........\n........\n.......G", horizon=math.inf)
