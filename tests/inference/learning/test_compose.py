@@ -45,7 +45,7 @@ def test_the_average_is_above_the_optimum_by_at_most_the_bound(seed, horizon):
 
 
 def test_a_prior_that_was_normalised_twice_is_the_same_prior():
-    mdp = random_mdp(4, 5, seed=0)
+    mdp = random_mdp(0, num_states=4, num_actions=5).mdp
     generator, moved = torch.Generator().manual_seed(0), 0
     for _ in range(50):
         prior = torch.rand(4, 5, generator=generator, dtype=torch.float64)
