@@ -26,12 +26,13 @@ __all__ = [
     "Slip",
     "Temperature",
     "build_problem",
+    "completes",
     "listed",
     "with_rewards",
 ]
 
 
-def _completes(names: Callable[[], Iterable[str]]) -> Callable[[str], list[str]]:
+def completes(names: Callable[[], Iterable[str]]) -> Callable[[str], list[str]]:
     """What a shell asks for: the names that begin as the word does, after the last comma of it."""
 
     def complete(incomplete: str) -> list[str]:
@@ -46,7 +47,7 @@ Name = Annotated[
     typer.Argument(
         metavar="MODEL",
         help="A name from 'cai models', or a Gymnasium id.",
-        autocompletion=_completes(available_models),
+        autocompletion=completes(available_models),
     ),
 ]
 Backends = Annotated[
@@ -55,7 +56,7 @@ Backends = Annotated[
         "--backend",
         help="A name from 'cai backends', with options if wanted (risk:eta=-2); several with commas between them, or "
         "by repeating the option.",
-        autocompletion=_completes(available_backends),
+        autocompletion=completes(available_backends),
     ),
 ]
 Rewards = Annotated[
@@ -64,7 +65,7 @@ Rewards = Annotated[
         "--reward",
         help="A name from 'cai rewards', with options (goal:states=exit,value=2), added to the model's own reward; "
         "names that hold commas as 'goal:states=bridge(2,3)' or in quotes; may be repeated.",
-        autocompletion=_completes(available_rewards),
+        autocompletion=completes(available_rewards),
     ),
 ]
 Options = Annotated[

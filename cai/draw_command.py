@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cai.arguments import Discount, Horizon, Name, Options, Seed, Slip, Temperature, build_problem
+from cai.arguments import Discount, Horizon, Name, Options, Seed, Slip, Temperature, build_problem, completes
 from cai.inference.registry import infer
 from cai.models.common.files import write_picture
 from cai.models.common.names import did_you_mean
@@ -31,7 +31,9 @@ def drawing_without_screen() -> Any:
 
 def draw_command(
     model: Name,
-    what: Annotated[str, typer.Option(help=f"One of {', '.join(PICTURES)}.")] = "model",
+    what: Annotated[
+        str, typer.Option(help=f"One of {', '.join(PICTURES)}.", autocompletion=completes(lambda: PICTURES))
+    ] = "model",
     backend: Annotated[
         str | None,
         typer.Option(help="Whose answer to draw: exact unless given (of gains variational, of a plan ilqr)."),

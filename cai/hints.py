@@ -1,7 +1,12 @@
-"""Asks a student's function, and turns what goes wrong inside it into a hint; the labs of the course call it."""
+"""Asks a student's function, and turns what goes wrong inside it into a hint; the labs of the course call it.
+
+`ask` speaks of functions that stop, or return something of another kind; `cai.diagnosis` of wrong numbers.
+"""
 
 from __future__ import annotations
 
+import dis
+import inspect
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -51,7 +56,7 @@ SAID: tuple[tuple[tuple[str, ...], str], ...] = (
     ),
     (("math range error",), "the exponential is too large for a float: stay in log space"),
     (
-        ("must match the size", "inconsistent tensor size", "expand(", "shape mismatch"),
+        ("must match the size", "inconsistent tensor size", "expand(", "shape mismatch", "broadcast"),
         "two shapes do not fit: write them down, and put a new axis where one is missing, as in x[:, None]",
     ),
     (
@@ -82,17 +87,39 @@ SAID: tuple[tuple[tuple[str, ...], str], ...] = (
     (("second time",), "backward() runs through one graph twice: compute the bound anew in each step"),
     (("multiple sample sites named",), 'two sites have one name: the name carries the step, f"a_{t}"'),
     (
-        ("max_plate_nesting", "enumerat", "dimensions", "dims"),
+        ("max_plate_nesting", "enumerate_dim", "too many dimensions", "ran out of", "out of free"),
         "under pyro.markov variables of a long loop share dimensions; config_enumerate marks what is summed over",
     ),
+    (
+        ("not supported between instances",),
+        "two things are compared that have no order, as None and a number: ask first `if x is None`",
+    ),
+    (("singular",), "a matrix has no inverse: is one left out, as I or a noise, or is that a case of its own?"),
     (
         ("and 'nonetype'", "'nonetype' and"),
         "this reckons with None: is something asked for before it is there, as a gradient?",
     ),
     (
+        ("not implemented for 'complex", "for complex"),
+        "complex numbers have no order: take their modulus first, .abs()",
+    ),
+    (
         ("unsupported operand",),
         "this reckons with something that is no number: take the number out of it first, as in posterior.elbo",
     ),
+    (
+        ("the constraint", "within the support"),
+        "a distribution is given numbers that it cannot take (a negative std, an infinite place): are two exchanged?",
+    ),
+    (
+        ("probability tensor contains",),
+        "probabilities are negative or NaN: are they logits (logarithms), which stand behind Categorical(logits=...)?",
+    ),
+    (
+        ("cannot be differentiated",),
+        "no gradient reaches the number: does a float(), an item() or a detach() cut it off?",
+    ),
+    (("no backend",), "no backend is called that: cai.available_backends() lists them"),
     (("has no attribute",), "the value is of another kind than you expect: print its type"),
     (("not subscriptable",), "something is indexed that holds no entries: was a function meant to be called first?"),
     (("not callable",), "something is called that is no function: is a name used twice?"),
@@ -104,6 +131,7 @@ def ask(
     *arguments: Any,
     shape: Sequence[int] | None = None,
     parts: int | None = None,
+    raises: type[Exception] | None = None,
     **keywords: Any,
 ) -> Any:
     """Calls a function that a student wrote, and returns what it returns.
@@ -115,6 +143,7 @@ def ask(
         arguments: for it.
         shape: of the tensor that it should return, () of a number; anything but None may be returned, unless given.
         parts: how many results it should return, side by side; any number, unless given.
+        raises: an error that the function may raise, by a `raise` of its own; it is returned.
         keywords: for it.
 
     Raises:
@@ -122,14 +151,23 @@ def ask(
             text says what is likely wrong.
     """
     name = getattr(function, "__name__", "your function")
+    before = {place: _copy(value) for place, value in enumerate(arguments) if isinstance(value, torch.Tensor)}
     try:
         got = function(*arguments, **keywords)
-    except (NotImplementedError, AssertionError):
+    except AssertionError:
         raise
     except Exception as error:
+        if isinstance(error, NotImplementedError) and "not implemented for" not in str(error):  # torch's are answers
+            raise
+        if raises is not None and isinstance(error, raises) and _meant(error):
+            return error
         raise AssertionError(f"{name} stopped with {type(error).__name__}: {_short(error)}. {_hint(error)}") from error
     if got is None:
-        raise AssertionError(f"{name} returns nothing: end it with `return` and the result")
+        raise AssertionError(f"{name} returns nothing: end it with `return` and the result (to print it is not enough)")
+    if isinstance(got, BaseException):
+        raise AssertionError(f"{name} returns an error: it has to be raised, `raise {type(got).__name__}(...)`")
+    for place, (entries, differentiated) in before.items():
+        _left_alone(function, name, place, arguments[place], entries, differentiated)
     if parts is not None and (not isinstance(got, (tuple, list)) or len(got) != parts):
         raise AssertionError(
             f"{name} returns one result; expected {parts}, as its docstring says: return first, second"
@@ -149,13 +187,47 @@ def ask(
         raise AssertionError(f"{name} returns a {kind}; expected one tensor of shape {tuple(shape)}") from None
     if tuple(table.shape) != tuple(shape):
         was, wanted = tuple(table.shape), tuple(shape)
-        raise AssertionError(f"{name} returns shape {was}; expected {wanted}: {_axes(was, wanted)}")
+        raise AssertionError(f"{name} returns shape {was}; expected {wanted}: {axes_hint(was, wanted)}")
     if bool(torch.isnan(table.detach().double()).any()):
         raise AssertionError(
             f"{name} returns NaN: it takes inf / inf (an exp that overflows: stay in log space), -inf minus -inf, "
             "0 times inf, or the log of a negative number"
         )
     return got
+
+
+def _meant(error: Exception) -> bool:
+    """Whether a `raise` written in Python raised it, and nothing compiled."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace is not None and trace.tb_frame.f_code.co_code[trace.tb_lasti] == dis.opmap["RAISE_VARARGS"]
+
+
+def _copy(tensor: torch.Tensor) -> tuple[torch.Tensor, bool]:
+    return tensor.detach().clone(), tensor.requires_grad
+
+
+def _left_alone(
+    function: Callable[..., Any], name: str, place: int, now: torch.Tensor, entries: torch.Tensor, differentiated: bool
+) -> None:
+    """Refuses a function that changed a tensor of its caller."""
+    same = now.shape == entries.shape and torch.equal(torch.nan_to_num(now.detach()), torch.nan_to_num(entries))
+    if same and now.requires_grad == differentiated:
+        return
+    try:
+        argument = f"its argument `{list(inspect.signature(function).parameters)[place]}`"
+    except (TypeError, ValueError, IndexError):
+        argument = "one of its arguments"
+    if not same:
+        raise AssertionError(
+            f"{name} changes {argument} in place, which the caller goes on using: work on a copy, x.clone(), and "
+            "write x = x + y where you wrote x += y"
+        )
+    raise AssertionError(
+        f"{name} marks {argument} for gradients, which the caller goes on using: take a copy, "
+        "x = x.detach().clone().requires_grad_()"
+    )
 
 
 def _short(error: Exception) -> str:
@@ -175,7 +247,7 @@ def _hint(error: Exception) -> str:
     return "Hint: run the cell of your answer on small numbers, and print what stands in each line"
 
 
-def _axes(got: tuple[int, ...], wanted: tuple[int, ...]) -> str:
+def axes_hint(got: tuple[int, ...], wanted: tuple[int, ...]) -> str:
     """What a wrong shape is likely to come from."""
     if len(got) > len(wanted):
         return "an axis is left over: sum it out, the last one is dim=-1"

@@ -64,6 +64,7 @@ def test_the_shell_completes_names(monkeypatch, capsys):
     assert complete("cai", "compare", "bri") == ["bridge"]
     assert complete("cai", "compare", "bridge", "--backend", "exact,opt") == ["exact,optimistic"]
     assert "compare" in complete("cai", "com")
+    assert complete("cai", "draw", "bridge", "--what", "m") == ["model", "messages"]
     assert complete("cai", "compare", "bridge", "--reward", "wa") == ["waypoint"]
 
 

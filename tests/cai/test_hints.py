@@ -45,6 +45,14 @@ MISTAKES = {
     "axis left": (lambda x: x[None], "an axis is left over"),
     "axis gone": (lambda x: x.sum(), "an axis is gone"),
     "wrong axis": (lambda x: torch.ones(4), "wrong axis"),
+    "no order with None": (lambda x: None < 1, "None and a number"),
+    "complex compared": (lambda x: torch.complex(x, x).max(), "modulus first"),
+    "no inverse": (lambda x: torch.linalg.inv(torch.zeros(2, 2)), "no inverse"),
+    "distribution out of range": (lambda x: torch.distributions.Normal(0.0, -x), "cannot take"),
+    "broadcast": (lambda x: torch.distributions.Normal(0.0, x).log_prob(torch.ones(2)), "x[:, None]"),
+    "an error returned": (lambda x: ValueError("no"), "has to be raised"),
+    "changed in place": (lambda x: x.add_(1.0), "in place"),
+    "marked for gradients": (lambda x: x.requires_grad_(), "for gradients"),
     "not a number": (lambda x: x * math.nan, "returns NaN"),
 }
 
@@ -81,3 +89,14 @@ def test_what_is_still_to_be_written_and_asserts_of_ones_own_go_through():
         ask(stub)
     with pytest.raises(AssertionError, match="mine"):
         ask(strict)
+
+
+def test_an_error_that_is_asked_for_is_returned_if_python_raised_it_and_nothing_compiled():
+    def strict(x):
+        raise RuntimeError("no convergence")
+
+    assert str(ask(strict, 1, raises=RuntimeError)) == "no convergence"
+    with pytest.raises(AssertionError, match=r"torch\.where"):
+        ask(lambda x: 1 if x > 0 else 0, torch.ones(3), raises=RuntimeError)  # torch's is a RuntimeError, too
+    with pytest.raises(AssertionError, match="stopped with"):
+        ask(strict, 1, raises=ValueError)
