@@ -45,9 +45,12 @@ def check_criterion(backend: Any, model: Any) -> None:
     """Raises ValueError if a model asks for the average of a long run, and the backend answers about sums alone."""
     model = model.base if isinstance(model, ModelBatch) else model
     if getattr(model, "criterion", "total") == "average" and not getattr(backend, "averages", False):
+        others = "'exact', 'variational', 'optimistic', 'risk', 'value-iteration' or 'z-iteration'"
+        if isinstance(model, World):
+            others = "'variational'"
         raise ValueError(
-            f"backend {backend.name!r} is about sums of rewards, and this model has criterion='average'; ask 'exact', "
-            "'variational', 'optimistic', 'risk', 'value-iteration' or 'z-iteration', or leave the criterion out"
+            f"backend {backend.name!r} is about sums of rewards, and this model has criterion='average'; ask "
+            f"{others}, or leave the criterion out"
         )
 
 

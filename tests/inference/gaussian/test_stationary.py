@@ -180,3 +180,14 @@ def test_small_rewards_have_a_stationary_answer_beside_a_prior(size):
     answer = cai.infer(model, "variational")
     assert answer.status is Status.SUCCESS
     assert float(answer.elbo) == pytest.approx(total, rel=1e-7)
+
+
+@pytest.mark.parametrize("backend", ["restricted", "max-product", "smc"])
+def test_who_knows_sums_alone_names_the_one_backend_that_averages(backend):
+    model = LinearGaussianModel(
+        [[0.9]], [[1.0]], noise=[[0.1]], initial=([0.0], [[1.0]]), horizon=math.inf, criterion="average",
+        reward=QuadraticReward(Q=[[1.0]], R=[[1.0]]), action_prior=LinearNormal(L=[[1.0]]),
+    )  # fmt: skip
+    assert cai.infer(model, "variational").status.ok
+    with pytest.raises(ValueError, match="criterion='average'; ask 'variational', or leave the criterion out"):
+        cai.infer(model, backend)
