@@ -169,6 +169,7 @@ class View:
         return {} if answers is None else {backend_name(row): _numbers(row, answers.model) for row in answers.rows}
 
     def title(self, row: Row) -> str:
+        """What an answer is called above its picture: its backend, and eta where that is `risk`."""
         return f"risk, eta = {short_text(self.values['eta'])}" if backend_name(row) == "risk" else backend_name(row)
 
     def figure(self, *, returns: bool = True) -> Figure | None:

@@ -66,7 +66,7 @@ class _Labelled(RewardFactor):
 
     def _read(self, name: str) -> Tensor:
         """The table as a tensor, its labels put down apart."""
-        given, labels = taken_apart(self.table, name)
+        given, labels = (self.table, None) if isinstance(self.table, PLAIN) else taken_apart(self.table, name)
         table = _table(given, name)
         object.__setattr__(self, "table", table)
         if labels is not None:
@@ -137,7 +137,8 @@ class TableReward(_Labelled):
     def whole_table(self, mdp: MDP) -> Tensor | None:
         if self.table.dim() > 2 or type(self).evaluate is not TableReward.evaluate:
             return None
-        table = in_order(self.table, self.labels, self._axes(mdp), "reward")
+        plain = self.labels is None
+        table = self.table if plain else in_order(self.table, self.labels, self._axes(mdp), "reward")
         return table if table.dim() == 2 else table[:, None].expand(-1, mdp.num_actions)
 
     def evaluate(self, mdp: MDP, step: Step) -> Tensor:

@@ -142,6 +142,7 @@ def test_lists_show_what_works(plugins):
     assert "no table today" in line
 
 
+HANDLED = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"  # not so in the background
 WAITS_AT_IMPORT = """
 import sys, time
 class Finder:
@@ -163,7 +164,7 @@ last = Last()
 
 def interrupted(folder, start):
     """What `cai compare bridge --out ...` gives if it is interrupted where `start` says "begun"."""
-    (folder / "sitecustomize.py").write_text(start)
+    (folder / "sitecustomize.py").write_text(f"{HANDLED}\n{start}")
     environment = {**os.environ, "PYTHONPATH": str(folder)}
     words = ["/usr/bin/cai", "compare", "bridge", "--out", str(folder / "out")]
     code = f"import sys; sys.argv = {words!r}; from cai.cli import main; main()"
