@@ -97,7 +97,8 @@ SAID: tuple[tuple[tuple[str, ...], str], ...] = (
     (("singular",), "a matrix has no inverse: is one left out, as I or a noise, or is that a case of its own?"),
     (
         ("and 'nonetype'", "'nonetype' and"),
-        "this reckons with None: is something asked for before it is there, as a gradient?",
+        "this reckons with None: has this answer such a number (exact ones alone have a log_evidence; all an elbo), "
+        "or is something asked for before it is there, as a gradient?",
     ),
     (
         ("not implemented for 'complex", "for complex"),
