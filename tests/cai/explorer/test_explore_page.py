@@ -272,10 +272,23 @@ def test_pages_of_a_phone_and_of_a_desktop(visit, width):
         browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
+MARKED = ".choices__item--choice.is-highlighted"
+
+
+def marked(visit):
+    """The entries that are marked in the list of backends."""
+    return [entry.get_attribute("data-value") for entry in visit.find(MARKED, ".cai-backends")]
+
+
 def test_other_backends_can_be_chosen_and_what_is_shown_saved(visit, browser, tmp_path):
     browser.execute_cdp_cmd("Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(tmp_path)})
     (box,) = visit.find("input", ".cai-backends")
-    box.send_keys("max-product\n")
+    box.click()
+    until(lambda: visit.find(".choices__list--dropdown.is-active", ".cai-backends"), "the list to open")
+    box.send_keys("max-product")
+    until(lambda: marked(visit) == ["max-product"], "the list to be searched")
+    (entry,) = visit.find(MARKED, ".cai-backends")
+    entry.click()
     seen = until(lambda: (now := visit.settled()) and ("max-product", "luck") in table(now) and now, "max-product")
     assert len(seen["sources"]) == 4
     for kind, name in (("picture", "bridge.png"), ("numbers", "bridge.csv")):
