@@ -18,6 +18,7 @@ import torch
 import typer
 from rich.console import Console
 from rich.table import Table
+from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
 from cai.arguments import (
@@ -50,7 +51,18 @@ from cai.training import resume_command, train_command, watch_command
 
 __all__ = ["app", "main"]
 
-app = typer.Typer(rich_markup_mode=None, help="Control as probabilistic inference.")
+
+class _Commands(TyperGroup):
+    """Tells a Ctrl-C by `Abort`: typer itself makes an exit code of it, which a command may give for another reason."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise typer.Abort from None
+
+
+app = typer.Typer(cls=_Commands, rich_markup_mode=None, help="Control as probabilistic inference.")
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
@@ -234,8 +246,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if isinstance(error.__context__, OSError) and error.__context__.errno == errno.EPIPE:
             sys.exit(1)  # whoever reads has seen enough, as in `cai compare bridge | head`
         _fail(f"a plug-in ended the program (exit code {error.code!r})", code=1)
-    if code == INTERRUPTED:  # which is how typer tells of a Ctrl-C
-        _fail("interrupted", code=INTERRUPTED)
     sys.exit(code if isinstance(code, int) else 0)
 
 

@@ -15,10 +15,30 @@ from torch import nn
 
 import cai
 from cai.inference import ObservationPolicy
+from cai.inference.learning.networks import collector
 from cai.inference.programs import svi
 from cai.inference.restricted import objective, reward_weighted, rollouts
 from cai.models import bridge, lottery
 from cai.models.common import storage
+
+
+def killed_while_collecting(run, folder):
+    """How many transitions are stored of a run that stores every 200 in a folder, killed after 500."""
+    child = os.fork()
+    if child == 0:
+        step, count = collector.Collector.step, []
+
+        def dies(self, *actions):
+            count.append(1)
+            if len(count) * self.number > 500:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return step(self, *actions)
+
+        collector.Collector.step = dies
+        run()
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    return json.loads((folder / "state.json").read_text())["steps"]
 
 
 def program():

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from cai.inference.core.storage import save, storable
 from cai.models.common.checks import check_distribution, float_tensor
-from cai.models.common.labels import axis_labels, by_name
+from cai.models.common.labels import axis_labels
 
 __all__ = ["LONGER", "Policy", "TablePolicy", "policy_classes", "read_vectors", "require_time"]
 
@@ -103,7 +103,7 @@ class TablePolicy:
             if own is not None and getattr(self, what) is None:
                 object.__setattr__(self, what, tuple(own))
         axes = [(self.state_names, "state"), (self.action_names, "action")]
-        table, source = float_tensor(by_name(self.action_probs, axes, "action_probs"), "action_probs")
+        table, source = float_tensor(self.action_probs, "action_probs", axes)
         if table.dim() == 2:
             table = table[None]
             object.__setattr__(self, "stationary", True)

@@ -32,10 +32,8 @@ def is_in_range(model: Any, *, soft: bool = False) -> bool:
     """
     if not isinstance(model, TrajectoryModel):
         return True
-    temperature, size, nats = _sizes(model.host)
-    if model.action_prior.dtype == torch.float32 and not all(
-        not x or 1 / SINGLE <= x <= SINGLE for x in (temperature, size)
-    ):
+    temperature, size, nats = _sizes(model)
+    if model.dtype == torch.float32 and not all(not x or 1 / SINGLE <= x <= SINGLE for x in (temperature, size)):
         return False
     return _in_range(temperature, size, nats, soft)
 
@@ -94,7 +92,7 @@ def out_of_range(backend: Backend, model: Any) -> ModelPosterior | None:
     soft = getattr(backend, "soft_recursion", None) is not None or getattr(backend, "divides_return", False)
     if is_in_range(model, soft=soft):
         return None
-    temperature, size, nats = _sizes(model.host)
+    temperature, size, nats = _sizes(model)
     why = f"returns are of the size of {size:.3g} in reward units, the temperature is "
     why += f"{temperature:.3g}, and so they are of {nats:.3g} nats"
     why += ", in float32" if model.dtype == torch.float32 else ""

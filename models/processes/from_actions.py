@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from cai.models.common.checks import float_tensor
-from cai.models.common.labels import by_name, is_labelled
+from cai.models.common.labels import is_labelled
 from cai.models.processes.from_sparse import is_sparse, successors_from_sparse
 
 logger = logging.getLogger("cai.models")
@@ -51,7 +51,7 @@ def read_actions(matrices: Any, options: dict[str, Any]) -> tuple[Tensor | None,
     if parts and all(is_labelled(part) for part in parts) and options.get("state_names") is None:
         options["state_names"] = [str(label) for label in parts[0].index]
     names = (options.get("state_names"), "state")
-    tables = [float_tensor(by_name(p, [names, names], f"matrices[{a}]"), f"matrices[{a}]") for a, p in enumerate(parts)]
+    tables = [float_tensor(p, f"matrices[{a}]", [names, names]) for a, p in enumerate(parts)]
     shapes = [list(table.shape) for table, _ in tables]
     if not shapes or any(shape != [len(tables[0][0])] * 2 for shape in shapes):
         raise ValueError(

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from cai.models.common.checks import check_distribution, check_shape, float_tensor, index_tensor, whole_number
-from cai.models.common.labels import axis_labels, by_name, in_order, taken_apart
+from cai.models.common.labels import axis_labels, in_order, taken_apart
 from cai.models.common.storage import storable
 from cai.models.processes.mdp import MDP
 
@@ -53,9 +53,7 @@ class ObservationModel:
             if own is not None and getattr(self, what) is None:
                 object.__setattr__(self, what, tuple(str(label) for label in own))
         axes = [(self.state_names, "state"), (self.observation_names, "observation")]
-        table, source = float_tensor(
-            by_name(self.probabilities, axes, "observation probabilities"), "observation probabilities"
-        )
+        table, source = float_tensor(self.probabilities, "observation probabilities", axes)
         if table.dim() not in (2, 3) or 0 in table.shape:
             raise ValueError(
                 f"observation probabilities have shape {list(table.shape)}; expected [S, Z] with p(o | s) at [s, o], "
@@ -64,7 +62,7 @@ class ObservationModel:
         table = check_distribution(table, "observation probabilities", source)
         first = table if table.dim() == 2 else None
         if self.first is not None:
-            given, source = float_tensor(by_name(self.first, axes, "first"), "first")
+            given, source = float_tensor(self.first, "first", axes)
             check_shape(given, tuple(table.shape[-2:]), "first", "[S, Z]")
             first = check_distribution(given, "first", source)
         names = self.observation_names

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from cai.models.common.checks import float_tensor
-from cai.models.common.labels import axis_labels, by_name, in_order
+from cai.models.common.labels import axis_labels, in_order
 from cai.models.common.storage import storable
 from cai.models.processes.mdp import MDP
 from cai.models.rewards.base import RewardFactor, Setting, Step, one_number
@@ -153,7 +153,7 @@ class LinearReward(RewardFactor):
         if labels is not None:
             features = in_order(features.movedim(-1, 0), labels[-1:], [of_features], "features").movedim(0, -1)
             object.__setattr__(self, "labels", (*labels[:-1], None))
-        weights, _ = float_tensor(by_name(self.weights, [of_features], "weights"), "weights")
+        weights, _ = float_tensor(self.weights, "weights", [of_features])
         if weights.dim() != 1 or weights.shape[0] != features.shape[-1]:
             raise ValueError(
                 f"weights has shape {list(weights.shape)}; features ends in F = {features.shape[-1]}: expected [F]"

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from cai.models.common.checks import check_distribution, check_shape, float_tensor, whole_horizon
-from cai.models.common.labels import by_name
 from cai.models.processes.mdp import MDP
 
 __all__ = [
@@ -58,7 +57,7 @@ def _normalised_prior(prior: Any, mdp: MDP) -> Tensor:
         return mdp.available.double() / mdp.available.sum(-1, keepdim=True)
     states, actions = (mdp.state_names, "state"), (mdp.action_names, "action")
     axes = [actions] if getattr(prior, "ndim", 0) == 1 else [states, actions]
-    tensor, source = float_tensor(by_name(prior, axes, "action_prior"), "action_prior")
+    tensor, source = float_tensor(prior, "action_prior", axes)
     if tensor.dim() == 1:
         check_shape(tensor, (mdp.num_actions,), "action_prior", "[A]")
         tensor = tensor.expand(shape)

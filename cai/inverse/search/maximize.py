@@ -93,6 +93,7 @@ class _Search:
     def __init__(self, function: Smooth, start: Tensor, box: Box) -> None:
         self.function, self.box = function, box
         self.evaluations = 0
+        self._known: tuple[Tensor, Tensor] | None = None  # a place and its exact Hessian
         found = self.look(start)
         if found is None:
             raise ValueError("the search starts where the function is infeasible; look for a feasible start first")
@@ -103,6 +104,12 @@ class _Search:
         self.evaluations += 1
         found = self.function.evaluate(place)
         return None if found is None else (found[0] - self.box.taken(place), found[1])
+
+    def hessian(self) -> Tensor:
+        """[F, F], exact, where the search is."""
+        if self._known is None or not torch.equal(self._known[0], self.place):
+            self._known = self.place, self.function.hessian(self.place)
+        return self._known[1]
 
     def promised(self, bend: Tensor | Spectrum) -> tuple[Tensor, float]:
         """The step of a quadratic model and its gain."""
@@ -179,15 +186,11 @@ def maximize(
     """
     search = _Search(function, start, box)
     bend: Tensor | Spectrum | None = None
-    known: tuple[Tensor, Tensor] | None = None  # a place and its exact Hessian
     decrement, done, steps, fresh = float("inf"), False, 0, True
     waited = 0  # steps since the exact Hessian was asked
 
     def exactly() -> Spectrum:
-        nonlocal known
-        if known is None or not torch.equal(known[0], search.place):
-            known = search.place, function.hessian(search.place)
-        return spectrum(-known[1], rounding)
+        return spectrum(-search.hessian(), rounding)
 
     rounds = progress(max_iterations, lambda: f"{search.value:.6g} nats") if show else range(max_iterations)
     for _ in rounds:
@@ -230,9 +233,7 @@ def maximize(
         steps, waited = steps + 1, waited + 1
         matrix = bend.positive() if isinstance(bend, Spectrum) else bend
         bend, fresh = _updated(matrix, *change, first=fresh and not isinstance(bend, Spectrum)), False
-    hessian = None if known is None or not torch.equal(known[0], search.place) else known[1]
-    if exact and hessian is None:
-        hessian = function.hessian(search.place)
+    hessian = search.hessian() if exact else None
     return Found(search.place, search.value, search.slope, hessian, decrement, done, steps, search.evaluations)
 
 

@@ -39,6 +39,7 @@ from cai.inference.tabular.stationary.iteration import (
 from cai.inference.tabular.stationary.problem.listing import steps_of
 from cai.inference.tabular.stationary.problem.steps import Steps
 from cai.inference.tabular.stationary.solve import Solution
+from cai.models.common.numerics import plain_number
 from cai.models.trajectory.model import TrajectoryModel
 
 __all__ = ["average_messages"]
@@ -162,7 +163,7 @@ def _assembled(
     model: TrajectoryModel, recursion: Recursion, solution: Solution, where: _Where, rate: Rate, part: Steps
 ) -> Stationary:
     """Tables, the long run, and how it ended."""
-    alpha, start = _temperature(model), model.mdp.initial
+    alpha, start = plain_number(model.temperature), model.mdp.initial
     worth = np.nan_to_num(solution.worth[:-1], nan=0.0, posinf=np.inf, neginf=-np.inf)
     values = torch.from_numpy(worth.astype(np.float64)).to(start.detach())
     policy, gain = policy_at(model, solution), values.new_full((), float(rate.gain))
@@ -189,12 +190,8 @@ def _assembled(
     return Stationary(messages, status, details, known=known)
 
 
-def _temperature(model: TrajectoryModel) -> float:
-    return float(torch.as_tensor(model.temperature, dtype=torch.float64).detach())
-
-
 def _details(model: TrajectoryModel, solution: Solution, rate: Rate, part: Steps, met: Array) -> dict[str, Any]:
-    alpha, worth = _temperature(model), np.abs(solution.worth[:-1][met])
+    alpha, worth = plain_number(model.temperature), np.abs(solution.worth[:-1][met])
     worth = np.where(np.isfinite(worth), worth, 0.0)
     # To float64, less their mean; then to the dtype of tables in nats, and again in reward units.
     rounded = CENTRED * worth.max(initial=0.0) + 1.01 * torch.finfo(model.mdp.initial.dtype).eps * worth

@@ -26,7 +26,7 @@ from cai.inference.tabular.stationary.own import solve_own
 from cai.inference.tabular.stationary.problem.listing import steps_of
 from cai.inference.tabular.stationary.problem.steps import Steps
 from cai.inference.tabular.stationary.solve import Solution, solve_by_backups, solve_soft
-from cai.models.common.numerics import certainty_equivalent
+from cai.models.common.numerics import certainty_equivalent, plain_number
 from cai.models.trajectory.model import TrajectoryModel
 
 __all__ = ["Fits", "Settling", "Stationary", "policy_at", "q_values_at", "solve_group", "stationary_messages"]
@@ -88,8 +88,8 @@ def stationary_messages(model: TrajectoryModel, recursion: Recursion, settling: 
     start = (model.mdp.initial.detach() > 0).cpu().numpy()
     _, ways, _ = usable(steps, np.append(np.full(steps.number, np.nan), 0.0))  # what is forbidden leads nowhere
     met = steps.reached(np.append(start, False), ways)[:-1]
-    solution = Solution(steps, settling.max_iterations, Fits(steps, met, settling.tolerance))
-    solution.temperature = float(torch.as_tensor(model.temperature, dtype=torch.float64).detach())
+    fits = Fits(steps, met, settling.tolerance)
+    solution = Solution(steps, settling.max_iterations, fits, temperature=plain_number(model.temperature))
     if hard and settling.accelerate:
         solution.chosen = np.full(steps.number, -1)
     for group in (met, ~met):

@@ -1,6 +1,5 @@
 """Learners with networks: their parts, what they learn, and runs that are killed."""
 
-import json
 import math
 import os
 import signal
@@ -9,13 +8,14 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
+from killed_runs import killed_while_collecting
 from network_worlds import Target, learned_table, small_model, world_of
 from torch import nn
 
 import cai
 from cai.inference import NotKnown, SoftActorCritic, SoftQLearning, Status
 from cai.inference.core.storage import StorageError
-from cai.inference.learning.networks import box_actor_critic, collector
+from cai.inference.learning.networks import box_actor_critic
 from cai.inference.learning.networks.buffer import Buffer, Columns
 from cai.inference.learning.networks.flat import Perceptron
 from cai.inference.learning.networks.squash import draw_squashed
@@ -203,23 +203,12 @@ def test_a_killed_run_goes_on_to_the_same_bytes(name, tmp_path):
     world_id, backend, options = KILLED[name]
     options = {**SMALL, "steps": 699, "warmup_steps": 50, "updates_per_step": 0.3, **options}
     cai.infer(environment_model(world_id, **PENDULUM), backend, seed=4, folder=tmp_path / "whole", **options)
-    child = os.fork()
-    if child == 0:
-        step, count = collector.Collector.step, []
 
-        def dies(self, *actions):
-            count.append(1)
-            if len(count) * self.number > 500:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return step(self, *actions)
-
-        collector.Collector.step = dies
+    def run():
         world = environment_model(world_id, **PENDULUM)
         cai.infer(world, backend, seed=4, folder=tmp_path / "cut", checkpoint_every=200, **options)
-        os._exit(0)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
-    stored = json.loads((tmp_path / "cut" / "state.json").read_text())["steps"]
-    assert 190 < stored < 500
+
+    assert 190 < killed_while_collecting(run, tmp_path / "cut") < 500
     cai.resume(tmp_path / "cut")
     assert files(tmp_path / "cut") == files(tmp_path / "whole")
 

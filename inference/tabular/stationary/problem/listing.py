@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from cai.inference.tabular.stationary.problem.edges import BLOCK, EdgeList, EdgeTable, Outcomes, computes_long, serves
 from cai.inference.tabular.stationary.problem.steps import Steps
+from cai.models.common.numerics import plain_number
 from cai.models.trajectory.model import TrajectoryModel
 
 __all__ = ["steps_of"]
@@ -56,7 +57,7 @@ def steps_of(model: TrajectoryModel, eta: float, hard: bool) -> Steps:
     # In nats to the last digit of long double: what cancels on a cycle of rewards must cancel once divided, too.
     means, gains = (
         np.zeros(len(first)),
-        rewards.astype(np.longdouble) / float(torch.as_tensor(model.temperature, dtype=torch.float64).detach()),
+        rewards.astype(np.longdouble) / plain_number(model.temperature),
     )
     if eta == 0:
         with np.errstate(invalid="ignore"):
@@ -96,7 +97,7 @@ def _table_of(model: TrajectoryModel, eta: float, hard: bool) -> Steps | None:
         paid = paid.max(1, keepdims=True, where=given > 0, initial=-np.inf)
     falling = 0 if discount == 1 else 1 if eta == 0 or alike else number
     missing, largest = 1 - given.sum(1, dtype=np.longdouble), given.argmax(1)
-    temperature = float(torch.as_tensor(model.temperature, dtype=torch.float64).detach())
+    temperature = plain_number(model.temperature)
     source = Outcomes(given, missing, largest, discount, falling, paid if eta != 0 else None, temperature)
     targets = np.where(mdp.terminal.cpu().numpy(), number, np.arange(number))
     if falling == 1:

@@ -9,12 +9,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from killed_runs import killed_while_collecting
 from typer.testing import CliRunner
 
 import cai
 from cai.cli import app
 from cai.inference import SoftQLearning
-from cai.inference.learning.networks import collector
 from cai.inverse import AdversarialEstimate, FitError, FitStatus, airl, gail
 from cai.inverse.adversarial import brain
 from cai.models import environment_model
@@ -64,22 +64,8 @@ def test_a_killed_run_goes_on_to_the_same_bits(run, tmp_path):
     """Files of the folder included; and whether a run is stored changes no bit of it."""
     whole = asked(run, tmp_path / "whole")
     same(whole, asked(run))
-    child = os.fork()
-    if child == 0:
-        step, count = collector.Collector.step, []
-
-        def dies(self, *actions):
-            count.append(1)
-            if len(count) * self.number > 500:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return step(self, *actions)
-
-        collector.Collector.step = dies
-        asked(run, tmp_path / "cut", checkpoint_every=200)
-        os._exit(0)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
-    stored = json.loads((tmp_path / "cut" / "state.json").read_text())["steps"]
-    assert 190 < stored < 500
+    cut = tmp_path / "cut"
+    assert 190 < killed_while_collecting(lambda: asked(run, cut, checkpoint_every=200), cut) < 500
     same(whole, cai.resume(tmp_path / "cut", throw=False))
     assert files(tmp_path / "cut") == files(tmp_path / "whole")
     same(whole, cai.resume(tmp_path / "cut", throw=False))  # a run that has ended answers again
