@@ -234,8 +234,7 @@ class TrajectoryModel(Portable):
     @cached_property
     def reward_size(self) -> float:
         """The largest absolute reward that is finite, in reward units; what no outcome pays does not count."""
-        host, largest = self.host, 0.0
-        possible = host.mdp.probabilities > 0
+        host, possible, largest = self.host, self.host.mdp.probabilities > 0, 0.0
         for t in host.reward_times:
             sizes = host.reward_table(t).detach().abs()
             counts = torch.isfinite(sizes) & (possible if sizes.shape == possible.shape else True)
