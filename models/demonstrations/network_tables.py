@@ -46,7 +46,8 @@ def read_table(given: Any, what: str, keys: Iterable[str]) -> pd.DataFrame:
         labels = (*keys, "trip", "link", "destination", "person")
         frame = _from_file(given, what, labels)
         for key in set(labels) & set(frame.columns) - {"position"}:
-            frame[key] = frame[key].str.strip().replace("", pd.NA).astype(object)
+            texts = frame[key].str.strip()
+            frame[key] = texts.mask(texts == "").astype(object)
         if "position" in frame.columns:
             frame["position"] = _numbers_or_text(frame["position"])
     elif isinstance(given, pd.DataFrame):
@@ -114,8 +115,8 @@ def whole_number(key: Any) -> Any:
     return int(key.partition(".")[0]) if isinstance(key, str) and WHOLE.fullmatch(key) else key
 
 
-def whole_numbers(columns: Sequence[pd.Series]) -> list[pd.Series]:
-    """Columns of text as ints, if all of it that is there is written as whole numbers; blanks stay blanks.
+def whole_numbers(columns: Sequence[Any]) -> list[Any]:
+    """Columns (Series) of text as ints, if all of it that is there is written as whole numbers; blanks stay blanks.
 
     They stay text where two keys of the first column, such as 1 and 01, would become one.
     """
@@ -151,12 +152,11 @@ def key_places(column: pd.Series, index: pd.Index) -> np.ndarray[Any, Any]:
     places = np.array(index.get_indexer(keys), dtype=np.int64)
     lost = np.flatnonzero(places < 0)
     if len(lost):
-        known = pd.Series(range(len(index)), index=pd.Index(map(_spelling, index), tupleize_cols=False, dtype=object))
-        known = known[known.index.notna() & ~known.index.duplicated(keep=False)]
-        names = pd.Index(map(_spelling, keys[lost]), tupleize_cols=False, dtype=object)
-        found = known.index.get_indexer(names)
-        kept = (found >= 0) & names.notna()
-        places[lost[kept]] = known.to_numpy()[found[kept]]
+        known: dict[str | None, int] = {}
+        for place, name in enumerate(map(_spelling, index)):
+            known[name] = -1 if name in known else place
+        known[None] = -1
+        places[lost] = [known.get(_spelling(key), -1) for key in keys[lost]]
     return places
 
 
@@ -167,7 +167,8 @@ def _spelling(key: Any) -> str | None:
     if isinstance(key, int | np.integer):
         return str(int(key))
     if isinstance(key, float | np.floating):
-        return str(int(key)) if np.isfinite(key) and key == int(key) and abs(key) < 2**53 else None
+        number = float(key)
+        return str(int(number)) if number.is_integer() and abs(number) < 2**53 else None
     if not isinstance(key, str):
         return None
     number = PLAIN.fullmatch(key.strip())
