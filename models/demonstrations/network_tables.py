@@ -171,8 +171,8 @@ def _spelling(key: Any) -> str | None:
         return str(int(number)) if number.is_integer() and abs(number) < 2**53 else None
     if not isinstance(key, str):
         return None
-    number = PLAIN.fullmatch(key.strip())
-    return number[1] if number else key.strip()
+    written = PLAIN.fullmatch(key.strip())
+    return written[1] if written else key.strip()
 
 
 def spelled(key: Any) -> str:
