@@ -103,8 +103,8 @@ def watch_command(
         path = folder / "policy.safetensors"
         if not path.exists():
             raise ValueError(
-                f"{str(folder)!r} holds no policy; a run that was interrupted goes on by cai resume {folder}, and of one "
-                "that ended with status 'unstable' none is left"
+                f"{str(folder)!r} holds no policy; a run that was interrupted goes on by cai resume {folder}, and of "
+                "one that ended with status 'unstable' none is left"
             )
         policy, steps = load(path), _stored_steps(folder / Checkpoints.COUNT)
         if render:
