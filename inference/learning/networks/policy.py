@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cai.inference.core.policy import policy_classes
 from cai.inference.core.storage import save, storable
 from cai.inference.learning.networks.box_networks import BoxNetwork, box_network, layers_of, numbered_network
 from cai.inference.learning.networks.flow import FlowNetwork, Frozen
@@ -233,3 +234,6 @@ class LearnedPolicy:
         )
         how = "" if self.interface.num_actions else f", {self.kind}"
         return f"{type(self).__name__}({acts}{how}, layers={list(self.sizes)}, source={self.source!r})"
+
+
+policy_classes["learned"] = LearnedPolicy

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from cai.inference.core.lazy import lazy
-from cai.inference.core.policy import Policy
+from cai.inference.core.policy import Policy, policy_classes
 from cai.inference.core.posterior import Posterior
 from cai.inference.core.status import NotKnown, Status
 from cai.inference.core.storage import can_store, storable
@@ -71,12 +71,12 @@ class LearnedPosterior(Posterior):
     def elbo(self) -> Tensor | None:
         """E[sum gamma^t (r - alpha log pi/p)] / alpha from episodes, nats, 0-dim.
 
-        None of a policy without density, and of an unstable run, whose policy means nothing.
+        None of a policy without density, and of a run that left the floats, whose policy cannot act.
 
         Raises:
             ValueError: if an episode does not end.
         """
-        if not self.has_density or self.status is Status.UNSTABLE:
+        if not self.has_density or self._left_the_floats:
             return None
         sums, alpha = self.episodes, self.temperature
         totals = (sums.rewards + sums.tails) / alpha - sums.divergences
@@ -89,17 +89,17 @@ class LearnedPosterior(Posterior):
     def believed_return(self) -> Tensor | None:
         """E[sum gamma^t r] from the same episodes, reward units, 0-dim; truncated ones count as far as they went.
 
-        None of an unstable run.
+        None of a run that left the floats.
         """
-        return None if self.status is Status.UNSTABLE else self.episodes.rewards.mean()
+        return None if self._left_the_floats else self.episodes.rewards.mean()
 
     @lazy
     def policy_divergence(self) -> Tensor | None:
         """The discounted sum of KL(pi || p) along the same episodes, nats, 0-dim; None in the entropy form.
 
-        None, too, of a policy without density, and of an unstable run.
+        None, too, of a policy without density, and of a run that left the floats.
         """
-        if not self.has_density or self.entropy_form or self.status is Status.UNSTABLE:
+        if not self.has_density or self.entropy_form or self._left_the_floats:
             return None
         return self.episodes.divergences.mean()
 
@@ -107,6 +107,11 @@ class LearnedPosterior(Posterior):
     def has_density(self) -> bool:
         """Whether densities of the policy's actions are known; those of a Stein sampler are not."""
         return bool(getattr(self.brain, "has_density", True))
+
+    @property
+    def _left_the_floats(self) -> bool:
+        """Whether that is why the run is unstable; where its temperature ran to a bound, its policy still acts."""
+        return self.status is Status.UNSTABLE and not self.brain.temperature.at_bound
 
     def _tell(self, name: str, value: float) -> None:
         self.__dict__["details"] = MappingProxyType({**self.details, name: value})
@@ -212,7 +217,7 @@ def policy_of(brain: Any, source: str) -> LearnedPolicy:
     setting = brain.setting
     interface: Interface = setting.interface
     named = setting.policy if isinstance(setting.policy, str) else "module"
-    return LearnedPolicy(
+    made: LearnedPolicy = policy_classes["learned"](
         interface,
         (interface.size, *setting.hidden_sizes, interface.num_actions or 2 * interface.action_size),
         {name: part.clone() for name, part in brain.policy_tensors().items()},
@@ -224,6 +229,7 @@ def policy_of(brain: Any, source: str) -> LearnedPolicy:
         setting.network,
         setting.policy if named == "module" else None,
     )
+    return made
 
 
 @torch.no_grad()
