@@ -38,7 +38,8 @@ WIDENINGS = 6  # of the bound on values
 SETTLE = 10_000  # backups in which values are to settle that the equation leaves open
 STALLS = 10  # attempts in a row that do not bring the bounds on the gain to half of what they were
 LOOK = 200  # steps of a chain by which a state is found that it is in often
-STILL = 1e-9  # what a step changes of where it is, below which more of them show nothing
+FULL = 0.1  # of a table: chains of fewer entries are listed
+STILL = 1e-4  # what a step changes of where it is, below which more of them show nothing
 UNDONE = 1e-6  # of a step: values that are less have lost too many digits of theirs to it
 MANY = 1_000  # backups in a row at most, between attempts at Newton's steps
 
@@ -228,12 +229,16 @@ def seen_state(steps: Steps, moves: Moves, states: Array) -> int:
     """The state that a chain begun anywhere in a closed class is the likeliest to be in after a while."""
     here = np.zeros(steps.number)
     here[states] = 1 / len(states)
-    weights = moves.weights.astype(np.float64) if steps.table is None else moves.chain
+    table = None
+    if steps.table is None:
+        weights, sources, targets = moves.weights.astype(np.float64), steps.sources, steps.targets
+    elif np.count_nonzero(moves.chain) > FULL * moves.chain.size:
+        table, targets = moves.chain, steps.table.columns
+    else:
+        sources, outcomes = np.nonzero(moves.chain)
+        weights, targets = moves.chain[sources, outcomes], steps.table.columns[outcomes]
     for _ in range(LOOK):  # a state that is seldom seen tells nothing of the others in floats
-        if steps.table is None:
-            sent, targets = weights * here[steps.sources], steps.targets
-        else:
-            sent, targets = here @ weights, steps.table.columns
+        sent = weights * here[sources] if table is None else here @ table
         before, here = here, (here + np.bincount(targets, sent, steps.number)[: steps.number]) / 2  # none ends
         if np.abs(here - before).sum() < STILL:
             break
