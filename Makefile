@@ -6,6 +6,8 @@ BIN := $(VENV)/bin
 BENCH := .venv-bench
 OLDEST := .venv-oldest
 READY := $(VENV)/.ready
+# What `make test COVERAGE=1` adds: which lines run, and how many percent of them have to.
+COUNTED := --cov --cov-report=term:skip-covered --cov-fail-under=90
 LABS_READY := $(VENV)/.ready-labs
 ELSEWHERE := $(or $(TMPDIR),/tmp)/cai-wheel
 # Of those that pyenv keeps, else the one that everything else uses.
@@ -24,8 +26,8 @@ LOOPS := inference/kernels/native/loops.so
 demo: $(READY)  ## compare the backends on the bridge, and save the pictures
 	$(BIN)/cai compare bridge --out out/bridge
 
-test: $(READY)  ## every test but the notebooks, the labs, the browser and the campaigns
-	$(BIN)/python -m pytest -n auto --dist worksteal
+test: $(READY)  ## every test but the notebooks, the labs, the browser and the campaigns (COVERAGE=1 counts lines that run)
+	$(BIN)/python -m pytest -n auto --dist worksteal $(if $(COVERAGE),$(COUNTED))
 
 oldest: $(OLDEST)/.ready  ## a part of the tests with the oldest versions of what setup.cfg asks for
 	$(OLDEST)/bin/python -m pytest -n auto tests/models/zoo tests/models/processes tests/models/rewards tests/cai/studies \

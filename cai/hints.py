@@ -9,6 +9,7 @@ import dis
 import inspect
 import math
 from collections.abc import Callable, Sequence
+from types import TracebackType
 from typing import Any
 
 import torch
@@ -122,7 +123,12 @@ SAID: tuple[tuple[tuple[str, ...], str], ...] = (
     ),
     (("no backend",), "no backend is called that: cai.available_backends() lists them"),
     (("has no attribute",), "the value is of another kind than you expect: print its type"),
+    (("is not iterable",), "one thing stands where several are expected: is a part of it meant, as its log_evidence?"),
     (("not subscriptable",), "something is indexed that holds no entries: was a function meant to be called first?"),
+    (
+        ("'tensor' object is not callable", "'float' object is not callable"),
+        "a number is called like a function: leave out its (), as in posterior.believed_return; a product needs *",
+    ),
     (("not callable",), "something is called that is no function: is a name used twice?"),
 )
 
@@ -162,7 +168,8 @@ def ask(
             raise
         if raises is not None and isinstance(error, raises) and _meant(error):
             return error
-        raise AssertionError(f"{name} stopped with {type(error).__name__}: {_short(error)}. {_hint(error)}") from error
+        said = f"{name} stopped with {type(error).__name__}: {_short(error)}".removesuffix(".")
+        raise AssertionError(f"{said}. {_hint(error)}".rstrip()) from error
     if got is None:
         raise AssertionError(f"{name} returns nothing: end it with `return` and the result (to print it is not enough)")
     if isinstance(got, BaseException):
@@ -170,9 +177,8 @@ def ask(
     for place, (entries, differentiated) in before.items():
         _left_alone(function, name, place, arguments[place], entries, differentiated)
     if parts is not None and (not isinstance(got, (tuple, list)) or len(got) != parts):
-        raise AssertionError(
-            f"{name} returns one result; expected {parts}, as its docstring says: return first, second"
-        )
+        count = f"{len(got)} results" if isinstance(got, (tuple, list)) else "one result"
+        raise AssertionError(f"{name} returns {count}; expected {parts}, as its docstring says: return first, second")
     if shape is None:
         return got
     if isinstance(got, (list, tuple)):
@@ -192,16 +198,28 @@ def ask(
     if bool(torch.isnan(table.detach().double()).any()):
         raise AssertionError(
             f"{name} returns NaN: it takes inf / inf (an exp that overflows: stay in log space), -inf minus -inf, "
-            "0 times inf, or the log of a negative number"
+            "0 times inf, 0 / 0, or the log of a negative number"
         )
     return got
 
 
-def _meant(error: Exception) -> bool:
-    """Whether a `raise` written in Python raised it, and nothing compiled."""
+def _last(error: Exception) -> TracebackType | None:
+    """Where it was raised."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
+    return trace
+
+
+def _raised_in(error: Exception) -> str:
+    """The module whose code raised it."""
+    trace = _last(error)
+    return "" if trace is None else str(trace.tb_frame.f_globals.get("__name__", ""))
+
+
+def _meant(error: Exception) -> bool:
+    """Whether a `raise` written in Python raised it, and nothing compiled."""
+    trace = _last(error)
     return trace is not None and trace.tb_frame.f_code.co_code[trace.tb_lasti] == dis.opmap["RAISE_VARARGS"]
 
 
@@ -233,7 +251,7 @@ def _left_alone(
 
 def _short(error: Exception) -> str:
     lines = str(error).strip().splitlines()
-    return (lines[0] if lines else "no message")[:160]
+    return (lines[0] if lines else "no message")[:300]
 
 
 def _hint(error: Exception) -> str:
@@ -245,6 +263,8 @@ def _hint(error: Exception) -> str:
         return "Hint: the function calls itself without end"
     if isinstance(error, KeyError):
         return "Hint: there is no entry of that name: names of sites are counted from 1, as s_1, a_1, O_1"
+    if _raised_in(error).startswith("cai."):
+        return ""  # what cai says names the mistake, and the way out
     return "Hint: run the cell of your answer on small numbers, and print what stands in each line"
 
 

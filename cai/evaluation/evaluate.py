@@ -212,9 +212,9 @@ def evaluate(
         pairs = zip(_one_each(policy, len(model)), model, strict=True)
         return OutcomeBatch([evaluate(own, member, **options) for own, member in pairs])
     if not callable(model):
-        raise TypeError(
-            f"evaluate needs a TrajectoryModel, whose dynamics it knows, or a program; got {type(model).__name__}"
-        )
+        got = type(model).__name__
+        turned = "; the policy comes first, evaluate(policy, model)" if isinstance(policy, TrajectoryModel) else ""
+        raise TypeError(f"evaluate needs a TrajectoryModel, whose dynamics it knows, or a program; got {got}{turned}")
     if num_rollouts < 2:
         raise ValueError(f"num_rollouts is {num_rollouts}; a spread needs at least 2")
     if not 0 < tail <= 1:

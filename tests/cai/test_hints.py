@@ -5,7 +5,9 @@ import math
 import pytest
 import torch
 
+import cai
 from cai.hints import ask
+from cai.models import bridge
 
 
 def undefined(x):
@@ -40,6 +42,8 @@ MISTAKES = {
         "detached",
     ),
     "wrong arguments": (lambda: 1, "list of arguments"),
+    "a number called": (lambda x: x.sum()(), "leave out its ()"),
+    "one for several": (lambda x: list(object()), "one thing stands where several"),
     "no number": (lambda x: object() - object(), "no number"),
     "wrong kind": (lambda x: "a", "returns a str; expected one tensor"),
     "axis left": (lambda x: x[None], "an axis is left over"),
@@ -68,6 +72,8 @@ def test_a_mistake_becomes_a_hint(mistake):
 def test_a_pair_that_is_one_result_is_named():
     with pytest.raises(AssertionError, match="returns one result; expected 2"):
         ask(lambda x: x, torch.ones(3), parts=2)
+    with pytest.raises(AssertionError, match="returns 2 results; expected 3"):
+        ask(lambda x: (x, x), torch.ones(3), parts=3)
     assert ask(lambda x: (x, x), 1, parts=2) == (1, 1)
 
 
@@ -100,3 +106,14 @@ def test_an_error_that_is_asked_for_is_returned_if_python_raised_it_and_nothing_
         ask(lambda x: 1 if x > 0 else 0, torch.ones(3), raises=RuntimeError)  # torch's is a RuntimeError, too
     with pytest.raises(AssertionError, match="stopped with"):
         ask(strict, 1, raises=ValueError)
+
+
+def test_what_the_library_says_stands_alone_and_whole():
+    model = bridge(horizon=3)
+    policy = cai.extract_policy(cai.infer(model, "exact"))
+    with pytest.raises(AssertionError, match=r"policy comes first, evaluate\(policy, model\)") as said:
+        ask(cai.evaluate, model, policy)
+    assert "Hint" not in str(said.value)
+    with pytest.raises(AssertionError, match="says how many rollouts measure the spread") as said:
+        ask(cai.evaluate, policy, model, episodes=20)
+    assert "Hint" not in str(said.value)
