@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["resume_command", "train_command", "watch_command"]
 
 EPISODES = 20
+UNKNOWN: dict[str, Any] = {"deterministic_return": None, "stochastic_return": None}
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The folder of the run.")]
 
@@ -101,7 +102,10 @@ def watch_command(
         run, world, _ = read_run(folder, None, {})
         path = folder / "policy.safetensors"
         if not path.exists():
-            raise ValueError(f"{str(folder)!r} holds no policy yet; let the run end first: cai resume {folder}")
+            raise ValueError(
+                f"{str(folder)!r} holds no policy; a run that was interrupted goes on by cai resume {folder}, and of "
+                "one that ended with status 'unstable' none is left"
+            )
         policy, steps = load(path), _stored_steps(folder / Checkpoints.COUNT)
         if render:
             _show(world, policy, episodes, run.seed)
@@ -159,13 +163,22 @@ def _world(name: str, temperature: float | None, discount: float | None) -> Any:
 def _told(answer: Posterior, backend: str, seed: int, folder: Path, seconds: float) -> dict[str, Any]:
     """What is said of a run."""
     world = answer.model
-    elbo = answer.elbo if answer.status.ok else None
-    line = {"world": world.name, "backend": backend.split(":")[0], "seed": seed, "steps": answer.details["steps"]}
+    line: dict[str, Any] = {
+        "world": world.name,
+        "backend": backend.split(":")[0],
+        "seed": seed,
+        "steps": answer.details["steps"],
+    }
     line |= {"status": answer.status.label, "seconds": round(seconds, 3), "folder": str(folder)}
-    line["elbo"] = float(elbo) if elbo is not None and math.isfinite(elbo) else None
+    line["elbo"] = _finite(answer.elbo) if answer.status.ok else None
     if not answer.status.ok:
-        return line | {"deterministic_return": None, "stochastic_return": None}
+        return line | UNKNOWN
     return line | _returns(world, answer.policy(), EPISODES, seed)
+
+
+def _finite(number: Any) -> float | None:
+    """The number as JSON has it: null where it is not known or not finite."""
+    return None if number is None or not math.isfinite(number) else float(number)
 
 
 def _learned(
@@ -174,14 +187,15 @@ def _learned(
     """What is said of a run against a discriminator; the world's own reward was not looked at."""
     line = {"world": world.name, "method": found.method, "backend": backend, "seed": seed, "steps": found.steps}
     line |= {"status": found.status.label, "seconds": round(seconds, 3), "folder": str(folder)}
-    line |= {"divergence": found.divergence, "discriminator_loss": found.discriminator_loss}
-    return line | _returns(world, found.policy, EPISODES, seed)
+    line |= {name: _finite(getattr(found, name)) for name in ("divergence", "discriminator_loss")}
+    acts = found.status.label != Status.UNSTABLE.label
+    return line | (_returns(world, found.policy, EPISODES, seed) if acts else UNKNOWN)
 
 
 def _returns(world: Any, policy: Any, episodes: int, seed: int) -> dict[str, Any]:
     """Plain sums of rewards over episodes, by the most probable action or the mean and by draws."""
     if isinstance(world, TrajectoryModel):
-        return {"deterministic_return": None, "stochastic_return": None}
+        return UNKNOWN
     found: dict[str, Any] = {"deterministic_return": None}
     for name, deterministic in (("deterministic_return", True), ("stochastic_return", False)):
         if deterministic and not takes_means(policy, world, seed):
@@ -212,13 +226,11 @@ def _finish(answer: Posterior, line: dict[str, Any], as_json: bool) -> None:
 
 
 def _finish_learned(found: AdversarialEstimate, line: dict[str, Any], as_json: bool) -> None:
-    from cai.inverse.estimation.status import FitStatus  # which is loaded already, as is not so for other commands
-
     _print(line, as_json)
     for sentence in (*found.warnings, *([] if found.status.ok else [str(found.status)])):
         print(sentence, file=sys.stderr)
     if not found.status.ok:
-        raise typer.Exit(INTERRUPTED if found.status is FitStatus.NOT_CONVERGED else 1)
+        raise typer.Exit(INTERRUPTED if found.status.label == Status.NOT_CONVERGED.label else 1)
 
 
 def _print(line: dict[str, Any], as_json: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from typing import Any, NamedTuple
 
@@ -106,6 +107,7 @@ class _Worlds:
         self.environment, self.number, self.stacked = environment, number, stacked
         self.discrete = hasattr(actions, "n")
         self.dtype = actions.dtype
+        self.masks: np.ndarray | None = None  # [N, A], not 0 where an action is available; None where nothing is told
         self.mode = "Disabled"
         if stacked:
             mode = reset_mode(environment)
@@ -118,14 +120,16 @@ class _Worlds:
 
     def start(self, seed: int | None) -> np.ndarray:
         """Observations [N, ...] after a reset of all."""
-        observations, _ = self.environment.reset(seed=seed)
+        observations, info = self.environment.reset(seed=seed)
+        self._take_note(info, np.ones(self.number, dtype=bool))
         return self._rows(observations)
 
     def restart(self, ended: np.ndarray, observations: np.ndarray) -> np.ndarray:
         """Observations [N, ...] after a reset of those of a mask [N]; the others keep theirs."""
         if not self.stacked:
             return self.start(None)
-        fresh, _ = self.environment.reset(options={"reset_mask": ended.copy()})
+        fresh, info = self.environment.reset(options={"reset_mask": ended.copy()})
+        self._take_note(info, ended)
         fresh, kept = self._rows(fresh), observations.copy()
         kept[ended] = fresh[ended]
         return kept
@@ -133,12 +137,26 @@ class _Worlds:
     def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Observations [N, ...], rewards [N], terminated [N] and truncated [N] after actions [N, ...]."""
         if self.stacked:
-            observations, *rest, _ = self.environment.step(actions)
+            observations, *rest, info = self.environment.step(actions)
         else:
             action = int(actions[0]) if self.discrete else actions[0]
-            observations, *rest, _ = self.environment.step(action)
+            observations, *rest, info = self.environment.step(action)
+        self._take_note(info, np.ones(self.number, dtype=bool))
         rewards, terminated, truncated = (np.asarray(part).reshape(self.number).copy() for part in rest)
         return self._rows(observations), rewards, terminated.astype(bool), truncated.astype(bool)
+
+    def _take_note(self, info: Any, moved: np.ndarray) -> None:
+        """Keeps `info["action_mask"]` of the environments that a reset or a step has moved."""
+        told = info.get("action_mask") if self.discrete and isinstance(info, dict) else None
+        if told is None:
+            self.masks = None if moved.all() else self.masks
+            return
+        told = np.asarray(told if self.stacked else [told])
+        masks = np.ones_like(told) if self.masks is None else self.masks.copy()
+        masks[moved] = 1
+        known = moved & np.asarray(info.get("_action_mask", moved) if self.stacked else moved)
+        masks[known] = told[known]
+        self.masks = masks
 
     def _rows(self, observations: Any) -> np.ndarray:
         table = np.asarray(observations)
@@ -160,6 +178,7 @@ def _play(
     total, t = np.zeros(number), np.zeros(number, dtype=np.int64)
     waiting = np.zeros(number, dtype=bool)  # under NEXT_STEP: the coming step resets the environment and pays nothing
     records: list[list[tuple[float, int, bool]]] = [[] for _ in shares]
+    asks = "action_mask" in inspect.signature(policy.act).parameters
     observations = world.start(seed)
     actions: np.ndarray | None = None
     while bool((left > 0).any()):
@@ -168,11 +187,15 @@ def _play(
             rows = acting[t[acting] == time]
             index = 0 if policy.horizon == math.inf else int(time)
             seen = torch.as_tensor(observations[rows])
-            taken = policy.act(seen, index, generator=generator, deterministic=deterministic).numpy()
+            known = {} if world.masks is None or not asks else {"action_mask": world.masks[rows]}
+            taken = policy.act(seen, index, generator=generator, deterministic=deterministic, **known).numpy()
             if actions is None:
                 actions = np.zeros((number, *taken.shape[1:]), dtype=world.dtype)
             actions[rows] = taken
         assert actions is not None  # somebody acts in the first step
+        if world.masks is not None:  # what does not count must be possible, too
+            idle = np.setdiff1d(np.arange(number), acting)
+            actions[idle] = world.masks[idle].argmax(-1)
         observations, rewards, terminated, truncated = world.step(actions)
         total[acting] += rewards[acting]
         t[acting] += 1
@@ -192,8 +215,8 @@ def _play(
         if bool(by_hand.any()) and bool((left > 0).any()):
             observations = world.restart(by_hand, observations)
     columns = zip(*(record for own in records for record in own), strict=True)
-    returns, steps, terminations = (torch.tensor(column) for column in columns)
-    return Episodes(returns.double(), steps, terminations)
+    dtypes = (torch.float64, torch.int64, torch.bool)
+    return Episodes(*(torch.tensor(column, dtype=dtype) for column, dtype in zip(columns, dtypes, strict=True)))
 
 
 def check_box(what: str, space: Any, size: int) -> None:

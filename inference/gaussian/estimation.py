@@ -30,10 +30,9 @@ from cai.models.continuous.matrices import SINGULAR, check_covariance, read_matr
 
 __all__ = ["Estimates", "correction", "kalman_filter", "kalman_smoother", "read_sensor"]
 
-SHARP = (
-    1e3  # times a sensor's noise: variance of what it sees, beyond which the steps of the filter may keep more digits
-)
 VAGUE = 1e6  # times the last observation's variance and every surprise: that of a first which was hardly known
+SHRUNK = 1e6  # times less than the filter's variance: a smoothed one of which the steps back lose digits
+SAME = 1e-9  # relative; filter and smoother are the same at the end
 ROUNDING = 64 * torch.finfo(torch.float64).eps  # pivots below this share of a variance are rounding
 
 
@@ -114,7 +113,6 @@ class _Seen(NamedTuple):
         root: [..., d, d], the Cholesky factor of the covariance of the surprise.
         sensor: C_t [..., d, n].
         move: A [..., n, n] of the transition before; None at the first.
-        noise: V_t [..., d, d].
     """
 
     mean: Tensor
@@ -125,13 +123,6 @@ class _Seen(NamedTuple):
     root: Tensor
     sensor: Tensor
     move: Tensor | None
-    noise: Tensor
-
-    @property
-    def sharpness(self) -> float:
-        """The largest variance of what a sensor sees over that of its noise: digits that C' V^-1 C loses."""
-        spread = self.root.detach().square().sum(-1)
-        return float((spread / self.noise.detach().diagonal(dim1=-2, dim2=-1)).max())
 
 
 def _filtered(chain: _Chain) -> Iterator[_Seen]:
@@ -144,13 +135,14 @@ def _filtered(chain: _Chain) -> Iterator[_Seen]:
         A_t = None
         if t:
             A_t, drift, W = (part[t - 1] for part in moves)
-            mean, covariance = times(A_t, mean) + drift, symmetric(A_t @ covariance @ A_t.mT) + W
+            mean = times(A_t, mean) + drift
+            covariance = symmetric(product(product(A_t, covariance), A_t.mT)) + W
         surprise = y_t - times(C_t, mean)
         gain, covariance, root = correction(covariance, C_t, V)
         unit = torch.linalg.solve_triangular(root, surprise[..., None], upper=False)[..., 0]
         width = root.diagonal(dim1=-2, dim2=-1).log().sum(-1) + unit.shape[-1] / 2 * math.log(2 * math.pi)
         mean = mean + times(gain, surprise)
-        yield _Seen(mean, covariance, -unit.square().sum(-1) / 2 - width, surprise, gain, root, C_t, A_t, V)
+        yield _Seen(mean, covariance, -unit.square().sum(-1) / 2 - width, surprise, gain, root, C_t, A_t)
 
 
 def correction(covariance: Tensor, sensor: Tensor, V: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -169,8 +161,8 @@ def correction(covariance: Tensor, sensor: Tensor, V: Tensor) -> tuple[Tensor, T
     Raises:
         ValueError: if the covariance of y has lost its digits: several sharp sensors see the same.
     """
-    across = sensor @ covariance
-    spread = symmetric(across @ sensor.mT) + V
+    across = product(sensor, covariance)
+    spread = symmetric(product(across, sensor.mT)) + V
     root, fault = torch.linalg.cholesky_ex(spread)
     pivots, sizes = root.diagonal(dim1=-2, dim2=-1).square(), spread.diagonal(dim1=-2, dim2=-1)
     if bool((fault != 0).any()) or bool((pivots <= ROUNDING * spread.shape[-1] * sizes).any()):
@@ -180,14 +172,18 @@ def correction(covariance: Tensor, sensor: Tensor, V: Tensor) -> tuple[Tensor, T
         )
     shape = broadcast_shapes(across.shape[:-2], root.shape[:-2])
     gain = torch.cholesky_solve(across.expand(*shape, *across.shape[-2:]), root).mT
-    kept = torch.eye(covariance.shape[-1], dtype=covariance.dtype, device=covariance.device) - gain @ sensor
-    return gain, symmetric(kept @ covariance @ kept.mT + gain @ V @ gain.mT), root
+    kept = torch.eye(covariance.shape[-1], dtype=covariance.dtype, device=covariance.device) - product(gain, sensor)
+    spread = product(product(kept, covariance), kept.mT) + product(product(gain, V), gain.mT)
+    return gain, symmetric(spread), root
 
 
 def kalman_smoother(
     y: Any, A: Any, C: Any, *, noise: Any, observation_noise: Any, initial: tuple[Any, Any], offset: Any = None
 ) -> Estimates:
-    """States given all observations, E[s_t | y_1 .. y_N] (Rauch, Tung and Striebel 1965), by backward messages.
+    """States given all observations, E[s_t | y_1 .. y_N] (Rauch, Tung and Striebel 1965).
+
+    The filter's steps are gone back, which needs no noise and divides by no variance; where a start that is hardly
+    known leaves the filter no digits, backward messages answer.
 
     The chain, the arguments and what is raised are those of `kalman_filter`:
 
@@ -209,8 +205,39 @@ def kalman_smoother(
         ValueError: if shapes do not fit, a number is not finite, or a covariance is none.
     """
     chain = _read_chain(y, A, C, noise, observation_noise, initial, offset)
-    if (sharp := _sharply_seen(chain)) is not None:
-        return sharp
+    try:
+        steps = list(_filtered(chain))
+    except ValueError:  # sensors that see the same, which messages hold
+        return _by_messages(chain)
+    found = _smoothed_back(steps)
+    vague, shrunk = _digits_lost(steps, found)
+    if not bool((vague | shrunk).any()):
+        return found
+    other = _by_messages(chain)
+    end, apart = steps[-1].covariance, other.covariances[..., -1, :, :] - steps[-1].covariance
+    better = vague | (shrunk & (apart.detach().abs().amax((-2, -1)) <= SAME * end.detach().abs().amax((-2, -1))))
+    if not bool(better.any()):
+        return found
+    if bool(better.all()):
+        return other
+    return Estimates(
+        torch.where(better[..., None, None], other.means, found.means),
+        torch.where(better[..., None, None, None], other.covariances, found.covariances),
+        torch.where(better, other.log_likelihood, found.log_likelihood),
+    )
+
+
+def _digits_lost(steps: list[_Seen], found: Estimates) -> tuple[Tensor, Tensor]:
+    """Bool [...] each: whether the start was hardly known, and whether smoothing leaves little of a variance."""
+    first, last = (step.root.detach().square().sum(-1).amax(-1) for step in (steps[0], steps[-1]))
+    surprise = torch.stack(torch.broadcast_tensors(*(step.surprise.detach() for step in steps))).square().amax((0, -1))
+    before = torch.stack(torch.broadcast_tensors(*(step.covariance.detach() for step in steps)), -3)
+    variances, left = (part.diagonal(dim1=-2, dim2=-1) for part in (before, found.covariances.detach()))
+    return first > VAGUE * torch.maximum(last, surprise), (variances > SHRUNK * left.abs()).any(-1).any(-1)
+
+
+def _by_messages(chain: _Chain) -> Estimates:
+    """The smoother as the exact answer of a model without actions, by quadratic messages."""
     last, steps = chain.number - 1, observation_costs(chain.y, chain.sensor, chain.sensor_noise)
     n, constant = chain.A.shape[-1], steps.P.shape[-3] == 1
     problem = GaussianProblem(
@@ -231,23 +258,6 @@ def kalman_smoother(
     return Estimates(*_followed(problem, messages), messages.start)
 
 
-def _sharply_seen(chain: _Chain) -> Estimates | None:
-    """The smoother by the filter's steps where these lose fewer digits than messages do; else None.
-
-    Messages hold C' V^-1 C, and lose what a sensor's noise is less than what it sees. The filter loses what its start
-    is less known than all that follows.
-    """
-    try:
-        steps = list(_filtered(chain))
-    except ValueError:  # sensors that see the same, which messages hold
-        return None
-    first, last = (float(step.root.detach().square().sum(-1).amax()) for step in (steps[0], steps[-1]))
-    surprise = max(float(step.surprise.detach().square().amax()) for step in steps)
-    vague = first > VAGUE * max(last, surprise)
-    sharp = max(step.sharpness for step in steps) >= SHARP
-    return _smoothed_back(steps) if sharp and not vague else None
-
-
 def _smoothed_back(steps: list[_Seen]) -> Estimates:
     """The smoother from the filter's steps, which divides by no V (Bryson and Frazier 1963; Bierman 1973).
 
@@ -262,17 +272,19 @@ def _smoothed_back(steps: list[_Seen]) -> Estimates:
     means, covariances, likelihood = [], [], last.mean.new_zeros(())
     for step in reversed(steps):
         means.append(step.mean - times(step.covariance, slope))
-        covariances.append(symmetric(step.covariance - step.covariance @ curvature @ step.covariance))
+        fall = product(product(step.covariance, curvature), step.covariance)
+        covariances.append(symmetric(step.covariance - fall))
         likelihood = likelihood + step.likelihood
         if step.move is None:
             break
-        kept = eye - step.gain @ step.sensor
+        kept = eye - product(step.gain, step.sensor)
         weighed = torch.cholesky_solve(
             torch.cat([step.surprise[..., None], step.sensor.expand(*step.surprise.shape, -1)], -1), step.root
         )
         slope = times(kept.mT, slope) - times(step.sensor.mT, weighed[..., 0])
-        curvature = kept.mT @ curvature @ kept + step.sensor.mT @ weighed[..., 1:]
-        slope, curvature = times(step.move.mT, slope), symmetric(step.move.mT @ curvature @ step.move)
+        curvature = product(product(kept.mT, curvature), kept) + product(step.sensor.mT, weighed[..., 1:])
+        slope = times(step.move.mT, slope)
+        curvature = symmetric(product(product(step.move.mT, curvature), step.move))
     means, covariances = torch.broadcast_tensors(*means[::-1]), torch.broadcast_tensors(*covariances[::-1])
     return Estimates(torch.stack(means, -2), torch.stack(covariances, -3), likelihood)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -18,6 +19,8 @@ __all__ = [
     "discounted_return",
     "expected",
     "expected_cost",
+    "geometric_sum",
+    "entry_size",
     "largest_modulus",
     "lift",
     "long_run_law",
@@ -26,6 +29,7 @@ __all__ = [
 ROUNDS = 60  # of doubling: series of up to 2^60 terms
 SETTLED = 1e-15  # relative change of a sum
 MARGIN = 1e-9  # from 1, of the modulus of an eigenvalue that counts as stable
+EXCITED = 1e-12  # of a vector, its share along an eigenvector that is more than rounding
 
 
 class Law(NamedTuple):
@@ -142,22 +146,45 @@ def lift(gain: Tensor) -> Tensor:
 
 def _discounted_sum(stage: Quadratic, chain: _Chain, problem: GaussianProblem) -> Tensor:
     """[...], the expected discounted sum of a quadratic function of the states from the start on."""
-    discount, n = problem.discount, problem.num_states
-    own = torch.eye(n, dtype=stage.P.dtype, device=stage.P.device)
+    discount = problem.discount
     P = _lyapunov(chain.A.mT, stage.P, discount)
     right = stage.p + discount * times(chain.A.mT, times(P, chain.c))
-    p = torch.linalg.solve(own - discount * chain.A.mT, right[..., None])[..., 0]
+    p = geometric_sum(discount * chain.A.mT, right)
     drift = (chain.c * (times(P, chain.c) / 2 + p)).sum(-1) + (P * chain.W).sum((-2, -1)) / 2
     rho = (stage.rho + discount * drift) / (1 - discount)
     return Quadratic(P, p, rho)(problem.mean) + (P * problem.covariance).sum((-2, -1)) / 2
 
 
+def geometric_sum(matrix: Tensor, vector: Tensor) -> Tensor:
+    """[..., n], the sum of matrix^k vector over k = 0, 1, ..; infinite where there is none."""
+    own = torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
+    total = torch.linalg.solve_ex(own - matrix, vector[..., None]).result[..., 0]  # also where the sum has no limit
+    if bool(torch.isfinite(matrix).all()) and largest_modulus(matrix) < 1 - MARGIN:
+        return total
+    with torch.no_grad():
+        held = torch.where(torch.isfinite(matrix), matrix, 0.0)
+        values, vectors = torch.linalg.eig(held)  # of length 1
+        shares = torch.linalg.solve_ex(vectors, vector[..., None].to(vectors.dtype)).result[..., 0].abs()
+        quiet = shares <= EXCITED * torch.linalg.vector_norm(vector, dim=-1, keepdim=True)
+        settles = (quiet | (values.abs() < 1)).all(-1, keepdim=True) & (held == matrix).all(-1).all(-1, keepdim=True)
+    return torch.where(settles, total, math.inf)
+
+
 def _lyapunov(A: Tensor, Q: Tensor, discount: float) -> Tensor:
-    """X = Q + discount A X A', by doubling the number of terms of its series (Smith 1968): sums of equal signs."""
+    """X = Q + discount A X A', by doubling the number of terms of its series (Smith 1968): sums of equal signs.
+
+    Infinite where the series does not settle.
+    """
     A, X = discount**0.5 * A, symmetric(Q).expand(broadcast_shapes(A.shape, Q.shape))
     for _ in range(ROUNDS):
         change = symmetric(A @ X @ A.mT)
         X, A = X + change, A @ A
-        if not bool(change.detach().abs().amax() > SETTLED / 10 * X.detach().abs().amax()):
+        settled = entry_size(change) <= SETTLED / 10 * entry_size(X)
+        if bool(settled.all()):
             break
-    return X
+    return torch.where(settled[..., None, None], X, math.inf)
+
+
+def entry_size(matrix: Tensor) -> Tensor:
+    """[...], the largest size of an entry of each matrix [..., n, n]; without gradients."""
+    return matrix.detach().abs().amax((-2, -1))

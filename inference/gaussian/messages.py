@@ -21,6 +21,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -100,7 +101,7 @@ def backward(problem: GaussianProblem, eta: float | Tensor = 0.0) -> Messages:
     moves = theta if bool((theta != 0).any()) or (isinstance(eta, Tensor) and eta.requires_grad) else None
     asked, problem = problem, problem.centred()
     maps, costs, message = _homogeneous(problem, affine=_is_affine(problem))
-    paid = _paid_by_actions(problem)
+    spread, own = _paid_by_actions(problem), torch.eye(m, dtype=alpha.dtype, device=alpha.device)
     size = message.shape[-1]  # n + 1, or n where nothing is affine
     noises, survival = at_steps(problem.noise, 2, horizon), problem.survival
     going, gains, stages, bare, roots, faults, logs = [message], [], [], [], [], [], []
@@ -109,18 +110,20 @@ def backward(problem: GaussianProblem, eta: float | Tensor = 0.0) -> Messages:
         logs.append(log)
         if survival[t] != 1:
             message = survival[t] * message
-        stage = costs[t] + product(maps[t].mT, product(message, maps[t]))
-        message = stage[..., :size, :size]
+        (closed, push), (paid, given, act) = maps[t], costs[t]
         if m:
-            across = stage[..., size:, :size]
-            bare.append(stage[..., size:, size:].contiguous())
-            stages.append(bare[-1] if paid is None else bare[-1] + paid[t])
+            pulled = product(push.mT, message)
+            bare.append(product(pulled, push).add_(act))
+            stages.append(bare[-1] if spread is None else bare[-1] + spread[t])
             root, fault = torch.linalg.cholesky_ex(stages[-1])
-            gains.append(torch.cholesky_solve(across, root))
-            message = message - product(across.mT, gains[-1])
+            inverse = torch.linalg.solve_triangular(root, own, upper=False)
+            gains.append(product(inverse.mT, product(inverse, product(pulled, closed).add_(given))))
+            closed = product(push, gains[-1]).neg_().add_(closed)
+            act = act if spread is None else act + spread[t]
+            paid = product(gains[-1].mT, product(act, gains[-1]).sub_(given, alpha=2)).add_(paid)
             roots.append(root)
             faults.append(fault)
-        message = symmetric(message)
+        message = symmetric(product(closed.mT, product(message, closed)).add_(paid))
         going.append(message)
     shape = problem.batch
     gain = _in_order(gains, (*shape, horizon, m, size), message).mul_(-1.0).add_(0.0)  # no zero is a negative one
@@ -183,35 +186,38 @@ def _is_affine(problem: GaussianProblem) -> bool:
     return any(part.requires_grad or bool(part.any()) for part in parts)
 
 
-def _homogeneous(problem: GaussianProblem, *, affine: bool) -> tuple[list[Tensor], list[Tensor], Tensor]:
-    """The maps and the costs of each step in homogeneous coordinates, and the final cost; constants and prior stay out.
+def _homogeneous(problem: GaussianProblem, *, affine: bool) -> tuple[list[Any], list[Any], Tensor]:
+    """The maps and the costs of each step over x = (s, 1), and the final cost; constants and prior stay out.
 
     Returns:
-        (s, 1, a) -> (s', 1) [..., n + 1, n + 1 + m] of each step, its cost over (s, 1, a), and that over (s', 1) of the
-        batch's shape; all without the coordinate 1 where nothing is affine.
+        Of each step x -> x' [..., n + 1, n + 1] and a -> x' [..., n + 1, m]; and its cost: of x [..., n + 1, n + 1], of
+        a and x together [..., m, n + 1], and of a [..., m, m]; the final cost, of the batch's shape. All are without
+        the coordinate 1 where nothing is affine.
     """
-    n, m, horizon, final = problem.num_states, problem.num_actions, problem.horizon, problem.final
-    moves = [(problem.A, 2), (problem.offset, 1), (problem.B, 2)]
-    if not affine:
-        maps = _each_step(lambda A, c, B: _beside(A, B), moves, horizon)
-        return maps, at_steps(problem.cost, 2, horizon), final.P.expand(*problem.batch, -1, -1)
-    last = torch.zeros(n + 1 + m, dtype=final.P.dtype, device=final.P.device)
-    last[n] = 1.0
-    order = torch.tensor([*range(n), n + m, *range(n, n + m)], device=final.P.device)
+    n, horizon, final = problem.num_states, problem.horizon, problem.final
 
-    def moved(A: Tensor, c: Tensor, B: Tensor) -> Tensor:
-        row = _beside(A, c[..., None], B)
-        return torch.cat([row, last.expand(*row.shape[:-2], 1, -1)], -2)
+    def moved(A: Tensor, B: Tensor, *c: Tensor) -> tuple[Tensor, Tensor]:
+        if not c:
+            return A, B
+        row = _beside(A, c[0][..., None])
+        last = row.new_zeros(n + 1).index_fill_(0, torch.tensor(n, device=row.device), 1.0)
+        drift = torch.cat([row, last.expand(*row.shape[:-2], 1, -1)], -2)
+        return drift, torch.cat([B, torch.zeros_like(B[..., :1, :])], -2)
 
-    def paid(P: Tensor, p: Tensor) -> Tensor:
-        whole = _bordered(P, p, torch.zeros_like(p[..., 0]))
-        return whole.index_select(-2, order).index_select(-1, order) if m else whole
+    def paid(C: Tensor, *g: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        own, given, act = C[..., :n, :n], C[..., n:, :n], C[..., n:, n:].contiguous()
+        if not g:
+            return own.contiguous(), given.contiguous(), act
+        linear = g[0][..., None]
+        return _bordered(own, g[0][..., :n], torch.zeros_like(g[0][..., 0])), _beside(given, linear[..., n:, :]), act
 
-    maps, costs = _each_step(moved, moves, horizon), _each_step(paid, [(problem.cost, 2), (problem.linear, 1)], horizon)
-    return maps, costs, _bordered(final.P, final.p, torch.zeros_like(final.p[..., 0])).expand(*problem.batch, -1, -1)
+    maps = _each_step(moved, [(problem.A, 2), (problem.B, 2), *[(problem.offset, 1)] * affine], horizon)
+    costs = _each_step(paid, [(problem.cost, 2), *[(problem.linear, 1)] * affine], horizon)
+    last = _bordered(final.P, final.p, torch.zeros_like(final.p[..., 0])) if affine else final.P
+    return maps, costs, last.expand(*problem.batch, -1, -1)
 
 
-def _each_step(make: Callable[..., Tensor], parts: list[tuple[Tensor, int]], horizon: int) -> list[Tensor]:
+def _each_step(make: Callable[..., Any], parts: list[tuple[Tensor, int]], horizon: int) -> list[Any]:
     """What is made of the parts of each step; once for all steps where none of them changes with time."""
     if horizon and all(part.shape[part.dim() - own - 1] == 1 for part, own in parts):
         return [make(*(part.select(part.dim() - own - 1, 0) for part, own in parts))] * horizon

@@ -110,7 +110,7 @@ def gaussian_posterior(
     elif target is Target.FIXED_DYNAMICS:
         parts |= {"elbo": bound}
     answer = GaussianPosterior(**parts, details=found)
-    if eta != 0 and (gap := _gap(answer, problem, messages, eta)) > GAP[problem.mean.dtype]:
+    if eta != 0 and not (gap := _gap(answer, problem, messages, eta)) <= GAP[problem.mean.dtype]:
         why = (
             f"noise outweighs rewards by so much that digits were lost: accounts are {gap:.1e} apart; scale W, S1 down"
         )

@@ -20,7 +20,9 @@ from cai.inference.gaussian.long_run import (
     MARGIN,
     average_account,
     discounted_account,
+    entry_size,
     expected,
+    geometric_sum,
     largest_modulus,
     lift,
     long_run_law,
@@ -65,10 +67,13 @@ def stationary_posterior(
         why = f"under its policy the chain has no stationary law: an eigenvalue of A + B K has modulus {largest:.6g}"
         return _failed(problem, common, details, why, Status.NOT_ASSURED)
     messages, per_step = _completed(problem, P, gain, closed)
+    if not bool(torch.isfinite(messages.first.p).all()):
+        why = "what is earned in proportion to the state grows faster than the discount shrinks it"
+        return _failed(problem, common, details, why)
     failure = first_failure(problem, messages)
     if failure is not None:
         return _failed(problem, common, details | {"eigenvalue": failure.eigenvalue}, failure.sentence())
-    if not bool((messages.first.P - P).abs().amax() <= RESIDUAL * P.abs().amax()):
+    if not bool((entry_size(messages.first.P - P) <= RESIDUAL * entry_size(P)).all()):
         return _failed(problem, common, details, "doubled horizons settle where no stationary equation holds")
     policy = GaussianPrior(messages.gain, messages.offset, messages.covariance)
     parts = common | {"problem": problem, "conduct": policy, "belief": believe(problem, messages)}
@@ -127,10 +132,10 @@ def _limit(problem: GaussianProblem) -> Tensor | None:
         across, spread = solved[..., :n], solved[..., n:]
         A, G, change = A @ across, symmetric(G + A @ spread @ A.mT), A.mT @ (P @ across)
         P = symmetric(P + change)
-        size = P.detach().abs().amax()
-        if not bool(torch.isfinite(size)):
+        size = entry_size(P)
+        if not bool(torch.isfinite(size).all()):
             return None
-        if bool(change.detach().abs().amax() <= SETTLED * size):
+        if bool((entry_size(change) <= SETTLED * size).all()):
             return P
     return None
 
@@ -147,11 +152,10 @@ def _completed(problem: GaussianProblem, P: Tensor, gain: Tensor, closed: Tensor
     if problem.prior is not None:
         gain = gain - problem.prior.gain[..., 0, :, :]
     discount, lifted, centred = problem.discount, lift(gain), problem.centred()
-    own = torch.eye(problem.num_states, dtype=P.dtype, device=P.device)
     right = times(lifted.mT, centred.linear[..., 0, :]) + discount * times(
         closed.mT, times(P, centred.offset[..., 0, :])
     )
-    p = torch.linalg.solve_ex(own - discount * closed.mT, right[..., None]).result[..., 0]
+    p = geometric_sum(discount * closed.mT, right)
     messages = backward(_followed_by(problem, P, p))
     per_step = messages.first.rho
     if discount < 1:

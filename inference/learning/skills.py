@@ -78,13 +78,16 @@ class Skills(Saved):
             actions: int [N, T].
 
         Raises:
-            ValueError: if shapes or numbers do not fit, or no skill takes the actions of a trajectory.
+            TypeError, ValueError: if shapes or numbers do not fit, or no skill takes the actions of a trajectory.
         """
-        where, taken = torch.as_tensor(states).long(), torch.as_tensor(actions).long()
+        where, taken = torch.as_tensor(states), torch.as_tensor(actions)
         if where.dim() != 2 or where.shape != taken.shape:
             raise ValueError(
                 f"states have shape {list(where.shape)} and actions {list(taken.shape)}; expected [N, T] for both"
             )
+        if where.is_floating_point() or taken.is_floating_point():
+            raise TypeError(f"states are {where.dtype} and actions {taken.dtype}; give the whole numbers of both")
+        where, taken = where.long(), taken.long()
         _, num_states, num_actions = self.action_probs.shape
         for what, numbers, limit in (("state", where, num_states), ("action", taken, num_actions)):
             if bool(((numbers < 0) | (numbers >= limit)).any()):
@@ -188,7 +191,7 @@ def _ascend(paths: _Paths, prior: Tensor, logits: Tensor, weight: float, steps: 
         with torch.enable_grad():
             leaf = logits.detach().requires_grad_()
             bound, information, _ = _bound(paths, _log_policies(leaf, prior))
-            wanted = -bound - weight * information
+            wanted = -bound - weight * information + 0.0 * leaf.sum()  # where nothing is decided, neither depends on it
             (logits.grad,) = torch.autograd.grad(wanted, [leaf])
         history.append(float(bound.detach()))
         return float(wanted.detach())

@@ -46,6 +46,17 @@ def test_train_resume_and_watch(capsys, tmp_path):
     assert (code, "has a budget of 400 transitions in all" in err) == (2, True)
 
 
+def test_an_unstable_run_ends_with_1_and_leaves_no_policy(capsys, tmp_path):
+    line = ["train", "CartPole-v1", "--backend", "soft-q-learning:hidden_sizes=8,batch_size=16,learning_rate=1e30"]
+    for words in ([*line, "--steps", 300, "--folder", tmp_path / "run"], ["resume", tmp_path / "run"]):
+        code, out, err = run(capsys, *words, "--json")
+        told = json.loads(out)
+        assert (code, told["status"], told["elbo"], told["stochastic_return"]) == (1, "unstable", None, None)
+        assert "unstable: what the policy makes of an observation left the floats" in err
+    code, _, err = run(capsys, "watch", tmp_path / "run")
+    assert (code, "of one that ended with status 'unstable' none is left" in " ".join(err.split())) == (2, True)
+
+
 def test_what_is_wrong_ends_with_2(capsys, tmp_path):
     for words in (["resume", tmp_path / "none"], ["watch", tmp_path / "none"]):
         code, _, err = run(capsys, *words)

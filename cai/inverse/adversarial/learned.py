@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from cai.inference.core.posterior import Posterior
+from cai.inference.core.status import Status
 from cai.inference.learning.network_backend import NetworkBackend
 from cai.inference.learning.networks.brain import Brain
 from cai.inference.learning.networks.interface import Interface, interface_of
@@ -74,13 +75,14 @@ class AdversarialRun:
         """
         brain: AdversarialBrain = answer.brain
         discriminator, number = self.discriminator, len(self.owners)
-        longest = int(torch.bincount(self.owners).max())
-        done = fresh_steps(answer.model, discriminator.interface, brain, longest, number, seed)
-        divergence = measured_divergence(discriminator, (self.shown, self.owners), done, seed)
+        divergence, status = torch.nan, FitStatus.SUCCESS
         warnings: tuple[str, ...] = ()
-        status = FitStatus.SUCCESS
+        if answer.status is not Status.UNSTABLE:  # of which no policy is left that could act
+            longest = int(torch.bincount(self.owners).max())
+            done = fresh_steps(answer.model, discriminator.interface, brain, longest, number, seed)
+            divergence = measured_divergence(discriminator, (self.shown, self.owners), done, seed)
         if not answer.status.ok:
-            status = FitStatus.NOT_CONVERGED
+            status = FitStatus.UNSTABLE if answer.status is Status.UNSTABLE else FitStatus.NOT_CONVERGED
             warnings = (f"the learner ended with status {answer.status.label!r}: {answer.details.get('why', '')}",)
         elif number < ENOUGH:
             status = FitStatus.DISTINGUISHABLE

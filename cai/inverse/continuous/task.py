@@ -125,7 +125,7 @@ def _linear(model: LinearGaussianModel, given: ContinuousDemonstrations, feature
     )
 
     fitted, read = partial(_with_terms, steps, terms), partial(_linear_again, steps, terms)
-    return GaussianProblem(family, given, tuple(terms), torch.tensor(start).double(), fitted, read)
+    return GaussianProblem(family, given, tuple(terms), torch.tensor(start, dtype=torch.float64), fitted, read)
 
 
 def _with_terms(model: LinearGaussianModel, terms: Mapping[str, QuadraticReward], coefficients: Tensor) -> Any:

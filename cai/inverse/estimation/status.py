@@ -16,8 +16,9 @@ class FitStatus(str, Enum):
 
     SUCCESS = "success"
     NOT_CONVERGED = (
-        "not converged: the search stopped before g'(-H)^-1 g was below the tolerance, so the coefficients are not "
-        "final; raise max_iterations, give start= nearer to the answer, or loosen tolerance"
+        "not converged: the search stopped before its criterion was met (of coefficients: g'(-H)^-1 g below the "
+        "tolerance), so the estimate is not final; raise max_iterations, give start= nearer to the answer, or loosen "
+        "tolerance; a run that was cut short and is kept in a folder goes on by cai.resume(folder)"
     )
     INFEASIBLE_START = (
         "infeasible start: no coefficients were found at which the log-likelihood is finite; give start= with larger "
@@ -44,6 +45,11 @@ class FitStatus(str, Enum):
         "distinguishable: the policy is told from the demonstrations by more than 0.02 nats of Jensen-Shannon "
         "divergence, or there are too few of them to say, so that it may do something else, and the reward explain "
         "something else; give the learner more steps, show more demonstrations, or let both see what the other saw"
+    )
+
+    UNSTABLE = (
+        "unstable: a loss or a value left the floats while a policy was learned against a discriminator, so policy and "
+        "reward mean nothing; lower learning_rate, that of the learner or that of the discriminator"
     )
 
     label: str

@@ -8,7 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cai.inference.learning.exact.tables import boltzmann, exact_tables, live_weights, require_infinite
+from cai.inference.learning.exact.tables import (
+    ExactTables,
+    boltzmann,
+    exact_tables,
+    live_weights,
+    require_infinite,
+)
 from cai.inference.tabular.policy_posterior import policy_values
 from cai.models.trajectory.model import TrajectoryModel
 
@@ -78,7 +84,7 @@ def soft_actor_critic(
 def _fixed_point(model: TrajectoryModel) -> tuple[Tensor, Tensor, Tensor, float]:
     """Soft policy iteration until values move no more: evaluation, and the policy that is best for the values found."""
     tables = exact_tables(model, "soft actor-critic")
-    policy, before, settled = tables.prior, None, False
+    policy, before, settled = _first_policy(tables), None, False
     for _ in range(SWEEPS):
         try:
             values, q_values = (part[0] * tables.temperature for part in policy_values(tables.model, policy[None]))
@@ -92,3 +98,18 @@ def _fixed_point(model: TrajectoryModel) -> tuple[Tensor, Tensor, Tensor, float]
                 return values, q_values, policy, tables.temperature
         before, policy = values, boltzmann(tables, q_values)[0]
     raise ValueError(f"soft actor-critic still moves after {SWEEPS} sweeps; values have no bound here")
+
+
+def _first_policy(tables: ExactTables) -> Tensor:
+    """[S, A], the prior without the actions by which a reward of -inf may be met later, where there are others.
+
+    The prior itself is worth -inf wherever it can meet one, and no sweep would tell better actions from worse ones.
+    """
+    fine = tables.allowed & torch.isfinite(tables.rewards(0))
+    lost = torch.zeros_like(tables.live)
+    for _ in range(len(lost)):  # each round but the last loses a state
+        safe = fine & (tables.ahead(lost.to(tables.prior)) == 0)
+        lost = tables.live & ~safe.any(-1)
+    weights = torch.where(safe, tables.prior, torch.zeros_like(tables.prior))
+    weights = torch.where(lost[:, None] | ~tables.live[:, None], tables.prior, weights)
+    return weights / weights.sum(-1, keepdim=True)

@@ -32,7 +32,8 @@ def path_residuals(model: TrajectoryModel, values: Any, action_probs: Any, state
         [N], reward units.
 
     Raises:
-        TypeError, ValueError: if something does not fit the model, or a path takes a step that is not possible.
+        TypeError, ValueError: if something does not fit the model, a path takes a step that is not possible, or its
+            residual is a difference of infinite numbers.
     """
     tables = exact_tables(model, "a path's residual")
     states, actions = (torch.as_tensor(part) for part in (states, actions))
@@ -60,7 +61,7 @@ def path_residuals(model: TrajectoryModel, values: Any, action_probs: Any, state
         if t == 0:
             total = total - torch.where(live, table[0][here], 0.0)
         if t == length:
-            return total + torch.where(live, weight * table[index][here], 0.0)
+            return _numbers(total + torch.where(live, weight * table[index][here], 0.0))
         taken = actions[:, t].long()
         if bool((live & ~((taken >= 0) & (taken < size[1]))).any()):
             raise ValueError(f"a path takes an action that does not exist at step {t}")
@@ -72,6 +73,17 @@ def path_residuals(model: TrajectoryModel, values: Any, action_probs: Any, state
         total = total + torch.where(live, weight * (paid - tables.temperature * ratio), 0.0)
         weight = torch.where(live, weight * tables.discount, torch.zeros_like(weight))
     raise AssertionError("the loop returns at its last step")
+
+
+def _numbers(found: Tensor) -> Tensor:
+    """The same; raises ValueError if one is NaN."""
+    if bool(found.isnan().any()):
+        path = int(found.isnan().nonzero()[0])
+        raise ValueError(
+            f"path {path} has no residual: it meets a reward of -inf by an action that the policy never takes, or a "
+            "state whose value is -inf; leave such paths out"
+        )
+    return found
 
 
 def _paid(tables: ExactTables, here: Tensor, taken: Tensor, following: Tensor, live: Tensor, t: int) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from cai.inference.learning.exact.tables import boltzmann, checked, exact_tables, live_weights, require_infinite
@@ -37,7 +38,8 @@ def soft_q_gradient(
         (soft_q, policy, value), each [S, A].
 
     Raises:
-        TypeError, ValueError: if the model is no such one, or an argument does not fit it.
+        TypeError, ValueError: if the model is no such one, an argument does not fit it, or the policy can meet a
+            reward of -inf.
     """
     tables = exact_tables(model, "the soft Q gradient")
     require_infinite(tables.model, "the soft Q gradient")
@@ -57,4 +59,10 @@ def soft_q_gradient(
     value = weights * (values[:, None] - mean + alpha * divergence) * policy
     advantage = target - alpha * ratio
     centred = advantage - weighted(policy, advantage).sum(-1, keepdim=True)
-    return soft_q, weights * weighted(policy, centred) / alpha, value
+    found = soft_q, weights * weighted(policy, centred) / alpha, value
+    if not all(bool(torch.isfinite(part).all()) for part in found):
+        raise ValueError(
+            "the gradient is not finite: the policy of q_values can meet a reward of -inf, or has a live state without "
+            "any finite q; forbid actions that pay -inf (prior 0), or give them alone a q of -inf"
+        )
+    return found

@@ -9,6 +9,7 @@ from cai.inference.learning.networks.brain import Replaying, Setting, Told, log_
 from cai.inference.learning.networks.buffer import Batch
 from cai.inference.learning.networks.flat import Adam
 from cai.inference.learning.networks.heads import DiscreteHead
+from cai.inference.learning.networks.interface import draw_numbered
 from cai.inference.learning.networks.temperature import Temperature
 
 __all__ = ["DiscreteActorCritic", "DiscreteSoftQ"]
@@ -31,13 +32,13 @@ class _Discrete(Replaying):
     def act(self, observations: Tensor, allowed: Tensor | None, generator: torch.Generator) -> Tensor:
         with torch.no_grad():
             rows = self.log_policy(observations, log_allowed(self.setting, observations, allowed)).exp()
-            return torch.multinomial(rows, 1, generator=generator)[:, 0]
+            return draw_numbered(rows, generator)
 
     def draw(self, observations: Tensor, allowed: Tensor | None, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         with torch.no_grad():
             log_prior = log_allowed(self.setting, observations, allowed)
             rows = self.log_policy(observations, log_prior)
-            chosen = torch.multinomial(rows.exp(), 1, generator=generator)[:, 0]
+            chosen = draw_numbered(rows.exp(), generator)
             return chosen, masked_mean(rows.exp(), rows - log_prior)
 
     def log_policy_of(self, observations: Tensor, actions: Tensor, allowed: Tensor | None) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from cai.inference.learning.networks.box_networks import box_network
 from cai.inference.learning.networks.brain import Setting, log_allowed, masked_mean
+from cai.inference.learning.networks.interface import draw_numbered
 
 __all__ = ["BoxHead", "DiscreteHead", "Head", "head_of"]
 
@@ -62,7 +63,7 @@ class DiscreteHead:
 
     def draw(self, flat: Tensor, observations: Tensor, allowed: Tensor | None, generator: torch.Generator) -> Tensor:
         rows = self.rows(flat, observations, log_allowed(self.setting, observations, allowed))
-        return torch.multinomial(rows.exp(), 1, generator=generator)[:, 0]
+        return draw_numbered(rows.exp(), generator)
 
     def uniform(self, number: int, allowed: Tensor | None, generator: torch.Generator) -> Tensor:
         weights = (

@@ -16,9 +16,33 @@ from cai.models.continuous.world import World
 from cai.models.environments.making import vector_environment
 from cai.models.environments.world import EnvironmentModel
 
-__all__ = ["Interface", "LogPrior", "interface_of", "log_prior_of", "make_worlds"]
+__all__ = ["Interface", "LogPrior", "OutOfFloats", "draw_numbered", "interface_of", "log_prior_of", "make_worlds"]
 
 LogPrior = Callable[[Tensor, Tensor], Tensor]
+
+
+class OutOfFloats(ArithmeticError):
+    """Raised where networks make NaN or inf of what they see, and so no action."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "networks make NaN of an observation, and no action: what they learned left the floats; lower "
+            "learning_rate, or scale observations and rewards"
+        )
+
+
+def draw_numbered(probs: Tensor, generator: torch.Generator | None) -> Tensor:
+    """int64 [N], actions drawn by their probabilities [N, A].
+
+    Raises:
+        OutOfFloats: if some are NaN.
+    """
+    try:
+        return torch.multinomial(probs, 1, generator=generator)[:, 0]
+    except RuntimeError:
+        if bool(torch.isfinite(probs).all()):
+            raise
+        raise OutOfFloats from None
 
 
 @storable("learned-policy-interface")
@@ -100,9 +124,15 @@ class Interface:
         return None if mask is None else torch.as_tensor(np.asarray(mask), dtype=torch.float32)
 
     def to_world(self, actions: Tensor) -> Tensor:
-        """Actions [N, ...] in the world's units, of [N, d] in [-1, 1], or int64 [N] of numbers."""
+        """Actions [N, ...] in the world's units, of [N, d] in [-1, 1], or int64 [N] of numbers.
+
+        Raises:
+            OutOfFloats: if some are NaN.
+        """
         if self.num_actions:
             return actions.reshape(len(actions)).long()
+        if math.isnan(float(actions.sum())):
+            raise OutOfFloats
         scaled = self.low + (self.high - self.low) * (actions.double() + 1) / 2
         return scaled.clamp(self.low, self.high).reshape(-1, *self.shape)
 

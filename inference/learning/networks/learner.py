@@ -23,7 +23,7 @@ from cai.inference.learning.networks.brain import Brain
 from cai.inference.learning.networks.buffer import Buffer, Columns
 from cai.inference.learning.networks.collector import Collector
 from cai.inference.learning.networks.events import write_events
-from cai.inference.learning.networks.interface import interface_of
+from cai.inference.learning.networks.interface import OutOfFloats, interface_of
 from cai.inference.learning.networks.posterior import LearnedPosterior, policy_of
 from cai.inference.learning.tables.learner import BUDGET_USED, steps_since
 from cai.models.common.threads import one_thread
@@ -150,9 +150,12 @@ class NetworkLearner:
         # Small matrices are slower on several threads, above all beside other work.
         with one_thread(), _held_interrupts() as held:
             while at < end and not held:
-                at += self.options.num_envs
                 before = learned
-                learned, owed = self._once(session, sums, learned, owed, at)
+                try:
+                    learned, owed = self._once(session, sums, learned, owed, at + self.options.num_envs)
+                except OutOfFloats:
+                    break
+                at += self.options.num_envs
                 if learned > before and not _can_act(session.brain):  # what it did next would be no action
                     break
         session.interrupted = bool(held)
@@ -204,8 +207,16 @@ class NetworkLearner:
         """Why the run makes no sense any more, in words; nothing where it does."""
         if session.brain.temperature.at_bound:
             return f"the learned temperature ran to its bound, {session.brain.temperature.value:g}"
-        broken = [name for name, part in session.brain.tensors().items() if not bool(torch.isfinite(part).all())]
-        return f"{broken[0]} left the floats" if broken else ""
+        brain, copies = session.brain, session.copies
+        broken = [name for name, part in brain.tensors().items() if not bool(torch.isfinite(part).all())]
+        if broken:
+            return f"{broken[0]} left the floats"
+        try:
+            kept = brain.act(copies.observations, copies.allowed, torch.Generator())
+            copies.interface.to_world(brain.taken(kept))
+        except OutOfFloats:
+            return "what the policy makes of an observation left the floats"
+        return ""
 
     def posterior(self, state: NetworkState) -> Posterior:
         session: _Session = state.problem

@@ -11,10 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cai.inference.core.policy import policy_classes
 from cai.inference.core.storage import save, storable
 from cai.inference.learning.networks.box_networks import BoxNetwork, box_network, layers_of, numbered_network
 from cai.inference.learning.networks.flow import FlowNetwork, Frozen
-from cai.inference.learning.networks.interface import Interface
+from cai.inference.learning.networks.interface import Interface, OutOfFloats, draw_numbered
 from cai.models.common.checks import as_count
 
 __all__ = ["LearnedPolicy"]
@@ -82,13 +83,16 @@ class LearnedPolicy:
 
         Raises:
             ValueError: if no one action stands for the policy and there are no candidates, or no Q to choose by.
+            OutOfFloats: if the networks make NaN of an observation.
         """
         rows, single = self._rows(observations, t)
         candidates = self._candidates(deterministic, num_candidates)
         with torch.no_grad():
             if self.interface.num_actions:
                 logits = self._logits(rows, action_mask)
-                chosen = logits.argmax(-1) if deterministic else _drawn(logits, generator)
+                if bool(logits.isnan().any()):
+                    raise OutOfFloats
+                chosen = logits.argmax(-1) if deterministic else draw_numbered(torch.softmax(logits, -1), generator)
             else:
                 seen = rows.repeat_interleave(candidates, 0)
                 noise = torch.randn(len(seen), len(self.interface.low), generator=generator, dtype=torch.float32)
@@ -189,7 +193,11 @@ class LearnedPolicy:
         scores = scores if self.log_prior is None else scores + self.log_prior(rows, rows)
         if action_mask is None:
             return scores
-        return scores.masked_fill(torch.as_tensor(np.asarray(action_mask)).reshape(scores.shape) == 0, -math.inf)
+        available = torch.as_tensor(np.asarray(action_mask)).reshape(scores.shape) != 0
+        if not bool(available.any(-1).all()):
+            row = int((~available.any(-1)).nonzero()[0])
+            raise ValueError(f"action_mask leaves observation {row} no action; an episode that is over asks for none")
+        return scores.masked_fill(~available, -math.inf)
 
     def _rows(self, observations: Any, t: int) -> tuple[Tensor, bool]:
         """float32 [N, n], and whether there was one observation."""
@@ -228,5 +236,4 @@ class LearnedPolicy:
         return f"{type(self).__name__}({acts}{how}, layers={list(self.sizes)}, source={self.source!r})"
 
 
-def _drawn(logits: Tensor, generator: torch.Generator | None) -> Tensor:
-    return torch.multinomial(torch.softmax(logits, -1), 1, generator=generator)[:, 0]
+policy_classes["learned"] = LearnedPolicy

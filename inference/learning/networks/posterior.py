@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from cai.inference.core.lazy import lazy
-from cai.inference.core.policy import Policy
+from cai.inference.core.policy import Policy, policy_classes
 from cai.inference.core.posterior import Posterior
-from cai.inference.core.status import NotKnown
+from cai.inference.core.status import NotKnown, Status
 from cai.inference.core.storage import can_store, storable
 from cai.inference.learning.networks.interface import Interface, make_worlds
 from cai.inference.learning.networks.policy import LearnedPolicy
@@ -24,7 +24,7 @@ __all__ = ["LearnedPosterior", "policy_of"]
 
 EPISODES = 20
 OF_EPISODES = ("episodes", "elbo", "believed_return", "policy_divergence")
-LONGEST = 100_000  # steps of an episode without a discount, after which it is given up
+LONGEST = 100_000  # steps of an episode without a discount, after which it is an error
 
 
 @storable("learned-episodes")
@@ -69,8 +69,14 @@ class LearnedPosterior(Posterior):
 
     @lazy
     def elbo(self) -> Tensor | None:
-        """E[sum gamma^t (r - alpha log pi/p)] / alpha from episodes, nats, 0-dim; None of a policy without density."""
-        if not self.has_density:
+        """E[sum gamma^t (r - alpha log pi/p)] / alpha from episodes, nats, 0-dim.
+
+        None of a policy without density, and of a run that left the floats, whose policy cannot act.
+
+        Raises:
+            ValueError: if an episode does not end.
+        """
+        if not self.has_density or self._left_the_floats:
             return None
         sums, alpha = self.episodes, self.temperature
         totals = (sums.rewards + sums.tails) / alpha - sums.divergences
@@ -80,22 +86,32 @@ class LearnedPosterior(Posterior):
         return mean
 
     @lazy
-    def believed_return(self) -> Tensor:
-        """E[sum gamma^t r] from the same episodes, reward units, 0-dim; truncated ones count as far as they went."""
-        return self.episodes.rewards.mean()
+    def believed_return(self) -> Tensor | None:
+        """E[sum gamma^t r] from the same episodes, reward units, 0-dim; truncated ones count as far as they went.
+
+        None of a run that left the floats.
+        """
+        return None if self._left_the_floats else self.episodes.rewards.mean()
 
     @lazy
     def policy_divergence(self) -> Tensor | None:
         """The discounted sum of KL(pi || p) along the same episodes, nats, 0-dim; None in the entropy form.
 
-        None, too, of a policy without density.
+        None, too, of a policy without density, and of a run that left the floats.
         """
-        return self.episodes.divergences.mean() if self.has_density and not self.entropy_form else None
+        if not self.has_density or self.entropy_form or self._left_the_floats:
+            return None
+        return self.episodes.divergences.mean()
 
     @property
     def has_density(self) -> bool:
         """Whether densities of the policy's actions are known; those of a Stein sampler are not."""
         return bool(getattr(self.brain, "has_density", True))
+
+    @property
+    def _left_the_floats(self) -> bool:
+        """Whether that is why the run is unstable; where its temperature ran to a bound, its policy still acts."""
+        return self.status is Status.UNSTABLE and not self.brain.temperature.at_bound
 
     def _tell(self, name: str, value: float) -> None:
         self.__dict__["details"] = MappingProxyType({**self.details, name: value})
@@ -201,7 +217,7 @@ def policy_of(brain: Any, source: str) -> LearnedPolicy:
     setting = brain.setting
     interface: Interface = setting.interface
     named = setting.policy if isinstance(setting.policy, str) else "module"
-    return LearnedPolicy(
+    made: LearnedPolicy = policy_classes["learned"](
         interface,
         (interface.size, *setting.hidden_sizes, interface.num_actions or 2 * interface.action_size),
         {name: part.clone() for name, part in brain.policy_tensors().items()},
@@ -213,6 +229,7 @@ def policy_of(brain: Any, source: str) -> LearnedPolicy:
         setting.network,
         setting.policy if named == "module" else None,
     )
+    return made
 
 
 @torch.no_grad()
@@ -244,6 +261,11 @@ def _run(posterior: LearnedPosterior, number: int) -> _Sums:
             break
         if over.any():  # so that what has ended is not moved; its further episodes do not count
             seen, info = worlds.reset(seed=[1] * copies, options={"reset_mask": over})
+    else:
+        raise ValueError(
+            f"an episode of {world.name} has not ended after {LONGEST:,} steps, so its return is not known; give the "
+            "world max_episode_steps=..., after which episodes are truncated, or a discount below 1"
+        )
     if one is None:
         worlds.close()
     return _Sums(*(torch.from_numpy(part) for part in (totals, spent, tails)))

@@ -287,3 +287,36 @@ def test_sharp_sensors_in_a_batch_that_changes_over_time():
         alone = kalman_smoother(y[b], A[b], C[b], **rest)
         for part, own in zip(together, alone, strict=True):
             assert np.allclose(part[b], own, rtol=1e-12, atol=0)
+
+
+def unstable_and_seen(number):
+    """An unstable chain without noise, and plausible observations of it: its start is all that is not known."""
+    y = np.random.default_rng(1).normal(size=number) + 0.75 ** np.arange(number)
+    return y, [[1.5, 0.25], [0.0, 0.75]], [1.0, 0.5], [[0.0, 0.0], [0.0, 0.0]]
+
+
+def test_an_unstable_chain_without_noise_costs_the_smoother_no_digits():
+    y, A, C, W = unstable_and_seen(40)
+    steps, total = exact_filter(list(y), A, C, W, 1.0, [0.0, 0.0], [[1.0, 0.0], [0.0, 1.0]])
+    found = kalman_smoother(
+        y[:, None], A, [C], noise=W, observation_noise=[[1.0]], initial=([0.0, 0.0], [[1.0, 0.0], [0.0, 1.0]])
+    )
+    for t, (mean, covariance) in enumerate(exact_smoother(steps, A)):
+        width = np.sqrt(np.abs(covariance.astype(float)).max())
+        assert np.abs(found.means[t].numpy() - mean.astype(float)).max() < 1e-11 * width, t
+        assert np.abs(found.covariances[t].numpy() - covariance.astype(float)).max() < 1e-10 * width**2, t
+    assert float(found.log_likelihood) == pytest.approx(total, rel=1e-11)
+
+
+def test_members_of_a_batch_are_smoothed_each_by_what_keeps_its_digits():
+    """One start is hardly known, the other is that of an unstable chain without noise."""
+    y, A, C, W = unstable_and_seen(40)
+    starts = torch.stack([1e13 * torch.eye(2), torch.eye(2)]).double()
+    chains = torch.stack([torch.tensor([[0.9, 0.3], [-0.2, 0.7]]), torch.tensor(A)]).double()[:, None]
+    noises = torch.stack([torch.eye(2), torch.tensor(W)]).double()[:, None]
+    rest = {"observation_noise": [[1.0]]}
+    together = kalman_smoother(y[:, None], chains, [C], noise=noises, initial=([0.0, 0.0], starts), **rest)
+    for b in range(2):
+        alone = kalman_smoother(y[:, None], chains[b], [C], noise=noises[b], initial=([0.0, 0.0], starts[b]), **rest)
+        for part, own in zip(together, alone, strict=True):
+            assert np.allclose(part[b], own, rtol=1e-9, atol=0)

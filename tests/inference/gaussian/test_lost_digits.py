@@ -1,11 +1,13 @@
 """Noise that outweighs rewards by many orders: an answer whose accounts add up, or a status."""
 
+from fractions import Fraction
+
 import numpy as np
 import pytest
 
 import cai
 from cai.inference import Status
-from cai.models import LinearGaussianModel, LinearNormal, QuadraticReward
+from cai.models import Flat, LinearGaussianModel, LinearNormal, QuadraticReward
 
 
 @pytest.mark.parametrize("name", ["exact", "risk:eta=0.5", "max-product"])
@@ -39,3 +41,35 @@ def test_accounts_add_up_or_there_is_a_status(name, size):
         assert seen == {Status.SUCCESS}
     if size >= 1e10:
         assert Status.OUT_OF_RANGE in seen
+
+
+@pytest.mark.parametrize("weight", [2.0**20, 2.0**34, 2.0**47])
+@pytest.mark.parametrize("flat", [True, False])
+def test_an_end_that_weighs_much_costs_no_digits(weight, flat):
+    """Riccati's recursion in fractions: a cost of the end that is all but a constraint."""
+    added = Fraction(0) if flat else Fraction(1, 4)  # alpha / L
+    P, p, gains, offsets = Fraction(weight), Fraction(-weight) / 4, [], []
+    for _ in range(3):
+        H, across = 1 + added + P, P / 2
+        gains.append(-across / H)
+        offsets.append(-(p + Fraction(1, 8)) / H)
+        P, p = 2 + P / 4 - across * across / H, p / 2 + across * offsets[-1]
+    reward = QuadraticReward([[2.0]], [[1.0]], r=[0.125], final=([[weight]], [-weight / 4]))
+    model = LinearGaussianModel(
+        [[0.5]],
+        [[1.0]],
+        initial=([1.0], [[0.0]]),
+        horizon=3,
+        reward=reward,
+        action_prior=Flat() if flat else LinearNormal(L=[[4.0]]),
+    )
+    for name in ("variational", "exact"):
+        answer = cai.infer(model, name)
+        first = answer.message(0)
+        assert float(first.P) == pytest.approx(float(P), rel=1e-14)
+        assert float(first.p) == pytest.approx(float(p), rel=1e-14)
+        for t, (gain, offset) in enumerate(zip(gains[::-1], offsets[::-1], strict=True)):
+            assert float(answer.gain(t)) == pytest.approx(float(gain), rel=1e-14)
+            assert float(answer.offset(t)) == pytest.approx(float(offset), rel=1e-14)
+        paid = float(answer.believed_return - answer.policy_divergence)
+        assert paid == pytest.approx(float(answer.elbo), rel=1e-14 * max(1.0, weight / 32))

@@ -125,6 +125,47 @@ def test_what_has_no_stationary_answer_says_so():
     assert not cai.infer(unbounded, "variational", throw=False).status.ok
 
 
+@pytest.mark.parametrize("turn", [0.0, 0.3])
+def test_linear_costs_of_a_state_that_outgrows_the_discount_have_no_sum(turn):
+    """s' = 1.2 s under a discount of .9: what is earned in proportion to s adds up to no number, what else is, does."""
+    basis = np.array([[math.cos(turn), -math.sin(turn)], [math.sin(turn), math.cos(turn)]])
+    parts = {"A": basis @ np.diag([1.2, 0.5]) @ basis.T, "B": basis[:, 1:], "horizon": math.inf, "discount": 0.9}
+    model = integrator(**parts, reward=QuadraticReward(R=np.eye(1), q=basis[:, 0]))
+    answer = cai.infer(model, "variational", throw=False)
+    assert answer.status is Status.DIVERGED
+    assert "in proportion to the state" in answer.details["why"]
+    kept = cai.infer(model.replace(reward=QuadraticReward(R=np.eye(1), q=basis[:, 1])), "variational")
+    steps = sum((0.9 * 0.5) ** t for t in range(60))
+    assert kept.message(0).p.numpy() == pytest.approx(steps * basis[:, 1], abs=1e-12)
+    outcome = cai.evaluate(cai.extract_policy(kept), model)
+    assert outcome.expected_return == -math.inf
+
+
+def test_a_policy_whose_costs_add_up_to_no_number_is_worth_no_number():
+    """s' = 2 s under a discount of 1/4: every step costs the same once more."""
+    parts = {"A": [[2.0]], "B": [[0.0]], "noise": [[1.0]], "initial": ([1.0], [[0.0]]), "horizon": math.inf}
+    model = LinearGaussianModel(**parts, discount=0.25, reward=_small(0.0), action_prior=LinearNormal(L=[[1.0]]))
+    policy = cai.extract_policy(cai.infer(model, "variational"))
+    assert cai.evaluate(policy, model.replace(reward=_small(1.0))).expected_return == -math.inf
+
+
+def test_members_of_a_batch_settle_each_by_its_own_size():
+    A = torch.tensor([0.999999, 0.5]).double()[:, None, None, None]
+    sizes = torch.tensor([1e-22, 1.0]).double()[:, None, None, None]
+    parts = {"noise": [[1.0]], "initial": ([1.0], [[0.0]]), "horizon": math.inf, "reward": QuadraticReward(Q=sizes)}
+    for more in ({"discount": 0.9999999}, {"criterion": "average"}):
+        model = LinearGaussianModel(A, [[1e-3]], action_prior=LinearNormal(L=[[1e-6]]), **parts, **more)
+        answer = cai.infer(model, "variational")
+        for i in range(2):
+            alone = cai.infer(model.member(i), "variational")
+            assert float(answer.message(0).P[i]) == pytest.approx(float(alone.message(0).P), rel=1e-12)
+            assert float(answer.believed_return[i]) == pytest.approx(float(alone.believed_return), rel=1e-9)
+
+
+def _small(size):
+    return QuadraticReward(Q=[[size]], R=[[1.0]])
+
+
 def _cost():
     return QuadraticReward(Q=torch.eye(2), R=torch.eye(1))
 

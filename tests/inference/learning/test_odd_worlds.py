@@ -90,6 +90,54 @@ def test_networks_that_leave_the_floats_end_the_run_with_a_status(boxed, backend
     assert not all(bool(torch.isfinite(part).all()) for part in answer.brain.tensors().values())
 
 
+@pytest.mark.parametrize(
+    ("boxed", "backend"), [*((False, name) for name in DISCRETE), *((True, name) for name in BOXES)]
+)
+@pytest.mark.parametrize("rate", [1e15, 1e30])
+def test_an_unstable_answer_has_no_numbers_and_does_not_blame_the_world(boxed, backend, rate, tmp_path):
+    """Its networks may hold finite numbers of which an observation makes NaN."""
+    world = world_of(spaces.Box(-1.0, 1.0, (2,), np.float32), boxed=boxed)
+    options = {"buffer_size": 20} if backend == "policy-gradient" else {}
+    options |= {**SMALL, "steps": 400, "learning_rate": rate, "throw": False}
+    answer = cai.infer(world, backend, folder=tmp_path / "run", **options)
+    assert answer.status is Status.UNSTABLE
+    assert "left the floats" in answer.details["why"]
+    assert (answer.elbo, answer.believed_return, answer.policy_divergence) == (None, None, None)
+    again = cai.resume(tmp_path / "run", world=world, throw=False)
+    assert (again.status, again.details["why"]) == (answer.status, answer.details["why"])
+    with pytest.raises(
+        ArithmeticError, match=r"networks make NaN of an observation, and no action.* lower learning_rate"
+    ):
+        answer.policy().act(np.ones((3, 2), dtype=np.float32))
+
+
+def test_comparisons_show_an_unstable_learner_by_its_status():
+    world = world_of(spaces.Box(-1.0, 1.0, (2,), np.float32))
+    rates = [cai.inference.SoftQLearning(learning_rate=rate, warmup_steps=20, **SMALL) for rate in (1e-3, 1e30)]
+    rows = cai.compare(world, rates).rows
+    assert [row.status for row in rows] == [Status.SUCCESS, Status.UNSTABLE]
+    assert rows[1].elbo is None
+    assert rows[0].elbo is not None
+
+
+def test_a_mask_without_any_action_is_refused():
+    policy = cai.infer(world_of(spaces.Box(-1.0, 1.0, (2,), np.float32)), "soft-q-learning", **SMALL).policy()
+    for deterministic in (True, False):
+        with pytest.raises(ValueError, match="action_mask leaves observation 1 no action"):
+            policy.act(np.zeros((2, 2)), deterministic=deterministic, action_mask=[[1, 0], [0, 0]])
+
+
+def test_an_episode_that_does_not_end_has_no_bound(monkeypatch):
+    """Without a discount what was summed up so far is no return."""
+    from cai.inference.learning.networks import posterior
+
+    monkeypatch.setattr(posterior, "LONGEST", 4)
+    world = world_of(spaces.Box(-1.0, 1.0, (2,), np.float32)).replace(discount=1.0)
+    answer = cai.infer(world, "soft-q-learning", **SMALL)
+    with pytest.raises(ValueError, match="has not ended after 4 steps, so its return is not known"):
+        _ = answer.elbo
+
+
 def test_a_run_of_uniform_steps_alone_says_that_it_learned_nothing():
     world = world_of(spaces.Box(-1.0, 1.0, (2,), np.float32))
     first = cai.infer(world, "soft-q-learning", warmup_steps=60, **SMALL)

@@ -171,3 +171,17 @@ def test_trajectories_that_no_skill_made_are_refused():
         found.posterior([[0, 1]], [[0, 0]])
     with pytest.raises(ValueError, match="there are actions 0 to 1"):
         found.posterior([[0, 0]], [[0, -1]])
+
+
+def test_where_nothing_is_decided_skills_are_the_prior():
+    """All episodes end where they begin."""
+    mdp = MDP([[[0.0, 1.0], [1.0, 0.0]], [[0.0, 1.0], [0.0, 1.0]]], [0.0, 1.0], terminal=[1])
+    found = skills(TrajectoryModel(mdp, [[1.0, 2.0], [0.0, 0.0]], 3), 2, steps=3, restarts=1)
+    assert (found.elbo, found.information) == (0.0, 0.0)
+
+
+def test_trajectories_hold_whole_numbers():
+    mdp = MDP([[[0.0, 1.0], [1.0, 0.0]], [[1.0, 0.0], [0.0, 1.0]]], [1.0, 0.0])
+    found = skills(TrajectoryModel(mdp, 0.0, 2), 2, steps=3, restarts=1)
+    with pytest.raises(TypeError, match="give the whole numbers of both"):
+        found.posterior([[0.5, 1.0]], [[0, 0]])

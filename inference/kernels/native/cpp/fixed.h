@@ -2,9 +2,58 @@
 
 #pragma once
 
+#include <type_traits>
+
 #include "step.h"
 
 namespace cai::LEVEL {
+
+// scores[a, i] = discount * (the product of x and row (i, a), of K entries) + own[i, a] + shared, of one problem. This and
+// the next are functions of their own, as GCC 12 made them slower as parts of a larger one.
+template <class F, bool GUARDED, int K>
+__attribute__((noinline)) void even_scores(const F* weights, const int32_t* columns, const double* x, int64_t actions,
+                                           int64_t count, double discount, double shared, const F* own,
+                                           double* scores) {
+  for (int64_t i = 0; i < count; ++i)
+    for (int64_t a = 0; a < actions; ++a) {
+      const int64_t row = i * actions + a;
+      double total = 0.0;
+      for (int k = 0; k < K; ++k) total += term<F, GUARDED>(weights, row * K + k, x[columns[row * K + k]]);
+      scores[a * count + i] = discount * total + (own[row] + shared);
+    }
+}
+
+// The same, of products that are known.
+template <class F>
+__attribute__((noinline)) void known_scores(const double* arrived, int64_t actions, int64_t count, double discount,
+                                            double shared, const F* own, double* scores) {
+  for (int64_t a = 0; a < actions; ++a)
+    for (int64_t i = 0; i < count; ++i)
+      scores[a * count + i] = discount * arrived[i * actions + a] + (own[i * actions + a] + shared);
+}
+
+template <class F, bool GUARDED>
+void one_problem_scores(const Problem& problem, const double* following, int64_t start, int64_t count, double* arrived,
+                        double* scores) {
+  const Sums& chances = problem.chances;
+  const int64_t A = problem.actions, K = chances.pointers == nullptr ? chances.outcomes : 0, first = start * A;
+  const double discount = problem.discount, shared = problem.shared_prior;
+  const F* own = static_cast<const F*>(problem.scores) + first;
+  const F* weights = static_cast<const F*>(chances.weights) + first * K;
+  const int32_t* columns = chances.columns + first * K;
+  const auto even = [&](auto entries) {
+    even_scores<F, GUARDED, entries.COUNT>(weights, columns, following, A, count, discount, shared, own, scores);
+  };
+  switch (K) {
+    case 1: return even(Lanes<1>());
+    case 2: return even(Lanes<2>());
+    case 3: return even(Lanes<3>());
+    case 4: return even(Lanes<4>());
+    case 5: return even(Lanes<5>());
+  }
+  products<F, GUARDED>(chances, first, count * A, problem.states, following, 1, arrived);
+  known_scores(arrived, A, count, discount, shared, own, scores);
+}
 
 // Scores log p(a|s) + q(s, a) of `count` states from `start` on, [A, count * B], and the largest of each state, 0
 // where none is finite.
@@ -14,12 +63,10 @@ void fixed_scores(const Problem& problem, const double* following, int64_t start
   const int64_t A = problem.actions, B = problem.problems, length = count * B;
   const F* own = static_cast<const F*>(problem.scores) + start * A * B;
   const double discount = problem.discount, shared = problem.shared_prior;
-  products<F, GUARDED>(problem.chances, start * A, count * A, problem.states, following, B, arrived);
   if (B == 1) {
-    for (int64_t row = 0; row < count * A; ++row) arrived[row] = discount * arrived[row] + (own[row] + shared);
-    for (int64_t a = 0; a < A; ++a)
-      for (int64_t i = 0; i < count; ++i) scores[a * count + i] = arrived[i * A + a];
+    one_problem_scores<F, GUARDED>(problem, following, start, count, arrived, scores);
   } else {
+    products<F, GUARDED>(problem.chances, start * A, count * A, problem.states, following, B, arrived);
     for (int64_t i = 0; i < count; ++i)
       for (int64_t a = 0; a < A; ++a) {
         const double* from = arrived + (i * A + a) * B;
@@ -59,7 +106,7 @@ inline bool has_infinite(const double* values, int64_t count, int threads) {
   return found != 0;
 }
 
-// Calls emit(start, count, powers [A, count * B], their sums [count * B], the largest scores [count * B]) by block.
+// Calls emit(start, count, powers [A, count * B], their sums [count * B]) by block.
 template <class F, bool GUARDED, class Emit>
 void each_block(const Problem& problem, const double* following, int threads, const Emit& emit) {
   const int64_t A = problem.actions, B = problem.problems, block = block_of(problem);
@@ -71,34 +118,99 @@ void each_block(const Problem& problem, const double* following, int threads, co
       const int64_t count = std::min(block, problem.states - start);
       fixed_scores<F, GUARDED>(problem, following, start, count, arrived.data(), scores.data(), largest.data());
       raise(scores.data(), largest.data(), A, count * B, total.data());
-      emit(start, count, scores.data(), total.data(), largest.data());
+      emit(start, count, scores.data(), total.data());
     }
   }
 }
 
-// The same, told apart by whether v_{t+1} may be -inf.
-template <class F, class Emit>
-void fixed_blocks(const Problem& problem, const F* following, const Emit& emit) {
+// Calls use(whether v_{t+1} may be -inf, v_{t+1}, threads), the first as a type.
+template <class F, class Use>
+void told_apart(const Problem& problem, const F* following, const Use& use) {
   const int threads = threads_for(work_of(problem), problem.threads);
   Vector<double> copy;
   const double* values = as_double(following, problem.states * problem.problems, copy);
   if (has_infinite(values, problem.states * problem.problems, threads)) {
-    each_block<F, true>(problem, values, threads, emit);
+    use(std::true_type(), values, threads);
   } else {
-    each_block<F, false>(problem, values, threads, emit);
+    use(std::false_type(), values, threads);
   }
 }
 
+// log sum_a e^score of LANES neighbouring columns of scores [A, .], whose rows are `stride` apart and are overwritten.
+// A column's largest score needs no power, as it is 1: of each two scores the larger is kept, the smaller goes into a sum.
+template <class F, int LANES>
+inline void log_sums(double* scores, int64_t actions, int64_t stride, F* out) {
+  double largest[LANES], total[LANES];
+  for (int i = 0; i < LANES; ++i) largest[i] = scores[i];
+  for (int64_t a = 1; a < actions; ++a) {
+    double* row = scores + a * stride;
+#pragma omp simd
+    for (int i = 0; i < LANES; ++i) {
+      const double other = row[i], high = largest[i];
+      row[i] = other > high ? high : other;
+      largest[i] = other > high ? other : high;
+    }
+  }
+#pragma omp simd
+  for (int i = 0; i < LANES; ++i) {
+    total[i] = largest[i] == -INFTY ? 0.0 : 1.0;
+    largest[i] = largest[i] == -INFTY ? 0.0 : largest[i];
+  }
+  for (int64_t a = 1; a < actions; ++a) {
+    const double* row = scores + a * stride;
+#pragma omp simd
+    for (int i = 0; i < LANES; ++i) total[i] += power(row[i] - largest[i]);
+  }
+#pragma omp simd
+  for (int i = 0; i < LANES; ++i) out[i] = F(largest[i] + logarithm(total[i]));
+}
+
+// v_t [count, B] of the states from `start` on; `arrived` and `scores` [A, count] are memory.
+template <class F, bool GUARDED>
+void fixed_values(const Problem& problem, const double* following, int64_t start, int64_t count, double* arrived,
+                  double* scores, F* out) {
+  const int64_t A = problem.actions, B = problem.problems;
+  const F* own = static_cast<const F*>(problem.scores) + start * A * B;
+  const double discount = problem.discount, shared = problem.shared_prior;
+  if (B == 1) {
+    one_problem_scores<F, GUARDED>(problem, following, start, count, arrived, scores);
+    each_lane<32>(count, [&](auto lanes, int64_t i) { log_sums<F, lanes.COUNT>(scores + i, A, count, out + i); });
+    return;
+  }
+  for (int64_t i = 0; i < count; ++i)
+    each_lane<16>(B, [&](auto lanes, int64_t b) {
+      for (int64_t a = 0; a < A; ++a) {
+        double* place = scores + a * lanes.COUNT;
+        const F* score = own + (i * A + a) * B + b;
+        const Row<F> row = row_of<F>(problem.chances, (start + i) * A + a, problem.states);
+        lanes_dot<F, GUARDED, lanes.COUNT>(row, following + b, B, place);
+#pragma omp simd
+        for (int lane = 0; lane < lanes.COUNT; ++lane) place[lane] = discount * place[lane] + (score[lane] + shared);
+      }
+      log_sums<F, lanes.COUNT>(scores, A, lanes.COUNT, out + i * B + b);
+    });
+}
+
 // v_t [S, B] from v_{t+1}.
+template <class F, bool GUARDED>
+void fixed_rows(const Problem& problem, const double* following, int threads, F* out) {
+  const int64_t A = problem.actions, B = problem.problems, block = block_of(problem);
+#pragma omp parallel num_threads(threads)
+  {
+    Vector<double> arrived(B == 1 ? A * block : 0), scores(A * std::max<int64_t>(block, 16));
+#pragma omp for schedule(static)
+    for (int64_t start = 0; start < problem.states; start += block) {
+      const int64_t count = std::min(block, problem.states - start);
+      fixed_values<F, GUARDED>(problem, following, start, count, arrived.data(), scores.data(), out + start * B);
+    }
+  }
+}
+
 template <class F>
 void fixed_step(const Problem& problem, const F* following, F* out) {
-  const int64_t B = problem.problems;
-  fixed_blocks(problem, following,
-               [=](int64_t start, int64_t count, const double*, const double* total, const double* largest) {
-                 F* place = out + start * B;
-#pragma omp simd
-                 for (int64_t i = 0; i < count * B; ++i) place[i] = F(largest[i] + logarithm(total[i]));
-               });
+  told_apart(problem, following, [&](auto guarded, const double* values, int threads) {
+    fixed_rows<F, guarded.value>(problem, values, threads, out);
+  });
   end_terminal(problem, out);
 }
 
@@ -108,20 +220,22 @@ template <class F>
 void fixed_forward(const Problem& problem, const F* following, double* adjoint, double* flow, double* total) {
   const int64_t A = problem.actions, B = problem.problems;
   const uint8_t* terminal = problem.terminal;
-  fixed_blocks(problem, following,
-               [=](int64_t start, int64_t count, const double* powers, const double* sums, const double*) {
-                 for (int64_t i = 0; i < count; ++i)
-                   for (int64_t b = 0; b < B; ++b) {
-                     const int64_t at = i * B + b;
-                     const bool flows = sums[at] > 0.0 && !(terminal != nullptr && terminal[start + i]);
-                     const double rate = flows ? adjoint[start * B + at] / sums[at] : 0.0;
-                     for (int64_t a = 0; a < A; ++a) {
-                       const int64_t row = ((start + i) * A + a) * B + b;
-                       flow[row] = powers[a * count * B + at] * rate;
-                       total[row] += flow[row];
-                     }
-                   }
-               });
+  const auto emit = [=](int64_t start, int64_t count, const double* powers, const double* sums) {
+    for (int64_t i = 0; i < count; ++i)
+      for (int64_t b = 0; b < B; ++b) {
+        const int64_t at = i * B + b;
+        const bool flows = sums[at] > 0.0 && !(terminal != nullptr && terminal[start + i]);
+        const double rate = flows ? adjoint[start * B + at] / sums[at] : 0.0;
+        for (int64_t a = 0; a < A; ++a) {
+          const int64_t row = ((start + i) * A + a) * B + b;
+          flow[row] = powers[a * count * B + at] * rate;
+          total[row] += flow[row];
+        }
+      }
+  };
+  told_apart(problem, following, [&](auto guarded, const double* values, int threads) {
+    each_block<F, guarded.value>(problem, values, threads, emit);
+  });
   turned_products<F>(problem, flow, adjoint);
   if (problem.discount != 1.0)
     for (int64_t i = 0; i < problem.states * B; ++i) adjoint[i] *= problem.discount;

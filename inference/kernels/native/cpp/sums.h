@@ -60,18 +60,49 @@ inline void dense_dots(const F* weights, int64_t count, const double* x, double*
   }
 }
 
+// The entries of one row; all columns in turn where `columns` is null.
+template <class F>
+struct Row {
+  const F* weights;
+  const int32_t* columns;
+  int64_t count;
+};
+
+template <class F>
+inline Row<F> row_of(const Sums& sums, int64_t row, int64_t width) {
+  const F* weights = static_cast<const F*>(sums.weights);
+  if (sums.outcomes < 0) return {weights + row * width, nullptr, width};
+  const bool listed = sums.pointers != nullptr;
+  const int64_t begin = listed ? sums.pointers[row] : row * sums.outcomes;
+  const int64_t end = listed ? sums.pointers[row + 1] : begin + sums.outcomes;
+  return {weights + begin, sums.columns + begin, end - begin};
+}
+
 // out[b] = sum_k w_k x[s'_k, b] of LANES neighbouring problems.
 template <class F, bool GUARDED, int LANES>
-inline void lanes_dot(const F* weights, const int32_t* columns, int64_t count, const double* x, int64_t problems,
-                      double* out) {
+inline void lanes_dot(const Row<F>& row, const double* x, int64_t problems, double* out) {
   double parts[LANES] = {};
-  for (int64_t k = 0; k < count; ++k) {
-    const double weight = weights[k];
+  for (int64_t k = 0; k < row.count; ++k) {
+    const double weight = row.weights[k];
     if (GUARDED && weight == 0.0) continue;
-    const double* arrived = x + (columns == nullptr ? k : int64_t(columns[k])) * problems;
+    const double* arrived = x + (row.columns == nullptr ? k : int64_t(row.columns[k])) * problems;
     for (int lane = 0; lane < LANES; ++lane) parts[lane] += weight * arrived[lane];
   }
   for (int lane = 0; lane < LANES; ++lane) out[lane] = parts[lane];
+}
+
+template <int N>
+struct Lanes {
+  static constexpr int COUNT = N;
+};
+
+// Calls use(Lanes<N>, the first) for pieces of 0..length of N neighbours each, MOST where there are as many.
+template <int MOST, class Use>
+inline void each_lane(int64_t length, const Use& use) {
+  int64_t first = 0;
+  for (; first + MOST <= length; first += MOST) use(Lanes<MOST>(), first);
+  for (; first + 4 <= length; first += 4) use(Lanes<4>(), first);
+  for (; first < length; ++first) use(Lanes<1>(), first);
 }
 
 // Rows of K entries each, one problem.
@@ -123,15 +154,10 @@ void products(const Sums& sums, int64_t first, int64_t number, int64_t width, co
     return;
   }
   for (int64_t row = 0; row < number; ++row) {
-    const int64_t begin = listed ? sums.pointers[first + row] : row * even;
-    const int64_t count = listed ? sums.pointers[first + row + 1] - begin : even;
-    const F* weight = weights + begin;
-    const int32_t* column = dense ? nullptr : columns + begin;
-    double* place = out + row * problems;
-    int64_t b = 0;
-    for (; b + 16 <= problems; b += 16) lanes_dot<F, GUARDED, 16>(weight, column, count, x + b, problems, place + b);
-    for (; b + 4 <= problems; b += 4) lanes_dot<F, GUARDED, 4>(weight, column, count, x + b, problems, place + b);
-    for (; b < problems; ++b) lanes_dot<F, GUARDED, 1>(weight, column, count, x + b, problems, place + b);
+    const Row<F> entries = row_of<F>(sums, first + row, width);
+    each_lane<16>(problems, [&](auto lanes, int64_t b) {
+      lanes_dot<F, GUARDED, lanes.COUNT>(entries, x + b, problems, out + row * problems + b);
+    });
   }
 }
 

@@ -128,6 +128,31 @@ def test_the_command_line_goes_on_and_watches(tmp_path):
     assert json.loads(watched.stdout)["stochastic_return"]["episodes"] == 2
 
 
+@pytest.mark.parametrize("run", ["airl in a box", "gail of numbers"])
+@pytest.mark.parametrize("rate", ["1e30", "1e38"])
+def test_a_run_that_leaves_the_floats_is_unstable_and_was_not_interrupted(run, rate, tmp_path):
+    method, name, learner, options = RUNS[run]
+    learner = f"{learner},learning_rate={rate},steps=699"
+    est = method(world_of(name), shown(name), learner=learner, folder=tmp_path / "run", throw=False, **options)
+    assert est.status is FitStatus.UNSTABLE
+    assert "left the floats" in est.warnings[0]
+    assert math.isnan(est.divergence)
+    told = CliRunner().invoke(app, ["resume", str(tmp_path / "run"), "--json"])
+    assert told.exit_code == 1, told.output
+    line = json.loads(told.stdout)
+    assert (line["status"], line["divergence"], line["stochastic_return"]) == ("unstable", None, None)
+    assert "lower learning_rate" in told.stderr
+    with pytest.raises(FitError, match="unstable: a loss or a value left the floats"):
+        cai.resume(tmp_path / "run")
+
+
+def test_a_run_of_uniform_steps_alone_has_no_loss(tmp_path):
+    asked("gail of numbers", tmp_path / "run", steps=48)
+    told = CliRunner().invoke(app, ["resume", str(tmp_path / "run"), "--json"])
+    assert told.exit_code == 1, told.output
+    assert json.loads(told.stdout)["discriminator_loss"] is None
+
+
 def test_all_options_of_the_learner_count():
     """A flow acts where that is asked for, and networks of an earlier answer are the first ones."""
     world, demos = world_of("Pendulum-v1"), shown("Pendulum-v1")
