@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -55,7 +56,7 @@ def draw_value_graph(
     circles.set_array(numbers)
     circles.cmap = circles.cmap.with_extremes(bad="0.92")
     circles.set_edgecolor("black")
-    circles.set_linewidth(np.where(model.mdp.initial.detach().numpy() > 0, 2.4, 0.8))
+    circles.set_linewidth([2.4 if chance > 0 else 0.8 for chance in model.mdp.initial.tolist()])
     ax.add_collection(circles)
     flow: dict[tuple[int, int], float] = {}
     for arrow in model_arrows(model):
@@ -67,9 +68,9 @@ def draw_value_graph(
     for state, place in enumerate(places):
         if bool(model.mdp.terminal[state]):
             ax.add_patch(Circle(place, 0.85 * radius, fill=False, edgecolor="black", linewidth=0.8, zorder=3.1))
-        if np.isneginf(float(values[state])):
+        if float(values[state]) == -math.inf:
             ax.add_patch(Circle(place, radius, fill=False, hatch="xxxx", edgecolor="0.5", zorder=3.05))
-        shade = circles.cmap(scale(values[state].item())) if not numbers.mask[state] else (1.0, 1.0, 1.0)
+        shade = circles.cmap(scale(values[state].item())) if math.isfinite(float(values[state])) else (1.0, 1.0, 1.0)
         dark = 0.3 * shade[0] + 0.59 * shade[1] + 0.11 * shade[2] < 0.5
         style: dict[str, Any] = {"fontsize": size, "linespacing": 0.9, "color": "white" if dark else "black"}
         ax.text(*place, state_text(model, state), ha="center", va="center", zorder=3.5, **style)
