@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,25 @@ import pandas as pd
 
 from cai.models.common.names import did_you_mean
 
-__all__ = ["key_index", "key_places", "numbers", "read_table", "spelled", "unique_pairs"]
+__all__ = [
+    "from_file",
+    "key_index",
+    "key_places",
+    "numbers",
+    "read_table",
+    "spelled",
+    "unique_pairs",
+    "whole_number",
+    "whole_numbers",
+]
 
+WHOLE = re.compile(r"[+-]?\d{1,18}(\.0*)?")  # how whole numbers are written, by what writes all of them as floats too
+PLAIN = re.compile(r"(-?(?:0|[1-9]\d*))(?:\.0*)?")  # the same without zeros in front, which belong to a name
 MISSING = ("", "NA", "N/A", "n/a", "NaN", "nan", "NULL", "null", "None", "<NA>", "#N/A")  # numbers and persons
 
 
 def read_table(given: Any, what: str, keys: Iterable[str]) -> pd.DataFrame:
-    """A frame, or a CSV file whose keys are read as text, and as ints if all of a column are.
+    """A frame, or a CSV file whose keys are read as text, without blanks around it.
 
     Args:
         given: DataFrame, what makes one, or the path of a file.
@@ -29,11 +42,12 @@ def read_table(given: Any, what: str, keys: Iterable[str]) -> pd.DataFrame:
         ValueError: if a file is empty or broken, a column is missing, a name is repeated, or a key is.
     """
     keys = list(keys)
-    if isinstance(given, str | Path):
+    if from_file(given):
         labels = (*keys, "trip", "link", "destination", "person")
         frame = _from_file(given, what, labels)
         for key in set(labels) & set(frame.columns) - {"position"}:
-            frame[key] = _whole(frame[key])
+            texts = frame[key].str.strip()
+            frame[key] = texts.mask(texts == "").astype(object)
         if "position" in frame.columns:
             frame["position"] = _numbers_or_text(frame["position"])
     elif isinstance(given, pd.DataFrame):
@@ -91,13 +105,28 @@ def _numbers_or_text(column: pd.Series) -> pd.Series:
     return found.astype(float) if not (found.isna() & column.notna()).any() else column.astype(object)
 
 
-def _whole(column: pd.Series) -> pd.Series:
-    """Text as ints, if all of it that is there is written as whole numbers; blanks stay blanks."""
-    present = column.dropna().str.strip()
-    if len(present) and present.str.fullmatch(r"[+-]?\d{1,18}").all():
-        made = column.str.strip().map(lambda text: text if pd.isna(text) else int(text))
-        return made.astype(object if column.isna().any() else np.int64)
-    return column.astype(object)
+def from_file(given: Any) -> bool:
+    """Whether a table is given by its path."""
+    return isinstance(given, str | Path)
+
+
+def whole_number(key: Any) -> Any:
+    """Text that is written as a whole number as an int; anything else as it is."""
+    return int(key.partition(".")[0]) if isinstance(key, str) and WHOLE.fullmatch(key) else key
+
+
+def whole_numbers(columns: Sequence[Any]) -> list[Any]:
+    """Columns (Series) of text as ints, if all of it that is there is written as whole numbers; blanks stay blanks.
+
+    They stay text where two keys of the first column, such as 1 and 01, would become one.
+    """
+    whole = all(isinstance(key, str) and WHOLE.fullmatch(key) for column in columns for key in column.dropna().unique())
+    if not whole or not any(column.notna().any() for column in columns):
+        return list(columns)
+    made = [column.map(whole_number, na_action="ignore") for column in columns]
+    if made[0].nunique() < columns[0].nunique():
+        return list(columns)
+    return [column.astype(object if column.isna().any() else np.int64) for column in made]
 
 
 def key_index(column: pd.Series, what: str) -> pd.Index:
@@ -114,8 +143,36 @@ def key_index(column: pd.Series, what: str) -> pd.Index:
 
 
 def key_places(column: pd.Series, index: pd.Index) -> np.ndarray[Any, Any]:
-    """int64, the place of each key in an index, -1 where it has none."""
-    return np.asarray(index.get_indexer(pd.Index(column, tupleize_cols=False)), dtype=np.int64)
+    """int64, the place of each key in an index, -1 where it has none.
+
+    A key that is not there itself is looked for in another spelling: 12, 12.0, "12" and "12.0" are one, if only one of
+    them is in the index.
+    """
+    keys = pd.Index(column, tupleize_cols=False)
+    places = np.array(index.get_indexer(keys), dtype=np.int64)
+    lost = np.flatnonzero(places < 0)
+    if len(lost):
+        known: dict[str | None, int] = {}
+        for place, name in enumerate(map(_spelling, index)):
+            known[name] = -1 if name in known else place
+        known[None] = -1
+        places[lost] = [known.get(_spelling(key), -1) for key in keys[lost]]
+    return places
+
+
+def _spelling(key: Any) -> str | None:
+    """The text of a key, that of a whole number without point and zeros behind it; None of what has no other."""
+    if isinstance(key, bool | np.bool_):
+        return None
+    if isinstance(key, int | np.integer):
+        return str(int(key))
+    if isinstance(key, float | np.floating):
+        number = float(key)
+        return str(int(number)) if number.is_integer() and abs(number) < 2**53 else None
+    if not isinstance(key, str):
+        return None
+    written = PLAIN.fullmatch(key.strip())
+    return written[1] if written else key.strip()
 
 
 def spelled(key: Any) -> str:

@@ -18,11 +18,22 @@ import pandas as pd
 from cai.models.common.frames import frame_of, packed_frame
 from cai.models.common.names import did_you_mean
 from cai.models.common.storage import Saved, storable
-from cai.models.demonstrations.network_tables import key_index, key_places, numbers, read_table, spelled, unique_pairs
+from cai.models.demonstrations.network_tables import (
+    from_file,
+    key_index,
+    key_places,
+    numbers,
+    read_table,
+    spelled,
+    unique_pairs,
+    whole_numbers,
+)
 
 __all__ = ["RouteNetwork"]
 
 Array = np.ndarray[Any, Any]
+LINKS = (("links", "link"), ("turns", "from"), ("turns", "to"), ("exits", "link"))  # tables and columns that name them
+DESTINATIONS = (("exits", "destination"),)
 PLACES = ("x0", "y0", "x1", "y1")  # columns of links that say where they lie
 
 
@@ -66,8 +77,14 @@ class RouteNetwork(Saved):
         if self.ends not in ("exit", "absorb"):
             raise ValueError(f"ends is {self.ends!r}; expected 'exit' or 'absorb'")
         tables = {"links": ("link",), "turns": ("from", "to"), "exits": ("link", "destination")}
+        files = {name for name in tables if from_file(getattr(self, name))}
         for name, keys in tables.items():
             object.__setattr__(self, name, read_table(getattr(self, name), name, keys))
+        for group in (LINKS, DESTINATIONS):  # keys of one kind: text, if not all are ints
+            read = [(getattr(self, name), column) for name, column in group if name in files]
+            if read:
+                for (frame, column), made in zip(read, whole_numbers([f[c] for f, c in read]), strict=True):
+                    frame[column] = made
         if not len(self.exits):
             raise ValueError("exits is empty; give a link and a destination at least")
         for what, column in (("turns", "from"), ("turns", "to"), ("exits", "link")):
@@ -96,25 +113,15 @@ class RouteNetwork(Saved):
     def read_csv(cls, links: Any, turns: Any, exits: Any, **options: Any) -> RouteNetwork:
         """Reads three CSV files; keys are read as text, and as ints where all keys of links are whole numbers.
 
+        Links that differ in zeros in front alone, such as 1 and 01, stay text.
+
         Args:
             links: path of a file with the columns of `links`.
             turns: path.
             exits: path.
             **options: as in the constructor: `ends`, `prior`.
         """
-        tables = [
-            read_table(path, name, keys)
-            for path, name, keys in (
-                (links, "links", ("link",)),
-                (turns, "turns", ("from", "to")),
-                (exits, "exits", ("link", "destination")),
-            )
-        ]
-        keys = [(0, "link"), (1, "from"), (1, "to"), (2, "link")]
-        if not all(pd.api.types.is_integer_dtype(tables[i][column]) for i, column in keys):
-            for i, column in keys:  # keys of one kind: text, if not all are ints
-                tables[i][column] = tables[i][column].astype(str)
-        return cls(*tables, **options)
+        return cls(links, turns, exits, **options)
 
     @classmethod
     def from_graph(cls, graph: Any, *, exits: Any = None, turns: Any = None, **options: Any) -> RouteNetwork:
@@ -282,7 +289,7 @@ class RouteNetwork(Saved):
 
 
 def _place(index: pd.Index, key: Any, what: str, table: str) -> int:
-    place = int(index.get_indexer(pd.Index([key], tupleize_cols=False))[0])
+    place = int(key_places(pd.Series([key]), index)[0])
     if place < 0:
         raise ValueError(
             f"{what} is {spelled(key)}, which {table} does not hold{did_you_mean(str(key), map(str, index))}; give "

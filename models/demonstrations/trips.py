@@ -11,12 +11,20 @@ import pandas as pd
 from cai.models.common.frames import frame_of, index_of, packed_frame, packed_index
 from cai.models.common.names import did_you_mean
 from cai.models.common.storage import storable
-from cai.models.demonstrations.network_tables import key_places, read_table, spelled
+from cai.models.demonstrations.network_tables import (
+    from_file,
+    key_places,
+    read_table,
+    spelled,
+    whole_number,
+    whole_numbers,
+)
 from cai.models.demonstrations.route_network import RouteNetwork
 
 __all__ = ["Trips", "read_trips"]
 
 Array = np.ndarray[Any, Any]
+SUGGESTED = 5  # unknown keys, for which similar ones are looked for
 
 
 def _parts(trips: Trips) -> dict[str, Any]:
@@ -118,7 +126,10 @@ def read_trips(network: RouteNetwork, trips: Any, drop: Literal["report"] | None
         raise ValueError(f"drop is {drop!r}; expected None or 'report'")
     if isinstance(trips, Trips):
         return trips
-    frame = _sorted(read_table(trips, "trips", ("trip", "position", "link")))
+    frame = read_table(trips, "trips", ("trip", "position", "link"))
+    if from_file(trips):
+        frame = _numbered(frame, network)
+    frame = _sorted(frame)
     known = ("trip", "position", "link", "destination", "person", "weight")
     for name in known[3:]:
         near = [column for column in map(str, frame.columns) if column not in known and _misspelt(column, name)]
@@ -133,7 +144,7 @@ def read_trips(network: RouteNetwork, trips: Any, drop: Literal["report"] | None
     starts = np.searchsorted(trip, np.arange(len(labels) + 1))
     weights = _weights(frame, starts)
     persons = _per_trip(frame, starts, "person")
-    links = key_places(_like(frame["link"], network.link_index), network.link_index)
+    links = key_places(frame["link"], network.link_index)
     faults = _Faults(frame, labels, trip)
     faults.links(links, network)
     inner = np.flatnonzero(trip[:-1] == trip[1:])
@@ -197,22 +208,15 @@ def _misspelt(column: str, name: str) -> bool:
     return len(long) == len(short) + 1 and any(long[:i] + long[i + 1 :] == short for i in range(len(long)))
 
 
-def _like(column: pd.Series, index: pd.Index) -> pd.Series:
-    """Keys of trips in the kind of those of the network: text for text, ints for ints."""
-    if pd.api.types.is_integer_dtype(index.dtype) and not pd.api.types.is_numeric_dtype(column):
-        given = column.dropna()
-        if len(given) and all(isinstance(key, str) and _is_whole(key) for key in given):
-            return column.map(int, na_action="ignore")
-        return column
-    if pd.api.types.is_integer_dtype(column) and not pd.api.types.is_integer_dtype(index.dtype):
-        texts = all(isinstance(key, str) for key in index[:10])
-        return column.astype(str) if texts else column
-    return column
-
-
-def _is_whole(text: str) -> bool:
-    """Whether it is how an int is written."""
-    return text.lstrip("-").isdecimal() and str(int(text)) == text
+def _numbered(frame: pd.DataFrame, network: RouteNetwork) -> pd.DataFrame:
+    """Text of a file as ints: links and destinations where those of the network are, trips and persons if all are."""
+    made = {}
+    for column, index in (("link", network.link_index), ("destination", network.destination_index)):
+        if column in frame.columns and pd.api.types.is_integer_dtype(index.dtype):
+            made[column] = frame[column].map(whole_number, na_action="ignore").astype(object)
+    for column in {"trip", "person"} & set(frame.columns):
+        (made[column],) = whole_numbers([frame[column]])
+    return frame.assign(**made)
 
 
 def _per_trip(frame: pd.DataFrame, starts: Array, column: str) -> list[Any] | None:
@@ -263,17 +267,14 @@ def _exits(
             faults.add(rows[i], f"its last link {spelled(faults.key(rows[i]))} {what}")
         exits = np.where((last >= 0) & (count[last] == 1), only[last], -1)
         return np.where(exits >= 0, network.exit_destinations[exits], -1), exits
-    keys = pd.Series(given, dtype=object)
-    if keys.dropna().map(lambda key: isinstance(key, int | np.integer)).all() and not keys.isna().any():
-        keys = keys.astype(np.int64)
-    destinations = key_places(_like(keys, network.destination_index), network.destination_index)
+    destinations = key_places(pd.Series(given, dtype=object), network.destination_index)
     pairs = last * len(network.destination_index) + destinations
     exits = np.where((last >= 0) & (destinations >= 0), network.exit_lookup.get_indexer(pd.Index(pairs)), -1)
     for i in np.flatnonzero(destinations < 0):
         if pd.isna(given[i]):
             faults.add(rows[i], "it has no destination, and other trips have")
         else:
-            near = did_you_mean(str(given[i]), map(str, network.destination_index))
+            near = faults.near(given[i], network.destination_index)
             faults.add(rows[i], f"its destination {spelled(given[i])} has no exit in the network{near}")
     for i in np.flatnonzero((destinations >= 0) & (last >= 0) & (exits < 0)):
         faults.add(
@@ -289,6 +290,7 @@ class _Faults:
         self.rows, self.labels, self.trip = frame, labels, trip
         self.found: dict[int, str] = {}
         self._seen: dict[int, int] = {}
+        self._near: dict[str, str] = {}
 
     @property
     def count(self) -> int:
@@ -306,9 +308,15 @@ class _Faults:
                 del self.found[earlier]
             self._seen[trip], self.found[row] = row, reason
 
+    def near(self, key: Any, index: pd.Index) -> str:
+        """What may be meant by the first few keys that nobody knows; a search among thousands of keys takes long."""
+        if str(key) not in self._near and len(self._near) < SUGGESTED:
+            self._near[str(key)] = did_you_mean(str(key), map(str, index))
+        return self._near.get(str(key), "")
+
     def links(self, links: Array, network: RouteNetwork) -> None:
         for row in np.flatnonzero(links < 0):
-            near = did_you_mean(str(self.key(row)), map(str, network.link_index))
+            near = self.near(self.key(row), network.link_index)
             self.add(row, f"the network has no link {spelled(self.key(row))}{near}")
 
     def turns(self, inner: Array, turns: Array, links: Array) -> None:
