@@ -108,7 +108,7 @@ def condition(mean: Tensor, covariance: Tensor, P: Tensor, p: Tensor, theta: Ten
     own = torch.eye(size, dtype=covariance.dtype, device=covariance.device)
     shrunk = torch.linalg.inv_ex(own + theta[..., None, None] * product(covariance, P)).inverse
     tilted = symmetric(product(shrunk, covariance))
-    return mean - theta[..., None] * times(tilted, times(P, mean) + p), tilted, shrunk
+    return times(shrunk, mean - theta[..., None] * times(covariance, p)), tilted, shrunk
 
 
 def believe(problem: GaussianProblem, messages: Messages) -> Belief:
