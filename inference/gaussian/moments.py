@@ -106,7 +106,7 @@ def condition(mean: Tensor, covariance: Tensor, P: Tensor, p: Tensor, theta: Ten
     """
     size = covariance.shape[-1]
     own = torch.eye(size, dtype=covariance.dtype, device=covariance.device)
-    shrunk = torch.linalg.inv_ex(own + theta[..., None, None] * product(covariance, P)).inverse
+    shrunk = torch.linalg.inv_ex(own + theta[..., None, None] * product(covariance, P)).inverse.contiguous()
     tilted = symmetric(product(shrunk, covariance))
     return times(shrunk, mean - theta[..., None] * times(covariance, p)), tilted, shrunk
 
