@@ -7,7 +7,7 @@ from torch import Tensor
 
 from cai.models.common.numerics import plain_number
 from cai.models.common.random_draws import OwnDraws
-from cai.models.continuous.simulate import draw_start, draw_step
+from cai.models.continuous.simulate import DivergedRollout, draw_start, draw_step, has_overflown
 from cai.models.continuous.world import World
 from cai.models.programs.inspect import ProgramInfo
 
@@ -52,6 +52,8 @@ class WorldSystem:
             action = prior.sample()
         moved = draw_step(world, state, action, t, generator, falls=False)
         rewards = torch.where(self._fallen, torch.zeros_like(moved.rewards), moved.rewards)
+        if bool((has_overflown(rewards, state) | has_overflown(rewards, moved.next_states)).all()):
+            raise DivergedRollout("all rewards", t)
         factor = (rewards / plain_number(world.temperature)).double()
         self.returns = self.returns + factor
         self.log_prior_actions = self.log_prior_actions + prior.log_prob(action).double()

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from cai.inference.planning.problem import PlanningProblem
 from cai.models.common.random_draws import OwnDraws
+from cai.models.continuous.simulate import has_overflown
 
 __all__ = ["Bundle", "Noise", "Sampler"]
 
@@ -194,7 +195,7 @@ class Sampler:
         return drawn
 
     def _returns(self, states: Tensor, actions: Tensor, alive: Tensor | None, t: int) -> tuple[Tensor, Tensor]:
-        """The sum of rewards [...], and bool [..., H + 1] which states and rewards are numbers (-inf is one)."""
+        """The sum of rewards [...], and bool [..., H + 1] which states and rewards are numbers (-inf may be one)."""
         before, steps = states[..., :-1, :], actions.shape[-2]
         times = self.problem.times("reward")
         if times is not None:
@@ -207,7 +208,7 @@ class Sampler:
         if alive is not None:
             goes = torch.cat([alive[..., :-1], alive[..., -2:-1]], -1)
             paid = torch.where(goes, paid, torch.zeros_like(paid))
-        sound = ~(paid.isnan() | (paid == math.inf))
+        sound = ~(paid.isnan() | (paid == math.inf) | has_overflown(paid, states))
         sound[..., 1:] &= states[..., 1:, :].isfinite().all(-1)
         return paid.sum(-1), sound
 

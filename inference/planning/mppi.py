@@ -243,9 +243,12 @@ class _Receding:
                 status, details["why"] = Status.NOT_CONVERGED, "the plan meets a reward that is forbidden"
         elif state.diverged is not None:
             details["step"] = state.diverged
+            met = f"left the finite numbers by time index {state.diverged}"
+            if status is Status.DEGENERATE:
+                met = f"met a forbidden reward within lookahead of time index {state.diverged}"
             details["why"] = (
-                "every trajectory of the bundle left the finite numbers or met a forbidden reward by time index "
-                f"{state.diverged}; of 'mppi' raise num_samples, or give a noise= that stays where actions are allowed"
+                f"every trajectory of the bundle {met}; of 'mppi' raise num_samples, or give a noise= that stays where "
+                "actions are allowed"
             )
         return PlanPosterior(
             backend=self.backend.name,

@@ -100,7 +100,13 @@ def _of_policy(problem: PlanningProblem, policy: Any, seed: int) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
 
     def act(state: Tensor, t: int) -> Tensor:
-        return policy.act(state, t, generator=generator, deterministic=True).to(state).reshape(-1)
+        action = policy.act(state, t, generator=generator, deterministic=True).to(state)
+        if action.numel() != problem.action_dim:
+            raise ValueError(
+                f"warm_start acts by numbers of shape {list(action.shape)} in one state, the model takes "
+                f"[{problem.action_dim}]; of a batch give the answer of one member, infer(model.member(i), ...)"
+            )
+        return action.reshape(-1)
 
     return _checked(problem, problem.follow(act)[0])
 

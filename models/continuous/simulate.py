@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
     from cai.models.continuous.world import World
 
-__all__ = ["DivergedRollout", "Rollout", "draw_start", "draw_step", "run_chains"]
+__all__ = ["DivergedRollout", "Rollout", "draw_start", "draw_step", "has_overflown", "run_chains"]
+
+BEYOND = 1e50  # a coordinate of a state, above which a reward of -inf is an overflow and forbids nothing
 
 
 class DivergedRollout(ValueError):
@@ -32,6 +34,11 @@ class DivergedRollout(ValueError):
             f"{what} at time index {step} are no finite numbers: the rollout diverged; use a shorter horizon, a "
             "smaller time step, or a policy that keeps the state bounded"
         )
+
+
+def has_overflown(rewards: Tensor, states: Tensor) -> Tensor:
+    """Bool [...], whether a reward [...] is -inf because its state [..., n] is so large."""
+    return (rewards == -torch.inf) & (states.abs().amax(-1) > BEYOND)
 
 
 class Rollout(NamedTuple):

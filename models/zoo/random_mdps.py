@@ -13,6 +13,8 @@ from cai.models.trajectory.model import TrajectoryModel
 
 __all__ = ["random_mdp"]
 
+PERMUTED = 2**24  # numbers: more are not permuted to take a few of them
+
 
 def random_mdp(
     seed: int = 0,
@@ -64,8 +66,7 @@ def random_mdp(
         raise ValueError(f"reward_scale is {reward_scale}; it is a standard deviation: give a finite number >= 0")
     rng = np.random.default_rng(seed)
     shape = (num_states, num_actions, branching)
-    next_states = rng.permuted(np.broadcast_to(np.arange(num_states), (*shape[:2], num_states)), axis=-1)
-    next_states = next_states[..., :branching].copy()
+    next_states = _different(rng, num_states, shape)
     cuts = np.sort(rng.random((*shape[:2], branching - 1)), axis=-1)
     probabilities = np.diff(cuts, prepend=0.0, append=1.0, axis=-1)
     rewards = rng.normal(0.0, reward_scale, size=shape if outcome_rewards else shape[:2])
@@ -82,3 +83,17 @@ def random_mdp(
     )
     reward = OutcomeReward(rewards) if outcome_rewards else TableReward(rewards)
     return TrajectoryModel(mdp, reward, horizon, temperature, discount, name="random-mdp")
+
+
+def _different(rng: np.random.Generator, number: int, shape: tuple[int, ...]) -> np.ndarray:
+    """int64 of a shape: numbers below `number` in random order, none twice along the last axis."""
+    rows, size = math.prod(shape[:-1]), shape[-1]
+    if rows * number <= PERMUTED or size**2 > number:
+        return rng.permuted(np.broadcast_to(np.arange(number), (*shape[:-1], number)), axis=-1)[..., :size].copy()
+    drawn = rng.integers(number, size=(rows, size))
+    again = np.arange(rows)
+    while len(again):  # at most two of five rows each time, as size^2 <= number
+        ordered = np.sort(drawn[again], axis=-1)
+        again = again[(ordered[:, 1:] == ordered[:, :-1]).any(-1)]
+        drawn[again] = rng.integers(number, size=(len(again), size))
+    return drawn.reshape(shape)

@@ -20,11 +20,13 @@ def unpivoted(matrix: np.ndarray) -> np.ndarray | None:
     table, number = matrix.copy(), len(matrix)
     for low in range(0, number, BLOCK):
         top = min(low + BLOCK, number)
-        for k in range(low, top):
-            if not table[k, k] > 0:
+        columns = np.ascontiguousarray(table[low:, low:top].T)  # one after another in memory
+        for k in range(top - low):
+            if not columns[k, k] > 0:
                 return None
-            table[k + 1 :, k] /= table[k, k]
-            table[k + 1 :, k + 1 : top] -= np.outer(table[k + 1 :, k], table[k, k + 1 : top])
+            columns[k, k + 1 :] /= columns[k, k]
+            columns[k + 1 :, k + 1 :] -= np.outer(columns[k + 1 :, k], columns[k, k + 1 :])
+        table[low:, low:top] = columns.T
         inner = table[low:top, low:top]
         table[low:top, top:] = solve_triangular(inner, table[low:top, top:], lower=True, unit_diagonal=True)
         table[top:, top:] -= table[top:, low:top] @ table[low:top, top:]

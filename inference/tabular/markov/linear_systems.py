@@ -254,20 +254,21 @@ class LinearSystem:
 
     @cached_property
     def _factor(self) -> Any:
-        """What solves for `_matrix`: (LU, pivots), a SuperLU, the matrix to iterate with; None if there is none."""
+        """What solves for `_matrix`: (LU, pivots, whether of its transpose), a SuperLU, the matrix to iterate with; None if there is none."""
         from scipy.sparse.linalg import splu
 
         if not math.isfinite(self._matrix.sum()):
             return None
         if self.method == "dense":
-            whole = _whole(self._matrix)
-            factors, pivots, info = torch.linalg.lu_factor_ex(torch.from_numpy(whole))
+            # Rows of a chain weigh no more than their diagonal entries, so columns of the transposed need no other rows.
+            whole, turned = _whole(self._matrix), self.exits is not None
+            factors, pivots, info = torch.linalg.lu_factor_ex(torch.from_numpy(whole.T if turned else whole))
             order = np.arange(len(whole))
             if not (pivots.numpy() - 1 == order).all():  # rows that change places bring subtractions along
                 own = unpivoted(whole)
                 if own is not None:
-                    return own, order
-            return (factors.numpy(), pivots.numpy() - 1) if int(info) == 0 else None  # scipy counts rows from 0
+                    return own, order, False
+            return (factors.numpy(), pivots.numpy() - 1, turned) if int(info) == 0 else None  # scipy counts from 0
         if self.method == "iterate":
             return self._matrix
         try:
@@ -317,9 +318,9 @@ class LinearSystem:
 
         def guess(side: np.ndarray) -> np.ndarray | None:
             if transposed:  # A = D B: A^T x = B^T (D x)
-                found = self._solved(side, True)
+                found = self._solved(side, True, False)
                 return None if found is None else found / leaves[:, None]
-            return self._solved(side / leaves[:, None], False)
+            return self._solved(side / leaves[:, None], False, False)
 
         x, last = guess(sides), math.inf
         if x is None:
@@ -372,7 +373,8 @@ class LinearSystem:
 
         def once(b: np.ndarray) -> np.ndarray:
             if self.method == "dense":
-                return np.asarray(get_lapack_funcs("getrs", dtype=np.float64)(*factor, b, trans=int(transposed))[0])
+                *factors, turned = factor
+                return np.asarray(get_lapack_funcs("getrs", dtype=np.float64)(*factors, b, trans=transposed != turned)[0])
             return np.asarray(self._factor.solve(b, trans="T" if transposed else "N"))
 
         if not corrected:

@@ -26,8 +26,9 @@ from cai.inference.tabular.markov.chains import ChainSystems, long_run
 from cai.inference.tabular.markov.graphs import closed_classes, period
 from cai.inference.tabular.recursion import Recursion
 from cai.inference.tabular.stationary.classify import usable
-from cai.inference.tabular.stationary.gain import Rate, hard_rate, soft_rate
+from cai.inference.tabular.stationary.gain import Rate, soft_rate
 from cai.inference.tabular.stationary.hard import by_outcome
+from cai.inference.tabular.stationary.hard_gain import hard_rate
 from cai.inference.tabular.stationary.iteration import (
     Fits,
     Settling,
@@ -154,7 +155,8 @@ def _spread(model: TrajectoryModel, steps: Steps, where: _Where, rate: Rate, set
             )
     if not where.met.all():
         easy = steps.eta >= 0 and math.isfinite(steps.eta)
-        solution.limit = solution.count + (settling.max_iterations if easy else ELSEWHERE)
+        known = bool(np.isfinite(solution.error[where.inside]).all())  # else there is no answer that these would add to
+        solution.limit = solution.count + (settling.max_iterations if easy else ELSEWHERE if known else 0)
         solve_group(solution, ~where.met, True)
     return solution
 

@@ -13,7 +13,7 @@ from planning_problems import as_model, planning_model, regulator
 import cai
 from cai.inference import InferenceError, IterativeLQR, NotKnown
 from cai.inference.core.status import Status
-from cai.models import ContinuousModel, Flat, Gaussian, LinearNormal, bridge, discretize
+from cai.models import ContinuousModel, Flat, Gaussian, LinearNormal, bridge, discretize, double_integrator
 
 NUMBERS = ("elbo", "believed_return", "luck", "policy_divergence", "policy_entropy")
 
@@ -163,6 +163,13 @@ def test_a_warm_start_begins_where_it_was():
 def test_a_warm_start_that_does_not_fit_is_refused(start, message):
     with pytest.raises((TypeError, ValueError), match=message):
         cai.infer(short(), "ilqr", warm_start=start)
+
+
+def test_of_a_batch_one_member_warms():
+    model = double_integrator(horizon=4).replace(A=torch.eye(2).expand(3, 1, 2, 2))
+    many = cai.infer(model, "exact")
+    with pytest.raises(ValueError, match=r"numbers of shape \[3, 1\] in one state.*one member"):
+        cai.infer(model.member(0), "ilqr", warm_start=many)
 
 
 def test_a_search_that_is_cut_short_says_so():

@@ -245,3 +245,24 @@ def test_a_particle_that_leaves_the_finite_numbers_is_a_status_with_its_step():
     assert row.status is Status.NOT_CONVERGED
     with pytest.raises(InferenceError, match="shorter horizon"):
         cai.infer(model, "importance")
+
+
+@pytest.mark.parametrize("backend", ["smc", "importance", "mppi", "ilqr", "aico"])
+def test_rewards_that_overflow_with_the_state_forbid_nothing(backend):
+    """The square of 1e180 is infinite, so that no trajectory counts: that is a rollout that diverges, at its step."""
+    parts = {"initial": torch.ones(1), "horizon": 20, "action_prior": LinearNormal(L=torch.eye(1))}
+    grows = ContinuousModel(dynamics=lambda s, a, t: s * 1e30 + a, reward=lambda s, a, t: -s.square().sum(-1), **parts)
+    answer = cai.infer(grows, backend, throw=False)
+    assert answer.status is Status.NOT_CONVERGED
+    assert answer.details["step"] == 6
+    assert "finite" in answer.details["why"]
+
+
+@pytest.mark.parametrize("backend", ["smc", "importance", "mppi"])
+def test_rewards_that_forbid_all_leave_no_particle(backend):
+    parts = {"initial": torch.ones(1), "horizon": 4, "action_prior": LinearNormal(L=torch.eye(1))}
+    never = ContinuousModel(dynamics=lambda s, a, t: s + a, reward=lambda s, a, t: 0 * s[..., 0] - math.inf, **parts)
+    answer = cai.infer(never, backend, throw=False)
+    assert answer.status is Status.DEGENERATE
+    if backend == "mppi":
+        assert "met a forbidden reward within lookahead of time index 0" in answer.details["why"]

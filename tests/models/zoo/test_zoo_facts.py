@@ -451,6 +451,16 @@ def test_garnets():
     assert float(model.mdp.initial[:10].sum()) == pytest.approx(1.0, abs=1e-12)
 
 
+def test_a_large_garnet_takes_memory_for_its_successors_alone():
+    """Permuting all states once for each action would have taken 240 GB; each state is next as often as any other."""
+    mdp = random_mdp(num_states=100_000, num_actions=3, branching=20, num_terminal=1).mdp
+    ordered = mdp.next_states[:-1].sort(-1).values
+    assert (ordered[..., 1:] > ordered[..., :-1]).all()
+    counts = torch.bincount(ordered.flatten() // 10_000, minlength=10).double()
+    mean = counts.sum() / 10
+    assert ((counts - mean).abs() < 6 * mean.sqrt()).all()
+
+
 def test_garnets_of_one():
     model = random_mdp(num_states=1, num_actions=1, branching=1, horizon=1)
     assert float(cai.infer(model, "exact").log_evidence) == pytest.approx(float(model.reward_table(0)), abs=1e-12)

@@ -1,0 +1,131 @@
+"""The average criterion where floats lose the gain, where steps overshoot and where sets of states are as good."""
+
+import math
+
+import mpmath
+import numpy as np
+import pytest
+import torch
+
+import cai
+from cai.models import MDP, TrajectoryModel
+
+
+def problem(outcomes, rewards, temperature=1.0, prior=None):
+    """A model of the average criterion.
+
+    Args:
+        outcomes: of each state and action, the chances of the next states by their numbers.
+        rewards: [S, A].
+        temperature: of the reward.
+        prior: [S, A]; uniform unless given.
+    """
+    P = np.zeros((len(outcomes), len(outcomes[0]), len(outcomes)))
+    for s, row in enumerate(outcomes):
+        for a, chances in enumerate(row):
+            for following, chance in chances.items():
+                P[s, a, following] = chance
+    mdp = MDP(P, initial=0, axes="state-action-state")
+    given = {"horizon": math.inf, "criterion": "average", "temperature": temperature, "action_prior": prior}
+    return TrajectoryModel(mdp, reward=torch.tensor(rewards, dtype=torch.float64), **given)
+
+
+@pytest.mark.parametrize("leak", [2.0**-33, 2.0**-37, 2.0**-40])
+def test_the_gain_has_all_digits_however_seldom_a_state_is_come_back_to(leak):
+    """A ring of states of which most are hardly ever left, against all policies in 60 digits."""
+    staying = [(leak * 8, 2.0**-10), (2.0**-23, 2.0**-17), (leak, 2.0**-17), (2.0**-20, None), (2.0**-7, 2.0**-27)]
+    outcomes = [
+        [{(s + 1) % 5: chance or 0.5, s: 1 - (chance or 0.5)} for chance in row] for s, row in enumerate(staying)
+    ]
+    outcomes[2][1] = {1: 2.0**-17, 2: 1 - 2.0**-17}
+    rewards = (
+        np.array([[-0.28125, -0.75], [1.0, 0.375], [1.375, 0.9375], [0.9375, -np.inf], [-1.75, 0.671875]]) * 2.0**-30
+    )
+    got = cai.infer(problem(outcomes, rewards, temperature=2.0**-23), "value-iteration")
+    with mpmath.workdps(60):
+        best = None
+        for choice in np.ndindex(2, 2, 2, 1, 2):
+            system, side = mpmath.zeros(6), mpmath.zeros(6, 1)  # h(s) + g = r + P h, h(2) = 0
+            for s, a in enumerate(choice):
+                system[s, s] += 1
+                system[s, 5] = 1
+                for following, chance in outcomes[s][a].items():
+                    system[s, following] -= mpmath.mpf(chance)
+                side[s] = mpmath.mpf(rewards[s, a])
+            system[5, 2] = 1
+            found = mpmath.lu_solve(system, side)
+            best = found if best is None or found[5] > best[5] else best
+        law = [mpmath.mpf(float(part)) for part in got.state_marginals[0]]
+        mean = sum(weight * best[s] for s, weight in enumerate(law)) / sum(law)
+        missed = max(abs(mpmath.mpf(float(got.values[0, s])) - best[s] + mean) for s in range(5))
+        low, high = got.details["gain_bounds"]
+        assert low <= best[5] <= high
+        assert high - low < 1e-14 * high
+        assert missed <= got.details["error_bound"]
+
+
+def test_steps_that_overshoot_by_all_their_digits_are_taken_back():
+    """Where the prior all but never comes to the best state, the first policy's values are -1e90 of all others."""
+    outcomes = [
+        [{1: 2.0**-10, 0: 1 - 2.0**-10}, {2: 2.0**-23, 0: 1 - 2.0**-23}],
+        [{2: 2.0**-17, 1: 1 - 2.0**-17}, {1: 1.0}],
+        [{0: 2.0**-17, 2: 1 - 2.0**-17}, {2: 1.0}],
+    ]
+    rewards = np.array([[-1.0, -2.0], [-2.0, 0.0], [-2.0, 2.0]])
+    got = cai.infer(problem(outcomes, rewards, temperature=0.01), "variational")
+    # State 2 earns 2 for ever, but for log 2 nats; state 1 comes there at -2 a step, also but for log 2.
+    gain = 2 - 0.01 * math.log(2)
+    assert float(got.gain) == pytest.approx(gain, rel=1e-15)
+    second = (-2 - 0.01 * math.log(2) - gain) * 2.0**17
+    # State 0 takes the better of the two ways: the second at once, at 2^23 steps of -2, or the first over state 1.
+    first = max(second + (-1 - 0.01 * math.log(2) - gain) * 2.0**10, (-2 - 0.01 * math.log(2) - gain) * 2.0**23)
+    apart = (got.values[0] - got.values[0, 2]).tolist()
+    assert apart == pytest.approx([first, second, 0.0], rel=1e-12)
+
+
+CIRCLES = [[{1: 1.0}, {3: 1.0}], [{0: 1.0}, {1: 1.0}], [{3: 1.0}, {2: 1.0}], [{4: 1.0}, {0: 1.0}], [{0: 1.0}, {4: 1.0}]]
+EARNED = [[2.0, -1.0], [-2.0, 2.0], [2.0, -1.0], [2.0, 2.0], [-1.0, 2.0]]
+
+
+@pytest.mark.parametrize("temperature", [1.0, 3.0, 100.0])
+@pytest.mark.parametrize("successors", ["expected", "best", "worst"])
+def test_sets_that_earn_as_much_are_told_apart_by_finite_horizons(successors, temperature):
+    """V_T = 2 T from every state, whatever number 2 / temperature is in binary."""
+    got = cai.infer(problem(CIRCLES, EARNED, temperature), f"value-iteration:successors={successors}")
+    assert float(got.gain) == pytest.approx(2)
+    np.testing.assert_allclose(got.values[0], 0.0, atol=1e-12)
+    assert got.details["error_bound"] < 1e-12
+
+
+def test_the_worst_of_what_may_follow_ties_in_a_chain_without_a_choice():
+    outcomes = [[{0: 0.25, 1: 0.75}], [{2: 0.5, 0: 0.5}], [{1: 0.5, 2: 0.25, 0: 0.25}]]
+    got = cai.infer(problem(outcomes, [[-30.0], [-30.0], [0.0]], 150.0), "value-iteration:successors=worst")
+    assert float(got.gain) == pytest.approx(-30)
+    np.testing.assert_allclose(got.values[0] - got.values[0, 0], [0.0, 0.0, 30.0], atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["value-iteration:successors=worst", "risk:eta=-1.5"])
+def test_steps_that_lead_astray_where_worst_outcomes_count_do_not_hide_the_gain(name):
+    chances = [
+        [{1: 1e-4, 0: 1 - 1e-4}, {2: 1e-4, 0: 1 - 1e-4}, {2: 1e-4, 0: 1 - 1e-4}],
+        [{2: 1e-6, 1: 1 - 1e-6}, {0: 1e-3, 1: 1 - 1e-3}, {2: 0.1, 1: 0.9}],
+        [{0: 1e-7, 2: 1 - 1e-7}, {0: 1e-3, 2: 1 - 1e-3}, {2: 1.0}],
+    ]
+    rewards = np.array([[74.75, 82.25, 82.25], [91.0, 107.75, 90.25], [104.5, 41.75, 67.5]])
+    model = problem(chances, rewards, temperature=0.25)
+    got = cai.infer(model, name)
+    if name != "risk:eta=-1.5":
+        assert float(got.gain) == pytest.approx(82.25)
+        np.testing.assert_allclose(got.values[0] - got.values[0, 0], [0.0, 31.0, 22.25], atol=1e-10)
+        return
+    with mpmath.workdps(40):  # one backup of what was found moves all states by the gain
+        values, moved = [mpmath.mpf(float(v)) * 4 for v in got.values[0]], []
+        for s, row in enumerate(chances):
+            worth = mpmath.mpf(0)
+            for a, odds in enumerate(row):
+                mean = sum(
+                    mpmath.mpf(p) * mpmath.exp(-1.5 * (values[following] - values[s])) for following, p in odds.items()
+                )
+                worth += mpmath.exp(4 * mpmath.mpf(rewards[s, a]) + mpmath.log(mean) / -1.5) / 3
+            moved.append(float(mpmath.log(worth)) / 4)
+    assert moved == pytest.approx([float(got.gain)] * 3, rel=1e-10)
