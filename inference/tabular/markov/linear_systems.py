@@ -254,13 +254,13 @@ class LinearSystem:
 
     @cached_property
     def _factor(self) -> Any:
-        """What solves for `_matrix`: (LU, pivots, whether of its transpose), a SuperLU, the matrix to iterate with; None if there is none."""
+        """What solves for `_matrix`: (LU, pivots, if of the transpose), a SuperLU, itself to iterate with; or None."""
         from scipy.sparse.linalg import splu
 
         if not math.isfinite(self._matrix.sum()):
             return None
         if self.method == "dense":
-            # Rows of a chain weigh no more than their diagonal entries, so columns of the transposed need no other rows.
+            # Rows of a chain weigh no more than their diagonal: the columns of the transpose need no other pivots.
             whole, turned = _whole(self._matrix), self.exits is not None
             factors, pivots, info = torch.linalg.lu_factor_ex(torch.from_numpy(whole.T if turned else whole))
             order = np.arange(len(whole))
@@ -373,8 +373,9 @@ class LinearSystem:
 
         def once(b: np.ndarray) -> np.ndarray:
             if self.method == "dense":
-                *factors, turned = factor
-                return np.asarray(get_lapack_funcs("getrs", dtype=np.float64)(*factors, b, trans=transposed != turned)[0])
+                factors, pivots, turned = factor
+                solve = get_lapack_funcs("getrs", dtype=np.float64)
+                return np.asarray(solve(factors, pivots, b, trans=transposed != turned)[0])
             return np.asarray(self._factor.solve(b, trans="T" if transposed else "N"))
 
         if not corrected:
