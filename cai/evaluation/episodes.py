@@ -68,6 +68,14 @@ class EpisodeOutcome(Saved):
     discounted_return: Estimate
     episode_length: Estimate
 
+    def __getattr__(self, name: str) -> Any:
+        if name == "expected_return":
+            raise AttributeError(
+                "episodes are samples and know no expected_return; stochastic_return.mean is its estimate, with a "
+                "standard_error"
+            )
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
     def _repr_html_(self) -> str:
         """The numbers as a table."""
         names = ("stochastic_return", "deterministic_return", "discounted_return", "episode_length")

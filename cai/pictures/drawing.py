@@ -8,7 +8,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.collections import LineCollection, PolyCollection
+from matplotlib.collections import LineCollection, PatchCollection, PolyCollection
 from matplotlib.colors import Colormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
@@ -93,7 +93,8 @@ def share_scale(*axes: Axes | Iterable[Axes]) -> tuple[float, float]:
     flat: list[Any] = []
     for part in axes:
         flat += [part] if isinstance(part, Axes) else list(np.array(list(part), dtype=object).flat)
-    pictures = [picture for ax in flat for picture in ax.images if picture.get_array() is not None]
+    drawn = [[*ax.images, *(one for one in ax.collections if isinstance(one, PatchCollection))] for ax in flat]
+    pictures = [picture for one in drawn for picture in one if picture.get_array() is not None]
     if not pictures:
         raise ValueError("none of the axes holds a map (an image), so there is no scale to share")
     ends = [picture.get_clim() for picture in pictures]

@@ -19,7 +19,18 @@ from matplotlib.patches import Circle, FancyArrowPatch
 
 from cai.models.trajectory.model import TrajectoryModel
 
-__all__ = ["REWARD_MAP", "Arrow", "draw_state_graph", "graph_places", "model_arrows", "reward_text"]
+__all__ = [
+    "REWARD_MAP",
+    "Arrow",
+    "draw_arrow",
+    "draw_state_graph",
+    "fit_axes",
+    "graph_places",
+    "model_arrows",
+    "nearest",
+    "reward_text",
+    "state_text",
+]
 
 # Okabe and Ito's palette without its yellow, which is too light for words.
 ACTION_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
@@ -81,7 +92,7 @@ def draw_state_graph(
     for arrow in arrows:
         pairs.setdefault((arrow.state, arrow.following), []).append(arrow)
     converging = Counter(following for state, following in pairs if state != following)
-    near = min((math.dist(a, b) for i, a in enumerate(places) for b in places[:i]), default=1.0)
+    near = nearest(places)
     radius = RADIUS if spelled else 0.36 * near
     rewards = [arrow.reward for arrow in arrows if math.isfinite(arrow.reward)] or [0.0]
     shade = ScalarMappable(Normalize(min(rewards), max(max(rewards), min(rewards) + 1e-9)), "plasma")
@@ -96,25 +107,35 @@ def draw_state_graph(
             width = 0.5 + 1.5 * likely.probability
         bend = _bend(places, state, following, (following, state) in pairs, radius) if spelled else 0.2
         share = 0.35 if converging[following] > CONVERGES and (following, state) not in pairs else 0.5
-        here = _draw_arrow(ax, places[state], places[following], radius, bend, share, color, width)
+        here = draw_arrow(ax, places[state], places[following], radius, bend, share, color, width)
         if spelled:
             words.append(here)
             _describe(ax, model, group, here, above=state == following)
     for state, place in enumerate(places):
         _draw_state(ax, model, state, place, radius, spelled)
     room = 0.6 if spelled else near
-    xs, ys = [x for x, _ in (*places, *words)], [y for _, y in (*places, *words)]
+    fit_axes(ax, (*places, *words), room)
+    note = "arrows: action, probability, reward (reward units)" if spelled else "arrows: actions; width: probability"
+    ax.set_xlabel(f"{note}\nbold circle: start, double circle: terminal", fontsize=9)
+    if not spelled:
+        figure: Any = ax.get_figure(root=True)
+        figure.colorbar(shade, ax=ax, label="reward of an arrow (reward units)", shrink=0.8)
+
+
+def nearest(places: Sequence[Place]) -> float:
+    """The distance of the two places that are nearest to each other."""
+    return min((math.dist(a, b) for i, a in enumerate(places) for b in places[:i]), default=1.0)
+
+
+def fit_axes(ax: Axes, places: Sequence[Place], room: float) -> None:
+    """Axes without a frame, just wide enough for places and some room around them."""
+    xs, ys = [x for x, _ in places], [y for _, y in places]
     ax.set_xlim(min(xs) - room, max(xs) + room)
     ax.set_ylim(min(ys) - room, max(ys) + room)
     ax.set_aspect("equal")
     ax.set_xticks([])
     ax.set_yticks([])
     ax.spines[:].set_visible(False)
-    note = "arrows: action, probability, reward (reward units)" if spelled else "arrows: actions; width: probability"
-    ax.set_xlabel(f"{note}\nbold circle: start, double circle: terminal", fontsize=9)
-    if not spelled:
-        figure: Any = ax.get_figure(root=True)
-        figure.colorbar(shade, ax=ax, label="reward of an arrow (reward units)", shrink=0.8)
 
 
 def graph_places(model: TrajectoryModel, arrows: Sequence[Arrow]) -> list[Place]:
@@ -180,7 +201,7 @@ def _on_curve(start: Place, end: Place, bend: float, share: float) -> Place:
     )
 
 
-def _draw_arrow(
+def draw_arrow(
     ax: Axes, start: Place, end: Place, radius: float, bend: float, share: float, color: Any, width: float
 ) -> Place:
     """Draws one arrow; returns where its words go, at a share of its way."""
@@ -212,13 +233,18 @@ def _describe(ax: Axes, model: TrajectoryModel, group: Sequence[Arrow], here: Pl
     ax.add_artist(box)
 
 
+def state_text(model: TrajectoryModel, state: int) -> str:
+    """The name of a state in short lines."""
+    return model.mdp.state_name(state).replace(" -> ", "→\n").replace(" ", "\n")
+
+
 def _draw_state(ax: Axes, model: TrajectoryModel, state: int, place: Place, radius: float, spelled: bool) -> None:
     starts = float(model.mdp.initial[state]) > 0
     rim = 2.6 if starts else 1.0
     ax.add_patch(Circle(place, radius, facecolor="#f4f4f4", edgecolor="black", linewidth=rim, zorder=3))
     if bool(model.mdp.terminal[state]):
         ax.add_patch(Circle(place, 0.85 * radius, fill=False, edgecolor="black", linewidth=1.0, zorder=3.1))
-    name = model.mdp.state_name(state).replace(" -> ", "→\n").replace(" ", "\n")
+    name = state_text(model, state)
     longest = max(len(line) for line in name.split("\n"))
     size = min(9.0, 46 / max(longest, 4)) if spelled else 6.5
     ax.text(*place, name, ha="center", va="center", fontsize=size, linespacing=0.9, zorder=3.5)

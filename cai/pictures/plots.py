@@ -23,6 +23,7 @@ from cai.models.continuous.world import World
 from cai.models.processes.layout import GridLayout
 from cai.models.processes.mdp import MDP
 from cai.models.trajectory.model import TrajectoryModel
+from cai.models.zoo.registry import state_places
 from cai.pictures.drawing import (
     FEW_STATES,
     LUCK_MAP,
@@ -42,6 +43,7 @@ from cai.pictures.drawing import (
 from cai.pictures.gaussian_pictures import plot_luck_over_time, plot_value_contours
 from cai.pictures.message_maps import draw_message_maps
 from cai.pictures.rooms import one_room
+from cai.pictures.value_graphs import draw_value_graph
 
 __all__ = [
     "REAL_COLOR",
@@ -68,6 +70,8 @@ def plot_values(
 ) -> Figure:
     """Soft values as a map, with the policy as arrows; without a layout, values over states and time.
 
+    Of a network of the zoo whose states have places (`small-roads`), the map is the network.
+
     Of a Gaussian answer: contours over two coordinates of the state (`cai.pictures.plot_value_contours`).
 
     Args:
@@ -89,7 +93,8 @@ def plot_values(
     if posterior.values is None:
         raise ValueError(f"backend {posterior.backend!r} does not know values; use 'exact' or 'variational'")
     layout = one_room(model.mdp, room)
-    if layout is None:
+    streets = state_places(model) if layout is None and model.host is model else None
+    if layout is None and streets is None:
         figure, ax = make_axes(ax, (7.0, 4.2))
         draw_over_time(ax, posterior.values.detach(), model, "value (reward units)", colors, ends)
         over = "over time" if model.is_finite else "at every t"
@@ -99,13 +104,19 @@ def plot_values(
     if not -steps <= t < steps:
         raise IndexError(f"time index {t} is outside the answer; it has indices 0 to {steps - 1}")
     t %= steps
-    figure, ax = make_axes(ax, grid_size(layout))
     values = posterior.values[t].detach().clone()
     values[model.mdp.terminal] = math.nan  # nothing is decided there: the cell stays light
     when = f"t = {t + 1}" if model.is_finite else "every t"
     label = f"value at {when} (reward units)"
-    draw_grid(ax, layout, values, label, colors, limits=ends, mdp=model.mdp, bar=bar)
-    _draw_policy(ax, layout, posterior.action_probs[t].detach(), model.mdp)
+    policy = posterior.action_probs[t].detach()
+    if layout is None:
+        size = 8.0 if ax is None else 5.5
+        figure, ax = make_axes(ax, (9.2, 6.4))
+        draw_value_graph(ax, model, streets or (), values, policy, label, colors, ends, bar=bar, size=size)
+    else:
+        figure, ax = make_axes(ax, grid_size(layout))
+        draw_grid(ax, layout, values, label, colors, limits=ends, mdp=model.mdp, bar=bar)
+        _draw_policy(ax, layout, policy, model.mdp)
     ax.set_title(f"{_values(posterior)} and policy at {when}\n{_name(posterior)}{_of(room)}")
     return figure
 

@@ -50,7 +50,8 @@ def count_model(
     seen. Nothing tells how far a frequency is from the truth: count more steps and compare.
 
     Args:
-        environment: an id such as "CartPole-v1", or an environment; its actions are discrete, or `actions` lists some.
+        environment: an id such as "CartPole-v1", an environment, or a class or function that makes one; its actions are
+            discrete, or `actions` lists some.
         bins: how an observation of real numbers becomes a state: the number of equal bins for each of its numbers
             (between the bounds of the space, or where it has none, of what was seen); or one such number each; or a
             list of inner edges each; or a function of the observation that returns what the state is called. Whole
@@ -62,7 +63,7 @@ def count_model(
         temperature: alpha, in reward units per nat; as in `gymnasium_model` unless given.
         discount: in (0, 1].
         seed: of the environment and of random actions.
-        **make_options: passed to `gymnasium.make` with an id.
+        **make_options: passed to `gymnasium.make` with an id, or to the class or function.
 
     Raises:
         TypeError, ValueError: if observations or actions cannot be counted, or bins do not fit.

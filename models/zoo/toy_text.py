@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -43,7 +44,7 @@ def from_gymnasium(
     termination) of one (s, a) are added up.
 
     Args:
-        environment: an id such as "FrozenLake-v1", an environment, or a table P itself.
+        environment: an id such as "FrozenLake-v1", an environment, its class, or a table P itself.
         initial: where episodes start, in place of the environment's `initial_state_distrib`: a state as the table calls
             it, {state: probability}, or probabilities for the states of the table.
         **make_options: passed to `gymnasium.make` with an id.
@@ -141,7 +142,7 @@ def gymnasium_model(
     """A trajectory model of an environment with a `P` table.
 
     Args:
-        environment: an id such as "FrozenLake-v1", an environment, or a table P itself.
+        environment: an id such as "FrozenLake-v1", an environment, its class, or a table P itself.
         horizon: T; the environment's own limit of steps unless given (100 where it has none).
         temperature: alpha, in reward units per nat; unless given, a hundredth of the largest reward of the table in
             absolute value, so that what a step earns outweighs a choice of actions. (At 1, FrozenLake's goal of 1 moves
@@ -168,9 +169,11 @@ def fitting_temperature(mdp: MDP, reward: TableReward | OutcomeReward) -> float:
 
 
 def make_environment(environment: Any, options: dict[str, Any]) -> Any:
-    """An environment by its id, or the environment itself; Gymnasium's own warnings stay warnings."""
+    """An environment by its id, of a class or a function, or itself; Gymnasium's own warnings stay warnings."""
     import gymnasium  # takes a second to import, so only where it is needed
 
+    if inspect.isclass(environment) or (callable(environment) and not hasattr(environment, "unwrapped")):
+        return make_environment(environment(**options), {})
     if not isinstance(environment, str):
         if options:
             raise ValueError(
@@ -180,7 +183,8 @@ def make_environment(environment: Any, options: dict[str, Any]) -> Any:
         table = isinstance(environment, (Mapping, list, tuple)) or hasattr(environment, "shape")
         if not table and not hasattr(environment, "unwrapped"):
             raise TypeError(
-                f"the environment is {environment!r:.60}; give a Gymnasium environment, its id, or its table P, {FORM}"
+                f"the environment is {environment!r:.60}; give a Gymnasium environment, its class, its id, or its "
+                f"table P, {FORM}"
             )
         return environment
     try:

@@ -72,6 +72,8 @@ def test_every_episode_is_played_whole_from_its_own_seed(number):
     assert math.isclose(one.standard_error, one.std / math.sqrt(number))
     again = cai.evaluate(Noisy(), world(), episodes=number, seed=4)
     assert torch.equal(again.stochastic_return.samples, found.stochastic_return.samples)
+    with pytest.raises(AttributeError, match=r"stochastic_return\.mean is its estimate"):
+        _ = found.expected_return
 
 
 def test_discounted_returns_are_those_of_the_world():

@@ -88,3 +88,31 @@ def test_many_worlds_are_counted_and_answered(environment, options):
 def test_refused(environment, options, pattern):
     with pytest.raises(ValueError, match=pattern):
         count_model(environment, **options)
+
+
+class Corridor(gymnasium.Env):
+    """Four places in a row; the last pays 1 and ends the episode."""
+
+    observation_space, action_space = gymnasium.spaces.Discrete(4), gymnasium.spaces.Discrete(2)
+
+    def __init__(self, prize=1.0):
+        self.prize = prize
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.place = 0
+        return 0, {}
+
+    def step(self, action):
+        self.place = min(3, self.place + 1) if action else max(0, self.place - 1)
+        return self.place, self.prize * (self.place == 3), self.place == 3, False, {}
+
+
+@pytest.mark.parametrize(
+    ("source", "options", "prize"),
+    [(Corridor, {}, 1.0), (Corridor, {"prize": 3.0}, 3.0), (lambda: Corridor(2.0), {}, 2.0), (Corridor(), {}, 1.0)],
+)
+def test_a_class_and_a_function_are_asked_for_their_environment(source, options, prize):
+    model = count_model(source, steps=500, horizon=3, temperature=1.0, **options)
+    answer = cai.infer(model, "max-product")
+    assert float(answer.believed_return) == prize
