@@ -351,7 +351,9 @@ class LinearSystem:
         def once(b: np.ndarray) -> np.ndarray:
             if self.method == "dense":
                 *factors, turned = factor
-                return np.asarray(get_lapack_funcs("getrs", dtype=np.float64)(*factors, b, trans=transposed != turned)[0])
+                return np.asarray(
+                    get_lapack_funcs("getrs", dtype=np.float64)(*factors, b, trans=transposed != turned)[0]
+                )
             return np.asarray(self._factor.solve(b, trans="T" if transposed else "N"))
 
         if not corrected:
