@@ -36,7 +36,8 @@ from torch import Tensor
 from cai.inference.kernels.native.factors import NativeFactors
 from cai.inference.kernels.native.library import available
 from cai.inference.tabular.markov.elimination import BLOCK, unpivoted
-from cai.inference.tabular.markov.iterated import ROUND_STEPS, ROUNDS, iterated
+from cai.inference.tabular.markov.iterated import ROUNDS, iterated
+from cai.inference.tabular.markov.solve_gradient import Solve
 
 if TYPE_CHECKING:
     from scipy.sparse import csc_matrix, csr_matrix
@@ -48,6 +49,7 @@ WHOLE = 1500  # unknowns up to which it serves where nothing else does
 DENSE_LIMIT = 3000  # unknowns up to which [N, N] may be formed
 FILL_LIMIT = 1e8  # entries of the factors up to which they are made, 12 to 16 bytes each
 WIDE = 8  # right-hand sides from which native loops over rows of them are faster than SuperLU's own
+PROOFS = 5  # vectors that are tried as a proof of rho(M) < 1
 EPS = float(np.finfo(np.float64).eps)
 
 
@@ -143,9 +145,30 @@ class LinearSystem:
         found = self.answer(ones)
         if found is None or not (np.isfinite(found).all() and (found > 0).all()):
             return None
-        if self.exits is None and not (self._matrix @ found > 0.5).all():
+        if self.exits is None and not self._proved(ones, found):
             return None
         return self._tensor(found[:, 0])
+
+    def _proved(self, side: np.ndarray, found: np.ndarray) -> bool:
+        """Whether rho(M) < 1, by a y > 0 with (I - M) y > 0.
+
+        Of y = (I - M)^-1 1 this is no more than rounding where some entries are 1e16 and more; then y's own solution is
+        tried, whose shares are those of the Perron vector ever more closely.
+
+        Args:
+            side: 1 [N, 1].
+            found: y [N, 1] > 0.
+        """
+        for proofs in range(PROOFS):
+            left = self._matrix @ found
+            if (left > 0.5 * side).all() and (not proofs or (side > 1e3 * EPS * found).all()):
+                return True
+            side = found / found.max()
+            following = self.answer(side)
+            if following is None or not (np.isfinite(following).all() and (following > 0).all()):
+                return False
+            found = following
+        return False
 
     def solve(self, sides: Tensor, *, transposed: bool = False) -> Tensor:
         """(I - M)^-1 b, or (I - M)^-T b; differentiable in b and in the weights, as often as wanted.
@@ -166,7 +189,7 @@ class LinearSystem:
                 "is 1 or more; ask `lengths` first"
             )
         columns = sides.double() if sides.dim() == 2 else sides.double()[:, None]
-        found: Tensor = _Solve.apply(self.weights, columns, self, transposed)
+        found: Tensor = Solve.apply(self.weights, columns, self, transposed)
         return (found if sides.dim() == 2 else found[:, 0]).to(sides.dtype)
 
     def _tensor(self, array: np.ndarray) -> Tensor:
@@ -231,13 +254,13 @@ class LinearSystem:
 
     @cached_property
     def _factor(self) -> Any:
-        """What solves for `_matrix`: (LU, pivots, whether of its transpose), a SuperLU, the matrix to iterate with; None if there is none."""
+        """What solves for `_matrix`: (LU, pivots, if of the transpose), a SuperLU, itself to iterate with; or None."""
         from scipy.sparse.linalg import splu
 
         if not math.isfinite(self._matrix.sum()):
             return None
         if self.method == "dense":
-            # Rows of a chain weigh no more than their diagonal entries, so columns of the transposed need no other rows.
+            # Rows of a chain weigh no more than their diagonal: the columns of the transpose need no other pivots.
             whole, turned = _whole(self._matrix), self.exits is not None
             factors, pivots, info = torch.linalg.lu_factor_ex(torch.from_numpy(whole.T if turned else whole))
             order = np.arange(len(whole))
@@ -350,10 +373,9 @@ class LinearSystem:
 
         def once(b: np.ndarray) -> np.ndarray:
             if self.method == "dense":
-                *factors, turned = factor
-                return np.asarray(
-                    get_lapack_funcs("getrs", dtype=np.float64)(*factors, b, trans=transposed != turned)[0]
-                )
+                factors, pivots, turned = factor
+                solve = get_lapack_funcs("getrs", dtype=np.float64)
+                return np.asarray(solve(factors, pivots, b, trans=transposed != turned)[0])
             return np.asarray(self._factor.solve(b, trans="T" if transposed else "N"))
 
         if not corrected:
@@ -372,30 +394,3 @@ def _whole(matrix: Any) -> np.ndarray:
 def _added(places: np.ndarray, parts: np.ndarray, number: int) -> np.ndarray:
     """[N, R], parts [E, R] added up at their places [E]."""
     return np.stack([np.bincount(places, column, number) for column in parts.T], -1)
-
-
-class _Solve(torch.autograd.Function):
-    """x = (I - M)^-1 b; its backward pass is made of solves, so it can be differentiated again."""
-
-    @staticmethod
-    def forward(ctx: Any, weights: Tensor, sides: Tensor, system: LinearSystem, transposed: bool) -> Tensor:
-        found = system.answer(sides.detach().cpu().numpy(), transposed)
-        if found is None:
-            raise ArithmeticError(
-                f"(I - M) x = b over {system.pattern.number} unknowns is too large to factorise, and its iteration "
-                f"did not settle in {ROUNDS} rounds of {ROUND_STEPS} steps; give a lower discount, or a finite horizon"
-            )
-        solution = torch.from_numpy(np.ascontiguousarray(found)).to(sides.device)
-        ctx.system, ctx.transposed = system, transposed
-        ctx.save_for_backward(weights, solution)
-        return solution
-
-    @staticmethod
-    def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor | None, Tensor, None, None]:
-        weights, solution = ctx.saved_tensors
-        adjoint: Tensor = _Solve.apply(weights, slopes[0], ctx.system, not ctx.transposed)
-        if not ctx.needs_input_grad[0]:
-            return None, adjoint, None, None
-        rows, columns = ctx.system.pattern.rows, ctx.system.pattern.columns
-        left, right = (solution, adjoint) if ctx.transposed else (adjoint, solution)
-        return (left[rows] * right[columns]).sum(-1), adjoint, None, None

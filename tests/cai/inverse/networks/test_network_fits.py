@@ -253,3 +253,19 @@ def test_the_start_follows_what_turns_pay():
     est = fit(mixed, trips, features=TOWN)
     again = fit(mixed, trips, features=TOWN, start=dict(zip(TOWN, TRUTH, strict=True)))
     assert np.allclose(est.coefficients, again.coefficients, atol=1e-5)
+
+
+@pytest.mark.parametrize("ends", ["exit", "absorb"])
+@pytest.mark.parametrize("spread", [15.0, 60.0])
+def test_a_potential_of_any_height_changes_nothing(ends, spread):
+    """What turns pay as differences of heights depends on both ends of a route alone, and exits take it off again."""
+    plain = town(ends=ends)
+    trips = draw_trips(plain, TOWN, TRUTH, 60, seed=4)
+    heights = spread * np.random.default_rng(5).normal(size=plain.num_links)
+    turns = plain.turns.assign(log_p=heights[plain.heads] - heights[plain.tails])
+    exits = plain.exits.assign(log_p=-heights[plain.exit_links])
+    est = fit(RouteNetwork(plain.links, turns, exits, ends=ends, prior="log_p"), trips, features=TOWN)
+    want = fit(plain, trips, features=TOWN)
+    assert np.allclose(est.coefficients, want.coefficients, rtol=1e-10)
+    assert est.log_likelihood == pytest.approx(want.log_likelihood, rel=1e-10)
+    assert np.allclose(est.standard_errors, want.standard_errors, rtol=1e-8)

@@ -1,0 +1,32 @@
+"""Systems whose unknowns differ by orders of magnitude that float64 does not add."""
+
+import numpy as np
+import pytest
+import torch
+
+from cai.inference.tabular.markov.linear_systems import Pattern
+
+
+@pytest.mark.parametrize("number", [20, 160])
+@pytest.mark.parametrize("spread", [15.0, 40.0])
+def test_rho_does_not_depend_on_the_units_of_the_unknowns(number, spread):
+    """D^-1 M D has the same rho; entries of D differ by e^100, so that (I - M)^-1 1 says nothing beside rounding."""
+    for seed in range(3):
+        rng = np.random.default_rng(seed)
+        rows = np.repeat(np.arange(number), 3)
+        onward = [[(k + 1) % number, *rng.choice(number, 2, replace=False)] for k in range(number)]
+        columns = np.array(onward, dtype=np.int64).ravel()
+        shares = rng.random((number, 3)) ** 3 + 1e-3
+        heights = spread * rng.normal(size=number)
+        shares = (shares / shares.sum(1, keepdims=True)).ravel()
+        pattern = Pattern(torch.from_numpy(rows), torch.from_numpy(columns), number)
+        for rho in (0.9, 1 - 1e-6, 1 + 1e-9, 1.5):
+            weights = rho * shares * np.exp(heights[columns] - heights[rows])
+            found = pattern.system(torch.from_numpy(weights)).lengths
+            assert (found is not None) == (rho < 1), (seed, rho)
+            if rho == 0.9:
+                plain = np.eye(number)
+                np.add.at(plain, (rows, columns), -rho * shares)
+                low = heights.max()
+                want = np.log(np.linalg.solve(plain, np.exp(heights - low))) - heights + low
+                assert np.allclose(found.log().numpy(), want, rtol=1e-9, atol=1e-9)
