@@ -335,8 +335,14 @@ def _one_each(policy: Policy | Sequence[Policy], number: int) -> list[Policy]:
     return list(policy)
 
 
-def fitting_table(policy: Policy, model: TrajectoryModel) -> Tensor:
-    """The policy's [T, S, A] for this model, [1, S, A] if it is stationary."""
+def fitting_table(policy: Policy, model: TrajectoryModel, in_order: bool = True) -> Tensor:
+    """The policy's [T, S, A] for this model, [1, S, A] if it is stationary.
+
+    Args:
+        policy: with names or without.
+        model: whose states and actions it is for.
+        in_order: whether a table of the same names in another order is put in order; else it is refused.
+    """
     if hasattr(policy, "belief"):
         raise TypeError(
             f"a {type(policy).__name__} acts on what it observes; use "
@@ -352,14 +358,20 @@ def fitting_table(policy: Policy, model: TrajectoryModel) -> Tensor:
             f"the policy is for {table.shape[1]} states and {table.shape[2]} actions; "
             f"the model has {mdp.num_states} and {mdp.num_actions}"
         )
-    for what in ("state_names", "action_names"):
+    for what, axis in (("state_names", 1), ("action_names", 2)):
         own, other = getattr(policy, what), getattr(mdp, what)
-        if own is not None and other is not None and tuple(own) != tuple(other):
-            place = next(i for i, pair in enumerate(zip(own, other, strict=True)) if pair[0] != pair[1])
-            raise ValueError(
-                f"the policy's {what} differ from the model's: number {place} is {own[place]!r} there and "
-                f"{other[place]!r} here; it was made for another model"
-            )
+        if own is None or other is None or tuple(own) == tuple(other):
+            continue
+        if set(own) == set(other) and in_order:
+            rank = {name: place for place, name in enumerate(own)}
+            table = table[(slice(None),) * axis + ([rank[name] for name in other],)]
+            continue
+        place = next(i for i, pair in enumerate(zip(own, other, strict=True)) if pair[0] != pair[1])
+        why = "they are in another order" if set(own) == set(other) else "it was made for another model"
+        raise ValueError(
+            f"the policy's {what} differ from the model's: number {place} is {own[place]!r} there and "
+            f"{other[place]!r} here; {why}"
+        )
     forbidden = (table > 0) & ~mdp.host.available
     if forbidden.any():
         t, state, action = torch.nonzero(forbidden)[0].tolist()

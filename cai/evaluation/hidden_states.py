@@ -197,7 +197,7 @@ def _check_world(belief_policy: BeliefPolicy, model: TrajectoryModel) -> None:
         raise TypeError(f"expected a BeliefPolicy(policy, mdp, observation_model), got {type(belief_policy).__name__}")
     if not isinstance(model, TrajectoryModel):
         raise TypeError(f"the world is a {type(model).__name__}; expected a TrajectoryModel, whose rewards it pays")
-    fitting_table(belief_policy.policy, model)
+    fitting_table(belief_policy.policy, model, in_order=False)
 
 
 def _shown_to_all(

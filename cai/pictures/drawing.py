@@ -193,8 +193,8 @@ def draw_grid(
             style = {"boxstyle": "round,pad=0.12", "facecolor": "white", "edgecolor": "none", "alpha": 0.75}
             ax.text(cell[1] - 0.33, cell[0] - 0.3, text, fontsize=8, ha="center", va="center", bbox=style, zorder=4)
     ax.add_collection(cell_borders(layout.rows, layout.columns, borders), autolim=False)
-    ax.set_xticks(range(layout.columns))
-    ax.set_yticks(range(layout.rows))
+    ax.set_xticks(_ticks(layout.columns))
+    ax.set_yticks(_ticks(layout.rows))
     legend = "" if mdp is None else label_legend(mdp)
     ax.set_xlabel(f"column\n{legend}" if legend else "column")
     if mdp is not None:
@@ -204,6 +204,11 @@ def draw_grid(
     if bar:
         figure: Any = ax.get_figure(root=True)
         figure.colorbar(picture, ax=ax, label=label, shrink=0.85)
+
+
+def _ticks(number: int) -> range:
+    """Rows or columns that have a number beside them: all of up to ten, every second of up to twenty, and so on."""
+    return range(0, number, 1 + (number - 1) // 10)
 
 
 def _name_rooms(ax: Axes, mdp: MDP, layout: GridLayout) -> None:

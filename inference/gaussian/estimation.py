@@ -328,7 +328,7 @@ def read_sensor(C: Any, observation_noise: Any, d: int | None, n: int, times: in
     Raises:
         TypeError, ValueError: naming the matrix, if a shape does not fit, or V is no covariance with an inverse.
     """
-    sizes = {"d": int(float_tensor(C, "C")[0].shape[-2:][0]) if d is None else d, "n": n}
+    sizes = {"d": _rows(C, "C", "[d, n]") if d is None else d, "n": n}
     sensor, _ = read_matrix(C, "C", "d n", sizes, times)
     V, rounding = read_matrix(observation_noise, "observation_noise", "d d", sizes, times)
     V = check_covariance(V, "observation_noise", rounding, times)
@@ -351,7 +351,7 @@ def _read_chain(
         raise ValueError("y holds NaN or inf; give finite numbers, and leave out what was not observed")
     if not isinstance(initial, (tuple, list)) or len(initial) != 2:
         raise ValueError("initial is no pair; give (m1, S1), the mean [n] and the covariance [n, n] of s_1")
-    number, n = seen.shape[-2], int(float_tensor(A, "A")[0].shape[-1:][0])
+    number, n = seen.shape[-2], _rows(A, "A", "[n, n]")
     sizes, steps = {"n": n}, max(1, number - 1)
     transition, _ = read_matrix(A, "A", "n n", sizes, steps)
     sensor, V = read_sensor(C, observation_noise, seen.shape[-1], n, number)
@@ -362,6 +362,14 @@ def _read_chain(
     covariance, rounding = read_matrix(initial[1], "the covariance of initial", "n n", sizes, None)
     covariance = check_covariance(covariance, "the covariance of initial", rounding, None)
     return _Chain(_timed(transition, 2), _timed(drift, 1), _timed(W, 2), mean, covariance, seen, sensor, V, number)
+
+
+def _rows(matrix: Any, name: str, letters: str) -> int:
+    """The length of the last axis but one."""
+    shape = float_tensor(matrix, name)[0].shape
+    if len(shape) < 2:
+        raise ValueError(f"{name} has shape {list(shape)}; expected {letters}, or [..., T, {letters[1:]}")
+    return int(shape[-2])
 
 
 def _timed(part: Tensor, own: int) -> Tensor:

@@ -106,9 +106,9 @@ def condition(mean: Tensor, covariance: Tensor, P: Tensor, p: Tensor, theta: Ten
     """
     size = covariance.shape[-1]
     own = torch.eye(size, dtype=covariance.dtype, device=covariance.device)
-    shrunk = torch.linalg.inv_ex(own + theta[..., None, None] * product(covariance, P)).inverse
+    shrunk = torch.linalg.inv_ex(own + theta[..., None, None] * product(covariance, P)).inverse.contiguous()
     tilted = symmetric(product(shrunk, covariance))
-    return mean - theta[..., None] * times(tilted, times(P, mean) + p), tilted, shrunk
+    return times(shrunk, mean - theta[..., None] * times(covariance, p)), tilted, shrunk
 
 
 def believe(problem: GaussianProblem, messages: Messages) -> Belief:

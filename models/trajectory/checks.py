@@ -117,6 +117,14 @@ def check_horizon(model: Any) -> None:
 
 def check_numbers(temperature: Any, discount: Any) -> None:
     """Raises ValueError unless the temperature is a number > 0 and the discount one in (0, 1]."""
+    if isinstance(discount, Tensor) and discount.requires_grad:
+        raise ValueError(
+            "discount is a tensor that requires grad, and nothing has a gradient by the discount; give float(discount)"
+        )
+    temperature, discount = (
+        value.item() if getattr(value, "shape", None) == () else value  # of a tensor or an array
+        for value in (temperature, discount)
+    )
     for what, value in (("temperature", temperature), ("discount", discount)):
         if not isinstance(value, numbers.Real) or isinstance(value, bool) or not math.isfinite(value):
             raise ValueError(f"{what} is {value!r}; expected a finite number above 0")

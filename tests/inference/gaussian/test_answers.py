@@ -158,6 +158,17 @@ def test_answers_travel_after_everything_was_looked_at(backend, tmp_path):
             torch.testing.assert_close(now, before.detach(), rtol=1e-12, atol=1e-14)
 
 
+def test_luck_has_the_same_bits_after_a_file_as_before(tmp_path):
+    """What is stored lies in memory as what was found: products in another order round otherwise."""
+    for seed in range(8):
+        _, model = random_model(seed, largest=(4, 3, 8))
+        answer = cai.infer(model, "exact")
+        steps = answer.luck_by_step()
+        again = cai.load(answer.save(tmp_path / "answer"))
+        assert torch.equal(again.luck, answer.luck)
+        assert torch.equal(again.luck_by_step(), steps)
+
+
 def test_gradients_of_accounts_are_those_of_the_evidence():
     temperature = torch.tensor(2.0, dtype=torch.float64, requires_grad=True)
     answer = cai.infer(integrator(temperature=temperature), "exact")

@@ -73,3 +73,22 @@ def test_an_end_that_weighs_much_costs_no_digits(weight, flat):
             assert float(answer.offset(t)) == pytest.approx(float(offset), rel=1e-14)
         paid = float(answer.believed_return - answer.policy_divergence)
         assert paid == pytest.approx(float(answer.elbo), rel=1e-14 * max(1.0, weight / 32))
+
+
+@pytest.mark.parametrize("far", [2.0**10, 2.0**30])
+def test_a_mean_that_is_drawn_far_costs_no_digits(far):
+    """The end is known to 2^-15 and lies 3 `far` away from where a vague start would have it."""
+    noise, weight = 0.3 * far**2, 0.7 * 2.0**30
+    model = LinearGaussianModel(
+        [[1.0]],
+        [[0.0]],
+        initial=([3 * far], [[noise]]),
+        horizon=1,
+        reward=QuadraticReward(final=([[weight]], [-weight / 4])),
+        action_prior=LinearNormal(L=[[1.0]]),
+    )
+    found = cai.infer(model, "exact").initial
+    total = 1 + Fraction(noise) * Fraction(weight)
+    want = (3 * Fraction(far) + Fraction(noise) * Fraction(weight) / 4) / total
+    assert abs(float(Fraction(float(found.mean)) - want)) < 1e-15
+    assert float(found.covariance) == pytest.approx(float(Fraction(noise) / total), rel=1e-14)

@@ -37,6 +37,10 @@ NUMBERS = {
     "discount nan": (lambda: model(discount=NAN), r"discount is nan.*finite"),
     "discount inf": (lambda: model(discount=INF), r"discount is inf.*finite"),
     "discount text": (lambda: model(discount="0.9"), r"discount is '0\.9'.*finite number"),
+    "discount with grad": (
+        lambda: model(discount=torch.tensor(0.9, requires_grad=True)),
+        r"discount is a tensor that requires grad.*float\(discount\)",
+    ),
     "optimality": (lambda: model(optimality="hard"), r"optimality is 'hard'.*'factor'.*'bernoulli'"),
     "infinite with time": (
         lambda: model(StepCost(1.0).at(times=[0]), horizon=INF, discount=0.9),
@@ -149,7 +153,16 @@ def test_the_problems_of_this_file_are_valid():
 
 @pytest.mark.parametrize(
     "options",
-    [{"horizon": 1}, {"horizon": np.int64(3)}, {"temperature": 1e-3}, {"discount": 1}, {"discount": np.float64(0.5)}],
+    [
+        {"horizon": 1},
+        {"horizon": np.int64(3)},
+        {"temperature": 1e-3},
+        {"discount": 1},
+        {"discount": np.float64(0.5)},
+        {"discount": torch.tensor(0.5)},
+        {"discount": np.array(0.5)},
+        {"temperature": np.array(0.5)},
+    ],
     ids=repr,
 )
 def test_edges_of_the_allowed_numbers(options):
