@@ -32,7 +32,7 @@ from cai.inference.planning.mppi import PathIntegral
 from cai.inference.programs.enumeration import Enumeration
 from cai.inference.restricted.restricted import RestrictedVariational
 from cai.inference.restricted.reward_weighted import EMPolicySearch, RewardWeightedRegression
-from cai.inference.runs import begin_run, learner_for
+from cai.inference.runs import begin_run, learner_for, told_apart
 from cai.inference.tabular.magnitudes import out_of_range
 from cai.inference.tabular.methods.batches import infer_batch
 from cai.inference.tabular.methods.boltzmann import BoltzmannExploration, OneStepEntropy
@@ -333,9 +333,9 @@ def infer(
     if folder is not None:
         check_schedule(checkpoint_every, checkpoint_seconds)
         check_comes_back(chosen)
-        path = begin_run(folder, chosen, model, seed)
+        run = told_apart(begin_run(folder, chosen, model, seed))
         every = getattr(learner, "checkpoint_every", None) if checkpoint_every is None else checkpoint_every
-        checkpoints = Checkpoints(path, steps=every, seconds=checkpoint_seconds)
+        checkpoints = Checkpoints(Path(folder), steps=every, seconds=checkpoint_seconds, run=run)
     posterior = drive(learner, model, seed=seed, checkpoints=checkpoints, max_seconds=max_seconds)
     if drawn:
         record_seed(posterior, seed)

@@ -8,7 +8,7 @@ from typing import Any
 
 from cai.inference.core.driver import Checkpoints, check_schedule, drive
 from cai.inference.registry import judged, make_backend
-from cai.inference.runs import extend_run, learner_for, read_run
+from cai.inference.runs import extend_run, learner_for, read_run, told_apart
 
 __all__ = ["resume"]
 
@@ -67,6 +67,6 @@ def resume(
         backend.supports(model)
     learner = learner_for(backend, model) if run.purpose is None else run.purpose.learner(backend, model)
     every = getattr(learner, "checkpoint_every", None) if checkpoint_every is None else checkpoint_every
-    checkpoints = Checkpoints(Path(folder), steps=every, seconds=checkpoint_seconds, exact=exact)
+    checkpoints = Checkpoints(Path(folder), steps=every, seconds=checkpoint_seconds, exact=exact, run=told_apart(run))
     answer = drive(learner, model, seed=run.seed, checkpoints=checkpoints, max_seconds=max_seconds)
     return judged(backend, answer, throw) if run.purpose is None else run.purpose.result(answer, run.seed, throw)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 from collections.abc import Mapping
+from numbers import Real
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -25,7 +27,7 @@ from cai.models.programs.inspect import inspect_program
 from cai.models.programs.observed_sites import as_conditioned
 from cai.models.trajectory.model import TrajectoryModel
 
-__all__ = ["Purpose", "Run", "begin_run", "extend_run", "learner_for", "read_run"]
+__all__ = ["Purpose", "Run", "begin_run", "extend_run", "learner_for", "read_run", "told_apart"]
 
 FILE = "run.safetensors"
 
@@ -86,6 +88,27 @@ class Run(NamedTuple):
     purpose: Any = None
 
 
+BUDGETS = ("steps", "max_iterations", "checkpoint_every")  # options that may be others when a run goes on
+
+
+def told_apart(run: Run) -> str:
+    """What tells a run from others, whose states might lie in its folder: a digest of what was asked but budgets."""
+    options = {name: value for name, value in run.options.items() if name not in BUDGETS}
+    parts = [run.backend, options, run.given, run.seed, run.outside, type(run.purpose).__qualname__]
+    return hashlib.sha256(json.dumps(_in_words(parts), sort_keys=True).encode()).hexdigest()
+
+
+def _in_words(value: Any) -> Any:
+    """What a file gives back as it was: words and numbers; of anything else its class."""
+    if isinstance(value, dict):
+        return {str(name): _in_words(part) for name, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_in_words(part) for part in value]
+    if isinstance(value, Real):
+        return float(value)
+    return str(value) if isinstance(value, str) else type(value).__qualname__
+
+
 def learner_for(backend: Any, model: Any) -> Learner[Any]:
     """The learner of a backend for a model.
 
@@ -101,8 +124,11 @@ def learner_for(backend: Any, model: Any) -> Learner[Any]:
     return learner
 
 
-def begin_run(folder: str | Path, backend: Any, model: Any, seed: int, purpose: Purpose | None = None) -> Path:
+def begin_run(folder: str | Path, backend: Any, model: Any, seed: int, purpose: Purpose | None = None) -> Run:
     """Makes the folder of a new run and writes down what is asked.
+
+    Returns:
+        What was written.
 
     Raises:
         FileExistsError: if the folder holds a run already, or cannot be made.
@@ -135,7 +161,7 @@ def begin_run(folder: str | Path, backend: Any, model: Any, seed: int, purpose: 
         ) from error
     run = Run(name, options, given, int(seed), stored, _outside(model), purpose)
     save(path / FILE, run._asdict())
-    return path
+    return run
 
 
 def read_run(folder: str | Path, model: Any, options: Mapping[str, Any]) -> tuple[Run, Any, dict[str, Any]]:

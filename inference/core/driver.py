@@ -59,14 +59,17 @@ class Checkpoints:
         steps: store after every so many steps; None for no such rule.
         seconds: store when so many have passed since the last time.
         exact: whether a run that cannot go on to the same bits is refused.
+        run: what tells the run from others; a state of another one is refused.
     """
 
     FILE = "state.safetensors"
     COUNT = "state.json"  # how many steps are stored, for whoever looks; written last
 
-    def __init__(self, folder: Path, *, steps: int | None = None, seconds: float = 60.0, exact: bool = True) -> None:
+    def __init__(
+        self, folder: Path, *, steps: int | None = None, seconds: float = 60.0, exact: bool = True, run: str = ""
+    ) -> None:
         self.path, self.steps, self.seconds = folder / self.FILE, steps, seconds
-        self.exact = exact
+        self.exact, self.run = exact, run
         self._written, self._at = -1, time.monotonic()
         self._offered = 0
         self.learner: Any = None  # stores further files of its own, where it has any
@@ -85,7 +88,7 @@ class Checkpoints:
             del values["problem"]
             if hasattr(self.learner, "store"):
                 self.learner.store(state, self.path.parent)
-            save(self.path, {"learner": type(state).__qualname__, "state": values})
+            save(self.path, {"learner": type(state).__qualname__, "run": self.run, "state": values})
             if hasattr(self.learner, "stored"):
                 self.learner.stored(state, self.path.parent)
             write_atomically(self.path.with_name(self.COUNT), self._count(state.steps))
@@ -114,6 +117,11 @@ class Checkpoints:
             raise StorageError(
                 f"{str(self.path)!r} holds no state of this run's learner; it was written by another version, or "
                 "belongs to another run: start anew in an empty folder"
+            )
+        if content.get("run") != self.run:
+            raise StorageError(
+                f"{str(self.path)!r} belongs to another run, of another backend, other options or another world; put "
+                "back the file of this one, or start anew in an empty folder"
             )
         try:
             check_fields(type(first), values)

@@ -1,7 +1,8 @@
-"""Estimation by the same messages: filter and smoother of a linear-Gaussian chain that is seen through noise.
+"""Estimation: filter and smoother of a linear-Gaussian chain that is seen through noise.
 
-There are no actions, alpha = eta = 1, and the reward of a step is log N(y_t; C s_t, V): the evidence then is the
-likelihood of the observations, and the marginals of the exact posterior are the smoother's.
+Without actions, with alpha = eta = 1 and the reward log N(y_t; C s_t, V) of a step, the evidence is the likelihood of
+the observations, and the marginals of the exact posterior are the smoother's. Quadratic messages find them so where
+the start is hardly known; elsewhere the filter's own steps, gone back, lose fewer digits.
 """
 
 from __future__ import annotations
@@ -328,7 +329,7 @@ def read_sensor(C: Any, observation_noise: Any, d: int | None, n: int, times: in
     Raises:
         TypeError, ValueError: naming the matrix, if a shape does not fit, or V is no covariance with an inverse.
     """
-    sizes = {"d": int(float_tensor(C, "C")[0].shape[-2:][0]) if d is None else d, "n": n}
+    sizes = {"d": _rows(C, "C", "[d, n]") if d is None else d, "n": n}
     sensor, _ = read_matrix(C, "C", "d n", sizes, times)
     V, rounding = read_matrix(observation_noise, "observation_noise", "d d", sizes, times)
     V = check_covariance(V, "observation_noise", rounding, times)
@@ -351,7 +352,7 @@ def _read_chain(
         raise ValueError("y holds NaN or inf; give finite numbers, and leave out what was not observed")
     if not isinstance(initial, (tuple, list)) or len(initial) != 2:
         raise ValueError("initial is no pair; give (m1, S1), the mean [n] and the covariance [n, n] of s_1")
-    number, n = seen.shape[-2], int(float_tensor(A, "A")[0].shape[-1:][0])
+    number, n = seen.shape[-2], _rows(A, "A", "[n, n]")
     sizes, steps = {"n": n}, max(1, number - 1)
     transition, _ = read_matrix(A, "A", "n n", sizes, steps)
     sensor, V = read_sensor(C, observation_noise, seen.shape[-1], n, number)
@@ -362,6 +363,14 @@ def _read_chain(
     covariance, rounding = read_matrix(initial[1], "the covariance of initial", "n n", sizes, None)
     covariance = check_covariance(covariance, "the covariance of initial", rounding, None)
     return _Chain(_timed(transition, 2), _timed(drift, 1), _timed(W, 2), mean, covariance, seen, sensor, V, number)
+
+
+def _rows(matrix: Any, name: str, letters: str) -> int:
+    """The length of the last axis but one."""
+    shape = float_tensor(matrix, name)[0].shape
+    if len(shape) < 2:
+        raise ValueError(f"{name} has shape {list(shape)}; expected {letters}, or [..., T, {letters[1:]}")
+    return int(shape[-2])
 
 
 def _timed(part: Tensor, own: int) -> Tensor:

@@ -73,7 +73,7 @@ def float_tensor(
     if isinstance(values, Mapping):
         raise TypeError(f"{name} is a {type(values).__name__}, whose keys would be ignored; give its values in order")
     if isinstance(values, Tensor):
-        tensor = values
+        tensor = values if values.layout == torch.strided else values.to_dense()
     else:
         try:
             array = np.array(values)  # a copy, as some libraries hand out what cannot be written to

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from cai.inference.backends.variational import StructuredVariational
 from cai.inference.core.driver import Checkpoints, check_schedule, drive
 from cai.inference.registry import check_comes_back, make_backend
-from cai.inference.runs import begin_run
+from cai.inference.runs import begin_run, told_apart
 from cai.inverse.adversarial.estimate import AdversarialEstimate, judged
 from cai.inverse.adversarial.exact import exact_estimate
 from cai.inverse.adversarial.learned import adversarial_run, checked_learner
@@ -198,9 +198,9 @@ def _adversarial(
     if schedule.folder is not None:
         check_schedule(schedule.every, schedule.seconds)
         check_comes_back(networks)
-        path = begin_run(schedule.folder, networks, env, seed, run)
+        name = told_apart(begin_run(schedule.folder, networks, env, seed, run))
         every = made.checkpoint_every if schedule.every is None else schedule.every
-        checkpoints = Checkpoints(path, steps=every, seconds=schedule.seconds)
+        checkpoints = Checkpoints(Path(schedule.folder), steps=every, seconds=schedule.seconds, run=name)
     elif networks.tensorboard:
         raise ValueError("tensorboard=True writes to the folder of a run; give folder=, or leave it out")
     answer = drive(made, env, seed=seed, checkpoints=checkpoints, max_seconds=schedule.most)

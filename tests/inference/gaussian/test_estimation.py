@@ -190,6 +190,7 @@ def test_one_observation_batches_and_gradients():
         ({"y": [[math.nan]]}, "y holds NaN"),
         ({"y": [1.0]}, r"expected \[\.\.\., N, d\]"),
         ({"A": [[1.0, 2.0]]}, "A has shape"),
+        ({"A": 1.0}, r"A has shape \[\]; expected \[n, n\], or \[\.\.\., T, n, n\]"),
         ({"noise": [[-1.0]]}, "noise.*eigenvalue -1"),
         ({"observation_noise": [[0.0]]}, "observation_noise is singular.*add a little"),
         ({"C": [[1.0], [2.0]]}, r"C has shape \[2, 1\].*d = 1"),
@@ -203,6 +204,11 @@ def test_what_does_not_fit_is_named(changes, text):
     for ask in (kalman_filter, kalman_smoother):
         with pytest.raises(ValueError, match=text):
             ask(**chain | changes)
+
+
+def test_a_sensor_that_is_a_number_is_named():
+    with pytest.raises(ValueError, match=r"C has shape \[\]; expected \[d, n\]"):
+        lqg(integrator(), 1.0, observation_noise=[[1.0]])
 
 
 @pytest.mark.parametrize("flat", [False, True])

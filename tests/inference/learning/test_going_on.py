@@ -7,6 +7,7 @@ import torch
 from network_worlds import small_model, world_of
 
 import cai
+from cai.inference.core.storage import StorageError
 from cai.inference.registry import make_backend
 from cai.models import environment_model
 
@@ -111,3 +112,19 @@ def test_a_box_with_other_bounds_is_another_world():
     first = cai.infer(world(1.0), "soft-actor-critic", **RUNS["soft-actor-critic"], **SMALL)
     with pytest.raises(ValueError, match=r"has a box from \[-1.0\] to \[1.0\], and .* a box from \[-1.0\] to \[2.0\]"):
         cai.infer(world(2.0), "soft-actor-critic", initial=first, **SMALL)
+
+
+@pytest.mark.parametrize("other", ["backend", "option", "world", "seed"])
+def test_a_state_of_another_run_is_refused_though_it_would_fit(other, tmp_path):
+    """Networks of the same shapes come from another question."""
+    options = {"hidden_sizes": (4,), "batch_size": 4, "steps": 120, "seed": 1}
+    for name in ("own", "other"):
+        change = {} if name == "own" else {"option": {"smoothing": 0.5}, "seed": {"seed": 2}}.get(other, {})
+        backend = "soft-actor-critic" if (name, other) == ("other", "backend") else "soft-q-learning"
+        discount = 0.8 if (name, other) == ("other", "world") else 0.9
+        world = environment_model("CartPole-v1", discount=discount, temperature=1.0)
+        cai.infer(world, backend, folder=tmp_path / name, **{**options, **change})
+    for name in ("state.safetensors", "state.json"):
+        (tmp_path / "other" / name).replace(tmp_path / "own" / name)
+    with pytest.raises(StorageError, match="belongs to another run, of another backend, other options or another"):
+        cai.resume(tmp_path / "own", steps=240)

@@ -98,6 +98,13 @@ WRONG = {
         {"B": EYE, "reward": None, "action_prior": LinearNormal(L=timed(EYE, 3, [[1.0, 1.0], [1.0, 1.0]]))},
         r"the action prior's L \(step t = 3\) is singular.*give every action some noise",
     ),
+    "L has a negative eigenvalue": (
+        {"action_prior": LinearNormal(L=[[-1.0]])},
+        "the action prior's L has the eigenvalue -1 .*e.g. M M'",
+    ),
+    "NaN in the noise": ({"noise": [[math.nan, 0.0], [0.0, 1.0]]}, "noise holds NaN or inf"),
+    "NaN in the start": ({"initial": ([0.0, 0.0], [[math.nan, 0.0], [0.0, 1.0]])}, "covariance of initial holds NaN"),
+    "NaN in L": ({"action_prior": LinearNormal(L=[[math.nan]])}, "the action prior's L holds NaN or inf"),
     "L is zero": ({"action_prior": LinearNormal(L=[[0.0]])}, "the action prior's L is singular"),
     "L is not symmetric": (
         {"B": EYE, "reward": None, "action_prior": LinearNormal(L=[[1.0, 0.5], [0.0, 1.0]])},
@@ -171,6 +178,10 @@ def test_bad_input_is_refused_with_what_to_do(case):
     wrong, words = WRONG[case]
     with pytest.raises((ValueError, TypeError), match=words):
         wrong() if callable(wrong) else model(**wrong)
+
+
+def test_sparse_tensors_are_read_as_the_dense_ones_that_they_are():
+    assert torch.equal(model(A=torch.eye(2).to_sparse()).A, torch.eye(2).double())
 
 
 def test_covariances_may_be_singular_and_costs_indefinite():

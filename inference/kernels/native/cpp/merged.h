@@ -22,7 +22,7 @@ int64_t merged_backward(const Problem& problem, F* rows, int64_t steps, int64_t 
   const bool falls = problem.discount < 1.0 || terminal != nullptr;
   const int threads = threads_for(entries(problem.merged, S), problem.threads);
   Vector<double> first(S), second(S), shift(1);
-  Vector<uint8_t> infeasible(S);
+  Vector<double> allowed(S);  // 0 where a state is infeasible and may stay at it, else -1
   double *known = first.data(), *next = second.data(), level = 0.0;
   int64_t length = -1, pause = 1, wait = 0;  // steps of the present scale (-1: none is open), and single steps to take
   for (int64_t t = steps - 1; t >= 0; --t) {
@@ -31,7 +31,7 @@ int64_t merged_backward(const Problem& problem, F* rows, int64_t steps, int64_t 
       level = problem.discount < 1.0 ? 0.0 : -INFTY;
       for (int64_t s = 0; s < S; ++s) level = std::max(level, double(following[s]));
       level = level == -INFTY ? 0.0 : level;
-      for (int64_t s = 0; s < S; ++s) infeasible[s] = following[s] == F(-INFTY);
+      for (int64_t s = 0; s < S; ++s) allowed[s] = following[s] == F(-INFTY) ? 0.0 : -1.0;
 #pragma omp simd
       for (int64_t s = 0; s < S; ++s) known[s] = power(double(following[s]) - level);
       if (levels != nullptr) {
@@ -59,7 +59,7 @@ int64_t merged_backward(const Problem& problem, F* rows, int64_t steps, int64_t 
             for (int64_t s = start; s < stop; ++s) next[s] = terminal[s] ? ended : next[s];
 #pragma omp simd reduction(+ : bad)
           for (int64_t s = start; s < stop; ++s)
-            bad += !((next[s] >= least || (infeasible[s] && next[s] == 0.0)) && next[s] <= most);
+            bad += !((next[s] >= least || next[s] == allowed[s]) && next[s] <= most);
           if (levels != nullptr) {
             for (int64_t s = start; s < stop; ++s) out[s] = F(next[s]);
           } else {
@@ -101,7 +101,7 @@ int64_t merged_forward(const Problem& problem, const F* rows, const double* leve
   const F *factors = static_cast<const F*>(problem.factors), *last = rows + steps * S;
   const int threads = threads_for(count, problem.threads);
   const double least = problem.smallest * std::max(1.0, bound);
-  Vector<double> rates(S * (TOGETHER + 1)), turned(S * TOGETHER), sums(count, 0.0);
+  Vector<double> rates(S * (TOGETHER + 1)), sums(count, 0.0);
   int64_t low = 0;
   for (int64_t s = 0; s < S; ++s) {
     low += rows[s] != F(0) && rows[s] < least;
@@ -109,7 +109,7 @@ int64_t merged_forward(const Problem& problem, const F* rows, const double* leve
     rates[s] = flows ? adjoint[s] * factors[s] / double(rows[s]) : 0.0;
   }
   for (int64_t begin = 0; begin < steps; begin += TOGETHER) {
-    const int64_t number = std::min(TOGETHER, steps - begin), used = (number + 7) / 8 * 8;
+    const int64_t number = std::min(TOGETHER, steps - begin);
     for (int64_t j = 0; j < number; ++j) {
       const double* from = rates.data() + j * S;
       double* to = rates.data() + (j + 1) * S;
@@ -125,33 +125,30 @@ int64_t merged_forward(const Problem& problem, const F* rows, const double* leve
           for (int64_t s = start; s < stop; ++s) to[s] = problem.terminal[s] ? 0.0 : to[s];
       }
     }
-#pragma omp parallel for num_threads(threads) reduction(+ : low) schedule(static)
-    for (int64_t start = 0; start < S; start += 64)
-      for (int64_t j = 0; j < used; ++j) {
-        const F* row = rows + std::min(begin + j + 1, steps) * S;
-        const double level = levels[std::min(begin + j + 1, steps)];
-        const double fallen = problem.discount < 1.0 ? (1.0 - problem.discount) * std::exp(-level) : 0.0;
-        for (int64_t s = start; s < std::min(S, start + 64); ++s) {
-          low += row[s] != F(0) && row[s] < least;
-          turned[s * TOGETHER + j] = j < number ? problem.discount * double(row[s]) + fallen : 0.0;
-        }
-      }
+    const F* first = rows + (begin + 1) * S;
+    double fallen[TOGETHER] = {};
+    for (int64_t j = 0; j < number; ++j) {
+      if (problem.discount < 1.0) fallen[j] = (1.0 - problem.discount) * std::exp(-levels[begin + j + 1]);
+      const F* row = first + j * S;
+#pragma omp simd reduction(+ : low)
+      for (int64_t s = 0; s < S; ++s) low += row[s] != F(0) && row[s] < least;
+    }
     if (low != 0) return 0;
 #pragma omp parallel for num_threads(threads) schedule(static)
-    for (int64_t start = 0; start < S; start += 64) {
-      const int64_t stop = std::min(S, start + 64);
-      double block[64 * TOGETHER];
-      for (int64_t j = 0; j < used; ++j)
-        for (int64_t s = start; s < stop; ++s) block[(s - start) * TOGETHER + j] = j < number ? rates[j * S + s] : 0.0;
-      for (int64_t s = start; s < stop; ++s) {
-        const double* rate = block + (s - start) * TOGETHER;
-        for (int64_t entry = problem.merged.pointers[s]; entry < problem.merged.pointers[s + 1]; ++entry) {
-          const double* arrived = turned.data() + int64_t(problem.merged.columns[entry]) * TOGETHER;
-          double parts[8] = {};
-          for (int64_t j = 0; j < used; j += 8)
-            for (int64_t lane = 0; lane < 8; ++lane) parts[lane] += rate[j + lane] * arrived[j + lane];
-          for (int lane = 0; lane < 8; ++lane) sums[entry] += parts[lane];
-        }
+    for (int64_t s = 0; s < S; ++s) {
+      double own[TOGETHER], lost = 0.0;
+      for (int64_t j = 0; j < number; ++j) {
+        own[j] = problem.discount * rates[j * S + s];
+        lost += rates[j * S + s] * fallen[j];
+      }
+      for (int64_t entry = problem.merged.pointers[s]; entry < problem.merged.pointers[s + 1]; ++entry) {
+        const F* arrived = first + problem.merged.columns[entry];
+        double parts[4] = {lost, 0.0, 0.0, 0.0};
+        int64_t j = 0;
+        for (; j + 4 <= number; j += 4)
+          for (int64_t k = 0; k < 4; ++k) parts[k] += own[j + k] * arrived[(j + k) * S];
+        for (; j < number; ++j) parts[0] += own[j] * arrived[j * S];
+        sums[entry] += (parts[0] + parts[1]) + (parts[2] + parts[3]);
       }
     }
     for (int64_t s = 0; s < S; ++s) rates[s] = rates[number * S + s];

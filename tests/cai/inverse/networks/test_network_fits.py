@@ -11,6 +11,7 @@ from networks import dag, dense_sums, draw_trips, town
 
 import cai
 from cai.inverse import L2, FitError, FitStatus, RouteNetwork, fit
+from cai.inverse.networks.objective import NetworkObjective
 
 TOWN = ["minutes", "left", "u_turn"]
 TRUTH = [-1.5, -0.5, -2.0]
@@ -269,3 +270,22 @@ def test_a_potential_of_any_height_changes_nothing(ends, spread):
     assert np.allclose(est.coefficients, want.coefficients, rtol=1e-10)
     assert est.log_likelihood == pytest.approx(want.log_likelihood, rel=1e-10)
     assert np.allclose(est.standard_errors, want.standard_errors, rtol=1e-8)
+
+
+@pytest.mark.parametrize("ends", ["exit", "absorb"])
+def test_what_exits_pay_has_exact_derivatives(ends):
+    """Against central differences; exits of one destination pay differently, so that tolls decide between them."""
+    network = dag(ends=ends)
+    names, w = ["minutes", "toll"], np.array([-1.0, -0.7])
+    trips = draw_trips(network, names, w, 20, seed=3, origins=[0, 1, 2])
+    est = fit(network, trips, features=names, fixed={"minutes": w[0], "toll": w[1]})
+    likelihood = NetworkObjective(network, est.problem.trips, names)
+
+    def at(move):
+        return likelihood.evaluate(torch.from_numpy(w + move))
+
+    slope, bend = at(np.zeros(2))[1], likelihood.hessian(torch.from_numpy(w))
+    for i, unit in enumerate(1e-4 * np.eye(2)):
+        assert float(slope[i]) == pytest.approx((at(unit)[0] - at(-unit)[0]) / 2e-4, rel=1e-6, abs=1e-6)
+        assert np.allclose(bend[i], (at(unit)[1] - at(-unit)[1]) / 2e-4, rtol=1e-6, atol=1e-6)
+    assert np.allclose(likelihood.scores(torch.from_numpy(w)).sum(0), slope, atol=1e-9)
