@@ -172,7 +172,7 @@ class _Answer:
         told: list[str] = []
         if not found.converged:
             told.append(f"g'(-H)^-1 g is {found.decrement:.1e} nats after {found.steps} steps")
-        coefficients = coordinates.full(found.place)
+        coefficients = coordinates.within(coordinates.full(found.place), found.place, settings)
         value = task.objective.evaluate(coefficients)
         assert value is not None
         names = coordinates.free_names

@@ -120,6 +120,15 @@ class Coordinates:
         table = torch.tensor(pairs, dtype=torch.float64).reshape(-1, 2)
         return table[:, 0] * self.free_scales, table[:, 1] * self.free_scales
 
+    def within(self, coefficients: Tensor, place: Tensor, settings: Settings) -> Tensor:
+        """[F], coefficients of a place, exactly at bounds where it is, which rounding of the scales would miss."""
+        low, high = self.box(settings)
+        exact = coefficients.clone()
+        for name, (lower, upper) in self.bounds(settings).items():
+            i, k = self.names.index(name), self.free_names.index(name)
+            exact[i] = lower if place[k] <= low[k] else upper if place[k] >= high[k] else exact[i]
+        return exact
+
     def sharp(self, penalty: Penalty | None) -> Tensor:
         """[K], slopes of absolute values of scaled coordinates."""
         return sharpness(penalty) / self.free_scales

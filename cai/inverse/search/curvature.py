@@ -101,7 +101,9 @@ def best_step(
     """The step p that maximises g'p - p'Bp/2 - sum sharp |u + p| with lower <= u + p <= upper, and its gain.
 
     Without bounds and absolute values one Cholesky factorisation; else coordinate ascent, which converges because the
-    part that is not smooth is a sum over coordinates (Friedman, Hastie and Tibshirani 2010, for the lasso).
+    part that is not smooth is a sum over coordinates (Friedman, Hastie and Tibshirani 2010, for the lasso). Where
+    coordinates are nearly collinear it creeps, so after each sweep those that are neither at a bound nor at a kink go
+    to their joint maximum, as far as the first bound or kink (an active set).
 
     Args:
         slope: g [F].
@@ -127,10 +129,29 @@ def best_step(
             kept = kept.clamp(lower[i], upper[i])
             change = kept - place[i] - step[i]
             if change != 0:
-                step[i] += change
+                step[i] = kept - place[i]  # the same difference that tells whether a step reaches a bound
                 ahead += curvature[:, i] * change
                 moved = max(moved, float(change.abs() * bend.sqrt()))
         if moved <= 1e-12:
             break
+        step = _along_face(slope - ahead, curvature, place + step, lower, upper, sharp) - place
+        ahead = curvature @ step
     sharper = (sharp * ((place + step).abs() - place.abs())).sum()
     return step, float(slope @ step - step @ curvature @ step / 2 - sharper)
+
+
+def _along_face(slope: Tensor, curvature: Tensor, place: Tensor, lower: Tensor, upper: Tensor, sharp: Tensor) -> Tensor:
+    """[F], where the coordinates inside of bounds and off kinks get to on the way to their joint maximum."""
+    sign = torch.where(sharp > 0, torch.sign(place), torch.zeros_like(place))
+    inner = torch.nonzero((place > lower) & (place < upper) & ((sign != 0) | (sharp == 0))).flatten()
+    factor, info = torch.linalg.cholesky_ex(curvature[inner][:, inner])
+    if not len(inner) or int(info) != 0:
+        return place
+    way = torch.zeros_like(place)
+    way[inner] = torch.cholesky_solve((slope - sharp * sign)[inner, None], factor)[:, 0]
+    low = torch.where(sign > 0, lower.clamp(min=0.0), lower)
+    high = torch.where(sign < 0, upper.clamp(max=0.0), upper)
+    ends = torch.where(way > 0, high, low)
+    shares = torch.where(way != 0, (ends - place) / way, torch.inf)
+    share = shares.min().clamp(max=1.0)
+    return torch.where(shares <= share, ends, place + share * way)

@@ -57,6 +57,11 @@ class Box:
         """Whether there is nothing of the kind."""
         return bool(torch.isinf(self.lower).all() and torch.isinf(self.upper).all() and not self.sharp.any())
 
+    def reached(self, place: Tensor, step: Tensor) -> Tensor:
+        """Place + step, exactly at the bounds that the step leads to, which rounding of the sum would miss."""
+        there = torch.where(step >= self.upper - place, self.upper, place + step)
+        return torch.where(step <= self.lower - place, self.lower, there)
+
     def taken(self, place: Tensor) -> float:
         """Sum sharp |u|."""
         return float((self.sharp * place.abs()).sum())
@@ -127,7 +132,7 @@ class _Search:
         share = min(1.0, LONGEST * (1 + float(self.place.norm())) / max(length, 1e-300))
         rise = float(self.slope @ step) - self.box.taken(self.place + step) + self.box.taken(self.place)
         while share > SHORTEST:
-            there = self.place + share * step
+            there = self.box.reached(self.place, share * step)
             found = self.look(there)
             if found is None:
                 share /= 2
