@@ -278,7 +278,7 @@ def grows(steps: Steps, values: Values, rounds: bool = True) -> Array | None:
     """Bool [N], states that move on and on however far along they are pushed; else None.
 
     What leads elsewhere weighs nothing against a push so long, so a backup that moves all of them moves them for ever.
-    Tried are the states that move most, then all, less those that do not move on when all of these are pushed.
+    Tried are all states, less those that do not move on when all of these are pushed; then those that move most.
     Values are looked at after one backup and after many: in a circle of states each may fall in turn while all rise.
 
     Args:
@@ -301,7 +301,7 @@ def grows(steps: Steps, values: Values, rounds: bool = True) -> Array | None:
         sign = float(np.sign(moved[np.argmax(np.abs(moved))]))
         far = sign * FAR * (float(np.abs(values.total).max()) + unit + largest)
         fastest, every = sign * moved >= 0.5 * largest, np.ones(steps.number, dtype=bool)
-        for leading, tries in (fastest, 1), (every, PEELS if count == 1 else 2):
+        for leading, tries in (every, PEELS if count == 1 else 2), (fastest, 1):
             for _ in range(tries):
                 if not leading.any():
                     break

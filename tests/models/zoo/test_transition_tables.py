@@ -141,7 +141,7 @@ def test_the_table_itself_is_read_too():
     model = gymnasium_model(table, initial=0, horizon=3)
     assert torch.equal(cai.infer(model).values, cai.infer(gymnasium_model(Written(table), initial=0, horizon=3)).values)
     for given, pattern in (
-        (None, "the environment is None; give a Gymnasium environment, its id, or its table P"),
+        (None, "the environment is None; give a Gymnasium environment, its class, its id, or its table P"),
         (np.ones((2, 1, 2)), r"MDP\(transitions"),
     ):
         with pytest.raises(TypeError, match=pattern):
