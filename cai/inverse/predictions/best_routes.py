@@ -102,9 +102,9 @@ def action_values(best: BestRoutes, of_turns: Array, of_exits: Array) -> tuple[A
     level = np.where(np.isfinite(top), top, 0.0)
     weights = np.exp(scores - level[sources])
     sums = np.bincount(sources, weights, graph.number)
-    with np.errstate(divide="ignore"):
-        logs = scores - level[sources] - np.log(sums)[sources]
-        shares = np.where(sums[sources] > 0, weights / np.where(sums > 0, sums, 1.0)[sources], 0.0)
+    sums = np.where(sums > 0, sums, 1.0)  # where no turn leads there all scores are -inf
+    logs = scores - level[sources] - np.log(sums)[sources]
+    shares = weights / sums[sources]
     mean = np.zeros((graph.number, size))
     np.add.at(mean, sources, shares[:, None] * slopes)
     slopes = slopes - mean[sources]

@@ -3,14 +3,15 @@
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from networks import dag, draw_trips, paths, town, utilities
 
-from cai.inverse import action_model, baselines, cheapest, fit, maximum_margin
+from cai.inverse import RouteNetwork, action_model, baselines, cheapest, fit, maximum_margin
 from cai.inverse.networks.objective import network_graph
 from cai.inverse.predictions.baselines import _ActionModel
-from cai.inverse.predictions.best_routes import BestRoutes
+from cai.inverse.predictions.best_routes import BestRoutes, action_values
 from cai.models.demonstrations.trips import read_trips
 
 DAG = ["minutes", "left", "toll"]
@@ -54,6 +55,24 @@ def test_the_action_model_is_a_softmax_over_the_best_that_follows(ends):
         assert logs[n] == pytest.approx(total, rel=1e-12)
     rises = [(model.each(w + e)[0] - model.each(w - e)[0]) / 2e-6 for e in 1e-6 * np.eye(3)]
     assert np.allclose(slopes, np.transpose(rises), atol=1e-6)
+
+
+@pytest.mark.parametrize("ends", ["exit", "absorb"])
+def test_turns_that_lead_nowhere_have_no_probability(ends):
+    """From b no route goes to home: its turn has log probability -inf there, as is promised, and no warning comes."""
+    network = RouteNetwork(
+        pd.DataFrame({"link": list("abcd"), "minutes": [1.0, 2.0, 1.0, 1.0]}),
+        pd.DataFrame([("a", "b"), ("a", "c"), ("b", "d")], columns=["from", "to"]),
+        pd.DataFrame({"link": ["c", "d"], "destination": ["home", "work"]}),
+        ends=ends,
+    )
+    place = list(network.destination_index).index("home")
+    of_turns, of_exits = network.features(["minutes"])
+    best = BestRoutes(network_graph(network), of_turns[:, 0], of_exits[:, 0], place)
+    turns, ends_, log_turns, _ = action_values(best, of_turns, of_exits)
+    assert np.isfinite(turns).all()
+    assert np.isfinite(ends_).all()
+    assert log_turns.tolist() == [-math.inf, 0.0, -math.inf]
 
 
 def test_the_table():
