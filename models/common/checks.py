@@ -108,7 +108,8 @@ def index_tensor(values: Any, name: str) -> Tensor:
     """Converts to an int64 tensor of its own; refuses anything that is not whole numbers."""
     refuse_labels(values, name)
     array = values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
-    if array.dtype.kind not in "iu":
+    untyped = array.size == 0 and isinstance(values, list | tuple)  # numpy takes what is empty for floats
+    if array.dtype.kind not in "iu" and not untyped:
         raise TypeError(f"{name} has dtype {array.dtype}; expected whole numbers: convert with .astype(int) or .long()")
     return torch.as_tensor(array.astype(np.int64))
 

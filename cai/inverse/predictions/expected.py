@@ -34,7 +34,7 @@ def expected_counts(
             policy with the dynamics held fixed, weighted by gamma^t.
         algorithm: "exact"; or "ziebart-2008", algorithm 1 of Ziebart et al. 2008 for "path", for teaching: its forward
             pass lets the policy of the exact posterior act under the true dynamics, which is right only where the
-            dynamics are certain.
+            dynamics are certain. Its policy is 0 / 0 where optimality is impossible: who gets there is not counted on.
 
     Returns:
         [T, S, A]; over an infinite horizon [1, S, A], summed over time.

@@ -94,6 +94,15 @@ def test_goals_are_products_of_policies():
     assert float(found[-1, 0]) > 0.99
 
 
+@pytest.mark.parametrize("states", [[11], []])
+def test_before_the_first_step_the_prior_is_all_that_is_known(states):
+    """Online, nobody has acted yet: lists without entries are no floats."""
+    models = [kitchen(wants=name) for name in ("kettle", "fridge")]
+    np.testing.assert_allclose(goals(models, states, [], prior=[0.25, 0.75]), [[0.25, 0.75]], rtol=1e-15)
+    with pytest.raises(ValueError, match="states_1 is empty"):
+        expected_counts(models[0], [])
+
+
 def test_evidence_of_a_reward_is_none_for_a_goal():
     """Who could earn more is not more probable for that: a constant for every step changes nothing."""
     models = [kitchen(wants=name) for name in ("kettle", "fridge")]
