@@ -8,8 +8,10 @@ import torch
 from logit_choices import draw, fit
 
 from cai.inverse import FitStatus
+from cai.inverse.search.coordinates import Coordinates
 from cai.inverse.search.curvature import best_step
 from cai.inverse.search.maximize import Box, maximize
+from cai.inverse.search.settings import Settings
 
 
 def best_of_all_faces(slope, bend, place, lower, upper, sharp):
@@ -92,6 +94,16 @@ def test_estimates_are_exactly_at_bounds():
         assert estimate.status is FitStatus.AT_BOUND
         assert estimate.coefficients["comfort"] == bound
         assert np.isnan(estimate.standard_errors["comfort"])
+
+
+def test_scales_leave_bounds_exact():
+    """Times a scale and over it again is not always what it was."""
+    rng = np.random.default_rng(2)
+    for low, size in zip(rng.normal(size=50), rng.random(50), strict=True):
+        settings = Settings(fixed={"b": 2.0}, bounds={"a": (low, low + size), "c": (low, low + size)})
+        coordinates = Coordinates.of(["a", "b", "c"], torch.from_numpy(rng.random(3)), settings)
+        place = torch.stack([box[i] for i, box in enumerate(coordinates.box(settings))])
+        assert coordinates.within(coordinates.full(place), place, settings).tolist() == [low, 2.0, low + size]
 
 
 def test_bounds_that_hold_nothing_change_nothing():
