@@ -7,7 +7,7 @@ BENCH := .venv-bench
 OLDEST := .venv-oldest
 READY := $(VENV)/.ready
 # What `make test COVERAGE=1` adds: which lines run, and how many percent of them have to.
-COUNTED := --cov --cov-report=term:skip-covered --cov-fail-under=90
+COUNTED := --cov --cov-report=term:skip-covered --cov-fail-under=95
 LABS_READY := $(VENV)/.ready-labs
 ELSEWHERE := $(or $(TMPDIR),/tmp)/cai-wheel
 # Of those that pyenv keeps, else the one that everything else uses.
