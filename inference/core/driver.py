@@ -19,6 +19,7 @@ from cai.inference.core.progress import progress
 from cai.inference.core.storage import StorageError, can_store, load, save
 from cai.models.common.files import remove_unfinished, write_atomically
 from cai.models.common.schema import check_fields
+from cai.models.common.threads import spare_core
 
 __all__ = ["Checkpoints", "check_schedule", "drive", "raising_interrupts"]
 
@@ -157,6 +158,13 @@ def drive(
         checkpoints: where the state is stored, if anywhere.
         max_seconds: no step begins later than this after the first.
     """
+    with spare_core():  # steps are many and small
+        return _driven(learner, model, seed, checkpoints, max_seconds)
+
+
+def _driven(
+    learner: Learner[Any], model: Any, seed: int, checkpoints: Checkpoints | None, max_seconds: float
+) -> Posterior:
     state: State = learner.init(model, seed=seed)
     if checkpoints is not None:
         checkpoints.learner = learner
