@@ -188,8 +188,11 @@ def _learned(
     line = {"world": world.name, "method": found.method, "backend": backend, "seed": seed, "steps": found.steps}
     line |= {"status": found.status.label, "seconds": round(seconds, 3), "folder": str(folder)}
     line |= {name: _finite(getattr(found, name)) for name in ("divergence", "discriminator_loss")}
-    acts = found.status.label != Status.UNSTABLE.label
-    return line | (_returns(world, found.policy, EPISODES, seed) if acts else UNKNOWN)
+    from cai.inverse.estimation.status import FitStatus  # which is loaded already, as is not so for other commands
+
+    if found.status is FitStatus.UNSTABLE:
+        return line | UNKNOWN
+    return line | _returns(world, found.policy, EPISODES, seed)
 
 
 def _returns(world: Any, policy: Any, episodes: int, seed: int) -> dict[str, Any]:
@@ -226,11 +229,13 @@ def _finish(answer: Posterior, line: dict[str, Any], as_json: bool) -> None:
 
 
 def _finish_learned(found: AdversarialEstimate, line: dict[str, Any], as_json: bool) -> None:
+    from cai.inverse.estimation.status import FitStatus
+
     _print(line, as_json)
     for sentence in (*found.warnings, *([] if found.status.ok else [str(found.status)])):
         print(sentence, file=sys.stderr)
     if not found.status.ok:
-        raise typer.Exit(INTERRUPTED if found.status.label == Status.NOT_CONVERGED.label else 1)
+        raise typer.Exit(INTERRUPTED if found.status is FitStatus.NOT_CONVERGED else 1)
 
 
 def _print(line: dict[str, Any], as_json: bool) -> None:

@@ -225,8 +225,15 @@ def evaluate(
         if isinstance(model, World):
             return evaluate_continuous(policy, model, num_rollouts=num_rollouts, tail=tail, seed=seed)
         return evaluate_program(policy, model, num_rollouts=num_rollouts, tail=tail, seed=seed)
+    return _evaluate_tables(policy, model, regions or {}, num_rollouts, tail, seed)
+
+
+def _evaluate_tables(
+    policy: Policy, model: TrajectoryModel, regions: Mapping[str, Any], num_rollouts: int, tail: float, seed: int
+) -> Outcome:
+    """Expectations from tables, spread and tail by rollouts; arguments as of `evaluate`."""
     table, world = fitting_table(policy, model), model.host
-    named = dict(world.mdp.regions) | {key: world.mdp.states(states) for key, states in (regions or {}).items()}
+    named = dict(world.mdp.regions) | {key: world.mdp.states(states) for key, states in regions.items()}
     generator = seeded(seed)
     with torch.no_grad():
         endless = not (world.is_finite or world.is_average)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["DivergedRollout", "Rollout", "draw_start", "draw_step", "has_overflown", "run_chains"]
 
-BEYOND = 1e50  # a coordinate of a state, above which a reward of -inf is an overflow and forbids nothing
+BEYOND = 0.25  # power of the largest float: where a coordinate is larger, a reward of -inf is an overflow
 
 
 class DivergedRollout(ValueError):
@@ -38,7 +38,7 @@ class DivergedRollout(ValueError):
 
 def has_overflown(rewards: Tensor, states: Tensor) -> Tensor:
     """Bool [...], whether a reward [...] is -inf because its state [..., n] is so large."""
-    return (rewards == -torch.inf) & (states.abs().amax(-1) > BEYOND)
+    return (rewards == -torch.inf) & (states.abs().amax(-1) > torch.finfo(states.dtype).max ** BEYOND)
 
 
 class Rollout(NamedTuple):

@@ -13,7 +13,7 @@ from cai.models.trajectory.model import TrajectoryModel
 
 __all__ = ["random_mdp"]
 
-PERMUTED = 2**24  # numbers: more are not permuted to take a few of them
+PERMUTED = 2**24  # numbers that are permuted at a time; where there are more, few are drawn rather than taken of them
 
 
 def random_mdp(
@@ -89,7 +89,9 @@ def _different(rng: np.random.Generator, number: int, shape: tuple[int, ...]) ->
     """int64 of a shape: numbers below `number` in random order, none twice along the last axis."""
     rows, size = math.prod(shape[:-1]), shape[-1]
     if rows * number <= PERMUTED or size**2 > number:
-        return rng.permuted(np.broadcast_to(np.arange(number), (*shape[:-1], number)), axis=-1)[..., :size].copy()
+        block, whole = max(1, PERMUTED // number), np.broadcast_to(np.arange(number), (rows, number))
+        blocks = (whole[first : first + block] for first in range(0, rows, block))
+        return np.concatenate([rng.permuted(part, axis=-1)[:, :size] for part in blocks]).reshape(shape)
     drawn = rng.integers(number, size=(rows, size))
     again = np.arange(rows)
     while len(again):  # at most two of five rows each time, as size^2 <= number

@@ -254,7 +254,7 @@ class LinearSystem:
 
     @cached_property
     def _factor(self) -> Any:
-        """What solves for `_matrix`: (LU, pivots, if of the transpose), a SuperLU, itself to iterate with; or None."""
+        """What solves for `_matrix`: (LU, pivots, whether of its transpose), a SuperLU, itself, or None."""
         from scipy.sparse.linalg import splu
 
         if not math.isfinite(self._matrix.sum()):

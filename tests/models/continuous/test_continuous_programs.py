@@ -26,6 +26,7 @@ from cai.models import (
     inspect_program,
     multi_goal,
 )
+from cai.models.continuous.simulate import has_overflown
 
 PRICE, COST, NOISE = 0.4, 0.2, 0.3
 
@@ -266,3 +267,11 @@ def test_rewards_that_forbid_all_leave_no_particle(backend):
     assert answer.status is Status.DEGENERATE
     if backend == "mppi":
         assert "met a forbidden reward within lookahead of time index 0" in answer.details["why"]
+
+
+@pytest.mark.parametrize(("dtype", "large"), [(torch.float32, 1e20), (torch.float64, 1e160)])
+def test_what_overflows_depends_on_the_floats(dtype, large):
+    """Its square is infinite in these floats; a reward of -inf at a moderate state forbids."""
+    states = torch.tensor([[large], [1e6], [large]], dtype=dtype)
+    rewards = torch.tensor([-math.inf, -math.inf, -1.0], dtype=dtype)
+    assert has_overflown(rewards, states).tolist() == [True, False, False]

@@ -461,6 +461,14 @@ def test_a_large_garnet_takes_memory_for_its_successors_alone():
     assert ((counts - mean).abs() < 6 * mean.sqrt()).all()
 
 
+def test_next_states_that_are_permuted_by_blocks_are_the_same(monkeypatch):
+    asked = {"num_states": 20, "num_actions": 3, "branching": 15}
+    whole = random_mdp(5, **asked)
+    monkeypatch.setattr("cai.models.zoo.random_mdps.PERMUTED", 100)
+    assert torch.equal(random_mdp(5, **asked).mdp.next_states, whole.mdp.next_states)
+    assert torch.equal(random_mdp(5, **asked).mdp.probabilities, whole.mdp.probabilities)
+
+
 def test_garnets_of_one():
     model = random_mdp(num_states=1, num_actions=1, branching=1, horizon=1)
     assert float(cai.infer(model, "exact").log_evidence) == pytest.approx(float(model.reward_table(0)), abs=1e-12)

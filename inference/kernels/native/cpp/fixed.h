@@ -2,8 +2,6 @@
 
 #pragma once
 
-#include <type_traits>
-
 #include "step.h"
 
 namespace cai::LEVEL {
@@ -42,14 +40,14 @@ void one_problem_scores(const Problem& problem, const double* following, int64_t
   const F* weights = static_cast<const F*>(chances.weights) + first * K;
   const int32_t* columns = chances.columns + first * K;
   const auto even = [&](auto entries) {
-    even_scores<F, GUARDED, entries.COUNT>(weights, columns, following, A, count, discount, shared, own, scores);
+    even_scores<F, GUARDED, entries.value>(weights, columns, following, A, count, discount, shared, own, scores);
   };
   switch (K) {
-    case 1: return even(Lanes<1>());
-    case 2: return even(Lanes<2>());
-    case 3: return even(Lanes<3>());
-    case 4: return even(Lanes<4>());
-    case 5: return even(Lanes<5>());
+    case 1: return even(Constant<1>());
+    case 2: return even(Constant<2>());
+    case 3: return even(Constant<3>());
+    case 4: return even(Constant<4>());
+    case 5: return even(Constant<5>());
   }
   products<F, GUARDED>(chances, first, count * A, problem.states, following, 1, arrived);
   known_scores(arrived, A, count, discount, shared, own, scores);
@@ -174,20 +172,20 @@ void fixed_values(const Problem& problem, const double* following, int64_t start
   const double discount = problem.discount, shared = problem.shared_prior;
   if (B == 1) {
     one_problem_scores<F, GUARDED>(problem, following, start, count, arrived, scores);
-    each_lane<32>(count, [&](auto lanes, int64_t i) { log_sums<F, lanes.COUNT>(scores + i, A, count, out + i); });
+    each_piece<32>(count, [&](auto lanes, int64_t i) { log_sums<F, lanes.value>(scores + i, A, count, out + i); });
     return;
   }
   for (int64_t i = 0; i < count; ++i)
-    each_lane<16>(B, [&](auto lanes, int64_t b) {
+    each_piece<16>(B, [&](auto lanes, int64_t b) {
       for (int64_t a = 0; a < A; ++a) {
-        double* place = scores + a * lanes.COUNT;
+        double* place = scores + a * lanes.value;
         const F* score = own + (i * A + a) * B + b;
         const Row<F> row = row_of<F>(problem.chances, (start + i) * A + a, problem.states);
-        lanes_dot<F, GUARDED, lanes.COUNT>(row, following + b, B, place);
+        lanes_dot<F, GUARDED, lanes.value>(row, following + b, B, place);
 #pragma omp simd
-        for (int lane = 0; lane < lanes.COUNT; ++lane) place[lane] = discount * place[lane] + (score[lane] + shared);
+        for (int lane = 0; lane < lanes.value; ++lane) place[lane] = discount * place[lane] + (score[lane] + shared);
       }
-      log_sums<F, lanes.COUNT>(scores, A, lanes.COUNT, out + i * B + b);
+      log_sums<F, lanes.value>(scores, A, lanes.value, out + i * B + b);
     });
 }
 

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <type_traits>
 
 #include "vector.h"
 
@@ -92,17 +93,15 @@ inline void lanes_dot(const Row<F>& row, const double* x, int64_t problems, doub
 }
 
 template <int N>
-struct Lanes {
-  static constexpr int COUNT = N;
-};
+using Constant = std::integral_constant<int, N>;
 
-// Calls use(Lanes<N>, the first) for pieces of 0..length of N neighbours each, MOST where there are as many.
+// Calls use(Constant<N>, the first) for pieces of 0..length of N neighbours each, MOST where there are as many.
 template <int MOST, class Use>
-inline void each_lane(int64_t length, const Use& use) {
+inline void each_piece(int64_t length, const Use& use) {
   int64_t first = 0;
-  for (; first + MOST <= length; first += MOST) use(Lanes<MOST>(), first);
-  for (; first + 4 <= length; first += 4) use(Lanes<4>(), first);
-  for (; first < length; ++first) use(Lanes<1>(), first);
+  for (; first + MOST <= length; first += MOST) use(Constant<MOST>(), first);
+  for (; first + 4 <= length; first += 4) use(Constant<4>(), first);
+  for (; first < length; ++first) use(Constant<1>(), first);
 }
 
 // Rows of K entries each, one problem.
@@ -155,8 +154,8 @@ void products(const Sums& sums, int64_t first, int64_t number, int64_t width, co
   }
   for (int64_t row = 0; row < number; ++row) {
     const Row<F> entries = row_of<F>(sums, first + row, width);
-    each_lane<16>(problems, [&](auto lanes, int64_t b) {
-      lanes_dot<F, GUARDED, lanes.COUNT>(entries, x + b, problems, out + row * problems + b);
+    each_piece<16>(problems, [&](auto lanes, int64_t b) {
+      lanes_dot<F, GUARDED, lanes.value>(entries, x + b, problems, out + row * problems + b);
     });
   }
 }
