@@ -1,10 +1,13 @@
 """Odd observations, and runs that leave the floats: an answer, a status or a sentence, never a traceback."""
 
+import functools
+
 import gymnasium
 import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 import cai
 from cai.inference import Status
@@ -143,3 +146,19 @@ def test_a_run_of_uniform_steps_alone_says_that_it_learned_nothing():
     first = cai.infer(world, "soft-q-learning", warmup_steps=60, **SMALL)
     assert first.details["note"].endswith("all of them were uniform steps (warmup_steps), so nothing was learned")
     assert "nothing was learned" not in cai.infer(world, "soft-q-learning", warmup_steps=50, **SMALL).details["note"]
+
+
+@pytest.mark.parametrize(("backend", "boxed"), [(name, False) for name in DISCRETE] + [("stein-soft-q-learning", True)])
+def test_a_vector_that_writes_over_its_arrays_is_learned_as_any(backend, boxed):
+    def made(num_envs, **options):
+        return SyncVectorEnv(
+            [lambda: Odd(spaces.Box(0.0, 1.0, (2,), np.float32), None, boxed)] * num_envs,
+            autoreset_mode=AutoresetMode.DISABLED,
+            **options,
+        )
+
+    learned, waits = [], {"buffer_size": 20} if backend == "policy-gradient" else {"warmup_steps": 20}
+    for source in (made, functools.partial(made, copy=False)):
+        world = environment_model(source, discount=0.9, temperature=1.0)
+        learned.append(cai.infer(world, backend, num_envs=2, **SMALL, **waits).policy().parameters)
+    assert all(torch.equal(part, learned[1][name]) for name, part in learned[0].items())
