@@ -128,7 +128,7 @@ class NetworkLearner:
         copies = Collector(model, interface, self.options.num_envs, seed, keeps_ends=self.options.keeps_ends)
         mask = interface.num_actions if copies.allowed is not None else 0
         columns = Columns(interface.size, interface.action_size, mask, self.options.keeps_ends)
-        buffer = Buffer(self.options.buffer_size, columns)
+        buffer = Buffer(min(self.options.buffer_size, self.limit), columns)
         session = _Session(model, brain, buffer, copies, generator)
         return NetworkState(
             problem=session,

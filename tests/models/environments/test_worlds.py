@@ -129,7 +129,11 @@ def test_observations_that_nobody_learns_from_are_refused(space, message):
     [
         ({"action_space": spaces.Box(-np.inf, np.inf, (2,))}, ValueError, "action_bounds"),
         ({"action_space": spaces.Box(np.float32([0.0]), np.float32([np.inf]))}, ValueError, "action_bounds"),
-        ({"action_space": spaces.MultiDiscrete([2, 2])}, ValueError, "expected Discrete or a Box"),
+        ({"action_space": spaces.MultiDiscrete([2, 2])}, ValueError, "number the combinations in a gymnasium.ActionW"),
+        ({"action_space": spaces.Box(0, 3, (1,), np.int64)}, ValueError, "whole numbers, of which there are no dens"),
+        ({"action_space": spaces.Box(0, 3, (1,), np.uint8), "action_bounds": (0, 2)}, ValueError, "whole numbers"),
+        ({"action_space": spaces.Box(0, 3, (0,))}, ValueError, "hold no number, so that nothing is chosen"),
+        ({"action_bounds": (1.0, 1.0 + 1e-9)}, ValueError, "finite numbers of float32, low < high"),
         ({"action_space": spaces.Discrete(2), "action_bounds": (0, 1)}, ValueError, "are for boxes"),
         ({"action_bounds": (0.0, 4.0)}, ValueError, "leaves the actions"),
         ({"action_bounds": (1.0, 0.0)}, ValueError, "low < high"),
