@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from cai.inference.core.learner import Iterative, Learner
 from cai.inference.core.posterior import Posterior
 from cai.inference.core.storage import StorageError, can_store, load, save, storable
-from cai.models.common.files import MissingFile, TakenPath
+from cai.models.common.files import MissingFile, TakenPath, as_folder
 from cai.models.common.fingerprint import fingerprint
 from cai.models.common.numerics import plain_number
 from cai.models.common.schema import check_fields
@@ -133,9 +133,9 @@ def begin_run(folder: str | Path, backend: Any, model: Any, seed: int, purpose: 
 
     Raises:
         FileExistsError: if the folder holds a run already, or cannot be made.
-        ValueError: if the backend is no dataclass, so that nobody knows its options.
+        ValueError: if the folder is "", or the backend is no dataclass, so that nobody knows its options.
     """
-    path = Path(folder)
+    path = as_folder(folder)
     if (path / FILE).exists():
         raise TakenPath(
             f"{str(folder)!r} holds a run already; cai.resume({str(folder)!r}) goes on with it, and a new run needs a "
