@@ -195,7 +195,9 @@ def _along(
     S, _, luck = _blown(nowhere, mean, G1, pushes[0], theta)
     mean = _pulled(mean, pushes[0])
     start = mean, symmetric(S.mT @ S)
-    means, roots, chosen, joints, lucks, costs, leans, beliefs = [mean], [S], [], [], [luck], [], [], []
+    means, roots, lucks = [mean], [S], [luck]
+    chosen = list[Tensor]()
+    joints, costs, leans, beliefs = list[Tensor](), list[Tensor](), list[Tensor](), list[tuple[Tensor, ...]]()
     for (A, B, c, G, *rest), push in zip(zip(*steps, strict=True), pushes[1:], strict=True):
         cost, K, k, Y, lean = Squares(*rest[:4]), rest[4], rest[5], rest[7], rest[8:]
         action = times(K, mean) + k

@@ -168,7 +168,7 @@ def _what_q_does(
     paid = account(problem, messages, belief, policy, moments)
     plain = (belief, moments, lucks, paid)
     names = ("belief", "moments", "lucks", "account")
-    return {name: refined(*pair, rooted) for name, *pair in zip(names, plain, better, strict=True)}
+    return {name: refined(one, two, rooted) for name, one, two in zip(names, plain, better, strict=True)}
 
 
 def _inaccurate(

@@ -192,10 +192,10 @@ def _outcome(
         width = tilt[..., None].sqrt()
         held = torch.cat([(own / width).expand_as(moved), torch.zeros_like(moved), lean[..., None] * width], -1)
         R = triangle(torch.cat([moved, U, u[..., None]], -1), held, shake=shake)
-        root, done = R[..., :n, :n] * width, R[..., n : 2 * n, n : 2 * n]
+        root = R[..., :n, :n] * width
         rest = rest + R[..., 2 * n, 2 * n].square() / 2
         pulled = _solved(root, R[..., :n, n:] * width)
-        done = Squares(done, R[..., n : 2 * n, 2 * n], linear, rest)
+        done = Squares(R[..., n : 2 * n, n : 2 * n], R[..., n : 2 * n, 2 * n], linear, rest)
     else:
         root, fault = torch.linalg.cholesky_ex(own + tilt[..., None] * curvature, upper=True)
         outer, failed = torch.linalg.cholesky_ex(own + tilt[..., None] * moved @ moved.mT)
