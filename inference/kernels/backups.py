@@ -213,12 +213,17 @@ def soft_log_policy(model: TrajectoryModel, q_values: Tensor, log_prior: Tensor 
 
 
 def hard_choice(model: TrajectoryModel, q_values: Tensor, log_prior: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """(max_a q [..., S], pi [..., S, A]): all on the best action; equals, up to rounding, share by their prior."""
+    """(max_a q [..., S], pi [..., S, A]): all on the best action; equals, up to rounding, share by their prior.
+
+    What is no more than rounding is judged by the value, and by the largest of all q-values, which it may be a
+    difference of.
+    """
     prior = model.action_prior if log_prior is None else log_prior.exp()
     offered = torch.where(prior > 0, q_values, torch.full_like(q_values, -torch.inf))
     values = torch.where(model.live, offered.amax(-1), torch.zeros_like(q_values[..., 0]))
     infeasible = torch.isinf(values) | ~model.live
-    slack = 1e-12 * values.detach().abs().clamp(min=1.0)
+    sizes = torch.where(torch.isfinite(offered), offered.detach().abs(), torch.zeros_like(offered))
+    slack = torch.maximum(1e-12 * values.detach().abs(), 1e-13 * sizes.amax((-2, -1))[..., None])
     best = torch.where(offered >= (values - slack)[..., None], prior, torch.zeros_like(prior))
     policy = torch.where(infeasible[..., None], prior, best)
     return values, policy / policy.sum(-1, keepdim=True)

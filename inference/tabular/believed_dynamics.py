@@ -281,7 +281,7 @@ class TiltedDynamics(OutcomeDynamics):
         sign = 1.0 if self.eta > 0 else -1.0
         off = torch.where(weights > 0, sign * worth, torch.full_like(worth, -torch.inf))
         best = off.amax(-1, keepdim=True)
-        slack = 1e-12 * best.abs().clamp(min=1.0)
+        slack = 1e-12 * torch.where(torch.isfinite(off), off.abs(), torch.zeros_like(off)).amax(-1, keepdim=True)
         mass = torch.where(off >= best - slack, weights, torch.zeros_like(weights))
         ratios = torch.where(mass > 0, -safe_log(mass.sum(-1, keepdim=True)), torch.full_like(worth, -torch.inf))
         return torch.where(torch.isfinite(best), ratios, torch.zeros_like(ratios))
@@ -298,7 +298,7 @@ def tilted_start(model: TrajectoryModel, values: Tensor, eta: float) -> Tensor:
     if math.isinf(eta):
         sign = 1.0 if eta > 0 else -1.0
         off = torch.where(possible, sign * values.detach(), torch.full_like(values, -torch.inf))
-        slack = 1e-12 * float(off.max().abs().clamp(min=1.0))
+        slack = 1e-12 * float(off[possible].abs().max())
         weights = torch.where(off >= off.max() - slack, initial, torch.zeros_like(initial))
     else:
         weights = (safe_log(initial) + tilted_log_ratio(initial, values, eta)).exp()

@@ -16,7 +16,7 @@ import numpy as np
 from cai.inference.tabular.markov.graphs import closed_classes
 from cai.inference.tabular.markov.linear_systems import LinearSystem
 from cai.inference.tabular.stationary.newton import Chains
-from cai.inference.tabular.stationary.problem.moves import Moves, Values
+from cai.inference.tabular.stationary.problem.moves import Moves, Tilted, Values
 from cai.inference.tabular.stationary.problem.steps import Steps
 
 __all__ = [
@@ -197,6 +197,7 @@ def gain_of(system: LinearSystem, earned: Array, reference: int) -> Any:
 
 def _earned(steps: Steps, moves: Moves) -> Array:
     """[N], what a step of the chain that moves values is paid, less what its policy and dynamics diverge by."""
+    assert not isinstance(moves.outcomes, Tilted)  # of a table
     edges = moves.outcomes * steps.paid
     pairs = moves.policy * steps.rewards
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -230,15 +231,13 @@ def _often(steps: Steps, chains: Chains, moves: Moves) -> _Often | None:
     if len(classes) != 1:
         return None
     reference = seen_state(steps, moves, classes[0])
-    for _ in range(LOOKS):
+    for tries in range(1, LOOKS + 1):
         system = until_return(steps, chains, moves, np.array([reference]))
         law = law_of(system, reference)
-        if law is None:
-            return None
-        if law[reference] >= 0.5 * law.max():
+        if law is None or law[reference] >= 0.5 * law.max() or tries == LOOKS:
             break
         reference = int(law.argmax())
-    return _Often(reference, system, law)
+    return None if law is None else _Often(reference, system, law)
 
 
 def classes_of(steps: Steps, moves: Moves) -> list[Array]:
