@@ -94,7 +94,7 @@ class Adam:
             keep: whether another network is to step down the same loss.
         """
         (gradient,) = torch.autograd.grad(loss, [self.flat], retain_graph=keep)
-        with torch.no_grad():  # what torch.optim.Adam calls in the end, without a fifth of a step's time before it
+        with torch.no_grad():  # what torch.optim.Adam calls, without its bookkeeping: a tenth of a learner's step
             adam(
                 [self.flat],
                 [gradient],
