@@ -22,7 +22,7 @@ import numpy as np
 
 from cai.inference.tabular.markov.graphs import reaching, reaching_table
 from cai.inference.tabular.stationary.problem.edges import EdgeList, EdgeTable, computes_long, summed
-from cai.inference.tabular.stationary.problem.moves import Moves, Values, log_mean_exp
+from cai.inference.tabular.stationary.problem.moves import Moves, Tilted, Values, log_mean_exp
 from cai.inference.tabular.stationary.problem.tables import expected, sources_of, tilted
 
 __all__ = ["Steps"]
@@ -302,6 +302,7 @@ class Steps:
         dtype = self.dtype
         eps = float(np.finfo(dtype).eps)
         high, low = np.append(values.high, 0).astype(dtype), np.append(values.low, 0).astype(dtype)
+        outcomes: Array | Tilted
         if table is None:
             advantages, outcomes, size = self._listed_moves(high, low)
         elif self.eta == 0:
