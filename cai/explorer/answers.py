@@ -128,7 +128,7 @@ class Exploration:
             model = self._model(settled)
             _check_size(model)
             rows = _Rows(own, model, {})
-        keys = [(name, settled["eta"] if name == "risk" else None) for name in backends]
+        keys: list[tuple[str, Any]] = [(name, settled["eta"] if name == "risk" else None) for name in backends]
         known = {key: rows.known[key] for key in keys if key in rows.known}
         missing = [key for key in keys if key not in known]
         if missing:

@@ -96,9 +96,9 @@ class Board:
                 bars.remove()
             for artist in [*ax.images, *ax.collections, *ax.lines, *ax.patches, *ax.texts]:
                 artist.remove()
-            legend = ax.get_legend()
-            if legend is not None:
-                legend.remove()
+            named = ax.get_legend()
+            if named is not None:
+                named.remove()
             ax.set_axis_on()
             ax.relim()
             ax.set_autoscale_on(True)
