@@ -144,9 +144,8 @@ class ModelObjective:
         Raises:
             ValueError: see `scores`.
         """
-        answer, tangents = self._linear(
-            "a Hessian", coefficients
-        )  # what was seen is linear: features are of next states
+        answer, tangents = self._linear("a Hessian", coefficients)
+        # What was seen is linear in them, as outcomes that share a next state share its features.
         return answer.curvature(self._slopes, tangents, self._adjoint(answer))
 
     def _linear(self, what: str, coefficients: Tensor) -> tuple[SoftSensitivity, tuple[Tensor, Tensor]]:

@@ -89,7 +89,8 @@ class Interface:
         """float32 [N, n] of observations [N, ...] as the world gives them.
 
         Raises:
-            ValueError: if they hold another number of entries than those of the world, or numbers beyond float32.
+            ValueError: if they hold another number of entries than those of the world, numbers beyond float32, or whole
+                numbers outside the space.
         """
         seen = np.asarray(observations)
         shape, width = seen.shape, len(self.categories) or self.size
@@ -105,8 +106,16 @@ class Interface:
             if seen.dtype == np.float64 and not bool(torch.isfinite(found.sum())):
                 self._refuse_beyond(seen, found)
             return found
-        parts = [np.eye(number, dtype=np.float32)[seen[:, i]] for i, number in enumerate(self.categories)]
-        return torch.from_numpy(np.concatenate(parts, 1))
+        rows = torch.zeros(len(seen), self.size, dtype=torch.float32)
+        outside = (seen < 0) | (seen >= self.categories)
+        if outside.any():
+            at = int(np.flatnonzero(outside.any(0))[0])
+            raise ValueError(
+                f"an observation holds {seen[:, at][outside[:, at]][0]} where there are {self.categories[at]} numbers, "
+                "counted from 0; mend the environment, or the observation space that it declares"
+            )
+        begins = np.cumsum((0, *self.categories[:-1]))
+        return rows.scatter_(1, torch.from_numpy(seen.astype(np.int64) + begins), 1.0)
 
     @staticmethod
     def _refuse_beyond(seen: Any, found: Tensor) -> None:

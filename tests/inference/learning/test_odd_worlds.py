@@ -1,13 +1,17 @@
 """Odd observations, and runs that leave the floats: an answer, a status or a sentence, never a traceback."""
 
+import functools
+
 import gymnasium
 import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 import cai
 from cai.inference import Status
+from cai.inference.learning.networks.interface import interface_of
 from cai.models import environment_model
 
 SMALL = {"steps": 60, "hidden_sizes": (4,), "batch_size": 4}
@@ -18,8 +22,8 @@ BOXES = ("soft-actor-critic", "stein-soft-q-learning", "policy-gradient", "path-
 class Odd(gymnasium.Env):
     """Five steps, of which each shows what it is told to."""
 
-    def __init__(self, space, shown=None, boxed=False):
-        self.observation_space, self.shown = space, shown
+    def __init__(self, space, shown=None, boxed=False, paid=1.0):
+        self.observation_space, self.shown, self.paid = space, shown, paid
         self.action_space = spaces.Box(-1.0, 2.0, (2,), np.float32) if boxed else spaces.Discrete(2)
 
     def _seen(self):
@@ -34,7 +38,7 @@ class Odd(gymnasium.Env):
     def step(self, action):
         assert np.isfinite(action).all()
         self.t += 1
-        return self._seen(), 1.0, self.t == 5, False, {}
+        return self._seen(), self.paid, self.t == 5, False, {}
 
 
 def world_of(space, shown=None, boxed=False):
@@ -70,6 +74,33 @@ def test_numbers_beyond_float32_are_refused(boxed, backend):
             **SMALL,
             **({"buffer_size": 20} if backend == "policy-gradient" else {}),
         )
+
+
+def test_rewards_beyond_float32_are_refused():
+    world = environment_model(lambda: Odd(spaces.Discrete(2), paid=-1e39), discount=0.9, temperature=1.0)
+    with pytest.raises(ValueError, match=r"paid -1e\+39, and networks compute in float32.*scale rewards and temperat"):
+        cai.infer(world, "soft-q-learning", **SMALL)
+
+
+def test_a_state_among_very_many_takes_no_table_of_all():
+    """200,000 states, of which a square of one-hot rows would take 160 GB, and a full buffer 1,600 GB."""
+    options = {"steps": 14, "warmup_steps": 10, "hidden_sizes": (2,), "batch_size": 2}
+    answer = cai.infer(world_of(spaces.Discrete(200_000)), "soft-q-learning", **options)
+    assert answer.policy().act(np.array([0, 199_999]), deterministic=True).shape == (2,)
+
+
+def test_numbers_are_seen_one_hot_in_their_order():
+    interface = interface_of(world_of(spaces.MultiDiscrete([[2, 3], [1, 4]])), "soft-q-learning")
+    rows = interface.rows(np.array([[[1, 2], [0, 3]], [[0, 0], [0, 1]]], dtype=np.int32))
+    assert rows.tolist() == [[0, 1, 0, 0, 1, 1, 0, 0, 0, 1], [1, 0, 1, 0, 0, 1, 0, 1, 0, 0]]
+    assert rows.dtype == torch.float32
+
+
+@pytest.mark.parametrize(("shown", "said"), [([0, -1], "-1 where there are 2"), ([3, 0], "3 where there are 3")])
+def test_numbers_outside_the_space_are_refused(shown, said):
+    world = world_of(spaces.MultiDiscrete([3, 2]), np.array(shown))
+    with pytest.raises(ValueError, match=f"an observation holds {said} numbers"):
+        cai.infer(world, "soft-q-learning", **SMALL)
 
 
 def test_an_observation_of_no_numbers_is_refused():
@@ -143,3 +174,19 @@ def test_a_run_of_uniform_steps_alone_says_that_it_learned_nothing():
     first = cai.infer(world, "soft-q-learning", warmup_steps=60, **SMALL)
     assert first.details["note"].endswith("all of them were uniform steps (warmup_steps), so nothing was learned")
     assert "nothing was learned" not in cai.infer(world, "soft-q-learning", warmup_steps=50, **SMALL).details["note"]
+
+
+@pytest.mark.parametrize(("backend", "boxed"), [(name, False) for name in DISCRETE] + [("stein-soft-q-learning", True)])
+def test_a_vector_that_writes_over_its_arrays_is_learned_as_any(backend, boxed):
+    def made(num_envs, **options):
+        return SyncVectorEnv(
+            [lambda: Odd(spaces.Box(0.0, 1.0, (2,), np.float32), None, boxed)] * num_envs,
+            autoreset_mode=AutoresetMode.DISABLED,
+            **options,
+        )
+
+    learned, waits = [], {"buffer_size": 20} if backend == "policy-gradient" else {"warmup_steps": 20}
+    for source in (made, functools.partial(made, copy=False)):
+        world = environment_model(source, discount=0.9, temperature=1.0)
+        learned.append(cai.infer(world, backend, num_envs=2, **SMALL, **waits).policy().parameters)
+    assert all(torch.equal(part, learned[1][name]) for name, part in learned[0].items())

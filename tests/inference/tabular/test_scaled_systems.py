@@ -35,7 +35,7 @@ def test_rho_does_not_depend_on_the_units_of_the_unknowns(number, spread):
 
 
 def test_what_is_rounding_of_the_solution_proves_nothing():
-    """Here rho(M) = 1 + 3.6e-18, by exact elimination; yet y computed, of 1e16 and more, seems to have (I - M) y > 0."""
+    """Rho(M) = 1 + 3.6e-18, by exact elimination; yet y computed, of 1e16 and more, seems to have (I - M) y > 0."""
     table = [
         [0.3333333333333333, 415746484614.4519, 10018847913876.94],
         [2.672568866436754e-13, 0.3333333333333333, 8.032818303657699],
