@@ -88,7 +88,8 @@ class NetworkBackend(LearnerOptions):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < float("inf"):
                 raise ValueError(f"{name} is {value!r}; expected a number > 0")
-        if not 0 < self.smoothing <= 1:
+        number = isinstance(self.smoothing, (int, float)) and not isinstance(self.smoothing, bool)
+        if not number or not 0 < self.smoothing <= 1:
             raise ValueError(f"smoothing is {self.smoothing!r}; expected a number in (0, 1]")
         object.__setattr__(self, "initial", networks_of(self.initial))
         if self.tensorboard:
