@@ -47,7 +47,7 @@ class NetworkBackend(LearnerOptions):
         buffer_size: the most transitions that are kept.
         warmup_steps: uniform steps at the start, counted in `steps`.
         updates_per_step: updates for each transition.
-        smoothing: by how much target networks follow the critics at each update.
+        smoothing: by how much target networks follow the critics at each update; Haarnoja 2018b has 0.005.
         initial: an answer of the same backend in a world that is observed alike and has the same actions; its networks
             are the first ones here. Adam, buffer and temperature begin anew.
         tensorboard: also write the history of a run with a folder to `folder/log`, for TensorBoard (an extra).
