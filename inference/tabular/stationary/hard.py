@@ -23,6 +23,7 @@ from cai.inference.tabular.stationary.newton import TIES, Chains, as_good, polic
 from cai.inference.tabular.stationary.problem.edges import EdgeList
 from cai.inference.tabular.stationary.problem.searches import ending, staying
 from cai.inference.tabular.stationary.problem.steps import Steps
+from cai.inference.tabular.stationary.problem.tables import undominated
 from cai.inference.tabular.stationary.solve import Solution, conclude
 
 __all__ = ["by_outcome", "put_delays", "solve_hard"]
@@ -33,16 +34,26 @@ LOOKS = 10_000_000  # divided by that number
 
 
 def by_outcome(steps: Steps) -> Steps:
-    """The same problem where the best outcome is believed in: every edge is a pair of its own."""
-    number = steps.count
+    """The same problem where the best outcome is believed in: every edge is a pair of its own.
+
+    Of a table those are left out that another of the same state to the same place beats: no finite horizon takes them.
+    """
+    if steps.table is None:
+        pairs, targets, chances, gains = steps.pairs, steps.targets, steps.chances, steps.gains
+    else:
+        kept = undominated(steps.table, steps.states)
+        pairs, outcomes = np.nonzero(kept)
+        targets, chances = steps.table.columns[outcomes], steps.table.table[kept]
+        gains = steps.table.gains_at(pairs, outcomes)
+    number = len(pairs)
     return replace(
         steps,
         eta=0.0,
-        states=steps.sources,
-        actions=steps.actions[steps.pairs],
-        prior=steps.prior[steps.pairs] * steps.chances,
-        rewards=steps.gains,
-        edges=EdgeList(np.arange(number), steps.targets, np.ones(number), np.zeros(number)),
+        states=steps.states[pairs],
+        actions=steps.actions[pairs],
+        prior=steps.prior[pairs] * chances,
+        rewards=gains,
+        edges=EdgeList(np.arange(number), targets, np.ones(number), np.zeros(number)),
         lost=np.zeros(number),
     )
 
