@@ -24,6 +24,7 @@ __all__ = ["LearnedPosterior", "policy_of"]
 
 EPISODES = 20
 OF_EPISODES = ("episodes", "elbo", "believed_return", "policy_divergence")
+SLACK = 1e-6  # of the width of a box: what float32 may add to an action at its edge
 LONGEST = 100_000  # steps of an episode without a discount, after which it is an error
 
 
@@ -141,11 +142,22 @@ class LearnedPosterior(Posterior):
 
         Raises:
             NotKnown: if what was learned are values of observations alone.
+            ValueError: if there is not one action for each observation, or no such action exists.
         """
         if not hasattr(self.brain, "q_values"):
             raise self._unknown("what actions are worth", "ask answer.value(observations), or 'soft-actor-critic'")
         interface = self.learned_policy.interface
-        found: Tensor = self.brain.q_values(interface.rows(observations), interface.from_world(actions))
+        rows = interface.rows(observations)
+        given = interface.given_actions(actions, len(rows))
+        if not interface.num_actions:
+            slack = SLACK * (interface.high - interface.low)
+            outside = ((given < interface.low - slack) | (given > interface.high + slack)).any(1)
+            if bool(outside.any()):
+                raise ValueError(
+                    f"action {given[outside][0].tolist()} lies outside the box from {interface.low.tolist()} to "
+                    f"{interface.high.tolist()}"
+                )
+        found: Tensor = self.brain.q_values(rows, interface.from_world(given))
         return found
 
     def policy(self, kind: str = "stochastic") -> Policy:
