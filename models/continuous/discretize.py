@@ -288,7 +288,8 @@ def _tell_misplaced(off: float, what: str, where: str) -> None:
     if off > MISSED:
         logger.warning(
             "on the nodes of the %s, %s has a mean that is off by %.2g of its standard deviation, or a variance by "
-            "that share of itself: they lie unevenly, or too far apart for its narrowest direction; make axes even or finer",
+            "that share of itself: they lie unevenly, or too far apart for its narrowest direction; use even or "
+            "finer axes",
             where,
             what,
             off,
