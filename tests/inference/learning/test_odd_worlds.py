@@ -220,6 +220,34 @@ def test_an_episode_that_does_not_end_has_no_bound(monkeypatch):
         _ = answer.elbo
 
 
+class Lottery(gymnasium.Env):
+    """One action, one step, which pays what was drawn at the reset."""
+
+    observation_space, action_space = spaces.Box(-1.0, 1.0, (1,), np.float32), spaces.Discrete(1)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.paid = self.np_random.normal()
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action):
+        return np.zeros(1, np.float32), self.paid, True, False, {}
+
+
+@pytest.mark.parametrize("copies", [1, 3, 20, 25])
+def test_a_ready_made_vector_plays_as_many_episodes_as_are_told(copies):
+    vector = SyncVectorEnv([Lottery] * copies, autoreset_mode=AutoresetMode.DISABLED)
+    world = environment_model(vector, discount=0.9, temperature=2.0)
+    answer = cai.infer(world, "soft-q-learning", seed=4, **{**SMALL, "steps": 60 // copies * copies})
+    paid = []
+    for episode in range(20):
+        env = Lottery()
+        env.reset(seed=int(np.random.SeedSequence([4, 2**32 - 1, episode]).generate_state(1)[0]))
+        paid.append(env.paid / 2)
+    assert float(answer.elbo) == pytest.approx(np.mean(paid), abs=1e-12)
+    assert answer.details["standard_error"] == pytest.approx(np.std(paid, ddof=1) / np.sqrt(20), abs=1e-12)
+
+
 def test_a_run_of_uniform_steps_alone_says_that_it_learned_nothing():
     world = world_of(spaces.Box(-1.0, 1.0, (2,), np.float32))
     first = cai.infer(world, "soft-q-learning", warmup_steps=60, **SMALL)
