@@ -218,6 +218,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     code: Any = 0
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
+        _check_words(words)
         with interrupts_raised():
             code = app(args=words or ["--help"], prog_name="cai", standalone_mode=False)
     except TyperException as error:
@@ -247,6 +248,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
             sys.exit(1)  # whoever reads has seen enough, as in `cai compare bridge | head`
         _fail(f"a plug-in ended the program (exit code {error.code!r})", code=1)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _check_words(words: list[str]) -> None:
+    """Raises ValueError for an argument without a letter, which as a path would be the working directory."""
+    for before, word in zip(["cai", *words], words, strict=False):
+        option = word[:-1] if word.startswith("--") and word.endswith("=") else before if not word else ""
+        if option:
+            raise ValueError(f"the argument after {option} is empty; is it a variable of the shell that has no value?")
 
 
 def _fail(message: str, code: int = 2) -> NoReturn:

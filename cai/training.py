@@ -20,6 +20,7 @@ from cai.inference.core.storage import StorageError, load
 from cai.inference.registry import available_backends, infer, make_backend
 from cai.inference.resume import resume
 from cai.inference.runs import FILE, read_run
+from cai.models.common.names import did_you_mean
 from cai.models.common.options import split_options
 from cai.models.environments.world import EnvironmentModel, environment_model
 from cai.models.trajectory.model import TrajectoryModel
@@ -151,10 +152,22 @@ def _learner(written: str, steps: int) -> Any:
 
 
 def _world(name: str, temperature: float | None, discount: float | None) -> Any:
-    """A model of the zoo by its name, or a Gymnasium environment by its id."""
-    if name in available_models():
+    """A model of the zoo by its name, or a Gymnasium environment by its id.
+
+    Raises:
+        ValueError: if it is neither.
+    """
+    import gymnasium
+
+    known = available_models()
+    if {name, name.replace("_", "-")} & set(known):
         options = {"temperature": temperature, "discount": discount}
         return build_model(name, **{key: value for key, value in options.items() if value is not None})
+    if name not in gymnasium.registry and "-v" not in name and ":" not in name:
+        raise ValueError(
+            f"no model and no environment of Gymnasium is called {name!r}"
+            f"{did_you_mean(name, [*known, *gymnasium.registry])}; known models are {', '.join(known)}"
+        )
     return environment_model(
         name, temperature=1.0 if temperature is None else temperature, discount=0.99 if discount is None else discount
     )

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from cai.inference.core.learner import Iterative, Learner
 from cai.inference.core.posterior import Posterior
 from cai.inference.core.storage import StorageError, can_store, load, save, storable
-from cai.models.common.files import MissingFile, TakenPath
+from cai.models.common.files import MissingFile, TakenPath, as_folder
+from cai.models.common.fingerprint import fingerprint
 from cai.models.common.numerics import plain_number
 from cai.models.common.schema import check_fields
 from cai.models.continuous.simulate import DivergedRollout
@@ -94,19 +95,19 @@ BUDGETS = ("steps", "max_iterations", "checkpoint_every")  # options that may be
 def told_apart(run: Run) -> str:
     """What tells a run from others, whose states might lie in its folder: a digest of what was asked but budgets."""
     options = {name: value for name, value in run.options.items() if name not in BUDGETS}
-    parts = [run.backend, options, run.given, run.seed, run.outside, type(run.purpose).__qualname__]
+    parts = [run.backend, options, run.given, run.seed, run.outside, run.purpose]
     return hashlib.sha256(json.dumps(_in_words(parts), sort_keys=True).encode()).hexdigest()
 
 
 def _in_words(value: Any) -> Any:
-    """What a file gives back as it was: words and numbers; of anything else its class."""
+    """Words and numbers; of anything else, such as tables and networks, a digest of what a file holds of it."""
     if isinstance(value, dict):
         return {str(name): _in_words(part) for name, part in value.items()}
     if isinstance(value, (list, tuple)):
         return [_in_words(part) for part in value]
     if isinstance(value, Real):
         return float(value)
-    return str(value) if isinstance(value, str) else type(value).__qualname__
+    return str(value) if isinstance(value, str) else fingerprint(value)
 
 
 def learner_for(backend: Any, model: Any) -> Learner[Any]:
@@ -132,9 +133,9 @@ def begin_run(folder: str | Path, backend: Any, model: Any, seed: int, purpose: 
 
     Raises:
         FileExistsError: if the folder holds a run already, or cannot be made.
-        ValueError: if the backend is no dataclass, so that nobody knows its options.
+        ValueError: if the folder is "", or the backend is no dataclass, so that nobody knows its options.
     """
-    path = Path(folder)
+    path = as_folder(folder)
     if (path / FILE).exists():
         raise TakenPath(
             f"{str(folder)!r} holds a run already; cai.resume({str(folder)!r}) goes on with it, and a new run needs a "
@@ -201,13 +202,13 @@ def read_run(folder: str | Path, model: Any, options: Mapping[str, Any]) -> tupl
             f"the run in {str(folder)!r} is about another model: its {differing[0]} is not the same; give the model "
             "that the run began with"
         )
-    for name, fingerprint in run.given.items():
+    for name, known in run.given.items():
         if name not in options:
             raise ValueError(
                 f"the run in {str(folder)!r} was given {name}=..., which no file can hold; give it again: "
                 f"cai.resume(folder, {name}=...)"
             )
-        if _fingerprint(options[name]) != fingerprint:
+        if _fingerprint(options[name]) != known:
             raise ValueError(f"the run in {str(folder)!r} began with another {name}; give that one")
     return run, model, run.options | dict(options)
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from cai.models.common.files import StorageError, TakenPath, write_atomically
+from cai.models.common.files import StorageError, TakenPath, as_folder, write_atomically
 from cai.models.common.storage import load, save
 
 __all__ = ["Journal"]
@@ -34,7 +34,7 @@ class Journal:
         from_file: the other way round.
 
     Raises:
-        ValueError: if the folder keeps a study that asks something else; names what differs.
+        ValueError: if the folder is "", or keeps a study that asks something else; names what differs.
         StorageError: if the folder cannot be written, or its `study.json` not be read.
     """
 
@@ -46,7 +46,7 @@ class Journal:
         to_file: Callable[[Any], Any] | None = None,
         from_file: Callable[[Any], Any] | None = None,
     ) -> None:
-        self.folder = Path(folder)
+        self.folder = as_folder(folder)
         self.question = dict(question)
         self.key = hashlib.sha256(json.dumps(self.question).encode()).hexdigest()
         self._to_file, self._from_file = to_file, from_file

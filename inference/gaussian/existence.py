@@ -50,11 +50,16 @@ class Failure:
 
 
 @torch.no_grad()
-def first_failure(problem: GaussianProblem, messages: Messages) -> Failure | None:
+def first_failure(problem: GaussianProblem, messages: Messages, rooted: Tensor | None = None) -> Failure | None:
     """The first failure of a backward pass, seen from the end; None where every value is finite.
 
     Tests are relative: a matrix counts as positive definite only if each pivot of its Cholesky factor is more than the
     rounding of what it is a difference of.
+
+    Args:
+        problem: the linear-quadratic problem.
+        messages: of a backward pass.
+        rooted: bool [...], members whose messages were passed in square roots, so that rounding is that of roots.
     """
     shape, P = (*problem.batch, problem.horizon), messages.cost_to_go.P
     outcomes = actions = torch.ones(shape, dtype=torch.bool, device=P.device)
@@ -67,7 +72,8 @@ def first_failure(problem: GaussianProblem, messages: Messages) -> Failure | Non
         stage = messages.action_cost.diagonal(dim1=-2, dim2=-1)
         own = problem.folded().P.diagonal(dim1=-2, dim2=-1)[..., problem.num_states :]
         pivots = messages.root.diagonal(dim1=-2, dim2=-1).square()
-        scale = slack(P) * (problem.num_states + problem.num_actions) * (own.abs() + (stage - own).abs())
+        rounding = slack(P) if rooted is None else torch.where(rooted, slack(P) ** 2, slack(P))[..., None, None]
+        scale = rounding * (problem.num_states + problem.num_actions) * (own.abs() + (stage - own).abs())
         actions = messages.chosen & (pivots > scale).all(-1)
     steps = torch.stack([outcomes.expand(shape), actions.expand(shape)], -1).flip(-2).flatten(-2)
     good = torch.cat([steps, start.expand(problem.batch)[..., None]], -1)

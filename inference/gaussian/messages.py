@@ -31,7 +31,7 @@ from cai.inference.gaussian.problem import GaussianProblem, Quadratic, at_steps,
 from cai.inference.gaussian.spectrum import half_log_det
 from cai.models.common.shapes import broadcast_shapes
 
-__all__ = ["Messages", "backward", "outcome_step"]
+__all__ = ["Messages", "added_constants", "backward", "choices", "outcome_step"]
 
 
 @storable("gaussian-messages")
@@ -128,9 +128,9 @@ def backward(problem: GaussianProblem, eta: float | Tensor = 0.0) -> Messages:
     shape = problem.batch
     gain = _in_order(gains, (*shape, horizon, m, size), message).mul_(-1.0).add_(0.0)  # no zero is a negative one
     root = _in_order(roots, (*shape, horizon, m, m), message)
-    chosen = _choices(problem, root, _in_order(bare, (*shape, horizon, m, m), message))
+    chosen = choices(problem, root, _in_order(bare, (*shape, horizon, m, m), message))
     every = _in_order(going, (*shape, horizon + 1, size, size), message)
-    cost_to_go = _unbordered(every, n, _added_constants(problem, chosen, logs))
+    cost_to_go = _unbordered(every, n, added_constants(problem, chosen, logs))
     P, p, rho = cost_to_go
     first = Quadratic(P[..., 0, :, :], p[..., 0, :], rho[..., 0])
     lean, shift = gain[..., :n], gain[..., n] if size > n else gain.new_zeros(*shape, horizon, m)
@@ -262,7 +262,7 @@ def _paid_by_actions(problem: GaussianProblem) -> list[Tensor] | None:
     return at_steps(problem.temperature[..., None, None, None] * inverse, 2, problem.horizon)
 
 
-def _choices(problem: GaussianProblem, root: Tensor, bare: Tensor) -> Tensor:
+def choices(problem: GaussianProblem, root: Tensor, bare: Tensor) -> Tensor:
     """[..., T], -alpha times the logarithm of each step's integral over actions, of what is quadratic in them.
 
     Under a centred prior N(0, L) that is alpha/2 log|I + L (Haa - alpha L^-1) / alpha|, of which no digit is lost
@@ -283,7 +283,7 @@ def _choices(problem: GaussianProblem, root: Tensor, bare: Tensor) -> Tensor:
     return half_log_det(covariance @ bare, (1 / alpha).expand_as(log_det), log_det)
 
 
-def _added_constants(problem: GaussianProblem, choices: Tensor, outcomes: list[Tensor]) -> Tensor:
+def added_constants(problem: GaussianProblem, choices: Tensor, outcomes: list[Tensor]) -> Tensor:
     """[..., T + 1], what constants of costs and logarithms of determinants add to the cost-to-go.
 
     Args:

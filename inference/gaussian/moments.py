@@ -19,9 +19,12 @@ __all__ = [
     "Belief",
     "Moments",
     "account",
+    "alive",
     "believe",
     "condition",
+    "divergence_parts",
     "entropies",
+    "entropies_of_widths",
     "expected_return",
     "expected_rewards",
     "forward",
@@ -170,7 +173,7 @@ def account(
         policy: q's actions.
         moments: along q.
     """
-    alive = _alive(problem)[:-1]
+    weights = alive(problem)[:-1]
     entropy = entropies(policy.covariance)
     paid, states, spread = stage_divergence(policy, problem.prior), moments.state_means, moments.state_covariances
     divergence = _expected(paid.P, paid.p, states[..., :-1, :], spread[..., :-1, :, :]) + paid.rho
@@ -179,8 +182,8 @@ def account(
         luck = luck_by_step(problem, messages, belief, moments).sum(-1)
     return Account(
         believed_return=expected_return(problem, moments),
-        policy_divergence=(alive * divergence).sum(-1).expand(problem.batch),
-        policy_entropy=(alive * entropy).sum(-1).expand(problem.batch),
+        policy_divergence=(weights * divergence).sum(-1).expand(problem.batch),
+        policy_entropy=(weights * entropy).sum(-1).expand(problem.batch),
         luck=luck,
     )
 
@@ -192,10 +195,10 @@ def expected_return(problem: GaussianProblem, moments: Moments) -> Tensor:
 
 def expected_rewards(problem: GaussianProblem, moments: Moments) -> Tensor:
     """[..., T + 1], what each step pays along moments, and the end, reward units; of what the discount leaves of it."""
-    return -(_alive(problem) * _costs(problem, moments))
+    return -(alive(problem) * _costs(problem, moments))
 
 
-def _alive(problem: GaussianProblem) -> Tensor:
+def alive(problem: GaussianProblem) -> Tensor:
     """[T + 1], the probability that the discount has left the chain alive when a step, and the end, is paid."""
     return torch.tensor((1.0, *problem.survival), dtype=problem.mean.dtype, device=problem.mean.device).cumprod(0)
 
@@ -219,25 +222,43 @@ def _expected(P: Tensor, p: Tensor, mean: Tensor, covariance: Tensor) -> Tensor:
 
 def entropies(covariance: Tensor) -> Tensor:
     """[...], the differential entropies of Gaussians with covariances [..., m, m], nats."""
-    size = covariance.shape[-1]
-    root = torch.linalg.cholesky(covariance)
-    return root.diagonal(dim1=-2, dim2=-1).log().sum(-1) + size / 2 * (1 + math.log(2 * math.pi))
+    return entropies_of_widths(torch.linalg.cholesky(covariance))
+
+
+def entropies_of_widths(width: Tensor) -> Tensor:
+    """[...], the differential entropies of Gaussians by triangular factors [..., m, m] of covariances, nats."""
+    return width.diagonal(dim1=-2, dim2=-1).log().sum(-1) + width.shape[-1] / 2 * (1 + math.log(2 * math.pi))
 
 
 def stage_divergence(policy: GaussianPrior, prior: GaussianPrior | None) -> Quadratic:
     """KL(policy || prior) in nats as a function of the state, [..., T, ...]; minus the entropy without a prior."""
+    lean, miss, spread = divergence_parts(policy, prior, torch.linalg.cholesky(policy.covariance))
+    return Quadratic(lean.mT @ lean, (lean.mT @ miss[..., None])[..., 0], miss.square().sum(-1) / 2 + spread)
+
+
+def divergence_parts(
+    policy: GaussianPrior, prior: GaussianPrior | None, width: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """KL(policy || prior) is 1/2 |lean s + miss|^2 + spread, nats.
+
+    Args:
+        policy: gain [..., T, m, n], offset and covariance.
+        prior: likewise; None for the flat one.
+        width: [..., T, m, m], a triangular factor of the policy's covariance, width width'.
+
+    Returns:
+        lean [..., T, m, n], miss [..., T, m] and spread [..., T]; without a prior 0, 0 and minus the entropy.
+    """
     if prior is None:
-        flat = torch.zeros_like(policy.gain[..., 0, :])
-        P = torch.zeros_like(policy.gain[..., :1, :])
-        return Quadratic(P.expand(*P.shape[:-2], P.shape[-1], P.shape[-1]), flat, -entropies(policy.covariance))
-    root, width = torch.linalg.cholesky(prior.covariance), torch.linalg.cholesky(policy.covariance)
+        return torch.zeros_like(policy.gain), torch.zeros_like(policy.offset), -entropies_of_widths(width)
+    root = torch.linalg.cholesky(prior.covariance)
     gains, offsets = policy.gain - prior.gain, policy.offset - prior.offset
-    shape = broadcast_shapes(root.shape[:-2], gains.shape[:-2], offsets.shape[:-1])
+    shape = broadcast_shapes(root.shape[:-2], gains.shape[:-2], offsets.shape[:-1], width.shape[:-2])
     m, n = gains.shape[-2:]
     parts = [gains.expand(*shape, m, n), offsets[..., None].expand(*shape, m, 1), width.expand(*shape, m, m)]
     lean, miss, ratio = torch.linalg.solve_triangular(root, torch.cat(parts, -1), upper=False).split([n, 1, m], -1)
-    spread = (ratio.square().sum((-2, -1)) - m) / 2 - ratio.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-    return Quadratic(lean.mT @ lean, (lean.mT @ miss)[..., 0], miss.square().sum((-2, -1)) / 2 + spread)
+    logs = [part.diagonal(dim1=-2, dim2=-1).log().sum(-1) for part in (width, root)]
+    return lean, miss[..., 0], (ratio.square().sum((-2, -1)) - m) / 2 - (logs[0] - logs[1])
 
 
 def luck_by_step(problem: GaussianProblem, messages: Messages, belief: Belief, moments: Moments) -> Tensor:

@@ -122,6 +122,13 @@ class GaussianPosterior(Posterior):
         return account(self.problem, self.messages, self.belief, self.conduct, self.moments)
 
     @lazy
+    def lucks(self) -> Tensor:
+        """[..., T + 1], the luck of the start and of each step, nats."""
+        if self.messages is None or not bool((self.messages.theta != 0).any()):
+            return self.problem.mean.new_zeros(*self.problem.batch, self.steps + 1)
+        return luck_by_step(self.problem, self.messages, self.belief, self.moments)
+
+    @lazy
     def believed_return(self) -> Tensor | None:
         """Expected sum of rewards under q, reward units, [...]."""
         return self.account.believed_return
@@ -210,9 +217,7 @@ class GaussianPosterior(Posterior):
         self._refuse_failure("look into")
         if self.horizon == math.inf:
             raise ValueError("over an infinite horizon luck has no step of its own; infer with horizon=N")
-        if self.messages is None or not bool((self.messages.theta != 0).any()):
-            return self.problem.mean.new_zeros(*self.problem.batch, self.steps + 1)
-        return luck_by_step(self.problem, self.messages, self.belief, self.moments)
+        return self.lucks
 
     def policy(self, kind: str = "stochastic") -> GaussianPolicy:
         """What the answer says to do, ready to act.

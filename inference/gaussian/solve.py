@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,9 +13,12 @@ from cai.inference.core.memory import Need
 from cai.inference.core.status import Status, Target
 from cai.inference.gaussian.existence import Failure, critical_eta, first_failure
 from cai.inference.gaussian.messages import Messages, backward
+from cai.inference.gaussian.moments import account, believe, forward, luck_by_step
 from cai.inference.gaussian.posterior import GaussianPosterior
-from cai.inference.gaussian.problem import GaussianProblem, times
+from cai.inference.gaussian.problem import GaussianPrior, GaussianProblem, times
 from cai.inference.gaussian.read import read_problem
+from cai.inference.gaussian.rooted import at_risk, digits_lost, moved, refined, rooted_answer
+from cai.inference.gaussian.square_roots import Push, backward_in_roots
 from cai.inference.gaussian.stationary import stationary_posterior
 from cai.models.continuous.linear_gaussian import LinearGaussianModel
 
@@ -24,10 +28,17 @@ INSTEAD = (
     "ask 'variational', which holds the dynamics fixed, or 'smc', or any backend of tables about "
     "cai.models.discretize(model, ...)"
 )
+APART = (
+    "costs or covariances are so far apart that digits were lost: the answer is known to {:.0e} of itself; bring them "
+    "nearer to each other (matrices that are singular but for rounding count, and costs with an eigenvalue below 0)"
+)
+OUTWEIGHED = "noise outweighs rewards by so much that digits were lost: accounts are {:.1e} apart; scale W, S1 down"
 # Of theta W P, below which a step of messages loses no digits to speak of, and by how much of what an answer earns and
 # pays its accounts may be apart; by dtype.
 STRONG = {torch.float64: 1e6, torch.float32: 1e2}
 GAP = {torch.float64: 1e-9, torch.float32: 1e-3}
+# Of a policy, which it may be off by where no square roots keep its digits.
+LOST = {torch.float64: 1e-8, torch.float32: 1e-2}
 UNKNOWN = ("log_evidence", "elbo", "believed_return", "luck", "policy_divergence", "policy_entropy")
 
 
@@ -99,9 +110,13 @@ def gaussian_posterior(
     if not model.is_finite:
         return stationary_posterior(problem, common, found, average=model.is_average)
     messages = backward(problem, eta)
-    failure = first_failure(problem, messages)
+    risky = at_risk(problem, messages)
+    messages, pushes, rooted, lost = _passed_again(problem, messages, risky)
+    failure = first_failure(problem, messages, rooted)
     if failure is not None:
         return failed_posterior(problem, failure, eta, common, found)
+    if not (share := float(lost.max())) <= LOST[problem.mean.dtype]:
+        return _inaccurate(problem, messages, common, found, APART.format(share))
     bound = messages.start / problem.temperature
     found["start"] = _plain(bound)
     parts = common | {"problem": problem, "messages": messages, "status": Status.SUCCESS}
@@ -109,14 +124,59 @@ def gaussian_posterior(
         parts |= {"log_evidence": bound, "elbo": bound}
     elif target is Target.FIXED_DYNAMICS:
         parts |= {"elbo": bound}
+    if pushes is not None:
+        parts |= _what_q_does(problem, messages, pushes, rooted)
     answer = GaussianPosterior(**parts, details=found)
     if eta != 0 and not (gap := _gap(answer, problem, messages, eta)) <= GAP[problem.mean.dtype]:
-        why = (
-            f"noise outweighs rewards by so much that digits were lost: accounts are {gap:.1e} apart; scale W, S1 down"
-        )
-        common |= {"problem": problem, "messages": messages, "status": Status.OUT_OF_RANGE}
-        return GaussianPosterior(**common, **dict.fromkeys(UNKNOWN), details=found | {"why": why})
+        return _inaccurate(problem, messages, common, found, OUTWEIGHED.format(gap))
     return _with_attained_bound(answer) if target is Target.OTHER else answer
+
+
+def _passed_again(
+    problem: GaussianProblem, messages: Messages, risky: Tensor
+) -> tuple[Messages, list[Push | None] | None, Tensor, Tensor]:
+    """The messages, in square roots where digits are at risk.
+
+    Returns:
+        The messages; what tilts then; bool [...], of which members; and [...], what is lost of a policy or V(start).
+    """
+    lost = torch.zeros_like(risky, dtype=problem.mean.dtype)
+    if not bool(risky.any()):
+        return messages, None, risky, lost
+    found = backward_in_roots(problem, messages)
+    if found is None or not bool((risky & found[2]).any()):
+        return messages, None, torch.zeros_like(risky), torch.where(risky, digits_lost(problem, messages), lost)
+    better, pushes, held = found
+    shaken, rooted = backward_in_roots(problem, messages, shaken=True), risky & held
+    assert shaken is not None
+    lost = torch.where(rooted, moved(problem, better, shaken[0]), lost)
+    if not bool(rooted.equal(risky)):
+        lost = torch.where(risky & ~rooted, digits_lost(problem, messages), lost)
+    names = ("cost_to_go", "gain", "offset", "action_cost", "root", "start")
+    parts = {name: refined(getattr(messages, name), getattr(better, name), rooted) for name in names}
+    return replace(messages, **parts, chosen=messages.chosen | rooted[..., None]), pushes, rooted, lost
+
+
+def _what_q_does(
+    problem: GaussianProblem, messages: Messages, pushes: list[Push | None], rooted: Tensor
+) -> dict[str, Any]:
+    """The parts of an answer that follow from messages, those of some members computed in square roots."""
+    better = rooted_answer(problem, messages, pushes)
+    belief, policy = believe(problem, messages), GaussianPrior(messages.gain, messages.offset, messages.covariance)
+    moments = forward(belief, policy)
+    lucks = luck_by_step(problem, messages, belief, moments)
+    paid = account(problem, messages, belief, policy, moments)
+    plain = (belief, moments, lucks, paid)
+    names = ("belief", "moments", "lucks", "account")
+    return {name: refined(one, two, rooted) for name, one, two in zip(names, plain, better, strict=True)}
+
+
+def _inaccurate(
+    problem: GaussianProblem, messages: Messages, common: dict[str, Any], details: dict[str, Any], why: str
+) -> GaussianPosterior:
+    """What is left where digits were lost: the status, and why."""
+    common = common | {"problem": problem, "messages": messages, "status": Status.OUT_OF_RANGE}
+    return GaussianPosterior(**common, **dict.fromkeys(UNKNOWN), details=details | {"why": why})
 
 
 def _gap(answer: GaussianPosterior, problem: GaussianProblem, messages: Messages, eta: float) -> float:

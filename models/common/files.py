@@ -15,6 +15,7 @@ __all__ = [
     "MissingFile",
     "StorageError",
     "TakenPath",
+    "as_folder",
     "read_words",
     "remove_unfinished",
     "write_atomically",
@@ -34,6 +35,17 @@ class MissingFile(StorageError, FileNotFoundError):
 
 class TakenPath(StorageError, FileExistsError):
     """A path belongs to something that must not be replaced."""
+
+
+def as_folder(given: str | Path) -> Path:
+    """The path of a folder.
+
+    Raises:
+        ValueError: if it is the empty word, by which `Path` means the working directory.
+    """
+    if given == "":
+        raise ValueError("folder is '', which stands for no folder; give its path, or '.' for the working directory")
+    return Path(given)
 
 
 def write_atomically(path: str | Path, content: bytes) -> Path:

@@ -18,6 +18,9 @@ else:
 class CheckedVectorEnvironment(_Wrapper):
     """Passes everything on, and refuses observations and rewards that are NaN or infinite.
 
+    What it hands out is its own: vectors made with `copy=False`, and many that are fast, write the next step into the
+    arrays of the last one, so that what was seen before a step would be what was seen after it.
+
     Whole numbers count from 0 outside, and from the environment's own `start` inside. Where an environment tells by
     `info["action_mask"]` which actions are available, every reset and step here tells it of all copies: Gymnasium's own
     vectors give zeros for those that a reset has left alone.
@@ -55,7 +58,8 @@ class CheckedVectorEnvironment(_Wrapper):
         given = None if options is None else dict(options)
         mask = np.ones(self.num_envs, dtype=bool) if given is None else given.get("reset_mask")
         mask = np.ones(self.num_envs, dtype=bool) if mask is None else np.asarray(mask)
-        observations, infos = self.env.reset(seed=seed, options=given)
+        told, infos = self.env.reset(seed=seed, options=given)
+        observations = np.array(told)
         self._steps = np.where(mask, 0, self._steps)
         self._episodes = self._episodes + mask
         self._check(observations, None)
@@ -75,7 +79,9 @@ class CheckedVectorEnvironment(_Wrapper):
         taken = np.asarray(actions, dtype=self.single_action_space.dtype)
         if self._first_action.any():
             taken = taken + self._first_action
-        observations, rewards, terminated, truncated, infos = self.env.step(taken)
+        *told, infos = self.env.step(taken)
+        observations, rewards = np.array(told[0]), np.array(told[1])
+        terminated, truncated = (np.array(part, dtype=bool) for part in told[2:])
         self._check(observations, rewards)
         self._steps += 1
         moved = np.ones(self.num_envs, dtype=bool)

@@ -90,7 +90,18 @@ def bounded_actions(space: Any, bounds: Any, name: str) -> Any:
             raise ValueError(f"action_bounds are for boxes; the actions of {name} are {space}: leave them out")
         return counted_from_0(space)
     if not isinstance(space, spaces.Box):
-        raise ValueError(f"the actions of {name} are {space}; expected Discrete or a Box")
+        raise ValueError(
+            f"the actions of {name} are {space}; expected Discrete or a Box: number the combinations in a "
+            "gymnasium.ActionWrapper with a Discrete space, and give the world a function that makes the environment"
+        )
+    if 0 in space.shape:
+        raise ValueError(f"the actions of {name} are {space}, which hold no number, so that nothing is chosen")
+    if not np.issubdtype(space.dtype, np.floating):
+        raise ValueError(
+            f"the actions of {name} are {space}, whole numbers, of which there are no densities; in a "
+            "gymnasium.ActionWrapper number them by a Discrete space, or, if they are too many, show a Box of floats "
+            "and round"
+        )
     if bounds is None:
         if not (np.isfinite(space.low).all() and np.isfinite(space.high).all()):
             raise ValueError(
@@ -101,16 +112,16 @@ def bounded_actions(space: Any, bounds: Any, name: str) -> Any:
             raise ValueError(f"the actions of {name} are {space}, which has no volume")
         return space
     try:
-        low, high = (np.broadcast_to(np.asarray(part, dtype=np.float64), space.shape) for part in bounds)
+        low, high = (np.broadcast_to(np.asarray(part, dtype=space.dtype), space.shape) for part in bounds)
     except (TypeError, ValueError):
         raise ValueError(
             f"action_bounds is {bounds!r}; give (low, high), numbers or arrays of shape {list(space.shape)}"
         ) from None
     if not (np.isfinite(low).all() and np.isfinite(high).all() and (low < high).all()):
-        raise ValueError(f"action_bounds is {bounds!r}; give finite numbers, low < high")
+        raise ValueError(f"action_bounds is {bounds!r}; give finite numbers of {space.dtype}, low < high")
     if (low < space.low).any() or (high > space.high).any():
         raise ValueError(f"action_bounds is {bounds!r}, which leaves the actions of {name}, {space}")
-    return spaces.Box(low.astype(space.dtype), high.astype(space.dtype), dtype=space.dtype.type)
+    return spaces.Box(low, high, dtype=space.dtype.type)
 
 
 def counted_from_0(space: Any) -> Any:

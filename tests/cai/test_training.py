@@ -75,8 +75,38 @@ def test_what_is_wrong_ends_with_2(capsys, tmp_path):
     line = ["train", "bridge", "--backend", "soft-q-learning", "--steps", 64, "--folder", tmp_path / "file"]
     code, _, err = run(capsys, *line)
     assert (code, "is no folder; give the path of one" in err) == (2, True)
-    code, _, err = run(capsys, "train", "None-v0", *TRAIN[2:], "--steps", 9, "--folder", tmp_path / "x")
-    assert (code, "Gymnasium cannot make 'None-v0'" in err) == (2, True)
+    for world, words in (
+        ("None-v0", "Gymnasium cannot make 'None-v0'"),
+        ("brige", "no model and no environment of Gymnasium is called 'brige' (did you mean 'bridge'?); known models"),
+        ("Pendulumv1", "is called 'Pendulumv1' (did you mean 'Pendulum-v1'?)"),
+    ):
+        code, _, err = run(capsys, "train", world, *TRAIN[2:], "--steps", 9, "--folder", tmp_path / "x")
+        assert (code, words in " ".join(err.split())) == (2, True)
+
+
+def test_models_are_known_by_underscores_as_elsewhere(capsys, tmp_path):
+    line = ["train", "four_rooms", "--backend", "soft-q-learning", "--steps", 64, "--folder", tmp_path / "x", "--json"]
+    code, out, _ = run(capsys, *line, "--discount", 0.9)
+    assert (code, json.loads(out)["steps"]) == (0, 64)
+
+
+@pytest.mark.parametrize(
+    ("words", "before"),
+    [
+        ([*TRAIN, "--steps", 9, "--folder", ""], "--folder"),
+        (["compare", "bridge", "--folder="], "--folder"),
+        (["resume", ""], "resume"),
+        (["draw", "bridge", "--out", "", "--what", "map"], "--out"),
+        (["", "bridge"], "cai"),
+    ],
+)
+def test_an_empty_argument_is_no_folder(capsys, tmp_path, monkeypatch, words, before):
+    """A variable of the shell that was never set; as a path it would be the working directory."""
+    monkeypatch.chdir(tmp_path)
+    code, out, err = run(capsys, *words)
+    assert (code, out) == (2, "")
+    assert err == f"error: the argument after {before} is empty; is it a variable of the shell that has no value?\n"
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_interrupted_run_is_kept_and_ends_with_130(capsys, tmp_path, monkeypatch):

@@ -60,15 +60,15 @@ class BoxActorCritic(Replaying):
         with torch.no_grad():
             following, _, ratio = self.head.sample(self._actor.flat, batch.next_observations, noise[0])
             worth = self.critic(self._target, torch.cat([batch.next_observations, following], 1))
-            soft = torch.minimum(worth[0], worth[1])[:, 0] - alpha * ratio
+            soft = _smaller(worth) - alpha * ratio
             wanted = batch.rewards + setting.discount * (1 - batch.terminated) * soft
-        errors = self.critic(self._critic.flat, torch.cat([batch.observations, batch.actions], 1))[..., 0] - wanted
+        errors = self.critic(self._critic.flat, torch.cat([batch.observations, batch.actions], 1)).squeeze(-1) - wanted
         critic_loss = 0.5 * errors.square().mean(1).sum()
         self._critic.descend(critic_loss)
         actions, log_density, ratio = self.head.sample(self._actor.flat, batch.observations, noise[1])
         # the critics' weights take no gradient here, only their inputs do
         worth = self.critic(self._critic.flat.detach(), torch.cat([batch.observations, actions], 1))
-        actor_loss = (alpha * ratio - torch.minimum(worth[0], worth[1])[:, 0]).mean()
+        actor_loss = (alpha * ratio - _smaller(worth)).mean()
         self._actor.descend(actor_loss)
         entropy = -float(log_density.detach().mean())
         self.temperature.adapt(entropy, float(ratio.detach().mean()) if setting.target.divergence is not None else 0.0)
@@ -94,4 +94,9 @@ class BoxActorCritic(Replaying):
     def q_values(self, observations: Tensor, actions: Tensor) -> Tensor:
         with torch.no_grad():
             worth = self.critic(self._critic.flat, torch.cat([observations, actions], 1))
-            return torch.minimum(worth[0], worth[1])[:, 0]
+            return _smaller(worth)
+
+
+def _smaller(worth: Tensor) -> Tensor:
+    """[B], the smaller of two critics [2, B, 1]."""
+    return torch.minimum(*worth.squeeze(-1).unbind())

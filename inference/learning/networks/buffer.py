@@ -94,7 +94,8 @@ class Buffer:
         at = self.total % self.capacity
         first = min(len(rows), self.capacity - at)
         self._rows[at : at + first] = rows[:first]
-        self._rows[: len(rows) - first] = rows[first:]
+        if first < len(rows):
+            self._rows[: len(rows) - first] = rows[first:]
         self.total += len(rows)
 
     def sample(self, number: int, generator: torch.Generator) -> Batch:

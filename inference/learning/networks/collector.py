@@ -86,13 +86,25 @@ class Collector:
         if ends.any():
             ended = [(float(self.returns[copy]), int(self.lengths[copy])) for copy in np.flatnonzero(ends)]
             self.begin_anew(ends)
-        numbers = np.stack([rewards, terminated], 1).astype(np.float32)
+        with np.errstate(over="ignore"):
+            numbers = np.stack([rewards, terminated], 1).astype(np.float32)
+        if not np.isfinite(numbers.sum()):
+            self._refuse_beyond(rewards, numbers[:, 0])
         parts = [before, kept.reshape(self.number, -1).float(), torch.from_numpy(numbers), following]
         if self._keeps_ends:
             parts.append(torch.from_numpy(ends[:, None].astype(np.float32)))
         if allowed is not None and next_allowed is not None:
             parts += [allowed, next_allowed]
         return Step(torch.cat(parts, 1), ended, terminated, ends, rewards, following)
+
+    def _refuse_beyond(self, rewards: Any, kept: Any) -> None:
+        """Raises ValueError if a reward has no number like it in float32."""
+        lost = ~np.isfinite(kept)
+        if lost.any():
+            raise ValueError(
+                f"{self.world.name} paid {rewards[lost][0]:g}, and networks compute in float32, up to 3.4e38; scale "
+                "rewards and temperature alike, e.g. by gymnasium.wrappers.TransformReward"
+            )
 
     def begin_anew(self, which: Any) -> None:
         """Resets some of the copies, whether their episodes have ended or not.

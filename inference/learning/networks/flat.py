@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.optim.adam import adam
 
 __all__ = ["Adam", "Perceptron"]
 
@@ -26,9 +28,7 @@ class Perceptron:
     @property
     def number(self) -> int:
         """Of all parameters."""
-        return self.copies * sum(
-            (before + 1) * after for before, after in zip(self.sizes, self.sizes[1:], strict=False)
-        )
+        return sum(self._lengths)
 
     def start(self, generator: torch.Generator) -> Tensor:
         """[P], parameters drawn uniformly within 1 / sqrt(inputs) of 0, layer by layer."""
@@ -43,26 +43,34 @@ class Perceptron:
 
         They are taken by one split, whose gradient is one tensor; that of slices is a whole [P] for each of them.
         """
-        shapes = [(self.copies, i, o) for i, o in zip(self.sizes, self.sizes[1:], strict=False)]
-        parts = flat.split([size for c, i, o in shapes for size in (c * i * o, c * o)])
-        return [
-            (weight.view(c, i, o), bias.view(c, 1, o))
-            for (c, i, o), weight, bias in zip(shapes, parts[::2], parts[1::2], strict=True)
-        ]
+        parts = [part.view(shape) for part, shape in zip(flat.split(self._lengths), self._shapes, strict=True)]
+        return list(zip(parts[::2], parts[1::2], strict=True))
+
+    @functools.cached_property
+    def _shapes(self) -> list[tuple[int, int, int]]:
+        """Of weights and biases in their order."""
+        pairs = zip(self.sizes, self.sizes[1:], strict=False)
+        return [(self.copies, rows, o) for i, o in pairs for rows in (i, 1)]
+
+    @functools.cached_property
+    def _lengths(self) -> list[int]:
+        return [math.prod(shape) for shape in self._shapes]
 
     def __call__(self, flat: Tensor, inputs: Tensor) -> Tensor:
         """Outputs [C, B, o] of inputs [B, i], or [C, B, i]; [B, o] where there is one network."""
         layers = self.layers(flat)
         if self.copies == 1:
             for weight, bias in layers[:-1]:
-                inputs = torch.addmm(bias[0], inputs, weight[0]).relu_()
+                inputs = torch.addmm(bias.squeeze(0), inputs, weight.squeeze(0)).relu_()
             weight, bias = layers[-1]
-            return torch.addmm(bias[0], inputs, weight[0])
+            return torch.addmm(bias.squeeze(0), inputs, weight.squeeze(0))
         inputs = inputs if inputs.dim() == 3 else inputs.expand(self.copies, *inputs.shape)
         for weight, bias in layers[:-1]:
             inputs = torch.baddbmm(bias, inputs, weight).relu_()
-        weight, bias = layers[-1]  # of few columns, of which a batched product makes slow work
-        return torch.stack([torch.addmm(bias[c], inputs[c], weight[c]) for c in range(self.copies)])
+        # the last layer has few columns, of which a batched product makes slow work; the gradient of `unbind` is one
+        # tensor, that of indices a tensor of zeros for each
+        each = zip(*(part.unbind() for part in (layers[-1][1], inputs, layers[-1][0])), strict=True)
+        return torch.stack([torch.addmm(*parts) for parts in each])
 
 
 class Adam:
@@ -74,13 +82,9 @@ class Adam:
     """
 
     def __init__(self, flat: Tensor, learning_rate: float) -> None:
-        self.flat = flat.requires_grad_(True)
-        self._optimizer = torch.optim.Adam([self.flat], lr=learning_rate, fused=True)
-        self._optimizer.state[self.flat] = {
-            "step": torch.zeros((), dtype=torch.float32),
-            "exp_avg": torch.zeros_like(flat, requires_grad=False),
-            "exp_avg_sq": torch.zeros_like(flat, requires_grad=False),
-        }
+        self.flat, self._rate = flat.requires_grad_(True), learning_rate
+        self._step = torch.zeros((), dtype=torch.float32)
+        self._mean, self._square = torch.zeros_like(flat.detach()), torch.zeros_like(flat.detach())
 
     def descend(self, loss: Tensor, *, keep: bool = False) -> None:
         """A step down the gradient of a loss.
@@ -89,11 +93,26 @@ class Adam:
             loss: 0-dim.
             keep: whether another network is to step down the same loss.
         """
-        (self.flat.grad,) = torch.autograd.grad(loss, [self.flat], retain_graph=keep)
-        self._optimizer.step()
-        self.flat.grad = None
+        (gradient,) = torch.autograd.grad(loss, [self.flat], retain_graph=keep)
+        with torch.no_grad():  # what torch.optim.Adam calls, without its bookkeeping: a tenth of a learner's step
+            adam(
+                [self.flat],
+                [gradient],
+                [self._mean],
+                [self._square],
+                [],
+                [self._step],
+                fused=True,
+                amsgrad=False,
+                beta1=0.9,
+                beta2=0.999,
+                lr=self._rate,
+                weight_decay=0.0,
+                eps=1e-8,
+                maximize=False,
+            )
 
     def tensors(self, name: str) -> dict[str, Tensor]:
         """Parameters and moments by name, the tensors themselves."""
-        state = self._optimizer.state[self.flat]
+        state = {"step": self._step, "exp_avg": self._mean, "exp_avg_sq": self._square}
         return {name: self.flat.data, **{f"{name}.{part}": value for part, value in state.items()}}

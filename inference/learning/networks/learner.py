@@ -128,7 +128,7 @@ class NetworkLearner:
         copies = Collector(model, interface, self.options.num_envs, seed, keeps_ends=self.options.keeps_ends)
         mask = interface.num_actions if copies.allowed is not None else 0
         columns = Columns(interface.size, interface.action_size, mask, self.options.keeps_ends)
-        buffer = Buffer(self.options.buffer_size, columns)
+        buffer = Buffer(min(self.options.buffer_size, self.limit), columns)
         session = _Session(model, brain, buffer, copies, generator)
         return NetworkState(
             problem=session,
@@ -224,8 +224,7 @@ class NetworkLearner:
         if status is None:
             status = Status.SUCCESS if state.steps >= self.limit else Status.NOT_CONVERGED
         details: dict[str, Any] = {"steps": state.steps, "form": "entropy" if self.backend.entropy_form else "KL"}
-        told = (_recorded(state) if steps_since(state.history, state.steps) else state).history
-        details |= {"history": as_dataset(told), "temperature": brain.temperature.value}
+        details |= {"history": as_dataset(_told(state)), "temperature": brain.temperature.value}
         if status is Status.NOT_CONVERGED:
             details["why"] = f"{state.steps:,} of {self.limit:,} transitions were learned from"
         if status is Status.UNSTABLE:
@@ -253,8 +252,13 @@ class NetworkLearner:
         """Appends to the buffer's files, and to those for TensorBoard, before the state is written."""
         state.problem.buffer.store(folder)
         if getattr(self.backend, "tensorboard", False):
-            write_events(folder, state.history, state.problem.told)
-            state.problem.told = len(state.history)
+            history = self._ended(state)
+            write_events(folder, history, state.problem.told)
+            state.problem.told = len(history)
+
+    def _ended(self, state: NetworkState) -> Tensor:
+        """The history, at the end of a run with the record of what came after the last one."""
+        return _told(state) if state.steps >= self.limit or state.status is not None else state.history
 
     def stored(self, state: NetworkState, folder: Path) -> None:
         """Removes files that the state which was now written does not need."""
@@ -269,7 +273,7 @@ class NetworkLearner:
         session.buffer.restore(folder, state.steps)
         session.copies.restore(state.copies, exact)
         session.generator.set_state(state.random)
-        session.told = len(state.history)
+        session.told = len(self._ended(state))
         return dataclasses.replace(state, networks=session.brain.tensors())
 
 
@@ -277,6 +281,11 @@ def _can_act(brain: Brain) -> bool:
     """Whether everything that the policy reads is finite."""
     parts = brain.policy_tensors().values()
     return all(math.isfinite(float(part.sum())) or bool(torch.isfinite(part).all()) for part in parts)
+
+
+def _told(state: NetworkState) -> Tensor:
+    """The history, with a record of what came after the last one."""
+    return (_recorded(state) if steps_since(state.history, state.steps) else state).history
 
 
 def _recorded(state: NetworkState) -> NetworkState:

@@ -97,6 +97,8 @@ def test_a_study_needs_a_folder(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match="is a file; a study needs a folder"):
         run(tmp_path / "file", Counted())
+    with pytest.raises(ValueError, match="folder is '', which stands for no folder"):
+        run("", Counted())
 
 
 @pytest.mark.parametrize(

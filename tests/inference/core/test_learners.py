@@ -146,6 +146,8 @@ def cut_off(path, place=-40):
 def test_what_a_folder_says_when_it_cannot_go_on(tmp_path):
     model = bridge(horizon=3)
     folder = tmp_path / "run"
+    with pytest.raises(ValueError, match="folder is '', which stands for no folder"):
+        cai.infer(model, "restricted", folder="")
     cai.infer(model, "restricted", folder=folder)
     with pytest.raises(FileExistsError, match=r"holds a run already; cai.resume\("):
         cai.infer(model, "restricted", folder=folder)

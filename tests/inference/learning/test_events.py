@@ -34,6 +34,20 @@ def test_the_history_is_written_once_though_the_run_was_cut(tmp_path):
     assert math.isnan(float(history["actor_loss"][0]))
 
 
+@pytest.mark.filterwarnings("ignore")  # of TensorBoard's own imports
+def test_a_run_that_ends_between_records_is_written_to_its_end(tmp_path):
+    """One that is shorter than a thousand transitions, too; answering again adds nothing, going on goes on."""
+    reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    run, told = tmp_path / "run", []
+    cai.infer(cartpole(), "soft-q-learning", steps=300, folder=run, **SMALL, tensorboard=True)
+    for steps in (300, 1300, 1300):
+        answer = cai.resume(run, steps=steps)
+        found = reader.EventAccumulator(str(run / "log")).Reload()
+        told.append([point.step for point in found.Scalars("critic_loss")])
+    assert told == [[300], [300, 1000, 1300], [300, 1000, 1300]]
+    assert found.Scalars("entropy")[-1].value == pytest.approx(float(answer.details["history"]["entropy"][-1]))
+
+
 def test_what_cannot_be_written_is_refused(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"pip install 'control-as-inference\[tensorboard\]'"):

@@ -114,12 +114,15 @@ def test_a_box_with_other_bounds_is_another_world():
         cai.infer(world(2.0), "soft-actor-critic", initial=first, **SMALL)
 
 
-@pytest.mark.parametrize("other", ["backend", "option", "world", "seed"])
+@pytest.mark.parametrize("other", ["backend", "option", "world", "seed", "initial"])
 def test_a_state_of_another_run_is_refused_though_it_would_fit(other, tmp_path):
     """Networks of the same shapes come from another question."""
     options = {"hidden_sizes": (4,), "batch_size": 4, "steps": 120, "seed": 1}
     for name in ("own", "other"):
         change = {} if name == "own" else {"option": {"smoothing": 0.5}, "seed": {"seed": 2}}.get(other, {})
+        if other == "initial":
+            world = environment_model("CartPole-v1", discount=0.9, temperature=1.0)
+            change["initial"] = cai.infer(world, "soft-q-learning", **{**options, "seed": len(name)})
         backend = "soft-actor-critic" if (name, other) == ("other", "backend") else "soft-q-learning"
         discount = 0.8 if (name, other) == ("other", "world") else 0.9
         world = environment_model("CartPole-v1", discount=discount, temperature=1.0)

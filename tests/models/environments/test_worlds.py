@@ -3,14 +3,16 @@
 import functools
 import math
 import pickle
+import typing
 
 import gymnasium
 import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
-from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 
+import cai
 from cai.models import (
     ContinuousModel,
     Simulator,
@@ -127,7 +129,11 @@ def test_observations_that_nobody_learns_from_are_refused(space, message):
     [
         ({"action_space": spaces.Box(-np.inf, np.inf, (2,))}, ValueError, "action_bounds"),
         ({"action_space": spaces.Box(np.float32([0.0]), np.float32([np.inf]))}, ValueError, "action_bounds"),
-        ({"action_space": spaces.MultiDiscrete([2, 2])}, ValueError, "expected Discrete or a Box"),
+        ({"action_space": spaces.MultiDiscrete([2, 2])}, ValueError, "number the combinations in a gymnasium.ActionW"),
+        ({"action_space": spaces.Box(0, 3, (1,), np.int64)}, ValueError, "whole numbers, of which there are no dens"),
+        ({"action_space": spaces.Box(0, 3, (1,), np.uint8), "action_bounds": (0, 2)}, ValueError, "whole numbers"),
+        ({"action_space": spaces.Box(0, 3, (0,))}, ValueError, "hold no number, so that nothing is chosen"),
+        ({"action_bounds": (1.0, 1.0 + 1e-9)}, ValueError, "finite numbers of float32, low < high"),
         ({"action_space": spaces.Discrete(2), "action_bounds": (0, 1)}, ValueError, "are for boxes"),
         ({"action_bounds": (0.0, 4.0)}, ValueError, "leaves the actions"),
         ({"action_bounds": (1.0, 0.0)}, ValueError, "low < high"),
@@ -241,6 +247,43 @@ def test_ready_made_vectors_and_functions_of_vectors_are_worlds():
     assert steps.observations.dtype == torch.int64
 
 
+class OneArray(VectorEnv):
+    """Writes every step into the same arrays, flags as bytes, as fast vectors do: two clocks, one ends at 3."""
+
+    metadata: typing.ClassVar = {"autoreset_mode": AutoresetMode.DISABLED}
+    num_envs = 2
+    single_observation_space, single_action_space = spaces.Box(-1, 9, (1,), np.float32), spaces.Discrete(2)
+    observation_space = spaces.Box(-1, 9, (2, 1), np.float32)
+    action_space = spaces.MultiDiscrete([2, 2])
+
+    def __init__(self):
+        self.seen, self.paid = np.zeros((2, 1), np.float32), np.zeros(2, np.float32)
+        self.ended, self.cut = np.zeros(2, np.uint8), np.zeros(2, np.uint8)
+
+    def reset(self, *, seed=None, options=None):
+        which = (options or {}).get("reset_mask", np.ones(2, bool))
+        self.seen[which], self.ended[which], self.paid[which] = 0, 0, 0
+        return self.seen, {}
+
+    def step(self, actions):
+        self.seen += 1
+        self.paid[:] = self.seen[:, 0]
+        self.ended[:] = self.seen[:, 0] >= (3, 99)
+        return self.seen, self.paid, self.ended, self.cut, {}
+
+
+def test_what_a_vector_writes_over_is_kept_as_it_was():
+    """The rows of a learner's buffer: seen, action, paid, terminated, seen after."""
+    made = OneArray()
+    learner = cai.inference.SoftActorCritic(steps=20, hidden_sizes=(4,), warmup_steps=20).learner(world(source=made))
+    rows = learner.step(learner.init(world(source=made), seed=0))[0].problem.buffer._rows.reshape(-1, 2, 5)[:10]
+    clocks = torch.arange(10)
+    for copy, before in enumerate((clocks % 3, clocks)):
+        assert rows[:, copy, [0, 2, 4]].long().tolist() == torch.stack([before, before + 1, before + 1], 1).tolist()
+    assert rows[:, 0, 3].tolist() == [0, 0, 1] * 3 + [0]
+    assert not rows[:, 1, 3].any()
+
+
 def test_a_simulator_goes_on_from_its_own_states_alone():
     found = world(end=3)
     first = found.reset(2, torch.Generator().manual_seed(0))
@@ -319,6 +362,8 @@ def test_steps_are_collected_in_models_and_by_policies():
     assert isinstance(multi_goal(), ContinuousModel)
     with pytest.raises(ValueError, match="no action can be drawn"):
         collect(pendulum(), 3)
+    with pytest.raises(TypeError, match=r"policy is a int, which does not act; give cai\.extract_policy"):
+        collect(bridge(), 3, policy=3)
     with pytest.raises(TypeError, match="the world is a str"):
         collect("Pendulum-v1", 3)
 

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 import cai
 from cai.cli import app
 from cai.inference import SoftQLearning
+from cai.inference.core.storage import StorageError
 from cai.inverse import AdversarialEstimate, FitError, FitStatus, airl, gail
 from cai.inverse.adversarial import brain
 from cai.models import environment_model
@@ -91,6 +92,22 @@ def test_a_run_that_was_interrupted_or_cut_short_goes_on(tmp_path, monkeypatch):
     whole = asked(run)
     for folder in ("cut", "timed"):
         same(whole, cai.resume(tmp_path / folder, throw=False))
+
+
+@pytest.mark.parametrize("other", ["method", "demonstrations", "recent"])
+def test_the_state_of_another_run_is_refused_though_it_would_fit(other, tmp_path):
+    """Networks of the same shapes, by another method, from other demonstrations or with other options."""
+    for name in ("own", "other"):
+        changed = other if name == "other" else ""
+        method = airl if changed == "method" else gail
+        learner = f"soft-q-learning:steps=60,{SMALL}"
+        options = {"learner": learner, "recent": 60 if changed == "recent" else 70, "throw": False}
+        number = 229 if changed == "demonstrations" else 230
+        method(world_of("CartPole-v1"), shown("CartPole-v1", number), folder=tmp_path / name, **options)
+    for name in ("state.safetensors", "state.json"):
+        (tmp_path / "other" / name).replace(tmp_path / "own" / name)
+    with pytest.raises(StorageError, match="belongs to another run, of another backend, other options or another"):
+        cai.resume(tmp_path / "own", steps=120)
 
 
 def test_a_longer_run_is_the_one_that_was_long_from_the_start(tmp_path):

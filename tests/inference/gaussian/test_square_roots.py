@@ -1,0 +1,144 @@
+"""Costs and noises that are many orders apart: answers of fourteen digits by square roots, or a status."""
+
+import numpy as np
+import pytest
+import torch
+from gaussian_digits import apart, many_digits
+
+import cai
+from cai.inference import Status
+from cai.models import Flat, LinearGaussianModel, LinearNormal, QuadraticReward
+
+
+def problem(seed, weight, *, flat, noise, n=2, m=1, T=4, alpha=0.75, first=1.0):
+    """The parts of a problem whose final cost is `weight` times its others."""
+    rng = np.random.default_rng(seed)
+
+    def covariance(size):
+        root = rng.normal(size=(n, n))
+        found = size * root @ root.T
+        return (found + found.T) / 2
+
+    C = np.eye(n + m)
+    C[0, 0] = first
+    prior = None if flat else (rng.normal(size=(m, n)), rng.normal(size=m), 0.75 * np.eye(m))
+    A, B = np.eye(n) + 0.4 * rng.normal(size=(n, n)), rng.normal(size=(n, m))
+    final = (covariance(weight), weight * rng.normal(size=n))
+    initial = (rng.normal(size=n), 0.25 * np.eye(n))
+    return [
+        A,
+        B,
+        0.2 * rng.normal(size=n),
+        covariance(noise),
+        C,
+        rng.normal(size=n + m),
+        final,
+        initial,
+        T,
+        alpha,
+        prior,
+    ]
+
+
+def as_model(A, B, c, W, C, g, final, initial, T, alpha, prior, **changes):
+    n = len(A)
+    reward = QuadraticReward(C[:n, :n], C[n:, n:], C[:n, n:], g[:n], g[n:], final=final)
+    parts = {"noise": W, "offset": c, "initial": initial, "horizon": T, "temperature": alpha, "reward": reward}
+    prior = Flat() if prior is None else LinearNormal(*prior)
+    return LinearGaussianModel(A, B, action_prior=prior, **parts | changes)
+
+
+def check(answer, want, tolerance=1e-11):
+    for t, (K, k, width) in enumerate(want["policies"]):
+        for found, expected in ((answer.gain(t), K), (answer.offset(t), k), (answer.covariance(t), width)):
+            assert apart(found, expected) < tolerance, t
+        assert apart(answer.dynamics(t).A, want["moves"][t]) < tolerance, t
+    moments = answer.moments
+    for t, (mean, spread, P) in enumerate(zip(want["means"], want["covariances"], want["P"], strict=True)):
+        assert np.abs(moments.state_means[t].numpy() - mean.astype(float)).max() < tolerance * (
+            1 + np.abs(mean).max()
+        ), t
+        assert apart(moments.state_covariances[t], spread) < tolerance, t
+        assert apart(answer.message(t).P, P) < tolerance, t
+    size = max(abs(want[name]) for name in ("start", "return", "kl", "luck"))
+    parts = {"return": answer.believed_return, "kl": answer.policy_divergence, "luck": answer.luck}
+    for name, found in (parts | {"start": answer.details["start"]}).items():
+        assert abs(float(found) - want[name]) < 1e-13 * size, name
+    assert float(answer.luck_by_step().sum()) == pytest.approx(float(answer.luck), rel=1e-12)
+
+
+@pytest.mark.parametrize("flat", [True, False])
+@pytest.mark.parametrize("noise", [0.25, 1e-8, 0.0])
+@pytest.mark.parametrize("weight", [1e6, 1e10, 1e15])
+def test_an_end_that_outweighs_all_else_costs_no_digits(weight, noise, flat):
+    for eta in (0.0, 1.0, 1e-5):
+        parts = problem(int(weight) % 7, weight, flat=flat, noise=noise)
+        check(cai.infer(as_model(*parts), "risk", eta=eta), many_digits(*parts, eta))
+
+
+@pytest.mark.parametrize("weight", [1e8, 1e10])
+def test_caution_keeps_its_digits_where_noise_is_small(weight):
+    parts = problem(5, weight, flat=False, noise=1e-4 / weight)
+    check(cai.infer(as_model(*parts), "risk", eta=-1e-6), many_digits(*parts, -1e-6), 1e-8)
+
+
+@pytest.mark.parametrize("eta", [0.0, 1.0])
+def test_actions_that_cost_more_than_their_prior_by_orders_cost_no_digits(eta):
+    parts = problem(3, 1e-8, flat=False, noise=0.25)
+    parts[4] = np.diag([1.0, 1.0, 2.0**50])
+    parts[10] = (np.array([[-1.0, 0.5]]), np.array([-0.75]), np.array([[2.0**-16]]))
+    check(cai.infer(as_model(*parts), "risk", eta=eta), many_digits(*parts, eta))
+
+
+@pytest.mark.parametrize("size", [2.0**34, 2.0**44])
+def test_noise_along_a_ray_that_outweighs_rewards_costs_no_digits(size):
+    ray = np.array([[0.75], [-1.25]])
+    for eta in (1.0, 0.5):
+        parts = problem(2, 1.0, flat=False, noise=0.0)
+        parts[3], parts[7] = size * ray @ ray.T, (parts[7][0], size * ray @ ray.T)
+        check(cai.infer(as_model(*parts), "risk", eta=eta), many_digits(*parts, eta), 1e-9)
+
+
+@pytest.mark.parametrize("weight", [1e12, 1e14])
+def test_costs_that_are_no_squares_answer_with_all_digits_or_a_status(weight):
+    seen = set()
+    for seed in range(6):
+        parts = problem(seed, weight, flat=True, noise=0.25, first=-0.125)
+        answer = cai.infer(as_model(*parts), "variational", throw=False)
+        seen.add(answer.status)
+        assert answer.status.ok or "digits were lost: the answer is known to" in answer.details["why"]
+        if answer.status.ok:
+            want = many_digits(*parts, 0.0)["policies"]
+            assert max(apart(answer.gain(t), policy[0]) for t, policy in enumerate(want)) < 1e-8
+    assert Status.OUT_OF_RANGE in seen
+
+
+def test_members_of_a_batch_are_those_asked_alone():
+    parts = problem(4, 1.0, flat=False, noise=0.25)
+    final = parts[6]
+    weights = torch.tensor([1.0, 1e12]).double()
+    ends = (weights[:, None, None] * torch.as_tensor(final[0]), weights[:, None] * torch.as_tensor(final[1]))
+    for name in ("variational", "exact"):
+        parts[6] = ends
+        together = cai.infer(as_model(*parts), name)
+        for b in range(2):
+            parts[6] = tuple(end[b] for end in ends)
+            alone = cai.infer(as_model(*parts), name)
+            assert torch.equal(together.conduct.gain[b], alone.conduct.gain)
+            assert float(together.elbo[b]) == float(alone.elbo)
+            assert torch.allclose(together.moments.state_covariances[b], alone.moments.state_covariances, rtol=1e-12)
+
+
+def test_gradients_pass_through_digits_that_square_roots_keep():
+    parts = problem(4, 1e8, flat=True, noise=0.25)
+    A = torch.as_tensor(parts[0])
+
+    def worth(A):
+        return cai.infer(as_model(A, *parts[1:]), "variational").elbo
+
+    given = A.clone().requires_grad_()
+    slope = torch.autograd.grad(worth(given), given)[0]
+    step = torch.zeros_like(A)
+    step[0, 1] = 2.0**-16
+    numeric = (worth(A + step) - worth(A - step)) / 2.0**-15
+    assert float(slope[0, 1]) == pytest.approx(float(numeric), rel=1e-4)
