@@ -209,7 +209,9 @@ def plot_luck(
         shown = torch.argsort(luck, descending=True)[:FEW_STATES]
         shown = shown[luck[shown] > 1e-12].sort().values
         names = [model.mdp.state_name(int(s)) for s in shown]
-        ax.bar(names, luck[shown].numpy(), color=_color(posterior))
+        places = list(range(len(names)))  # a bar by name would make its axes remember every name it ever held
+        ax.bar(places, luck[shown].numpy(), color=_color(posterior))
+        ax.set_xticks(places, names)
         ax.set_xlabel("state")
         ax.set_ylabel("luck (nats)")
         ax.tick_params(axis="x", rotation=90 if len(names) > 8 else 0)
