@@ -246,14 +246,30 @@ def policy_of(brain: Any, source: str) -> LearnedPolicy:
 
 @torch.no_grad()
 def _run(posterior: LearnedPosterior, number: int) -> _Sums:
-    """Episodes of the stochastic policy, each reset with a seed of its own."""
-    world, policy, brain = posterior.model, posterior.learned_policy, posterior.brain
-    interface: Interface = policy.interface
+    """Episodes of the stochastic policy, each reset with a seed of its own; in rounds where there are fewer copies."""
+    world = posterior.model
     one = getattr(world, "fixed_number", None)
     copies = number if one is None else one
     worlds = make_worlds(world, copies)
     generator = torch.Generator().manual_seed(posterior.seed)
-    seen, info = worlds.reset(seed=[reset_seed(posterior.seed, EVALUATION_COPY, i) for i in range(copies)])
+    rounds = [_round(posterior, worlds, first, generator) for first in range(0, number, copies)]
+    if one is None:
+        worlds.close()
+    return _Sums(*(torch.cat(parts)[:number] for parts in zip(*rounds, strict=True)))
+
+
+def _round(posterior: LearnedPosterior, worlds: Any, first: int, generator: torch.Generator) -> _Sums:
+    """An episode of each copy of the world.
+
+    Args:
+        posterior: whose policy acts.
+        worlds: the copies.
+        first: the number of the first episode.
+        generator: of the actions.
+    """
+    world, brain, copies = posterior.model, posterior.brain, worlds.num_envs
+    interface: Interface = posterior.learned_policy.interface
+    seen, info = worlds.reset(seed=[reset_seed(posterior.seed, EVALUATION_COPY, first + i) for i in range(copies)])
     totals, spent, tails = (np.zeros(copies) for _ in range(3))
     weight, alive = np.ones(copies), np.ones(copies, dtype=bool)
     gamma = world.discount
@@ -278,6 +294,4 @@ def _run(posterior: LearnedPosterior, number: int) -> _Sums:
             f"an episode of {world.name} has not ended after {LONGEST:,} steps, so its return is not known; give the "
             "world max_episode_steps=..., after which episodes are truncated, or a discount below 1"
         )
-    if one is None:
-        worlds.close()
     return _Sums(*(torch.from_numpy(part) for part in (totals, spent, tails)))

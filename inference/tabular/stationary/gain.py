@@ -8,6 +8,7 @@ they converge to a solution wherever there is one, whatever the period (Krasnose
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -24,6 +25,7 @@ __all__ = [
     "bound_on_values",
     "classes_of",
     "concluded",
+    "drift_of_chain",
     "gain_of",
     "law_of",
     "of_ties",
@@ -104,7 +106,7 @@ def soft_rate(steps: Steps, limit: int, newton: bool = True) -> Rate:
         rounds = min(2 * rounds, MANY)
     rate = concluded(steps, chains, values, count, jumps)
     tied = np.isinf(steps.eta) and not rate.why and not np.isfinite(rate.width).all()
-    return of_ties(steps, rate, limit) if tied else rate
+    return of_ties(steps, rate, limit, drift_of_chain) if tied else rate
 
 
 def _even(moves: Moves) -> bool:
@@ -339,21 +341,48 @@ def bound_on_values(
     return np.full(steps.number, np.inf)
 
 
-def of_ties(steps: Steps, rate: Rate, limit: int) -> Rate:
-    """The same where the equation leaves open what several sets of states are worth relative to each other."""
+def of_ties(
+    steps: Steps,
+    rate: Rate,
+    limit: int,
+    drift: Callable[[Steps, Values, Any, Any], Array | None],
+) -> Rate:
+    """The same where the equation leaves open what several sets of states are worth relative to each other.
+
+    Args:
+        steps: the problem.
+        rate: what is known of it.
+        limit: the most backups.
+        drift: how far [N] values may move on from where they seem to stand still, of the problem, them, the gain and
+            what a step may be off by; None where nothing is known.
+    """
+    why = "several sets of states earn as much a step, and what they are worth to each other does not settle"
     found = _settled(steps, rate, min(SETTLE, limit))
     if found is None:
-        why = "several sets of states earn as much a step, and what they are worth to each other does not settle"
         return replace(rate, width=np.full(steps.number, np.inf), why=why)
-    values, backups, lost = found
-    return replace(rate, values=values, width=np.full(steps.number, lost), count=rate.count + backups)
+    values, backups, lost, off = found
+    moved = drift(steps, values, rate.gain, off)
+    width = np.full(steps.number, np.inf if moved is None else lost) + (0.0 if moved is None else moved)
+    return replace(rate, values=values, width=width, count=rate.count + backups, why=why)
 
 
-def _settled(steps: Steps, rate: Rate, limit: int) -> tuple[Values, int, float] | None:
-    """Values of finite horizons from 0 less the gain of each step, once they stand still.
+def drift_of_chain(steps: Steps, values: Values, gain: Any, off: Any) -> Array | None:
+    """[N], how far values may move on while the chain at them gets to where it stays; see `of_ties`."""
+    chains, moves = Chains(steps), steps.moves(values)
+    stays = np.concatenate(classes_of(steps, moves))
+    side = np.full((steps.number, 1), float(off))
+    found = until_return(steps, chains, moves, stays).answer(side)
+    if found is None or not (np.isfinite(found).all() and (found >= 0).all()):
+        return None
+    return np.where(np.isin(np.arange(steps.number), stays), 0.0, found[:, 0])
+
+
+def _settled(steps: Steps, rate: Rate, limit: int) -> tuple[Values, int, float, Any] | None:
+    """Values of finite horizons from 0 less the gain of each step, once they seem to stand still.
 
     Returns:
-        (values, after how many backups, what rounding may have made of them); None if they go on.
+        (values, after how many backups, what rounding may have made of them, what a step may be off by); None if they
+        go on.
     """
     values, lost = steps.values(np.zeros(steps.number)), 0.0
     known = (rate.high - rate.low) / 2  # all states move by what the gain is off by
@@ -361,6 +390,6 @@ def _settled(steps: Steps, rate: Rate, limit: int) -> tuple[Values, int, float] 
         moves = steps.moves(values)
         lost += 2 * float(moves.rounding.max())
         if (np.abs(moves.delta - rate.gain) <= 4 * moves.rounding + known).all():
-            return values, count + 1, lost
+            return values, count + 1, lost, 5 * moves.rounding.max() + 2 * known
         values = values.moved(moves.delta - rate.gain)
     return None

@@ -26,7 +26,7 @@ from cai.inference.tabular.stationary.problem.steps import Steps
 from cai.inference.tabular.stationary.problem.tables import undominated
 from cai.inference.tabular.stationary.solve import Solution, conclude
 
-__all__ = ["by_outcome", "put_delays", "solve_hard"]
+__all__ = ["Merged", "by_outcome", "put_delays", "solve_hard"]
 
 Array = np.ndarray[Any, Any]
 DELAYS = 200  # steps up to which delays are looked for, in problems of more edges than
@@ -108,7 +108,7 @@ def solve_hard(solution: Solution, group: Array) -> None:
         if not unknown.any() or not _put_idle(solution, pairs, edges, unknown).any():
             return
         unknown = solution.unknown(group)
-        merged = _Merged(steps, pairs, edges, unknown, solution.worth)
+        merged = Merged(steps, pairs, edges, unknown, solution.worth)
         part, end = merged.steps, np.append(np.zeros(merged.steps.number, dtype=bool), True)
         sure, chosen = ending(part, end)
         if not sure.all():
@@ -166,7 +166,7 @@ def _put_idle(solution: Solution, pairs: Array, edges: Array, unknown: Array) ->
     return unknown & ~idle
 
 
-class _Merged:
+class Merged:
     """A problem in which every set of states that can be stayed in for nothing is one state that may stop.
 
     Attributes:
@@ -256,7 +256,7 @@ class _Merged:
         solution.chosen[states] = found[states]
 
 
-def _put_endless(solution: Solution, merged: _Merged, endless: Array) -> None:
+def _put_endless(solution: Solution, merged: Merged, endless: Array) -> None:
     """What states are worth that cannot surely end: by the best rate of the end components that can be stayed in.
 
     A policy that may also stop anywhere, for 0, is improved: it goes on for ever where that earns more than 0, and is
@@ -285,7 +285,7 @@ def _put_endless(solution: Solution, merged: _Merged, endless: Array) -> None:
     solution.put(merged.spread(endless), -np.inf, 0.0)
 
 
-def _put_level(solution: Solution, merged: _Merged, part: Steps, places: Array) -> None:
+def _put_level(solution: Solution, merged: Merged, part: Steps, places: Array) -> None:
     """States that can go round for ever for nothing on average, though not for 0 at every step."""
     inside = np.isin(np.arange(part.number), places)
     leaves = part.into(~np.append(inside, False))
