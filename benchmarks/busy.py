@@ -19,10 +19,10 @@ SETTLE = 0.01  # seconds until the scheduler has given the other process a core
 
 @contextlib.contextmanager
 def settled() -> Iterator[None]:
-    """What every call is timed within, whoever holds a core meanwhile: the caller has computed something else for a while.
+    """What every call is timed within, whoever holds a core: this process has done something else for a while.
 
-    A call of a millisecond that is made again at once finds the processor's caches and predictions as it left them, and
-    takes half as long as one that comes after these `SETTLE` seconds; conditions that do not all wait cannot be compared.
+    A call of a millisecond that is made again at once finds the processor's caches and predictions as it left them,
+    and takes half as long as after `SETTLE` seconds: conditions that do not all wait cannot be compared.
     """
     begun = time.perf_counter()
     while time.perf_counter() - begun < SETTLE:  # a sleep would give the core away

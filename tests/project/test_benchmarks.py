@@ -310,7 +310,7 @@ def test_one_thread_is_for_a_while():
 
 
 def test_every_condition_is_entered_as_long_after_the_last_call(monkeypatch):
-    """A short call that follows another at once takes half as long: what waits must not be held against what does not."""
+    """A short call that follows another at once takes half as long, and must not be held against one that waited."""
     waits = {}
 
     def watched(calls, first, *, around, **_):
