@@ -42,7 +42,7 @@ RESIDUAL = 1e-9  # relative, of the stationary equation
 UNEVEN = 1e4  # of the largest eigenvalue to the smallest, above which doubling loses digits
 DOUBLED = 1e-12  # relative, of the stationary equation after doubling
 TINY = 1e-300
-LONG = ((256, 1e-3), (1024, 1e-5), (4096, 0.0))  # steps of messages in roots, and what is near enough to take more
+LONG = ((256, 0.2), (1024, 1e-3), (4096, 0.0))  # steps of messages in roots, and what is near enough to take more
 ROOTS_SETTLED = (1e-13, 1e-10, 1e-10)  # relative changes of P, K and p in a step; the latter two keep fewer digits
 UNKNOWN = ("log_evidence", "elbo", "believed_return", "luck", "policy_divergence", "policy_entropy")
 
