@@ -284,7 +284,10 @@ def _model(posterior: Posterior) -> TrajectoryModel:
             "of a planner's, or ask about cai.models.discretize(model, ...)"
         )
     if not isinstance(posterior.model, TrajectoryModel):
-        raise ValueError("this picture needs the states of a TrajectoryModel; the answer is about a Pyro program")
+        raise ValueError(
+            "this picture needs the states of a TrajectoryModel; the answer is about a Pyro program: draw "
+            "cai.compare(program, [...]).plot() or cai.draw_factor_graph(program), or read posterior.action_probs"
+        )
     return posterior.model
 
 
