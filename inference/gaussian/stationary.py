@@ -186,8 +186,7 @@ def _in_roots(problem: GaussianProblem, last: Messages) -> tuple[Messages, Tenso
         if passed is None or not bool(passed[2].all()):
             return None
         found, (P, p, rho) = passed[0], passed[0].cost_to_go
-        pairs = ((P[..., 0, :, :], P[..., 1, :, :]), (found.gain[..., 0, :, :], found.gain[..., 1, :, :]))
-        pairs += ((p[..., 0, :, None], p[..., 1, :, None]),)
+        pairs = [part[..., :2, :, :].unbind(-3) for part in (P, found.gain, p[..., None])]
         apart = [float((entry_size(now - then) / entry_size(now).clamp(min=TINY)).max()) for now, then in pairs]
         if all(change <= enough for change, enough in zip(apart, ROOTS_SETTLED, strict=True)):
             break
