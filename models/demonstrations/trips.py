@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
@@ -126,6 +127,12 @@ def read_trips(network: RouteNetwork, trips: Any, drop: Literal["report"] | None
         raise ValueError(f"drop is {drop!r}; expected None or 'report'")
     if isinstance(trips, Trips):
         return trips
+    if isinstance(trips, (list, tuple)) and trips and not isinstance(trips[0], Mapping):
+        raise TypeError(
+            f"trips is a {type(trips).__name__} of {type(trips[0]).__name__}; of routes make a row for each link: "
+            "[{'trip': n, 'position': i, 'link': link} for n, route in enumerate(routes) for i, link in "
+            "enumerate(route)], as a pandas.DataFrame"
+        )
     frame = read_table(trips, "trips", ("trip", "position", "link"))
     if from_file(trips):
         frame = _numbered(frame, network)

@@ -117,6 +117,12 @@ class Interface:
         begins = np.cumsum((0, *self.categories[:-1]))
         return rows.scatter_(1, torch.from_numpy(seen.astype(np.int64) + begins), 1.0)
 
+    def observations(self, rows: Tensor, shape: tuple[int, ...]) -> Tensor:
+        """[N, *shape], observations as the world gives them, of rows [N, n] as networks see them."""
+        if self.categories:
+            rows = torch.stack([part.argmax(1) for part in rows.split(self.categories, 1)], 1)
+        return rows.reshape(-1, *shape)
+
     @staticmethod
     def _refuse_beyond(seen: Any, found: Tensor) -> None:
         """Raises ValueError if a number is not finite, or has none like it in float32."""
@@ -256,7 +262,7 @@ def log_prior_of(world: Any, interface: Interface) -> LogPrior | None:
         prior = world.action_prior
 
         def asked(observations: Tensor, actions: Tensor) -> Tensor:
-            found = prior(observations.reshape(-1, *world.observation_space.shape))
+            found = prior(interface.observations(observations, world.observation_space.shape))
             if interface.num_actions:
                 return torch.log_softmax(found.logits, -1).float()
             return (found.log_prob(interface.to_world(actions)) + interface.log_volume).float()

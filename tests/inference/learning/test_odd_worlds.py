@@ -154,6 +154,29 @@ def test_observations_that_are_not_finite_have_no_worth(boxed, dtype, answers):
             ask(seen)
 
 
+@pytest.mark.parametrize(
+    "space", [spaces.Discrete(3, start=4), spaces.MultiDiscrete([[2, 3], [1, 4]])], ids=["one", "four"]
+)
+@pytest.mark.parametrize("backend", DISCRETE)
+def test_priors_are_asked_of_whole_numbers_as_the_world_shows_them(space, backend):
+    """One that leaves the sum of what is seen, modulo 2, alone to be done."""
+
+    def prior(seen):
+        seen = torch.as_tensor(seen)
+        assert seen.dtype == torch.int64
+        assert seen.shape[1:] == space.shape
+        parity = seen.flatten(1).sum(1) % 2 if space.shape else seen % 2
+        return torch.distributions.Categorical(torch.stack([parity == 0, parity == 1], 1).double())
+
+    world = environment_model(lambda: Odd(space), discount=0.9, temperature=1.0, action_prior=prior)
+    options = {"buffer_size": 20} if backend == "policy-gradient" else {"warmup_steps": 20}
+    policy = cai.infer(world, backend, **SMALL, **options).policy()
+    seen = world.make(5).reset(seed=[1, 2, 3, 4, 5])[0]
+    want = seen.reshape(5, -1).sum(1) % 2
+    assert policy.act(seen, deterministic=True).tolist() == want.tolist()
+    assert policy.log_prob(want, seen).tolist() == [0.0] * 5
+
+
 def test_an_observation_of_no_numbers_is_refused():
     with pytest.raises(ValueError, match=r"hold no number at all; show at least one"):
         world_of(spaces.Box(-1.0, 1.0, (0,), np.float32))
