@@ -158,7 +158,7 @@ def make_backend(backend: str | Backend, **options: Any) -> Backend:
             raise ValueError(
                 f"backend {backend!r}: {said}{meant}; its options are: {', '.join(fields) or 'none'}"
             ) from None
-        if dataclasses.is_dataclass(made):
+        if options and dataclasses.is_dataclass(made):
             check_kinds(type(made), options, f"backend {backend!r}")
         return made
     if isinstance(backend, type):
