@@ -182,14 +182,17 @@ def _inaccurate(
 def _gap(answer: GaussianPosterior, problem: GaussianProblem, messages: Messages, eta: float) -> float:
     """How far V(start) is from E r - alpha KL - alpha luck / eta, relative to these; 0 where no digits can be lost."""
     with torch.no_grad():
-        sizes = [part.abs().amax() for part in (problem.noise, problem.covariance) if part.numel()]
-        strength = float(messages.theta.abs().max() * max(sizes) * messages.cost_to_go.P.abs().amax())
-        if not strength > STRONG[problem.mean.dtype]:
+        noises = (problem.noise.flatten(-3), problem.covariance.flatten(-2))
+        size = torch.maximum(*(part.abs().amax(-1) for part in noises))
+        strength = messages.theta.abs() * size * messages.cost_to_go.P.flatten(-3).abs().amax(-1)
+        strong = strength > STRONG[problem.mean.dtype]
+        if not bool(strong.any()):
             return 0.0
         paid = answer.account
         parts = (paid.believed_return / problem.temperature, paid.policy_divergence, paid.luck / eta)
         size = torch.stack([part.abs() for part in torch.broadcast_tensors(*parts)]).amax(0)
-        return float(((parts[0] - parts[1] - parts[2] - messages.start / problem.temperature).abs() / size).max())
+        apart = (parts[0] - parts[1] - parts[2] - messages.start / problem.temperature).abs() / size
+        return float(torch.where(strong, apart, 0.0).max())
 
 
 def _with_attained_bound(answer: GaussianPosterior) -> GaussianPosterior:

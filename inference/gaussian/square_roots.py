@@ -134,7 +134,7 @@ def backward_in_roots(
         U, u, linear = kept**0.5 * going.U, kept**0.5 * going.u, kept * going.linear
         above = torch.cat([U @ B, U @ A, (times(U, c) + u)[..., None]], -1)
         below = torch.cat([cost.U[..., n:], cost.U[..., :n], cost.u[..., None]], -1)
-        R = triangle(above, below, *([] if priors is None else [priors[t]]), shake=shake)
+        R = triangle(above, below, *([] if priors is None else [priors[t]]), lead=m, shake=shake)
         bares.append(above[..., :m].mT @ above[..., :m] + below[..., :m].mT @ below[..., :m])
         root, across, shift = R[..., :m, :m], R[..., :m, m : m + n], R[..., :m, m + n]
         lean = _solved(root.mT, (times(B.mT, linear) + cost.linear[..., n:])[..., None], upper=False)[..., 0]
@@ -243,7 +243,7 @@ def _means(cost: Squares, noise: Tensor, theta: Tensor) -> tuple[Tensor, Tensor]
     return found[..., :n], found[..., n]
 
 
-def triangle(*rows: Tensor, shake: torch.Generator | None = None) -> Tensor:
+def triangle(*rows: Tensor, lead: int = 0, shake: torch.Generator | None = None) -> Tensor:
     """The triangular factor [..., k, k] of rows [..., i, k], with a diagonal >= 0; the largest rows come first.
 
     Rows of very different sizes keep their digits in that order (Powell and Reid 1969; Cox and Higham 1998), and so do
@@ -251,6 +251,8 @@ def triangle(*rows: Tensor, shake: torch.Generator | None = None) -> Tensor:
 
     Args:
         rows: parts of the matrix.
+        lead: so many columns are eliminated first, by the rows that they have entries in; others stay as they are, and
+            so what has no part in these columns, be it large, rounds nothing of what has.
         shake: adds as much at random.
     """
     matrix = torch.cat(rows, -2)
@@ -262,10 +264,23 @@ def triangle(*rows: Tensor, shake: torch.Generator | None = None) -> Tensor:
     size = matrix.shape[-1]
     if matrix.shape[-2] < size:
         matrix = torch.cat([matrix, matrix.new_zeros(*matrix.shape[:-2], size - matrix.shape[-2], size)], -2)
-    order = matrix.abs().amax(-1).argsort(-1, descending=True)
-    matrix = matrix.gather(-2, order[..., None].expand(matrix.shape))
-    R = torch.linalg.qr(matrix, mode="r").R
+    matrix = _largest_first(matrix)
+    if lead:
+        within = (matrix[..., :lead] != 0).any(-1).int().argsort(stable=True, dim=-1, descending=True)
+        matrix = matrix.gather(-2, within[..., None].expand(matrix.shape))
+        folded, tau = torch.geqrf(matrix[..., :lead])
+        rest = torch.ormqr(folded, tau, matrix[..., lead:], transpose=True)
+        later = torch.linalg.qr(_largest_first(rest[..., lead:, :]), mode="r").R
+        above = torch.cat([folded[..., :lead, :].triu(), rest[..., :lead, :]], -1)
+        R = torch.cat([above, torch.cat([later.new_zeros(*later.shape[:-1], lead), later], -1)], -2)
+    else:
+        R = torch.linalg.qr(matrix, mode="r").R
     return torch.where(R.diagonal(dim1=-2, dim2=-1) < 0, -1.0, 1.0)[..., None].to(R.dtype) * R
+
+
+def _largest_first(matrix: Tensor) -> Tensor:
+    order = matrix.abs().amax(-1).argsort(-1, descending=True)
+    return matrix.gather(-2, order[..., None].expand(matrix.shape))
 
 
 def factor(covariance: Tensor) -> Tensor:
@@ -293,11 +308,30 @@ def spread_over(part: Tensor, batch: torch.Size, own: int) -> Tensor:
 
 
 def _scaled_spectrum(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Scales [..., n], and the spectrum of the matrix whose diagonal these make about 1."""
+    """Scales [..., n], and the spectrum of the matrix whose diagonal these make about 1, in no order.
+
+    Coordinates that share no entry share no eigenvector either, or equal eigenvalues would mix them by a rounding: a
+    cost without cross terms would have some.
+    """
     matrix = matrix.detach()
     sizes = matrix.diagonal(dim1=-2, dim2=-1).abs()
     scale = torch.where(sizes > 0, sizes, 1.0).log2().div(2).round().exp2()
-    return scale, *torch.linalg.eigh(matrix / (scale[..., None] * scale[..., None, :]))
+    scaled = (matrix / (scale[..., None] * scale[..., None, :])).reshape(-1, *matrix.shape[-2:])
+    values, vectors = torch.zeros_like(scaled[..., 0]), torch.zeros_like(scaled)
+    patterns, members = torch.unique(scaled != 0, dim=0, return_inverse=True)
+    for number, pattern in enumerate(patterns):
+        those = (members == number).nonzero()[:, 0]
+        for block in _blocks(pattern):
+            square = those[:, None, None], block[:, None], block
+            values[those[:, None], block], vectors[square] = torch.linalg.eigh(scaled[square])
+    return scale, values.reshape(matrix.shape[:-1]), vectors.reshape(matrix.shape)
+
+
+def _blocks(pattern: Tensor) -> list[Tensor]:
+    """The indices of coordinates that entries [n, n], which of them are not 0, lead to from each other."""
+    reach = pattern.double() + torch.eye(len(pattern), dtype=torch.float64, device=pattern.device)
+    first = (torch.linalg.matrix_power(reach, len(pattern)) > 0).double().argmax(-1)
+    return [(first == label).nonzero()[:, 0] for label in first.unique()]
 
 
 def _rounding(values: Tensor) -> Tensor:

@@ -142,3 +142,45 @@ def test_gradients_pass_through_digits_that_square_roots_keep():
     step[0, 1] = 2.0**-16
     numeric = (worth(A + step) - worth(A - step)) / 2.0**-15
     assert float(slope[0, 1]) == pytest.approx(float(numeric), rel=1e-4)
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("flat", [True, False])
+def test_nothing_is_rounded_by_costs_that_an_action_has_no_part_in(seed, flat):
+    """Without a final cost the last gain is that of the prior, exactly, however unevenly states cost."""
+    A, B, c, W, _, g, _, initial, T, alpha, prior = problem(seed, 1.0, flat=flat, noise=0.5, n=3, m=2)
+    rng = np.random.default_rng(seed)
+    root = np.zeros((5, 5))
+    root[:3, :3] = rng.normal(size=(3, 3)) * [1e4, 1.0, 1e2]
+    root[3:, 3:] = rng.normal(size=(2, 2)) * [1e-2, 1e-3]
+    parts = [A, B, 0 * c, W, root.T @ root, 0 * g, (0 * A, np.zeros(3)), (0 * c, initial[1]), T, alpha, prior]
+    if prior is not None:
+        parts[-1] = (0 * prior[0], 0 * prior[1], prior[2])
+    for eta in (0.0, 1.0):
+        answer = cai.infer(as_model(*parts), "risk", eta=eta)
+        assert bool((answer.gain(T - 1) == 0).all())
+        check(answer, many_digits(*parts, eta), 1e-10)
+
+
+def test_accounts_of_small_numbers_are_not_held_against_the_noise_of_other_members():
+    ray = np.array([[0.75], [-1.25]])
+    noise = np.stack([2.0**40 * ray @ ray.T, 0.25 * np.eye(2)])
+    costs = np.array([1.0, 1e-9])[:, None, None, None] * np.eye(2)
+    parts = problem(2, 1.0, flat=False, noise=0.0)
+    prior = LinearNormal(L=[[0.7]])
+
+    def answer(noise, costs):
+        reward = QuadraticReward(costs, costs[..., :1, :1])
+        model = LinearGaussianModel(
+            *parts[:2],
+            noise=noise,
+            initial=(np.zeros(2), 0.25 * np.eye(2)),
+            horizon=4,
+            reward=reward,
+            action_prior=prior,
+        )
+        return cai.infer(model, "exact")
+
+    together = answer(noise[:, None], costs)
+    for b in range(2):
+        assert float(together.elbo[b]) == pytest.approx(float(answer(noise[b], costs[b]).elbo), rel=1e-12)
