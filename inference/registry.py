@@ -246,7 +246,13 @@ def check_question(model: Any) -> None:
             advice = "that is a process and its reward: TrajectoryModel(mdp, reward, horizon=...) makes a model of them"
         raise TypeError(f"expected one model, got a {type(model).__name__} of {len(model)}; {advice}")
     if not callable(model) and not isinstance(model, (ModelBatch, EnvironmentModel)):
-        raise TypeError(f"expected a TrajectoryModel or a Pyro program, got {type(model).__name__}")
+        advice = ""
+        if hasattr(model, "step") and hasattr(model, "reset"):
+            advice = (
+                "; of an environment, cai.models.count_model(environment, horizon=...) counts a table, and "
+                "cai.models.environment_model(environment, discount=..., temperature=...) is what learners ask"
+            )
+        raise TypeError(f"expected a TrajectoryModel or a Pyro program, got {type(model).__name__}{advice}")
 
 
 @overload

@@ -7,14 +7,13 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
-import matplotlib
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
+from cai.explorer.boards import Boards
 from cai.explorer.controls import Control, Model, make_controls, open_source
 from cai.inference.backends.risk import RiskSensitive
 from cai.inference.registry import available_backends
@@ -61,6 +60,8 @@ class Exploration:
         self.controls: tuple[Control, ...] = make_controls(self._source)
         self.defaults: dict[str, Any] = {control.name: control.value for control in self.controls}
         self._asked: dict[tuple[Any, ...], View] = {}
+        self._boards = Boards()
+        self._rows: _Rows | None = None
 
     @property
     def name(self) -> str:
@@ -105,22 +106,37 @@ class Exploration:
     def _answer(self, settled: dict[str, Any], backends: Sequence[str]) -> View:
         """What `ask` does for values that it has not been asked about lately."""
         try:
-            model = self._model(settled)
-            _check_size(model)
             if not backends:
                 raise ValueError("no backend is chosen; choose at least one")
-            asked = [RiskSensitive(eta=settled["eta"]) if name == "risk" else name for name in backends]
-            answers = compare(model, asked, num_rollouts=2)  # expectations are exact; the spread is not shown
+            answers = self._compared(settled, backends)
         except Exception as error:  # whatever a builder does to a number, the panel says it and goes on
             refusal = isinstance(error, ValueError)
             text = str(error) if refusal else f"{type(error).__name__}: {error}"
-            return View(self.name, settled, None, (text,))
+            return View(self.name, settled, None, (text,), self._boards)
         reasons: dict[str, list[str]] = {}
         for row in answers.rows:
             if not row.status.ok or row.detail:
                 reasons.setdefault(row.detail or str(row.status), []).append(backend_name(row))
         texts = (f"{', '.join(names)}: {reason}" for reason, names in reasons.items())
-        return View(self.name, settled, answers, tuple(texts))
+        return View(self.name, settled, answers, tuple(texts), self._boards)
+
+    def _compared(self, settled: dict[str, Any], backends: Sequence[str]) -> Comparison:
+        """What `compare` says; where eta alone was moved, or a backend chosen, the other rows are those of before."""
+        own = {name: value for name, value in settled.items() if name != "eta"}
+        rows = self._rows
+        if rows is None or rows.own != own:
+            model = self._model(settled)
+            _check_size(model)
+            rows = _Rows(own, model, {})
+        keys: list[tuple[str, Any]] = [(name, settled["eta"] if name == "risk" else None) for name in backends]
+        known = {key: rows.known[key] for key in keys if key in rows.known}
+        missing = [key for key in keys if key not in known]
+        if missing:
+            asked = [RiskSensitive(eta=eta) if name == "risk" else name for name, eta in missing]
+            found = compare(rows.model, asked, num_rollouts=2)  # expectations are exact; the spread is not shown
+            known.update(zip(missing, found.rows, strict=True))
+        self._rows = rows._replace(known=known)
+        return Comparison(rows.model, tuple(known[key] for key in keys))
 
     def _model(self, values: Mapping[str, Any]) -> Model:
         for name, value in values.items():
@@ -138,6 +154,14 @@ class Exploration:
         return self._source.build(**options)
 
 
+class _Rows(NamedTuple):
+    """The rows about the model that was asked last: (backend, eta of `risk`) -> row."""
+
+    own: dict[str, Any]
+    model: Model
+    known: dict[tuple[str, float | None], Row]
+
+
 @dataclass(frozen=True, eq=False)
 class View:
     """What the panel shows for some values of its controls.
@@ -147,12 +171,14 @@ class View:
         values: of every control.
         answers: of the model, a row for each backend; None where the model itself was refused.
         messages: what went wrong, and notes of `compare`, in words; empty if there is nothing to say.
+        boards: figures that are drawn in again.
     """
 
     name: str
     values: Mapping[str, Any]
     answers: Comparison | None
     messages: tuple[str, ...] = field(default=())
+    boards: Boards = field(default_factory=Boards, repr=False)
 
     @property
     def caption(self) -> str:
@@ -173,40 +199,42 @@ class View:
         return f"risk, eta = {short_text(self.values['eta'])}" if backend_name(row) == "risk" else backend_name(row)
 
     def figure(self, *, returns: bool = True) -> Figure | None:
-        """Policy, luck, and believed against real return; None where there is no answer.
+        """Policy, luck, and believed against real return, as a figure of its own; None where there is no answer.
 
         Args:
             returns: with the bars of the returns, and the legend of the actions.
         """
+        return self._drawn(returns, None)
+
+    def _drawn(self, returns: bool, boards: Boards | None) -> Figure | None:
         from cai.explorer.gaussian_picture import draw_gaussian_answers
         from cai.explorer.picture import draw_answers
 
         if self.answers is None or not any(row.status.ok for row in self.answers.rows):
             return None
         titles = [self.title(row) for row in self.answers.rows]
-        if isinstance(self.answers.model, World):
-            return draw_gaussian_answers(self.answers, titles, returns=returns)
-        return draw_answers(self.answers, titles, returns=returns)
+        draw = draw_gaussian_answers if isinstance(self.answers.model, World) else draw_answers
+        return draw(self.answers, titles, returns=returns, boards=boards)
+
+    def _pixels(self, returns: bool) -> tuple[np.ndarray, list[slice]] | None:
+        """[height, width, 3], and where the pixels of each answer begin and stop; drawn in a figure that is kept."""
+        from cai.explorer.picture import cut_columns
+
+        with self.boards.lock:
+            figure = self._drawn(returns, self.boards)
+            if figure is None or self.answers is None:
+                return None
+            canvas: Any = figure.canvas
+            canvas.draw()
+            return np.array(canvas.buffer_rgba())[..., :3], cut_columns(figure, len(self.answers.rows))
 
     @cached_property
     def columns(self) -> list[bytes]:
         """Policy and luck of each answer as a PNG file of its own, all on one scale; none where there is no answer."""
-        from cai.explorer.picture import cut_columns
-
         if self.answers is None or (not self.answers.model.is_finite and isinstance(self.answers.model, World)):
             return []
-        figure = self.figure(returns=False)
-        if figure is None:
-            return []
-        canvas = FigureCanvasAgg(figure)
-        canvas.draw()
-        pixels = np.asarray(canvas.buffer_rgba())[..., :3]
-        files = []
-        for part in cut_columns(figure, len(self.answers.rows)):
-            file = io.BytesIO()
-            Image.fromarray(np.ascontiguousarray(pixels[:, part])).save(file, format="png", compress_level=1)
-            files.append(file.getvalue())
-        return files
+        drawn = self._pixels(returns=False)
+        return [] if drawn is None else [_png(drawn[0][:, part]) for part in drawn[1]]
 
     def png(self) -> bytes | None:
         """The figure as the bytes of a PNG file; None where there is no answer. It is drawn once."""
@@ -214,13 +242,15 @@ class View:
 
     @cached_property
     def _png(self) -> bytes | None:
-        figure = self.figure()
-        if figure is None:
-            return None
-        file = io.BytesIO()
-        with matplotlib.rc_context({"savefig.bbox": None}):  # a notebook's own setting would cut each picture anew
-            figure.savefig(file, format="png", dpi=100, pil_kwargs={"compress_level": 1})
-        return file.getvalue()
+        drawn = self._pixels(returns=True)
+        return None if drawn is None else _png(drawn[0])
+
+
+def _png(pixels: np.ndarray) -> bytes:
+    """[height, width, 3] as a file, compressed a little: it is sent once."""
+    file = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(pixels)).save(file, format="png", compress_level=1)
+    return file.getvalue()
 
 
 def _check_size(model: Model) -> None:

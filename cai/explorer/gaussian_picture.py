@@ -8,7 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from cai.explorer.picture import COLUMN, RETURNS, lay_out
+from cai.explorer.boards import Board, Boards, Line
+from cai.explorer.picture import COLUMN, RETURNS
 from cai.inference.gaussian.posterior import GaussianPosterior
 from cai.pictures.gaussian_pictures import coordinate_names, draw_band, plot_luck_over_time
 from cai.studies.comparison import Comparison
@@ -16,10 +17,12 @@ from cai.studies.plots import draw_returns
 
 __all__ = ["draw_gaussian_answers"]
 
-HEIGHTS = (4.0, 2.9)  # inches of the two lines of panels
+HEIGHTS = (2.9, 1.9)  # inches of the two lines of panels
 
 
-def draw_gaussian_answers(comparison: Comparison, names: Sequence[str], *, returns: bool = True) -> Figure:
+def draw_gaussian_answers(
+    comparison: Comparison, names: Sequence[str], *, returns: bool = True, boards: Boards | None = None
+) -> Figure:
     """Of every answer the first coordinate over time, believed and real, and its luck by step; below, the returns.
 
     Drawn without pyplot (threads may draw at once). Answers share their scales. An answer that failed has its status
@@ -29,18 +32,21 @@ def draw_gaussian_answers(comparison: Comparison, names: Sequence[str], *, retur
         comparison: of a `LinearGaussianModel`.
         names: how its rows are called.
         returns: draw the bars of the returns, too.
+        boards: figures to be drawn in again; a new one, unless given.
     """
-    rows = comparison.rows
-    width = COLUMN * max(len(rows), 2)
-    if not comparison.model.is_finite:
-        figure = Figure(figsize=(width, RETURNS + 0.3), layout="constrained")
-        draw_returns(figure.add_subplot(), rows, names, "reward units")
-        return figure
-    heights = (*HEIGHTS, RETURNS) if returns else HEIGHTS
-    figure = Figure(figsize=(width, sum(heights) + 0.2))
-    grid = figure.add_gridspec(len(heights), len(rows), height_ratios=heights)
-    above = [figure.add_subplot(grid[0, i]) for i in range(len(rows))]
-    below = [figure.add_subplot(grid[1, i]) for i in range(len(rows))]
+    rows, finite = comparison.rows, comparison.model.is_finite
+    size = COLUMN * max(len(rows), 2)
+    lines = [Line(0.5 if place == 0 else 0.35, high, 0.55, 0.85, 0.85, 0.15, len(rows))
+             for place, high in enumerate(HEIGHTS) if finite]  # fmt: skip
+    lines += [RETURNS] if returns or not finite else []
+    kind = (size, *lines, *(row.status.ok for row in rows))
+    board = (boards or Boards()).board(kind, lambda: Board.of(size, lines))
+    if returns or not finite:
+        draw_returns(board.lines[-1][0], rows, names, "reward units")
+        board.lines[-1][0].set_title("Believed (coloured) and real (grey) return")
+    if not finite:
+        return board.figure
+    above, below = board.lines[:2]
     shown: list[tuple[Axes, Axes]] = []
     for row, name, top, middle in zip(rows, names, above, below, strict=True):
         answer = row.posterior
@@ -59,11 +65,7 @@ def draw_gaussian_answers(comparison: Comparison, names: Sequence[str], *, retur
     for top, _ in shown[:1]:
         top.legend(loc="best", fontsize=9)
     _share(shown)
-    if returns:
-        draw_returns(figure.add_subplot(grid[2, :]), rows, names, "reward units")
-    ends = [len(f"{end:.2g}") for top, middle in shown[:1] for end in (*top.get_ylim(), *middle.get_ylim())]
-    lay_out(figure, ("gaussian", returns, len(shown), max(map(len, names)), *ends))  # numbers as wide as these
-    return figure
+    return board.figure
 
 
 def _share(shown: Sequence[tuple[Axes, Axes]]) -> None:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -15,8 +14,8 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import MaxNLocator
-from matplotlib.transforms import Bbox
 
+from cai.explorer.boards import Board, Boards, Line
 from cai.inference.core.posterior import Posterior
 from cai.models.processes.layout import GridLayout
 from cai.models.trajectory.model import TrajectoryModel
@@ -24,22 +23,22 @@ from cai.pictures.drawing import FEW_STATES
 from cai.pictures.model_graphs import ACTION_COLORS
 from cai.pictures.plots import BELOW_BLACK, plot_luck, plot_values
 from cai.pictures.rooms import one_room, rooms_of
-from cai.studies.comparison import Comparison, Row
+from cai.studies.comparison import Comparison
 from cai.studies.plots import draw_returns
 
-__all__ = ["action_legend", "cut_columns", "draw_answers", "draw_policy_table", "lay_out", "shown_room"]
+__all__ = ["COLUMN", "RETURNS", "action_legend", "cut_columns", "draw_answers", "draw_policy_table", "shown_room"]
 
 COLUMN = 12.5 / 3  # inches of one answer
-RETURNS = 1.9  # inches of the bars below
+RETURNS = Line(0.4, 1.1, 0.5, 1.5, 0.0, 0.2, 1)  # the bars below
 MARGIN = 0.12  # inches between the axes of a column and where it is cut off
 WIDEST = 20  # columns of a map whose rooms are shown all at once
 TERMINAL_COLOR = (0.9, 0.9, 0.9)
-MOST_PLACES = 64  # kinds of pictures
-PLACES: dict[Any, list[Bbox]] = {}
-"""Where the panels of a kind of picture are, by its heights, rows that are answered, and the longest name."""
+MAP_LEFT, MAP_GAP, MAP_RIGHT = 0.65, 0.15, 1.05  # inches beside maps, whose rows are numbered once
 
 
-def draw_answers(comparison: Comparison, names: Sequence[str], *, returns: bool = True) -> Figure:
+def draw_answers(
+    comparison: Comparison, names: Sequence[str], *, returns: bool = True, boards: Boards | None = None
+) -> Figure:
     """Policy, luck, and believed against real return of every answer, drawn without pyplot (threads may draw at once).
 
     On a map the policy is drawn as arrows on the soft values, elsewhere as the most probable action of each state and
@@ -50,56 +49,46 @@ def draw_answers(comparison: Comparison, names: Sequence[str], *, returns: bool 
         comparison: of a `TrajectoryModel`.
         names: how its rows are called.
         returns: draw the bars of the returns and the legend of the actions, too.
+        boards: figures to be drawn in again; a new one, unless given.
     """
     model: TrajectoryModel = comparison.model
     rows = comparison.rows
     room = shown_room(model)
     layout = one_room(model.mdp, room)
-    heights: tuple[float, ...] = _heights(model, layout)
-    kind = (
-        heights,
-        tuple(row.status.ok and row.posterior is not None for row in rows),
-        max(map(len, names)),
-        model.is_finite,
-        returns,
-    )
-    kept = PLACES.get(kind)
-    heights = (*heights, RETURNS) if returns else heights
-    size = (COLUMN * max(len(rows), 2), sum(heights) + 0.3)
-    figure = Figure(figsize=size, layout=None if kept else "constrained")
-    grid = figure.add_gridspec(len(heights), len(rows), height_ratios=heights)
-    above = [figure.add_subplot(grid[0, i]) for i in range(len(rows))]
-    below = [figure.add_subplot(grid[1, i]) for i in range(len(rows))]
+    width, lines, top = _sizes(model, layout, len(rows), returns)
+    answers = [row.posterior if row.status.ok else None for row in rows]
+    known = tuple(answer and (answer.values is not None, answer.has_outcomes) for answer in answers)
+    kind = (width, lines, top, known, model.is_finite, room, model.mdp.num_states)
+    board = (boards or Boards()).board(kind, lambda: Board.of(width, lines, top))
+    above, below = board.lines[:2]
     when = "t = 1" if model.is_finite else "every t"
-    for place, (row, name, top, middle) in enumerate(zip(rows, names, above, below, strict=True)):
-        if row.posterior is None or not row.status.ok:
-            _say(top, f"{name}\n{row.status.label}")
-            middle.set_axis_off()
+    for row, answer, name, upper, lower in zip(rows, answers, names, above, below, strict=True):
+        if answer is None:
+            _say(upper, f"{name}\n{row.status.label}")
+            lower.set_axis_off()
             continue
-        if layout is not None and row.posterior.values is not None:
-            plot_values(
-                row.posterior, ax=top, room=room, bar=place == _last(rows, lambda answer: answer.values is not None)
-            )
+        if layout is not None and answer.values is not None:
+            plot_values(answer, ax=upper, room=room, bar=False)
             where = "" if room is None else f"; {room}"
-            top.set_title(f"{name}\npolicy and soft values, {when}{where}", fontsize=11)
+            upper.set_title(f"{name}\npolicy and soft values, {when}{where}", fontsize=11)
         else:
-            draw_policy_table(top, row.posterior)
-            top.set_title(f"{name}\nmost probable action", fontsize=11)
-        _draw_luck(middle, row.posterior, room, place == _last(rows, lambda answer: answer.has_outcomes))
-    _share_scales(above, below, layout is not None)
-    if layout is not None:
+            draw_policy_table(upper, answer)
+            upper.set_title(f"{name}\nmost probable action", fontsize=11)
+        _draw_luck(lower, answer, room)
+    if layout is None:
+        _share_heights(below)
+    else:
+        _share_colors(board)
         _say_once(above, below)
     if returns:
-        bottom = figure.add_subplot(grid[2, :])
+        (bottom,) = board.lines[2]
         draw_returns(bottom, rows, names, "reward units")
         bottom.set_title("Believed (coloured) and real (grey) return")
     if returns and layout is None:
         handles = [Patch(color=color, label=name) for name, color in action_legend(model)]
         columns = min(8, len(handles))
-        place_of: Any = "upper center" if kept else "outside upper center"
-        figure.legend(handles=handles, title="action", loc=place_of, ncols=columns, frameon=False)
-    lay_out(figure, kind)
-    return figure
+        board.figure.legend(handles=handles, title="action", loc="upper center", ncols=columns, frameon=False)
+    return board.figure
 
 
 def shown_room(model: TrajectoryModel) -> str | None:
@@ -124,28 +113,6 @@ def cut_columns(figure: Figure, columns: int) -> list[slice]:
         edges.append(left.x1 + min((right.x0 - left.x1) / 2, MARGIN / width))
     pixels = [round(edge * width * figure.dpi) for edge in (*edges, 1.0)]
     return [slice(*ends) for ends in pairwise(pixels)]
-
-
-def _last(rows: Sequence[Row], knows: Callable[[Posterior], bool]) -> int:
-    """The last row whose answer knows what is drawn: it gets the colour bar of all of them."""
-    answers = [row.posterior if row.status.ok else None for row in rows]
-    return max((place for place, answer in enumerate(answers) if answer is not None and knows(answer)), default=-1)
-
-
-def lay_out(figure: Figure, kind: Any) -> None:
-    """Lays the panels out, which takes as long as drawing them; their places are kept for the next picture alike."""
-    kept = PLACES.get(kind, [])
-    if len(kept) == len(figure.axes):
-        figure.set_layout_engine("none")
-        for ax, box in zip(figure.axes, kept, strict=True):
-            ax.set_position(box)
-        return
-    figure.set_layout_engine("constrained", w_pad=0.05, h_pad=0.1)
-    figure.draw_without_rendering()
-    figure.set_layout_engine("none")
-    if len(PLACES) >= MOST_PLACES:
-        PLACES.clear()
-    PLACES[kind] = [ax.get_position() for ax in figure.axes]
 
 
 def _say_once(above: Sequence[Axes], below: Sequence[Axes]) -> None:
@@ -206,36 +173,49 @@ def action_legend(model: TrajectoryModel) -> list[tuple[str, str]]:
     return [*handles, ("the end", to_hex(TERMINAL_COLOR))] if bool(model.mdp.terminal.any()) else handles
 
 
-def _heights(model: TrajectoryModel, layout: GridLayout | None) -> tuple[float, float]:
-    """Of the two lines of panels, in inches."""
+def _sizes(
+    model: TrajectoryModel, layout: GridLayout | None, columns: int, returns: bool
+) -> tuple[float, tuple[Line, ...], float]:
+    """The width of the picture, its lines of panels, and the room above them, in inches, whatever they will hold."""
+    width = COLUMN * max(columns, 2)
+    top = 0.0
     if layout is None:
-        states = min(max(2.4, 0.18 * model.mdp.num_states), 5.0)
-        return states, 2.4
-    cell = (COLUMN - 0.9) / layout.columns
-    maps = min(max(1.3, cell * layout.rows), 4.5) + 0.8
-    return maps, maps
+        longest = max(len(model.mdp.state_name(state)) for state in range(model.mdp.num_states))
+        few = model.mdp.num_states <= FEW_STATES
+        left = 0.75 + (min(0.065 * max(longest - 4, 0), 1.6) if few else 0.1)
+        turned = min(0.08 * longest, 1.6) if model.mdp.num_states > 8 else 0.15
+        high = min(max(1.6, 0.17 * model.mdp.num_states), 4.2)
+        upper = Line(0.5, high, 0.6, left, left, 0.15, columns)
+        lower = Line(0.35, 1.4, 0.45 + turned, left, left, 0.15, columns)
+        top = 0.35 + 0.25 * -(-min(len(action_legend(model)), 16) // 8) if returns else 0.0
+    else:
+        cell = (width - MAP_LEFT - MAP_RIGHT - MAP_GAP * (columns - 1)) / columns / layout.columns
+        high = min(max(1.0, cell * layout.rows), 4.5)
+        upper = Line(0.5, high, 0.1, MAP_LEFT, MAP_GAP, MAP_RIGHT, columns)
+        lower = Line(0.5, high, 0.7, MAP_LEFT, MAP_GAP, MAP_RIGHT, columns)
+    return width, (upper, lower, RETURNS) if returns else (upper, lower), top
 
 
-def _share_scales(above: Sequence[Axes], below: Sequence[Axes], maps: bool) -> None:
-    """The same colours and heights in every column, and one colour bar where one says it all."""
-    kinds = ((above, None, "soft value\n(reward units)"), (below, 0.0, "luck\n(nats)"))
-    for axes, lowest, label in kinds if maps else ():
-        pictures = [ax.images[-1] for ax in axes if ax.images]
+def _share_heights(below: Sequence[Axes]) -> None:
+    """The same heights in every column, so that what looks the same is the same."""
+    highest = max((bar.get_height() for ax in below for bar in ax.patches if isinstance(bar, Rectangle)), default=0.0)
+    for ax in below:
+        if ax.patches:
+            ax.set_ylim(0, 1.05 * highest)
+
+
+def _share_colors(board: Board) -> None:
+    """The same colours in every column of maps, and one colour bar that says it all."""
+    for place, (lowest, label) in enumerate(((None, "soft value\n(reward units)"), (0.0, "luck\n(nats)"))):
+        pictures = [ax.images[-1] for ax in board.lines[place] if ax.images]
         shown = np.concatenate([_finite(picture) for picture in pictures] or [np.zeros(0)])
         low = float(shown.min()) if lowest is None and shown.size else lowest or 0.0
         high = float(shown.max()) if shown.size else low
         high *= BELOW_BLACK if lowest is not None else 1.0
         for picture in pictures:
             picture.set_norm(Normalize(low, high if high > low else low + 1))
-        for bar in (picture.colorbar for picture in pictures if picture.colorbar is not None):
-            bar.set_label(label)
-    if not maps:
-        highest = max(
-            (bar.get_height() for ax in below for bar in ax.patches if isinstance(bar, Rectangle)), default=0.0
-        )
-        for ax in below:
-            if ax.patches:
-                ax.set_ylim(0, 1.05 * highest)
+        if pictures:
+            board.show_bar(place, pictures[-1], label)
 
 
 def _finite(picture: AxesImage) -> np.ndarray:
@@ -248,12 +228,12 @@ def _say(ax: Axes, text: str) -> None:
     ax.text(0.5, 0.5, text, ha="center", va="center", transform=ax.transAxes, wrap=True)
 
 
-def _draw_luck(ax: Axes, posterior: Posterior, room: str | None, bar: bool) -> None:
+def _draw_luck(ax: Axes, posterior: Posterior, room: str | None) -> None:
     """The luck by state, and of the start in words."""
     if not posterior.has_outcomes:
         _say(ax, f"{posterior.backend} does not know\nits luck by state")
         return
-    plot_luck(posterior, ax=ax, bar=bar, room=room)
+    plot_luck(posterior, ax=ax, bar=False, room=room)
     what = "bad luck feared" if posterior.details.get("eta", 0.0) < 0 else "luck assumed"
     amount, _, start = ax.get_title().split("\n")[-1].partition(" in all")
     ax.set_title(f"{what}: {amount}" + (f"\n({start.removeprefix(', ')})" if start else ""), fontsize=11)

@@ -13,7 +13,7 @@ from torch import Tensor
 from cai.inverse.estimation.fitting import Task, fit_objective
 from cai.inverse.estimation.status import FitStatus
 from cai.inverse.fit import task_of
-from cai.inverse.search.penalties import LogDensity, curvature, derivatives, log_density
+from cai.inverse.search.penalties import LogDensity, curvature, derivatives, log_density, supported
 from cai.inverse.search.settings import Settings
 from cai.models.common.checks import as_count
 from cai.models.common.random_draws import OwnDraws, without_draws
@@ -117,7 +117,7 @@ def _density(prior: Any, names: tuple[str, ...]) -> LogDensity:
         listed = [prior[name] for name in names]
 
         def joint(coefficients: Tensor) -> Tensor:
-            return torch.stack([own.log_prob(w).reshape(()) for own, w in zip(listed, coefficients, strict=True)]).sum()
+            return torch.stack([supported(own, w) for own, w in zip(listed, coefficients, strict=True)]).sum()
 
         return joint
     density = log_density(prior)
@@ -137,9 +137,10 @@ def _scaled(task: Task, density: LogDensity, start: Any) -> tuple[Tensor, Tensor
         raise ValueError(f"there is no posterior to draw from: {estimate.status} ({estimate.warnings[-1]})")
     center = estimate.vector
     bend = -task.objective.hessian(center) - curvature(density, center)
-    values, vectors = torch.linalg.eigh((bend + bend.T) / 2)
+    sizes = bend.diagonal().abs().clamp(min=1e-300).sqrt()  # coefficients differ by the units of their features
+    values, vectors = torch.linalg.eigh((bend + bend.T) / 2 / sizes[:, None] / sizes)
     least = 1e-8 * values.abs().max()
-    return center, vectors / values.abs().clamp(min=least).sqrt()
+    return center, vectors / values.abs().clamp(min=least).sqrt() / sizes[:, None]
 
 
 class _Energy(torch.autograd.Function):

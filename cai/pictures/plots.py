@@ -209,7 +209,9 @@ def plot_luck(
         shown = torch.argsort(luck, descending=True)[:FEW_STATES]
         shown = shown[luck[shown] > 1e-12].sort().values
         names = [model.mdp.state_name(int(s)) for s in shown]
-        ax.bar(names, luck[shown].numpy(), color=_color(posterior))
+        places = list(range(len(names)))  # a bar by name would make its axes remember every name it ever held
+        ax.bar(places, luck[shown].numpy(), color=_color(posterior))
+        ax.set_xticks(places, names)
         ax.set_xlabel("state")
         ax.set_ylabel("luck (nats)")
         ax.tick_params(axis="x", rotation=90 if len(names) > 8 else 0)
@@ -282,7 +284,10 @@ def _model(posterior: Posterior) -> TrajectoryModel:
             "of a planner's, or ask about cai.models.discretize(model, ...)"
         )
     if not isinstance(posterior.model, TrajectoryModel):
-        raise ValueError("this picture needs the states of a TrajectoryModel; the answer is about a Pyro program")
+        raise ValueError(
+            "this picture needs the states of a TrajectoryModel; the answer is about a Pyro program: draw "
+            "cai.compare(program, [...]).plot() or cai.draw_factor_graph(program), or read posterior.action_probs"
+        )
     return posterior.model
 
 

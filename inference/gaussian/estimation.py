@@ -8,12 +8,14 @@ the start is hardly known; elsewhere the filter's own steps, gone back, lose few
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from cai.inference.gaussian.chain import Chain, Seen, read_chain
 from cai.inference.gaussian.messages import Messages, backward
 from cai.inference.gaussian.moments import condition
 from cai.inference.gaussian.problem import (
@@ -25,14 +27,16 @@ from cai.inference.gaussian.problem import (
     symmetric,
     times,
 )
-from cai.models.common.checks import float_tensor
+from cai.inference.gaussian.root_estimation import filtered_in_roots, smoothed_in_roots
+from cai.inference.gaussian.rooted import refined
+from cai.inference.gaussian.square_roots import undecided
 from cai.models.common.shapes import broadcast_shapes
-from cai.models.continuous.matrices import SINGULAR, check_covariance, read_matrix
 
-__all__ = ["Estimates", "correction", "kalman_filter", "kalman_smoother", "read_sensor"]
+__all__ = ["Estimates", "correction", "kalman_filter", "kalman_smoother"]
 
 VAGUE = 1e6  # times the last observation's variance and every surprise: that of a first which was hardly known
 SHRUNK = 1e6  # times less than the filter's variance: a smoothed one of which the steps back lose digits
+SHARP = 1e4  # times less than what was known before: an observation of which covariances lose digits
 SAME = 1e-9  # relative; filter and smoother are the same at the end
 ROUNDING = 64 * torch.finfo(torch.float64).eps  # pivots below this share of a variance are rounding
 
@@ -49,20 +53,6 @@ class Estimates(NamedTuple):
     means: Tensor
     covariances: Tensor
     log_likelihood: Tensor
-
-
-class _Chain(NamedTuple):
-    """A chain that is seen at N times: matrices with a time axis (N, N - 1 or 1), and observations y [..., N, d]."""
-
-    A: Tensor
-    offset: Tensor
-    noise: Tensor
-    mean: Tensor
-    covariance: Tensor
-    y: Tensor
-    sensor: Tensor
-    sensor_noise: Tensor
-    number: int
 
 
 def kalman_filter(
@@ -91,42 +81,72 @@ def kalman_filter(
     Raises:
         ValueError: if shapes do not fit, a number is not finite, or a covariance is none; or if
             sensors that see the same are so sharp that their noise is lost in rounding.
+
+    Where an observation is far sharper than what was known before, square roots of covariances are passed on, whose
+    gradients are those of the plain recursion. A covariance that is singular but for rounding counts as singular; one
+    that is nearly so is named in a warning, because its own floats leave estimates undecided.
     """
-    chain = _read_chain(y, A, C, noise, observation_noise, initial, offset)
-    likelihood, means, covariances = chain.mean.new_zeros(()), [], []
-    for step in _filtered(chain):
-        means.append(step.mean)
-        covariances.append(step.covariance)
+    chain = read_chain(y, A, C, noise, observation_noise, initial, offset)
+    steps, sharp = _filtered_as_needed(chain)
+    found = _gathered(steps)
+    return found if sharp is None else _refined(found, _gathered(list(filtered_in_roots(chain))), sharp)
+
+
+def _filtered_as_needed(chain: Chain) -> tuple[list[Seen], Tensor | None]:
+    """The filter's steps; and bool [...], of which members square roots keep more digits, None if of none."""
+    try:
+        steps = list(_filtered(chain))
+    except ValueError:
+        if any(part.requires_grad for part in chain if isinstance(part, Tensor)):
+            raise
+        return list(filtered_in_roots(chain)), None
+    noises = at_steps(chain.sensor_noise, 2, chain.number)
+    ratios = [
+        (step.root.detach().square().sum(-1) / V.detach().diagonal(dim1=-2, dim2=-1)).amax(-1)
+        for step, V in zip(steps, noises, strict=True)
+    ]
+    sharp = ~(torch.stack(torch.broadcast_tensors(*ratios)).amax(0) <= SHARP)
+    if not bool(sharp.any()):
+        return steps, None
+    _warn_of_undecided(chain)
+    return steps, sharp
+
+
+def _warn_of_undecided(chain: Chain) -> None:
+    """Warns where a covariance is so nearly singular that its own floats leave estimates undecided."""
+    named = {
+        "noise": chain.noise,
+        "observation_noise": chain.sensor_noise,
+        "the covariance of initial": chain.covariance,
+    }
+    for name, part in named.items():
+        if share := undecided(part):
+            known = float(torch.finfo(part.dtype).eps) / share
+            warnings.warn(
+                f"{name} is nearly singular: some direction has {share:.0e} of the largest variance (diagonals being "
+                f"1), which floats hold to {known:.0e} of itself, and estimates that hang on it are known no better; "
+                "choose coordinates in which what is large and what is small are apart",
+                stacklevel=4,
+            )
+
+
+def _gathered(steps: list[Seen]) -> Estimates:
+    """What is known after each step of the filter."""
+    likelihood = steps[0].likelihood
+    for step in steps[1:]:
         likelihood = likelihood + step.likelihood
-    means, covariances = torch.broadcast_tensors(*means), torch.broadcast_tensors(*covariances)
+    means = torch.broadcast_tensors(*(step.mean for step in steps))
+    covariances = torch.broadcast_tensors(*(step.covariance for step in steps))
     return Estimates(torch.stack(means, -2), torch.stack(covariances, -3), likelihood)
 
 
-class _Seen(NamedTuple):
-    """One step of the filter: what is known after y_t, and how it came to it.
-
-    Attributes:
-        mean: [..., n].
-        covariance: [..., n, n].
-        likelihood: [...], log p(y_t | y_1 .. y_{t-1}).
-        surprise: [..., d], y_t less what was expected.
-        gain: [..., n, d].
-        root: [..., d, d], the Cholesky factor of the covariance of the surprise.
-        sensor: C_t [..., d, n].
-        move: A [..., n, n] of the transition before; None at the first.
-    """
-
-    mean: Tensor
-    covariance: Tensor
-    likelihood: Tensor
-    surprise: Tensor
-    gain: Tensor
-    root: Tensor
-    sensor: Tensor
-    move: Tensor | None
+def _refined(found: Estimates, better: Estimates, members: Tensor) -> Estimates:
+    """Estimates with the better numbers of some members; a batch axis that covariances do without is given to them."""
+    batch = better.log_likelihood.shape
+    return refined(found, better, members.expand(batch))
 
 
-def _filtered(chain: _Chain) -> Iterator[_Seen]:
+def _filtered(chain: Chain) -> Iterator[Seen]:
     mean, covariance = chain.mean, chain.covariance
     moves = [at_steps(part, own, chain.number - 1) for part, own in ((chain.A, 2), (chain.offset, 1), (chain.noise, 2))]
     seen = [
@@ -143,7 +163,7 @@ def _filtered(chain: _Chain) -> Iterator[_Seen]:
         unit = torch.linalg.solve_triangular(root, surprise[..., None], upper=False)[..., 0]
         width = root.diagonal(dim1=-2, dim2=-1).log().sum(-1) + unit.shape[-1] / 2 * math.log(2 * math.pi)
         mean = mean + times(gain, surprise)
-        yield _Seen(mean, covariance, -unit.square().sum(-1) / 2 - width, surprise, gain, root, C_t, A_t)
+        yield Seen(mean, covariance, -unit.square().sum(-1) / 2 - width, surprise, gain, root, C_t, A_t)
 
 
 def correction(covariance: Tensor, sensor: Tensor, V: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -205,16 +225,26 @@ def kalman_smoother(
     Raises:
         ValueError: if shapes do not fit, a number is not finite, or a covariance is none.
     """
-    chain = _read_chain(y, A, C, noise, observation_noise, initial, offset)
+    chain = read_chain(y, A, C, noise, observation_noise, initial, offset)
     try:
-        steps = list(_filtered(chain))
+        steps, sharp = _filtered_as_needed(chain)
     except ValueError:  # sensors that see the same, which messages hold
         return _by_messages(chain)
+    found = _smoothed(chain, steps, rooted=False)
+    if sharp is None:
+        return found
+    return _refined(found, _smoothed(chain, list(filtered_in_roots(chain)), rooted=True), sharp)
+
+
+def _smoothed(chain: Chain, steps: list[Seen], *, rooted: bool) -> Estimates:
+    """The smoother from the filter's steps, or by messages where these keep more digits."""
     found = _smoothed_back(steps)
     vague, shrunk = _digits_lost(steps, found)
+    if rooted:
+        vague, shrunk = torch.zeros_like(vague), torch.ones_like(shrunk)
     if not bool((vague | shrunk).any()):
         return found
-    other = _by_messages(chain)
+    other = _by_messages(chain, rooted=rooted)
     end, apart = steps[-1].covariance, other.covariances[..., -1, :, :] - steps[-1].covariance
     better = vague | (shrunk & (apart.detach().abs().amax((-2, -1)) <= SAME * end.detach().abs().amax((-2, -1))))
     if not bool(better.any()):
@@ -228,7 +258,7 @@ def kalman_smoother(
     )
 
 
-def _digits_lost(steps: list[_Seen], found: Estimates) -> tuple[Tensor, Tensor]:
+def _digits_lost(steps: list[Seen], found: Estimates) -> tuple[Tensor, Tensor]:
     """Bool [...] each: whether the start was hardly known, and whether smoothing leaves little of a variance."""
     first, last = (step.root.detach().square().sum(-1).amax(-1) for step in (steps[0], steps[-1]))
     surprise = torch.stack(torch.broadcast_tensors(*(step.surprise.detach() for step in steps))).square().amax((0, -1))
@@ -237,7 +267,7 @@ def _digits_lost(steps: list[_Seen], found: Estimates) -> tuple[Tensor, Tensor]:
     return first > VAGUE * torch.maximum(last, surprise), (variances > SHRUNK * left.abs()).any(-1).any(-1)
 
 
-def _by_messages(chain: _Chain) -> Estimates:
+def _by_messages(chain: Chain, *, rooted: bool = False) -> Estimates:
     """The smoother as the exact answer of a model without actions, by quadratic messages."""
     last, steps = chain.number - 1, observation_costs(chain.y, chain.sensor, chain.sensor_noise)
     n, constant = chain.A.shape[-1], steps.P.shape[-3] == 1
@@ -256,10 +286,12 @@ def _by_messages(chain: _Chain) -> Estimates:
         temperature=chain.mean.new_ones(()),
     )
     messages = backward(problem, 1.0)
+    if rooted:
+        return Estimates(*smoothed_in_roots(chain, problem, messages))
     return Estimates(*_followed(problem, messages), messages.start)
 
 
-def _smoothed_back(steps: list[_Seen]) -> Estimates:
+def _smoothed_back(steps: list[Seen]) -> Estimates:
     """The smoother from the filter's steps, which divides by no V (Bryson and Frazier 1963; Bierman 1973).
 
     With e_t the surprise, S_t its covariance and K_t the gain, from slope l = 0 and curvature L = 0 behind the end:
@@ -321,58 +353,3 @@ def observation_costs(y: Tensor, C: Tensor, V: Tensor) -> Quadratic:
     width = root.diagonal(dim1=-2, dim2=-1).log().sum(-1) + d / 2 * math.log(2 * math.pi)
     rho = value.square().sum((-2, -1)) / 2 + width
     return Quadratic(sensor.mT @ sensor, -(sensor.mT @ value)[..., 0], rho)
-
-
-def read_sensor(C: Any, observation_noise: Any, d: int | None, n: int, times: int) -> tuple[Tensor, Tensor]:
-    """C [..., T or 1, d, n] and V [..., T or 1, d, d] of what is seen at some times; d is that of C unless given.
-
-    Raises:
-        TypeError, ValueError: naming the matrix, if a shape does not fit, or V is no covariance with an inverse.
-    """
-    sizes = {"d": _rows(C, "C", "[d, n]") if d is None else d, "n": n}
-    sensor, _ = read_matrix(C, "C", "d n", sizes, times)
-    V, rounding = read_matrix(observation_noise, "observation_noise", "d d", sizes, times)
-    V = check_covariance(V, "observation_noise", rounding, times)
-    eigenvalues = torch.linalg.eigvalsh(V.detach())
-    if bool((eigenvalues[..., 0] <= SINGULAR * eigenvalues[..., -1]).any()):
-        raise ValueError(
-            "observation_noise is singular, so some direction is seen exactly, and the observations have no density; "
-            "add a little to its diagonal"
-        )
-    return _timed(sensor, 2), _timed(V, 2)
-
-
-def _read_chain(
-    y: Any, A: Any, C: Any, noise: Any, observation_noise: Any, initial: tuple[Any, Any], offset: Any
-) -> _Chain:
-    seen, _ = float_tensor(y, "y")
-    if seen.dim() < 2 or seen.shape[-2] < 1:
-        raise ValueError(f"y has shape {list(seen.shape)}; expected [..., N, d], N observations of d numbers")
-    if not bool(torch.isfinite(seen.detach()).all()):
-        raise ValueError("y holds NaN or inf; give finite numbers, and leave out what was not observed")
-    if not isinstance(initial, (tuple, list)) or len(initial) != 2:
-        raise ValueError("initial is no pair; give (m1, S1), the mean [n] and the covariance [n, n] of s_1")
-    number, n = seen.shape[-2], _rows(A, "A", "[n, n]")
-    sizes, steps = {"n": n}, max(1, number - 1)
-    transition, _ = read_matrix(A, "A", "n n", sizes, steps)
-    sensor, V = read_sensor(C, observation_noise, seen.shape[-1], n, number)
-    drift, _ = read_matrix(transition.new_zeros(n) if offset is None else offset, "offset", "n", sizes, steps)
-    W, rounding = read_matrix(noise, "noise", "n n", sizes, steps)
-    W = check_covariance(W, "noise", rounding, steps)
-    mean, _ = read_matrix(initial[0], "the mean of initial", "n", sizes, None)
-    covariance, rounding = read_matrix(initial[1], "the covariance of initial", "n n", sizes, None)
-    covariance = check_covariance(covariance, "the covariance of initial", rounding, None)
-    return _Chain(_timed(transition, 2), _timed(drift, 1), _timed(W, 2), mean, covariance, seen, sensor, V, number)
-
-
-def _rows(matrix: Any, name: str, letters: str) -> int:
-    """The length of the last axis but one."""
-    shape = float_tensor(matrix, name)[0].shape
-    if len(shape) < 2:
-        raise ValueError(f"{name} has shape {list(shape)}; expected {letters}, or [..., T, {letters[1:]}")
-    return int(shape[-2])
-
-
-def _timed(part: Tensor, own: int) -> Tensor:
-    """The part with an axis for time before its `own` axes."""
-    return part if part.dim() > own else part[None]

@@ -10,7 +10,8 @@ from torch import Tensor
 from cai.inference.core.lazy import lazy
 from cai.inference.core.status import Status, Target
 from cai.inference.core.storage import storable
-from cai.inference.gaussian.estimation import correction, read_sensor
+from cai.inference.gaussian.chain import read_sensor
+from cai.inference.gaussian.estimation import correction
 from cai.inference.gaussian.moments import Account, Belief, Moments, account, entropies
 from cai.inference.gaussian.posterior import GaussianPosterior
 from cai.inference.gaussian.problem import GaussianPrior, GaussianProblem, at_steps, symmetric, times

@@ -25,7 +25,7 @@ from cai.inference.gaussian.spectrum import half_log_det
 from cai.models.common.random_draws import seeded
 from cai.models.common.shapes import broadcast_shapes
 
-__all__ = ["Push", "Squares", "backward_in_roots", "factor", "spread_over", "squares_of", "triangle"]
+__all__ = ["Push", "Squares", "backward_in_roots", "factor", "spread_over", "squares_of", "triangle", "undecided"]
 
 SINGULAR = 1e-10  # eigenvalues below this, where the diagonal is 1, count as 0
 INDEFINITE = 1e-13  # those further below zero are no rounding
@@ -83,13 +83,18 @@ class Push(NamedTuple):
 
 @torch.no_grad()
 def backward_in_roots(
-    problem: GaussianProblem, messages: Messages, *, shaken: bool = False
+    problem: GaussianProblem,
+    messages: Messages,
+    *,
+    costs: tuple[Squares, Squares] | None = None,
+    shaken: bool = False,
 ) -> tuple[Messages, list[Push | None], Tensor] | None:
     """The messages of a backward pass, passed once more in square roots; without gradients.
 
     Args:
         problem: the linear-quadratic problem.
         messages: of the backward pass.
+        costs: those of steps, with a time axis, and of the end, where they are known as squares.
         shaken: whether each step adds as much as its rounding, at random: how far numbers then move is how far off
             they may be.
 
@@ -104,16 +109,19 @@ def backward_in_roots(
         return None
     tilt = theta if bool(signs != 0) else None
     shape, n, m, horizon = problem.batch, problem.num_states, problem.num_actions, problem.horizon
-    stage, fine = squares_of(problem.cost, problem.linear, problem.constant)
-    going, good = squares_of(*problem.final)
-    held = fine.all(-1) & good
+    if costs is None:
+        stage, fine = squares_of(problem.cost, problem.linear, problem.constant)
+        going, good = squares_of(*problem.final)
+        held = fine.all(-1) & good
+    else:
+        (stage, going), held = costs, torch.ones(shape, dtype=torch.bool)
     if tilt is not None:
         held = held & _is_clear(_scaled_spectrum(problem.noise)[1]).all(-1)
         held = held & _is_clear(_scaled_spectrum(problem.covariance)[1])
     going = Squares(*(spread_over(part, shape, own) for part, own in zip(going, (2, 1, 1, 0), strict=True)))
     moves = [(problem.A, 2), (problem.B, 2), (problem.offset, 1), (problem.noise, 2)]
-    costs = list(zip(stage, (2, 1, 1, 0), strict=True))
-    parts = [[spread_over(step, shape, own) for step in at_steps(part, own, horizon)] for part, own in moves + costs]
+    squares = list(zip(stage, (2, 1, 1, 0), strict=True))
+    parts = [[spread_over(step, shape, own) for step in at_steps(part, own, horizon)] for part, own in moves + squares]
     priors = _prior_rows(problem)
     found, acts, pushes, bares, logs = [going], [], [], [], []
     for t in reversed(range(horizon)):
@@ -147,7 +155,7 @@ def backward_in_roots(
     )
     chosen = choices(problem, root, stack(bares[::-1], 2) if horizon else root)
     added = added_constants(bare_costs, chosen, logs)
-    quadratics = zip(*(squares.quadratic() for squares in found[::-1]), strict=True)
+    quadratics = zip(*(part.quadratic() for part in found[::-1]), strict=True)
     P, p, rho = (torch.stack(part, -1 - own) for part, own in zip(quadratics, (2, 1, 0), strict=True))
     made = replace(
         messages,
@@ -190,7 +198,8 @@ def _outcome(
     curvature = moved.mT @ moved
     if bool((theta > 0).all()):
         width = tilt[..., None].sqrt()
-        held = torch.cat([(own / width).expand_as(moved), torch.zeros_like(moved), lean[..., None] * width], -1)
+        aside = (own / width).expand(*lean.shape[:-1], n, n)
+        held = torch.cat([aside, torch.zeros_like(aside), lean[..., None] * width], -1)
         R = triangle(torch.cat([moved, U, u[..., None]], -1), held, shake=shake)
         root = R[..., :n, :n] * width
         rest = rest + R[..., 2 * n, 2 * n].square() / 2
@@ -298,6 +307,14 @@ def _rounding(values: Tensor) -> Tensor:
 def _roots(values: Tensor) -> Tensor:
     """Square roots of eigenvalues, of which those that are rounding beside the largest count as 0."""
     return torch.where(values > _rounding(values), values, 0.0).sqrt()
+
+
+def undecided(covariance: Tensor) -> float:
+    """The smallest eigenvalue that floats hold to few digits beside the largest, diagonals being 1; 0 if none."""
+    values = _scaled_spectrum(covariance)[1]
+    share = values / values.amax(-1, keepdim=True)
+    few = share[(values > _rounding(values)) & (share < CLEAR[values.dtype])]
+    return float(few.amin()) if few.numel() else 0.0
 
 
 def _is_clear(values: Tensor) -> Tensor:

@@ -42,6 +42,8 @@ __all__ = [
     "tilted_backup",
 ]
 
+LARGE = 100_000  # entries of a table from which products of matrices are worth it
+
 
 def continuation(model: TrajectoryModel, values: Tensor, eta: float = 1.0) -> Tensor:
     """(1 / eta) log(gamma e^{eta v} + 1 - gamma) on live states, v elsewhere: what it is worth to arrive.
@@ -133,6 +135,11 @@ def tilted_backup(model: TrajectoryModel, values: Tensor, t: int, eta: float) ->
     """
     chances, leads, rewards = model.mdp.probabilities, model.mdp.next_states, model.log_potential(t)
     worth = continuation(model, values, eta)
+    if leads is None and rewards.shape[-1] == 1:
+        equivalents = _of_table(chances, worth, eta)
+        if equivalents is not None:
+            q_values = rewards[..., 0] + equivalents
+            return torch.where(model.live[:, None], q_values, torch.zeros_like(q_values))
 
     def of(part: slice) -> Tensor:
         scores = rewards[part] + (worth[None, None] if leads is None else worth[leads[part]])
@@ -140,6 +147,32 @@ def tilted_backup(model: TrajectoryModel, values: Tensor, t: int, eta: float) ->
 
     q_values = torch.cat(by_rows(chances, of))
     return torch.where(model.live[:, None], q_values, torch.zeros_like(q_values))
+
+
+def _of_table(chances: Tensor, worth: Tensor, eta: float) -> Tensor | None:
+    """Certainty equivalents [S, A] of numbers of the next state by products of matrices; None where that is not exact.
+
+    It is exact to rounding where numbers are near 0, differ in sign, or are of a size with what comes out.
+
+    Args:
+        chances: [S, A, S].
+        worth: [S].
+        eta: how outcomes are weighed.
+    """
+    recorded = chances.requires_grad or worth.requires_grad
+    if eta == 0 or math.isinf(eta) or recorded or chances.numel() < LARGE or not bool(torch.isfinite(worth).all()):
+        return None
+    whole, scores = chances.sum(-1), eta * worth
+    largest = float(scores.abs().max())
+    if largest <= 0.5:
+        return torch.log1p(chances @ torch.expm1(scores) / whole) / eta
+    top = scores.max()
+    weights = (scores - top).exp()
+    if float(weights.min()) < torch.finfo(weights.dtype).tiny ** 0.5:
+        return None
+    found = top + (chances @ weights / whole).log()
+    one_sign = float(scores.min()) * float(top) >= 0  # then values are right relative to their own size
+    return None if one_sign and float(found.abs().min()) < 0.1 * largest else found / eta
 
 
 def soft_policy(model: TrajectoryModel, q_values: Tensor, log_prior: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -180,12 +213,17 @@ def soft_log_policy(model: TrajectoryModel, q_values: Tensor, log_prior: Tensor 
 
 
 def hard_choice(model: TrajectoryModel, q_values: Tensor, log_prior: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """(max_a q [..., S], pi [..., S, A]): all on the best action; equals, up to rounding, share by their prior."""
+    """(max_a q [..., S], pi [..., S, A]): all on the best action; equals, up to rounding, share by their prior.
+
+    What is no more than rounding is judged by the value, and by the largest of all q-values, which it may be a
+    difference of.
+    """
     prior = model.action_prior if log_prior is None else log_prior.exp()
     offered = torch.where(prior > 0, q_values, torch.full_like(q_values, -torch.inf))
     values = torch.where(model.live, offered.amax(-1), torch.zeros_like(q_values[..., 0]))
     infeasible = torch.isinf(values) | ~model.live
-    slack = 1e-12 * values.detach().abs().clamp(min=1.0)
+    sizes = torch.where(torch.isfinite(offered), offered.detach().abs(), torch.zeros_like(offered))
+    slack = torch.maximum(1e-12 * values.detach().abs(), 1e-13 * sizes.amax((-2, -1))[..., None])
     best = torch.where(offered >= (values - slack)[..., None], prior, torch.zeros_like(prior))
     policy = torch.where(infeasible[..., None], prior, best)
     return values, policy / policy.sum(-1, keepdim=True)

@@ -47,7 +47,7 @@ class NetworkBackend(LearnerOptions):
         buffer_size: the most transitions that are kept.
         warmup_steps: uniform steps at the start, counted in `steps`.
         updates_per_step: updates for each transition.
-        smoothing: by how much target networks follow the critics at each update.
+        smoothing: by how much target networks follow the critics at each update; Haarnoja 2018b has 0.005.
         initial: an answer of the same backend in a world that is observed alike and has the same actions; its networks
             are the first ones here. Adam, buffer and temperature begin anew.
         tensorboard: also write the history of a run with a folder to `folder/log`, for TensorBoard (an extra).
@@ -88,7 +88,8 @@ class NetworkBackend(LearnerOptions):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < float("inf"):
                 raise ValueError(f"{name} is {value!r}; expected a number > 0")
-        if not 0 < self.smoothing <= 1:
+        number = isinstance(self.smoothing, (int, float)) and not isinstance(self.smoothing, bool)
+        if not number or not 0 < self.smoothing <= 1:
             raise ValueError(f"smoothing is {self.smoothing!r}; expected a number in (0, 1]")
         object.__setattr__(self, "initial", networks_of(self.initial))
         if self.tensorboard:

@@ -156,6 +156,9 @@ class TiltedDynamics(OutcomeDynamics):
     def onward(self, policy: Tensor) -> tuple[Tensor, Tensor]:
         if self.model.mdp.next_states is not None:
             return super().onward(policy)
+        found = self._alike_onward(policy)
+        if found is not None:
+            return found
 
         def of(rows: slice) -> tuple[Tensor, Tensor]:
             alive, fallen = self._outcomes(0, rows)
@@ -164,6 +167,29 @@ class TiltedDynamics(OutcomeDynamics):
 
         moves, falls = zip(*by_rows(self.model.mdp.probabilities, of), strict=True)
         return torch.cat(moves), torch.cat(falls)
+
+    def _alike_onward(self, policy: Tensor) -> tuple[Tensor, Tensor] | None:
+        """`onward` where all outcomes of a pair are paid alike, so that e^{eta v(s')} tilts every row; else None."""
+        model, values, rewards = self.model, self.values[1], self.model.log_potential(0)
+        chances, survival = model.mdp.probabilities, model.survival[:, None]
+        tensors = (policy, values, rewards, chances, survival)
+        if rewards.shape[-1] > 1 or math.isinf(self.eta) or any(part.requires_grad for part in tensors):
+            return None
+        if not bool(torch.isfinite(values).all() & torch.isfinite(rewards).all()):
+            return None
+        scores = torch.cat([self.eta * values, values.new_zeros(1)])  # of the states, and of the fall
+        weights = (scores - scores.max()).exp()
+        if float(weights.min()) < torch.finfo(weights.dtype).tiny ** 0.5:
+            return None
+        goes_on = (chances @ weights[:-1]) * survival
+        falls = chances.sum(-1) * model.fall[:, None] * weights[-1]
+        shares = policy / (goes_on + falls)
+        moves = (shares[:, None] @ chances) * weights[:-1] * survival[..., None]
+        fallen = (shares * falls).sum(-1)[:, None, None]
+        if bool(model.live.all()):
+            return moves, fallen
+        live, (true, none) = model.live[:, None, None], FixedDynamics(model).onward(policy)
+        return torch.where(live, moves, true), torch.where(live, fallen, none)
 
     def _outcomes(self, t: int, rows: slice) -> tuple[Tensor, Tensor]:
         """`outcomes` of some states."""
@@ -255,7 +281,7 @@ class TiltedDynamics(OutcomeDynamics):
         sign = 1.0 if self.eta > 0 else -1.0
         off = torch.where(weights > 0, sign * worth, torch.full_like(worth, -torch.inf))
         best = off.amax(-1, keepdim=True)
-        slack = 1e-12 * best.abs().clamp(min=1.0)
+        slack = 1e-12 * torch.where(torch.isfinite(off), off.abs(), torch.zeros_like(off)).amax(-1, keepdim=True)
         mass = torch.where(off >= best - slack, weights, torch.zeros_like(weights))
         ratios = torch.where(mass > 0, -safe_log(mass.sum(-1, keepdim=True)), torch.full_like(worth, -torch.inf))
         return torch.where(torch.isfinite(best), ratios, torch.zeros_like(ratios))
@@ -272,7 +298,7 @@ def tilted_start(model: TrajectoryModel, values: Tensor, eta: float) -> Tensor:
     if math.isinf(eta):
         sign = 1.0 if eta > 0 else -1.0
         off = torch.where(possible, sign * values.detach(), torch.full_like(values, -torch.inf))
-        slack = 1e-12 * float(off.max().abs().clamp(min=1.0))
+        slack = 1e-12 * float(off[possible].abs().max())
         weights = torch.where(off >= off.max() - slack, initial, torch.zeros_like(initial))
     else:
         weights = (safe_log(initial) + tilted_log_ratio(initial, values, eta)).exp()

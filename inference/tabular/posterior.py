@@ -104,6 +104,20 @@ class ModelPosterior(TabularPosterior):
         gone: Any = None
         return found if self.holds_tables else replace(found, state_marginals=gone, absorbed=gone)
 
+    def luck_by_state(self) -> Tensor:
+        policy, marginals = self.action_probs, self.state_marginals
+        total = torch.zeros_like(policy[0, :, 0])
+        size = max(1, CHUNK // self.model.mdp.probabilities.numel())
+        with self._recording(), torch.no_grad():
+            for begin in range(0, self.steps, size):
+                times = range(begin, min(begin + size, self.steps))
+                costs = self.world.divergences(times)
+                if costs is None:
+                    return total
+                joint = marginals[begin : times.stop, :, None] * policy[begin : times.stop]
+                total = total + weighted(joint, costs).sum((0, -1))
+        return total
+
     def _state(self) -> dict[str, Any]:
         state = super()._state()
         if "statistics" in state:

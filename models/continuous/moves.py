@@ -13,10 +13,11 @@ from torch import Tensor
 from cai.models.continuous.distributions import SingularNormal
 from cai.models.continuous.grid import Grid, merged
 
-__all__ = ["Noise", "is_certain", "kind_of_noise", "near_nodes", "spread_over_nodes"]
+__all__ = ["Noise", "is_certain", "kind_of_noise", "misplaced", "near_nodes", "spread_over_nodes"]
 
 Noise = Literal["auto", "density", "interpolate"]
 POINTS = 7  # Gauss-Hermite points in each direction of a noise that is interpolated
+WELL_INSIDE = 5.0  # standard deviations from a mean to the edge of the box, from which on edges matter to nobody
 NEGLIGIBLE = 1e-18  # of the largest weight, below which a node is left out
 
 
@@ -69,6 +70,34 @@ def spread_over_nodes(distribution: Any, grid: Grid) -> Tensor:
     rows = torch.softmax(scores, -1)
     kept = torch.where(rows.detach() < NEGLIGIBLE * rows.detach().amax(-1, keepdim=True), torch.zeros_like(rows), rows)
     return kept / kept.sum(-1, keepdim=True)
+
+
+@torch.no_grad()
+def misplaced(distribution: Any, rows: Tensor, grid: Grid) -> float:
+    """How far the moments of what lies on nodes are from those of the distribution, where no edge of the box is near.
+
+    Args:
+        distribution: of batch shape [...] and event shape [n].
+        rows: [..., S], its probabilities of nodes.
+        grid: of S nodes.
+
+    Returns:
+        The largest of the errors of means in standard deviations and of variances relative to themselves; 0 where the
+        distribution does not know its moments, or none lies well inside the box.
+    """
+    try:
+        mean, variance = distribution.mean, distribution.variance
+    except (NotImplementedError, AttributeError):
+        return 0.0
+    reach = WELL_INSIDE * variance.sqrt()
+    low, high = (torch.stack([axis[end] for axis in grid.axes]) for end in (0, -1))
+    inside = ((mean - reach >= low) & (mean + reach <= high)).all(-1)
+    if not bool(inside.any()):
+        return 0.0
+    found = rows @ grid.nodes
+    off = (found - mean).abs() / variance.sqrt()
+    spread = (rows @ grid.nodes.square() - found.square() - variance).abs() / variance
+    return float(torch.maximum(off, spread)[inside].max())
 
 
 def near_nodes(distribution: Any, grid: Grid, what: str) -> tuple[Tensor, Tensor, Tensor]:

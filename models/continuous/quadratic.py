@@ -109,4 +109,4 @@ def _fitted(
 
 def quadratic_form(left: Tensor, matrix: Tensor, right: Tensor) -> Tensor:
     """Left' matrix right along the last axes: [..., n], [..., n, m], [..., m] give [...]."""
-    return torch.einsum("...i,...ij,...j->...", left, matrix, right)
+    return ((left[..., None, :] @ matrix)[..., 0, :] * right).sum(-1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
@@ -126,6 +127,12 @@ def read_trips(network: RouteNetwork, trips: Any, drop: Literal["report"] | None
         raise ValueError(f"drop is {drop!r}; expected None or 'report'")
     if isinstance(trips, Trips):
         return trips
+    if isinstance(trips, (list, tuple)) and trips and not isinstance(trips[0], Mapping):
+        raise TypeError(
+            f"trips is a {type(trips).__name__} of {type(trips[0]).__name__}; of routes make a row for each link: "
+            "[{'trip': n, 'position': i, 'link': link} for n, route in enumerate(routes) for i, link in "
+            "enumerate(route)], as a pandas.DataFrame"
+        )
     frame = read_table(trips, "trips", ("trip", "position", "link"))
     if from_file(trips):
         frame = _numbered(frame, network)
@@ -142,10 +149,10 @@ def read_trips(network: RouteNetwork, trips: Any, drop: Literal["report"] | None
     order = np.lexsort((frame["position"].to_numpy(), trip))
     frame, trip = frame.iloc[order].reset_index(drop=True), trip[order]
     starts = np.searchsorted(trip, np.arange(len(labels) + 1))
-    weights = _weights(frame, starts)
-    persons = _per_trip(frame, starts, "person")
-    links = key_places(frame["link"], network.link_index)
     faults = _Faults(frame, labels, trip)
+    weights = _weights(frame, starts, faults)
+    persons = _per_trip(frame, starts, "person", faults)
+    links = key_places(frame["link"], network.link_index)
     faults.links(links, network)
     inner = np.flatnonzero(trip[:-1] == trip[1:])
     turns = np.full(len(frame), -1)
@@ -167,6 +174,8 @@ def read_trips(network: RouteNetwork, trips: Any, drop: Literal["report"] | None
     kept[[trip[row] for row in faults.found]] = False
     if not kept.any():
         raise ValueError("no trip is left, as none fits the network")
+    if not weights[kept].any():
+        raise ValueError("every trip that fits the network has weight 0; give some more")
     keeps = kept[trip] & (turns >= 0)
     lengths = np.diff(starts)[kept] - 1
     return Trips(
@@ -219,25 +228,27 @@ def _numbered(frame: pd.DataFrame, network: RouteNetwork) -> pd.DataFrame:
     return frame.assign(**made)
 
 
-def _per_trip(frame: pd.DataFrame, starts: Array, column: str) -> list[Any] | None:
-    """One value a trip; blanks take the value of the trip's other rows."""
+def _per_trip(frame: pd.DataFrame, starts: Array, column: str, faults: _Faults) -> list[Any] | None:
+    """One value a trip; blanks take the value of the trip's other rows, and a second value is a fault."""
     if column not in frame.columns:
         return None
     trip = np.repeat(np.arange(len(starts) - 1), np.diff(starts))
     values = frame[column]
-    kinds = values.groupby(trip).nunique()
-    if (kinds > 1).any():
-        first = int(np.flatnonzero(kinds.to_numpy() > 1)[0])
-        different = list(values.iloc[starts[first] : starts[first + 1]].dropna().unique()[:2])
-        raise ValueError(
-            f"trip {spelled(frame['trip'].iloc[starts[first]])} has two values of {column!r}, "
-            f"{spelled(different[0])} and {spelled(different[1])}; a trip has one"
+    firsts = values.groupby(trip).first().reindex(range(len(starts) - 1))
+    kinds = values.groupby(trip).nunique().to_numpy()
+    for several in np.flatnonzero(kinds > 1):
+        mine = values.iloc[starts[several] : starts[several + 1]]
+        there = mine.notna()
+        row, second = next((i, v) for i, v in enumerate(mine) if there.iloc[i] and v != firsts[several])
+        faults.add(
+            starts[several] + row,
+            f"it has two values of {column!r}, {spelled(firsts[several])} and {spelled(second)}; a trip has one",
         )
-    return list(values.groupby(trip).first().reindex(range(len(starts) - 1)))
+    return list(firsts)
 
 
-def _weights(frame: pd.DataFrame, starts: Array) -> Array:
-    given = _per_trip(frame, starts, "weight")
+def _weights(frame: pd.DataFrame, starts: Array, faults: _Faults) -> Array:
+    given = _per_trip(frame, starts, "weight", faults)
     if given is None:
         return np.ones(len(starts) - 1)
     weights = pd.to_numeric(pd.Series(given, dtype=object), errors="coerce").to_numpy(dtype=np.float64)
@@ -257,7 +268,7 @@ def _exits(
 ) -> tuple[Array, Array]:
     """(destinations [N], exits [N]), -1 where there is a fault."""
     rows = starts[1:] - 1
-    given = _per_trip(frame, starts, "destination")
+    given = _per_trip(frame, starts, "destination", faults)
     if given is None:
         count = np.bincount(network.exit_links, minlength=network.num_links)
         only = np.full(network.num_links, -1)

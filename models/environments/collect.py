@@ -96,6 +96,10 @@ def collect(world: Any, num_steps: int, *, policy: Any = None, num_envs: int = 1
         TypeError, ValueError: if the world is none of these, has no prior to draw from, or the policy does not fit it.
     """
     steps, number = as_count(num_steps, "num_steps"), as_count(num_envs, "num_envs")
+    if policy is not None and not hasattr(policy, "act"):
+        raise TypeError(
+            f"policy is a {type(policy).__name__}, which does not act; give cai.extract_policy(posterior), or None"
+        )
     worlds = acting_worlds(world, number)
     generator = seeded(seed)
     episodes, times = np.zeros(number, dtype=np.int64), np.zeros(number, dtype=np.int64)

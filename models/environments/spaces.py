@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 from torch.distributions import Categorical, Distribution, Independent, Uniform
 
-__all__ = ["UniformActions", "bounded_actions", "check_observations", "counted_from_0", "reset_mode"]
+__all__ = ["UniformActions", "bounded_actions", "check_observations", "check_prior", "counted_from_0", "reset_mode"]
+
+TRIED = 16  # actions of each observation at which a prior is looked at
 
 
 @dataclass(frozen=True)
@@ -122,6 +124,53 @@ def bounded_actions(space: Any, bounds: Any, name: str) -> Any:
     if (low < space.low).any() or (high > space.high).any():
         raise ValueError(f"action_bounds is {bounds!r}, which leaves the actions of {name}, {space}")
     return spaces.Box(low, high, dtype=space.dtype.type)
+
+
+def check_prior(prior: Any, seen: Any, space: Any, name: str) -> None:
+    """Refuses a function that is no action prior.
+
+    Args:
+        prior: what it is.
+        seen: [N, ...], some observations.
+        space: of actions, `Discrete(n)` or a bounded Box.
+        name: of the environment, for messages.
+
+    Raises:
+        TypeError, ValueError: unless it makes a distribution of actions for each observation, in a Box with a density
+            everywhere.
+    """
+    found, number, shape = prior(seen), len(seen), tuple(space.shape)
+    if not isinstance(found, Distribution):
+        raise TypeError(
+            f"the action prior of {name} returned a {type(found).__name__}; expected a torch distribution over actions"
+        )
+    told = f"the action prior of {name} returned {type(found).__name__}"
+    batch, event = tuple(found.batch_shape), tuple(found.event_shape)
+    if (batch, event) != ((number,), shape):
+        one_by_one = bool(shape) and batch == (number, *shape)
+        how = f" (torch.distributions.Independent(..., {len(shape)}) makes it so)" if one_by_one else ""
+        raise ValueError(
+            f"{told} with batch shape {list(batch)} and event shape {list(event)} for {number} observations; expected "
+            f"[{number}] and {list(shape)}{how}"
+        )
+    if hasattr(space, "n"):
+        logits = getattr(found, "logits", None)
+        if logits is None or tuple(logits.shape) != (number, space.n):
+            had = "" if logits is None else f" with logits {list(logits.shape)}"
+            raise ValueError(f"{told}{had}; expected Categorical with logits [{number}, {space.n}]")
+        return
+    draws = torch.Generator().manual_seed(0)
+    for _ in range(TRIED):
+        actions = UniformActions(space).sample(seen, draws)
+        try:
+            lost = ~torch.isfinite(found.log_prob(actions))
+        except ValueError:  # it checks its arguments itself, all in one
+            lost = torch.ones(number, dtype=torch.bool)
+        if bool(lost.any()):
+            raise ValueError(
+                f"{told}, without density at {actions[lost][0].tolist()}, an action of {space}; give it one on all "
+                "of the box, or narrow this by action_bounds=(low, high)"
+            )
 
 
 def counted_from_0(space: Any) -> Any:

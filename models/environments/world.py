@@ -20,6 +20,7 @@ from cai.models.environments.spaces import (
     UniformActions,
     bounded_actions,
     check_observations,
+    check_prior,
     counted_from_0,
     reset_mode,
 )
@@ -199,7 +200,7 @@ def environment_model(
     Raises:
         TypeError, ValueError: if there is no such environment; its observations are a Dict, Tuple or MultiBinary; its
             actions have no finite bounds; a ready-made vector resets itself; discount or temperature are out of range;
-            or nothing is discounted and no episode terminates.
+            the prior is no distribution over the actions; or nothing is discounted and no episode terminates.
     """
     check_numbers(temperature, discount)
     limit = None if max_episode_steps is None else as_count(max_episode_steps, "max_episode_steps")
@@ -229,6 +230,8 @@ def environment_model(
     finally:
         if first is not source:
             first.close()
+    if action_prior is not None:
+        _check_prior(world)
     if discount == 1:
         _check_ends(world)
     return world
@@ -304,6 +307,16 @@ def _one(source: Any, limit: int | None, options: dict[str, Any], name: str) -> 
     if not isinstance(made, gymnasium.Env):
         raise TypeError(f"{name} returned a {type(made).__name__}; expected a gymnasium.Env")
     return made if limit is None else gymnasium.wrappers.TimeLimit(made, limit)
+
+
+def _check_prior(world: EnvironmentModel) -> None:
+    """Raises TypeError or ValueError unless the prior has actions for a first observation, shown twice."""
+    number = world.fixed_number or 1
+    worlds = world.make(number)
+    seen, _ = worlds.reset(seed=list(range(number)))
+    if world.fixed_number is None:
+        worlds.close()
+    check_prior(world.action_prior, torch.as_tensor(np.repeat(seen[:1], 2, 0)), world.action_space, world.name)
 
 
 def _check_ends(world: EnvironmentModel) -> None:

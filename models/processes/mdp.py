@@ -106,11 +106,20 @@ class MDP(Named, KnownNames):
     def __post_init__(self) -> None:
         if self.transitions is None:
             raise ValueError("transitions is None; give [S, A, S] probabilities, or use MDP.from_successors")
+        if isinstance(self.transitions, Mapping):
+            raise TypeError(
+                f"transitions is a {type(self.transitions).__name__}, whose keys would be ignored; a table "
+                "P[state][action] = [(probability, next state, reward, terminated), ...] is read by "
+                "cai.models.gymnasium_model(P, horizon=..., initial=...); "
+                "otherwise give an array [S, A, S]"
+            )
         states, actions = (self.state_names, "state"), (self.action_names, "action")
         probabilities, source = float_tensor(self.transitions, "transitions", [states, actions, states])
         if probabilities.dim() != 3 or probabilities.shape[0] != probabilities.shape[2]:
+            first = probabilities.dim() == 3 and probabilities.shape[1] == probabilities.shape[2]
             raise ValueError(
                 f"transitions has shape {list(probabilities.shape)}; expected [S, A, S] with p(s' | s, a) at [s, a, s']"
+                + ("; where the action comes first, use MDP.from_actions(transitions, initial)" if first else "")
             )
         self._finish(probabilities, None, source, "transitions")
 

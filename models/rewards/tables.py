@@ -131,7 +131,7 @@ class TableReward(_Labelled):
                 f"reward has shape {shape}; this process has S = {mdp.num_states}, "
                 f"A = {mdp.num_actions}, K = {mdp.num_outcomes}: expected [S], [S, A], [S, A, S]"
                 + ("" if mdp.is_dense else " or [S, A, K]")
-                + self._over_time(shape, full)
+                + self._otherwise(shape, full)
             )
 
     def whole_table(self, mdp: MDP) -> Tensor | None:
@@ -152,9 +152,14 @@ class TableReward(_Labelled):
         return self.table[step.state, step.action, last]
 
     @staticmethod
-    def _over_time(shape: list[int], full: tuple[int, int, int]) -> str:
+    def _otherwise(shape: list[int], full: tuple[int, int, int]) -> str:
+        swapped = len(shape) > 1 and shape == [full[1], full[0], full[2]][: len(shape)]
         looks = shape[1:] in ([full[0]], list(full[:2]), list(full))
-        return "; if its first axis is time, say so with TimeTableReward(table)" if looks else ""
+        return (
+            "; if its first axis is the action, exchange it with the second, numpy.swapaxes(reward, 0, 1)"
+            if swapped
+            else ""
+        ) + ("; if its first axis is time, say so with TimeTableReward(table)" if looks else "")
 
     def _per_outcome(self, mdp: MDP) -> bool:
         fits = self.table.shape == mdp.probabilities.shape and mdp.num_outcomes != mdp.num_states

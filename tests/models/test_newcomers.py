@@ -4,13 +4,31 @@ import logging
 import math
 
 import numpy as np
+import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 
 import cai
 from cai.models import MDP, Goal, StepCost, TrajectoryModel, as_reward, bridge, build_reward
+from cai.models.demonstrations.trips import read_trips
 
 HALL = MDP([[[0.0, 1.0]], [[0.0, 1.0]]], "hall", terminal="exit", state_names=["hall", "exit"])
+
+
+class Bus:
+    """What can be reset and stepped is an environment."""
+
+    def reset(self):
+        return 0, {}
+
+    def step(self, action):
+        return 0, 0.0, True, False, {}
+
+
+def walk():
+    state = pyro.sample("s_1", dist.Categorical(torch.tensor([0.5, 0.5])))
+    pyro.factor("O_1", -1.0 * (state == pyro.sample("a_1", dist.Categorical(torch.tensor([0.5, 0.5])))))
 
 
 def model(**changes):
@@ -59,6 +77,16 @@ def test_a_forgotten_horizon_is_named(caplog):
         (lambda: cai.infer([model(), model()]), TypeError, r"one model, got a list of 2;.*model\.batch\("),
         (lambda: cai.infer((HALL, -1.0)), TypeError, r"process and its reward: TrajectoryModel\(mdp, reward, horizon"),
         (lambda: cai.compare([model()], ["exact"]), TypeError, r"one model, got a list of 1"),
+        (lambda: MDP(torch.eye(3).expand(2, 3, 3), 0), ValueError, r"MDP\.from_actions\(transitions, initial\)"),
+        (lambda: MDP({0: {0: [(1.0, 0, 0.0, False)]}}, 0), TypeError, r"read by cai\.models\.gymnasium_model\(P, "),
+        (lambda: model(reward=[[1.0, 2.0]]), ValueError, r"the action, exchange it with .*swapaxes.*TimeTableReward"),
+        (lambda: cai.infer(Bus()), TypeError, r"got Bus; .*count_model\(environment.*environment_model\("),
+        (
+            lambda: cai.plot_values(cai.infer(walk, "variational")),
+            ValueError,
+            r"program: draw .*draw_factor_graph",
+        ),
+        (lambda: read_trips(None, [["a", "b"]]), TypeError, r"a list of list; of routes make a row for each link"),
     ],
 )
 def test_said(call, error, pattern):

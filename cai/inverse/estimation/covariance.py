@@ -55,18 +55,19 @@ def covariance_name(wanted: str | None, task: Task) -> str:
     return name
 
 
-def few_scatter(kind: str, bend: Tensor, scores: Tensor, objective: Objective) -> str | None:
-    """A sentence where scores scatter along fewer combinations than there are coefficients; None where that is enough.
+def few_scatter(kind: str, bend: Tensor, scores: Tensor, objective: Objective, rounding: float = 0.0) -> str | None:
+    """A sentence where scores scatter along fewer combinations than are identified; None where that is enough.
 
     Args:
         kind: "hessian", "sandwich" or "cluster".
         bend: B [K, K].
         scores: [N, K], unweighted.
         objective: weights and persons.
+        rounding: of the diagonal of B, see `rounding_of`.
     """
     if kind == "hessian":
         return None
-    rank, size = _rank(bend, _middle(kind, scores, objective)), len(bend)
+    rank, size = _rank(bend, _middle(kind, scores, objective), rounding)
     what = "persons" if kind == "cluster" else "demonstrations"
     if not rank:
         return f"no standard errors: covariance {kind!r} sees how scores scatter, and those of all {what} are alike"
@@ -79,9 +80,11 @@ def few_scatter(kind: str, bend: Tensor, scores: Tensor, objective: Objective) -
     return None
 
 
-def _rank(bend: Tensor, middle: Tensor) -> int:
-    size = bend.diagonal().abs().clamp(min=1e-300).sqrt()
-    return int((torch.linalg.eigvalsh(middle / size[:, None] / size) > NOTHING).sum())
+def _rank(bend: Tensor, middle: Tensor, rounding: float = 0.0) -> tuple[int, int]:
+    """(combinations of coefficients along which scores scatter, combinations that are identified)."""
+    shape = spectrum(bend, rounding)
+    ways = (shape.vectors / shape.size[:, None] / shape.values.abs().clamp(min=1e-300).sqrt())[:, ~shape.flat]
+    return int((torch.linalg.eigvalsh(ways.T @ middle @ ways) > NOTHING).sum()), ways.shape[1]
 
 
 def _middle(kind: str, scores: Tensor, objective: Objective) -> Tensor:
@@ -111,7 +114,7 @@ def covariance_matrix(kind: str, bend: Tensor, scores: Tensor, objective: Object
         found = inverse
     else:
         middle = _middle(kind, scores, objective)
-        found = inverse @ middle @ inverse if _rank(bend, middle) else torch.full_like(inverse, torch.nan)
+        found = inverse @ middle @ inverse if _rank(bend, middle)[0] else torch.full_like(inverse, torch.nan)
     bad = found.diagonal() < 0
     found[bad], found[:, bad] = torch.nan, torch.nan
     return found

@@ -39,7 +39,8 @@ class Task:
         initial: [F], where the search begins unless the user says.
         scales: [F] > 0, the sizes of the features; the search runs in coefficient x scale.
         doubles: whether the start is doubled until it is feasible.
-        separated: (name, sentence) of coefficients without a finite estimate, found before fitting.
+        separated: (name, sentence, sign) of coefficients without a finite estimate, found before fitting; the
+            log-likelihood rises as they go to sign x infinity.
         explain: says why coefficients are infeasible.
         default_covariance: unless the user says.
         refused_covariance: {kind: why}, e.g. "hessian" under objective "moments".
@@ -59,7 +60,7 @@ class Task:
     initial: Tensor
     scales: Tensor
     doubles: bool = False
-    separated: Sequence[tuple[str, str]] = ()
+    separated: Sequence[tuple[str, str, float]] = ()
     explain: Callable[[Tensor], str] | None = None
     default_covariance: str = "hessian"
     refused_covariance: dict[str, str] = field(default_factory=dict)
@@ -80,7 +81,7 @@ def fit_objective(task: Task, settings: Settings) -> Estimate:
         ValueError: if settings do not fit the objective, or a start that was given is infeasible.
         FitError: on anything but success, unless `throw=False`.
     """
-    coordinates = Coordinates.of(task.objective.names, task.scales, settings)
+    coordinates = Coordinates.of(task.objective.names, task.scales, settings).penalised(task.initial, settings)
     covariance = covariance_name(settings.covariance, task)
     estimate, detail = _fitted(task, settings, coordinates, covariance)
     if settings.throw and not estimate.status.ok:
@@ -91,16 +92,20 @@ def fit_objective(task: Task, settings: Settings) -> Estimate:
 def _fitted(task: Task, settings: Settings, coordinates: Coordinates, covariance: str) -> tuple[Estimate, str]:
     free = coordinates.free_names
     answer = _Answer(task, coordinates, covariance, settings)
-    bounded = [name for name, (low, high) in coordinates.bounds(settings).items() if math.isfinite(low - high)]
+    bounds = coordinates.bounds(settings)
     if settings.penalty is None:
-        names = [(n, s) for n, s in task.separated if n in free and n not in bounded]
+        names = [
+            (name, sentence)
+            for name, sentence, sign in task.separated
+            if name in free and not math.isfinite(bounds.get(name, (-math.inf, math.inf))[sign > 0])
+        ]
         if names:
             told = tuple(f"{name}: {sentence}" for name, sentence in names)
             return answer.empty(FitStatus.SEPARATED, told), ", ".join(name for name, _ in names)
     smooth = Scaled(task.objective, coordinates, settings.penalty)
     start = _start(task, settings, coordinates, smooth)
     if start is None:
-        why = task.explain(coordinates.default_start(task.initial, settings)) if task.explain else ""
+        why = _why(task, coordinates.default_start(task.initial, settings)) or ""
         return answer.empty(FitStatus.INFEASIBLE_START, (why,) if why else ()), why
     if not free:
         return answer.evaluated(start), ""
@@ -131,12 +136,19 @@ def _start(task: Task, settings: Settings, coordinates: Coordinates, smooth: Sca
         if smooth.evaluate(free) is not None:
             return free
         if settings.start is not None:
-            why = task.explain(coordinates.full(free)) if task.explain else "the log-likelihood is not finite there"
+            why = _why(task, coordinates.full(free)) or "the log-likelihood is not finite there"
             raise ValueError(f"start is infeasible: {why}")
         if not task.doubles or not bool((free != 0).any()):
             return None
         free = (2 * free).clamp(low, high)
     return None
+
+
+def _why(task: Task, coefficients: Tensor) -> str | None:
+    """Why no search can begin at some coefficients [F], as far as that is known."""
+    if task.objective.evaluate(coefficients) is not None:
+        return "the penalty is not finite there; give start= where it is, such as its mode"
+    return task.explain(coefficients) if task.explain else None
 
 
 @dataclass
@@ -217,7 +229,7 @@ class _Answer:
                     whole = whole / size_of[:, None] / size_of
                     kept = ~lost[inner]
                     covariance[known[:, None], known] = whole[kept][:, kept]
-                    few = few_scatter(self.covariance, -bend, slopes / size_of, task.objective)
+                    few = few_scatter(self.covariance, -bend, slopes / size_of, task.objective, task.rounding)
                     told.extend([few] if few else [])
         if isinstance(settings.penalty, L1):
             told.append("no standard errors: an L1 penalty moves coefficients to 0, and the rest towards it")
@@ -290,7 +302,7 @@ class _Answer:
             problem=task.problem,
             data=task.problem.data,
             dropped=task.dropped,
-            scales=coordinates.free_scales,
+            scales=task.scales[coordinates.free],
             rounding=task.rounding,
         )
 

@@ -20,8 +20,8 @@ Array = np.ndarray[Any, Any]
 SAME = 1e-9  # of a total, by which it may differ from the extreme
 
 
-def separated(objective: NetworkObjective) -> list[tuple[str, str]]:
-    """(name, sentence) of each feature that trips always have the least, or always the most, of."""
+def separated(objective: NetworkObjective) -> list[tuple[str, str, float]]:
+    """(name, sentence, sign) of each feature that trips always have the least (sign -1) or the most (1) of."""
     found = []
     graph, turns, exits = objective.kept.graph, objective.kept.turns, objective.kept.exits
     for i, name in enumerate(objective.names):
@@ -35,7 +35,7 @@ def separated(objective: NetworkObjective) -> list[tuple[str, str]]:
                     if never
                     else (f"every trip has the {word} of it that a route from its origin to its destination can have")
                 )
-                found.append((name, told))
+                found.append((name, told, -sign))
             break  # where both hold, routes do not differ in it: it is not identified
     return found
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from cai.inverse.search.objective import Objective
-from cai.inverse.search.penalties import Penalty, curvature, derivatives, log_density, sharpness
+from cai.inverse.search.penalties import Penalty, curvature, derivatives, log_density, sharpness, steepness
 from cai.inverse.search.settings import Settings
 from cai.models.common.names import did_you_mean
 
@@ -48,6 +48,20 @@ class Coordinates:
         made = cls(tuple(names), fixed, free, scales)
         made.bounds(settings)
         return made
+
+    def penalised(self, initial: Tensor, settings: Settings) -> Coordinates:
+        """The same, by units in which neither a feature nor its penalty bends by more than 1.
+
+        A feature in units that make it tiny would else be penalised by a curvature beside which all others are nothing.
+
+        Args:
+            initial: [F], where the penalty is looked at, unless the user says.
+            settings: with the penalty.
+        """
+        scales = self.scales.clone()
+        at = self.default_start(initial, settings)[self.free]
+        scales[self.free] = torch.maximum(scales[self.free], steepness(settings.penalty, at))
+        return replace(self, scales=scales)
 
     @property
     def free_names(self) -> tuple[str, ...]:

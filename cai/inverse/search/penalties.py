@@ -66,10 +66,25 @@ def log_density(penalty: Penalty | None) -> LogDensity | None:
         return None
     if isinstance(penalty, torch.distributions.Distribution):
         distribution = penalty
-        return lambda coefficients: distribution.log_prob(coefficients).sum()
+        return lambda coefficients: supported(distribution, coefficients)
     if not callable(penalty):
         raise TypeError(f"penalty is {penalty!r}; expected L2(s), L1(s) or a log density, a function of a tensor [F]")
     return penalty
+
+
+def supported(distribution: torch.distributions.Distribution, values: Tensor) -> Tensor:
+    """The log density of values, their sum; -inf outside of its support, where torch raises."""
+    support: Any = distribution.support
+    inside = bool(support.check(values.detach()).all())
+    return distribution.log_prob(values).sum() if inside else values.new_tensor(-math.inf)
+
+
+def steepness(penalty: Penalty | None, at: Tensor) -> Tensor:
+    """[F] >= 0, square roots of the curvatures of a penalty's smooth part at a place; 0 where there are none."""
+    density = log_density(penalty)
+    if density is None or derivatives(density, at) is None:
+        return torch.zeros_like(at)
+    return curvature(density, at).diagonal().abs().nan_to_num(0.0, 0.0, 0.0).sqrt()
 
 
 def derivatives(density: LogDensity, at: Tensor) -> tuple[float, Tensor] | None:

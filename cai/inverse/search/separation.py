@@ -15,7 +15,8 @@ SUSPECT = 30.0  # standard errors in scaled features above which a coefficient m
 STEP = 3.0  # standard errors that are gone; a quadratic log-likelihood falls by 4.5 nats over them
 FALL = 1e-2  # nats by which the log-likelihood falls at least along what is known
 LOSS = 0.1  # nats that are lost on the way back from where separation leads
-BACK = (1.0, 0.95, 0.9, 0.8, 0.6, 0.3, 0.1, 0.03, 0.01)  # of a direction on the way back; the first may be infeasible
+BACK = (1.0, 0.95, 0.9, 0.8, 0.6, 0.3)  # of a direction on the way back, whose ends may be infeasible; then thirds
+NEAR = 1.0  # length of the last step on the way back
 AHEAD = (1.0, 3.0)  # shares of a flat direction, either of which may be infeasible
 FLATS = 10  # flat directions that are tried, at most
 INVOLVED = 0.05
@@ -39,7 +40,9 @@ def runs_away(smooth: Scaled, found: Found, shape: Spectrum, inner: Tensor, name
     lengths = ways.norm(dim=0)
     if not bool((lengths > SUSPECT).any()):
         return []
-    tried = [found.place]  # a search that runs away goes on in the direction in which it came
+    came = torch.zeros_like(found.place)
+    came[inner] = found.place[inner]
+    tried = [came]  # a search that runs away goes on in the direction in which it came
     for direction in shape.directions[:FLATS]:  # far out what it ran along is flat, while the way back falls
         way = torch.zeros_like(found.place)
         way[inner] = direction * found.place.norm()
@@ -63,7 +66,10 @@ def _levels_off(smooth: Scaled, found: Found, way: Tensor) -> bool:
 
 
 def _falls_back(smooth: Scaled, found: Found, way: Tensor) -> bool:
-    for share in BACK:
+    shares, length = list(BACK), float(way.norm())
+    while shares[-1] > 0.01 or shares[-1] * length > NEAR:
+        shares.append(shares[-1] / 3)
+    for share in shares:
         there = smooth.evaluate(found.place - share * way)
         if there is not None and there[0] < found.value - LOSS:
             return True

@@ -145,8 +145,8 @@ class ModelObjective:
             ValueError: see `scores`.
         """
         answer, tangents = self._linear("a Hessian", coefficients)
-        found = answer.curvature(self._slopes, tangents, self._adjoint(answer))
-        return found + self._outcome_curvature() if self.objective == "path" else found
+        # What was seen is linear in them, as outcomes that share a next state share its features.
+        return answer.curvature(self._slopes, tangents, self._adjoint(answer))
 
     def _linear(self, what: str, coefficients: Tensor) -> tuple[SoftSensitivity, tuple[Tensor, Tensor]]:
         if not self.is_linear:
@@ -287,15 +287,6 @@ class ModelObjective:
         seen = self._seen()
         counts = seen[:, 0] if seen.shape[1] == 1 else (shares[..., None] * seen).sum(1)
         return self.steps.summed(self._discounts[:, None] * counts)
-
-    def _outcome_curvature(self) -> Tensor:
-        """[F, F], of what several outcomes that share a next state add to a path."""
-        seen = self._seen()
-        if seen.shape[1] == 1:
-            return torch.zeros(len(self.names), len(self.names), dtype=torch.float64)
-        shares = self._shares()
-        apart = seen - (shares[..., None] * seen).sum(1, keepdim=True)
-        return torch.einsum("m,mk,mkf,mkg->fg", self.weights[self.steps.rows], shares, apart, apart)
 
     def _adjoint(self, answer: SoftSensitivity) -> tuple[Tensor, Tensor]:
         """What the messages weigh in the objective."""

@@ -19,8 +19,8 @@ CLOSE = 1e-9  # of the size of what is compared
 ENTRIES = 2**24  # of q-values that are held at a time
 
 
-def separated(asked: ModelObjective) -> list[tuple[str, str]]:
-    """(name, sentence) of the coefficients that have no finite estimate, because of one feature alone.
+def separated(asked: ModelObjective) -> list[tuple[str, str, float]]:
+    """(name, sentence, sign) of the coefficients that have no finite estimate, because of one feature alone.
 
     With the best q-values q_f of a hard control that is paid feature f, or minus it: for "moments" and "path" the
     demonstrations hold the extreme where their counts add up to the best values of their first states; for "likelihood"
@@ -39,16 +39,14 @@ def separated(asked: ModelObjective) -> list[tuple[str, str]]:
             found += [
                 (f, most) for f, q in zip(some, table, strict=True) if q is not None and _extreme(asked, f, sign, q)
             ]
-    words = {True: "the most", False: "the least"}
-    told: dict[int, list[str]] = {}
+    told: dict[int, list[bool]] = {}
     for f, most in sorted(found):
-        told.setdefault(f, []).append(words[most])
+        told.setdefault(f, []).append(most)
     return [
         (
             asked.names[f],
-            f"every demonstration has {kinds[0]} of it that could be had"
-            if len(kinds) == 1
-            else "every demonstration has all of it that could be had, and nobody could have less",
+            f"every demonstration has the {'most' if kinds[0] else 'least'} of it that could be had",
+            1.0 if kinds[0] else -1.0,
         )
         for f, kinds in told.items()
         if len(kinds) == 1  # both: a constant, which is not identified

@@ -37,6 +37,10 @@ def path_residuals(model: TrajectoryModel, values: Any, action_probs: Any, state
     """
     tables = exact_tables(model, "a path's residual")
     states, actions = (torch.as_tensor(part) for part in (states, actions))
+    if states.dtype.is_floating_point or actions.dtype.is_floating_point:
+        raise TypeError(
+            f"states are {states.dtype} and actions {actions.dtype}; expected whole numbers, by which they are known"
+        )
     if states.dim() != 2 or actions.dim() != 2 or states.shape != (actions.shape[0], actions.shape[1] + 1):
         raise ValueError(
             f"states have shape {list(states.shape)}, actions {list(actions.shape)}; expected [N, d + 1] and [N, d]"

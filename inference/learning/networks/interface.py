@@ -89,8 +89,8 @@ class Interface:
         """float32 [N, n] of observations [N, ...] as the world gives them.
 
         Raises:
-            ValueError: if they hold another number of entries than those of the world, numbers beyond float32, or whole
-                numbers outside the space.
+            ValueError: if they hold another number of entries than those of the world, numbers that are not finite or
+                beyond float32, or whole numbers outside the space.
         """
         seen = np.asarray(observations)
         shape, width = seen.shape, len(self.categories) or self.size
@@ -103,7 +103,7 @@ class Interface:
         if not self.categories:
             with np.errstate(over="ignore"):
                 found = torch.from_numpy(np.ascontiguousarray(seen, dtype=np.float32))
-            if seen.dtype == np.float64 and not bool(torch.isfinite(found.sum())):
+            if seen.dtype.kind == "f" and not bool(torch.isfinite(found.sum())):  # finite ones may overflow a sum
                 self._refuse_beyond(seen, found)
             return found
         rows = torch.zeros(len(seen), self.size, dtype=torch.float32)
@@ -117,10 +117,18 @@ class Interface:
         begins = np.cumsum((0, *self.categories[:-1]))
         return rows.scatter_(1, torch.from_numpy(seen.astype(np.int64) + begins), 1.0)
 
+    def observations(self, rows: Tensor, shape: tuple[int, ...]) -> Tensor:
+        """[N, *shape], observations as the world gives them, of rows [N, n] as networks see them."""
+        if self.categories:
+            rows = torch.stack([part.argmax(1) for part in rows.split(self.categories, 1)], 1)
+        return rows.reshape(-1, *shape)
+
     @staticmethod
     def _refuse_beyond(seen: Any, found: Tensor) -> None:
-        """Raises ValueError if a finite number has none like it in float32."""
-        lost = np.isfinite(seen) & ~torch.isfinite(found).numpy()
+        """Raises ValueError if a number is not finite, or has none like it in float32."""
+        if not np.isfinite(seen).all():
+            raise ValueError(f"observations hold {seen[~np.isfinite(seen)][0]}; give finite numbers")
+        lost = ~torch.isfinite(found).numpy()
         if lost.any():
             raise ValueError(
                 f"observations hold {seen[lost][0]:g}, and networks compute in float32, up to 3.4e38; scale them, e.g. "
@@ -144,6 +152,34 @@ class Interface:
             raise OutOfFloats
         scaled = self.low + (self.high - self.low) * (actions.double() + 1) / 2
         return scaled.clamp(self.low, self.high).reshape(-1, *self.shape)
+
+    def given_actions(self, actions: Any, number: int) -> Tensor:
+        """float64 [N, d], or int64 [N] of numbers, of actions [N, ...] in the world's units as somebody gives them.
+
+        Args:
+            actions: one for each observation.
+            number: N, of observations.
+
+        Raises:
+            ValueError: if there are more or fewer, some are NaN, or no such action exists.
+        """
+        given, width = torch.as_tensor(np.asarray(actions)), self.action_size
+        if given.dim() == 0 or len(given) != number or given.numel() != number * width:
+            raise ValueError(
+                f"actions have shape {list(given.shape)}, and there are {number} observations; expected [{number}, "
+                f"...], {'a number' if self.num_actions else f'{width} numbers'} for each"
+            )
+        flat = given.reshape(number, width).double()
+        if bool(flat.isnan().any()):
+            raise ValueError("actions hold nan; give numbers")
+        if not self.num_actions:
+            return flat
+        unknown = (flat != flat.floor()) | (flat < 0) | (flat >= self.num_actions)
+        if bool(unknown.any()):
+            raise ValueError(
+                f"action {float(flat[unknown][0]):g} does not exist; actions are 0 to {self.num_actions - 1}"
+            )
+        return flat[:, 0].long()
 
     def from_world(self, actions: Any) -> Tensor:
         """The reverse of `to_world`: float32 [N, d], or [N, 1]."""
@@ -226,7 +262,7 @@ def log_prior_of(world: Any, interface: Interface) -> LogPrior | None:
         prior = world.action_prior
 
         def asked(observations: Tensor, actions: Tensor) -> Tensor:
-            found = prior(observations.reshape(-1, *world.observation_space.shape))
+            found = prior(interface.observations(observations, world.observation_space.shape))
             if interface.num_actions:
                 return torch.log_softmax(found.logits, -1).float()
             return (found.log_prob(interface.to_world(actions)) + interface.log_volume).float()

@@ -112,21 +112,22 @@ class LearnedPolicy:
             observations: [N, ...].
             t: the time index, of a continuous model over a finite horizon.
             action_mask: as for `act`.
+
+        Raises:
+            ValueError: if there is not one action for each observation, or no such action exists.
         """
         rows, single = self._rows(observations, t)
-        given = torch.as_tensor(np.asarray(actions))
-        given = given[None] if single else given
+        given = self.interface.given_actions(np.asarray(actions)[None] if single else actions, len(rows))
         with torch.no_grad():
             if self.interface.num_actions:
                 logs = torch.log_softmax(self._logits(rows, action_mask), -1)
-                scores = logs.gather(1, given.reshape(-1, 1).long())[:, 0]
+                scores = logs.gather(1, given[:, None])[:, 0]
             else:
-                scores = self._log_density(rows, given.double())
+                scores = self._log_density(rows, given)
         return scores[0] if single else scores
 
-    def _log_density(self, rows: Tensor, actions: Tensor) -> Tensor:
+    def _log_density(self, rows: Tensor, given: Tensor) -> Tensor:
         low, high = self.interface.low, self.interface.high
-        given = actions.reshape(len(actions), -1)
         inside = ((given > low) & (given < high)).all(-1)
         safe = torch.where(inside[:, None], given, (low + high) / 2)
         u = ((safe - low).log() - (high - safe).log()) / 2

@@ -24,6 +24,7 @@ __all__ = ["LearnedPosterior", "policy_of"]
 
 EPISODES = 20
 OF_EPISODES = ("episodes", "elbo", "believed_return", "policy_divergence")
+SLACK = 1e-6  # of the width of a box: what float32 may add to an action at its edge
 LONGEST = 100_000  # steps of an episode without a discount, after which it is an error
 
 
@@ -141,11 +142,22 @@ class LearnedPosterior(Posterior):
 
         Raises:
             NotKnown: if what was learned are values of observations alone.
+            ValueError: if there is not one action for each observation, or no such action exists.
         """
         if not hasattr(self.brain, "q_values"):
             raise self._unknown("what actions are worth", "ask answer.value(observations), or 'soft-actor-critic'")
         interface = self.learned_policy.interface
-        found: Tensor = self.brain.q_values(interface.rows(observations), interface.from_world(actions))
+        rows = interface.rows(observations)
+        given = interface.given_actions(actions, len(rows))
+        if not interface.num_actions:
+            slack = SLACK * (interface.high - interface.low)
+            outside = ((given < interface.low - slack) | (given > interface.high + slack)).any(1)
+            if bool(outside.any()):
+                raise ValueError(
+                    f"action {given[outside][0].tolist()} lies outside the box from {interface.low.tolist()} to "
+                    f"{interface.high.tolist()}"
+                )
+        found: Tensor = self.brain.q_values(rows, interface.from_world(given))
         return found
 
     def policy(self, kind: str = "stochastic") -> Policy:
@@ -234,14 +246,30 @@ def policy_of(brain: Any, source: str) -> LearnedPolicy:
 
 @torch.no_grad()
 def _run(posterior: LearnedPosterior, number: int) -> _Sums:
-    """Episodes of the stochastic policy, each reset with a seed of its own."""
-    world, policy, brain = posterior.model, posterior.learned_policy, posterior.brain
-    interface: Interface = policy.interface
+    """Episodes of the stochastic policy, each reset with a seed of its own; in rounds where there are fewer copies."""
+    world = posterior.model
     one = getattr(world, "fixed_number", None)
     copies = number if one is None else one
     worlds = make_worlds(world, copies)
     generator = torch.Generator().manual_seed(posterior.seed)
-    seen, info = worlds.reset(seed=[reset_seed(posterior.seed, EVALUATION_COPY, i) for i in range(copies)])
+    rounds = [_round(posterior, worlds, first, generator) for first in range(0, number, copies)]
+    if one is None:
+        worlds.close()
+    return _Sums(*(torch.cat(parts)[:number] for parts in zip(*rounds, strict=True)))
+
+
+def _round(posterior: LearnedPosterior, worlds: Any, first: int, generator: torch.Generator) -> _Sums:
+    """An episode of each copy of the world.
+
+    Args:
+        posterior: whose policy acts.
+        worlds: the copies.
+        first: the number of the first episode.
+        generator: of the actions.
+    """
+    world, brain, copies = posterior.model, posterior.brain, worlds.num_envs
+    interface: Interface = posterior.learned_policy.interface
+    seen, info = worlds.reset(seed=[reset_seed(posterior.seed, EVALUATION_COPY, first + i) for i in range(copies)])
     totals, spent, tails = (np.zeros(copies) for _ in range(3))
     weight, alive = np.ones(copies), np.ones(copies, dtype=bool)
     gamma = world.discount
@@ -266,6 +294,4 @@ def _run(posterior: LearnedPosterior, number: int) -> _Sums:
             f"an episode of {world.name} has not ended after {LONGEST:,} steps, so its return is not known; give the "
             "world max_episode_steps=..., after which episodes are truncated, or a discount below 1"
         )
-    if one is None:
-        worlds.close()
     return _Sums(*(torch.from_numpy(part) for part in (totals, spent, tails)))

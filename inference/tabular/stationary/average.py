@@ -85,7 +85,7 @@ def average_messages(model: TrajectoryModel, recursion: Recursion, settling: Set
             "own; give a discount below 1 or a finite horizon"
         )
     steps = steps_of(model, recursion.eta, recursion.choice is hard_choice)
-    sure = len(steps.pairs) == len(steps.states)  # then the worst outcome is the best, and the only one
+    sure = steps.count == len(steps.states)  # then the worst outcome is the best, and the only one
     steps = by_outcome(steps) if steps.hard and (steps.eta == math.inf or (sure and steps.eta != 0)) else steps
     where = _where(model, recursion, steps)
     if where is None:

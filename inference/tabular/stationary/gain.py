@@ -8,6 +8,7 @@ they converge to a solution wherever there is one, whatever the period (Krasnose
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,7 +17,7 @@ import numpy as np
 from cai.inference.tabular.markov.graphs import closed_classes
 from cai.inference.tabular.markov.linear_systems import LinearSystem
 from cai.inference.tabular.stationary.newton import Chains
-from cai.inference.tabular.stationary.problem.moves import Moves, Values
+from cai.inference.tabular.stationary.problem.moves import Moves, Tilted, Values
 from cai.inference.tabular.stationary.problem.steps import Steps
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "bound_on_values",
     "classes_of",
     "concluded",
+    "drift_of_chain",
     "gain_of",
     "law_of",
     "of_ties",
@@ -37,6 +39,7 @@ NEWTON = 60  # of Newton's steps in a row
 WIDENINGS = 6  # of the bound on values
 SETTLE = 10_000  # backups in which values are to settle that the equation leaves open
 STALLS = 10  # attempts in a row that do not bring the bounds on the gain to half of what they were
+LOOKS = 4  # tries at a state that is seen often
 LOOK = 200  # steps of a chain by which a state is found that it is in often
 FULL = 0.1  # of a table: chains of fewer entries are listed
 STILL = 1e-4  # what a step changes of where it is, below which more of them show nothing
@@ -103,7 +106,7 @@ def soft_rate(steps: Steps, limit: int, newton: bool = True) -> Rate:
         rounds = min(2 * rounds, MANY)
     rate = concluded(steps, chains, values, count, jumps)
     tied = np.isinf(steps.eta) and not rate.why and not np.isfinite(rate.width).all()
-    return of_ties(steps, rate, limit) if tied else rate
+    return of_ties(steps, rate, limit, drift_of_chain) if tied else rate
 
 
 def _even(moves: Moves) -> bool:
@@ -128,17 +131,20 @@ def _spread(moves: Moves) -> float:
 
 def _newton(steps: Steps, chains: Chains, values: Values, limit: int) -> tuple[Values, Moves, int]:
     """Newton's steps while they are of use: the best values met, their moves, and how many steps were taken."""
-    reference, gain = -1, steps.dtype(0)
+    reference, system, gain = -1, None, steps.dtype(0)
     best = (values, steps.moves(values))
     at, since = best, 0
     for count in range(limit):
         if _even(at[1]) or since >= (1 if _near(steps, best[1]) else 20):
             return *best, count
         if reference < 0 or count % 8 == 1:
-            reference = _often(steps, chains, at[1])
-            if reference < 0:
+            often = _often(steps, chains, at[1])
+            if often is None:
                 return *best, count
-        found = _evaluated(steps, until_return(steps, chains, at[1], np.array([reference])), at, reference, gain)
+            reference, system = often.reference, often.system
+        if system is None:
+            system = until_return(steps, chains, at[1], np.array([reference]))
+        found, system = _evaluated(steps, system, at, reference, gain), None
         if found is None:
             return *best, count
         values, gain = found
@@ -193,6 +199,7 @@ def gain_of(system: LinearSystem, earned: Array, reference: int) -> Any:
 
 def _earned(steps: Steps, moves: Moves) -> Array:
     """[N], what a step of the chain that moves values is paid, less what its policy and dynamics diverge by."""
+    assert not isinstance(moves.outcomes, Tilted)  # of a table
     edges = moves.outcomes * steps.paid
     pairs = moves.policy * steps.rewards
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -205,21 +212,44 @@ def _earned(steps: Steps, moves: Moves) -> Array:
     return np.asarray(np.add.reduceat(pairs, steps.first_pairs))
 
 
-def _often(steps: Steps, chains: Chains, moves: Moves) -> int:
-    """A state that the chain is in often; -1 if in floats it has several closed classes."""
+@dataclass(frozen=True)
+class _Often:
+    """A state that a chain is in often.
+
+    Attributes:
+        reference: the state.
+        system: of the chain until it comes there.
+        law: [N], how often the chain is where in the long run.
+    """
+
+    reference: int
+    system: LinearSystem
+    law: Array
+
+
+def _often(steps: Steps, chains: Chains, moves: Moves) -> _Often | None:
+    """A state that the chain is in about as often as in any; None if in floats it has several closed classes."""
     classes = classes_of(steps, moves)
     if len(classes) != 1:
-        return -1
+        return None
     reference = seen_state(steps, moves, classes[0])
-    law = law_of(until_return(steps, chains, moves, np.array([reference])), reference)
-    return -1 if law is None else int(law.argmax())
+    for tries in range(1, LOOKS + 1):
+        system = until_return(steps, chains, moves, np.array([reference]))
+        law = law_of(system, reference)
+        if law is None or law[reference] >= 0.5 * law.max() or tries == LOOKS:
+            break
+        reference = int(law.argmax())
+    return None if law is None else _Often(reference, system, law)
 
 
 def classes_of(steps: Steps, moves: Moves) -> list[Array]:
     """The closed classes that the chain has in floats."""
     every = np.ones(steps.number, dtype=bool)
     if steps.table is not None:
-        sources, outcomes = np.nonzero(moves.chain > 0)
+        leads = moves.chain > 0
+        if leads.all():
+            return [np.arange(steps.number)]
+        sources, outcomes = np.nonzero(leads)
         return closed_classes(sources, steps.table.columns[outcomes], every)
     used = moves.weights.astype(np.float64) > 0
     return closed_classes(steps.sources[used], steps.targets[used], every)
@@ -268,12 +298,10 @@ def concluded(steps: Steps, chains: Chains, values: Values, count: int, jumps: i
     gain = (low + high) / 2
     chain = chain or moves
     law, width = np.full(steps.number, 1 / steps.number), np.full(steps.number, np.inf)
-    reference = _often(steps, chains, chain)
-    if reference >= 0:
-        found = law_of(until_return(steps, chains, chain, np.array([reference])), reference)
-        if found is not None:
-            law = found
-            width = bound_on_values(steps, chains, values, moves, chain, np.array([reference]), low, high)
+    often = _often(steps, chains, chain)
+    if often is not None:
+        law, references = often.law, np.array([often.reference])
+        width = bound_on_values(steps, chains, values, moves, chain, references, low, high, often.system)
     unknown = (steps.eta < 0 or np.isinf(steps.eta)) and not np.isfinite(width).all()
     apart = unknown and not _near(steps, moves) and float(high - low) > 1e-6 * float(abs(gain))
     why = "what a step earns in the long run may depend on the state, so that there is no one gain" if apart else ""
@@ -282,11 +310,22 @@ def concluded(steps: Steps, chains: Chains, values: Values, count: int, jumps: i
 
 
 def bound_on_values(
-    steps: Steps, chains: Chains, values: Values, moves: Moves, chain: Moves, references: Array, low: Any, high: Any
+    steps: Steps,
+    chains: Chains,
+    values: Values,
+    moves: Moves,
+    chain: Moves,
+    references: Array,
+    low: Any,
+    high: Any,
+    system: LinearSystem | None = None,
 ) -> Array:
-    """[N], how far h may be from the solution that is the same at the references; inf where no bound is found."""
+    """[N], how far h may be from the solution that is the same at the references; inf where no bound is found.
+
+    The system is that of the chain until it comes to one of the references, where it is there already.
+    """
     side = 1.25 * (np.abs(moves.delta - low) + (high - low) + moves.rounding)
-    system = until_return(steps, chains, chain, references)
+    system = system or until_return(steps, chains, chain, references)
     others = ~np.isin(np.arange(steps.number), references)
     for _ in range(WIDENINGS):
         found = system.answer(side.astype(np.float64)[:, None])
@@ -302,21 +341,48 @@ def bound_on_values(
     return np.full(steps.number, np.inf)
 
 
-def of_ties(steps: Steps, rate: Rate, limit: int) -> Rate:
-    """The same where the equation leaves open what several sets of states are worth relative to each other."""
+def of_ties(
+    steps: Steps,
+    rate: Rate,
+    limit: int,
+    drift: Callable[[Steps, Values, Any, Any], Array | None],
+) -> Rate:
+    """The same where the equation leaves open what several sets of states are worth relative to each other.
+
+    Args:
+        steps: the problem.
+        rate: what is known of it.
+        limit: the most backups.
+        drift: how far [N] values may move on from where they seem to stand still, of the problem, them, the gain and
+            what a step may be off by; None where nothing is known.
+    """
+    why = "several sets of states earn as much a step, and what they are worth to each other does not settle"
     found = _settled(steps, rate, min(SETTLE, limit))
     if found is None:
-        why = "several sets of states earn as much a step, and what they are worth to each other does not settle"
         return replace(rate, width=np.full(steps.number, np.inf), why=why)
-    values, backups, lost = found
-    return replace(rate, values=values, width=np.full(steps.number, lost), count=rate.count + backups)
+    values, backups, lost, off = found
+    moved = drift(steps, values, rate.gain, off)
+    width = np.full(steps.number, np.inf if moved is None else lost) + (0.0 if moved is None else moved)
+    return replace(rate, values=values, width=width, count=rate.count + backups, why=why)
 
 
-def _settled(steps: Steps, rate: Rate, limit: int) -> tuple[Values, int, float] | None:
-    """Values of finite horizons from 0 less the gain of each step, once they stand still.
+def drift_of_chain(steps: Steps, values: Values, gain: Any, off: Any) -> Array | None:
+    """[N], how far values may move on while the chain at them gets to where it stays; see `of_ties`."""
+    chains, moves = Chains(steps), steps.moves(values)
+    stays = np.concatenate(classes_of(steps, moves))
+    side = np.full((steps.number, 1), float(off))
+    found = until_return(steps, chains, moves, stays).answer(side)
+    if found is None or not (np.isfinite(found).all() and (found >= 0).all()):
+        return None
+    return np.where(np.isin(np.arange(steps.number), stays), 0.0, found[:, 0])
+
+
+def _settled(steps: Steps, rate: Rate, limit: int) -> tuple[Values, int, float, Any] | None:
+    """Values of finite horizons from 0 less the gain of each step, once they seem to stand still.
 
     Returns:
-        (values, after how many backups, what rounding may have made of them); None if they go on.
+        (values, after how many backups, what rounding may have made of them, what a step may be off by); None if they
+        go on.
     """
     values, lost = steps.values(np.zeros(steps.number)), 0.0
     known = (rate.high - rate.low) / 2  # all states move by what the gain is off by
@@ -324,6 +390,6 @@ def _settled(steps: Steps, rate: Rate, limit: int) -> tuple[Values, int, float] 
         moves = steps.moves(values)
         lost += 2 * float(moves.rounding.max())
         if (np.abs(moves.delta - rate.gain) <= 4 * moves.rounding + known).all():
-            return values, count + 1, lost
+            return values, count + 1, lost, 5 * moves.rounding.max() + 2 * known
         values = values.moved(moves.delta - rate.gain)
     return None

@@ -23,9 +23,10 @@ from cai.inference.tabular.stationary.newton import TIES, Chains, as_good, polic
 from cai.inference.tabular.stationary.problem.edges import EdgeList
 from cai.inference.tabular.stationary.problem.searches import ending, staying
 from cai.inference.tabular.stationary.problem.steps import Steps
+from cai.inference.tabular.stationary.problem.tables import undominated
 from cai.inference.tabular.stationary.solve import Solution, conclude
 
-__all__ = ["by_outcome", "put_delays", "solve_hard"]
+__all__ = ["Merged", "by_outcome", "put_delays", "solve_hard"]
 
 Array = np.ndarray[Any, Any]
 DELAYS = 200  # steps up to which delays are looked for, in problems of more edges than
@@ -33,16 +34,26 @@ LOOKS = 10_000_000  # divided by that number
 
 
 def by_outcome(steps: Steps) -> Steps:
-    """The same problem where the best outcome is believed in: every edge is a pair of its own."""
-    number = steps.count
+    """The same problem where the best outcome is believed in: every edge is a pair of its own.
+
+    Of a table those are left out that another of the same state to the same place beats: no finite horizon takes them.
+    """
+    if steps.table is None:
+        pairs, targets, chances, gains = steps.pairs, steps.targets, steps.chances, steps.gains
+    else:
+        kept = undominated(steps.table, steps.states)
+        pairs, outcomes = np.nonzero(kept)
+        targets, chances = steps.table.columns[outcomes], steps.table.table[kept]
+        gains = steps.table.gains_at(pairs, outcomes)
+    number = len(pairs)
     return replace(
         steps,
         eta=0.0,
-        states=steps.sources,
-        actions=steps.actions[steps.pairs],
-        prior=steps.prior[steps.pairs] * steps.chances,
-        rewards=steps.gains,
-        edges=EdgeList(np.arange(number), steps.targets, np.ones(number), np.zeros(number)),
+        states=steps.states[pairs],
+        actions=steps.actions[pairs],
+        prior=steps.prior[pairs] * chances,
+        rewards=gains,
+        edges=EdgeList(np.arange(number), targets, np.ones(number), np.zeros(number)),
         lost=np.zeros(number),
     )
 
@@ -97,7 +108,7 @@ def solve_hard(solution: Solution, group: Array) -> None:
         if not unknown.any() or not _put_idle(solution, pairs, edges, unknown).any():
             return
         unknown = solution.unknown(group)
-        merged = _Merged(steps, pairs, edges, unknown, solution.worth)
+        merged = Merged(steps, pairs, edges, unknown, solution.worth)
         part, end = merged.steps, np.append(np.zeros(merged.steps.number, dtype=bool), True)
         sure, chosen = ending(part, end)
         if not sure.all():
@@ -155,7 +166,7 @@ def _put_idle(solution: Solution, pairs: Array, edges: Array, unknown: Array) ->
     return unknown & ~idle
 
 
-class _Merged:
+class Merged:
     """A problem in which every set of states that can be stayed in for nothing is one state that may stop.
 
     Attributes:
@@ -245,7 +256,7 @@ class _Merged:
         solution.chosen[states] = found[states]
 
 
-def _put_endless(solution: Solution, merged: _Merged, endless: Array) -> None:
+def _put_endless(solution: Solution, merged: Merged, endless: Array) -> None:
     """What states are worth that cannot surely end: by the best rate of the end components that can be stayed in.
 
     A policy that may also stop anywhere, for 0, is improved: it goes on for ever where that earns more than 0, and is
@@ -274,7 +285,7 @@ def _put_endless(solution: Solution, merged: _Merged, endless: Array) -> None:
     solution.put(merged.spread(endless), -np.inf, 0.0)
 
 
-def _put_level(solution: Solution, merged: _Merged, part: Steps, places: Array) -> None:
+def _put_level(solution: Solution, merged: Merged, part: Steps, places: Array) -> None:
     """States that can go round for ever for nothing on average, though not for 0 at every step."""
     inside = np.isin(np.arange(part.number), places)
     leaves = part.into(~np.append(inside, False))

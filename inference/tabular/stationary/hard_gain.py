@@ -23,14 +23,16 @@ from cai.inference.tabular.stationary.gain import (
     soft_rate,
     until_return,
 )
-from cai.inference.tabular.stationary.newton import NOISE, Chains, as_good, better
+from cai.inference.tabular.stationary.hard import Merged
+from cai.inference.tabular.stationary.newton import NOISE, Chains, as_good, better, policy_iteration
 from cai.inference.tabular.stationary.problem.moves import TINY, Values
-from cai.inference.tabular.stationary.problem.searches import staying
+from cai.inference.tabular.stationary.problem.searches import ending, staying
 from cai.inference.tabular.stationary.problem.steps import Steps
 
 __all__ = ["hard_rate"]
 
 Array = np.ndarray[Any, Any]
+POLICIES = 1_000  # at most, of a problem that bounds others
 SELDOM = 1e-3  # of how often a chain is elsewhere
 
 
@@ -58,7 +60,35 @@ def hard_rate(steps: Steps, limit: int, newton: bool = True) -> Rate:
         if np.isfinite(rate.width).all():
             return rate
         return replace(rate, width=_width_of_ties(steps, chains, rate, chosen, kept))
-    return of_ties(steps, rate, limit)
+    return of_ties(steps, rate, limit, _drift)
+
+
+def _drift(steps: Steps, values: Values, gain: Any, off: Any) -> Array | None:
+    """[N], how far finite horizons' values may move on from where they seem to stand still; see `of_ties`.
+
+    Sets of states that can be stayed in for the gain stay where they are, unless they are left for more by pairs that
+    seem as good. So values rise by what can be had of that before the chain stays for good, if each step brings what it
+    may be off by: a problem of sums, in which every such set may stop. They fall by as much on the way to these sets.
+    """
+    moves = steps.moves(values)
+    extra = moves.advantages - gain
+    labels, kept = staying(steps, extra >= -off)
+    if not kept.any():
+        return None
+    paid = np.where(kept, 0.0, np.where(extra + off == 0, off, extra + off))
+    every = (np.ones(len(steps.states), dtype=bool), np.ones(steps.count, dtype=bool))
+    merged = Merged(replace(steps, rewards=paid), *every, np.ones(steps.number, dtype=bool), np.zeros(steps.number + 1))
+    part = merged.steps
+    sure, chosen = ending(part, np.append(np.zeros(part.number, dtype=bool), True))
+    if not sure.all():
+        return None
+    found = policy_iteration(part, chosen[:-1], POLICIES)
+    chains = Chains(steps)
+    system = until_return(steps, chains, moves, np.flatnonzero(labels[:-1] >= 0))
+    falls = system.answer(np.full((steps.number, 1), float(off)))
+    if found.grew is not None or falls is None or not (np.isfinite(falls).all() and (falls >= 0).all()):
+        return None
+    return np.maximum(np.maximum(found.values.total[merged.place], 0.0), np.where(labels[:-1] >= 0, 0.0, falls[:, 0]))
 
 
 def _width_of_ties(steps: Steps, chains: Chains, rate: Rate, chosen: Array, kept: Array) -> Array:

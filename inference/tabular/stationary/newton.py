@@ -23,6 +23,7 @@ from cai.inference.tabular.markov.graphs import reaching, reaching_table
 from cai.inference.tabular.markov.linear_systems import DENSE_LIMIT, LinearSystem, Pattern
 from cai.inference.tabular.stationary.problem.moves import TINY, Moves, Values
 from cai.inference.tabular.stationary.problem.steps import Steps
+from cai.inference.tabular.stationary.problem.tables import apart_of
 
 __all__ = [
     "CHECKS",
@@ -163,7 +164,7 @@ def soft_policy_iteration(steps: Steps, values: Values, limit: int, chains: Chai
         lost = following is None or not np.isfinite(following.high).all()
         leaps = step is not None and float(np.abs(step).max()) > LEAP * (1 + float(np.abs(values.high).max()))
         if lost or leaps or count in LOOKS:
-            grew = grows(steps, values)
+            grew = grows(steps, values, lost or not leaps or steps.count <= LARGE)
             if grew is not None:
                 return Found(values, count, grew)
         if following is None or lost:
@@ -362,7 +363,9 @@ def error_bound(steps: Steps, found: Found, chains: Chains | None = None) -> Arr
 def as_good(steps: Steps, moves: Moves, values: Values) -> Array:
     """Bool [R], the pairs that are as good as the best of their state, up to rounding."""
     scale = moves.sizes
-    if steps.eta != 0:
+    if steps.table is not None and steps.eta != 0:
+        scale = apart_of(steps.table, np.append(values.total, 0.0), steps.states)
+    elif steps.eta != 0:
         total = np.append(values.total, 0.0)
         changes = steps.chances * np.abs(steps.gains + total[steps.targets] - total[steps.sources])
         scale = np.abs(steps.rewards) + np.add.reduceat(changes, steps.first_edges)

@@ -9,7 +9,7 @@ from methods import FAILURE_RATE
 from networks import dag, draw_trips, town
 from scipy.special import gammaincc
 
-from cai.inverse import L2, fit, fit_bayes
+from cai.inverse import L2, RouteNetwork, fit, fit_bayes
 from cai.inverse.fit import task_of
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("arviz") is None, reason="ArviZ is an optional extra")
@@ -48,3 +48,18 @@ def test_ranks_of_the_truth_are_uniform_on_a_network():
         counts = np.bincount(column * bins // 16, minlength=bins)
         statistic = float(((counts - 200 / bins) ** 2 / (200 / bins)).sum())
         assert gammaincc((bins - 1) / 2, statistic / 2) > FAILURE_RATE
+
+
+def test_draws_do_not_depend_on_the_units_of_features():
+    """A feature in units of 1e-6, and a prior in the same: the same draws in these units."""
+    network = town()
+    names, units = ["minutes", "left", "u_turn"], np.array([1.0, 1e-6, 1e5])
+    trips = draw_trips(network, names, [-1.5, -0.5, -2.0], 40, seed=1)
+    turns = network.turns.assign(left=1e-6 * network.turns["left"], u_turn=1e5 * network.turns["u_turn"])
+    other = RouteNetwork(network.links, turns, network.exits)
+    draws = []
+    for asked, scale in ((network, np.ones(3)), (other, units)):
+        prior = torch.distributions.Normal(torch.zeros(3).double(), torch.tensor(2.0 / scale))
+        found = fit_bayes(asked, trips, prior, num_samples=10, chains=1, seed=0, warmup=10, features=names)
+        draws.append(found.posterior["coefficients"].to_numpy() * scale)
+    np.testing.assert_allclose(draws[1], draws[0], rtol=1e-5, atol=1e-6)

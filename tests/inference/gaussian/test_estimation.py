@@ -132,12 +132,57 @@ def test_a_start_that_is_hardly_known_costs_the_smoother_no_digits(size):
     assert float(found.log_likelihood) == pytest.approx(total, rel=1e-11)
 
 
+@pytest.mark.parametrize("V", [2.0**-30, 2.0**-60])
+def test_sensors_that_see_the_same_are_one_sensor(V):
+    """Two sensors of variance V that see the same are one of V / 2 that sees their mean, and their difference."""
+    parts, y = {"A": [[0.75]], "noise": [[0.5]], "initial": ([0.25], [[1.5]])}, np.array([[0.375, 0.5], [-1.125, -1.0]])
+    for ask in (kalman_filter, kalman_smoother):
+        two = ask(y, C=[[1.0], [1.0]], observation_noise=V * np.eye(2), **parts)
+        one = ask(y.mean(1, keepdims=True), C=[[1.0]], observation_noise=[[V / 2]], **parts)
+        assert np.allclose(two.means, one.means, rtol=1e-7, atol=0)
+        assert np.allclose(two.covariances, one.covariances, rtol=1e-7, atol=0)
+        between = -(0.125**2 / (4 * V)) - math.log(2 * math.pi * 2 * V) / 2
+        change = 2 * between  # densities of (y_1, y_2) are those of their mean and difference, a map of determinant 1
+        assert float(two.log_likelihood) == pytest.approx(float(one.log_likelihood) + change, rel=1e-9)
+
+
 def test_sensors_that_see_the_same_too_sharply_are_refused():
     parts = {"A": [[0.9]], "C": [[1.0], [1.0]], "noise": [[0.4]], "initial": ([0.2], [[1.5]])}
     y = np.array([[0.3, 0.3], [-1.1, -1.1]])
-    assert kalman_filter(y, observation_noise=1e-9 * np.eye(2), **parts).log_likelihood.isfinite()
+    assert kalman_filter(y, observation_noise=1e-18 * np.eye(2), **parts).log_likelihood.isfinite()
     with pytest.raises(ValueError, match=r"lost in rounding.*merge them"):
-        kalman_filter(y, observation_noise=1e-18 * np.eye(2), **parts)
+        kalman_filter(y, observation_noise=1e-34 * np.eye(2), **parts)
+
+
+@pytest.mark.parametrize("kind", ["start", "noise", "sensor"])
+@pytest.mark.parametrize("size", [2.0**20, 2.0**40, 2.0**50])
+def test_what_was_hardly_known_before_a_sharp_observation_costs_no_digits(kind, size):
+    A, C, y, m = [[0.75, 0.25], [-0.5, 0.75]], [0.625, -1.25], [0.25, -1.125, 0.75, 2.0], [0.5, -0.25]
+    W, S, V = [[1.0, 0.25], [0.25, 0.75]], [[1.0, 0.25], [0.25, 2.0]], 1.0
+    if kind == "start":
+        S = [[size, 0.25 * size], [0.25 * size, 2 * size]]
+    elif kind == "noise":
+        W = [[size, 0.0], [0.0, 1.0]]
+    else:
+        V = 1 / size
+    steps, total = exact_filter(y, A, C, W, V, m, S)
+    given = np.array(y)[:, None], A, [C]
+    for ask, want in ((kalman_filter, [after for _, after in steps]), (kalman_smoother, exact_smoother(steps, A))):
+        found = ask(*given, noise=W, observation_noise=[[V]], initial=(m, S))
+        for t, (mean, covariance) in enumerate(want):
+            widths = np.sqrt(np.diag(covariance).astype(float))
+            assert np.abs(found.means[t].numpy() - mean.astype(float)).max() < 1e-12 * (1 + widths.max()), (ask, t)
+            off = np.abs(found.covariances[t].numpy() - covariance.astype(float)) / np.outer(widths, widths)
+            assert off.max() < 1e-12, (ask, t)
+        assert float(found.log_likelihood) == pytest.approx(total, rel=1e-13)
+
+
+def test_a_covariance_whose_floats_leave_estimates_undecided_is_named():
+    ray = np.array([[0.75], [-1.25]])
+    parts = {"A": np.eye(2), "C": [[1.0, 0.5]], "observation_noise": [[1.0]], "initial": ([0.0, 0.0], np.eye(2))}
+    with pytest.warns(UserWarning, match=r"noise is nearly singular.*floats hold to 5e-07 of itself.*coordinates"):
+        kalman_filter([[1.0], [2.0]], noise=2.0**30 * ray @ ray.T + np.eye(2), **parts)
+    kalman_filter([[1.0], [2.0]], noise=2.0**30 * ray @ ray.T, **parts)  # singular, as it was meant
 
 
 def test_the_likelihood_is_that_of_pyros_gaussian_hmm():

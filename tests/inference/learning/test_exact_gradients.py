@@ -353,5 +353,7 @@ def test_what_does_not_fit_is_refused():
     for build, message in cases:
         with pytest.raises(ValueError, match=message):
             build()
+    with pytest.raises(TypeError, match=r"states are torch\.float32 and actions torch\.int64; expected whole numbers"):
+        exact.path_residuals(infinite, torch.zeros(8), zero, [[0, 1.5]], [[0]])
     with pytest.raises(TypeError, match="needs a TrajectoryModel"):
         exact.objective("bridge", zero)

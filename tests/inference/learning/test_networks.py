@@ -301,6 +301,14 @@ REFUSED = {
     "sizes": (lambda: SoftQLearning(hidden_sizes="64xbig"), "hidden_sizes is 'big'; expected a whole number"),
     "policy": (lambda: SoftActorCritic(policy="normal"), "policy is 'normal'; expected 'gaussian'"),
     "smoothing": (lambda: SoftActorCritic(smoothing=0.0), "smoothing is 0.0"),
+    "smoothing of no number": (
+        lambda: SoftActorCritic(smoothing=True),
+        r"smoothing is True; expected a number in \(0, ",
+    ),
+    "smoothing in words": (
+        lambda: SoftQLearning(smoothing="slow"),
+        r"smoothing is 'slow'; expected a number in \(0, 1",
+    ),
     "box": (
         lambda: cai.infer(environment_model("Pendulum-v1", **PENDULUM), "soft-q-learning"),
         "those of Pendulum-v1 lie in a box; ask 'soft-actor-critic'",

@@ -103,6 +103,80 @@ def test_numbers_outside_the_space_are_refused(shown, said):
         cai.infer(world, "soft-q-learning", **SMALL)
 
 
+@pytest.fixture(scope="module")
+def answers():
+    """Of numbered actions, and of a box from -1 to 2."""
+    space = spaces.Box(-1.0, 1.0, (2,), np.float32)
+    return [cai.infer(world_of(space, None, boxed), "soft-actor-critic", **SMALL) for boxed in (False, True)]
+
+
+ASKED = {  # actions for two observations, and what is said of them
+    "too many": (False, [0, 1, 1], r"shape \[3\], and there are 2 observations; expected \[2, ...\], a number"),
+    "one for two": (False, [1], r"shape \[1\], and there are 2 observations"),
+    "turned": (True, np.zeros((2, 2, 1)).T, r"shape \[1, 2, 2\], and there are 2 obs.* 2 numbers for each"),
+    "one in a box for two": (True, [[0.0, 0.0]], r"shape \[1, 2\], and there are 2 obs"),
+    "number": (False, 1, r"shape \[\], and there are 2 obs"),
+    "beyond": (False, [0, 2], "action 2 does not exist; actions are 0 to 1"),
+    "below": (False, [-1, 0], "action -1 does not exist"),
+    "between": (False, [0.0, 0.7], r"action 0.7 does not exist"),
+    "nan": (True, [[0.0, np.nan], [0.0, 0.0]], "actions hold nan"),
+}
+
+
+@pytest.mark.parametrize("case", ASKED)
+def test_what_is_no_action_has_no_worth_and_no_probability(case, answers):
+    boxed, actions, said = ASKED[case]
+    answer, seen = answers[boxed], np.zeros((2, 2), np.float32)
+    for ask in (answer.q_value, lambda seen, actions: answer.policy().log_prob(actions, seen)):
+        with pytest.raises(ValueError, match=said):
+            ask(seen, actions)
+
+
+def test_outside_a_box_an_action_has_density_0_and_no_worth(answers):
+    seen, edge = np.zeros((1, 2), np.float32), np.array([[2.0, -1.0]])
+    beyond = np.array([[2.5, -1.0]])
+    assert float(answers[1].policy().log_prob(beyond, seen)) == -np.inf
+    with pytest.raises(
+        ValueError, match=r"action \[2.5, -1.0\] lies outside the box from \[-1.0, -1.0\] to \[2.0, 2.0\]"
+    ):
+        answers[1].q_value(seen, beyond)
+    assert torch.equal(answers[1].q_value(seen, edge), answers[1].q_value(seen, 1.00000005 * edge))
+
+
+@pytest.mark.parametrize("boxed", [False, True])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_observations_that_are_not_finite_have_no_worth(boxed, dtype, answers):
+    seen = np.array([[0.0, 0.0], [0.0, np.nan]], dtype)
+    acts = np.zeros((2, 2)) if boxed else np.zeros(2)
+    answer = answers[boxed]
+    for ask in (answer.value, lambda s: answer.q_value(s, acts), answer.policy().act):
+        with pytest.raises(ValueError, match="observations hold nan; give finite numbers"):
+            ask(seen)
+
+
+@pytest.mark.parametrize(
+    "space", [spaces.Discrete(3, start=4), spaces.MultiDiscrete([[2, 3], [1, 4]])], ids=["one", "four"]
+)
+@pytest.mark.parametrize("backend", DISCRETE)
+def test_priors_are_asked_of_whole_numbers_as_the_world_shows_them(space, backend):
+    """One that leaves the sum of what is seen, modulo 2, alone to be done."""
+
+    def prior(seen):
+        seen = torch.as_tensor(seen)
+        assert seen.dtype == torch.int64
+        assert seen.shape[1:] == space.shape
+        parity = seen.flatten(1).sum(1) % 2 if space.shape else seen % 2
+        return torch.distributions.Categorical(torch.stack([parity == 0, parity == 1], 1).double())
+
+    world = environment_model(lambda: Odd(space), discount=0.9, temperature=1.0, action_prior=prior)
+    options = {"buffer_size": 20} if backend == "policy-gradient" else {"warmup_steps": 20}
+    policy = cai.infer(world, backend, **SMALL, **options).policy()
+    seen = world.make(5).reset(seed=[1, 2, 3, 4, 5])[0]
+    want = seen.reshape(5, -1).sum(1) % 2
+    assert policy.act(seen, deterministic=True).tolist() == want.tolist()
+    assert policy.log_prob(want, seen).tolist() == [0.0] * 5
+
+
 def test_an_observation_of_no_numbers_is_refused():
     with pytest.raises(ValueError, match=r"hold no number at all; show at least one"):
         world_of(spaces.Box(-1.0, 1.0, (0,), np.float32))
@@ -167,6 +241,34 @@ def test_an_episode_that_does_not_end_has_no_bound(monkeypatch):
     answer = cai.infer(world, "soft-q-learning", **SMALL)
     with pytest.raises(ValueError, match="has not ended after 4 steps, so its return is not known"):
         _ = answer.elbo
+
+
+class Lottery(gymnasium.Env):
+    """One action, one step, which pays what was drawn at the reset."""
+
+    observation_space, action_space = spaces.Box(-1.0, 1.0, (1,), np.float32), spaces.Discrete(1)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.paid = self.np_random.normal()
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action):
+        return np.zeros(1, np.float32), self.paid, True, False, {}
+
+
+@pytest.mark.parametrize("copies", [1, 3, 20, 25])
+def test_a_ready_made_vector_plays_as_many_episodes_as_are_told(copies):
+    vector = SyncVectorEnv([Lottery] * copies, autoreset_mode=AutoresetMode.DISABLED)
+    world = environment_model(vector, discount=0.9, temperature=2.0)
+    answer = cai.infer(world, "soft-q-learning", seed=4, **{**SMALL, "steps": 60 // copies * copies})
+    paid = []
+    for episode in range(20):
+        env = Lottery()
+        env.reset(seed=int(np.random.SeedSequence([4, 2**32 - 1, episode]).generate_state(1)[0]))
+        paid.append(env.paid / 2)
+    assert float(answer.elbo) == pytest.approx(np.mean(paid), abs=1e-12)
+    assert answer.details["standard_error"] == pytest.approx(np.std(paid, ddof=1) / np.sqrt(20), abs=1e-12)
 
 
 def test_a_run_of_uniform_steps_alone_says_that_it_learned_nothing():

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import cai
+from cai.inference import Status
 from cai.models import MDP, TrajectoryModel
 
 
@@ -129,3 +130,31 @@ def test_steps_that_lead_astray_where_worst_outcomes_count_do_not_hide_the_gain(
                 worth += mpmath.exp(4 * mpmath.mpf(rewards[s, a]) + mpmath.log(mean) / -1.5) / 3
             moved.append(float(mpmath.log(worth)) / 4)
     assert moved == pytest.approx([float(got.gain)] * 3, rel=1e-10)
+
+
+@pytest.mark.parametrize("base", [0.0, 1.0, 1000.0])
+@pytest.mark.parametrize("slow", ["may leave", "must leave"])
+@pytest.mark.parametrize("exponent", [2, 30, 52, 58, 62, 66, 80])
+def test_values_that_move_by_less_than_rounding_are_no_success(slow, exponent, base):
+    """A state that is left once in 2^k steps is worth what it leads to, however long values of horizons take there.
+
+    States 0 and 3 can be stayed in, and so can 1, which may be left for 2; or else 1 must be left. All earn the same.
+    """
+    leave = 2.0**-exponent
+    chances, rewards = np.zeros((4, 3, 4)), np.zeros((4, 3))
+    chances[0, :, [0, 1, 3]] = np.eye(3)
+    chances[1], chances[1, :, [1, 2]] = 0.0, np.array([[1 - leave], [leave]])
+    if slow == "may leave":
+        chances[1, 1:] = np.eye(4)[1]
+    chances[2, :, 0] = chances[3, 0, 3] = chances[3, 1:, 0] = 1.0
+    rewards[0], rewards[3] = [0.0, -4.0, -2.0], [0.0, -2.0, -2.0]
+    rewards[2] = 0.5 if slow == "may leave" else -0.5
+    mdp = MDP(chances, [1.0, 0, 0, 0], axes="state-action-state")
+    model = TrajectoryModel(mdp, base + rewards, horizon=math.inf, criterion="average")
+    found = cai.infer(model, "value-iteration", throw=False)
+    if exponent == 2:
+        assert found.status is Status.SUCCESS
+    if found.status is Status.SUCCESS:
+        values = found.values[0] - found.values[0, 0]
+        want = torch.tensor([0.0, rewards[2, 0], rewards[2, 0], 0.0], dtype=torch.float64)
+        torch.testing.assert_close(values, want, rtol=0, atol=4 * found.details["error_bound"])

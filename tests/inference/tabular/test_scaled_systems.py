@@ -1,5 +1,7 @@
 """Systems whose unknowns differ by orders of magnitude that float64 does not add."""
 
+from fractions import Fraction
+
 import numpy as np
 import pytest
 import torch
@@ -30,3 +32,22 @@ def test_rho_does_not_depend_on_the_units_of_the_unknowns(number, spread):
                 low = heights.max()
                 want = np.log(np.linalg.solve(plain, np.exp(heights - low))) - heights + low
                 assert np.allclose(found.log().numpy(), want, rtol=1e-9, atol=1e-9)
+
+
+def test_what_is_rounding_of_the_solution_proves_nothing():
+    """Rho(M) = 1 + 3.6e-18, by exact elimination; yet y computed, of 1e16 and more, seems to have (I - M) y > 0."""
+    table = [
+        [0.3333333333333333, 415746484614.4519, 10018847913876.94],
+        [2.672568866436754e-13, 0.3333333333333333, 8.032818303657699],
+        [1.1090208381865241e-14, 0.01383214544520661, 0.3333333333333333],
+    ]
+    left = [[Fraction(int(i == j)) - Fraction(table[i][j]) for j in range(3)] for i in range(3)]
+    for k in range(3):
+        for i in range(k + 1, 3):
+            factor = left[i][k] / left[k][k]
+            left[i] = [entry - factor * above for entry, above in zip(left[i], left[k], strict=True)]
+    assert left[0][0] > 0
+    assert left[1][1] > 0
+    assert left[2][2] < 0  # so that I - M is no M-matrix, and sums over steps are infinite
+    rows, columns = torch.ones(3, 3).nonzero(as_tuple=True)
+    assert Pattern(rows, columns, 3).system(torch.tensor(table, dtype=torch.float64).flatten()).lengths is None

@@ -8,8 +8,10 @@ import torch
 
 import cai
 from cai.inference import Status
+from cai.inference.tabular.believed_dynamics import TiltedDynamics
 from cai.inference.tabular.markov.full_systems import FullPattern
 from cai.inference.tabular.markov.linear_systems import Pattern
+from cai.inference.tabular.recursion import tilted_recursion
 from cai.inference.tabular.stationary.problem import edges
 from cai.inference.tabular.stationary.problem.listing import steps_of
 from cai.models import MDP, TrajectoryModel
@@ -162,9 +164,39 @@ def test_a_table_lists_what_a_list_holds(eta, tables):
                 )
         values = rng.normal(size=parts[0].number)
         moved = [part.at(np.float64).moves(part.at(np.float64).values(values)) for part in parts]
-        for name in ("delta", "advantages", "policy", "weights", "sizes"):
+        for name in ("delta", "advantages", "policy", "weights"):
             want = getattr(moved[0], name).astype(np.float64)
             np.testing.assert_allclose(getattr(moved[1], name), want, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("size", [1e-6, 1.0, 30.0, 1e3, 1e12])
+@pytest.mark.parametrize("eta", [0.0, 1.0, -2.0, 1e-3, INF, -INF])
+def test_rounding_of_a_table_is_as_it_says(eta, size, tables):
+    """In float64 against the list in long double; for values near each other and far apart."""
+    models = [problem(seed) for seed in range(12)]
+    listed = [steps_of(model, eta, False) for model in models]
+    tables()
+    for seed, (model, one) in enumerate(zip(models, listed, strict=True)):
+        rng, offered = np.random.default_rng(seed), np.isin(np.arange(one.number), one.states)
+        states = offered & ((rng.random(one.number) < 0.8) | (np.arange(one.number) == 0))
+        worth = np.append(rng.normal(size=one.number), 0.0)
+        every = np.ones(len(one.states), dtype=bool), np.ones(one.count, dtype=bool)
+        parts = [whole.select(*every, states, worth) for whole in (one, steps_of(model, eta, False))]
+        assert parts[0].table is None
+        assert parts[1].table is not None
+        values = size * rng.normal(size=parts[0].number)
+        exact, near, found = (part.moves(part.values(values)) for part in (parts[0], parts[0].at(np.float64), parts[1]))
+        rounding = 3 * np.finfo(np.float64).eps * found.sizes
+        assert (np.abs(found.advantages - exact.advantages) <= rounding).all()
+        assert (np.abs(found.delta - exact.delta) <= found.rounding).all()
+        assert (found.sizes <= 8 * near.sizes + 4 * np.abs(values).max()).all()
+        np.testing.assert_allclose(found.weights, exact.weights.astype(float), rtol=1e-11, atol=1e-13)
+        if math.isfinite(eta):
+            ways = np.zeros((parts[1].number, parts[1].number + 1))
+            np.add.at(ways, (parts[0].sources, parts[0].targets), exact.weights.astype(float))
+            chain = np.zeros_like(ways)
+            np.add.at(chain.T, parts[1].table.columns, found.chain.T)
+            np.testing.assert_allclose(chain, ways, rtol=1e-11, atol=1e-13)
 
 
 @pytest.mark.parametrize("backend", ["exact", "variational", "value-iteration"])
@@ -219,3 +251,65 @@ def test_a_full_system_is_solved_as_a_listed_one():
                 matrix = torch.eye(number, dtype=torch.float64) - torch.from_numpy(chances)
                 want = torch.linalg.solve(matrix.T if transposed else matrix, sides)
                 torch.testing.assert_close(answers[1].detach(), want, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("eta", [1.0, -1.0, 0.2])
+@pytest.mark.parametrize("size", [1e-12, 1.0, 50.0])
+@pytest.mark.parametrize("sign", [0, 1, -1])
+def test_backups_and_beliefs_of_dense_problems_are_those_of_their_rows(eta, size, sign):
+    """Products of matrices against sums row by row: q-values, and where the chain goes by a policy."""
+    rng = np.random.default_rng(7)
+    number, actions = 190, 3
+    chances = rng.dirichlet(np.full(number, 0.1), size=(number, actions))
+    chances[-1] = np.eye(number)[-1]
+    rewards = rng.normal(size=(number, actions)) * (np.arange(number) < number - 1)[:, None]
+    mdp = MDP(chances, np.full(number, 1 / number), terminal=[number - 1])
+    model = TrajectoryModel(mdp, rewards, horizon=INF, discount=0.9)
+    worth = size * (rng.normal(size=number) if sign == 0 else sign * rng.random(number))
+    worth[-1] = 0.0
+    values = torch.from_numpy(worth)
+    table, long = model.mdp.probabilities.numpy().astype(np.longdouble), worth.astype(np.longdouble)
+    outcomes = np.concatenate([0.9 * table, 0.1 * table], -1)
+    following = np.append(long, np.zeros(number))
+    tilted = outcomes * np.exp(eta * following)
+    equivalents = np.log1p((outcomes * np.expm1(eta * following)).sum(-1)) / eta
+    want = rewards + equivalents
+    q_values = tilted_recursion(eta).backup(model, values, 0).numpy()
+    live = np.arange(number) < number - 1
+    np.testing.assert_allclose(q_values[live], want[live].astype(float), rtol=1e-13, atol=1e-14 * max(1.0, size))
+    policy = rng.dirichlet(np.ones(actions), size=number)
+    moves, falls = TiltedDynamics(model, torch.stack([values, values]), eta).onward(torch.from_numpy(policy))
+    tilted /= tilted.sum(-1, keepdims=True)
+    tilted[~live] = np.append(table[-1], 0 * table[-1], -1)
+    chain = np.einsum("sa,sak->sk", policy, tilted).astype(float)
+    np.testing.assert_allclose(moves[:, 0], chain[:, :number], rtol=1e-12, atol=1e-15)
+    np.testing.assert_allclose(falls[:, 0, 0], chain[:, number:].sum(-1), rtol=1e-12, atol=1e-15)
+
+
+@pytest.mark.parametrize("criterion", ["total", "average"])
+@pytest.mark.parametrize("kind", ["alike", "each", "none below 0"])
+def test_best_outcomes_of_a_dense_problem_against_plain_loops(kind, criterion):
+    """Pairs that another beats are left out: the values, and a policy that never takes them."""
+    rng = np.random.default_rng(3)
+    number, actions = 40, 80
+    chances = rng.dirichlet(np.ones(number), size=(number, actions))
+    rewards = -rng.integers(0, 9, size=(number, actions, number if kind == "each" else 1)) / 4.0
+    if kind == "none below 0":
+        rewards[:, ::2] = 0.0
+    rewards = rewards if kind == "each" else rewards[..., 0]
+    options = {"discount": 0.75} if criterion == "total" else {"criterion": criterion}
+    model = TrajectoryModel(MDP(chances, np.full(number, 1 / number)), rewards, horizon=INF, **options)
+    assert steps_of(model, INF, True).table is not None
+    found = cai.infer(model, "value-iteration:successors=best")
+    assert found.status is Status.SUCCESS
+    gains = rewards if kind == "each" else rewards[..., None]
+    values = np.zeros(number)
+    for _ in range(100):
+        following = np.maximum(values, 0.0) if criterion == "total" else values
+        q_values = (gains + following).max(-1)
+        values = q_values.max(-1)
+    np.testing.assert_allclose(
+        found.values[0].numpy(), values - (values.mean() - found.values[0].mean().item()), atol=1e-12
+    )
+    taken = found.action_probs[0].numpy() > 0
+    assert (q_values[taken] >= np.broadcast_to(values[:, None], taken.shape)[taken] - 1e-12).all()

@@ -348,3 +348,55 @@ def test_states_have_names_and_places():
         noise="interpolate",
     )
     assert close.mdp.state_names is None
+
+
+# ---- axes that answer badly are named -------------------------------------------------------------------------------
+
+
+def jumping(low, high, coarse):
+    """An axis whose spacing halves at 0."""
+    fine = torch.arange(round(2 * high / coarse) + 1).double() * coarse / 2
+    return torch.cat([torch.arange(round(-low / coarse)).double() * coarse + low, fine])
+
+
+EVEN = torch.arange(-20, 21).double() * 0.4
+SMOOTH = torch.sinh(torch.linspace(-1.5, 1.5, 81).double()) * 8 / math.sinh(1.5)
+
+
+@pytest.mark.parametrize(
+    ("states", "actions", "what"),
+    [
+        (jumping(-8.0, 8.0, 0.4), ACTIONS, "of the states, the noise has a mean that is off by 0.0"),
+        (STATES, jumping(-6.0, 6.0, 0.5), "of the actions, the action prior has a mean that is off by 0.01"),
+        (STATES, torch.arange(-5, 6).double() * 1.2, "of the actions, the action prior"),
+        (STATES, torch.arange(-24, 25).double() * 0.1, "hold 0.997 of the action prior in place of 1"),
+        (EVEN, ACTIONS, None),
+        (SMOOTH, ACTIONS, None),
+    ],
+)
+def test_nodes_that_lie_unevenly_or_too_far_apart_are_named(states, actions, what, caplog):
+    with caplog.at_level(logging.WARNING, "cai.models"):
+        table = discretize(walk(), [states], [actions])
+    error = abs(float(cai.infer(table, "variational").elbo) - fixed_dynamics_elbo(8))
+    said = [text for text in caplog.messages if "lead out of the box" not in text]
+    if what is None:
+        assert not said
+        assert error < 1e-7
+    else:
+        assert error > 1e-3
+        assert what in " ".join(said)
+
+
+def test_noise_that_is_narrow_between_coordinates_is_named(caplog):
+    model = LinearGaussianModel(
+        np.eye(2),
+        [[1.0], [0.5]],
+        noise=[[0.16, 0.155], [0.155, 0.16]],
+        initial=([0.5, 0.0], 0.25 * np.eye(2)),
+        horizon=2,
+        action_prior=LinearNormal(L=[[0.64]]),
+    )
+    axis = torch.arange(-9, 10).double() * 0.4
+    with caplog.at_level(logging.WARNING, "cai.models"):
+        assert discretize(model, [axis, axis], [ACTIONS]).mdp.is_dense
+    assert "too far apart for its narrowest direction" in caplog.text

@@ -70,10 +70,13 @@ def test_the_only_exit_of_the_last_link_is_taken_without_destinations():
         ({"link": list("abc") + list("ab")}, r"trip 1, position 20: the network has no turn from 'b' to 'c'"),
         ({"link": list("abd") + list("ac")}, r"trip 2, position 2: its last link 'c' has no exit to its dest.*'work'"),
         ({"destination": ["home"] * 3 + ["wrok"] * 2}, r"trip 2, position 2: its destination 'wrok'.*'work'"),
-        ({"destination": ["home"] * 2 + ["work"] * 3}, r"trip 1 has two values of 'destination', 'home' and 'work'"),
+        (
+            {"destination": ["home"] * 2 + ["work"] * 3},
+            r"trip 1, position 30: it has two val.*'home' and 'work'",
+        ),
         ({"position": [10, 20, 20, 1, 2]}, r"trip 1, position 20 twice"),
         ({"position": [10, 20, None, 1, 2]}, r"trips has no position in row 2"),
-        ({"weight": [1, 1, 2, 1, 1]}, r"trip 1 has two values of 'weight'"),
+        ({"weight": [1, 1, 2, 1, 1]}, r"trip 1, position 30: it has two values of 'weight'"),
         ({"weight": [1.0, 1, 1, -1, -1]}, r"trip 2 has weight -1"),
         ({"weight": 0.0}, r"every trip has weight 0"),
         ({"trip": [1, 1, None, 2, 2]}, r"trips has no trip in row 2"),
@@ -115,6 +118,26 @@ def test_trips_that_do_not_fit_can_be_left_out():
     with pytest.raises(ValueError, match="no trip is left"):
         read_trips(network(), trips(link=["x"] * 5), drop="report")
     assert len(read_trips(network(), trips(), drop="report").dropped) == 0
+
+
+@pytest.mark.parametrize(
+    ("column", "values"),
+    [
+        ("destination", ["home", "home", "work", "work", "work"]),
+        ("weight", [2, None, 3, 1, 1]),
+        ("person", [(1, 2), (1, 2), (1, 3), (1, 2), (1, 2)]),  # pandas would compare tuples entry by entry
+    ],
+)
+def test_trips_with_two_values_can_be_left_out(column, values):
+    read = read_trips(network(), trips(**{column: values}), drop="report")
+    assert read.labels.tolist() == [2]
+    assert read.dropped["position"].tolist() == [30.0]
+
+
+def test_trips_that_fit_weigh_something():
+    frame = trips(link=list("abc") + list("ab"), weight=[1, 1, 1, 0, 0])
+    with pytest.raises(ValueError, match="every trip that fits the network has weight 0"):
+        read_trips(network(), frame, drop="report")
 
 
 def test_where_destinations_absorb_no_trip_passes_them():

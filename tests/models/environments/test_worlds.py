@@ -362,6 +362,8 @@ def test_steps_are_collected_in_models_and_by_policies():
     assert isinstance(multi_goal(), ContinuousModel)
     with pytest.raises(ValueError, match="no action can be drawn"):
         collect(pendulum(), 3)
+    with pytest.raises(TypeError, match=r"policy is a int, which does not act; give cai\.extract_policy"):
+        collect(bridge(), 3, policy=3)
     with pytest.raises(TypeError, match="the world is a str"):
         collect("Pendulum-v1", 3)
 

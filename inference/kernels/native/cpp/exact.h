@@ -94,6 +94,24 @@ void exact_sums(const Problem& problem, const F* weights, const double* x, int64
   }
 }
 
+// The same sums of several problems on rows of K entries (0: of any number), which leave no products behind.
+template <class F, int K>
+__attribute__((noinline)) void batch_exact_sums(const Problem& problem, const F* weights, const double* x,
+                                                int64_t start, int64_t count, double* total) {
+  const int64_t A = problem.actions, B = problem.problems;
+  for (int64_t i = 0; i < count; ++i)
+    each_piece<16>(B, [&](auto lanes, int64_t b) {
+      double sum[lanes.value] = {}, arrived[lanes.value];
+      for (int64_t a = 0; a < A; ++a) {
+        const Row<F> row = row_of<F>(problem.chances, (start + i) * A + a, problem.states);
+        const F* weight = weights + (i * A + a) * B + b;
+        lanes_dot<F, false, lanes.value, K>(row, x + b, B, arrived);
+        for (int lane = 0; lane < lanes.value; ++lane) sum[lane] += weight[lane] * arrived[lane];
+      }
+      for (int lane = 0; lane < lanes.value; ++lane) total[i * B + b + lane] = sum[lane];
+    });
+}
+
 // Calls use(action, next state, log p(a|s) + rho_k + log p_k + what it is worth to arrive) for what is possible in s.
 template <class F, class Use>
 void each_outcome(const Problem& problem, const F* following, int64_t s, int64_t b, const Use& use) {
@@ -147,31 +165,27 @@ void exact_step(const Problem& problem, bool merged, const F* following, double*
   int64_t low = 0;
 #pragma omp parallel num_threads(threads) reduction(+ : low)
   {
-    Vector<double> arrived(merged ? 0 : A * block * B), total(block * B);
+    Vector<double> arrived(merged ? 0 : A * block * B), total(block * B), shifts(block * B);
+    for (int64_t i = 0; i < block * B; ++i) shifts[i] = shift[i % B];
     Vector<F> made(merged || problem.weights != nullptr ? 0 : A * block * B);
 #pragma omp for schedule(static)
     for (int64_t start = 0; start < problem.states; start += block) {
       const int64_t count = std::min(block, problem.states - start);
       const F* weights = merged ? nullptr : weights_of<F>(problem, start, count, made.data());
-      exact_sums<F>(problem, weights, x, start, count, arrived.data(), total.data());
+      if (B == 1) {
+        exact_sums<F>(problem, weights, x, start, count, arrived.data(), total.data());
+      } else {
+        with_count(problem.chances, [&](auto entries) {
+          batch_exact_sums<F, entries.value>(problem, weights, x, start, count, total.data());
+        });
+      }
       const F* largest = row_largest + start * B;
       F* place = out + start * B;
-      if (B == 1) {
-        const double c = shift[0];
 #pragma omp simd reduction(+ : low)
-        for (int64_t i = 0; i < count; ++i) {
-          const bool sound = total[i] >= problem.smallest;
-          place[i] = F(sound ? logarithm(total[i]) + largest[i] + c : INFTY);
-          low += !sound;
-        }
-      } else {
-        for (int64_t i = 0; i < count * B; i += B)
-#pragma omp simd reduction(+ : low)
-          for (int64_t b = 0; b < B; ++b) {
-            const bool sound = total[i + b] >= problem.smallest;
-            place[i + b] = F(sound ? logarithm(total[i + b]) + largest[i + b] + shift[b] : INFTY);
-            low += !sound;
-          }
+      for (int64_t i = 0; i < count * B; ++i) {
+        const bool sound = total[i] >= problem.smallest;
+        place[i] = F(sound ? logarithm(total[i]) + largest[i] + shifts[i] : INFTY);
+        low += !sound;
       }
     }
   }

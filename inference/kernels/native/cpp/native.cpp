@@ -9,33 +9,48 @@
 #include "factors.h"
 #include "fixed.h"
 #include "merged.h"
+#include "store.h"
 
 namespace cai::LEVEL {
+
+// Writes a row [S, B] of step t into `apart` [B, steps + 1, S]; past the caches, if PAST, where nobody looks for long.
+template <class F, bool PAST>
+void write_apart(const Problem& problem, const F* row, int64_t t, int64_t steps, F* apart) {
+  const int64_t S = problem.states, B = problem.problems, SIZE = 64;
+#pragma omp parallel num_threads(threads_for(work_of(problem), problem.threads))
+  {
+#pragma omp for schedule(static)
+    for (int64_t start = 0; start < S; start += SIZE)
+      for (int64_t b = 0; b < B; ++b) {
+        F* place = apart + (b * (steps + 1) + t) * S;
+        for (int64_t s = start; s < std::min(S, start + SIZE); ++s) store<PAST>(row[s * B + b], place + s);
+      }
+    if (PAST) stores_done();
+  }
+}
 
 // Writes the messages of `steps` steps before the last row, which is known, into rows [., S, B] of which every `ring`-th
 // shares its memory; and, unless it is null, into `apart` [B, steps + 1, S].
 template <class F>
 void backward(const Problem& problem, bool exact, F* rows, int64_t steps, int64_t ring, F* apart) {
-  const int64_t S = problem.states, B = problem.problems, size = S * B, SIZE = 64;
+  const int64_t size = problem.states * problem.problems;
   if (exact && problem.merged.rows > 0) {  // one problem
     merged_backward<F>(problem, rows, steps, ring, nullptr);
     return;
   }
+  const bool past = size * (steps + 1) * int64_t(sizeof(F)) >= PAST_CACHES;
   Vector<double> x(exact ? size : 0), shift(problem.problems);
+  bool infinite = !exact && has_infinite(rows + steps % ring * size, size, 1);
   for (int64_t t = steps - 1; t >= 0; --t) {
     const F* following = rows + (t + 1) % ring * size;
     F* out = rows + t % ring * size;
     if (exact) {
       exact_step(problem, false, following, x.data(), shift.data(), out);
     } else {
-      fixed_step(problem, following, out);
+      infinite = fixed_step(problem, following, infinite, out);
     }
-    if (apart == nullptr) continue;
-#pragma omp parallel for num_threads(threads_for(work_of(problem), problem.threads)) schedule(static)
-    for (int64_t start = 0; start < S; start += SIZE)
-      for (int64_t first = 0; first < B; first += 4)  // few places at a time: writing to all took twice as long
-        for (int64_t s = start; s < std::min(S, start + SIZE); ++s)
-          for (int64_t b = first; b < std::min(B, first + 4); ++b) apart[(b * (steps + 1) + t) * S + s] = out[s * B + b];
+    if (apart != nullptr && past) write_apart<F, true>(problem, out, t, steps, apart);
+    if (apart != nullptr && !past) write_apart<F, false>(problem, out, t, steps, apart);
   }
 }
 

@@ -24,7 +24,8 @@ struct Problem {
   const uint8_t* terminal;       // [S], or null
 };
 
-const int64_t BLOCK = 1 << 11;  // scores of one block: 16 KiB
+// Scores of one block: 15.5 KiB. Rows of a power of two would share their places in the cache.
+const int64_t BLOCK = 1984;
 
 // States of a block, whose scores stay in the cache while powers and logarithms run along them.
 inline int64_t block_of(const Problem& problem) {

@@ -79,14 +79,16 @@ inline Row<F> row_of(const Sums& sums, int64_t row, int64_t width) {
   return {weights + begin, sums.columns + begin, end - begin};
 }
 
-// out[b] = sum_k w_k x[s'_k, b] of LANES neighbouring problems.
-template <class F, bool GUARDED, int LANES>
+// out[b] = sum_k w_k x[s'_k, b] of LANES neighbouring problems, over K entries (0: as many as the row has).
+template <class F, bool GUARDED, int LANES, int K = 0>
 inline void lanes_dot(const Row<F>& row, const double* x, int64_t problems, double* out) {
   double parts[LANES] = {};
-  for (int64_t k = 0; k < row.count; ++k) {
+  const int64_t count = K > 0 ? K : row.count;
+  for (int64_t k = 0; k < count; ++k) {
     const double weight = row.weights[k];
     if (GUARDED && weight == 0.0) continue;
     const double* arrived = x + (row.columns == nullptr ? k : int64_t(row.columns[k])) * problems;
+#pragma omp simd
     for (int lane = 0; lane < LANES; ++lane) parts[lane] += weight * arrived[lane];
   }
   for (int lane = 0; lane < LANES; ++lane) out[lane] = parts[lane];
@@ -100,8 +102,23 @@ template <int MOST, class Use>
 inline void each_piece(int64_t length, const Use& use) {
   int64_t first = 0;
   for (; first + MOST <= length; first += MOST) use(Constant<MOST>(), first);
+  if (MOST > 8)
+    for (; first + 8 <= length; first += 8) use(Constant<8>(), first);
   for (; first + 4 <= length; first += 4) use(Constant<4>(), first);
   for (; first < length; ++first) use(Constant<1>(), first);
+}
+
+// Calls use(Constant<K>) for rows of K entries each where these are few, else use(Constant<0>).
+template <class Use>
+inline void with_count(const Sums& sums, const Use& use) {
+  switch (sums.pointers == nullptr ? sums.outcomes : 0) {
+    case 1: return use(Constant<1>());
+    case 2: return use(Constant<2>());
+    case 3: return use(Constant<3>());
+    case 4: return use(Constant<4>());
+    case 5: return use(Constant<5>());
+  }
+  use(Constant<0>());
 }
 
 // Rows of K entries each, one problem.

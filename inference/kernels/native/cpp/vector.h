@@ -2,11 +2,13 @@
 
 #pragma once
 
-
 #include <cstdint>
 #include <cstdlib>
 
 namespace cai::LEVEL {
+
+// Bytes of a line of the cache. Memory begins at one: vectors that cross lines take twice as long.
+const int64_t LINE = 64;
 
 // What these loops need of std::vector. The functions of that one have the same names in every compilation of native.cpp,
 // so that a linker keeps one of them for all: perhaps one with instructions that the processor does not have.
@@ -21,7 +23,7 @@ class Vector {
   // Every element becomes `value`.
   void resize(int64_t count, T value = T()) {
     std::free(data_);
-    data_ = static_cast<T*>(std::malloc(count * sizeof(T) + 1));
+    data_ = static_cast<T*>(std::aligned_alloc(LINE, (count * sizeof(T) / LINE + 1) * LINE));
     if (data_ == nullptr) std::abort();
     count_ = count;
     for (int64_t i = 0; i < count; ++i) data_[i] = value;

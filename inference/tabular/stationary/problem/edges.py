@@ -141,7 +141,7 @@ class EdgeTable:
         """E, how many edges there are."""
         return int(np.count_nonzero(self.positive))
 
-    @property
+    @cached_property
     def full(self) -> bool:
         """Whether every outcome of every pair may happen."""
         return self.count == self.table.size
@@ -150,6 +150,17 @@ class EdgeTable:
     def pays(self) -> bool:
         """Whether the table is worth having."""
         return serves(self.count, self.table.size)
+
+    @property
+    def alike(self) -> bool:
+        """Whether a pair pays the same whatever its outcome, but for `added`."""
+        return self.source.rewards is None or self.source.rewards.shape[1] == 1
+
+    @cached_property
+    def own(self) -> Array | None:
+        """[R], nats, float64: what pairs pay that are `alike`, without `added`; None where all is 0."""
+        gains = None if self.source.rewards is None else self.source.gains(np.float64, self.rows)[:, 0]
+        return gains if gains is not None and gains.any() else None
 
     @cached_property
     def paid(self) -> Array | None:
@@ -165,8 +176,12 @@ class EdgeTable:
         """The list of these edges, with all digits."""
         pairs, outcomes = np.nonzero(self.positive)
         chances = self.source.chances(np.longdouble, self.rows)[self.positive]
-        gains = self.source.gains(np.longdouble, self.rows) + self.added
-        return EdgeList(pairs, self.columns[outcomes], chances, gains[self.positive])
+        return EdgeList(pairs, self.columns[outcomes], chances, self.gains_at(pairs, outcomes))
+
+    def gains_at(self, pairs: Array, outcomes: Array) -> Array:
+        """[E], the rewards of some edges, int [E] each, nats, in long double."""
+        gains = self.source.gains(np.longdouble, self.rows)
+        return np.asarray(gains[pairs, outcomes if gains.shape[1] > 1 else 0] + self.added[outcomes])
 
     def placed(self, edges: Array) -> Array:
         """Bool [R, K], where edges are of a mask over the list, bool [E]."""

@@ -11,7 +11,7 @@ import numpy as np
 
 from cai.inference.tabular.stationary.problem.edges import EdgeList, EdgeTable
 
-__all__ = ["TINY", "Moves", "Values", "log_mean_exp"]
+__all__ = ["TINY", "Moves", "Tilted", "Values", "log_mean_exp"]
 
 Array = np.ndarray[Any, Any]
 TINY = float(np.finfo(np.float64).tiny)  # nats: what is less is 0 to whoever reads the answer
@@ -51,6 +51,25 @@ class Values:
         return (self.high + self.low).astype(np.float64)
 
 
+@dataclass(frozen=True, eq=False)
+class Tilted:
+    """Probabilities P(r, k) w(s, k) c(r) of the outcomes of a table that each state weighs alike in all its pairs.
+
+    Attributes:
+        table: P [R, K].
+        scale: c [R].
+        weights: w [N, K].
+    """
+
+    table: Array
+    scale: Array
+    weights: Array
+
+    def of(self, states: Array) -> Array:
+        """The probabilities [R, K] of pairs, given the state of each, int [R]."""
+        return np.asarray(self.table * self.scale[:, None] * self.weights[states])
+
+
 @dataclass(frozen=True)
 class Moves:
     """Where a choice leads: delta, and the chain of the policy and dynamics that attain it.
@@ -60,7 +79,7 @@ class Moves:
         rounding: [N], what delta may be wrong by.
         advantages: [R], of the pairs: the certainty equivalent of x.
         policy: [R], pi(a | s) of the pairs.
-        outcomes: [E], the probability of an edge given its pair; [R, K] of a table.
+        outcomes: [E], the probability of an edge given its pair; of a table [R, K], or what they are products of.
         sizes: [R], numbers whose rounding is in the advantages.
         edges: of the pairs; where a policy was given, and edges are a table, all of this is of its pairs alone.
         first_pairs: int [N], the first pair of each state.
@@ -70,7 +89,7 @@ class Moves:
     rounding: Array
     advantages: Array
     policy: Array
-    outcomes: Array
+    outcomes: Array | Tilted
     sizes: Array
     edges: EdgeList | EdgeTable
     first_pairs: Array
@@ -79,6 +98,9 @@ class Moves:
     def weights(self) -> Array:
         """[E], the probability of an edge given its state."""
         edges, outcomes = self.edges, self.outcomes
+        if isinstance(outcomes, Tilted):
+            counts = np.diff(np.append(self.first_pairs, len(self.policy)))
+            outcomes = outcomes.of(np.repeat(np.arange(len(counts)), counts))
         if isinstance(edges, EdgeTable) and outcomes.ndim == 2:
             return np.asarray((self.policy[:, None] * outcomes)[edges.positive])
         return np.asarray(self.policy[edges.listed.pairs] * outcomes)
@@ -86,7 +108,10 @@ class Moves:
     @cached_property
     def chain(self) -> Array:
         """[N, K], the probability of the outcomes of a table given the state."""
-        return mixed(self.outcomes, self.policy, self.first_pairs)
+        outcomes = self.outcomes
+        if isinstance(outcomes, Tilted):
+            return mixed(outcomes.table, self.policy * outcomes.scale, self.first_pairs) * outcomes.weights
+        return mixed(outcomes, self.policy, self.first_pairs)
 
     @property
     def left(self) -> float:

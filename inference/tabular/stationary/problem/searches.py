@@ -57,7 +57,7 @@ def ending(steps: Steps, end: Array) -> tuple[Array, Array]:
     inner = np.flatnonzero(table.columns < steps.number)
     column[table.columns[inner]] = inner
     following = hops[steps.states]
-    direct = np.where(end[table.columns], table.table, 0.0).sum(1) if (following == steps.number).any() else 0.0
+    direct = table.table[:, end[table.columns]].sum(1) if (following == steps.number).any() else 0.0
     rows = np.arange(len(steps.states))
     likely = np.where(following == steps.number, direct, table.table[rows, column[following]])
     best = np.maximum.reduceat(likely, steps.first_pairs)

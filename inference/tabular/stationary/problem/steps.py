@@ -22,7 +22,7 @@ import numpy as np
 
 from cai.inference.tabular.markov.graphs import reaching, reaching_table
 from cai.inference.tabular.stationary.problem.edges import EdgeList, EdgeTable, computes_long, summed
-from cai.inference.tabular.stationary.problem.moves import Moves, Values, log_mean_exp
+from cai.inference.tabular.stationary.problem.moves import Moves, Tilted, Values, log_mean_exp
 from cai.inference.tabular.stationary.problem.tables import expected, sources_of, tilted
 
 __all__ = ["Steps"]
@@ -273,30 +273,20 @@ class Steps:
         number, place = int(states.sum()), np.append(np.cumsum(states) - 1, 0)
         columns = np.where(out, number, place[table.columns])
         rewards = self.rewards[pairs]
-        if self.eta == 0:
-            if known.any():
-                rewards = rewards + part.exactly(known)
-            part = replace(part, columns=columns)
-        else:
-            part = replace(part, columns=columns, added=part.added + known)
+        if self.eta != 0:
+            part = replace(part, added=part.added + known)
+        elif known.any():
+            rewards = rewards + part.exactly(known)
+        part = replace(part, columns=columns)
         chosen = (self.states[pairs], self.actions[pairs], self.prior[pairs])
         return Steps(number, self.eta, self.hard, place[chosen[0]], *chosen[1:], rewards, part, lost[pairs], refused)
 
     def by(self, chosen: Array) -> Steps:
         """The same problem with one pair for each state, int [N], and nothing to choose; of edges that are a table."""
         assert isinstance(self.edges, EdgeTable)
-        return Steps(
-            self.number,
-            self.eta,
-            True,
-            np.arange(self.number),
-            self.actions[chosen],
-            np.ones(self.number),
-            self.rewards[chosen],
-            self.edges.part(chosen),
-            self.lost[chosen],
-            np.zeros(self.number),
-        )
+        each, nothing = np.arange(self.number), np.zeros(self.number)
+        kept = (self.actions[chosen], np.ones(self.number), self.rewards[chosen], self.edges.part(chosen))
+        return Steps(self.number, self.eta, True, each, *kept, self.lost[chosen], nothing)
 
     @np.errstate(over="ignore", invalid="ignore")  # of values pushed far: whoever asks sees what is not finite
     def moves(self, values: Values, chosen: Array | None = None) -> Moves:
@@ -312,6 +302,7 @@ class Steps:
         dtype = self.dtype
         eps = float(np.finfo(dtype).eps)
         high, low = np.append(values.high, 0).astype(dtype), np.append(values.low, 0).astype(dtype)
+        outcomes: Array | Tilted
         if table is None:
             advantages, outcomes, size = self._listed_moves(high, low)
         elif self.eta == 0:
@@ -351,8 +342,12 @@ class Steps:
     def _listed_moves(self, high: Array, low: Array) -> tuple[Array, Array, Array]:
         """(advantages [R] but for `rewards`, outcomes [E], sizes [R]) of the list, at values [N + 1]."""
         dtype, apart = self.dtype, bool(low.any())
-        advantages, size = np.empty(len(self.states), dtype), np.empty(len(self.states), dtype)
+        advantages, size = np.empty((2, len(self.states)), dtype)
         outcomes = self.weighed if self.eta == 0 else np.empty(len(self.pairs), dtype)
+        if self.eta == 0 and len(self.pairs) == len(self.states):  # each pair has one outcome
+            x = high[self.targets] - high[self.states]
+            x = (x + (low[self.targets] - low[self.states]) if apart else x) * outcomes
+            return x, outcomes, np.abs(x)
         for pairs, edges in self.blocks:
             x = high[self.targets[edges]]
             x -= high[self.sources[edges]]

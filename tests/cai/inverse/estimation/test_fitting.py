@@ -237,13 +237,13 @@ def test_penalties_are_log_densities_on_unscaled_features():
 
 def test_separated_features_are_named_before_fitting():
     logit = draw()
-    estimate = fit(logit, task={"separated": [("cost", "never used")]}, throw=False)
+    estimate = fit(logit, task={"separated": [("cost", "never used", -1.0)]}, throw=False)
     assert estimate.status is FitStatus.SEPARATED
     assert estimate.coefficients.isna().all()
     assert estimate.warnings == ("cost: never used",)
     assert estimate.evaluations == 0
-    assert fit(logit, task={"separated": [("cost", "never used")]}, fixed={"cost": -9.0}).status.ok
-    assert fit(logit, task={"separated": [("cost", "never used")]}, penalty=L2(1.0)).status.ok
+    assert fit(logit, task={"separated": [("cost", "never used", -1.0)]}, fixed={"cost": -9.0}).status.ok
+    assert fit(logit, task={"separated": [("cost", "never used", -1.0)]}, penalty=L2(1.0)).status.ok
 
 
 def test_starts_are_doubled_until_feasible():
@@ -356,3 +356,15 @@ def test_an_absolute_value_counts_where_a_bound_holds():
     upward = fit(logit, penalty=L1(0.001), bounds={"cost": (None, 0.0), "comfort": (0.0, None)}, throw=False)
     assert upward.coefficients.tolist() == [0.0, 0.0]
     assert upward.status is FitStatus.SUCCESS
+
+
+def test_a_prior_that_ends_is_a_wall():
+    """Outside of its support a distribution has density 0; a start there is told, instead of torch's error."""
+    logit = draw(truth=(2.0, 0.5))
+    prior = torch.distributions.HalfNormal(torch.tensor(0.5).double())
+    inside = fit(logit, penalty=prior, start=[0.3, 0.3])
+    assert inside.coefficients.to_numpy() == pytest.approx(
+        fit(logit, penalty=L2(0.5)).coefficients.to_numpy(), abs=1e-6
+    )
+    with pytest.raises(ValueError, match="the penalty is not finite there"):
+        fit(logit, penalty=prior, start=[-0.3, 0.3])

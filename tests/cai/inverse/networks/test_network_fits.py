@@ -68,7 +68,13 @@ def test_features_that_no_trip_has_are_separated(trips):
     assert held.status.ok
     assert held.coefficients["u_turn"] == -20
     assert fit(network, plain, features=TOWN, penalty=L2(3.0)).status.ok
-    assert fit(network, plain, features=TOWN, bounds={"u_turn": (-8, 0)}, throw=False).status is FitStatus.AT_BOUND
+    both = fit(network, plain, features=TOWN, bounds={"u_turn": (-8, 0)}, throw=False)
+    assert both.status is FitStatus.AT_BOUND
+    below = fit(network, plain, features=TOWN, bounds={"u_turn": (-8, None)}, throw=False)
+    assert below.status is FitStatus.AT_BOUND
+    assert below.coefficients.to_numpy() == pytest.approx(both.coefficients.to_numpy(), rel=1e-9)
+    above = fit(network, plain, features=TOWN, bounds={"u_turn": (None, 0)}, throw=False)
+    assert above.status is FitStatus.SEPARATED
 
 
 def test_features_that_trips_always_have_the_least_or_the_most_of_are_separated():
@@ -90,6 +96,19 @@ def test_features_that_trips_always_have_the_least_or_the_most_of_are_separated(
         assert any(sentence.startswith(f"minutes: every trip has the {word}") for sentence in estimate.warnings)
 
 
+@pytest.mark.parametrize("method", ["bfgs", "newton"])
+def test_a_penalty_on_a_feature_in_tiny_units_hides_no_other(trips, method):
+    """Its coefficient is the prior's; the others are those without it, and known as well."""
+    network = town()
+    turns = network.turns.assign(u_turn=1e-6 * network.turns["u_turn"])
+    tiny = fit(RouteNetwork(network.links, turns, network.exits), trips, features=TOWN, penalty=L2(2), method=method)
+    without = fit(network, trips, features=TOWN, penalty=L2(2), fixed={"u_turn": 0}, start={"minutes": -3})
+    assert tiny.standard_errors["u_turn"] == pytest.approx(2, rel=1e-6)
+    for name in ("minutes", "left"):
+        assert tiny.coefficients[name] == pytest.approx(without.coefficients[name], rel=1e-4)
+        assert tiny.standard_errors[name] == pytest.approx(without.standard_errors[name], rel=1e-4)
+
+
 def test_collinear_features_are_named(trips):
     network = town()
     turns = network.turns.assign(slow=2 * network.turns["left"] + network.turns["u_turn"])
@@ -100,6 +119,8 @@ def test_collinear_features_are_named(trips):
     assert list(estimate.standard_errors.isna()) == [False, True, True, True]
     (row,) = estimate.null_space().to_numpy()
     assert np.allclose(row / row[3], [0, -2, -1, 1], atol=1e-7)
+    scattered = fit(other, trips, features=[*TOWN, "slow"], covariance="sandwich", throw=False)
+    assert len(scattered.warnings) == 1  # of three combinations that are identified scores scatter along all
     base = fit(network, trips, features=TOWN)
     assert estimate.coefficients["minutes"] == pytest.approx(base.coefficients["minutes"], rel=1e-6)
     assert estimate.standard_errors["minutes"] == pytest.approx(base.standard_errors["minutes"], rel=1e-5)
