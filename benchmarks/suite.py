@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
 
-from benchmarks.busy import BusyCore, one_thread
+from benchmarks.busy import BusyCore, one_thread, settled
 from benchmarks.contenders import Contender, NotOffered, library_contenders
 from benchmarks.floor import TRIAD_BYTES, bytes_moved, make_triad
 from benchmarks.peers import peer_contenders
@@ -111,7 +111,7 @@ def run_workload(
     with BusyCore() as busy:
         around: dict[tuple[str, str], Callable[[], AbstractContextManager[object]]] = {}
         for key in calls:
-            around[key, ""] = nullcontext
+            around[key, ""] = settled
             if key != TRIAD:
                 around[key, "busy"] = busy.running
             if key == TRIAD or rows[key]["contender"].startswith("cai"):

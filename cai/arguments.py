@@ -121,9 +121,9 @@ def with_rewards(problem: TrajectoryModel, rewards: list[str] | None) -> Traject
     """The model, with reward factors added that were named on the command line."""
     try:
         extra = [build_reward(text) for text in listed(rewards)]
+        return problem.replace(reward=sum(extra, start=problem.reward)) if extra else problem
     except TypeError as error:
         raise ValueError(str(error)) from None
-    return problem.replace(reward=sum(extra, start=problem.reward)) if extra else problem
 
 
 def _steps(horizon: str | None) -> int | float | None:

@@ -40,7 +40,7 @@ from cai.inference.tabular.methods.policy_iteration import KLPolicyIteration, Po
 from cai.inference.tabular.methods.value_iteration import ValueIteration
 from cai.inference.tabular.methods.z_iteration import ZIteration
 from cai.models.common.names import did_you_mean
-from cai.models.common.options import split_options
+from cai.models.common.options import check_kinds, split_options
 from cai.models.common.plugins import Plugins, load_plugins
 from cai.models.common.random_draws import check_seed
 from cai.models.continuous.world import World
@@ -149,6 +149,8 @@ def make_backend(backend: str | Backend, **options: Any) -> Backend:
                     f"backend {backend!r}: {min(old)} is called max_iterations, as in every backend"
                 ) from None
             plain = not dataclasses.is_dataclass(classes[backend])
+            if not plain:
+                check_kinds(classes[backend], options, f"backend {backend!r}")
             fields = [] if plain else [field.name for field in dataclasses.fields(classes[backend])]
             unknown = "" if plain else next((name for name in options if name not in fields), "")
             said = f"it has no option {unknown!r}" if unknown else str(error)
@@ -156,6 +158,8 @@ def make_backend(backend: str | Backend, **options: Any) -> Backend:
             raise ValueError(
                 f"backend {backend!r}: {said}{meant}; its options are: {', '.join(fields) or 'none'}"
             ) from None
+        if options and dataclasses.is_dataclass(made):
+            check_kinds(type(made), options, f"backend {backend!r}")
         return made
     if isinstance(backend, type):
         raise TypeError(f"{backend.__name__} is a class; pass an instance: {backend.__name__}(...)")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -78,6 +79,8 @@ class StructuredBackend:
             raise ValueError(f"learning_rate is {self.learning_rate}; along the natural gradient it lies in (0, 1]")
         if not self.tolerance > 0:
             raise ValueError(f"tolerance is {self.tolerance}; it must be > 0")
+        if self.tolerance == math.inf:
+            raise ValueError("tolerance is inf, with which no answer is wrong; give a finite number")
         check_keep(self.keep, self.kernel)
 
     @property

@@ -100,12 +100,9 @@ def _filtered_as_needed(chain: Chain) -> tuple[list[Seen], Tensor | None]:
         if any(part.requires_grad for part in chain if isinstance(part, Tensor)):
             raise
         return list(filtered_in_roots(chain)), None
-    noises = at_steps(chain.sensor_noise, 2, chain.number)
-    ratios = [
-        (step.root.detach().square().sum(-1) / V.detach().diagonal(dim1=-2, dim2=-1)).amax(-1)
-        for step, V in zip(steps, noises, strict=True)
-    ]
-    sharp = ~(torch.stack(torch.broadcast_tensors(*ratios)).amax(0) <= SHARP)
+    roots = torch.stack(torch.broadcast_tensors(*(step.root.detach() for step in steps))).movedim(0, -3)
+    ratios = torch.linalg.vector_norm(roots, dim=-1).square() / chain.sensor_noise.detach().diagonal(dim1=-2, dim2=-1)
+    sharp = ~(ratios.amax((-2, -1)) <= SHARP)
     if not bool(sharp.any()):
         return steps, None
     _warn_of_undecided(chain)

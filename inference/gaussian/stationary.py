@@ -27,16 +27,23 @@ from cai.inference.gaussian.long_run import (
     lift,
     long_run_law,
 )
-from cai.inference.gaussian.messages import Messages, backward
+from cai.inference.gaussian.messages import Messages, backward, outcome_step
 from cai.inference.gaussian.moments import believe
 from cai.inference.gaussian.posterior import GaussianPosterior
 from cai.inference.gaussian.problem import GaussianPrior, GaussianProblem, Quadratic, symmetric, times
+from cai.inference.gaussian.rooted import refined
+from cai.inference.gaussian.square_roots import backward_in_roots
 
 __all__ = ["stationary_posterior"]
 
 ROUNDS = 60  # of doubling: horizons up to 2^60 steps
 SETTLED = 1e-14  # relative change of P
 RESIDUAL = 1e-9  # relative, of the stationary equation
+UNEVEN = 1e4  # of the largest eigenvalue to the smallest, above which doubling loses digits
+DOUBLED = 1e-12  # relative, of the stationary equation after doubling
+TINY = 1e-300
+LONG = ((256, 0.2), (1024, 1e-3), (4096, 0.0))  # steps of messages in roots, and what is near enough to take more
+ROOTS_SETTLED = (1e-13, 1e-10, 1e-10)  # relative changes of P, K and p in a step; the latter two keep fewer digits
 UNKNOWN = ("log_evidence", "elbo", "believed_return", "luck", "policy_divergence", "policy_entropy")
 
 
@@ -59,14 +66,23 @@ def stationary_posterior(
         found = details | {"step": "last", "eigenvalue": failure.eigenvalue, "failed": failure.kind}
         return _failed(problem, common, found, failure.sentence(), Status.INFINITE)
     P = _limit(problem)
-    if P is None:
+    rooted = _in_roots(problem, last) if P is None or _is_uneven(problem, P) else None
+    if P is None and rooted is None:
         return _failed(problem, common, details, "values of longer and longer horizons grow without end")
+    if P is None:
+        assert rooted is not None
+        P = rooted[0].first.P
     gain = backward(_followed_by(problem, P, torch.zeros_like(P[..., 0]))).gain[..., 0, :, :]
+    if rooted is not None:
+        gain = refined(gain, rooted[0].gain[..., 0, :, :], torch.ones(problem.batch, dtype=torch.bool))
     closed = problem.A[..., 0, :, :] + problem.B[..., 0, :, :] @ gain
     if average and not (largest := largest_modulus(closed)) < 1 - MARGIN:
         why = f"under its policy the chain has no stationary law: an eigenvalue of A + B K has modulus {largest:.6g}"
         return _failed(problem, common, details, why, Status.NOT_ASSURED)
     messages, per_step = _completed(problem, P, gain, closed)
+    if rooted is not None:
+        messages, per_step = _with_digits_of(messages, rooted[0], problem.batch), rooted[1]
+        P = messages.first.P
     if not bool(torch.isfinite(messages.first.p).all()):
         why = "what is earned in proportion to the state grows faster than the discount shrinks it"
         return _failed(problem, common, details, why)
@@ -138,6 +154,68 @@ def _limit(problem: GaussianProblem) -> Tensor | None:
         if bool((entry_size(change) <= SETTLED * size).all()):
             return P
     return None
+
+
+@torch.no_grad()
+def _is_uneven(problem: GaussianProblem, P: Tensor) -> bool:
+    """Whether small costs lie beside large ones in P, with a diagonal of 1, or doubling has lost digits of P."""
+    after = backward(_followed_by(problem, P, torch.zeros_like(P[..., 0]))).first.P
+    if not bool((entry_size(after - P) <= DOUBLED * entry_size(P)).all()):
+        return True
+    sizes = P.diagonal(dim1=-2, dim2=-1)
+    if not bool((sizes > 0).all()):
+        return False
+    scale = sizes.sqrt()
+    values = torch.linalg.eigvalsh(P / (scale[..., None] * scale[..., None, :]))
+    return bool((values[..., 0] < values[..., -1] / UNEVEN).any())
+
+
+@torch.no_grad()
+def _in_roots(problem: GaussianProblem, last: Messages) -> tuple[Messages, Tensor] | None:
+    """The limit by messages of long horizons in square roots, and what a step adds to their constant, [...].
+
+    Args:
+        problem: of one step.
+        last: the messages of that step alone.
+
+    Returns:
+        None where costs are no sums of squares, or nothing settles within a few thousand steps.
+    """
+    for steps, near in LONG:
+        passed = backward_in_roots(replace(problem, horizon=steps), last)
+        if passed is None or not bool(passed[2].all()):
+            return None
+        found, (P, p, rho) = passed[0], passed[0].cost_to_go
+        pairs = [part[..., :2, :, :].unbind(-3) for part in (P, found.gain, p[..., None])]
+        apart = [float((entry_size(now - then) / entry_size(now).clamp(min=TINY)).max()) for now, then in pairs]
+        if all(change <= enough for change, enough in zip(apart, ROOTS_SETTLED, strict=True)):
+            break
+        if not max(apart) <= near:
+            return None
+    per_step = rho[..., 0] - problem.discount * rho[..., 1]
+    rest = per_step / (1 - problem.discount) if problem.discount < 1 else torch.zeros_like(per_step)
+    first = Quadratic(P[..., 0, :, :], p[..., 0, :], rest)
+    both = [torch.stack((part, part), -1 - axes) for part, axes in zip(first, (2, 1, 0), strict=True)]
+    own = {name: getattr(found, name)[..., :1, :, :] for name in ("gain", "action_cost", "root")}
+    made = replace(
+        last,
+        **own,
+        offset=found.offset[..., :1, :],
+        cost_to_go=Quadratic(*both),
+        start=-outcome_step(first, problem.covariance, None)(problem.mean),
+    )
+    return made, per_step
+
+
+def _with_digits_of(messages: Messages, better: Messages, batch: torch.Size) -> Messages:
+    """The messages with the numbers of better ones, and their own gradients."""
+    names, members = (
+        ("cost_to_go", "gain", "offset", "action_cost", "root", "start"),
+        torch.ones(batch, dtype=torch.bool),
+    )
+    return replace(
+        messages, **{name: refined(getattr(messages, name), getattr(better, name), members) for name in names}
+    )
 
 
 def _completed(problem: GaussianProblem, P: Tensor, gain: Tensor, closed: Tensor) -> tuple[Messages, Tensor]:

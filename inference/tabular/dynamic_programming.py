@@ -56,6 +56,8 @@ def check_settling(tolerance: float, max_iterations: int) -> None:
         raise ValueError(f"max_iterations is {max_iterations}; it must be >= 1")
     if not tolerance > 0:
         raise ValueError(f"tolerance is {tolerance}; it must be > 0")
+    if tolerance == math.inf:
+        raise ValueError("tolerance is inf, with which no answer is wrong; give a finite number")
 
 
 def check_soft_options(tolerance: float, max_iterations: int, keep: str, kernel: str) -> None:

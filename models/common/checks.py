@@ -180,17 +180,6 @@ def check_distribution(
     return probabilities / torch.where(divides[..., None], probabilities.sum(-1, keepdim=True), 1.0)
 
 
-def read_distribution(values: Any, shape: tuple[int | None, ...], name: str, letters: str) -> Tensor:
-    """Float64 [..., N] of `shape`, probabilities that were checked; `letters` is how the shape is written.
-
-    Raises:
-        TypeError, ValueError: if these are no numbers, the shape is another one, or a row does not sum to 1.
-    """
-    tensor, source = float_tensor(values, name)
-    check_shape(tensor, shape, name, letters)
-    return check_distribution(tensor, name, source)
-
-
 def some_names(names: Sequence[str]) -> str:
     """The first few names, and dots where there are more."""
     return ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")

@@ -5,11 +5,16 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
-__all__ = ["named_options", "split_names", "split_options"]
+import numpy as np
+
+from cai.models.common.checks import whole_number
+
+__all__ = ["check_kinds", "named_options", "split_names", "split_options"]
 
 OPENING, CLOSING = "([{", ")]}"
+KINDS: dict[Any, str] = {bool: "true or false", int: "a whole number", float: "a number", type(None): "none"}
 
 
 def split_options(text: str, kind: str) -> tuple[str, dict[str, Any]]:
@@ -37,6 +42,32 @@ def named_options(parts: Iterable[str], what: str, form: str = "NAME:option=valu
             raise ValueError(f"{part!r} in {what} is no option; write {form}")
         options[key.strip()] = _literal(value.strip())
     return options
+
+
+def check_kinds(made: Any, options: dict[str, Any], what: str) -> None:
+    """Refuses options that are no number, no whole number or no truth value where a class says that they are.
+
+    Args:
+        made: a class with annotated fields; those of other types are left to it.
+        options: by name.
+        what: they belong to, for messages.
+
+    Raises:
+        ValueError: naming the option, what it is and what was expected.
+    """
+    try:
+        hints = get_type_hints(made)
+    except Exception:  # a plug-in's annotations may name what is not there
+        return
+    for name, value in options.items():
+        kinds = set(get_args(hints.get(name)) or (hints.get(name),))
+        if not kinds <= KINDS.keys() or (value is None and type(None) in kinds):
+            continue
+        truth = isinstance(value, (bool, np.bool_))
+        fits = {bool: truth, int: whole_number(value) is not None, float: not truth and hasattr(value, "__float__")}
+        if not any(fits.get(kind) for kind in kinds):
+            expected = " or ".join(text for kind, text in KINDS.items() if kind in kinds)
+            raise ValueError(f"{what}: {name} is {value!r}; expected {expected}")
 
 
 def split_names(text: str) -> list[str]:

@@ -19,11 +19,11 @@ from cai.models import bridge
 sys.path.insert(0, str(Path(__file__).parents[2]))  # benchmarks are no part of the package
 
 from benchmarks import dense, machine, peers, planning
-from benchmarks.busy import BusyCore, one_thread
+from benchmarks.busy import SETTLE, BusyCore, one_thread
 from benchmarks.contenders import NotOffered, library_contenders, make_model
 from benchmarks.floor import bytes_moved
 from benchmarks.scaling import fitted_slope
-from benchmarks.suite import first_step
+from benchmarks.suite import first_step, run_workload
 from benchmarks.targets import judge
 from benchmarks.timing import Sample, interleave, slope
 from benchmarks.workloads import WORKLOADS, Workload, dense_workload, grid_workload, make_workload
@@ -307,6 +307,25 @@ def test_one_thread_is_for_a_while():
     with one_thread():
         assert torch.get_num_threads() == 1
     assert torch.get_num_threads() == before
+
+
+def test_every_condition_is_entered_as_long_after_the_last_call(monkeypatch):
+    """A short call that follows another at once takes half as long, and must not be held against one that waited."""
+    waits = {}
+
+    def watched(calls, first, *, around, **_):
+        for name, condition in around.items():
+            begun = time.perf_counter()
+            with condition():
+                waits[name] = time.perf_counter() - begun
+        return {name: Sample((1.0,), 1.0) for name in around}
+
+    monkeypatch.setattr("benchmarks.suite.interleave", watched)
+    monkeypatch.setattr("benchmarks.suite.make_triad", lambda: float)
+    monkeypatch.setattr("benchmarks.suite.peer_contenders", lambda workload: [])
+    run_workload("F", quick=True)
+    assert {condition for _, condition in waits} == {"", "busy", "one_thread"}
+    assert min(waits.values()) >= SETTLE
 
 
 def test_targets_are_those_of_the_defaults_and_missed_ones_are_shown():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,19 +16,6 @@ from cai.inverse.estimation.status import FitError, FitStatus
 from cai.models.common.storage import Saved, storable
 
 __all__ = ["AdversarialEstimate", "NetworkReward", "TabulatedReward", "judged"]
-
-
-class LearnedReward(Protocol):
-    """g, h, f and D of what was learned; all in nats but D."""
-
-    def reward(self, observations: Any, actions: Any) -> Tensor:
-        """[N], g(s, a)."""
-
-    def potential(self, observations: Any, t: int) -> Tensor:
-        """[N], h(s)."""
-
-    def advantage(self, observations: Any, actions: Any, following: Any, ended: Any, t: int) -> Tensor:
-        """[N], f."""
 
 
 @storable("adversarial-network-reward")

@@ -26,7 +26,8 @@ from cai.models.demonstrations.trips import Trips, read_trips
 __all__ = ["Baseline", "action_model", "baselines", "cheapest", "maximum_margin"]
 
 Array = np.ndarray[Any, Any]
-MARGIN_STEPS = 60
+MARGIN_STEPS = 200
+MARGIN_GAP = 1e-6  # of the mean margin, by which routes that are not held may violate it
 REGULARISED = 0.01  # of |w|^2 / 2, against mean margins in shares of a trip
 GOOD = 0.9
 
@@ -70,39 +71,79 @@ def cheapest(column: str) -> Method:
 
 
 def maximum_margin(network: RouteNetwork, trips: Trips, features: Sequence[str]) -> Baseline:
-    """Costs at which each trip is cheaper than other routes by the share of them that differs, as far as possible.
+    """Costs w >= 0 at which each trip is cheaper than other routes by the share of them that differs, if possible.
 
-    Subgradient steps on |w|^2 and the margins violated by the best route with its loss taken off (Ratliff, Bagnell and
-    Zinkevich 2006, "Maximum margin planning"). Costs that a loss would make negative are taken as 0.
+    The minimum of |w|^2 / 200 plus the mean margin that is violated (Ratliff, Bagnell and Zinkevich 2006, "Maximum
+    margin planning"), by cutting planes (Joachims, Finley and Yu 2009): routes are added until the best ones with their
+    loss taken off violate no more than those that are held. Costs that a loss would make negative are taken as 0 in the
+    search for routes, which cannot go round for ever.
 
     Raises:
         ValueError: if a feature is positive on some turns and negative on others.
     """
     of_turns, of_exits = network.features(features)
     scale, sign = _one_sided(of_turns, of_exits, features)
-    of_turns, of_exits = of_turns / scale, of_exits / scale
-    graph = network_graph(network)
-    taken = trips.totals(of_turns, of_exits)
+    of_turns, of_exits = of_turns * sign / scale, of_exits * sign / scale
+    violated = _Violated(network, trips, of_turns, of_exits)
     w = np.ones(len(features))
-    mean, share = np.zeros(len(features)), trips.weights / trips.weights.sum()
-    for step in range(1, MARGIN_STEPS + 1):
-        slope = REGULARISED * w
-        for n in np.flatnonzero(trips.weights > 0):
-            mine = trips.turns[trips.starts[n] : trips.starts[n + 1]]
+    planes: list[tuple[Array, float]] = []
+    held = 0.0
+    for _ in range(MARGIN_STEPS):
+        slope, loss = violated.plane(w)
+        if planes and slope @ w + loss <= held + MARGIN_GAP:
+            break
+        planes.append((slope, loss))
+        w, held = _least(planes, w)
+    named = pd.Series(-sign * w / scale, index=list(features), name="coefficient")
+    return Baseline("maximum margin", of_turns @ w, of_exits @ w, None, named)
+
+
+class _Violated:
+    """Mean margins that are violated, from below by planes: over routes that are found, slope w + loss."""
+
+    def __init__(self, network: RouteNetwork, trips: Trips, of_turns: Array, of_exits: Array) -> None:
+        self.network, self.trips, self.of_turns, self.of_exits = network, trips, of_turns, of_exits
+        self.graph, self.taken = network_graph(network), trips.totals(of_turns, of_exits)
+        self.shares = trips.weights / trips.weights.sum()
+
+    def plane(self, w: Array) -> tuple[Array, float]:
+        """(slope [F], loss) of the routes that are best at w with their loss taken off."""
+        heads, starts = self.network.heads, self.trips.starts
+        turn_costs, exit_costs = self.of_turns @ w, self.of_exits @ w
+        slope, total = np.zeros(len(w)), 0.0
+        for n in np.flatnonzero(self.shares > 0):
+            mine = self.trips.turns[starts[n] : starts[n + 1]]
             if not len(mine):
                 continue
-            loss = np.full(len(of_turns), 1.0 / len(mine))
-            loss[np.isin(network.heads, network.heads[mine])] = 0.0
-            costs = np.maximum(of_turns @ (sign * w) - loss, 0.0)
-            best = BestRoutes(graph, costs, of_exits @ (sign * w), int(trips.destinations[n]))
-            turns, last = best.route(int(trips.origins[n]))
-            found = of_turns[turns].sum(0) + of_exits[last]
-            slope = slope + share[n] * sign * (taken[n] - found)
-        w = np.maximum(w - slope / (REGULARISED * (step + 100)) / 10, 0.0)
-        mean += (w - mean) / step
-    costs = sign * mean / scale
-    named = pd.Series(-costs, index=list(features), name="coefficient")
-    return Baseline("maximum margin", of_turns @ (costs * scale), of_exits @ (costs * scale), None, named)
+            loss = np.full(len(heads), 1.0 / len(mine))
+            loss[np.isin(heads, heads[mine])] = 0.0
+            costs = np.maximum(turn_costs - loss, 0.0)
+            best = BestRoutes(self.graph, costs, exit_costs, int(self.trips.destinations[n]))
+            turns, last = best.route(int(self.trips.origins[n]))
+            apart = self.taken[n] - self.of_turns[turns].sum(0) - self.of_exits[last]
+            if apart @ w + loss[turns].sum() > 0:
+                slope, total = slope + self.shares[n] * apart, total + self.shares[n] * float(loss[turns].sum())
+        return slope, total
+
+
+def _least(planes: list[tuple[Array, float]], start: Array) -> tuple[Array, float]:
+    """(w [F], t) with the least of REGULARISED |w|^2 / 2 + t over w, t >= 0 and slope w + loss <= t on all planes."""
+    from scipy.optimize import LinearConstraint, minimize
+
+    slopes, losses = np.stack([slope for slope, _ in planes]), np.array([loss for _, loss in planes])
+    size = len(start)
+    first = np.append(start, max(0.0, float((slopes @ start + losses).max())))
+    found = minimize(
+        lambda x: REGULARISED * (x[:size] @ x[:size]) / 2 + x[size],
+        first,
+        jac=lambda x: np.append(REGULARISED * x[:size], 1.0),
+        bounds=[(0.0, None)] * (size + 1),
+        constraints=LinearConstraint(np.column_stack([-slopes, np.ones(len(planes))]), losses, np.inf),
+        method="SLSQP",
+        options={"maxiter": 500, "ftol": 1e-12},
+    )
+    w = np.maximum(found.x[:size], 0.0)
+    return w, max(0.0, float((slopes @ w + losses).max()))
 
 
 def action_model(network: RouteNetwork, trips: Trips, features: Sequence[str]) -> Baseline:

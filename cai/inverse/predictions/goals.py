@@ -11,6 +11,7 @@ from torch import Tensor
 from cai.inference import infer
 from cai.models.common.checks import float_tensor, index_tensor
 from cai.models.common.numerics import safe_log
+from cai.models.trajectory.batch import with_initial
 from cai.models.trajectory.model import TrajectoryModel
 
 __all__ = ["goals"]
@@ -54,7 +55,7 @@ def goals(
     steps = torch.arange(len(taken))
     evidence = []
     for model in models:
-        probs = infer(model, backend).action_probs.detach().double().cpu()
+        probs = infer(_begun(model, seen), backend).action_probs.detach().double().cpu()
         logs = safe_log(probs[steps if len(probs) > 1 else torch.zeros_like(steps), seen[: len(taken)], taken])
         following = seen[1 : len(taken) + 1]
         ended = model.mdp.terminal.cpu()[seen[: len(taken)]]
@@ -74,6 +75,15 @@ def goals(
             "that does, or give models a higher temperature"
         )
     return (logs - total[:, None]).exp()
+
+
+def _begun(model: TrajectoryModel, seen: Tensor) -> TrajectoryModel:
+    """A model that begins where a trajectory did, so that it need not have an answer anywhere else."""
+    if not len(seen):
+        return model
+    start = torch.zeros(model.mdp.num_states, dtype=torch.float64)
+    start[seen[0]] = 1.0
+    return model.replace(mdp=with_initial(model.mdp, start))
 
 
 def _check_models(models: list[Any]) -> None:

@@ -154,6 +154,8 @@ class _OnePass:
         elif tables is None:
             tables = self._expected(self.model.reward_table(0)).expand(len(batch), -1, -1)
         temperature = self.model.temperature if batch.temperatures is None else batch.temperatures[:, None, None]
+        if isinstance(temperature, float) and temperature == 1:
+            return tables
         finite = torch.isfinite(tables)
         scaled = torch.where(finite, tables, torch.zeros_like(tables)) / temperature  # -inf would make gradients NaN
         return torch.where(finite, scaled, torch.full_like(scaled, -torch.inf))

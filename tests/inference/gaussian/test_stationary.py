@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from gaussian_digits import apart, precise
 from gaussian_models import integrator
 from scipy.linalg import solve_discrete_are
 
@@ -232,3 +233,36 @@ def test_who_knows_sums_alone_names_the_one_backend_that_averages(backend):
     assert cai.infer(model, "variational").status.ok
     with pytest.raises(ValueError, match="criterion='average'; ask 'variational', or leave the criterion out"):
         cai.infer(model, backend)
+
+
+@pytest.mark.parametrize("average", [False, True])
+@pytest.mark.parametrize("weight", [2.0**20, 2.0**30, 2.0**40])
+def test_a_cost_that_outweighs_all_else_costs_no_digits_and_is_no_divergence(weight, average):
+    """Riccati's recursion with sixty digits, far beyond where it settles; one unstable direction must be steered."""
+    A, B, discount = np.array([[1.25, 0.5], [-0.25, 0.75]]), np.array([[0.5], [-1.25]]), 1.0 if average else 0.875
+    reward = QuadraticReward(np.diag([weight, 1.0]), [[1.0]], q=[weight / 8, 0.5])
+    model = LinearGaussianModel(
+        A,
+        B,
+        noise=0.25 * np.eye(2),
+        initial=([1.0, -0.5], 0.25 * np.eye(2)),
+        horizon=math.inf,
+        discount=discount,
+        criterion="average" if average else "total",
+        reward=reward,
+        action_prior=Flat(),
+    )
+    answer = cai.infer(model, "variational")
+    F, G, P = precise(A), precise(B), precise(np.zeros((2, 2)))
+    p = precise(np.zeros(2))
+    for _ in range(250):
+        H = 1 + discount * (G.T @ P @ G)[0, 0]
+        K, k = -discount * (G.T @ P @ F) / H, -discount * (G.T @ p) / H
+        closed = F + G @ K
+        p = precise([weight / 8, 0.5]) + discount * closed.T @ p
+        P = precise(np.diag([weight, 1.0])) + discount * F.T @ P @ closed
+        P = (P + P.T) / 2
+    assert apart(answer.message(0).P, P) < 1e-12
+    assert apart(answer.message(0).p, p) < 1e-10
+    assert apart(answer.gain(0), K) < 1e-11
+    assert apart(answer.offset(0), k) < 1e-9

@@ -80,17 +80,27 @@ def test_rows_of_any_length_and_batches_of_any_size(kind, members, outcomes):
 
 
 @pytest.mark.parametrize("kind", BACKENDS)
-def test_results_that_are_written_past_the_caches(kind):
-    """23 MB of values, of which every row begins at another place of a line."""
-    generator = np.random.default_rng(7)
-    states, actions, horizon, members = 517, 2, 330, 17
-    following, chances, _ = tables(generator, states, actions, 2)
+@pytest.mark.parametrize(("members", "dtype", "threads"), [(17, torch.float64, 1), (26, torch.float32, 3)])
+def test_results_that_are_written_past_the_caches(kind, members, dtype, threads, monkeypatch):
+    """More than 16 MB of values, of which every row begins at another place of a line."""
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: set(range(8)), raising=False)
+    generator, digits = np.random.default_rng(7), 1e-12 if dtype == torch.float64 else 1e-5
+    states, actions, horizon = 1501, 2, 120
+    following = generator.integers(0, states, (states, actions, 2))
+    chances = generator.dirichlet([1.0, 1.0], (states, actions))
     mdp = MDP.from_successors(following, chances, np.full(states, 1 / states))
     rewards = -generator.random((members, states, actions))
-    model = TrajectoryModel(mdp, torch.zeros(states, actions), horizon)
-    answers = cai.infer(model.batch(reward=torch.from_numpy(rewards)), BACKENDS[kind], kernel="native")
-    assert answers.values.numel() * 8 > 2**24
-    for member in (0, 7, 16):
+    model = TrajectoryModel(mdp, torch.zeros(states, actions), horizon).to(dtype=dtype)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(threads)
+        batch = model.batch(reward=torch.from_numpy(rewards).to(dtype))
+        answers = cai.infer(batch, BACKENDS[kind], kernel="native")
+    finally:
+        torch.set_num_threads(before)
+    assert answers.values.dtype == dtype
+    assert answers.values.numel() * answers.values.itemsize > 2**24
+    for member in (0, 16):
         wanted = np.zeros(states)
         for t in reversed(range(horizon)):
             if kind == "exact":
@@ -98,4 +108,4 @@ def test_results_that_are_written_past_the_caches(kind):
             else:
                 arrived = (chances * wanted[following]).sum(-1)
             wanted = log_sum(rewards[member] - np.log(actions) + arrived, -1)
-            np.testing.assert_allclose(answers.values[member, t].numpy(), wanted, rtol=1e-12)
+            np.testing.assert_allclose(answers.values[member, t].numpy(), wanted, rtol=digits)

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.optimize
 import torch
 from networks import dag, draw_trips, paths, town, utilities
 
@@ -113,8 +114,6 @@ def test_wide_margins_match_what_is_sure():
         turns, _ = BestRoutes(graph, -v, -u, place).route(origin)
         links = [origin, *(int(network.heads[turn]) for turn in turns)]
         rows += [(trip, i, network.link_index[k], network.destination_index[place]) for i, k in enumerate(links)]
-    import pandas as pd
-
     frame = pd.DataFrame(rows, columns=["trip", "position", "link", "destination"])
     trips = read_trips(network, frame)
     margin = maximum_margin(network, trips, DAG)
@@ -122,3 +121,30 @@ def test_wide_margins_match_what_is_sure():
     for n in range(len(trips)):
         best = BestRoutes(graph, margin.turn_costs, margin.exit_costs, int(trips.destinations[n]))
         assert best.route(int(trips.origins[n]))[0] == trips.turns[trips.starts[n] : trips.starts[n + 1]].tolist()
+    # The same quadratic program over all listed paths; here no cost is below its loss at the optimum.
+    of_turns, of_exits = network.features(DAG)
+    both = np.concatenate([of_turns, of_exits])
+    sizes = np.sqrt((both**2).sum(0) / (both != 0).sum(0))
+    of_turns, of_exits = of_turns / sizes, of_exits / sizes
+    margins = []
+    for n in range(len(trips)):
+        mine = trips.turns[trips.starts[n] : trips.starts[n + 1]]
+        loss = np.where(np.isin(network.heads, network.heads[mine]), 0.0, 1 / len(mine))
+        every = paths(network, int(trips.origins[n]), int(trips.destinations[n]))
+        paid = np.stack([of_turns[list(turns)].sum(0) + of_exits[end] for turns, end in every])
+        own = of_turns[mine].sum(0) + of_exits[trips.exits[n]]
+        margins.append((own - paid, np.array([loss[list(turns)].sum() for turns, _ in every])))
+
+    def objective(w):
+        return w @ w / 200 + np.mean([max(0.0, (apart @ w + loss).max()) for apart, loss in margins])
+
+    rows = [
+        scipy.optimize.LinearConstraint(np.hstack([-apart, np.tile(np.eye(6)[n], (len(loss), 1))]), loss, np.inf)
+        for n, (apart, loss) in enumerate(margins)
+    ]
+    best = scipy.optimize.minimize(
+        lambda x: x[:3] @ x[:3] / 200 + x[3:].mean(), np.ones(9), bounds=[(0, None)] * 9, constraints=rows, tol=1e-10
+    )
+    found = -margin.coefficients.to_numpy() * sizes
+    assert best.fun == pytest.approx(objective(best.x[:3]), abs=1e-7)
+    assert objective(found) <= best.fun + 2e-6

@@ -156,3 +156,13 @@ def test_the_kitchen_of_one_intent():
         kitchen(wants="tea")
     with pytest.raises(ValueError, match="one of the two"):
         kitchen(wants="kettle", kettle_probability=0.3)
+
+
+@pytest.mark.parametrize("backend", ["variational", "exact"])
+def test_goals_need_an_answer_where_the_trajectory_begins_alone(backend):
+    """State 1 is barred to both models, and half of the starts are there; the trajectory stays in state 0."""
+    process = cai.MDP([[[1.0, 0], [1, 0]], [[0, 1], [0, 1]]], [0.5, 0.5], axes="state-action-state")
+    models = [TrajectoryModel(process, [[1.0 - m, m], [-math.inf, -math.inf]], 2, temperature=0.5) for m in range(2)]
+    found = goals(models, [0, 0, 0], [0, 0], backend=backend)
+    odds = math.exp(2 * 2)  # each step exp(1 / 0.5) : 1
+    assert found[:, 0].tolist() == pytest.approx([0.5, math.exp(2) / (1 + math.exp(2)), odds / (1 + odds)], rel=1e-12)
