@@ -1,8 +1,9 @@
 """Learners with networks beside Stable-Baselines3: the time of a step with its update, and returns over five seeds.
 
-    python -m benchmarks.learning [--rounds 20] [--seeds 5] [--peer-seeds 2] [--hallways 5] [--out learning.json]
+    python -m benchmarks.learning [--rounds 20] [--seeds 5] [--peer-seeds 2] [--hallways 5] [--sbx PYTHON]
+        [--out learning.json]
 
-One thread, CPU time, the two libraries in turn. SB3 is installed by `make bench` alone; where it is not, or MuJoCo is
+One thread, CPU time, the libraries in turn. SB3 is installed by `make bench` alone; where it is not, or MuJoCo is
 not, what needs them is left out and said so. The JSON is drawn beside it, in a PNG of the same name.
 
 - One step of the environment and one update of soft actor-critic: 64 x 64 units, batch 128, Pendulum-v1, target twice
@@ -21,11 +22,13 @@ not, what needs them is left out and said so. The JSON is drawn beside it, in a 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import math
 import statistics
+import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,7 +43,18 @@ from cai.inference import SoftActorCritic
 from cai.models import TrajectoryModel, environment_model, multi_goal
 from cai.models.zoo.plane import GOALS
 
-__all__ = ["JOBS", "TABLES", "Job", "draw", "goal_shares", "largest_divergence", "main", "returns", "step_times"]
+__all__ = [
+    "JOBS",
+    "TABLES",
+    "Job",
+    "draw",
+    "goal_shares",
+    "largest_divergence",
+    "main",
+    "played",
+    "returns",
+    "step_times",
+]
 
 PEER = "stable-baselines3"
 STRIDE = 200  # steps between two readings of the clock
@@ -117,12 +131,37 @@ def _theirs(job: Job) -> Callable[[], None]:
     return run
 
 
-def step_times(job: Job, rounds: int) -> dict[str, float | str]:
+@contextlib.contextmanager
+def _sbx(job: Job, python: str | None) -> Iterator[Callable[[], float] | None]:
+    """A function that returns the seconds of a step of sbx, in a process of its own; None without a Python for it."""
+    if python is None:
+        yield None
+        return
+    command = [python, str(Path(__file__).with_name("sbx_steps.py"))]
+    command += [job.world, str(job.hidden), str(job.batch), str(STRIDE)]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as process:
+        asked, told = process.stdin, process.stdout
+        assert asked is not None
+        assert told is not None
+
+        def ask() -> float:
+            asked.write("\n")
+            asked.flush()
+            return float(told.readline())
+
+        yield ask
+        asked.close()
+
+
+def step_times(job: Job, rounds: int, sbx: str | None = None) -> dict[str, float | str]:
     """Seconds of CPU time of one step with its update, the median of so many rounds; or why there is none.
 
     Args:
         job: what is done.
         rounds: of 200 steps; the libraries take turns.
+        sbx: a Python that has sbx, see `benchmarks.sbx_steps`.
     """
     calls: dict[str, Callable[[], None]] = {}
     found: dict[str, float | str] = {}
@@ -134,11 +173,14 @@ def step_times(job: Job, rounds: int) -> dict[str, float | str]:
             found[name] = f"not here: {str(error).splitlines()[0]}"
             calls.pop(name, None)
     times: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(rounds):
-        for name, call in calls.items():
-            begun = time.process_time()
-            call()
-            times[name].append((time.process_time() - begun) / STRIDE)
+    with _sbx(job, sbx) as theirs:
+        for _ in range(rounds):
+            for name, call in calls.items():
+                begun = time.process_time()
+                call()
+                times[name].append((time.process_time() - begun) / STRIDE)
+            if theirs is not None:
+                times.setdefault("sbx", []).append(theirs())
     return found | {name: statistics.median(parts) for name, parts in times.items()}
 
 
@@ -155,30 +197,46 @@ def returns(job: Job, seeds: int, steps: int, episodes: int = 10) -> dict[str, l
     own = []
     for seed in range(seeds):
         answer = cai.infer(world, SoftActorCritic(steps=steps, **job.options()), seed=seed)
-        found = cai.evaluate(answer.policy(), world, episodes=episodes, seed=seed).deterministic_return
-        assert found is not None  # a Gaussian has a mean
-        own.append(found.mean)
+        own.append(played(answer.policy(), job.world, seed, episodes))
     try:
-        theirs: list[float] | str = [_peer_return(job, seed, steps, episodes) for seed in range(seeds)]
+        theirs: list[float] | str = [
+            played(_peer(job, steps, seed).learn(steps), job.world, seed, episodes) for seed in range(seeds)
+        ]
     except ImportError as error:
         theirs = f"not here: {error}"
     return {"cai": own, PEER: theirs}
 
 
-def _peer_return(job: Job, seed: int, steps: int, episodes: int) -> float:
-    model = _peer(job, steps, seed).learn(steps)
+class Acting:
+    """A learner of SB3 as a policy that `cai` plays, in the same episodes as its own.
 
-    class Acting:
-        """SB3's policy, played by `cai`: the same episodes."""
+    Args:
+        learner: that has learned.
+    """
 
-        horizon = math.inf
+    horizon = math.inf
 
-        def act(self, observations: Any, t: int = 0, *, generator: Any = None, deterministic: bool = False) -> Any:
-            return torch.as_tensor(model.predict(observations.numpy(), deterministic=deterministic)[0])
+    def __init__(self, learner: Any) -> None:
+        self.learner = learner
 
-    world = environment_model(job.world, discount=0.99, temperature=1.0)
-    found = cai.evaluate(Acting(), world, episodes=episodes, seed=seed).deterministic_return
-    assert found is not None
+    def act(self, observations: Any, t: int = 0, *, generator: Any = None, deterministic: bool = False) -> Any:
+        """Actions for a batch of observations."""
+        return torch.as_tensor(self.learner.predict(observations.numpy(), deterministic=deterministic)[0])
+
+
+def played(policy: Any, world: str, seed: int, episodes: int) -> float:
+    """The mean return of episodes without draws.
+
+    Args:
+        policy: of `cai`, or a learner of SB3.
+        world: a Gymnasium id.
+        seed: of the episodes.
+        episodes: how many.
+    """
+    policy = policy if hasattr(policy, "act") else Acting(policy)
+    model = environment_model(world, discount=0.99, temperature=1.0)
+    found = cai.evaluate(policy, model, episodes=episodes, seed=seed).deterministic_return
+    assert found is not None  # every policy here can act without draws
     return found.mean
 
 
@@ -289,14 +347,13 @@ def draw(told: dict[str, Any], path: Path) -> None:
     import matplotlib.pyplot as plt
 
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
-    colors = {"cai": "#0072B2", PEER: "#D55E00"}
+    colors = {"cai": "#0072B2", PEER: "#D55E00", "sbx": "#009E73"}
     for place, times in enumerate(told["step_times"].values()):
-        for shift, name in ((-0.2, "cai"), (0.2, PEER)):
-            seconds = times[name]
+        for shift, (name, seconds) in zip((-0.27, 0.0, 0.27), times.items(), strict=False):
             if isinstance(seconds, str):
                 left.text(0, place + shift, f" {name}: not measured", va="center", fontsize=9, color="0.4")
             else:
-                left.barh(place + shift, 1e3 * seconds, 0.36, color=colors[name])
+                left.barh(place + shift, 1e3 * seconds, 0.25, color=colors[name])
                 left.text(1e3 * seconds, place + shift, f" {name} {1e3 * seconds:.2f}", va="center", fontsize=9)
     left.set_yticks(range(len(told["step_times"])), list(told["step_times"]))
     left.set_xlabel("CPU time of a step with its update (ms)")
@@ -327,13 +384,14 @@ def main() -> None:
     parser.add_argument("--peer-seeds", type=int, default=2)
     parser.add_argument("--hallways", type=int, default=5)
     parser.add_argument("--steps", type=int, default=5000)
+    parser.add_argument("--sbx", help="a Python that has sbx, see benchmarks.sbx_steps")
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     told: dict[str, Any] = {"steps": arguments.steps, "step_times": {}, "tables": {}}
     for job in JOBS:
         title = f"{job.world}, {job.hidden} x {job.hidden}, batch {job.batch}"
-        times = step_times(job, arguments.rounds)
+        times = step_times(job, arguments.rounds, arguments.sbx)
         told["step_times"][title] = times
         shown = [f"{n} {1e3 * x:.3g} ms" if isinstance(x, float) else f"{n} {x}" for n, x in times.items()]
         print(f"{title}: {'; '.join(shown)} (target: {job.factor:g} times as fast)", flush=True)

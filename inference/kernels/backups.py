@@ -16,6 +16,7 @@ horizons, many times as fast.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -36,6 +37,7 @@ __all__ = [
     "fixed_backup",
     "hard_choice",
     "optimistic_backup",
+    "sizes_of",
     "soft_log_policy",
     "soft_policy",
     "soft_q_values",
@@ -212,18 +214,58 @@ def soft_log_policy(model: TrajectoryModel, q_values: Tensor, log_prior: Tensor 
     return torch.where(lost, scores - torch.where(lost, values[..., None], 0.0), safe_log(policy))
 
 
-def hard_choice(model: TrajectoryModel, q_values: Tensor, log_prior: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def hard_choice(
+    model: TrajectoryModel, q_values: Tensor, log_prior: Tensor | None = None, sizes: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """(max_a q [..., S], pi [..., S, A]): all on the best action; equals, up to rounding, share by their prior.
 
-    What is no more than rounding is judged by the value, and by the largest of all q-values, which it may be a
-    difference of.
+    Args:
+        model: the trajectory model.
+        q_values: [..., S, A], nats.
+        log_prior: [..., S, A], in place of the model's action prior.
+        sizes: [..., S, A], of the numbers whose rounding is in q, see `sizes_of`; without it |q|.
     """
     prior = model.action_prior if log_prior is None else log_prior.exp()
     offered = torch.where(prior > 0, q_values, torch.full_like(q_values, -torch.inf))
     values = torch.where(model.live, offered.amax(-1), torch.zeros_like(q_values[..., 0]))
     infeasible = torch.isinf(values) | ~model.live
-    sizes = torch.where(torch.isfinite(offered), offered.detach().abs(), torch.zeros_like(offered))
-    slack = torch.maximum(1e-12 * values.detach().abs(), 1e-13 * sizes.amax((-2, -1))[..., None])
-    best = torch.where(offered >= (values - slack)[..., None], prior, torch.zeros_like(prior))
+    sizes = q_values.detach().abs() if sizes is None else sizes
+    sizes = torch.where(torch.isfinite(offered), sizes, torch.zeros_like(sizes))
+    slack = 1e-12 * torch.maximum(sizes, sizes.gather(-1, offered.argmax(-1, keepdim=True)))
+    best = torch.where(offered >= values[..., None] - slack, prior, torch.zeros_like(prior))
     policy = torch.where(infeasible[..., None], prior, best)
     return values, policy / policy.sum(-1, keepdim=True)
+
+
+@torch.no_grad()
+def sizes_of(
+    model: TrajectoryModel, backup: Callable[[Tensor, int], Tensor], values: Tensor, sizes: Tensor, t: int, eta: float
+) -> Tensor:
+    """The sizes [S, A] of the rewards that q adds up along what it expects: q is known to a rounding of these.
+
+    They are those of the mean at eta = 0, and those of the best or worst outcome at eta = +-inf.
+
+    Args:
+        model: the trajectory model.
+        backup: (v_{t+1} [S], t) -> q [S, A], nats.
+        values: [S], v_{t+1}, nats.
+        sizes: [S], likewise of v_{t+1}.
+        t: the step.
+        eta: 0 or +-inf.
+    """
+    chances, leads, rewards = model.mdp.probabilities, model.mdp.next_states, model.log_potential(t)
+    if eta == 0:  # what rewards below 0 are short of their sizes
+        costs = torch.where(torch.isfinite(rewards), rewards, torch.zeros_like(rewards)).clamp(max=0)
+        costs = costs[..., 0] if costs.shape[-1] == 1 else expectation(chances, costs)
+        return (backup(sizes, t) - 2 * costs).clamp(min=0)
+    worth, sign = continuation(model, values, eta), math.copysign(1.0, eta)
+
+    def of(part: slice) -> Tensor:
+        off = sign * (rewards[part] + (worth[None, None] if leads is None else worth[leads[part]]))
+        off = torch.where(chances[part] > 0, off, torch.full_like(off, -torch.inf))
+        place = off.argmax(-1, keepdim=True)
+        paid = rewards[part] if rewards.shape[-1] == 1 else rewards[part].gather(-1, place)
+        there = place if leads is None else leads[part].gather(-1, place)
+        return (paid.abs() + sizes[there])[..., 0]
+
+    return torch.cat(by_rows(chances, of))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from cai.inference.core.lazy import Lazy, lazy, table
 from cai.inference.core.memory import require_tables
-from cai.inference.kernels.backups import soft_q_values
+from cai.inference.kernels.backups import hard_choice, sizes_of, soft_q_values
 from cai.inference.kernels.choose import choose_kernel, make_pass
 from cai.inference.kernels.plain import SoftPass
 from cai.inference.kernels.problem import SoftProblem
@@ -158,12 +159,19 @@ def _step_by_step(model: TrajectoryModel, recursion: Recursion, log_prior: Tenso
     else:
         choose_kernel(model.mdp, kernel)
     own = model.log_action_prior
-    values = torch.zeros_like(model.mdp.initial)
+    sizes = values = torch.zeros_like(model.mdp.initial)
+    hard = recursion.is_listed and recursion.choice is hard_choice and (recursion.eta == 0 or math.isinf(recursion.eta))
     rows: list[tuple[Tensor, Tensor, Tensor]] = []
     for t in reversed(range(model.steps)):
-        q_values = backup(values, t)
+        q_values, prior = backup(values, t), own if log_prior is None else log_prior[t]
         following = values
-        values, policy = recursion.choice(model, q_values, own if log_prior is None else log_prior[t])
+        if hard:
+            summed = sizes_of(model, backup, values, sizes, t, recursion.eta)
+            values, policy = hard_choice(model, q_values, prior, summed)
+            counts = (policy > 0) & torch.isfinite(q_values) & model.live[:, None]
+            sizes = torch.where(counts, summed, torch.zeros_like(summed)).amax(-1)
+        else:
+            values, policy = recursion.choice(model, q_values, prior)
         rows.append((following, q_values, policy))
     following, q_values, policy = (torch.stack(part) for part in zip(*reversed(rows), strict=True))
     start = recursion.start(model, values)

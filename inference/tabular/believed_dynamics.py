@@ -241,14 +241,18 @@ class TiltedDynamics(OutcomeDynamics):
         model = self.model
         true = FixedDynamics(model).step(t, rows)
         rewards, leads = model.log_potential(t)[rows], model.mdp.next_states
-        worth = rewards + (following[..., None, None, :] if leads is None else following[..., leads[rows]])
+        ahead = following[..., None, None, :] if leads is None else following[..., leads[rows]]
+        worth = rewards + ahead
         worth = worth.expand(broadcast_shapes(worth.shape, true.alive.shape))
         weights = true.alive
         if true.fallen is not None:
             worth = torch.cat([worth, rewards.expand(worth.shape)], -1)
             weights = torch.cat([true.alive, true.fallen], -1)
         if math.isinf(self.eta):
-            ratios = self._extremes(worth, weights)
+            sizes = (rewards.abs() + ahead.abs()).expand(worth.shape[:-1] + true.alive.shape[-1:])
+            if true.fallen is not None:
+                sizes = torch.cat([sizes, rewards.abs().expand(sizes.shape)], -1)
+            ratios = self._extremes(worth, weights, sizes.detach())
         elif self.eta == 1:
             if math.isinf(model.horizon):  # what cannot happen may be worth +inf
                 worth = torch.where(weights > 0, worth, torch.zeros_like(worth))
@@ -276,12 +280,19 @@ class TiltedDynamics(OutcomeDynamics):
     def _divergence(weights: Tensor, ratios: Tensor) -> Tensor:
         return divergence_from_ratio(weights, torch.where(weights > 0, ratios, torch.zeros_like(ratios)))
 
-    def _extremes(self, worth: Tensor, weights: Tensor) -> Tensor:
-        """Log ratios that leave the outcomes alone whose worth is the largest (eta = inf) or the smallest."""
+    def _extremes(self, worth: Tensor, weights: Tensor, sizes: Tensor) -> Tensor:
+        """Log ratios that leave the outcomes alone whose worth is the largest (eta = inf) or the smallest.
+
+        Args:
+            worth: [..., K].
+            weights: [..., K].
+            sizes: [..., K], of what each worth is a sum of.
+        """
         sign = 1.0 if self.eta > 0 else -1.0
         off = torch.where(weights > 0, sign * worth, torch.full_like(worth, -torch.inf))
-        best = off.amax(-1, keepdim=True)
-        slack = 1e-12 * torch.where(torch.isfinite(off), off.abs(), torch.zeros_like(off)).amax(-1, keepdim=True)
+        best, place = off.max(-1, keepdim=True)
+        sizes = torch.where(torch.isfinite(off), sizes, torch.zeros_like(sizes))
+        slack = 1e-12 * torch.maximum(sizes, sizes.gather(-1, place))
         mass = torch.where(off >= best - slack, weights, torch.zeros_like(weights))
         ratios = torch.where(mass > 0, -safe_log(mass.sum(-1, keepdim=True)), torch.full_like(worth, -torch.inf))
         return torch.where(torch.isfinite(best), ratios, torch.zeros_like(ratios))
@@ -298,7 +309,7 @@ def tilted_start(model: TrajectoryModel, values: Tensor, eta: float) -> Tensor:
     if math.isinf(eta):
         sign = 1.0 if eta > 0 else -1.0
         off = torch.where(possible, sign * values.detach(), torch.full_like(values, -torch.inf))
-        slack = 1e-12 * float(off[possible].abs().max())
+        slack = 1e-12 * float(off.max().abs())
         weights = torch.where(off >= off.max() - slack, initial, torch.zeros_like(initial))
     else:
         weights = (safe_log(initial) + tilted_log_ratio(initial, values, eta)).exp()

@@ -203,7 +203,7 @@ def test_the_quick_start_runs(tmp_path, monkeypatch, capsys):
     code = code.replace("figure = ", "figures[len(figures)] = ")
     figures = {}
     exec(compile(code, "quick_start.md", "exec"), {"figures": figures})
-    assert len(figures) == 4
+    assert len(figures) == 5
     for figure in figures.values():
         figure.draw_without_rendering()  # what has no room warns, and warnings are errors
     assert "Estimate of reward coefficients" in capsys.readouterr().out

@@ -40,6 +40,7 @@ def goals(
         ValueError: if models differ in the number of states or actions, lengths or indices do not fit, there are more
             steps than a model has, or no model takes these steps.
         TypeError: if something is no model, or not whole numbers.
+        InferenceError: if a model has no answer from s_1, as where every way costs infinitely much.
     """
     models = list(models)
     _check_models(models)

@@ -535,22 +535,3 @@ def test_values_that_go_round_with_the_horizon_are_not_waited_for():
         posterior = cai.infer(model, ValueIteration(kind), throw=False)
         assert posterior.status is Status.NOT_ASSURED
         assert posterior.details["steps"] < 1_000
-
-
-@pytest.mark.parametrize("scale", [2.0**-44, 2.0**-200, 2.0**40])
-@pytest.mark.parametrize("backend", [*(f"value-iteration:successors={kind}" for kind in ("expected", "best", "worst"))])
-def test_scaled_rewards_leave_policy_and_beliefs_as_they_are(backend, scale):
-    """A power of 2 scales every float exactly, so what is chosen and believed in over a finite horizon is the same."""
-    rng = np.random.default_rng(0)
-    mdp = MDP(rng.dirichlet(np.ones(6), size=(6, 3)), np.full(6, 1 / 6))
-    rewards = rng.normal(size=(6, 3))
-    rewards[0] = rewards[0, 0]
-    whole, scaled = (
-        cai.infer(TrajectoryModel(mdp, factor * rewards, horizon=5, discount=0.875), backend) for factor in (1.0, scale)
-    )
-    assert torch.equal(scaled.values, scale * whole.values)
-    assert torch.equal(scaled.action_probs, whole.action_probs)
-    assert torch.equal(scaled.initial, whole.initial)
-    for t in range(5):
-        assert torch.equal(scaled.dynamics(t), whole.dynamics(t))
-    assert float(scaled.believed_return) == pytest.approx(scale * float(whole.believed_return), rel=1e-12)
