@@ -75,8 +75,8 @@ class PosteriorPolicyIteration(_HardLimit):
 
     Args:
         max_iterations: the most soft problems.
-        tolerance: stop when the expected return is within this of the hard optimum's, in reward units, relative to
-            its size once that exceeds 1.
+        tolerance: stop when the expected return is within this of the hard optimum's, relative to the larger of that
+            and the largest reward (or 1, where rewards exceed it).
 
     `details` holds "returns" (J of every policy, the prior's first), "optimum" and "gap".
     """
@@ -112,8 +112,8 @@ class KLPolicyIteration(_HardLimit):
     Args:
         epsilon: nats a step, > 0.
         max_iterations: the most steps.
-        tolerance: stop when the expected return is within this of the hard optimum's, in reward units, relative to
-            its size once that exceeds 1.
+        tolerance: stop when the expected return is within this of the hard optimum's, relative to the larger of that
+            and the largest reward (or 1, where rewards exceed it).
 
     `details` holds "returns", "optimum", "gap", and for every step its "divergences" and "temperatures" (0 for a last
     step that reaches the optimum without the constraint).
@@ -192,7 +192,8 @@ class _SoftSequence:
         policy, found = self.backend.improve(model, state.policy, last)
         numbers = {name: (*state.numbers.get(name, ()), value) for name, value in found.items()}
         reached = expected_return(model, policy)
-        near = state.optimum - reached <= self.backend.tolerance * max(1.0, abs(state.optimum))
+        size = max(abs(state.optimum), min(1.0, model.reward_size))
+        near = state.optimum - reached <= self.backend.tolerance * size
         following = replace(
             state,
             status=Status.SUCCESS if near else None,

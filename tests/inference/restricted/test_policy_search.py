@@ -18,7 +18,7 @@ from cai.inference.restricted.classes import ObservationPolicy, StationaryPolicy
 from cai.inference.restricted.reward_weighted import EMPolicySearch, GaussianActions, RewardWeightedRegression
 from cai.inference.tabular.methods.policy_iteration import KLPolicyIteration, PosteriorPolicyIteration
 from cai.inference.tabular.methods.value_iteration import ValueIteration
-from cai.models import MDP, TableReward, TrajectoryModel, bridge
+from cai.models import MDP, TableReward, TrajectoryModel, bridge, random_mdp
 
 INF = math.inf
 
@@ -622,6 +622,15 @@ def test_regression_on_luck_takes_what_is_forbidden_in_the_true_world(name, fall
     assert float(got.elbo) == -INF
     assert got.details["objective"][-1] > -INF
     holds_no_nan(got)
+
+
+@pytest.mark.parametrize("name", SEARCHES)
+def test_rewards_in_small_units_are_searched_as_far(name):
+    model, unit = random_mdp(3, num_states=6, num_actions=3, horizon=5), 2.0**-40
+    small = model.replace(reward=model.reward * unit, temperature=model.temperature * unit)
+    wanted, got = (cai.infer(problem, name) for problem in (model, small))
+    assert torch.equal(got.action_probs, wanted.action_probs)
+    assert float(got.believed_return) == unit * float(wanted.believed_return)
 
 
 @pytest.mark.parametrize("name", SEARCHES)
