@@ -83,6 +83,7 @@ def digits_lost(problem: GaussianProblem, messages: Messages) -> Tensor:
     costs = [torch.linalg.matrix_norm(part) for part in costs]
     states, actions = ([spread_over(step, shape, 0) for step in at_steps(part, 0, horizon)] for part in costs)
     E, lost = P.new_zeros(*shape, n, n), P.new_zeros(shape)
+    own_actions = torch.eye(problem.num_actions, dtype=P.dtype, device=P.device)
     for t in reversed(range(horizon)):
         A, B, W, K, root = (part[t] for part in steps)
         after = P[..., t + 1, :, :]
@@ -95,7 +96,7 @@ def digits_lost(problem: GaussianProblem, messages: Messages) -> Tensor:
         off = torch.linalg.matrix_norm(torch.cholesky_solve(B.mT @ E @ closed, root))
         off = torch.where(sizes > 0, off / sizes, 0.0)
         scaled = root / torch.linalg.vector_norm(root, dim=-1, keepdim=True)
-        inner = torch.linalg.solve_triangular(scaled, torch.eye(root.shape[-1], dtype=P.dtype), upper=False)
+        inner = torch.linalg.solve_triangular(scaled, own_actions, upper=False)
         spread = eps * inner.square().sum((-2, -1)) + (reach @ E @ reach.mT).diagonal(dim1=-2, dim2=-1).sum(-1)
         lost = torch.maximum(lost, torch.maximum(off, spread))
         E = closed.mT @ E @ closed + eps * (states[t] + K.square().sum((-2, -1)) * actions[t])[..., None, None] * own
@@ -164,7 +165,8 @@ def rooted_answer(problem: GaussianProblem, messages: Messages, pushes: list[Pus
     """
     policy = GaussianPrior(messages.gain, messages.offset, messages.covariance)
     m = problem.num_actions
-    width = torch.linalg.solve_triangular(messages.root, torch.eye(m, dtype=policy.gain.dtype), upper=False)
+    own = torch.eye(m, dtype=policy.gain.dtype, device=policy.gain.device)
+    width = torch.linalg.solve_triangular(messages.root, own, upper=False)
     width = messages.temperature[..., None, None, None].sqrt() * width
     belief, moments, lucks, costs, leans = _along(problem, messages, policy, width, pushes)
     weights, luck = alive(problem), lucks.sum(-1)
@@ -189,7 +191,7 @@ def _along(
     parts += [*zip(stage, (2, 1, 1, 0), strict=True), *zip(policy, (2, 1, 2), strict=True), (width, 2)]
     parts += [*zip(divergence, (2, 1, 0), strict=True)]
     steps = [[spread_over(step, shape, own) for step in at_steps(part, own, horizon)] for part, own in parts]
-    own = torch.eye(n, dtype=theta.dtype).expand(*shape, n, n)
+    own = torch.eye(n, dtype=theta.dtype, device=theta.device).expand(*shape, n, n)
     nowhere = own.new_zeros(*shape, 0, n)
     mean, G1 = spread_over(problem.mean, shape, 1), spread_over(factor(problem.covariance), shape, 2)
     S, _, luck = _blown(nowhere, mean, G1, pushes[0], theta)
