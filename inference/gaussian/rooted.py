@@ -108,15 +108,25 @@ def digits_lost(problem: GaussianProblem, messages: Messages) -> Tensor:
 
 @torch.no_grad()
 def moved(problem: GaussianProblem, messages: Messages, others: Messages) -> Tensor:
-    """[...], by what share of themselves gains, covariances and V(start) of other messages differ."""
+    """[...], by what share of themselves gains, offsets, covariances and V(start) of other messages differ.
+
+    Offsets are held against the widths of actions, too, and V(start) against the constants that it is a sum of; those
+    of completed squares, which are large where linear costs outweigh quadratic ones, are rounded without being shaken.
+    """
     leaning = messages.gain if problem.prior is None else torch.maximum(messages.gain.abs(), problem.prior.gain.abs())
     gains = _shares(others.gain - messages.gain, leaning, 2)
     spreads = _shares(others.covariance - messages.covariance, messages.covariance, 2)
-    steps = torch.maximum(gains, spreads).amax(-1) if problem.horizon else gains.new_zeros(problem.batch)
-    constants = [squares_of(problem.cost, problem.linear, problem.constant)[0].rest.abs().amax(-1)]
-    constants += [squares_of(*problem.final)[0].rest.abs(), messages.start.abs(), messages.temperature]
+    widths = messages.covariance.diagonal(dim1=-2, dim2=-1).sqrt()
+    shifts = _shares(others.offset - messages.offset, torch.maximum(messages.offset.abs(), widths), 1)
+    steps = torch.stack([gains, spreads, shifts]).amax((0, -1)) if problem.horizon else gains.new_zeros(problem.batch)
+    centred = problem.centred()
+    constants = [part.abs().amax(-1) for part in (problem.constant, centred.constant)]
+    constants += [problem.final.rho.abs(), messages.start.abs(), messages.temperature]
     size = torch.stack(torch.broadcast_tensors(*constants)).amax(0)
-    return torch.maximum(steps, _shares(others.start - messages.start, size))
+    rests = [squares_of(problem.cost, problem.linear, problem.constant)[0].rest.abs().amax(-1)]
+    rests += [squares_of(*problem.final)[0].rest.abs()]
+    rounding = torch.finfo(size.dtype).eps * torch.maximum(*torch.broadcast_tensors(*rests))
+    return torch.maximum(steps, _shares((others.start - messages.start).abs() + rounding, size))
 
 
 def _shares(part: Tensor, whole: Tensor, own: int = 0) -> Tensor:
