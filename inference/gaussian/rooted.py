@@ -83,6 +83,7 @@ def digits_lost(problem: GaussianProblem, messages: Messages) -> Tensor:
     costs = [torch.linalg.matrix_norm(part) for part in costs]
     states, actions = ([spread_over(step, shape, 0) for step in at_steps(part, 0, horizon)] for part in costs)
     E, lost = P.new_zeros(*shape, n, n), P.new_zeros(shape)
+    own_actions = torch.eye(problem.num_actions, dtype=P.dtype, device=P.device)
     for t in reversed(range(horizon)):
         A, B, W, K, root = (part[t] for part in steps)
         after = P[..., t + 1, :, :]
@@ -95,7 +96,7 @@ def digits_lost(problem: GaussianProblem, messages: Messages) -> Tensor:
         off = torch.linalg.matrix_norm(torch.cholesky_solve(B.mT @ E @ closed, root))
         off = torch.where(sizes > 0, off / sizes, 0.0)
         scaled = root / torch.linalg.vector_norm(root, dim=-1, keepdim=True)
-        inner = torch.linalg.solve_triangular(scaled, torch.eye(root.shape[-1], dtype=P.dtype), upper=False)
+        inner = torch.linalg.solve_triangular(scaled, own_actions, upper=False)
         spread = eps * inner.square().sum((-2, -1)) + (reach @ E @ reach.mT).diagonal(dim1=-2, dim2=-1).sum(-1)
         lost = torch.maximum(lost, torch.maximum(off, spread))
         E = closed.mT @ E @ closed + eps * (states[t] + K.square().sum((-2, -1)) * actions[t])[..., None, None] * own
@@ -107,15 +108,25 @@ def digits_lost(problem: GaussianProblem, messages: Messages) -> Tensor:
 
 @torch.no_grad()
 def moved(problem: GaussianProblem, messages: Messages, others: Messages) -> Tensor:
-    """[...], by what share of themselves gains, covariances and V(start) of other messages differ."""
+    """[...], by what share of themselves gains, offsets, covariances and V(start) of other messages differ.
+
+    Offsets are held against the widths of actions, too, and V(start) against the constants that it is a sum of; those
+    of completed squares, which are large where linear costs outweigh quadratic ones, are rounded without being shaken.
+    """
     leaning = messages.gain if problem.prior is None else torch.maximum(messages.gain.abs(), problem.prior.gain.abs())
     gains = _shares(others.gain - messages.gain, leaning, 2)
     spreads = _shares(others.covariance - messages.covariance, messages.covariance, 2)
-    steps = torch.maximum(gains, spreads).amax(-1) if problem.horizon else gains.new_zeros(problem.batch)
-    constants = [squares_of(problem.cost, problem.linear, problem.constant)[0].rest.abs().amax(-1)]
-    constants += [squares_of(*problem.final)[0].rest.abs(), messages.start.abs(), messages.temperature]
+    widths = messages.covariance.diagonal(dim1=-2, dim2=-1).sqrt()
+    shifts = _shares(others.offset - messages.offset, torch.maximum(messages.offset.abs(), widths), 1)
+    steps = torch.stack([gains, spreads, shifts]).amax((0, -1)) if problem.horizon else gains.new_zeros(problem.batch)
+    centred = problem.centred()
+    constants = [part.abs().amax(-1) for part in (problem.constant, centred.constant)]
+    constants += [problem.final.rho.abs(), messages.start.abs(), messages.temperature]
     size = torch.stack(torch.broadcast_tensors(*constants)).amax(0)
-    return torch.maximum(steps, _shares(others.start - messages.start, size))
+    rests = [squares_of(problem.cost, problem.linear, problem.constant)[0].rest.abs().amax(-1)]
+    rests += [squares_of(*problem.final)[0].rest.abs()]
+    rounding = torch.finfo(size.dtype).eps * torch.maximum(*torch.broadcast_tensors(*rests))
+    return torch.maximum(steps, _shares((others.start - messages.start).abs() + rounding, size))
 
 
 def _shares(part: Tensor, whole: Tensor, own: int = 0) -> Tensor:
@@ -164,7 +175,8 @@ def rooted_answer(problem: GaussianProblem, messages: Messages, pushes: list[Pus
     """
     policy = GaussianPrior(messages.gain, messages.offset, messages.covariance)
     m = problem.num_actions
-    width = torch.linalg.solve_triangular(messages.root, torch.eye(m, dtype=policy.gain.dtype), upper=False)
+    own = torch.eye(m, dtype=policy.gain.dtype, device=policy.gain.device)
+    width = torch.linalg.solve_triangular(messages.root, own, upper=False)
     width = messages.temperature[..., None, None, None].sqrt() * width
     belief, moments, lucks, costs, leans = _along(problem, messages, policy, width, pushes)
     weights, luck = alive(problem), lucks.sum(-1)
@@ -189,7 +201,7 @@ def _along(
     parts += [*zip(stage, (2, 1, 1, 0), strict=True), *zip(policy, (2, 1, 2), strict=True), (width, 2)]
     parts += [*zip(divergence, (2, 1, 0), strict=True)]
     steps = [[spread_over(step, shape, own) for step in at_steps(part, own, horizon)] for part, own in parts]
-    own = torch.eye(n, dtype=theta.dtype).expand(*shape, n, n)
+    own = torch.eye(n, dtype=theta.dtype, device=theta.device).expand(*shape, n, n)
     nowhere = own.new_zeros(*shape, 0, n)
     mean, G1 = spread_over(problem.mean, shape, 1), spread_over(factor(problem.covariance), shape, 2)
     S, _, luck = _blown(nowhere, mean, G1, pushes[0], theta)

@@ -114,7 +114,7 @@ def backward_in_roots(
         going, good = squares_of(*problem.final)
         held = fine.all(-1) & good
     else:
-        (stage, going), held = costs, torch.ones(shape, dtype=torch.bool)
+        (stage, going), held = costs, torch.ones(shape, dtype=torch.bool, device=theta.device)
     if tilt is not None:
         held = held & _is_clear(_scaled_spectrum(problem.noise)[1]).all(-1)
         held = held & _is_clear(_scaled_spectrum(problem.covariance)[1])

@@ -9,7 +9,7 @@ from gaussian_models import integrator, random_model
 
 import cai
 from cai.inference import InferenceError, Status
-from cai.models import Flat, double_integrator, lqg, pendulum
+from cai.models import Flat, LinearGaussianModel, LinearNormal, QuadraticReward, double_integrator, lqg, pendulum
 
 BACKENDS = ("exact", "variational", "risk:eta=-0.05", "max-product")
 SINGLE = 2e-5  # relative rounding of float32 is 6e-8, times what ten steps of messages make of it
@@ -67,6 +67,21 @@ def test_answers_on_another_device_do_not_leave_it(backend):
         there, here = everything_there(answer, device), everything(expected)
         assert there.keys() == here.keys()
         for name, value in here.items():
+            assert torch.allclose(there[name].cpu(), value, rtol=1e-9, atol=1e-9), name
+
+
+@pytest.mark.parametrize("flat", [False, True])
+@pytest.mark.parametrize(("backend", "least"), [("exact", 1.0), ("variational", 1.0), ("variational", -0.125)])
+def test_answers_in_square_roots_do_not_leave_their_device(backend, least, flat):
+    """Costs 2^30 apart: passed in roots where they are squares, and else judged by what they may have lost."""
+    moves = torch.tensor([[1.0, 0.25], [0.0, 1.0]]), torch.eye(2), 0.25 * torch.eye(2)
+    reward = QuadraticReward(torch.diag(torch.tensor([least, 1.0])), torch.eye(2), final=(2.0**30 * torch.eye(2),))
+    parts = {"initial": (torch.ones(2), torch.eye(2)), "horizon": 4, "reward": reward}
+    model = LinearGaussianModel(*moves, **parts, action_prior=Flat() if flat else LinearNormal(L=torch.eye(2)))
+    expected = everything(cai.infer(model, backend))
+    with elsewhere() as device:
+        there = everything_there(cai.infer(model.to(device), backend), device)
+        for name, value in expected.items():
             assert torch.allclose(there[name].cpu(), value, rtol=1e-9, atol=1e-9), name
 
 

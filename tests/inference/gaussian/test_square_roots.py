@@ -184,3 +184,17 @@ def test_accounts_of_small_numbers_are_not_held_against_the_noise_of_other_membe
     together = answer(noise[:, None], costs)
     for b in range(2):
         assert float(together.elbo[b]) == pytest.approx(float(answer(noise[b], costs[b]).elbo), rel=1e-12)
+
+
+def test_squares_far_from_all_states_answer_with_their_digits_or_a_status():
+    """A linear cost beside a quadratic one of next to nothing: what completes the square outweighs the answer."""
+    seen = set()
+    for size in (1.0, 1e-4, 1e-10, 1e-12, 1e-14):
+        parts = problem(2, 1e5, flat=True, noise=0.25, T=2)
+        parts[2], parts[4], parts[5] = 0 * parts[2], np.diag([size, size, 1.0]), np.array([0.375, -0.25, 0.0])
+        parts[6], parts[7] = (parts[6][0], np.zeros(2)), (np.zeros(2), 0.25 * np.eye(2))
+        answer = cai.infer(as_model(*parts), "exact", throw=False)
+        seen.add(answer.status)
+        want = many_digits(*parts, 1.0)
+        assert not answer.status.ok or apart(answer.details["start"], want["start"]) < 1e-8, size
+    assert Status.SUCCESS in seen
