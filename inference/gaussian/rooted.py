@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from cai.inference.core.status import NotKnown
 from cai.inference.gaussian.messages import Messages
 from cai.inference.gaussian.moments import Account, Belief, Moments, alive, divergence_parts, entropies_of_widths
 from cai.inference.gaussian.problem import GaussianPrior, GaussianProblem, at_steps, symmetric, times
@@ -25,6 +26,7 @@ from cai.inference.gaussian.square_roots import (
 
 __all__ = ["Rooted", "at_risk", "digits_lost", "moved", "refined", "rooted_answer"]
 
+KEPT = {torch.float64: 1e-8, torch.float32: 1e-3}  # of numbers, by which they may be off and have gradients
 # Of the largest cost to what is left of it after a step, or to the cost of an action, above which digits are lost.
 FAR_APART = {torch.float64: 1e4, torch.float32: 1e2}
 
@@ -153,15 +155,33 @@ class _Refined(torch.autograd.Function):
         return slope, None, None
 
 
+class _Lost(_Refined):
+    """The same, of numbers whose gradients are not known."""
+
+    @staticmethod
+    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, None, None]:
+        raise NotKnown(
+            "gradients",
+            "an answer whose costs or noises are so many orders apart that it was passed in square roots",
+            "bring them nearer to each other, or take differences of answers",
+            "the pass that gradients are taken of has lost its digits",
+        )
+
+
 def refined(first: Any, better: Any, mask: Tensor) -> Any:
     """A tensor, or a tuple of them, with the better numbers of the members that a mask [...] names.
 
-    Gradients are those of the first ones, which are off by as much as these were.
+    Gradients are those of the first ones, which are off by about as much as these were; where these were off by more
+    than `KEPT` of the largest, asking for gradients raises `NotKnown`.
     """
     if isinstance(first, tuple):
         return type(first)(*(refined(*pair, mask) for pair in zip(first, better, strict=True)))
-    mask = mask[(..., *[None] * (better.dim() - mask.dim()))]
-    return _Refined.apply(first.expand(better.shape), better, mask)
+    first, mask = first.expand(better.shape), mask[(..., *[None] * (better.dim() - mask.dim()))]
+    kept = True
+    if first.requires_grad:
+        off = torch.where(mask, first.detach() - better, 0.0).abs().amax()
+        kept = bool(off <= KEPT[better.dtype] * torch.where(mask, better, 0.0).abs().amax())
+    return (_Refined if kept else _Lost).apply(first, better, mask)
 
 
 @torch.no_grad()

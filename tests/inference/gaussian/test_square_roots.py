@@ -6,7 +6,7 @@ import torch
 from gaussian_digits import apart, many_digits
 
 import cai
-from cai.inference import Status
+from cai.inference import NotKnown, Status
 from cai.models import Flat, LinearGaussianModel, LinearNormal, QuadraticReward
 
 
@@ -142,6 +142,16 @@ def test_gradients_pass_through_digits_that_square_roots_keep():
     step[0, 1] = 2.0**-16
     numeric = (worth(A + step) - worth(A - step)) / 2.0**-15
     assert float(slope[0, 1]) == pytest.approx(float(numeric), rel=1e-4)
+
+
+def test_gradients_that_lost_their_digits_are_refused():
+    parts = problem(4, 1e14, flat=True, noise=0.25)
+    A = torch.as_tensor(parts[0]).clone().requires_grad_()
+    gain = cai.infer(as_model(A, *parts[1:]), "variational").gain(0)
+    with pytest.raises(
+        NotKnown, match=r"square roots does not know gradients: .* has lost its digits; bring them nearer"
+    ):
+        torch.autograd.grad(gain.sum(), A)
 
 
 @pytest.mark.parametrize("seed", range(6))
