@@ -10,6 +10,7 @@ LONG = (
     "cai/explorer/test_explorer_panels.py::test_moving_widgets_changes_picture_and_numbers",
     "cai/explorer/test_explorer.py::test_many_actions_and_unreachable_states",
     "cai/explorer/test_explorer.py::test_a_linear_gaussian_model_moves_like_any_other[moved1]",
+    "cai/explorer/test_explorer_boards.py::test_pictures_after_moves_are_those_drawn_anew[double-integrator-False]",
     "cai/explorer/test_explorer.py::test_a_linear_gaussian_model_moves_like_any_other[moved2]",
     # fits to known values and by samples: gradients have tests of their own
     "inference/restricted/test_known_values.py::test_exact_values_lead_to_the_best_policy",
@@ -25,6 +26,8 @@ LONG = (
     "inference/restricted/test_restricted_conduct.py::test_an_answer_keeps_clear_of_minus_infinity_and_a_refusal_has_a_reason[True-one in doubt",
     "inference/restricted/test_restricted_conduct.py::test_a_program_is_answered_as_its_model[module",
     "inference/restricted/test_linear_gaussian_policies.py::test_classes_are_ordered",
+    # over infinite horizons: other discounts are tried in every run
+    "inference/gaussian/test_stationary.py::test_it_is_the_limit_of_finite_horizons[1.0]",
     # learners: of each of these tests one kind of network is tried in every run
     "inference/learning/test_networks_on_paths.py::test_they_find_the_exact_policy_where_episodes_end_and_where_they_are_cut[policy-gradient",
     "inference/learning/test_networks_on_paths.py::test_a_horizon_of_a_model_is_a_true_end",
@@ -39,6 +42,8 @@ LONG = (
     "inference/learning/test_travelling.py::test_the_copy_holds_the_same_bits[own steps-by_copy]",
     "inference/learning/test_travelling.py::test_the_copy_holds_the_same_bits[own steps-by_pickle]",
     "cai/inverse/adversarial/test_adversarial_networks.py::test_the_policy_of_the_demonstrations_is_learned",
+    "cai/inverse/adversarial/test_adversarial_runs.py::test_a_killed_run_goes_on_to_the_same_bits[states alone]",
+    "cai/inverse/adversarial/test_adversarial_runs.py::test_a_killed_run_goes_on_to_the_same_bits[gail of numbers]",
     "cai/inverse/continuous/test_continuous_fits.py::test_costs_of_the_pendulum_are_found_again[1e-05",
     "cai/inverse/continuous/test_continuous_fits.py::test_an_approximation_around_demonstrations_says_how_far_it_is_off",
     "cai/inverse/test_bootstrap.py::test_the_same_bits_and_bytes_from_any_map_also_after_a_kill[pickled]",
