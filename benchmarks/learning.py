@@ -149,7 +149,10 @@ def _sbx(job: Job, python: str | None) -> Iterator[Callable[[], float] | None]:
         def ask() -> float:
             asked.write("\n")
             asked.flush()
-            return float(told.readline())
+            line = told.readline()
+            if not line:
+                raise RuntimeError(f"{' '.join(command)} has ended; run it to see why, and see its first lines")
+            return float(line)
 
         yield ask
         asked.close()

@@ -1,7 +1,9 @@
 """CPU time of sbx's soft actor-critic, in an interpreter of its own: sbx asks for a jax that nothing else here takes.
 
     python -m venv sbx
-    sbx/bin/pip install sbx-rl jax==0.5.3 jaxlib==0.5.3 'flax<0.11' 'gymnasium[mujoco]' 'mujoco<4'
+    sbx/bin/pip install torch==2.13.0 jax==0.5.3 jaxlib==0.5.3 'flax<0.11' tensorflow-probability==0.25.0 optax \
+        tf_keras 'gymnasium[mujoco]' 'mujoco<4' cloudpickle pandas matplotlib tqdm rich
+    sbx/bin/pip install --no-deps sbx-rl stable-baselines3
     python -m benchmarks.learning --sbx sbx/bin/python
 
 Reads nothing of this package. Arguments: world, hidden units, batch, steps a reading. Each line that comes in is

@@ -251,7 +251,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _check_words(words: list[str]) -> None:
-    """Raises ValueError for an argument without a letter, which as a path would be the working directory."""
+    """Raises ValueError for an empty argument, which as a path would stand for the working directory."""
     for before, word in zip(["cai", *words], words, strict=False):
         option = word[:-1] if word.startswith("--") and word.endswith("=") else before if not word else ""
         if option:

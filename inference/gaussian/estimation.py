@@ -29,7 +29,7 @@ from cai.inference.gaussian.problem import (
 )
 from cai.inference.gaussian.root_estimation import filtered_in_roots, smoothed_in_roots
 from cai.inference.gaussian.rooted import refined
-from cai.inference.gaussian.square_roots import undecided
+from cai.inference.gaussian.squares import undecided
 from cai.models.common.shapes import broadcast_shapes
 
 __all__ = ["Estimates", "correction", "kalman_filter", "kalman_smoother"]

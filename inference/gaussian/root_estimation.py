@@ -17,7 +17,8 @@ from torch import Tensor
 from cai.inference.gaussian.chain import Chain, Seen
 from cai.inference.gaussian.messages import Messages
 from cai.inference.gaussian.problem import GaussianProblem, at_steps, symmetric, times
-from cai.inference.gaussian.square_roots import Squares, backward_in_roots, factor, spread_over, triangle
+from cai.inference.gaussian.square_roots import backward_in_roots
+from cai.inference.gaussian.squares import Squares, factor, solved, spread_over, triangle
 from cai.models.common.shapes import broadcast_shapes
 
 __all__ = ["filtered_in_roots", "smoothed_in_roots"]
@@ -100,24 +101,12 @@ def smoothed_in_roots(chain: Chain, problem: GaussianProblem, messages: Messages
 def _sensor_squares(chain: Chain) -> Squares:
     """-log N(y; C s, V) of each time as a function of s, U [..., T or 1, d, n]."""
     N, C, y = torch.linalg.cholesky(chain.sensor_noise), chain.sensor, chain.y
-    shape = broadcast_shapes(N.shape[:-2], C.shape[:-2])
-    U = torch.linalg.solve_triangular(*(part.expand(*shape, *part.shape[-2:]) for part in (N, C)), upper=False)
-    shape = broadcast_shapes(N.shape[:-2], y.shape[:-1])
-    column = y[..., None]
-    u = torch.linalg.solve_triangular(*(part.expand(*shape, *part.shape[-2:]) for part in (N, column)), upper=False)
+    U, u = solved(N, C, upper=False), -solved(N, y[..., None], upper=False)[..., 0]
     width = N.diagonal(dim1=-2, dim2=-1).log().sum(-1) + y.shape[-1] / 2 * math.log(2 * math.pi)
-    u = -u[..., 0]
     return Squares(U, u, U.new_zeros(*u.shape[:-1], U.shape[-1]), width.expand(u.shape[:-1]))
 
 
 def _batch(chain: Chain) -> torch.Size:
-    timed = [
-        (chain.A, 3),
-        (chain.offset, 2),
-        (chain.noise, 3),
-        (chain.y, 2),
-        (chain.sensor, 3),
-        (chain.sensor_noise, 3),
-    ]
-    timed += [(chain.mean, 1), (chain.covariance, 2)]
-    return broadcast_shapes(*(part.shape[: part.dim() - own] for part, own in timed))
+    parts = [(chain.A, 3), (chain.offset, 2), (chain.noise, 3), (chain.mean, 1), (chain.covariance, 2)]
+    parts += [(chain.y, 2), (chain.sensor, 3), (chain.sensor_noise, 3)]
+    return broadcast_shapes(*(part.shape[: part.dim() - own] for part, own in parts))

@@ -17,7 +17,7 @@ from cai.inference.gaussian.moments import account, believe, forward, luck_by_st
 from cai.inference.gaussian.posterior import GaussianPosterior
 from cai.inference.gaussian.problem import GaussianPrior, GaussianProblem, times
 from cai.inference.gaussian.read import read_problem
-from cai.inference.gaussian.rooted import at_risk, digits_lost, moved, refined, rooted_answer
+from cai.inference.gaussian.rooted import at_risk, digits_lost, moved, refined, rooted_answer, with_digits_of
 from cai.inference.gaussian.square_roots import Push, backward_in_roots
 from cai.inference.gaussian.stationary import stationary_posterior
 from cai.models.continuous.linear_gaussian import LinearGaussianModel
@@ -152,9 +152,8 @@ def _passed_again(
     lost = torch.where(rooted, moved(problem, better, shaken[0]), lost)
     if not bool(rooted.equal(risky)):
         lost = torch.where(risky & ~rooted, digits_lost(problem, messages), lost)
-    names = ("cost_to_go", "gain", "offset", "action_cost", "root", "start")
-    parts = {name: refined(getattr(messages, name), getattr(better, name), rooted) for name in names}
-    return replace(messages, **parts, chosen=messages.chosen | rooted[..., None]), pushes, rooted, lost
+    made = replace(with_digits_of(messages, better, rooted), chosen=messages.chosen | rooted[..., None])
+    return made, pushes, rooted, lost
 
 
 def _what_q_does(

@@ -31,7 +31,7 @@ from cai.inference.gaussian.messages import Messages, backward, outcome_step
 from cai.inference.gaussian.moments import believe
 from cai.inference.gaussian.posterior import GaussianPosterior
 from cai.inference.gaussian.problem import GaussianPrior, GaussianProblem, Quadratic, symmetric, times
-from cai.inference.gaussian.rooted import refined
+from cai.inference.gaussian.rooted import refined, with_digits_of
 from cai.inference.gaussian.square_roots import backward_in_roots
 
 __all__ = ["stationary_posterior"]
@@ -73,15 +73,16 @@ def stationary_posterior(
         assert rooted is not None
         P = rooted[0].first.P
     gain = backward(_followed_by(problem, P, torch.zeros_like(P[..., 0]))).gain[..., 0, :, :]
+    every = torch.ones(problem.batch, dtype=torch.bool, device=gain.device)
     if rooted is not None:
-        gain = refined(gain, rooted[0].gain[..., 0, :, :], torch.ones(problem.batch, dtype=torch.bool))
+        gain = refined(gain, rooted[0].gain[..., 0, :, :], every)
     closed = problem.A[..., 0, :, :] + problem.B[..., 0, :, :] @ gain
     if average and not (largest := largest_modulus(closed)) < 1 - MARGIN:
         why = f"under its policy the chain has no stationary law: an eigenvalue of A + B K has modulus {largest:.6g}"
         return _failed(problem, common, details, why, Status.NOT_ASSURED)
     messages, per_step = _completed(problem, P, gain, closed)
     if rooted is not None:
-        messages, per_step = _with_digits_of(messages, rooted[0], problem.batch), rooted[1]
+        messages, per_step = with_digits_of(messages, rooted[0], every), rooted[1]
         P = messages.first.P
     if not bool(torch.isfinite(messages.first.p).all()):
         why = "what is earned in proportion to the state grows faster than the discount shrinks it"
@@ -205,17 +206,6 @@ def _in_roots(problem: GaussianProblem, last: Messages) -> tuple[Messages, Tenso
         start=-outcome_step(first, problem.covariance, None)(problem.mean),
     )
     return made, per_step
-
-
-def _with_digits_of(messages: Messages, better: Messages, batch: torch.Size) -> Messages:
-    """The messages with the numbers of better ones, and their own gradients."""
-    names, members = (
-        ("cost_to_go", "gain", "offset", "action_cost", "root", "start"),
-        torch.ones(batch, dtype=torch.bool),
-    )
-    return replace(
-        messages, **{name: refined(getattr(messages, name), getattr(better, name), members) for name in names}
-    )
 
 
 def _completed(problem: GaussianProblem, P: Tensor, gain: Tensor, closed: Tensor) -> tuple[Messages, Tensor]:

@@ -94,9 +94,11 @@ def misplaced(distribution: Any, rows: Tensor, grid: Grid) -> float:
     inside = ((mean - reach >= low) & (mean + reach <= high)).all(-1)
     if not bool(inside.any()):
         return 0.0
-    found = rows @ grid.nodes
-    off = (found - mean).abs() / variance.sqrt()
-    spread = (rows @ grid.nodes.square() - found.square() - variance).abs() / variance
+    middle = (low + high) / 2  # squares of numbers far from 0 would leave nothing of a variance
+    nodes = grid.nodes - middle
+    found = rows @ nodes
+    off = (found - (mean - middle)).abs() / variance.sqrt()
+    spread = (rows @ nodes.square() - found.square() - variance).abs() / variance
     return float(torch.maximum(off, spread)[inside].max())
 
 

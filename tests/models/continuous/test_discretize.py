@@ -14,6 +14,7 @@ from scipy.integrate import quad
 import cai
 from cai.models import ContinuousModel, Flat, LinearGaussianModel, LinearNormal, QuadraticReward, discretize
 from cai.models.continuous.grid import Grid, merged
+from cai.models.continuous.moves import misplaced, spread_over_nodes
 from cai.models.zoo.plane import multi_goal
 from cai.models.zoo.registry import build_model
 
@@ -400,3 +401,10 @@ def test_noise_that_is_narrow_between_coordinates_is_named(caplog):
     with caplog.at_level(logging.WARNING, "cai.models"):
         assert discretize(model, [axis, axis], [ACTIONS]).mdp.is_dense
     assert "too far apart for its narrowest direction" in caplog.text
+
+
+def test_moments_far_from_zero_are_those_of_the_nodes():
+    far = 2.0**26  # whose square leaves a variance of 1 no digit
+    grid = Grid([torch.arange(-40, 41).double() / 4 + far], "states", 1)
+    noise = torch.distributions.MultivariateNormal(torch.tensor([far], dtype=torch.float64), torch.eye(1).double())
+    assert misplaced(noise, spread_over_nodes(noise, grid), grid) < 1e-9

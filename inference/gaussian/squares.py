@@ -1,0 +1,174 @@
+"""Sums of squares, the roots of symmetric matrices, and triangular factors that keep digits of what is small."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from cai.inference.gaussian.problem import Quadratic, symmetric, times
+from cai.models.common.shapes import broadcast_shapes
+
+__all__ = [
+    "Squares",
+    "factor",
+    "is_clear",
+    "roots_of",
+    "scaled_spectrum",
+    "solved",
+    "spread_over",
+    "squares_of",
+    "triangle",
+    "undecided",
+]
+
+SINGULAR = 1e-10  # eigenvalues below this, where the diagonal is 1, count as 0
+INDEFINITE = 1e-13  # those further below zero are no rounding
+ROUNDED = 16  # units of rounding for each coordinate: eigenvalues below so many of the largest count as 0 in a root
+CLEAR = {torch.float64: 1e-7, torch.float32: 1e-4}  # between those and this share a root has lost digits itself
+
+
+class Squares(NamedTuple):
+    """1/2 |U x + u|^2 + l'x + rest.
+
+    Attributes:
+        U: [..., k, i].
+        u: [..., k].
+        linear: [..., i], l.
+        rest: [...].
+    """
+
+    U: Tensor
+    u: Tensor
+    linear: Tensor
+    rest: Tensor
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """[...], at x [..., i]."""
+        return (times(self.U, x) + self.u).square().sum(-1) / 2 + (self.linear * x).sum(-1) + self.rest
+
+    def quadratic(self) -> Quadratic:
+        """Its coefficients."""
+        U, u, linear, rest = self
+        return Quadratic(symmetric(U.mT @ U), times(U.mT, u) + linear, rest + u.square().sum(-1) / 2)
+
+
+def triangle(*rows: Tensor, lead: int = 0, shake: torch.Generator | None = None) -> Tensor:
+    """The triangular factor [..., k, k] of rows [..., i, k], with a diagonal >= 0; the largest rows come first.
+
+    Rows of very different sizes keep their digits in that order (Powell and Reid 1969; Cox and Higham 1998), and so do
+    columns: what is rounded is each row beside its largest entry, in units of columns.
+
+    Args:
+        rows: parts of the matrix.
+        lead: so many columns are eliminated first, by the rows that they have entries in; others stay as they are, and
+            so what has no part in these columns, be it large, rounds nothing of what has.
+        shake: adds as much at random.
+    """
+    matrix = torch.cat(rows, -2)
+    if shake is not None:
+        units = torch.linalg.vector_norm(matrix, dim=-2, keepdim=True)
+        sizes = (matrix.abs() / torch.where(units > 0, units, 1.0)).amax(-1, keepdim=True)
+        random = 2 * torch.rand(matrix.shape, dtype=matrix.dtype, generator=shake).to(matrix.device) - 1
+        matrix = matrix + torch.finfo(matrix.dtype).eps * random * sizes * units * (matrix != 0)
+    size = matrix.shape[-1]
+    if matrix.shape[-2] < size:
+        matrix = torch.cat([matrix, matrix.new_zeros(*matrix.shape[:-2], size - matrix.shape[-2], size)], -2)
+    matrix = _largest_first(matrix)
+    if lead:
+        within = (matrix[..., :lead] != 0).any(-1).int().argsort(stable=True, dim=-1, descending=True)
+        matrix = matrix.gather(-2, within[..., None].expand(matrix.shape))
+        folded, tau = torch.geqrf(matrix[..., :lead])
+        rest = torch.ormqr(folded, tau, matrix[..., lead:], transpose=True)
+        later = torch.linalg.qr(_largest_first(rest[..., lead:, :]), mode="r").R
+        above = torch.cat([folded[..., :lead, :].triu(), rest[..., :lead, :]], -1)
+        R = torch.cat([above, torch.cat([later.new_zeros(*later.shape[:-1], lead), later], -1)], -2)
+    else:
+        R = torch.linalg.qr(matrix, mode="r").R
+    return torch.where(R.diagonal(dim1=-2, dim2=-1) < 0, -1.0, 1.0)[..., None].to(R.dtype) * R
+
+
+def _largest_first(matrix: Tensor) -> Tensor:
+    order = matrix.abs().amax(-1).argsort(-1, descending=True)
+    return matrix.gather(-2, order[..., None].expand(matrix.shape))
+
+
+def factor(covariance: Tensor) -> Tensor:
+    """G [..., n, n] with G G' = a covariance, maybe singular; small coordinates keep digits beside large ones."""
+    scale, values, vectors = scaled_spectrum(covariance)
+    return scale[..., None] * vectors * roots_of(values)[..., None, :]
+
+
+def squares_of(P: Tensor, p: Tensor, rho: Tensor) -> tuple[Squares, Tensor]:
+    """1/2 x'P x + p'x + rho as squares, and bool [...], whether it can be: whether P has no eigenvalue below zero."""
+    scale, values, vectors = scaled_spectrum(P)
+    root = roots_of(values)
+    U = root[..., None] * (vectors * scale[..., None]).mT
+    along, seen = times(vectors.mT, p / scale), values > SINGULAR
+    u = torch.where(seen, along, 0.0) / torch.where(seen, root, 1.0)
+    linear = scale * times(vectors, torch.where(seen, 0.0, along))
+    shape = u.shape[:-1]
+    squares = Squares(U.expand(*shape, *U.shape[-2:]), u, linear, (rho - u.square().sum(-1) / 2).expand(shape))
+    return squares, (values >= -INDEFINITE * P.shape[-1]).all(-1) & is_clear(values)
+
+
+def spread_over(part: Tensor, batch: torch.Size, own: int) -> Tensor:
+    """The part with all batch axes before its `own` axes."""
+    return part.expand((*batch, *part.shape[part.dim() - own :]))
+
+
+def scaled_spectrum(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Scales [..., n], and the spectrum of the matrix whose diagonal these make about 1, in no order.
+
+    Coordinates that share no entry share no eigenvector either, or equal eigenvalues would mix them by a rounding: a
+    cost without cross terms would have some.
+    """
+    matrix = matrix.detach()
+    sizes = matrix.diagonal(dim1=-2, dim2=-1).abs()
+    scale = torch.where(sizes > 0, sizes, 1.0).log2().div(2).round().exp2()
+    scaled = (matrix / (scale[..., None] * scale[..., None, :])).reshape(-1, *matrix.shape[-2:])
+    values, vectors = torch.zeros_like(scaled[..., 0]), torch.zeros_like(scaled)
+    patterns, members = torch.unique(scaled != 0, dim=0, return_inverse=True)
+    for number, pattern in enumerate(patterns):
+        those = (members == number).nonzero()[:, 0]
+        for block in _blocks(pattern):
+            square = those[:, None, None], block[:, None], block
+            values[those[:, None], block], vectors[square] = torch.linalg.eigh(scaled[square])
+    return scale, values.reshape(matrix.shape[:-1]), vectors.reshape(matrix.shape)
+
+
+def _blocks(pattern: Tensor) -> list[Tensor]:
+    """The indices of coordinates that entries [n, n], which of them are not 0, lead to from each other."""
+    reach = pattern.double() + torch.eye(len(pattern), dtype=torch.float64, device=pattern.device)
+    first = (torch.linalg.matrix_power(reach, len(pattern)) > 0).double().argmax(-1)
+    return [(first == label).nonzero()[:, 0] for label in first.unique()]
+
+
+def _rounding(values: Tensor) -> Tensor:
+    return ROUNDED * values.shape[-1] * torch.finfo(values.dtype).eps * values.amax(-1, keepdim=True)
+
+
+def roots_of(values: Tensor) -> Tensor:
+    """Square roots of eigenvalues, of which those that are rounding beside the largest count as 0."""
+    return torch.where(values > _rounding(values), values, 0.0).sqrt()
+
+
+def undecided(covariance: Tensor) -> float:
+    """The smallest eigenvalue that floats hold to few digits beside the largest, diagonals being 1; 0 if none."""
+    values = scaled_spectrum(covariance)[1]
+    share = values / values.amax(-1, keepdim=True)
+    few = share[(values > _rounding(values)) & (share < CLEAR[values.dtype])]
+    return float(few.amin()) if few.numel() else 0.0
+
+
+def is_clear(values: Tensor) -> Tensor:
+    """Bool [...], whether each eigenvalue either is rounding beside the largest or keeps its digits beside it."""
+    return ((values <= _rounding(values)) | (values > CLEAR[values.dtype] * values.amax(-1, keepdim=True))).all(-1)
+
+
+def solved(root: Tensor, right: Tensor, *, upper: bool = True) -> Tensor:
+    """Of a triangular matrix [..., k, k] its inverse times the right side [..., k, i], over all batch axes."""
+    shape = broadcast_shapes(root.shape[:-2], right.shape[:-2])
+    parts = [part.expand(*shape, *part.shape[-2:]) for part in (root, right)]
+    return torch.linalg.solve_triangular(*parts, upper=upper)
