@@ -360,7 +360,7 @@ def draw(told: dict[str, Any], path: Path) -> None:
                 left.text(1e3 * seconds, place + shift, f" {name} {1e3 * seconds:.2f}", va="center", fontsize=9)
     left.set_yticks(range(len(told["step_times"])), list(told["step_times"]))
     left.set_xlabel("CPU time of a step with its update (ms)")
-    left.margins(x=0.7)  # room for the names beside the bars
+    left.margins(x=0.8)  # room for the names beside the bars
     left.set_ylim(len(told["step_times"]) - 0.4, -0.6)
     left.set_title("Soft actor-critic, one thread")
     for name, values in told["returns"].items():
