@@ -101,15 +101,16 @@ def plot_destinations(
     links = list(prefix)
     if not links:
         raise ValueError("prefix is empty; give the origin at least")
-    table = destinations(est, [links[: i + 1] for i in range(len(links))], prior)
+    table = pd.DataFrame(destinations(est, [links[: i + 1] for i in range(len(links))], prior))
     figure, ax = make_axes(ax, (7.0, 3.6))
     steps = np.arange(len(links))
     top = table.max(axis=0).sort_values(ascending=False, kind="stable").index[:NAMED]
     for key in top:
         ax.plot(steps, table[key], "o-", label=str(key))
-    rest = table.drop(columns=top)
-    if rest.shape[1]:
-        ax.plot(steps, rest.sum(axis=1), "--", color=REAL_COLOR, label=f"{rest.shape[1]} others together")
+    others = table.shape[1] - len(top)
+    if others:
+        rest = 1.0 - table[top].to_numpy().sum(1)
+        ax.plot(steps, rest, "--", color=REAL_COLOR, label=f"{others} others together")
     ax.set_xticks(steps, [str(link) for link in links], rotation=45 if len(links) > 8 else 0)
     ax.set_ylim(-0.02, 1.02)
     ax.set_xlabel("link that is taken")
