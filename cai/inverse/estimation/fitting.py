@@ -235,7 +235,8 @@ class _Answer:
                     whole = whole / size_of[:, None] / size_of
                     kept = ~lost[inner]
                     covariance[known[:, None], known] = whole[kept][:, kept]
-                    few = few_scatter(self.covariance, -bend, slopes / size_of, task.objective, task.rounding)
+                    named = {k: names[i] for k, i in enumerate(inner.tolist()) if not lost[i]}
+                    few = few_scatter(self.covariance, -bend, slopes / size_of, task.objective, task.rounding, named)
                     told.extend([few] if few else [])
         if isinstance(settings.penalty, L1):
             told.append("no standard errors: an L1 penalty moves coefficients to 0, and the rest towards it")
