@@ -118,7 +118,7 @@ $(READY): setup.cfg setup.py pyproject.toml constraints.txt $(wildcard inference
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) torch
 	$(PIP) setuptools wheel
-	$(PIP) --no-build-isolation --editable '.[notebooks,explore,tensorboard,dev]'
+	$(PIP) --no-build-isolation --editable '.[notebooks,bayes,explore,tensorboard,dev]'
 	@test -e $(LOOPS) || echo "The native loops were not built (no C++ compiler?): cai computes with torch alone."
 	touch $(READY)
 

@@ -280,9 +280,9 @@ def _blown(X: Tensor, mean: Tensor, G: Tensor, push: Push | None, theta: Tensor)
     """
     if push is None:
         return triangle(X, G.mT), G @ G.mT, torch.zeros_like(mean[..., 0])
-    width = push.width @ G.mT
     slopes = X @ push.slope.mT
     moved = (times(push.slope, mean) + push.shift).square().sum(-1) + slopes.square().sum((-2, -1))
     theta = theta.expand_as(push.log_det)
     excess = log_det_excess(push.curvature, theta, push.log_det, push.width.mT @ push.width)
-    return triangle(X @ push.kept.mT, width), symmetric(width.mT @ width), ((excess + moved) / 2).clamp(min=0)
+    noise = push.spread
+    return triangle(X @ push.kept.mT, noise), symmetric(noise.mT @ noise), ((excess + moved) / 2).clamp(min=0)

@@ -52,6 +52,7 @@ class Push(NamedTuple):
         curvature: [..., n, n], G'PG.
         kept: [..., n, n], (I + theta W P)^-1, by which x enters the mean of what follows.
         pulled: [..., n], what is added to it.
+        spread: [..., n, n], rows of the noise of what follows, whose covariance is spread'spread.
     """
 
     slope: Tensor
@@ -61,6 +62,7 @@ class Push(NamedTuple):
     curvature: Tensor
     kept: Tensor
     pulled: Tensor
+    spread: Tensor
 
 
 @torch.no_grad()
@@ -252,25 +254,30 @@ def _outcome(
     width = solved(root.mT, own, upper=False)
     mean = _means(cost, noise, theta) if bool((theta > 0).all()) else None
     if mean is None:
-        mean = own - G @ pulled[..., :n], -times(G, pulled[..., n])
+        mean = own - G @ pulled[..., :n], -times(G, pulled[..., n]), width @ G.mT
     return done, half, Push(pulled[..., :n], pulled[..., n], width, log_det, curvature, *mean)
 
 
-def _means(cost: Squares, noise: Tensor, theta: Tensor) -> tuple[Tensor, Tensor]:
-    """(I + theta W P)^-1 [..., n, n], and what is added to it times a mean outcome x [..., n]: the mean that follows.
+def _means(cost: Squares, noise: Tensor, theta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """`kept`, `pulled` and `spread` of a `Push` by theta > 0.
 
     A step as `_outcome`, about what follows in place of the noise, in the axes of the noise: where noise is large, x
     and the noise that is hoped for are all but opposite, and their sum would have no digit.
     """
     U, u, linear, _ = cost
     scale, values, vectors = scaled_spectrum(noise)
+    values, order = values.sort(-1)  # what is certain is eliminated first, or it would pass through the other rows
+    vectors = vectors.gather(-1, order[..., None, :].expand(vectors.shape))
     axes, n = scale[..., None] * vectors, U.shape[-1]
     sizes = theta[..., None].sqrt() * roots_of(values)
-    weights = torch.where(sizes > 0, 1 / sizes, CERTAIN)
-    toward = times(axes.mT, linear) * torch.where(sizes > 0, sizes, 0.0)
+    free = sizes > 0
+    weights = torch.where(free, 1 / sizes, CERTAIN)
+    toward = times(axes.mT, linear) * torch.where(free, sizes, 0.0)
     pairs = [torch.diag_embed(weights), -weights[..., None] * (vectors / scale[..., None]).mT, toward[..., None]]
     shape = broadcast_shapes(U.shape[:-2], weights.shape[:-1])
     pairs = [part.expand(*shape, *part.shape[-2:]) for part in pairs]
     R = triangle(torch.cat([U @ axes, torch.zeros_like(U), u[..., None]], -1), torch.cat(pairs, -1))
-    found = -axes @ solved(R[..., :n, :n], R[..., :n, n:])
-    return found[..., :n], found[..., n]
+    root, own = R[..., :n, :n], torch.eye(n, dtype=U.dtype, device=U.device)
+    found = -axes @ solved(root, R[..., :n, n:])
+    width = torch.where(free[..., :, None] & free[..., None, :], solved(root.mT, own, upper=False), 0.0)
+    return found[..., :n], found[..., n], width @ axes.mT / theta[..., None, None].sqrt()

@@ -99,6 +99,17 @@ def test_noise_along_a_ray_that_outweighs_rewards_costs_no_digits(size):
         check(cai.infer(as_model(*parts), "risk", eta=eta), many_digits(*parts, eta), 1e-9)
 
 
+@pytest.mark.parametrize("eta", [1e-5, 0.5, 1.0])
+@pytest.mark.parametrize("weight", [2.0**26, 2.0**40])
+def test_coordinates_without_noise_take_no_digits_from_those_with_noise(weight, eta):
+    """What is certain is a row of 2^100 beside the others, which it must not pass through."""
+    ray = np.array([[0.75], [-0.5], [0.0]])
+    for scale in (1.0, 2.0**20):
+        parts = problem(1, weight, flat=False, noise=0.0, n=3, m=2)
+        parts[3], parts[7] = ray @ ray.T, (parts[7][0], scale * np.diag([0.0, 0.5, 0.0]))
+        check(cai.infer(as_model(*parts), "risk", eta=eta), many_digits(*parts, eta), 1e-9)
+
+
 @pytest.mark.parametrize("weight", [1e12, 1e14])
 def test_costs_that_are_no_squares_answer_with_all_digits_or_a_status(weight):
     seen = set()
