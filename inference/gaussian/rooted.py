@@ -34,12 +34,14 @@ class Rooted(NamedTuple):
         moments: along q.
         lucks: [..., T + 1], the luck of the start and of each step, nats.
         account: what q earns and pays.
+        roots: [..., T + 1, n, n], rows S of the covariances S'S of states.
     """
 
     belief: Belief
     moments: Moments
     lucks: Tensor
     account: Account
+    roots: Tensor
 
 
 @torch.no_grad()
@@ -158,7 +160,7 @@ class _Lost(_Refined):
         raise NotKnown(
             "gradients",
             "an answer whose costs or noises are so many orders apart that it was passed in square roots",
-            "bring them nearer to each other, or take differences of answers",
+            "bring them nearer to each other, ask for those of its bound or evidence, or take differences of answers",
             "the pass that gradients are taken of has lost its digits",
         )
 
@@ -199,7 +201,7 @@ def rooted_answer(problem: GaussianProblem, messages: Messages, pushes: list[Pus
     own = torch.eye(m, dtype=policy.gain.dtype, device=policy.gain.device)
     width = torch.linalg.solve_triangular(messages.root, own, upper=False)
     width = messages.temperature[..., None, None, None].sqrt() * width
-    belief, moments, lucks, costs, leans = _along(problem, messages, policy, width, pushes)
+    belief, moments, lucks, costs, leans, roots = _along(problem, messages, policy, width, pushes)
     weights, luck = alive(problem), lucks.sum(-1)
     paid = Account(
         believed_return=-(weights * costs).sum(-1),
@@ -207,13 +209,13 @@ def rooted_answer(problem: GaussianProblem, messages: Messages, pushes: list[Pus
         policy_entropy=(weights[:-1] * entropies_of_widths(width)).sum(-1).expand_as(luck),
         luck=luck,
     )
-    return Rooted(belief, moments, lucks, paid)
+    return Rooted(belief, moments, lucks, paid, roots)
 
 
 def _along(
     problem: GaussianProblem, messages: Messages, policy: GaussianPrior, width: Tensor, pushes: list[Push | None]
-) -> tuple[Belief, Moments, Tensor, Tensor, Tensor]:
-    """Along q: belief, moments, luck [..., T + 1], expected costs [..., T + 1] and KLs of the policy [..., T]."""
+) -> tuple[Belief, Moments, Tensor, Tensor, Tensor, Tensor]:
+    """Along q: belief, moments, luck [..., T + 1], expected costs [..., T + 1], KLs of the policy [..., T], roots."""
     shape, n, m, horizon = problem.batch, problem.num_states, problem.num_actions, problem.horizon
     theta = messages.theta
     parts = [(problem.A, 2), (problem.B, 2), (problem.offset, 1), (factor(problem.noise), 2)]
@@ -259,7 +261,7 @@ def _along(
         spread[..., n:, n:].contiguous(),
         spread[..., :n, n:].contiguous(),
     )
-    return belief, moments, torch.stack(lucks, -1), torch.stack(costs, -1), torch.stack(leans, -1)
+    return belief, moments, torch.stack(lucks, -1), torch.stack(costs, -1), torch.stack(leans, -1), S
 
 
 def _pulled(x: Tensor, push: Push | None) -> Tensor:
