@@ -19,8 +19,9 @@ from cai.inference.gaussian.spectrum import log_det_excess
 from cai.inference.gaussian.square_roots import Push
 from cai.inference.gaussian.squares import Squares, factor, spread_over, squares_of, triangle
 
-__all__ = ["Rooted", "at_risk", "digits_lost", "moved", "refined", "rooted_answer", "with_digits_of"]
+__all__ = ["Rooted", "at_risk", "digits_lost", "moved", "refined", "rooted_answer", "shifted", "with_digits_of"]
 
+STEPS = ("A", "noise", "shrunk")  # of a belief, what is held against itself step by step
 KEPT = {torch.float64: 1e-8, torch.float32: 1e-3}  # of numbers, by which they may be off and have gradients
 # Of the largest cost to what is left of it after a step, or to the cost of an action, above which digits are lost.
 FAR_APART = {torch.float64: 1e4, torch.float32: 1e2}
@@ -126,6 +127,32 @@ def moved(problem: GaussianProblem, messages: Messages, others: Messages) -> Ten
     rests += [squares_of(*problem.final)[0].rest.abs()]
     rounding = torch.finfo(size.dtype).eps * torch.maximum(*torch.broadcast_tensors(*rests))
     return torch.maximum(steps, _shares((others.start - messages.start).abs() + rounding, size))
+
+
+@torch.no_grad()
+def shifted(problem: GaussianProblem, answer: Rooted, other: Rooted) -> Tensor:
+    """[...], by what share of themselves believed dynamics, moments and accounts of another answer differ.
+
+    Moments are held against the largest along q: where a state that was far away is led to 0, its mean keeps the
+    digits of what it was.
+    """
+    one, two = answer.belief, other.belief
+    along, beside = answer.moments, other.moments
+    widths, acts = (
+        part.diagonal(dim1=-2, dim2=-1).abs().sqrt() for part in (along.state_covariances, along.action_covariances)
+    )
+    found = [_shares(getattr(two, name) - getattr(one, name), getattr(one, name), 2).amax(-1) for name in STEPS]
+    found.append(_shares(two.offset - one.offset, torch.maximum(one.offset.abs(), widths[..., 1:, :]), 1).amax(-1))
+    means = ((along.state_means, beside.state_means, widths), (along.action_means, beside.action_means, acts))
+    found += [_shares(two - one, torch.maximum(one.abs(), width), 2) for one, two, width in means]
+    spreads = (along.state_covariances, beside.state_covariances), (along.action_covariances, beside.action_covariances)
+    found += [_shares(two - one, one, 3) for one, two in spreads]
+    alpha = problem.temperature
+    one, two = (
+        torch.stack(torch.broadcast_tensors(part.believed_return / alpha, part.policy_divergence, part.luck), -1)
+        for part in (answer.account, other.account)
+    )
+    return torch.stack([*found, _shares(two - one, one, 1)]).amax(0)
 
 
 def _shares(part: Tensor, whole: Tensor, own: int = 0) -> Tensor:
