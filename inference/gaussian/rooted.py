@@ -144,15 +144,15 @@ def shifted(problem: GaussianProblem, answer: Rooted, other: Rooted) -> Tensor:
     found = [_shares(getattr(two, name) - getattr(one, name), getattr(one, name), 2).amax(-1) for name in STEPS]
     found.append(_shares(two.offset - one.offset, torch.maximum(one.offset.abs(), widths[..., 1:, :]), 1).amax(-1))
     means = ((along.state_means, beside.state_means, widths), (along.action_means, beside.action_means, acts))
-    found += [_shares(two - one, torch.maximum(one.abs(), width), 2) for one, two, width in means]
+    found += [_shares(second - first, torch.maximum(first.abs(), width), 2) for first, second, width in means]
     spreads = (along.state_covariances, beside.state_covariances), (along.action_covariances, beside.action_covariances)
-    found += [_shares(two - one, one, 3) for one, two in spreads]
+    found += [_shares(second - first, first, 3) for first, second in spreads]
     alpha = problem.temperature
-    one, two = (
+    paid, instead = (
         torch.stack(torch.broadcast_tensors(part.believed_return / alpha, part.policy_divergence, part.luck), -1)
         for part in (answer.account, other.account)
     )
-    return torch.stack([*found, _shares(two - one, one, 1)]).amax(0)
+    return torch.stack([*found, _shares(instead - paid, paid, 1)]).amax(0)
 
 
 def _shares(part: Tensor, whole: Tensor, own: int = 0) -> Tensor:

@@ -79,9 +79,9 @@ def eliminated(*rows: Tensor, lead: int, shake: torch.Generator | None = None) -
     """
     matrix = _whole(rows, shake)
     if not lead:
-        R, turn = _factored(matrix)
+        R, turn_whole = _factored(matrix)
         R, signs = _upright(R)
-        return R, lambda: turn() * signs[..., None, :]
+        return R, lambda: turn_whole() * signs[..., None, :]
     order = _largest_first(matrix)
     ordered = matrix.gather(-2, order)
     within = (ordered[..., :lead] != 0).any(-1).int().argsort(stable=True, dim=-1, descending=True)

@@ -223,7 +223,8 @@ def test_squares_far_from_all_states_answer_with_their_digits_or_a_status():
 
 
 @pytest.mark.parametrize(
-    ("part", "name"), [("belief", "A"), ("belief", "offset"), ("moments", "action_means"), ("account", "believed_return")]
+    ("part", "name"),
+    [("belief", "A"), ("belief", "offset"), ("moments", "action_means"), ("account", "believed_return")],
 )
 def test_what_q_does_is_held_against_the_same_shaken(monkeypatch, part, name):
     """One entry of the shaken answer is a millionth off: that is what is known of it."""
