@@ -5,8 +5,8 @@
     cluster    the same with the scores of each person added up first: sum_g (sum_n w_n s_n)(sum_n w_n s_n)'
 
 No small-sample factors: where a standard error is short for want of scores, that is said (`few_scatter`). The scores
-add up to 0 at the maximum, so that of G demonstrations or persons G - 1 are free to scatter: one alone says nothing, and
-the middle of the sandwich has rank G - 1 at most.
+add up to 0 at the maximum, so that of G demonstrations or persons G - 1 are free to scatter: one alone says nothing,
+and the middle of the sandwich has rank G - 1 at most.
 """
 
 from __future__ import annotations
