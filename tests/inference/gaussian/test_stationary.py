@@ -176,7 +176,9 @@ def test_the_member_of_a_batch_that_has_no_answer_is_named(more, q, text):
     """Of three members one has a coordinate that grows by 1.2 a step and that no action reaches."""
     A = torch.tensor([[[0.5, 0.0], [0.0, 0.5]], [[0.75, 0.0], [0.0, 0.5]], [[1.2, 0.0], [0.0, 0.5]]])[:, None]
     Q = torch.diag(torch.tensor([float("grow" in text), 1.0]))
-    batch = integrator(A=A, B=[[0.0], [1.0]], horizon=math.inf, reward=QuadraticReward(Q=Q, R=[[1.0]], q=[q, 0.0]), **more)
+    batch = integrator(
+        A=A, B=[[0.0], [1.0]], horizon=math.inf, reward=QuadraticReward(Q=Q, R=[[1.0]], q=[q, 0.0]), **more
+    )
     answer = cai.infer(batch, "variational", throw=False)
     assert not answer.status.ok
     assert answer.details["member"] == [2]
