@@ -112,7 +112,9 @@ class ContinuousModel(World):
 
     def transition(self, state: Tensor, action: Tensor, t: int) -> TorchDistribution:
         moved = self.dynamics(state, action, t)
-        return Delta(moved, event_dim=1, validate_args=False) if isinstance(moved, Tensor) else as_pyro(moved)
+        if isinstance(moved, Tensor):
+            return Delta(moved.double(), event_dim=1, validate_args=False)
+        return in_double(as_pyro(moved), "dynamics")
 
     def step_reward(self, state: Tensor, action: Tensor, t: int) -> Tensor:
         return self.reward(state, action, t)

@@ -176,6 +176,9 @@ def test_single_precision_becomes_double():
         assert made.start_distribution().batch_shape == ()
     mean = model(initial=start).start_distribution().mean
     assert mean.tolist() == pytest.approx([0.1, 0.2], abs=1e-7)
+    for moves in (lambda s, a, t: s.float(), lambda s, a, t: dist.Normal(s.float(), 0.5).to_event(1)):
+        made = model(dynamics=moves, action_prior=LinearNormal(L=torch.eye(1)))
+        assert made.transition(made.reset(3), torch.zeros(3, 1).double(), 0).sample().dtype == torch.float64
 
 
 def test_distributions_of_torch_are_those_of_pyro():
