@@ -330,7 +330,7 @@ def boxed(**changes):
     return ContinuousModel(
         start,
         lambda s, a, t: s + 0.3 * a,
-        lambda s, a, t: -s.square().sum(-1),
+        lambda s, a, t: -s.square().sum(-1) - 0.1 * a.square().sum(-1),
         8,
         lambda s, t: Uniform(-torch.ones_like(s), 1.0).to_event(1),
         **changes,
