@@ -7,6 +7,7 @@ from gaussian_digits import apart, many_digits
 
 import cai
 from cai.inference import NotKnown, Status
+from cai.inference.gaussian import solve
 from cai.models import Flat, LinearGaussianModel, LinearNormal, QuadraticReward
 
 
@@ -219,3 +220,28 @@ def test_squares_far_from_all_states_answer_with_their_digits_or_a_status():
         want = many_digits(*parts, 1.0)
         assert not answer.status.ok or apart(answer.details["start"], want["start"]) < 1e-8, size
     assert Status.SUCCESS in seen
+
+
+@pytest.mark.parametrize(
+    ("part", "name"),
+    [("belief", "A"), ("belief", "offset"), ("moments", "action_means"), ("account", "believed_return")],
+)
+def test_what_q_does_is_held_against_the_same_shaken(monkeypatch, part, name):
+    """One entry of the shaken answer is a millionth off: that is what is known of it."""
+    shaken, answered = [], solve.rooted_answer
+
+    def off(*given):
+        found = answered(*given)
+        shaken.append(found)
+        whole = getattr(found, part)
+        return (
+            found
+            if len(shaken) < 2
+            else found._replace(**{part: whole._replace(**{name: 1.000001 * getattr(whole, name)})})
+        )
+
+    monkeypatch.setattr(solve, "rooted_answer", off)
+    parts = problem(2, 1e8, flat=False, noise=0.25)
+    answer = cai.infer(as_model(*parts), "exact", throw=False)
+    assert answer.status is Status.OUT_OF_RANGE
+    assert "digits were lost: the answer is known to" in answer.details["why"]
