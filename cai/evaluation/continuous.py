@@ -37,7 +37,7 @@ class ContinuousOutcome(Saved):
         expected_return_error: its standard error, 0 where it is exact.
         is_exact: whether model and policy are linear-Gaussian, so that nothing was estimated.
         standard_error: of the mean of the sampled returns, to hold `expected_return` against.
-        std: standard deviation of the return, from rollouts.
+        std: standard deviation of the return, from rollouts; like the two beside it NaN without any.
         cvar: mean of the worst `tail` share of the returns, from rollouts.
         tail: that share.
         entropy: expected sum over live steps of the policy's differential entropy, nats, exact; None where it is not
@@ -86,8 +86,7 @@ def evaluate_continuous(policy: Any, model: World, *, num_rollouts: int, tail: f
         policy: with `act` and `horizon`, on states [N, n].
         model: the continuous model, whose dynamics are the truth; no batch of them.
         num_rollouts: N, all at once; 0 for the exact moments of a linear-Gaussian model alone (spread and tail are NaN
-            then); fewer for a policy that can afford fewer (`affordable_rollouts`), as one that
-            plans at every step.
+            then); fewer for a policy that can afford fewer (`affordable_rollouts`), as one that plans at every step.
         tail: the share of worst returns that `cvar` averages, in (0, 1].
         seed: of model and policy; the global random state is left alone.
 
@@ -120,7 +119,8 @@ def evaluate_continuous(policy: Any, model: World, *, num_rollouts: int, tail: f
     num_rollouts = min(num_rollouts, getattr(policy, "affordable_rollouts", num_rollouts))
     if num_rollouts == 0 and expected is None:
         raise ValueError(
-            f"num_rollouts is 0, and what this policy earns in {model.name!r} is known from rollouts alone: give at least 2"
+            f"num_rollouts is 0, and what this policy earns in {model.name!r} is known from rollouts alone: give at "
+            "least 2"
         )
     returns, ended = torch.zeros(0, dtype=torch.float64), 0.0
     spread = cvar = error = math.nan

@@ -40,12 +40,12 @@ class _LetterRenderer(RendererAgg):
         super().__init__(*size)
         self._words: dict[Hashable, list[tuple[Any, ...]]] = {}
 
-    def draw_text(self, gc: Any, x: float, y: float, s: str, prop: Any, angle: float, *args: Any, **kwargs: Any) -> None:
-        mtext = kwargs.get("mtext")
-        plain = mtext is None or not (getattr(mtext, "_features", None) or getattr(mtext, "_language", None))
-        ismath = args[0] if args else kwargs.get("ismath", False)
-        if ismath or not plain:
-            super().draw_text(gc, x, y, s, prop, angle, *args, **kwargs)
+    def draw_text(
+        self, gc: Any, x: float, y: float, s: str, prop: Any, angle: float, ismath: Any = False, mtext: Any = None
+    ) -> None:
+        whole = (gc, x, y, s, prop, angle, ismath, mtext)
+        if ismath or getattr(mtext, "_features", None) or getattr(mtext, "_language", None):
+            super().draw_text(*whole)
             return
         draws: Any = self._renderer
         key = (s, hash(prop), prop.get_size_in_points(), x, y, angle, gc.get_antialiased())
@@ -57,7 +57,7 @@ class _LetterRenderer(RendererAgg):
         recorder: Any = _Recorder(draws)
         self._renderer = recorder
         try:
-            super().draw_text(gc, x, y, s, prop, angle, *args, **kwargs)
+            super().draw_text(*whole)
         finally:
             self._renderer = draws
         if recorder.glyphs is not None:

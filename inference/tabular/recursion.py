@@ -8,7 +8,14 @@ from functools import partial
 
 from torch import Tensor
 
-from cai.inference.kernels.backups import fixed_backup, hard_choice, is_certain, optimistic_backup, soft_policy, tilted_backup
+from cai.inference.kernels.backups import (
+    fixed_backup,
+    hard_choice,
+    is_certain,
+    optimistic_backup,
+    soft_policy,
+    tilted_backup,
+)
 from cai.inference.kernels.problem import Kind
 from cai.inference.tabular.believed_dynamics import FixedDynamics, OutcomeDynamics, TiltedDynamics, tilted_start
 from cai.models.common.numerics import start_value

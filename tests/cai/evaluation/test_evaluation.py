@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from cai import MDP, Policy, TrajectoryModel, evaluate, extract_policy, infer
-from cai.models import OutcomeReward, TableReward, bridge, double_integrator, lottery, pendulum
+from cai.models import OutcomeReward, TableReward, bridge, lottery
 
 Z = 6.0  # standard errors: fails by chance about twice in 1e9
 DEAD = -1  # the discount's absorbing state, in the plain-Python enumeration
@@ -380,27 +380,3 @@ def test_rollouts_that_are_cut_off_say_so(monkeypatch, caplog):
     assert evaluate(policy, brief, num_rollouts=200).cut == 0
     assert evaluate(policy, stay.replace(horizon=20), num_rollouts=200).cut == 0
     assert caplog.text == ""
-
-
-def test_exact_moments_need_no_rollouts():
-    model = double_integrator()
-    policy = extract_policy(infer(model, "variational"))
-    whole, bare = evaluate(policy, model, num_rollouts=50), evaluate(policy, model, num_rollouts=0)
-    assert bare.expected_return == whole.expected_return
-    assert bare.entropy == whole.entropy
-    assert bare.is_exact
-    assert len(bare.returns) == 0
-    assert math.isnan(bare.std) and math.isnan(bare.cvar) and math.isnan(bare.standard_error)
-    with pytest.raises(ValueError, match=r"known from rollouts alone: give at least 2"):
-        evaluate(RandomPolicy(), pendulum(), num_rollouts=0)
-    with pytest.raises(ValueError, match=r"num_rollouts is 0; a spread needs at least 2"):
-        evaluate(extract_policy(infer(bridge(), "exact")), bridge(), num_rollouts=0)
-
-
-class RandomPolicy:
-    """Pushes at random."""
-
-    horizon = math.inf
-
-    def act(self, states, t, generator=None):
-        return torch.randn(len(states), 1, generator=generator, dtype=torch.float64)
