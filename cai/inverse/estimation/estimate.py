@@ -235,7 +235,8 @@ class Estimate(Saved):
             return self.problem.transfer  # which says why there is none
         ask = getattr(self.problem, "transfer", None)
         if ask is None:
-            raise NotKnown("transfer", f"the estimate of a {self.problem.kind}", "give links of the other world")
+            way = "fit(other, trips, features=..., fixed=est.coefficients.to_dict()) evaluates them on another one"
+            raise NotKnown("transfer", f"the estimate of a {self.problem.kind}", way)
         return ask(self, model)
 
     # ---- reports ------------------------------------------------------------------------------------------------
@@ -273,6 +274,7 @@ class Estimate(Saved):
             },
             "covariance": [[_number(entry) for entry in row] for row in self.covariance.tolist()],
             "free": list(self.free),
+            "dropped": None if self.dropped is None else json.loads(self.dropped.to_json(orient="records")),
         }
         plain = ("log_likelihood", "null_log_likelihood", "aic", "bic", "num_demonstrations", "num_choices")
         numbers |= {name: _number(getattr(self, name)) for name in (*plain, "gradient_norm")}
