@@ -97,6 +97,7 @@ bench: $(BENCH)/.ready  ## speed and memory beside other libraries (10 to 15 min
 	$(BENCH)/bin/python -m benchmarks --out out/benchmarks
 	$(BENCH)/bin/python -m benchmarks.road --out out/benchmarks/road.json
 	$(BENCH)/bin/python -m benchmarks.dense --out out/benchmarks/dense.json
+	$(BENCH)/bin/python -m benchmarks.filtering --out out/benchmarks/filtering.json
 	$(BENCH)/bin/python -m benchmarks.planning --out out/benchmarks/planning.json
 	$(BENCH)/bin/python -m benchmarks.gaussian --out out/benchmarks/gaussian.json
 	$(BENCH)/bin/python -m benchmarks.environments --out out/benchmarks/environments.json
@@ -117,7 +118,7 @@ $(READY): setup.cfg setup.py pyproject.toml constraints.txt $(wildcard inference
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) torch
 	$(PIP) setuptools wheel
-	$(PIP) --no-build-isolation --editable '.[notebooks,explore,tensorboard,dev]'
+	$(PIP) --no-build-isolation --editable '.[notebooks,bayes,explore,tensorboard,dev]'
 	@test -e $(LOOPS) || echo "The native loops were not built (no C++ compiler?): cai computes with torch alone."
 	touch $(READY)
 

@@ -13,6 +13,7 @@ from cai.inverse.predictions.destinations import destinations, remaining_flows
 from cai.inverse.predictions.expected import expected_counts
 from cai.inverse.predictions.goals import goals
 from cai.inverse.predictions.label_bias import label_bias
+from cai.inverse.predictions.pictures import plot_destinations, plot_flows, plot_reward
 from cai.inverse.search.penalties import L1, L2
 from cai.models.demonstrations.continuous import ContinuousDemonstrations
 from cai.models.demonstrations.demonstrations import Demonstrations
@@ -43,5 +44,8 @@ __all__ = [
     "goals",
     "label_bias",
     "maximum_margin",
+    "plot_destinations",
+    "plot_flows",
+    "plot_reward",
     "remaining_flows",
 ]

@@ -88,21 +88,30 @@ def kalman_filter(
     """
     chain = read_chain(y, A, C, noise, observation_noise, initial, offset)
     steps, sharp = _filtered_as_needed(chain)
-    found = _gathered(steps)
-    return found if sharp is None else _refined(found, _gathered(list(filtered_in_roots(chain))), sharp)
+    if sharp is None:
+        return _gathered(steps)
+    better = _gathered(list(filtered_in_roots(chain)))
+    return _refined(_gathered(steps), better, sharp) if steps else better
 
 
 def _filtered_as_needed(chain: Chain) -> tuple[list[Seen], Tensor | None]:
-    """The filter's steps; and bool [...], of which members square roots keep more digits, None if of none."""
+    """The filter's steps, none if its plain ones have lost their digits; and of which members square roots keep more.
+
+    Returns:
+        The steps; and bool [...], None if of no member.
+    """
+    steps: list[Seen] = []
+    sharp = torch.ones((), dtype=torch.bool, device=chain.mean.device)
     try:
         steps = list(_filtered(chain))
     except ValueError:
         if any(part.requires_grad for part in chain if isinstance(part, Tensor)):
             raise
-        return list(filtered_in_roots(chain)), None
-    roots = torch.stack(torch.broadcast_tensors(*(step.root.detach() for step in steps))).movedim(0, -3)
-    ratios = torch.linalg.vector_norm(roots, dim=-1).square() / chain.sensor_noise.detach().diagonal(dim1=-2, dim2=-1)
-    sharp = ~(ratios.amax((-2, -1)) <= SHARP)
+    else:
+        roots = torch.stack(torch.broadcast_tensors(*(step.root.detach() for step in steps))).movedim(0, -3)
+        variances = torch.linalg.vector_norm(roots, dim=-1).square()
+        ratios = variances / chain.sensor_noise.detach().diagonal(dim1=-2, dim2=-1)
+        sharp = ~(ratios.amax((-2, -1)) <= SHARP)
     if not bool(sharp.any()):
         return steps, None
     _warn_of_undecided(chain)
@@ -225,12 +234,14 @@ def kalman_smoother(
     chain = read_chain(y, A, C, noise, observation_noise, initial, offset)
     try:
         steps, sharp = _filtered_as_needed(chain)
+        rooted = [] if sharp is None else list(filtered_in_roots(chain))
     except ValueError:  # sensors that see the same, which messages hold
-        return _by_messages(chain)
-    found = _smoothed(chain, steps, rooted=False)
+        found = _by_messages(chain)
+        return _refined(found, _by_messages(chain, rooted=True), found.log_likelihood.new_ones((), dtype=torch.bool))
     if sharp is None:
-        return found
-    return _refined(found, _smoothed(chain, list(filtered_in_roots(chain)), rooted=True), sharp)
+        return _smoothed(chain, steps, rooted=False)
+    better = _smoothed(chain, rooted, rooted=True)
+    return _refined(_smoothed(chain, steps, rooted=False), better, sharp) if steps else better
 
 
 def _smoothed(chain: Chain, steps: list[Seen], *, rooted: bool) -> Estimates:

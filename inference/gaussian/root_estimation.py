@@ -79,19 +79,18 @@ def smoothed_in_roots(chain: Chain, problem: GaussianProblem, messages: Messages
     before = Squares(slopes, steps.u[..., :last, :], steps.linear[..., :last, :], steps.rest[..., :last])
     passed = backward_in_roots(problem, messages, costs=(before, end))
     assert passed is not None
-    better, pushes, _ = passed
-    G = spread_over(factor(chain.covariance), batch, 2)
+    better, pushes = passed.messages, passed.pushes
     first = pushes[0]
     assert first is not None
     mean = times(first.kept, spread_over(chain.mean, batch, 1)) + first.pulled
-    S = first.width @ G.mT
+    S = first.spread
     means, roots = [mean], [S]
-    parts = ((chain.A, 2), (chain.offset, 1), (factor(chain.noise), 2))
+    parts = ((chain.A, 2), (chain.offset, 1))
     moves = zip(*(at_steps(part, own, last) for part, own in parts), strict=True)
-    for (A, drift, G), push in zip(moves, pushes[1:], strict=True):
+    for (A, drift), push in zip(moves, pushes[1:], strict=True):
         assert push is not None
         mean = times(push.kept, times(A, mean) + drift) + push.pulled
-        S = triangle(S @ (push.kept @ A).mT, push.width @ spread_over(G, batch, 2).mT)
+        S = triangle(S @ (push.kept @ A).mT, push.spread)
         means.append(mean)
         roots.append(S)
     S = torch.stack(roots, -3)

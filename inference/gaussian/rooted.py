@@ -19,8 +19,9 @@ from cai.inference.gaussian.spectrum import log_det_excess
 from cai.inference.gaussian.square_roots import Push
 from cai.inference.gaussian.squares import Squares, factor, spread_over, squares_of, triangle
 
-__all__ = ["Rooted", "at_risk", "digits_lost", "moved", "refined", "rooted_answer", "with_digits_of"]
+__all__ = ["Rooted", "at_risk", "digits_lost", "moved", "refined", "rooted_answer", "shifted", "with_digits_of"]
 
+STEPS = ("A", "noise", "shrunk")  # of a belief, what is held against itself step by step
 KEPT = {torch.float64: 1e-8, torch.float32: 1e-3}  # of numbers, by which they may be off and have gradients
 # Of the largest cost to what is left of it after a step, or to the cost of an action, above which digits are lost.
 FAR_APART = {torch.float64: 1e4, torch.float32: 1e2}
@@ -34,12 +35,14 @@ class Rooted(NamedTuple):
         moments: along q.
         lucks: [..., T + 1], the luck of the start and of each step, nats.
         account: what q earns and pays.
+        roots: [..., T + 1, n, n], rows S of the covariances S'S of states.
     """
 
     belief: Belief
     moments: Moments
     lucks: Tensor
     account: Account
+    roots: Tensor
 
 
 @torch.no_grad()
@@ -126,6 +129,32 @@ def moved(problem: GaussianProblem, messages: Messages, others: Messages) -> Ten
     return torch.maximum(steps, _shares((others.start - messages.start).abs() + rounding, size))
 
 
+@torch.no_grad()
+def shifted(problem: GaussianProblem, answer: Rooted, other: Rooted) -> Tensor:
+    """[...], by what share of themselves believed dynamics, moments and accounts of another answer differ.
+
+    Moments are held against the largest along q: where a state that was far away is led to 0, its mean keeps the
+    digits of what it was.
+    """
+    one, two = answer.belief, other.belief
+    along, beside = answer.moments, other.moments
+    widths, acts = (
+        part.diagonal(dim1=-2, dim2=-1).abs().sqrt() for part in (along.state_covariances, along.action_covariances)
+    )
+    found = [_shares(getattr(two, name) - getattr(one, name), getattr(one, name), 2).amax(-1) for name in STEPS]
+    found.append(_shares(two.offset - one.offset, torch.maximum(one.offset.abs(), widths[..., 1:, :]), 1).amax(-1))
+    means = ((along.state_means, beside.state_means, widths), (along.action_means, beside.action_means, acts))
+    found += [_shares(second - first, torch.maximum(first.abs(), width), 2) for first, second, width in means]
+    spreads = (along.state_covariances, beside.state_covariances), (along.action_covariances, beside.action_covariances)
+    found += [_shares(second - first, first, 3) for first, second in spreads]
+    alpha = problem.temperature
+    paid, instead = (
+        torch.stack(torch.broadcast_tensors(part.believed_return / alpha, part.policy_divergence, part.luck), -1)
+        for part in (answer.account, other.account)
+    )
+    return torch.stack([*found, _shares(instead - paid, paid, 1)]).amax(0)
+
+
 def _shares(part: Tensor, whole: Tensor, own: int = 0) -> Tensor:
     """[...], the largest entry of a part over that of the whole, over their last `own` axes; 0 where both are 0."""
     part, whole = (x.abs().flatten(-own).amax(-1) if own else x.abs() for x in (part, whole))
@@ -158,7 +187,7 @@ class _Lost(_Refined):
         raise NotKnown(
             "gradients",
             "an answer whose costs or noises are so many orders apart that it was passed in square roots",
-            "bring them nearer to each other, or take differences of answers",
+            "bring them nearer to each other, ask for those of its bound or evidence, or take differences of answers",
             "the pass that gradients are taken of has lost its digits",
         )
 
@@ -199,7 +228,7 @@ def rooted_answer(problem: GaussianProblem, messages: Messages, pushes: list[Pus
     own = torch.eye(m, dtype=policy.gain.dtype, device=policy.gain.device)
     width = torch.linalg.solve_triangular(messages.root, own, upper=False)
     width = messages.temperature[..., None, None, None].sqrt() * width
-    belief, moments, lucks, costs, leans = _along(problem, messages, policy, width, pushes)
+    belief, moments, lucks, costs, leans, roots = _along(problem, messages, policy, width, pushes)
     weights, luck = alive(problem), lucks.sum(-1)
     paid = Account(
         believed_return=-(weights * costs).sum(-1),
@@ -207,13 +236,13 @@ def rooted_answer(problem: GaussianProblem, messages: Messages, pushes: list[Pus
         policy_entropy=(weights[:-1] * entropies_of_widths(width)).sum(-1).expand_as(luck),
         luck=luck,
     )
-    return Rooted(belief, moments, lucks, paid)
+    return Rooted(belief, moments, lucks, paid, roots)
 
 
 def _along(
     problem: GaussianProblem, messages: Messages, policy: GaussianPrior, width: Tensor, pushes: list[Push | None]
-) -> tuple[Belief, Moments, Tensor, Tensor, Tensor]:
-    """Along q: belief, moments, luck [..., T + 1], expected costs [..., T + 1] and KLs of the policy [..., T]."""
+) -> tuple[Belief, Moments, Tensor, Tensor, Tensor, Tensor]:
+    """Along q: belief, moments, luck [..., T + 1], expected costs [..., T + 1], KLs of the policy [..., T], roots."""
     shape, n, m, horizon = problem.batch, problem.num_states, problem.num_actions, problem.horizon
     theta = messages.theta
     parts = [(problem.A, 2), (problem.B, 2), (problem.offset, 1), (factor(problem.noise), 2)]
@@ -259,7 +288,7 @@ def _along(
         spread[..., n:, n:].contiguous(),
         spread[..., :n, n:].contiguous(),
     )
-    return belief, moments, torch.stack(lucks, -1), torch.stack(costs, -1), torch.stack(leans, -1)
+    return belief, moments, torch.stack(lucks, -1), torch.stack(costs, -1), torch.stack(leans, -1), S
 
 
 def _pulled(x: Tensor, push: Push | None) -> Tensor:
@@ -280,9 +309,9 @@ def _blown(X: Tensor, mean: Tensor, G: Tensor, push: Push | None, theta: Tensor)
     """
     if push is None:
         return triangle(X, G.mT), G @ G.mT, torch.zeros_like(mean[..., 0])
-    width = push.width @ G.mT
     slopes = X @ push.slope.mT
     moved = (times(push.slope, mean) + push.shift).square().sum(-1) + slopes.square().sum((-2, -1))
     theta = theta.expand_as(push.log_det)
     excess = log_det_excess(push.curvature, theta, push.log_det, push.width.mT @ push.width)
-    return triangle(X @ push.kept.mT, width), symmetric(width.mT @ width), ((excess + moved) / 2).clamp(min=0)
+    noise = push.spread
+    return triangle(X @ push.kept.mT, noise), symmetric(noise.mT @ noise), ((excess + moved) / 2).clamp(min=0)

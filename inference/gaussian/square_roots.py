@@ -13,8 +13,9 @@ Cholesky factor of I + theta G'PG takes the place of the triangularisation.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,6 +25,7 @@ from cai.inference.gaussian.problem import GaussianProblem, Quadratic, at_steps,
 from cai.inference.gaussian.spectrum import half_log_det
 from cai.inference.gaussian.squares import (
     Squares,
+    eliminated,
     factor,
     is_clear,
     roots_of,
@@ -36,7 +38,7 @@ from cai.inference.gaussian.squares import (
 from cai.models.common.random_draws import seeded
 from cai.models.common.shapes import broadcast_shapes
 
-__all__ = ["Push", "backward_in_roots"]
+__all__ = ["Kept", "Left", "Passed", "Push", "backward_in_roots"]
 
 CERTAIN = 2.0**100  # in place of 1 over the width of what has no noise
 
@@ -52,6 +54,7 @@ class Push(NamedTuple):
         curvature: [..., n, n], G'PG.
         kept: [..., n, n], (I + theta W P)^-1, by which x enters the mean of what follows.
         pulled: [..., n], what is added to it.
+        spread: [..., n, n], rows of the noise of what follows, whose covariance is spread'spread.
     """
 
     slope: Tensor
@@ -61,6 +64,56 @@ class Push(NamedTuple):
     curvature: Tensor
     kept: Tensor
     pulled: Tensor
+    spread: Tensor
+
+
+class Left(NamedTuple):
+    """Rows of costs after the policy acted in s: turn (U s + u) + rest + act v, with v ~ N(0, alpha) its noise.
+
+    Attributes:
+        turn: [..., T, k, n].
+        rest: [..., T, k].
+        act: [..., T, k, m].
+    """
+
+    turn: Tensor
+    rest: Tensor
+    act: Tensor
+
+
+class Kept(NamedTuple):
+    """What gradients need of a pass.
+
+    Attributes:
+        start: the cost of the mean of s_1.
+        before: the cost of each step's state, [..., T, ...].
+        after: that of its mean outcome x, of what the discount leaves.
+        outcome: the rows U x + u of the latter.
+        prior: the rows (alpha / L)^1/2 (a - K0 s - k0); None if the prior is flat.
+    """
+
+    start: Squares
+    before: Squares
+    after: Squares
+    outcome: Left
+    prior: Left | None
+
+
+class Passed(NamedTuple):
+    """A backward pass in square roots.
+
+    Attributes:
+        messages: of the pass.
+        pushes: what tilts the start and each step, None where nothing does.
+        members: bool [...], which members they hold for: those whose costs are sums of squares with roots of their own,
+            and whose numbers are finite.
+        kept: what gradients need, if it was asked for.
+    """
+
+    messages: Messages
+    pushes: list[Push | None]
+    members: Tensor
+    kept: Kept | None = None
 
 
 @torch.no_grad()
@@ -70,8 +123,9 @@ def backward_in_roots(
     *,
     costs: tuple[Squares, Squares] | None = None,
     shaken: bool = False,
-) -> tuple[Messages, list[Push | None], Tensor] | None:
-    """The messages of a backward pass, passed once more in square roots; without gradients.
+    slopes: bool = False,
+) -> Passed | None:
+    """The messages of a backward pass, passed once more in square roots; None if theta has both signs.
 
     Args:
         problem: the linear-quadratic problem.
@@ -79,11 +133,7 @@ def backward_in_roots(
         costs: those of steps, with a time axis, and of the end, where they are known as squares.
         shaken: whether each step adds as much as its rounding, at random: how far numbers then move is how far off
             they may be.
-
-    Returns:
-        The messages; what tilts the start and each step, None where nothing does; and bool [...], which members they
-        hold for: those whose costs are sums of squares with roots of their own, and whose numbers are finite. None
-        if theta has both signs.
+        slopes: whether to keep what gradients need.
     """
     theta, shake = messages.theta, seeded(0) if shaken else None
     signs = theta.sign().unique()
@@ -99,21 +149,32 @@ def backward_in_roots(
     squares = list(zip(stage, (2, 1, 1, 0), strict=True))
     parts = [[spread_over(step, shape, own) for step in at_steps(part, own, horizon)] for part, own in moves + squares]
     priors = _prior_rows(problem)
-    found, acts, pushes, logs = [going], list[_Act](), [], []
+    found, acts, pushes, logs, kept = [going], list[_Act](), [], [], list[_Turned]()
     for t in reversed(range(horizon)):
         A, B, c, W, *cost = (part[t] for part in parts)
         going, log, push = _outcome(going, W, tilt, shake)
         logs.append(log)
         pushes.append(push)
         prior = [] if priors is None else [priors[t]]
-        going, act = _before_action(going, (A, B, c), Squares(*cost), problem.survival[t], prior, shake)
+        going, act, left = _before_action(going, (A, B, c), Squares(*cost), problem.survival[t], prior, shake)
+        if slopes:
+            kept.append(left(going))
         acts.append(act)
         found.append(going)
     start, log, push = _outcome(going, spread_over(problem.covariance, shape, 2), tilt, shake)
     made = _gathered(problem, messages, found[::-1], acts[::-1], logs)
     made = replace(made, start=-(start(problem.mean) + log + made.start))
     finite = made.start.isfinite() & made.cost_to_go.P.isfinite().flatten(-3).all(-1)
-    return made, [push, *pushes[::-1]], held & finite
+    held = held & finite
+    return Passed(made, [push, *pushes[::-1]], held, _in_order(start, kept[::-1], priors) if kept else None)
+
+
+class _Turned(NamedTuple):
+    """Of one step, what `Kept` has of all."""
+
+    before: Squares
+    after: Squares
+    rows: Left
 
 
 def _costs(problem: GaussianProblem, known: tuple[Squares, Squares] | None) -> tuple[Squares, Squares, Tensor]:
@@ -126,6 +187,20 @@ def _costs(problem: GaussianProblem, known: tuple[Squares, Squares] | None) -> t
         (stage, end), held = known, torch.ones(problem.batch, dtype=torch.bool, device=problem.mean.device)
     parts = zip(end, (2, 1, 1, 0), strict=True)
     return stage, Squares(*(spread_over(part, problem.batch, own) for part, own in parts)), held
+
+
+def _in_order(start: Squares, kept: list[_Turned], priors: list[Tensor] | None) -> Kept:
+    """What was kept of each step, side by side."""
+
+    def together(parts: list[Any], own: tuple[int, ...]) -> list[Tensor]:
+        return [torch.stack(part, -1 - axes) for part, axes in zip(zip(*parts, strict=True), own, strict=True)]
+
+    before, after = (Squares(*together([step[k] for step in kept], (2, 1, 1, 0))) for k in range(2))
+    turn, rest, act = together([step.rows for step in kept], (2, 1, 2))
+    n, m = turn.shape[-1], act.shape[-1]
+    outcome = Left(turn[..., :n, :], rest[..., :n], act[..., :n, :])
+    prior = None if priors is None else Left(turn[..., -m:, :], rest[..., -m:], act[..., -m:, :])
+    return Kept(start, before, after, outcome, prior)
 
 
 class _Act(NamedTuple):
@@ -151,8 +226,8 @@ def _before_action(
     survival: float,
     prior: list[Tensor],
     shake: torch.Generator | None,
-) -> tuple[Squares, _Act]:
-    """The cost-to-go before a step, with its action eliminated, and the policy.
+) -> tuple[Squares, _Act, Callable[[Squares], _Turned]]:
+    """The cost-to-go before a step, with its action eliminated; the policy; and, of that cost, what gradients need.
 
     Args:
         after: the cost of a mean outcome.
@@ -166,16 +241,22 @@ def _before_action(
     U, u, linear = survival**0.5 * after.U, survival**0.5 * after.u, survival * after.linear
     above = torch.cat([U @ B, U @ A, (times(U, c) + u)[..., None]], -1)
     below = torch.cat([cost.U[..., n:], cost.U[..., :n], cost.u[..., None]], -1)
-    R = triangle(above, below, *prior, lead=m, shake=shake)
+    R, turn = eliminated(above, below, *prior, lead=m, shake=shake)
     root, across, shift = R[..., :m, :m], R[..., :m, m : m + n], R[..., :m, m + n]
     lean = solved(root.mT, (times(B.mT, linear) + cost.linear[..., n:])[..., None], upper=False)[..., 0]
     act = solved(root, torch.cat([across, (shift + lean)[..., None]], -1))
     bare = above[..., :m].mT @ above[..., :m] + below[..., :m].mT @ below[..., :m]
     rest = survival * after.rest + cost.rest + (linear * c).sum(-1) + R[..., m + n, m + n].square() / 2
     rest = rest - (lean * (lean / 2 + shift)).sum(-1)
-    linear = times(A.mT, linear) + cost.linear[..., :n] - times(across.mT, lean)
-    before = Squares(R[..., m : m + n, m : m + n], R[..., m : m + n, m + n], linear, rest)
-    return before, _Act(root.mT, -act[..., :n] + 0.0, -act[..., n] + 0.0, bare)
+
+    def turned(before: Squares) -> _Turned:
+        Q = turn()
+        rest = Q[..., m + n] * R[..., m + n, m + n, None] - times(Q[..., :m], lean)
+        return _Turned(before, Squares(U, u, linear, before.rest), Left(Q[..., m : m + n], rest, Q[..., :m]))
+
+    costs = times(A.mT, linear) + cost.linear[..., :n] - times(across.mT, lean)
+    before = Squares(R[..., m : m + n, m : m + n], R[..., m : m + n, m + n], costs, rest)
+    return before, _Act(root.mT, -act[..., :n] + 0.0, -act[..., n] + 0.0, bare), turned
 
 
 def _gathered(
@@ -252,25 +333,30 @@ def _outcome(
     width = solved(root.mT, own, upper=False)
     mean = _means(cost, noise, theta) if bool((theta > 0).all()) else None
     if mean is None:
-        mean = own - G @ pulled[..., :n], -times(G, pulled[..., n])
+        mean = own - G @ pulled[..., :n], -times(G, pulled[..., n]), width @ G.mT
     return done, half, Push(pulled[..., :n], pulled[..., n], width, log_det, curvature, *mean)
 
 
-def _means(cost: Squares, noise: Tensor, theta: Tensor) -> tuple[Tensor, Tensor]:
-    """(I + theta W P)^-1 [..., n, n], and what is added to it times a mean outcome x [..., n]: the mean that follows.
+def _means(cost: Squares, noise: Tensor, theta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """`kept`, `pulled` and `spread` of a `Push` by theta > 0.
 
     A step as `_outcome`, about what follows in place of the noise, in the axes of the noise: where noise is large, x
     and the noise that is hoped for are all but opposite, and their sum would have no digit.
     """
     U, u, linear, _ = cost
     scale, values, vectors = scaled_spectrum(noise)
+    values, order = values.sort(-1)  # what is certain is eliminated first, or it would pass through the other rows
+    vectors = vectors.gather(-1, order[..., None, :].expand(vectors.shape))
     axes, n = scale[..., None] * vectors, U.shape[-1]
     sizes = theta[..., None].sqrt() * roots_of(values)
-    weights = torch.where(sizes > 0, 1 / sizes, CERTAIN)
-    toward = times(axes.mT, linear) * torch.where(sizes > 0, sizes, 0.0)
+    free = sizes > 0
+    weights = torch.where(free, 1 / sizes, CERTAIN)
+    toward = times(axes.mT, linear) * torch.where(free, sizes, 0.0)
     pairs = [torch.diag_embed(weights), -weights[..., None] * (vectors / scale[..., None]).mT, toward[..., None]]
     shape = broadcast_shapes(U.shape[:-2], weights.shape[:-1])
     pairs = [part.expand(*shape, *part.shape[-2:]) for part in pairs]
     R = triangle(torch.cat([U @ axes, torch.zeros_like(U), u[..., None]], -1), torch.cat(pairs, -1))
-    found = -axes @ solved(R[..., :n, :n], R[..., :n, n:])
-    return found[..., :n], found[..., n]
+    root, own = R[..., :n, :n], torch.eye(n, dtype=U.dtype, device=U.device)
+    found = -axes @ solved(root, R[..., :n, n:])
+    width = torch.where(free[..., :, None] & free[..., None, :], solved(root.mT, own, upper=False), 0.0)
+    return found[..., :n], found[..., n], width @ axes.mT / theta[..., None, None].sqrt()

@@ -17,6 +17,7 @@ __all__ = [
     "key_index",
     "key_places",
     "numbers",
+    "plain",
     "read_table",
     "spelled",
     "unique_pairs",
@@ -81,16 +82,31 @@ def _from_file(path: str | Path, what: str, labels: tuple[str, ...]) -> pd.DataF
 
     A link may be called NA or None: of labels blanks alone are missing, and of persons `MISSING`.
     """
+    columns: list[str] = []
     try:
-        columns = list(pd.read_csv(path, nrows=0).columns)
-        missing = {name: [""] if name in labels and name != "person" else list(MISSING) for name in columns}
-        types: Any = dict.fromkeys(labels, "string")
-        frame = pd.read_csv(path, dtype=types, keep_default_na=False, na_values=missing)
+        columns = list(pd.read_csv(path, nrows=0, skipinitialspace=True).columns)  # blanks may be behind them
+        missing: dict[str, list[str]] = {}
+        types: Any = {}
+        for column in columns:
+            label = column.strip() in labels
+            missing[column] = [""] if label and column.strip() != "person" else list(MISSING)
+            types |= {column: "string"} if label else {}
+        # Raises where the first row is longer than the header, which else is taken for names of rows.
+        pd.read_csv(path, nrows=2, header=None, skipinitialspace=True)
+        frame = pd.read_csv(path, dtype=types, keep_default_na=False, na_values=missing, skipinitialspace=True)
     except FileNotFoundError:
         raise FileNotFoundError(f"{what}: there is no file {str(path)!r}") from None
+    except pd.errors.ParserError as error:
+        raise ValueError(
+            f"{what}: {str(path)!r} cannot be read as a CSV file: {str(error).strip()}; give every row as many entries "
+            f"as there are columns ({', '.join(map(str, columns))}), no comma at its end, and close quotation marks"
+        ) from error
+    except UnicodeError as error:
+        raise ValueError(f"{what}: {str(path)!r} is not written in UTF-8, save it again as such: {error}") from error
     except (ValueError, OSError) as error:  # pandas' own errors of empty and broken files are ValueErrors
-        raise ValueError(f"{what}: {str(path)!r} cannot be read as a CSV file in UTF-8: {error}") from error
-    for mark, name in ((";", "semicolons"), ("\t", "tabs"), ("|", "bars")):
+        raise ValueError(f"{what}: {str(path)!r} cannot be read as a CSV file: {error}") from error
+    frame.columns = frame.columns.str.strip()
+    for mark, name in ((";", "semicolons"), ("\t", "tabs"), ("|", "bars"), (" ", "blanks")):
         if len(columns) == 1 and mark in str(columns[0]):
             raise ValueError(
                 f"{what}: the columns of {str(path)!r} are divided by {name}; write it with commas, and a point in "
@@ -175,9 +191,14 @@ def _spelling(key: Any) -> str | None:
     return written[1] if written else key.strip()
 
 
+def plain(key: Any) -> Any:
+    """A key, name or number as Python has it, whatever array it came from."""
+    return key.item() if isinstance(key, np.generic) else key
+
+
 def spelled(key: Any) -> str:
-    """A key or number as a user would write it, whatever array it came from."""
-    return repr(key.item() if isinstance(key, np.generic) else key)
+    """The same as a user would write it."""
+    return repr(plain(key))
 
 
 def unique_pairs(first: np.ndarray[Any, Any], second: np.ndarray[Any, Any]) -> int | None:

@@ -23,6 +23,7 @@ from cai.models.demonstrations.network_tables import (
     key_index,
     key_places,
     numbers,
+    plain,
     read_table,
     spelled,
     unique_pairs,
@@ -242,7 +243,7 @@ class RouteNetwork(Saved):
         """
         if isinstance(names, str):
             raise TypeError(f"features is {names!r}; expected a list of names: [{names!r}]")
-        names = list(names)
+        names = [plain(name) for name in names]
         if not names:
             raise ValueError(f"features is empty; name some of {', '.join(self.attributes)}")
         for i, name in enumerate(names):

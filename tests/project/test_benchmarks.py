@@ -18,7 +18,7 @@ from cai.models import bridge
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # benchmarks are no part of the package
 
-from benchmarks import dense, machine, peers, planning
+from benchmarks import dense, filtering, machine, peers, planning
 from benchmarks.busy import SETTLE, BusyCore, one_thread
 from benchmarks.contenders import NotOffered, library_contenders, make_model
 from benchmarks.floor import bytes_moved
@@ -467,3 +467,9 @@ def test_dense_problems_are_timed_beside_a_solve():
         assert row["status"] == "success", row
         assert row["error_bound"] <= 1e-8, row
         assert 0 < row["seconds"] < 60, row
+
+
+def test_a_filter_and_the_loop_beside_it_do_the_same_job():
+    row = filtering.measure(3, 40)
+    assert row["apart"] < 1e-12
+    assert row["ratio"] == row["cai"] / row["loop"] > 0

@@ -4,12 +4,14 @@
     sandwich   B^-1 (sum_n w_n s_n s_n') B^-1 (Huber 1967; White 1982)
     cluster    the same with the scores of each person added up first: sum_g (sum_n w_n s_n)(sum_n w_n s_n)'
 
-No small-sample factors. The scores add up to 0 at the maximum, so that of G demonstrations or persons G - 1 are free to
-scatter: one alone says nothing, and the middle of the sandwich has rank G - 1 at most.
+No small-sample factors: where a standard error rests on few scores, that is said (`few_scatter`). The scores add up to
+0 at the maximum, so that of G demonstrations or persons G - 1 are free to scatter: one alone says nothing, and the
+middle of the sandwich has rank G - 1 at most.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["covariance_matrix", "covariance_name", "few_scatter"]
 
+FEW = 5.0  # equal scores that a standard error rests on, below which it is said
 NOTHING = 1e-10  # of the curvature, below which what scatters is what the search left over
 
 
@@ -55,8 +58,14 @@ def covariance_name(wanted: str | None, task: Task) -> str:
     return name
 
 
-def few_scatter(kind: str, bend: Tensor, scores: Tensor, objective: Objective, rounding: float = 0.0) -> str | None:
-    """A sentence where scores scatter along fewer combinations than are identified; None where that is enough.
+def few_scatter(
+    kind: str, bend: Tensor, scores: Tensor, objective: Objective, rounding: float, names: Mapping[int, str]
+) -> str | None:
+    """A sentence where standard errors by scattered scores are too small as a rule; None where that is not known.
+
+    That is where scores scatter along fewer combinations than are identified, and where a standard error rests on few
+    of them: a variance is a sum of squares x_i = (B^-1 s_i)^2, which tells as much as (sum x)^2 / sum x^2 equal ones
+    (Bell and McCaffrey 2002 on what few informative units do to sandwiches).
 
     Args:
         kind: "hessian", "sandwich" or "cluster".
@@ -64,10 +73,12 @@ def few_scatter(kind: str, bend: Tensor, scores: Tensor, objective: Objective, r
         scores: [N, K], unweighted.
         objective: weights and persons.
         rounding: of the diagonal of B, see `rounding_of`.
+        names: {place: name} of the coefficients, among the K, that have a standard error.
     """
     if kind == "hessian":
         return None
-    rank, size = _rank(bend, _middle(kind, scores, objective), rounding)
+    rows, counts = _scattered(kind, scores, objective)
+    rank, size = _rank(bend, (counts[:, None] * rows).T @ rows, rounding)
     what = "persons" if kind == "cluster" else "demonstrations"
     if not rank:
         return f"no standard errors: covariance {kind!r} sees how scores scatter, and those of all {what} are alike"
@@ -77,7 +88,16 @@ def few_scatter(kind: str, bend: Tensor, scores: Tensor, objective: Objective, r
             f"errors by covariance {kind!r} are unreliable, and too small as a rule; show more {what}, or take "
             "'hessian' where that is allowed"
         )
-    return None
+    parts = (rows @ spectrum(bend, rounding).inverse()).square()
+    equal = (counts @ parts).square() / (counts @ parts.square()).clamp(min=1e-300)
+    few = [(name, float(equal[k])) for k, name in names.items() if 0 < equal[k] < FEW]
+    if not few:
+        return None
+    told = ", ".join(f"{name} ({number:.1f})" for name, number in few)
+    return (
+        f"standard errors by covariance {kind!r} rest on few {what}: {told}, counted as equal ones, so that their "
+        f"intervals cover less than they say as a rule; show more {what}, or take 'hessian' where that is allowed"
+    )
 
 
 def _rank(bend: Tensor, middle: Tensor, rounding: float = 0.0) -> tuple[int, int]:
@@ -87,17 +107,17 @@ def _rank(bend: Tensor, middle: Tensor, rounding: float = 0.0) -> tuple[int, int
     return int((torch.linalg.eigvalsh(ways.T @ middle @ ways) > NOTHING).sum()), ways.shape[1]
 
 
-def _middle(kind: str, scores: Tensor, objective: Objective) -> Tensor:
-    """[K, K], the scatter of scores, or of their sums over persons."""
+def _scattered(kind: str, scores: Tensor, objective: Objective) -> tuple[Tensor, Tensor]:
+    """(what scatters [G, K], how often each counts [G]): scores, or their sums over persons."""
     weights = objective.weights
     scores = torch.where(weights[:, None] > 0, scores, torch.zeros_like(scores))
     if kind == "sandwich":
-        return (weights[:, None] * scores).T @ scores
+        return scores, weights
     assert objective.persons is not None
     codes, people = pd.factorize(np.asarray(list(objective.persons), dtype=object))
     sums = torch.zeros(len(people), scores.shape[1], dtype=torch.float64)
     sums.index_add_(0, torch.from_numpy(codes.astype(np.int64)), weights[:, None] * scores)
-    return sums.T @ sums
+    return sums, torch.ones(len(people), dtype=torch.float64)
 
 
 def covariance_matrix(kind: str, bend: Tensor, scores: Tensor, objective: Objective) -> Tensor:
@@ -113,7 +133,8 @@ def covariance_matrix(kind: str, bend: Tensor, scores: Tensor, objective: Object
     if kind == "hessian":
         found = inverse
     else:
-        middle = _middle(kind, scores, objective)
+        rows, counts = _scattered(kind, scores, objective)
+        middle = (counts[:, None] * rows).T @ rows
         found = inverse @ middle @ inverse if _rank(bend, middle)[0] else torch.full_like(inverse, torch.nan)
     bad = found.diagonal() < 0
     found[bad], found[:, bad] = torch.nan, torch.nan

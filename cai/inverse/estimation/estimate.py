@@ -235,7 +235,8 @@ class Estimate(Saved):
             return self.problem.transfer  # which says why there is none
         ask = getattr(self.problem, "transfer", None)
         if ask is None:
-            raise NotKnown("transfer", f"the estimate of a {self.problem.kind}", "give links of the other world")
+            way = "fit(other, trips, features=..., fixed=est.coefficients.to_dict()) evaluates them on another one"
+            raise NotKnown("transfer", f"the estimate of a {self.problem.kind}", way)
         return ask(self, model)
 
     # ---- reports ------------------------------------------------------------------------------------------------

@@ -24,6 +24,10 @@ from cai.inverse.search.settings import Settings
 __all__ = ["Task", "fit_objective"]
 
 DOUBLINGS = 20
+TOO_WEAK = (
+    "the penalty bends the log-likelihood there by less than rounding: give a narrower one, or measure the feature in "
+    "larger units, so that it has smaller numbers"
+)
 INVOLVED = (
     1e-6  # entries of a flat direction of length 1 in scaled features, below which a coefficient is no part of it
 )
@@ -215,6 +219,8 @@ class _Answer:
                     )
                 elif found.converged:
                     status = FitStatus.NOT_IDENTIFIED
+                    if settings.penalty is not None:
+                        told.append(TOO_WEAK)
             if shape is not None and settings.penalty is None:
                 names_away = runs_away(smooth, found, shape, inner, names)
                 if names_away:
@@ -229,7 +235,8 @@ class _Answer:
                     whole = whole / size_of[:, None] / size_of
                     kept = ~lost[inner]
                     covariance[known[:, None], known] = whole[kept][:, kept]
-                    few = few_scatter(self.covariance, -bend, slopes / size_of, task.objective, task.rounding)
+                    named = {k: names[i] for k, i in enumerate(inner.tolist()) if not lost[i]}
+                    few = few_scatter(self.covariance, -bend, slopes / size_of, task.objective, task.rounding, named)
                     told.extend([few] if few else [])
         if isinstance(settings.penalty, L1):
             told.append("no standard errors: an L1 penalty moves coefficients to 0, and the rest towards it")

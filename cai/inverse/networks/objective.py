@@ -26,6 +26,7 @@ from cai.inference.tabular.routes.derivatives import (
 )
 from cai.inference.tabular.routes.sums import RouteGraph, RouteSums
 from cai.inverse.networks.parts import PartedSums
+from cai.models.demonstrations.network_tables import plain
 from cai.models.demonstrations.route_network import RouteNetwork
 from cai.models.demonstrations.trips import Trips
 from cai.tasks.mapping import Map
@@ -109,7 +110,8 @@ class NetworkObjective:
     """
 
     def __init__(self, network: RouteNetwork, trips: Trips, names: Sequence[str], map: Map | None = None) -> None:
-        self.network, self.trips, self.names, self.map = network, trips, tuple(names), map
+        self.network, self.trips, self.map = network, trips, map
+        self.names = tuple(plain(name) for name in names)
         self.weights = torch.from_numpy(trips.weights.copy())
         self.persons = trips.persons
         self.of_turns, self.of_exits = network.features(names)

@@ -7,6 +7,7 @@ g'(-H)^-1 g, twice the nats that are still to be won (Nocedal and Wright 2006, c
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -21,6 +22,7 @@ __all__ = ["Box", "Found", "Smooth", "maximize"]
 RISE = 1e-4  # of the predicted gain that a step must bring
 SHORTEST = 1e-14  # of a step, below which the search along it ends
 ROUNDING = 1e-13  # of the value, which differences of values do not tell
+BLIND = 1e-7  # of the value, a gain below which a slope that is halved is as good as a value that rises
 AHEAD = 1e-4  # of the tolerance, which BFGS must promise before the exact Hessian is asked
 LONGEST = 10.0  # of a step, relative to 1 + the length of the coefficients
 PATIENCE = 25  # steps of BFGS, after which the exact Hessian is asked what is in the way
@@ -138,7 +140,10 @@ class _Search:
                 share /= 2
                 continue
             won = found[0] - self.value
-            blind = gain < 1e4 * noise and won >= -noise  # values can not tell; the exact Hessian will
+            # Near the end values cannot tell, whose rounding depends on what they are sums of; slopes do.
+            steep = abs(float(found[1] @ step)) if self.box.plain else math.inf
+            blind = gain < 1e4 * noise and won >= -noise
+            blind = blind or (gain < BLIND * max(1.0, abs(self.value)) and steep <= abs(rise) / 2)
             if won >= RISE * share * rise or blind:
                 gone, fell = there - self.place, self.slope - found[1]
                 self.place, (self.value, self.slope) = there, found

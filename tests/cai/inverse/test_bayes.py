@@ -16,6 +16,7 @@ from cai.inverse import L2, Demonstrations, fit_bayes
 from cai.inverse.tabular.objective import ModelObjective
 from cai.models import LinearReward, TrajectoryModel
 
+pytestmark = pytest.mark.filterwarnings(r"ignore:\s*ArviZ is undergoing:FutureWarning")  # once a day, on import
 needs_arviz = pytest.mark.skipif(importlib.util.find_spec("arviz") is None, reason="ArviZ is an optional extra")
 
 

@@ -12,7 +12,10 @@ from scipy.special import gammaincc
 from cai.inverse import L2, RouteNetwork, fit, fit_bayes
 from cai.inverse.fit import task_of
 
-pytestmark = pytest.mark.skipif(importlib.util.find_spec("arviz") is None, reason="ArviZ is an optional extra")
+pytestmark = [
+    pytest.mark.skipif(importlib.util.find_spec("arviz") is None, reason="ArviZ is an optional extra"),
+    pytest.mark.filterwarnings(r"ignore:\s*ArviZ is undergoing:FutureWarning"),  # once a day, on import
+]
 FEATURES = ["minutes", "left"]
 
 

@@ -371,3 +371,55 @@ def test_members_of_a_batch_are_smoothed_each_by_what_keeps_its_digits():
         alone = kalman_smoother(y[:, None], chains[b], [C], noise=noises[b], initial=([0.0, 0.0], starts[b]), **rest)
         for part, own in zip(together, alone, strict=True):
             assert np.allclose(part[b], own, rtol=1e-9, atol=0)
+
+
+def conditioned_whole(y, A, C, W, V, mean, S):
+    """States given all observations, in rational numbers: one Gaussian over all of them, conditioned by elimination."""
+    exact = np.vectorize(Fraction, otypes=[object])
+    y, A, C, W, V, mean, S = (exact(part) for part in (y, A, C, W, V, mean, S))
+    count, n = len(y), len(mean)
+    zero, own = exact(np.zeros((n, n))), exact(np.eye(n))
+    noises = exact(np.zeros((n * count, n * count)))
+    reach, means = exact(np.zeros((n * count, n * count))), [mean]
+    for t in range(count):
+        noises[n * t : n * t + n, n * t : n * t + n] = W if t else S
+        row = [A @ reach[n * (t - 1) : n * t, n * i : n * i + n] if t else zero for i in range(count)]
+        row[t] = own
+        reach[n * t : n * t + n] = np.hstack(row)
+        means += [A @ means[-1]]
+    joint, means = reach @ noises @ reach.T, np.concatenate(means[:count])
+    sensors, spreads = (exact(np.kron(np.eye(count), np.ones(part.shape))) for part in (C, V))
+    sensors, spreads = sensors * np.tile(C, (count, count)), spreads * np.tile(V, (count, count))
+    across, surprise = joint @ sensors.T, np.concatenate(y) - sensors @ means
+    table, size = np.hstack([sensors @ across + spreads, surprise[:, None], across.T]), len(surprise)
+    det = Fraction(1)
+    for i in range(size):
+        det *= table[i, i]
+        table[i] = table[i] / table[i, i]
+        for j in set(range(size)) - {i}:
+            table[j] = table[j] - table[j, i] * table[i]
+    log_det = math.log(det.numerator) - math.log(det.denominator)
+    total = -(float(surprise @ table[:, size]) + log_det + size * math.log(2 * math.pi)) / 2
+    means, joint = means + across @ table[:, size], joint - across @ table[:, size + 1 :]
+    blocks = [joint[n * t : n * t + n, n * t : n * t + n].astype(float) for t in range(count)]
+    return means.astype(float).reshape(count, n), np.stack(blocks), total
+
+
+@pytest.mark.parametrize("noisy", [True, False])
+@pytest.mark.parametrize("start", [[[1.0, 0.5], [0.5, 2.0]], [[0.5625, -0.9375], [-0.9375, 1.5625]]])
+@pytest.mark.parametrize("sensors", [[[0.75, -0.25], [0.5, 1.25], [-1.0, 0.5]], [[0.75, -0.25], [0.5, 0.5]]])
+def test_several_sensors_of_a_start_that_is_hardly_known_cost_the_smoother_no_digits(sensors, start, noisy):
+    """The plain filter may have to refuse there; what then answers has to keep its digits as well."""
+    A, S = [[0.75, 0.5], [-0.25, 1.25]], 2.0**50 * np.array(start)
+    W = [[0.75 * noisy, 0.25 * noisy], [0.25 * noisy, 1.0 * noisy]]
+    V = [[1.0, 0.25, 0.0], [0.25, 0.75, 0.125], [0.0, 0.125, 0.5]]
+    d = len(sensors)
+    y, V = np.array([[3.5, -1.25, 2.0], [0.75, 4.0, -2.5]])[:, :d], np.array(V)[:d, :d]
+    want = conditioned_whole(y, A, sensors, W, V, [0.5, -0.25], S)
+    found = kalman_smoother(y, A, sensors, noise=W, observation_noise=V, initial=([0.5, -0.25], S))
+    assert np.allclose(found.means, want[0], rtol=1e-12, atol=1e-12)
+    assert np.allclose(found.covariances, want[1], rtol=1e-12, atol=1e-13)
+    assert float(found.log_likelihood) == pytest.approx(want[2], rel=1e-13)
+    filtered = kalman_filter(y, A, sensors, noise=W, observation_noise=V, initial=([0.5, -0.25], S))
+    assert float(filtered.log_likelihood) == pytest.approx(want[2], rel=1e-13)
+    assert np.allclose(filtered.means[-1], want[0][-1], rtol=1e-12, atol=1e-12)

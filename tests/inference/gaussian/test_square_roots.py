@@ -7,6 +7,7 @@ from gaussian_digits import apart, many_digits
 
 import cai
 from cai.inference import NotKnown, Status
+from cai.inference.gaussian import solve
 from cai.models import Flat, LinearGaussianModel, LinearNormal, QuadraticReward
 
 
@@ -96,6 +97,17 @@ def test_noise_along_a_ray_that_outweighs_rewards_costs_no_digits(size):
     for eta in (1.0, 0.5):
         parts = problem(2, 1.0, flat=False, noise=0.0)
         parts[3], parts[7] = size * ray @ ray.T, (parts[7][0], size * ray @ ray.T)
+        check(cai.infer(as_model(*parts), "risk", eta=eta), many_digits(*parts, eta), 1e-9)
+
+
+@pytest.mark.parametrize("eta", [1e-5, 0.5, 1.0])
+@pytest.mark.parametrize("weight", [2.0**26, 2.0**40])
+def test_coordinates_without_noise_take_no_digits_from_those_with_noise(weight, eta):
+    """What is certain is a row of 2^100 beside the others, which it must not pass through."""
+    ray = np.array([[0.75], [-0.5], [0.0]])
+    for scale in (1.0, 2.0**20):
+        parts = problem(1, weight, flat=False, noise=0.0, n=3, m=2)
+        parts[3], parts[7] = ray @ ray.T, (parts[7][0], scale * np.diag([0.0, 0.5, 0.0]))
         check(cai.infer(as_model(*parts), "risk", eta=eta), many_digits(*parts, eta), 1e-9)
 
 
@@ -208,3 +220,28 @@ def test_squares_far_from_all_states_answer_with_their_digits_or_a_status():
         want = many_digits(*parts, 1.0)
         assert not answer.status.ok or apart(answer.details["start"], want["start"]) < 1e-8, size
     assert Status.SUCCESS in seen
+
+
+@pytest.mark.parametrize(
+    ("part", "name"),
+    [("belief", "A"), ("belief", "offset"), ("moments", "action_means"), ("account", "believed_return")],
+)
+def test_what_q_does_is_held_against_the_same_shaken(monkeypatch, part, name):
+    """One entry of the shaken answer is a millionth off: that is what is known of it."""
+    shaken, answered = [], solve.rooted_answer
+
+    def off(*given):
+        found = answered(*given)
+        shaken.append(found)
+        whole = getattr(found, part)
+        return (
+            found
+            if len(shaken) < 2
+            else found._replace(**{part: whole._replace(**{name: 1.000001 * getattr(whole, name)})})
+        )
+
+    monkeypatch.setattr(solve, "rooted_answer", off)
+    parts = problem(2, 1e8, flat=False, noise=0.25)
+    answer = cai.infer(as_model(*parts), "exact", throw=False)
+    assert answer.status is Status.OUT_OF_RANGE
+    assert "digits were lost: the answer is known to" in answer.details["why"]

@@ -323,3 +323,51 @@ def test_tables_with_nothing_in_them_are_named(tmp_path):
         RouteNetwork.read_csv(empty, *tables()[1:])
     with pytest.raises(FileNotFoundError, match=r"trips: there is no file 'none.csv'"):
         read_trips(network(), "none.csv")
+
+
+def spelled_out(folder, **texts):
+    """Files of tables as they are spelled."""
+    made = {"links": "link,minutes\n1,2.0\n2,1.5\n", "turns": "from,to\n1,2\n", "exits": "link,destination\n2,7\n"}
+    for name, text in (made | texts).items():
+        (folder / f"{name}.csv").write_bytes(text if isinstance(text, bytes) else text.encode())
+    return [folder / f"{name}.csv" for name in made]
+
+
+def test_names_of_columns_may_have_blanks_around_them(tmp_path):
+    files = spelled_out(
+        tmp_path,
+        links="link, minutes\nNA, 2.0\n02, 1.5\n",
+        turns=" from , to\nNA, 02\n",
+        exits="link,destination\n02,7\n",
+    )
+    made = RouteNetwork.read_csv(*files)
+    assert list(made.links["link"]) == ["NA", "02"]
+    assert made.features(["minutes"])[0].tolist() == [[1.5]]
+    frame = tmp_path / "trips.csv"
+    frame.write_text("trip, position, link, person\n5, 0, NA, NA\n5, 1, 02, NA\n")
+    read = read_trips(made, frame)
+    assert len(read.turns) == 1
+    assert pd.isna(read.persons[0])
+
+
+@pytest.mark.parametrize(
+    ("texts", "said"),
+    [
+        (
+            {"links": "link,minutes\n5,1,2.0\n6,2,1.5\n"},
+            r"links: '.*links.csv' cannot be read .* as many entries as there are columns",
+        ),
+        ({"turns": "from,to\n1,2,\n"}, r"turns: .* as many entries as there are columns \(from, to\), no comma"),
+        ({"links": "link minutes\n1 2.0\n2 1.5\n"}, "divided by blanks; write it with commas"),
+        ({"links": "link,minutes,straße\n1,2.0,a\n2,1.5,b\n".encode("latin-1")}, "not written in UTF-8, save it again"),
+        ({"exits": "link,destination\n2,7\n".encode("utf-16")}, "exits: '.*' is not written in UTF-8, save it again"),
+    ],
+)
+def test_files_that_are_shaped_otherwise_are_named(tmp_path, texts, said):
+    with pytest.raises(ValueError, match=said):
+        RouteNetwork.read_csv(*spelled_out(tmp_path, **texts))
+
+
+def test_names_out_of_arrays_are_plain_text():
+    with pytest.raises(ValueError, match="no table has an attribute 'minuts'"):
+        network().features(np.array(["minuts"]))

@@ -1,5 +1,6 @@
 """Covariances by the scatter of scores, where there is little of it."""
 
+import numpy as np
 import pytest
 import torch
 from logit_choices import draw, fit
@@ -23,6 +24,22 @@ def test_scores_that_do_not_scatter_say_nothing():
     assert estimate.standard_errors.isna().all()
     assert "those of all demonstrations are alike" in estimate.summary()
     assert fit(alike).standard_errors.notna().all()
+
+
+def test_standard_errors_that_rest_on_few_say_so():
+    """A feature that three of 400 choices have: the oracle counts the parts of its variance as equal ones."""
+    rare = draw(truth=(-1.0, 0.2), names=("a", "rare"))
+    rare.features[3:, :, 1] = 0.0
+    found = fit(rare, covariance="sandwich")
+    parts = (found.scores.numpy() @ np.linalg.inv(-found.hessian.numpy()))[:, 1] ** 2
+    assert parts.sum() == pytest.approx(found.standard_errors["rare"] ** 2, rel=1e-8)
+    number = parts.sum() ** 2 / (parts**2).sum()
+    assert number < 3.01
+    (told,) = found.warnings
+    assert f"rest on few demonstrations: rare ({number:.1f}), counted as equal ones" in told
+    assert not fit(rare).warnings
+    persons = draw(truth=(-1.0, 0.2), names=("a", "rare"), persons=[i % 4 for i in range(400)])
+    assert "rest on few persons: a (" in fit(persons, covariance="cluster").warnings[0]
 
 
 class InOne:

@@ -109,6 +109,35 @@ def test_a_penalty_on_a_feature_in_tiny_units_hides_no_other(trips, method):
         assert tiny.standard_errors[name] == pytest.approx(without.standard_errors[name], rel=1e-4)
 
 
+def test_a_penalty_that_is_too_weak_for_the_units_says_so(trips):
+    """A feature that no trip has, in numbers of a million: curvatures of likelihood and penalty are below rounding."""
+    network = town()
+    rows = trips.assign(after=trips.groupby("trip")["link"].shift(-1)).dropna()
+    used = set(zip(rows["link"], rows["after"], strict=True))
+    pairs = zip(network.turns["from"], network.turns["to"], strict=True)
+    rare = np.array([pair not in used for pair in pairs]) * 1e6
+    network = RouteNetwork(network.links, network.turns.assign(rare=rare), network.exits)
+    found = fit(network, trips, features=[*TOWN, "rare"], penalty=L2(1.0), throw=False)
+    assert found.status is FitStatus.NOT_IDENTIFIED
+    assert np.isnan(found.coefficients["rare"])
+    assert np.isfinite(found.coefficients[TOWN]).all()
+    assert "give a narrower one, or measure the feature in larger units" in " ".join(found.warnings)
+    larger = RouteNetwork(network.links, network.turns.assign(rare=rare / 1e6), network.exits)
+    assert fit(larger, trips, features=[*TOWN, "rare"], penalty=L2(1.0)).status.ok
+
+
+def test_names_from_arrays_are_plain_text(trips):
+    found = fit(town(), trips, features=np.array(TOWN))
+    assert {type(name) for name in (*found.free, *found.coefficients.index)} == {str}
+
+
+def test_another_network_is_asked_by_an_evaluation(trips):
+    found = fit(town(), trips, features=TOWN)
+    with pytest.raises(ValueError, match=r"fixed=est.coefficients.to_dict\(\)\) evaluates them on another one"):
+        found.transfer(town(1))
+    assert fit(town(1), trips, features=TOWN, fixed=found.coefficients.to_dict()).status.ok
+
+
 def test_collinear_features_are_named(trips):
     network = town()
     turns = network.turns.assign(slow=2 * network.turns["left"] + network.turns["u_turn"])
