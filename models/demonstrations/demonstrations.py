@@ -206,9 +206,10 @@ class Demonstrations(Saved):
 
         Args:
             dataset: with `iterate_episodes()`, or episodes with `observations`, `actions`, `terminations` and
-                `truncations`.
+                `truncations`; or the folder where one is stored, which is read by h5py.
 
         Raises:
+            FileNotFoundError: if the folder holds no data set.
             TypeError, ValueError: if observations or actions are no whole numbers.
         """
         from cai.models.demonstrations.sources import read_episodes

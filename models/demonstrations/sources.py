@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
+from importlib import import_module
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,7 +19,7 @@ from cai.models.demonstrations.demonstrations import Demonstrations
 from cai.models.trajectory.model import TrajectoryModel
 from cai.models.trajectory.simulate import draw_rows
 
-__all__ = ["draw", "read_episodes", "read_frame", "run_episodes"]
+__all__ = ["draw", "minari_episodes", "read_episodes", "read_frame", "run_episodes"]
 
 
 def read_frame(frame: Any, mdp: Any) -> Demonstrations:
@@ -186,9 +190,38 @@ def _whole(value: Any, what: str) -> int:
     return number
 
 
+def minari_episodes(dataset: Any) -> Iterable[Any]:
+    """The episodes of a Minari data set: of the object, of a list of them, or of the folder that it is stored in.
+
+    Raises:
+        FileNotFoundError: if a folder holds no `main_data.hdf5`.
+        ImportError: if it does, and h5py is not installed.
+    """
+    if not isinstance(dataset, str | Path):
+        return dataset.iterate_episodes() if hasattr(dataset, "iterate_episodes") else dataset
+    folder = Path(dataset)
+    files = [folder, folder / "main_data.hdf5", folder / "data" / "main_data.hdf5"]
+    file = next((path for path in files if path.is_file()), None)
+    if file is None:
+        raise FileNotFoundError(
+            f"{str(folder)!r} holds no data/main_data.hdf5; give the folder of one data set of Minari, such as "
+            "~/.minari/datasets/D4RL/door/human-v2"
+        )
+    try:
+        h5py = import_module("h5py")
+    except ImportError:
+        raise ImportError(
+            "folders of Minari are read by h5py; install it (pip install h5py), or give minari.load_dataset(name)"
+        ) from None
+    names = ("observations", "actions", "terminations", "truncations")
+    with h5py.File(file, "r") as held:
+        stored = sorted((key for key in held if key.startswith("episode_")), key=lambda key: int(key[8:]))
+        return [SimpleNamespace(**{name: held[key][name][()] for name in names if name in held[key]}) for key in stored]
+
+
 def read_episodes(dataset: Any) -> Demonstrations:
     """See `Demonstrations.from_minari`."""
-    episodes = dataset.iterate_episodes() if hasattr(dataset, "iterate_episodes") else dataset
+    episodes = minari_episodes(dataset)
     states, actions, complete = [], [], []
     for number, episode in enumerate(episodes):
         names = ("observations", "actions", "terminations", "truncations")

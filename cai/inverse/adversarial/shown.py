@@ -14,13 +14,14 @@ from cai.inverse.adversarial.discriminator import Steps
 from cai.models.continuous.world import World
 from cai.models.demonstrations.continuous import ContinuousDemonstrations
 from cai.models.demonstrations.demonstrations import Demonstrations
+from cai.models.demonstrations.sources import minari_episodes
 from cai.models.environments.collect import Transitions
 
 __all__ = ["read_steps"]
 
 TAKES = (
     "expected Demonstrations, ContinuousDemonstrations, the Transitions that cai.models.collect returns, episodes of "
-    "Minari, or trajectories of imitation"
+    "Minari or the folder of a data set, or trajectories of imitation"
 )
 
 
@@ -60,8 +61,8 @@ def _episodes(world: Any, given: Any) -> list[tuple[Any, Any, Any, float]]:
         ended = _last(steps, isinstance(world, World) and steps >= world.horizon)
         rows = zip(given.states.numpy(), given.actions.numpy(), given.weights.tolist(), strict=True)
         return [(states, actions, ended, weight) for states, actions, weight in rows]
-    listed = given.iterate_episodes() if hasattr(given, "iterate_episodes") else given
-    if isinstance(listed, (str, bytes, dict)) or not hasattr(listed, "__iter__"):
+    listed = minari_episodes(given)
+    if isinstance(listed, (bytes, dict)) or not hasattr(listed, "__iter__"):
         raise TypeError(f"the demonstrations are a {type(given).__name__}; {TAKES}")
     return [_listed(number, episode) for number, episode in enumerate(listed)]
 

@@ -274,6 +274,7 @@ class Estimate(Saved):
             },
             "covariance": [[_number(entry) for entry in row] for row in self.covariance.tolist()],
             "free": list(self.free),
+            "dropped": None if self.dropped is None else json.loads(self.dropped.to_json(orient="records")),
         }
         plain = ("log_likelihood", "null_log_likelihood", "aic", "bic", "num_demonstrations", "num_choices")
         numbers |= {name: _number(getattr(self, name)) for name in (*plain, "gradient_norm")}

@@ -235,7 +235,8 @@ class _Answer:
                     whole = whole / size_of[:, None] / size_of
                     kept = ~lost[inner]
                     covariance[known[:, None], known] = whole[kept][:, kept]
-                    named = {k: names[i] for k, i in enumerate(inner.tolist()) if not lost[i]}
+                    compared = "hessian" not in task.refused_covariance and settings.penalty is None
+                    named = {k: names[i] for k, i in enumerate(inner.tolist()) if compared and not lost[i]}
                     few = few_scatter(self.covariance, -bend, slopes / size_of, task.objective, task.rounding, named)
                     told.extend([few] if few else [])
         if isinstance(settings.penalty, L1):

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 import cai
-from cai.inverse import Demonstrations
+from cai.inverse import L2, Demonstrations, fit
 from cai.inverse.tabular.data import read_demonstrations
-from cai.models import bridge, gridworld
+from cai.models import LinearReward, TrajectoryModel, bridge, from_gymnasium, gridworld
 
 
 def test_ragged_rows_are_padded_by_their_last_state():
@@ -188,6 +188,37 @@ def test_data_of_other_libraries():
         Demonstrations.from_imitation(episodes)
     with pytest.raises(TypeError, match="without observations"):
         Demonstrations.from_minari(rows)
+
+
+def test_a_folder_of_minari_becomes_a_policy_that_runs(tmp_path):
+    """Written as Minari stores it: read, fitted, and the policy walks in a Gymnasium environment to the goal."""
+    h5py = pytest.importorskip("h5py")
+    env = gymnasium.make("FrozenLake-v1", is_slippery=False)
+    mdp, reward = from_gymnasium(env)
+    model = TrajectoryModel(mdp, reward * 8.0, horizon=30)
+    shown = Demonstrations.from_policy(cai.infer(model, "variational"), model, 12, seed=0)
+    (tmp_path / "data").mkdir()
+    with h5py.File(tmp_path / "data" / "main_data.hdf5", "w") as file:
+        for number in range(12):  # of which 10 and 11 come before 2 by name
+            length = int(shown.lengths[number])
+            group = file.create_group(f"episode_{number}")
+            group["observations"] = shown.states[number, : length + 1].numpy()
+            group["actions"] = shown.actions[number, :length].numpy()
+            ended = bool(model.mdp.terminal[shown.states[number, length]])
+            group["terminations"] = np.arange(length) == (length - 1 if ended else -1)
+            group["truncations"] = np.arange(length) == (-1 if ended else length - 1)
+    read = Demonstrations.from_minari(tmp_path)
+    assert read.lengths.tolist() == shown.lengths.tolist()
+    assert torch.equal(Demonstrations.from_minari(str(tmp_path / "data" / "main_data.hdf5")).states, read.states)
+    features = (~mdp.terminal.numpy())[:, None] * 1.0
+    seen = TrajectoryModel(mdp, LinearReward(features, [-1.0], names=["step"]) + reward * 8.0, horizon=30)
+    found = fit(seen, read, penalty=L2(5.0))
+    policy = cai.extract_policy(cai.infer(found.model(), "variational"))
+    played = Demonstrations.from_gymnasium(env, policy, 10, seed=1)
+    ends = [int(states[length]) for states, length in zip(played.states, played.lengths, strict=True)]
+    assert ends.count(15) >= 8
+    with pytest.raises(FileNotFoundError, match=r"holds no data/main_data.hdf5; give the folder of one data set"):
+        Demonstrations.from_minari(tmp_path / "data" / "none")
 
 
 def corridor(**options):

@@ -1,6 +1,5 @@
 """Covariances by the scatter of scores, where there is little of it."""
 
-import numpy as np
 import pytest
 import torch
 from logit_choices import draw, fit
@@ -26,20 +25,28 @@ def test_scores_that_do_not_scatter_say_nothing():
     assert fit(alike).standard_errors.notna().all()
 
 
-def test_standard_errors_that_rest_on_few_say_so():
-    """A feature that three of 400 choices have: the oracle counts the parts of its variance as equal ones."""
+def test_standard_errors_that_are_short_for_want_of_scores_say_so():
+    """A feature that six of 400 choices have, which went as was expected: their scores hardly scatter."""
     rare = draw(truth=(-1.0, 0.2), names=("a", "rare"))
-    rare.features[3:, :, 1] = 0.0
-    found = fit(rare, covariance="sandwich")
-    parts = (found.scores.numpy() @ np.linalg.inv(-found.hessian.numpy()))[:, 1] ** 2
-    assert parts.sum() == pytest.approx(found.standard_errors["rare"] ** 2, rel=1e-8)
-    number = parts.sum() ** 2 / (parts**2).sum()
-    assert number < 3.01
-    (told,) = found.warnings
-    assert f"rest on few demonstrations: rare ({number:.1f}), counted as equal ones" in told
-    assert not fit(rare).warnings
-    persons = draw(truth=(-1.0, 0.2), names=("a", "rare"), persons=[i % 4 for i in range(400)])
-    assert "rest on few persons: a (" in fit(persons, covariance="cluster").warnings[0]
+    rare.features[6:, :, 1] = 0.0
+    rare.features[:6, 0, 1], rare.features[:6, 1:, 1] = 1.0, 0.0
+    rare.chosen[:6] = torch.tensor([0, 1, 2, 0, 1, 2]) % rare.features.shape[1]
+    found, curved = fit(rare, covariance="sandwich"), fit(rare)
+    share = found.standard_errors / curved.standard_errors
+    told = " ".join(found.warnings)
+    assert share["rare"] < 0.8 < share["a"]
+    for name in ("a", "rare"):
+        assert (f"{name} ({share[name]:.2f})" in told) == (share[name] < 0.8)
+    assert not curved.warnings
+    assert not fit(draw(truth=(-1.0, 0.2), names=("a", "b")), covariance="sandwich").warnings
+    alone = draw(truth=(-1.0, 0.2), names=("a", "b"), persons=[i % 5 for i in range(400)])
+    clustered, plain = fit(alone, covariance="cluster"), fit(alone)
+    short = [n for n in ("a", "b") if clustered.standard_errors[n] < 0.8 * plain.standard_errors[n]]
+    assert short == ["a"]
+    assert (
+        f"a ({clustered.standard_errors['a'] / plain.standard_errors['a']:.2f}), as where few persons"
+        in (clustered.warnings[0])
+    )
 
 
 class InOne:

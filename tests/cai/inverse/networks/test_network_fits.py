@@ -193,6 +193,10 @@ def test_estimates_of_networks(trips, tmp_path):
         estimate.sample(3, origin=0, destination="99")
     dropped = fit(network, pd.concat([trips, trips.iloc[:1].assign(trip=-1, link=99)]), features=TOWN, drop="report")
     assert dropped.dropped["trip"].tolist() == [-1]
+    (told,) = json.loads(dropped.to_json())["dropped"]
+    assert told["trip"] == -1
+    assert "99" in told["reason"]
+    assert json.loads(estimate.to_json())["dropped"] is None
     assert np.allclose(dropped.coefficients, estimate.coefficients)
 
 
