@@ -19,7 +19,17 @@ from cai.inference.gaussian.spectrum import log_det_excess
 from cai.inference.gaussian.square_roots import Push
 from cai.inference.gaussian.squares import Squares, factor, spread_over, squares_of, triangle
 
-__all__ = ["Rooted", "at_risk", "digits_lost", "moved", "refined", "rooted_answer", "shifted", "with_digits_of"]
+__all__ = [
+    "Rooted",
+    "at_risk",
+    "digits_lost",
+    "moved",
+    "policy_moved",
+    "refined",
+    "rooted_answer",
+    "shifted",
+    "with_digits_of",
+]
 
 STEPS = ("A", "noise", "shrunk")  # of a belief, what is held against itself step by step
 KEPT = {torch.float64: 1e-8, torch.float32: 1e-3}  # of numbers, by which they may be off and have gradients
@@ -107,18 +117,27 @@ def digits_lost(problem: GaussianProblem, messages: Messages) -> Tensor:
 
 
 @torch.no_grad()
-def moved(problem: GaussianProblem, messages: Messages, others: Messages) -> Tensor:
-    """[...], by what share of themselves gains, offsets, covariances and V(start) of other messages differ.
+def policy_moved(problem: GaussianProblem, messages: Messages, others: Messages) -> Tensor:
+    """[...], by what share of themselves gains, offsets and covariances of other messages differ.
 
-    Offsets are held against the widths of actions, too, and V(start) against the constants that it is a sum of; those
-    of completed squares, which are large where linear costs outweigh quadratic ones, are rounded without being shaken.
+    Offsets are held against the widths of actions, too.
     """
     leaning = messages.gain if problem.prior is None else torch.maximum(messages.gain.abs(), problem.prior.gain.abs())
     gains = _shares(others.gain - messages.gain, leaning, 2)
     spreads = _shares(others.covariance - messages.covariance, messages.covariance, 2)
     widths = messages.covariance.diagonal(dim1=-2, dim2=-1).sqrt()
     shifts = _shares(others.offset - messages.offset, torch.maximum(messages.offset.abs(), widths), 1)
-    steps = torch.stack([gains, spreads, shifts]).amax((0, -1)) if problem.horizon else gains.new_zeros(problem.batch)
+    return torch.stack([gains, spreads, shifts]).amax((0, -1)) if problem.horizon else gains.new_zeros(problem.batch)
+
+
+@torch.no_grad()
+def moved(problem: GaussianProblem, messages: Messages, others: Messages) -> Tensor:
+    """[...], by what share of themselves the policy (see `policy_moved`) and V(start) of other messages differ.
+
+    V(start) is held against the constants that it is a sum of; those of completed squares, which are large where linear
+    costs outweigh quadratic ones, are rounded without being shaken.
+    """
+    steps = policy_moved(problem, messages, others)
     centred = problem.centred()
     constants = [part.abs().amax(-1) for part in (problem.constant, centred.constant)]
     constants += [problem.final.rho.abs(), messages.start.abs(), messages.temperature]

@@ -23,6 +23,7 @@ from cai.inference.gaussian.rooted import (
     at_risk,
     digits_lost,
     moved,
+    policy_moved,
     refined,
     rooted_answer,
     shifted,
@@ -53,6 +54,7 @@ STRONG = {torch.float64: 1e6, torch.float32: 1e2}
 GAP = {torch.float64: 1e-9, torch.float32: 1e-3}
 # Of a policy, which it may be off by where no square roots keep its digits.
 LOST = {torch.float64: 1e-8, torch.float32: 1e-2}
+SPARED = {torch.float64: 1e-10, torch.float32: 1e-4}  # of the plain pass, where it keeps more than square roots do
 SHIFTED = {torch.float64: 1e-7, torch.float32: 1e-2}  # of what q does, likewise
 UNKNOWN = ("log_evidence", "elbo", "believed_return", "luck", "policy_divergence", "policy_entropy")
 
@@ -173,6 +175,16 @@ def _passed_again(
     shaken = backward_in_roots(problem, messages, shaken=True)
     assert shaken is not None
     lost = torch.where(rooted, moved(problem, better, shaken.messages), lost)
+    if bool(
+        (lost > LOST[lost.dtype]).any()
+    ):  # as where completed squares outweigh V(start), which the plain pass keeps
+        plain = digits_lost(problem, messages)
+        acted = torch.maximum(*(policy_moved(problem, better, other) for other in (messages, shaken.messages)))
+        spared = (lost > LOST[lost.dtype]) & (plain <= SPARED[lost.dtype]) & (acted <= SPARED[lost.dtype])
+        rooted, lost = rooted & ~spared, torch.where(spared, plain, lost)
+        risky = risky & ~spared
+        if not bool(rooted.any()):
+            return messages, None, None, rooted, torch.where(risky, plain, lost)
     if not bool(rooted.equal(risky)):
         lost = torch.where(risky & ~rooted, digits_lost(problem, messages), lost)
     made = replace(with_digits_of(messages, better, rooted), chosen=messages.chosen | rooted[..., None])

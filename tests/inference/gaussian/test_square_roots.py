@@ -222,6 +222,16 @@ def test_squares_far_from_all_states_answer_with_their_digits_or_a_status():
     assert Status.SUCCESS in seen
 
 
+def test_the_plain_pass_answers_where_it_keeps_the_digits_that_square_roots_lose():
+    """A linear cost outweighs the quadratic one beside it: 1/2 |u|^2 of its square is 1e8 times V(start)."""
+    parts = [np.array([[x]]) for x in (-0.0625, -8.875)]
+    parts += [np.array([1.625]), np.zeros((1, 1)), np.array([[1.125, -0.125], [-0.125, 0.0195]]) * 2.0**-10]
+    parts += [np.array([7.5, 247.25]), (np.array([[19408.0]]), np.array([-1.0]))]
+    parts += [(np.array([-0.375]), np.array([[8.125]])), 1, 0.625]
+    parts += [(np.zeros((1, 1)), np.array([0.5625]), np.array([[85.0]]))]
+    check(cai.infer(as_model(*parts), "variational"), many_digits(*parts, 0.0), 1e-12)
+
+
 @pytest.mark.parametrize(
     ("part", "name"),
     [("belief", "A"), ("belief", "offset"), ("moments", "action_means"), ("account", "believed_return")],
