@@ -129,6 +129,12 @@ def _expected_dense(transitions: Tensor, values: Tensor) -> Tensor:
     return result.unflatten(-1, shape)
 
 
+def is_certain(model: TrajectoryModel) -> bool:
+    """Whether each action has one outcome, which is certain: then no outcome can be tilted, whatever eta is."""
+    chances = model.mdp.probabilities
+    return chances.shape[-1] == 1 and model.discount == 1 and not chances.requires_grad and bool((chances == 1).all())
+
+
 def tilted_backup(model: TrajectoryModel, values: Tensor, t: int, eta: float) -> Tensor:
     """Q [S, A] as the certainty equivalent at eta of reward and value, the fall of a discount included.
 
@@ -136,6 +142,8 @@ def tilted_backup(model: TrajectoryModel, values: Tensor, t: int, eta: float) ->
     `TiltedDynamics`; eta = +-inf takes the best or worst outcome. Exact to rounding for every eta, see
     `certainty_equivalent`.
     """
+    if is_certain(model):
+        return fixed_backup(model, values, t)
     chances, leads, rewards = model.mdp.probabilities, model.mdp.next_states, model.log_potential(t)
     worth = continuation(model, values, eta)
     if leads is None and rewards.shape[-1] == 1:
