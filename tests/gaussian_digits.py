@@ -4,7 +4,7 @@ import mpmath
 import numpy as np
 
 mpmath.mp.dps = 90
-precise = np.vectorize(lambda x: mpmath.mpf(float(x)), otypes=[object])
+precise = np.vectorize(lambda x: x if isinstance(x, mpmath.mpf) else mpmath.mpf(float(x)), otypes=[object])
 
 
 def inverse(matrix):

@@ -79,7 +79,7 @@ def smoothed_in_roots(chain: Chain, problem: GaussianProblem, messages: Messages
     before = Squares(slopes, steps.u[..., :last, :], steps.linear[..., :last, :], steps.rest[..., :last])
     passed = backward_in_roots(problem, messages, costs=(before, end))
     assert passed is not None
-    better, pushes, _ = passed
+    better, pushes = passed.messages, passed.pushes
     first = pushes[0]
     assert first is not None
     mean = times(first.kept, spread_over(chain.mean, batch, 1)) + first.pulled

@@ -19,8 +19,19 @@ from cai.inference.gaussian.spectrum import log_det_excess
 from cai.inference.gaussian.square_roots import Push
 from cai.inference.gaussian.squares import Squares, factor, spread_over, squares_of, triangle
 
-__all__ = ["Rooted", "at_risk", "digits_lost", "moved", "refined", "rooted_answer", "with_digits_of"]
+__all__ = [
+    "Rooted",
+    "at_risk",
+    "digits_lost",
+    "moved",
+    "policy_moved",
+    "refined",
+    "rooted_answer",
+    "shifted",
+    "with_digits_of",
+]
 
+STEPS = ("A", "noise", "shrunk")  # of a belief, what is held against itself step by step
 KEPT = {torch.float64: 1e-8, torch.float32: 1e-3}  # of numbers, by which they may be off and have gradients
 # Of the largest cost to what is left of it after a step, or to the cost of an action, above which digits are lost.
 FAR_APART = {torch.float64: 1e4, torch.float32: 1e2}
@@ -34,12 +45,14 @@ class Rooted(NamedTuple):
         moments: along q.
         lucks: [..., T + 1], the luck of the start and of each step, nats.
         account: what q earns and pays.
+        roots: [..., T + 1, n, n], rows S of the covariances S'S of states.
     """
 
     belief: Belief
     moments: Moments
     lucks: Tensor
     account: Account
+    roots: Tensor
 
 
 @torch.no_grad()
@@ -104,18 +117,27 @@ def digits_lost(problem: GaussianProblem, messages: Messages) -> Tensor:
 
 
 @torch.no_grad()
-def moved(problem: GaussianProblem, messages: Messages, others: Messages) -> Tensor:
-    """[...], by what share of themselves gains, offsets, covariances and V(start) of other messages differ.
+def policy_moved(problem: GaussianProblem, messages: Messages, others: Messages) -> Tensor:
+    """[...], by what share of themselves gains, offsets and covariances of other messages differ.
 
-    Offsets are held against the widths of actions, too, and V(start) against the constants that it is a sum of; those
-    of completed squares, which are large where linear costs outweigh quadratic ones, are rounded without being shaken.
+    Offsets are held against the widths of actions, too.
     """
     leaning = messages.gain if problem.prior is None else torch.maximum(messages.gain.abs(), problem.prior.gain.abs())
     gains = _shares(others.gain - messages.gain, leaning, 2)
     spreads = _shares(others.covariance - messages.covariance, messages.covariance, 2)
     widths = messages.covariance.diagonal(dim1=-2, dim2=-1).sqrt()
     shifts = _shares(others.offset - messages.offset, torch.maximum(messages.offset.abs(), widths), 1)
-    steps = torch.stack([gains, spreads, shifts]).amax((0, -1)) if problem.horizon else gains.new_zeros(problem.batch)
+    return torch.stack([gains, spreads, shifts]).amax((0, -1)) if problem.horizon else gains.new_zeros(problem.batch)
+
+
+@torch.no_grad()
+def moved(problem: GaussianProblem, messages: Messages, others: Messages) -> Tensor:
+    """[...], by what share of themselves the policy (see `policy_moved`) and V(start) of other messages differ.
+
+    V(start) is held against the constants that it is a sum of; those of completed squares, which are large where linear
+    costs outweigh quadratic ones, are rounded without being shaken.
+    """
+    steps = policy_moved(problem, messages, others)
     centred = problem.centred()
     constants = [part.abs().amax(-1) for part in (problem.constant, centred.constant)]
     constants += [problem.final.rho.abs(), messages.start.abs(), messages.temperature]
@@ -124,6 +146,32 @@ def moved(problem: GaussianProblem, messages: Messages, others: Messages) -> Ten
     rests += [squares_of(*problem.final)[0].rest.abs()]
     rounding = torch.finfo(size.dtype).eps * torch.maximum(*torch.broadcast_tensors(*rests))
     return torch.maximum(steps, _shares((others.start - messages.start).abs() + rounding, size))
+
+
+@torch.no_grad()
+def shifted(problem: GaussianProblem, answer: Rooted, other: Rooted) -> Tensor:
+    """[...], by what share of themselves believed dynamics, moments and accounts of another answer differ.
+
+    Moments are held against the largest along q: where a state that was far away is led to 0, its mean keeps the
+    digits of what it was.
+    """
+    one, two = answer.belief, other.belief
+    along, beside = answer.moments, other.moments
+    widths, acts = (
+        part.diagonal(dim1=-2, dim2=-1).abs().sqrt() for part in (along.state_covariances, along.action_covariances)
+    )
+    found = [_shares(getattr(two, name) - getattr(one, name), getattr(one, name), 2).amax(-1) for name in STEPS]
+    found.append(_shares(two.offset - one.offset, torch.maximum(one.offset.abs(), widths[..., 1:, :]), 1).amax(-1))
+    means = ((along.state_means, beside.state_means, widths), (along.action_means, beside.action_means, acts))
+    found += [_shares(second - first, torch.maximum(first.abs(), width), 2) for first, second, width in means]
+    spreads = (along.state_covariances, beside.state_covariances), (along.action_covariances, beside.action_covariances)
+    found += [_shares(second - first, first, 3) for first, second in spreads]
+    alpha = problem.temperature
+    paid, instead = (
+        torch.stack(torch.broadcast_tensors(part.believed_return / alpha, part.policy_divergence, part.luck), -1)
+        for part in (answer.account, other.account)
+    )
+    return torch.stack([*found, _shares(instead - paid, paid, 1)]).amax(0)
 
 
 def _shares(part: Tensor, whole: Tensor, own: int = 0) -> Tensor:
@@ -158,7 +206,7 @@ class _Lost(_Refined):
         raise NotKnown(
             "gradients",
             "an answer whose costs or noises are so many orders apart that it was passed in square roots",
-            "bring them nearer to each other, or take differences of answers",
+            "bring them nearer to each other, ask for those of its bound or evidence, or take differences of answers",
             "the pass that gradients are taken of has lost its digits",
         )
 
@@ -199,7 +247,7 @@ def rooted_answer(problem: GaussianProblem, messages: Messages, pushes: list[Pus
     own = torch.eye(m, dtype=policy.gain.dtype, device=policy.gain.device)
     width = torch.linalg.solve_triangular(messages.root, own, upper=False)
     width = messages.temperature[..., None, None, None].sqrt() * width
-    belief, moments, lucks, costs, leans = _along(problem, messages, policy, width, pushes)
+    belief, moments, lucks, costs, leans, roots = _along(problem, messages, policy, width, pushes)
     weights, luck = alive(problem), lucks.sum(-1)
     paid = Account(
         believed_return=-(weights * costs).sum(-1),
@@ -207,13 +255,13 @@ def rooted_answer(problem: GaussianProblem, messages: Messages, pushes: list[Pus
         policy_entropy=(weights[:-1] * entropies_of_widths(width)).sum(-1).expand_as(luck),
         luck=luck,
     )
-    return Rooted(belief, moments, lucks, paid)
+    return Rooted(belief, moments, lucks, paid, roots)
 
 
 def _along(
     problem: GaussianProblem, messages: Messages, policy: GaussianPrior, width: Tensor, pushes: list[Push | None]
-) -> tuple[Belief, Moments, Tensor, Tensor, Tensor]:
-    """Along q: belief, moments, luck [..., T + 1], expected costs [..., T + 1] and KLs of the policy [..., T]."""
+) -> tuple[Belief, Moments, Tensor, Tensor, Tensor, Tensor]:
+    """Along q: belief, moments, luck [..., T + 1], expected costs [..., T + 1], KLs of the policy [..., T], roots."""
     shape, n, m, horizon = problem.batch, problem.num_states, problem.num_actions, problem.horizon
     theta = messages.theta
     parts = [(problem.A, 2), (problem.B, 2), (problem.offset, 1), (factor(problem.noise), 2)]
@@ -259,7 +307,7 @@ def _along(
         spread[..., n:, n:].contiguous(),
         spread[..., :n, n:].contiguous(),
     )
-    return belief, moments, torch.stack(lucks, -1), torch.stack(costs, -1), torch.stack(leans, -1)
+    return belief, moments, torch.stack(lucks, -1), torch.stack(costs, -1), torch.stack(leans, -1), S
 
 
 def _pulled(x: Tensor, push: Push | None) -> Tensor:

@@ -11,14 +11,25 @@ from torch import Tensor
 
 from cai.inference.core.memory import Need
 from cai.inference.core.status import Status, Target
+from cai.inference.gaussian.envelope import asks_for_gradients, with_slopes
 from cai.inference.gaussian.existence import Failure, critical_eta, first_failure
 from cai.inference.gaussian.messages import Messages, backward
 from cai.inference.gaussian.moments import account, believe, forward, luck_by_step
 from cai.inference.gaussian.posterior import GaussianPosterior
 from cai.inference.gaussian.problem import GaussianPrior, GaussianProblem, times
 from cai.inference.gaussian.read import read_problem
-from cai.inference.gaussian.rooted import at_risk, digits_lost, moved, refined, rooted_answer, with_digits_of
-from cai.inference.gaussian.square_roots import Push, backward_in_roots
+from cai.inference.gaussian.rooted import (
+    Rooted,
+    at_risk,
+    digits_lost,
+    moved,
+    policy_moved,
+    refined,
+    rooted_answer,
+    shifted,
+    with_digits_of,
+)
+from cai.inference.gaussian.square_roots import Passed, backward_in_roots
 from cai.inference.gaussian.stationary import stationary_posterior
 from cai.models.continuous.linear_gaussian import LinearGaussianModel
 
@@ -39,6 +50,8 @@ STRONG = {torch.float64: 1e6, torch.float32: 1e2}
 GAP = {torch.float64: 1e-9, torch.float32: 1e-3}
 # Of a policy, which it may be off by where no square roots keep its digits.
 LOST = {torch.float64: 1e-8, torch.float32: 1e-2}
+SPARED = {torch.float64: 1e-10, torch.float32: 1e-4}  # of the plain pass, where it keeps more than square roots do
+SHIFTED = {torch.float64: 1e-7, torch.float32: 1e-2}  # of what q does, likewise
 UNKNOWN = ("log_evidence", "elbo", "believed_return", "luck", "policy_divergence", "policy_entropy")
 
 
@@ -111,12 +124,18 @@ def gaussian_posterior(
         return stationary_posterior(problem, common, found, average=model.is_average)
     messages = backward(problem, eta)
     risky = at_risk(problem, messages)
-    messages, pushes, rooted, lost = _passed_again(problem, messages, risky)
+    messages, passed, shaken, rooted, lost = _passed_again(problem, messages, risky)
     failure = first_failure(problem, messages, rooted)
     if failure is not None:
         return failed_posterior(problem, failure, eta, common, found)
     if not (share := float(lost.max())) <= LOST[problem.mean.dtype]:
         return _inaccurate(problem, messages, common, found, APART.format(share))
+    does = dict[str, Any]()
+    if passed is not None and shaken is not None:
+        better, other = (rooted_answer(problem, part.messages, part.pushes) for part in (passed, shaken))
+        if not (share := float(shifted(problem, better, other)[rooted].max())) <= SHIFTED[problem.mean.dtype]:
+            return _inaccurate(problem, messages, common, found, APART.format(share))
+        messages, does = _what_q_does(problem, messages, passed, better, rooted)
     bound = messages.start / problem.temperature
     found["start"] = _plain(bound)
     parts = common | {"problem": problem, "messages": messages, "status": Status.SUCCESS}
@@ -124,9 +143,7 @@ def gaussian_posterior(
         parts |= {"log_evidence": bound, "elbo": bound}
     elif target is Target.FIXED_DYNAMICS:
         parts |= {"elbo": bound}
-    if pushes is not None:
-        parts |= _what_q_does(problem, messages, pushes, rooted)
-    answer = GaussianPosterior(**parts, details=found)
+    answer = GaussianPosterior(**parts, **does, details=found)
     if eta != 0 and not (gap := _gap(answer, problem, messages, eta)) <= GAP[problem.mean.dtype]:
         return _inaccurate(problem, messages, common, found, OUTWEIGHED.format(gap))
     return _with_attained_bound(answer) if target is Target.OTHER else answer
@@ -134,40 +151,54 @@ def gaussian_posterior(
 
 def _passed_again(
     problem: GaussianProblem, messages: Messages, risky: Tensor
-) -> tuple[Messages, list[Push | None] | None, Tensor, Tensor]:
-    """The messages, in square roots where digits are at risk.
+) -> tuple[Messages, Passed | None, Passed | None, Tensor, Tensor]:
+    """The messages, in square roots where digits are at risk; V(start) is yet to follow where it has gradients.
 
     Returns:
-        The messages; what tilts then; bool [...], of which members; and [...], what is lost of a policy or V(start).
+        The messages; the pass in roots; the same shaken; bool [...], of which members they hold; and [...], what is
+        lost of a policy or V(start).
     """
     lost = torch.zeros_like(risky, dtype=problem.mean.dtype)
     if not bool(risky.any()):
-        return messages, None, risky, lost
-    found = backward_in_roots(problem, messages)
-    if found is None or not bool((risky & found[2]).any()):
-        return messages, None, torch.zeros_like(risky), torch.where(risky, digits_lost(problem, messages), lost)
-    better, pushes, held = found
-    shaken, rooted = backward_in_roots(problem, messages, shaken=True), risky & held
+        return messages, None, None, risky, lost
+    passed = backward_in_roots(problem, messages, slopes=asks_for_gradients(problem))
+    if passed is None or not bool((risky & passed.members).any()):
+        lost = torch.where(risky, digits_lost(problem, messages), lost)
+        return messages, None, None, torch.zeros_like(risky), lost
+    better, rooted = passed.messages, risky & passed.members
+    shaken = backward_in_roots(problem, messages, shaken=True)
     assert shaken is not None
-    lost = torch.where(rooted, moved(problem, better, shaken[0]), lost)
+    lost = torch.where(rooted, moved(problem, better, shaken.messages), lost)
+    if bool(
+        (lost > LOST[lost.dtype]).any()
+    ):  # as where completed squares outweigh V(start), which the plain pass keeps
+        plain = digits_lost(problem, messages)
+        acted = torch.maximum(*(policy_moved(problem, better, other) for other in (messages, shaken.messages)))
+        spared = (lost > LOST[lost.dtype]) & (plain <= SPARED[lost.dtype]) & (acted <= SPARED[lost.dtype])
+        rooted, lost = rooted & ~spared, torch.where(spared, plain, lost)
+        risky = risky & ~spared
+        if not bool(rooted.any()):
+            return messages, None, None, rooted, torch.where(risky, plain, lost)
     if not bool(rooted.equal(risky)):
         lost = torch.where(risky & ~rooted, digits_lost(problem, messages), lost)
     made = replace(with_digits_of(messages, better, rooted), chosen=messages.chosen | rooted[..., None])
-    return made, pushes, rooted, lost
+    made = made if passed.kept is None else replace(made, start=messages.start)
+    return made, passed, shaken, rooted, lost
 
 
 def _what_q_does(
-    problem: GaussianProblem, messages: Messages, pushes: list[Push | None], rooted: Tensor
-) -> dict[str, Any]:
-    """The parts of an answer that follow from messages, those of some members computed in square roots."""
-    better = rooted_answer(problem, messages, pushes)
+    problem: GaussianProblem, messages: Messages, passed: Passed, better: Rooted, rooted: Tensor
+) -> tuple[Messages, dict[str, Any]]:
+    """The messages with V(start), and the parts of an answer that follow, those of some members in square roots."""
+    if passed.kept is not None:
+        messages = replace(messages, start=with_slopes(problem, messages.start, passed, better, rooted))
     belief, policy = believe(problem, messages), GaussianPrior(messages.gain, messages.offset, messages.covariance)
     moments = forward(belief, policy)
     lucks = luck_by_step(problem, messages, belief, moments)
     paid = account(problem, messages, belief, policy, moments)
     plain = (belief, moments, lucks, paid)
     names = ("belief", "moments", "lucks", "account")
-    return {name: refined(one, two, rooted) for name, one, two in zip(names, plain, better, strict=True)}
+    return messages, {name: refined(one, two, rooted) for name, one, two in zip(names, plain, better[:4], strict=True)}
 
 
 def _inaccurate(

@@ -13,8 +13,9 @@ Cholesky factor of I + theta G'PG takes the place of the triangularisation.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,6 +25,7 @@ from cai.inference.gaussian.problem import GaussianProblem, Quadratic, at_steps,
 from cai.inference.gaussian.spectrum import half_log_det
 from cai.inference.gaussian.squares import (
     Squares,
+    eliminated,
     factor,
     is_clear,
     roots_of,
@@ -36,7 +38,7 @@ from cai.inference.gaussian.squares import (
 from cai.models.common.random_draws import seeded
 from cai.models.common.shapes import broadcast_shapes
 
-__all__ = ["Push", "backward_in_roots"]
+__all__ = ["Kept", "Left", "Passed", "Push", "backward_in_roots"]
 
 CERTAIN = 2.0**100  # in place of 1 over the width of what has no noise
 
@@ -65,6 +67,55 @@ class Push(NamedTuple):
     spread: Tensor
 
 
+class Left(NamedTuple):
+    """Rows of costs after the policy acted in s: turn (U s + u) + rest + act v, with v ~ N(0, alpha) its noise.
+
+    Attributes:
+        turn: [..., T, k, n].
+        rest: [..., T, k].
+        act: [..., T, k, m].
+    """
+
+    turn: Tensor
+    rest: Tensor
+    act: Tensor
+
+
+class Kept(NamedTuple):
+    """What gradients need of a pass.
+
+    Attributes:
+        start: the cost of the mean of s_1.
+        before: the cost of each step's state, [..., T, ...].
+        after: that of its mean outcome x, of what the discount leaves.
+        outcome: the rows U x + u of the latter.
+        prior: the rows (alpha / L)^1/2 (a - K0 s - k0); None if the prior is flat.
+    """
+
+    start: Squares
+    before: Squares
+    after: Squares
+    outcome: Left
+    prior: Left | None
+
+
+class Passed(NamedTuple):
+    """A backward pass in square roots.
+
+    Attributes:
+        messages: of the pass.
+        pushes: what tilts the start and each step, None where nothing does.
+        members: bool [...], which members they hold for: those whose costs are sums of squares with roots of their own,
+            and whose numbers are finite.
+        kept: what gradients need, if it was asked for.
+    """
+
+    messages: Messages
+    pushes: list[Push | None]
+    members: Tensor
+    kept: Kept | None = None
+
+
 @torch.no_grad()
 def backward_in_roots(
     problem: GaussianProblem,
@@ -72,8 +123,9 @@ def backward_in_roots(
     *,
     costs: tuple[Squares, Squares] | None = None,
     shaken: bool = False,
-) -> tuple[Messages, list[Push | None], Tensor] | None:
-    """The messages of a backward pass, passed once more in square roots; without gradients.
+    slopes: bool = False,
+) -> Passed | None:
+    """The messages of a backward pass, passed once more in square roots; None if theta has both signs.
 
     Args:
         problem: the linear-quadratic problem.
@@ -81,11 +133,7 @@ def backward_in_roots(
         costs: those of steps, with a time axis, and of the end, where they are known as squares.
         shaken: whether each step adds as much as its rounding, at random: how far numbers then move is how far off
             they may be.
-
-    Returns:
-        The messages; what tilts the start and each step, None where nothing does; and bool [...], which members they
-        hold for: those whose costs are sums of squares with roots of their own, and whose numbers are finite. None
-        if theta has both signs.
+        slopes: whether to keep what gradients need.
     """
     theta, shake = messages.theta, seeded(0) if shaken else None
     signs = theta.sign().unique()
@@ -101,21 +149,32 @@ def backward_in_roots(
     squares = list(zip(stage, (2, 1, 1, 0), strict=True))
     parts = [[spread_over(step, shape, own) for step in at_steps(part, own, horizon)] for part, own in moves + squares]
     priors = _prior_rows(problem)
-    found, acts, pushes, logs = [going], list[_Act](), [], []
+    found, acts, pushes, logs, kept = [going], list[_Act](), [], [], list[_Turned]()
     for t in reversed(range(horizon)):
         A, B, c, W, *cost = (part[t] for part in parts)
         going, log, push = _outcome(going, W, tilt, shake)
         logs.append(log)
         pushes.append(push)
         prior = [] if priors is None else [priors[t]]
-        going, act = _before_action(going, (A, B, c), Squares(*cost), problem.survival[t], prior, shake)
+        going, act, left = _before_action(going, (A, B, c), Squares(*cost), problem.survival[t], prior, shake)
+        if slopes:
+            kept.append(left(going))
         acts.append(act)
         found.append(going)
     start, log, push = _outcome(going, spread_over(problem.covariance, shape, 2), tilt, shake)
     made = _gathered(problem, messages, found[::-1], acts[::-1], logs)
     made = replace(made, start=-(start(problem.mean) + log + made.start))
     finite = made.start.isfinite() & made.cost_to_go.P.isfinite().flatten(-3).all(-1)
-    return made, [push, *pushes[::-1]], held & finite
+    held = held & finite
+    return Passed(made, [push, *pushes[::-1]], held, _in_order(start, kept[::-1], priors) if kept else None)
+
+
+class _Turned(NamedTuple):
+    """Of one step, what `Kept` has of all."""
+
+    before: Squares
+    after: Squares
+    rows: Left
 
 
 def _costs(problem: GaussianProblem, known: tuple[Squares, Squares] | None) -> tuple[Squares, Squares, Tensor]:
@@ -128,6 +187,20 @@ def _costs(problem: GaussianProblem, known: tuple[Squares, Squares] | None) -> t
         (stage, end), held = known, torch.ones(problem.batch, dtype=torch.bool, device=problem.mean.device)
     parts = zip(end, (2, 1, 1, 0), strict=True)
     return stage, Squares(*(spread_over(part, problem.batch, own) for part, own in parts)), held
+
+
+def _in_order(start: Squares, kept: list[_Turned], priors: list[Tensor] | None) -> Kept:
+    """What was kept of each step, side by side."""
+
+    def together(parts: list[Any], own: tuple[int, ...]) -> list[Tensor]:
+        return [torch.stack(part, -1 - axes) for part, axes in zip(zip(*parts, strict=True), own, strict=True)]
+
+    before, after = (Squares(*together([step[k] for step in kept], (2, 1, 1, 0))) for k in range(2))
+    turn, rest, act = together([step.rows for step in kept], (2, 1, 2))
+    n, m = turn.shape[-1], act.shape[-1]
+    outcome = Left(turn[..., :n, :], rest[..., :n], act[..., :n, :])
+    prior = None if priors is None else Left(turn[..., -m:, :], rest[..., -m:], act[..., -m:, :])
+    return Kept(start, before, after, outcome, prior)
 
 
 class _Act(NamedTuple):
@@ -153,8 +226,8 @@ def _before_action(
     survival: float,
     prior: list[Tensor],
     shake: torch.Generator | None,
-) -> tuple[Squares, _Act]:
-    """The cost-to-go before a step, with its action eliminated, and the policy.
+) -> tuple[Squares, _Act, Callable[[Squares], _Turned]]:
+    """The cost-to-go before a step, with its action eliminated; the policy; and, of that cost, what gradients need.
 
     Args:
         after: the cost of a mean outcome.
@@ -168,16 +241,22 @@ def _before_action(
     U, u, linear = survival**0.5 * after.U, survival**0.5 * after.u, survival * after.linear
     above = torch.cat([U @ B, U @ A, (times(U, c) + u)[..., None]], -1)
     below = torch.cat([cost.U[..., n:], cost.U[..., :n], cost.u[..., None]], -1)
-    R = triangle(above, below, *prior, lead=m, shake=shake)
+    R, turn = eliminated(above, below, *prior, lead=m, shake=shake)
     root, across, shift = R[..., :m, :m], R[..., :m, m : m + n], R[..., :m, m + n]
     lean = solved(root.mT, (times(B.mT, linear) + cost.linear[..., n:])[..., None], upper=False)[..., 0]
     act = solved(root, torch.cat([across, (shift + lean)[..., None]], -1))
     bare = above[..., :m].mT @ above[..., :m] + below[..., :m].mT @ below[..., :m]
     rest = survival * after.rest + cost.rest + (linear * c).sum(-1) + R[..., m + n, m + n].square() / 2
     rest = rest - (lean * (lean / 2 + shift)).sum(-1)
-    linear = times(A.mT, linear) + cost.linear[..., :n] - times(across.mT, lean)
-    before = Squares(R[..., m : m + n, m : m + n], R[..., m : m + n, m + n], linear, rest)
-    return before, _Act(root.mT, -act[..., :n] + 0.0, -act[..., n] + 0.0, bare)
+
+    def turned(before: Squares) -> _Turned:
+        Q = turn()
+        rest = Q[..., m + n] * R[..., m + n, m + n, None] - times(Q[..., :m], lean)
+        return _Turned(before, Squares(U, u, linear, before.rest), Left(Q[..., m : m + n], rest, Q[..., :m]))
+
+    costs = times(A.mT, linear) + cost.linear[..., :n] - times(across.mT, lean)
+    before = Squares(R[..., m : m + n, m : m + n], R[..., m : m + n, m + n], costs, rest)
+    return before, _Act(root.mT, -act[..., :n] + 0.0, -act[..., n] + 0.0, bare), turned
 
 
 def _gathered(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -12,6 +13,7 @@ from cai.models.common.shapes import broadcast_shapes
 
 __all__ = [
     "Squares",
+    "eliminated",
     "factor",
     "is_clear",
     "roots_of",
@@ -54,7 +56,7 @@ class Squares(NamedTuple):
         return Quadratic(symmetric(U.mT @ U), times(U.mT, u) + linear, rest + u.square().sum(-1) / 2)
 
 
-def triangle(*rows: Tensor, lead: int = 0, shake: torch.Generator | None = None) -> Tensor:
+def triangle(*rows: Tensor, shake: torch.Generator | None = None) -> Tensor:
     """The triangular factor [..., k, k] of rows [..., i, k], with a diagonal >= 0; the largest rows come first.
 
     Rows of very different sizes keep their digits in that order (Powell and Reid 1969; Cox and Higham 1998), and so do
@@ -62,10 +64,48 @@ def triangle(*rows: Tensor, lead: int = 0, shake: torch.Generator | None = None)
 
     Args:
         rows: parts of the matrix.
-        lead: so many columns are eliminated first, by the rows that they have entries in; others stay as they are, and
-            so what has no part in these columns, be it large, rounds nothing of what has.
         shake: adds as much at random.
     """
+    return _upright(_factored(_whole(rows, shake))[0])[0]
+
+
+def eliminated(*rows: Tensor, lead: int, shake: torch.Generator | None = None) -> tuple[Tensor, Callable[[], Tensor]]:
+    """The same after so many columns, which are eliminated first, by the rows that they have entries in.
+
+    Other rows stay as they are, and so what has no part in these columns, be it large, rounds nothing of what has.
+
+    Returns:
+        The triangular factor R; and, by calling, Q [..., i, k], whose columns are orthonormal, with rows Q R.
+    """
+    matrix = _whole(rows, shake)
+    if not lead:
+        R, turn_whole = _factored(matrix)
+        R, signs = _upright(R)
+        return R, lambda: turn_whole() * signs[..., None, :]
+    order = _largest_first(matrix)
+    ordered = matrix.gather(-2, order)
+    within = (ordered[..., :lead] != 0).any(-1).int().argsort(stable=True, dim=-1, descending=True)
+    within = within[..., None].expand(matrix.shape)
+    ordered, order = ordered.gather(-2, within), order.gather(-2, within)
+    folded, tau = torch.geqrf(ordered[..., :lead])
+    rest = torch.ormqr(folded, tau, ordered[..., lead:], transpose=True)
+    later, turn_later = _factored(rest[..., lead:, :])
+    above = torch.cat([folded[..., :lead, :].triu(), rest[..., :lead, :]], -1)
+    R = torch.cat([above, torch.cat([later.new_zeros(*later.shape[:-1], lead), later], -1)], -2)
+    R, signs = _upright(R)
+
+    def turn() -> Tensor:
+        own = torch.eye(matrix.shape[-2], lead, dtype=R.dtype, device=R.device).expand(*matrix.shape[:-1], lead)
+        columns = turn_later()
+        other = torch.cat([columns.new_zeros(*columns.shape[:-2], lead, columns.shape[-1]), columns], -2)
+        Q = torch.ormqr(folded, tau, torch.cat([own, other], -1)) * signs[..., None, :]
+        return Q.gather(-2, order.argsort(-2)[..., : Q.shape[-1]])
+
+    return R, turn
+
+
+def _whole(rows: tuple[Tensor, ...], shake: torch.Generator | None) -> Tensor:
+    """The rows as one matrix, of no fewer rows than columns, shaken if wanted."""
     matrix = torch.cat(rows, -2)
     if shake is not None:
         units = torch.linalg.vector_norm(matrix, dim=-2, keepdim=True)
@@ -75,23 +115,30 @@ def triangle(*rows: Tensor, lead: int = 0, shake: torch.Generator | None = None)
     size = matrix.shape[-1]
     if matrix.shape[-2] < size:
         matrix = torch.cat([matrix, matrix.new_zeros(*matrix.shape[:-2], size - matrix.shape[-2], size)], -2)
-    matrix = _largest_first(matrix)
-    if lead:
-        within = (matrix[..., :lead] != 0).any(-1).int().argsort(stable=True, dim=-1, descending=True)
-        matrix = matrix.gather(-2, within[..., None].expand(matrix.shape))
-        folded, tau = torch.geqrf(matrix[..., :lead])
-        rest = torch.ormqr(folded, tau, matrix[..., lead:], transpose=True)
-        later = torch.linalg.qr(_largest_first(rest[..., lead:, :]), mode="r").R
-        above = torch.cat([folded[..., :lead, :].triu(), rest[..., :lead, :]], -1)
-        R = torch.cat([above, torch.cat([later.new_zeros(*later.shape[:-1], lead), later], -1)], -2)
-    else:
-        R = torch.linalg.qr(matrix, mode="r").R
-    return torch.where(R.diagonal(dim1=-2, dim2=-1) < 0, -1.0, 1.0)[..., None].to(R.dtype) * R
+    return matrix
+
+
+def _factored(matrix: Tensor) -> tuple[Tensor, Callable[[], Tensor]]:
+    """The triangular factor R of a matrix, by its rows in order of their size; and, by calling, Q."""
+    order = _largest_first(matrix)
+    ordered = matrix.gather(-2, order)
+
+    def turn() -> Tensor:
+        Q = torch.linalg.qr(ordered).Q
+        return Q.gather(-2, order.argsort(-2)[..., : Q.shape[-1]])
+
+    return torch.linalg.qr(ordered, mode="r").R, turn
+
+
+def _upright(R: Tensor) -> tuple[Tensor, Tensor]:
+    """The factor with a diagonal >= 0, and the signs of its rows [..., k]."""
+    signs = torch.where(R.diagonal(dim1=-2, dim2=-1) < 0, -1.0, 1.0).to(R.dtype)
+    return signs[..., None] * R, signs
 
 
 def _largest_first(matrix: Tensor) -> Tensor:
-    order = matrix.abs().amax(-1).argsort(-1, descending=True)
-    return matrix.gather(-2, order[..., None].expand(matrix.shape))
+    """The order of rows by their largest entries, for `gather`."""
+    return matrix.abs().amax(-1).argsort(-1, descending=True)[..., None].expand(matrix.shape)
 
 
 def factor(covariance: Tensor) -> Tensor:

@@ -184,9 +184,9 @@ def _in_roots(problem: GaussianProblem, last: Messages) -> tuple[Messages, Tenso
     """
     for steps, near in LONG:
         passed = backward_in_roots(replace(problem, horizon=steps), last)
-        if passed is None or not bool(passed[2].all()):
+        if passed is None or not bool(passed.members.all()):
             return None
-        found, (P, p, rho) = passed[0], passed[0].cost_to_go
+        found, (P, p, rho) = passed.messages, passed.messages.cost_to_go
         pairs = [part[..., :2, :, :].unbind(-3) for part in (P, found.gain, p[..., None])]
         apart = [float((entry_size(now - then) / entry_size(now).clamp(min=TINY)).max()) for now, then in pairs]
         if all(change <= enough for change, enough in zip(apart, ROOTS_SETTLED, strict=True)):

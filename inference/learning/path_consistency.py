@@ -39,7 +39,7 @@ class PathConsistency(NetworkBackend):
 
     Args:
         path_length: the most steps of a path.
-        explore: the share of copies of the world that act by the action prior, the others by the policy; on tables.
+        explore: the share of copies of the world that take all actions evenly, the others act by the policy; on tables.
 
     Of the answer's `details`, "critic" holds the learned "values" [T, S], "history" an `xarray.Dataset` along `step`,
     "steps" the transitions used and "form" "KL" or "entropy". `elbo` and `values` are exact ones of the learned policy.

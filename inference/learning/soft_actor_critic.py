@@ -48,7 +48,7 @@ class SoftActorCritic(NetworkBackend):
     four places that pay alike its bound was .08 nats below the best, that of the normal distribution .52.
 
     Args:
-        explore: the share of copies of the world that act by the action prior; the others by the policy.
+        explore: the share of copies of the world that take all actions evenly; the others act by the policy.
         target_entropy: learn the temperature, so that the policy's entropy, averaged over the states met, is this many
             nats (of actions scaled to [-1, 1], where they lie in a box); "auto" for minus the number of coordinates in
             a box, and 0.7 of the prior's mean entropy else. It needs a uniform prior.

@@ -37,7 +37,7 @@ class SoftQLearning(NetworkBackend):
     In other worlds with numbered actions Q is a network, the smaller of two, learned from a buffer; the policy acts.
 
     Args:
-        explore: the share of copies of the world that act by the action prior; the others by the policy so far.
+        explore: the share of copies of the world that take all actions evenly; the others act by the policy so far.
 
     Of the answer's `details`, "critic" holds the learned "q_values" [T, S, A], "history" an `xarray.Dataset` along
     `step`, "steps" the transitions that were used and "form" whether values are relative to the prior ("KL") or hold

@@ -5,14 +5,71 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from gymnasium import Env, Wrapper
 from gymnasium.vector import VectorEnv, VectorWrapper
 
-__all__ = ["CheckedVectorEnvironment"]
+__all__ = ["CheckedEnvironment", "CheckedVectorEnvironment"]
 
 if TYPE_CHECKING:
     _Wrapper = VectorWrapper[Any, Any, Any, Any, Any]
+    _One = Wrapper[Any, Any, Any, Any]
 else:
     _Wrapper = VectorWrapper  # generic since Gymnasium 1.4
+    _One = Wrapper
+
+
+class CheckedEnvironment(_One):
+    """One environment, which is refused with a sentence where what it returns has another form than Gymnasium's.
+
+    A vector would fail as it writes that into its arrays, and say nothing of where.
+
+    Args:
+        env: the environment.
+        name: of the world, for messages.
+    """
+
+    def __init__(self, env: Env[Any, Any], name: str) -> None:
+        super().__init__(env)
+        self._name, self._shape = name, env.observation_space.shape
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        """See `gymnasium.Env.reset`.
+
+        Raises:
+            ValueError: if it returns something else than (observation, info), or an observation of another shape.
+        """
+        told = self.env.reset(seed=seed, options=options)
+        self._check(told, "reset", ("observation", "info"))
+        return told
+
+    def step(self, action: Any) -> Any:
+        """See `gymnasium.Env.step`.
+
+        Raises:
+            ValueError: if it returns something else than five parts, an observation of another shape, or a reward that
+                is no number.
+        """
+        told: Any = self.env.step(action)
+        self._check(told, "step", ("observation", "reward", "terminated", "truncated", "info"))
+        if np.ndim(told[1]) or told[1] is None:
+            what = "None" if told[1] is None else f"an array of shape {list(np.shape(told[1]))}"
+            raise ValueError(f"{self._name}: the reward of a step is {what}; return one number, e.g. float(reward)")
+        return told
+
+    def _check(self, told: Any, method: str, parts: tuple[str, ...]) -> None:
+        if not isinstance(told, tuple) or len(told) != len(parts) or not isinstance(told[-1], dict):
+            found = f"a {type(told).__name__}"
+            if isinstance(told, tuple):
+                found = f"{len(told)} parts, the last a {type(told[-1]).__name__}" if told else "nothing"
+            raise ValueError(
+                f"{self._name}: {method} returned {found}; expected ({', '.join(parts)}), with info a dict, as "
+                "Gymnasium has it since 0.26"
+            )
+        if self._shape is not None and np.shape(told[0]) != self._shape:
+            raise ValueError(
+                f"{self._name}: {method} returned an observation of shape {list(np.shape(told[0]))}, and its "
+                f"observation_space has {list(self._shape)}; mend the one or the other"
+            )
 
 
 class CheckedVectorEnvironment(_Wrapper):

@@ -296,9 +296,11 @@ def _one(source: Any, limit: int | None, options: dict[str, Any], name: str) -> 
     """One environment."""
     import gymnasium
 
+    from cai.models.environments.checked import CheckedEnvironment
+
     if isinstance(source, str):
         try:
-            return gymnasium.make(source, max_episode_steps=limit, **options)
+            return CheckedEnvironment(gymnasium.make(source, max_episode_steps=limit, **options), name)
         except (gymnasium.error.Error, ImportError) as error:
             raise ValueError(f"Gymnasium cannot make {source!r}: {error}") from None
         except TypeError as error:
@@ -306,7 +308,8 @@ def _one(source: Any, limit: int | None, options: dict[str, Any], name: str) -> 
     made = source(**options)
     if not isinstance(made, gymnasium.Env):
         raise TypeError(f"{name} returned a {type(made).__name__}; expected a gymnasium.Env")
-    return made if limit is None else gymnasium.wrappers.TimeLimit(made, limit)
+    checked = CheckedEnvironment(made, name)
+    return checked if limit is None else gymnasium.wrappers.TimeLimit(checked, limit)
 
 
 def _check_prior(world: EnvironmentModel) -> None:

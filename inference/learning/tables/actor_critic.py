@@ -36,7 +36,7 @@ class ActorCriticRule:
     meets a state, each weighted gamma^t, which is where its exact gradient vanishes.
 
     Args:
-        explore: the share of copies that act by the action prior.
+        explore: the share of copies that take all actions evenly.
         observe_time: whether the policy sees t over a finite horizon.
         target_entropy: nats, that of the policy, averaged over the states met; None for a fixed temperature.
         target_kl: nats, the mean KL of the policy from the prior, in place of the entropy; or None.

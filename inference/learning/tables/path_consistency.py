@@ -32,7 +32,7 @@ class PathConsistencyRule:
 
     Args:
         path_length: the most steps of a path.
-        explore: the share of copies that act by the action prior.
+        explore: the share of copies that take all actions evenly.
         length: L.
     """
 

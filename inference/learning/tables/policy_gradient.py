@@ -25,7 +25,7 @@ __all__ = ["PolicyGradientRule", "soft_advantages"]
 
 SHARE = 0.1  # the most of its mean advantage that an entry is moved by at once
 DELAY = 20  # visits by which the actor's steps begin small, since the first returns say little
-EARLY = 50  # visits of a state after which a third of its actions are still drawn from the prior; the share dies out
+EARLY = 50  # visits of a state after which a third of its actions are still drawn evenly; the share dies out
 LARGEST = 1.0  # nats that an entry of the policy may move at once
 
 
@@ -61,8 +61,8 @@ class PolicyGradientRule:
     """Logits move along the mean soft advantage of each action that was taken, values towards lambda-returns.
 
     That is the natural gradient of the soft objective, action by action, as far as samples show it. In states that were
-    seldom met a share of the actions is drawn from the prior, so that the noise of the first returns rules none out;
-    the share dies out as (1 + visits / 50)^-1.5, and what it bends with it.
+    seldom met a share of the actions is drawn evenly, so that neither the noise of the first returns nor a small prior
+    rules one out; the share dies out as (1 + visits / 50)^-1.5, and what it bends with it.
 
     Args:
         gae_lambda: in [0, 1].
@@ -95,7 +95,7 @@ class PolicyGradientRule:
 
     def chances(self, world: TableWorld, tables: Tables, times: Array, states: Array) -> Array:
         share = ((1 + tables["v_visits"][times, states] / EARLY) ** -1.5)[:, None]
-        return (1 - share) * np.exp(self.log_policy(world, tables, times, states)) + share * world.prior[states]
+        return (1 - share) * np.exp(self.log_policy(world, tables, times, states)) + share * world.even[states]
 
     def learn(self, world: TableWorld, tables: Tables, met: Met) -> Losses:
         taken = np.arange(met.actions.size)

@@ -180,9 +180,12 @@ def shift_level(world: TableWorld, tables: Tables, met: Met, errors: Array, name
 
 
 def behaviour(rule: Rule, world: TableWorld, tables: Tables, times: Array, states: Array, explore: float) -> Array:
-    """[N, A], chances of the next actions: a share of the copies acts by the action prior, the others by the policy."""
+    """[N, A], chances of the next actions: a share of the copies takes all evenly, the others act by the policy.
+
+    Not by the prior: what it hardly ever takes may be worth much, and would be learned from a handful of outcomes.
+    """
     explorers = round(explore * len(states))
-    chances = world.prior[states]
+    chances = world.even[states]
     chances[explorers:] = np.exp(rule.log_policy(world, tables, times[explorers:], states[explorers:]))
     return chances
 

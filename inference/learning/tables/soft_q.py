@@ -25,7 +25,7 @@ class SoftQRule:
     """Q(s, a) moves towards r + gamma V(s'), V(s) = alpha log sum_a p(a|s) exp(Q(s, a) / alpha).
 
     Args:
-        explore: the share of copies that act by the action prior; the others by the policy learned so far.
+        explore: the share of copies that take all actions evenly; the others act by the policy learned so far.
     """
 
     explore: float

@@ -74,6 +74,7 @@ class TableWorld:
         prior: [S, A], the action prior.
         log_prior: [S, A], -inf where an action is not available.
         finite_log_prior: [S, A], the same with 0 there, for means under the prior.
+        even: [S, A], the uniform distribution over the actions that the prior takes.
         live: bool [S], where a decision is made; states that nothing is paid in for ever count as terminal.
         discount: gamma.
         temperature: alpha.
@@ -95,6 +96,8 @@ class TableWorld:
         with np.errstate(divide="ignore"):
             self.log_prior: Array = np.log(self.prior)
         self.finite_log_prior: Array = np.where(self.prior > 0, self.log_prior, 0.0)
+        taken = self.prior > 0
+        self.even: Array = taken / np.maximum(taken.sum(1, keepdims=True), 1)
         self.cut = 0.0 if host.is_finite else min(max(1 - host.discount, LEAST_CUT), MOST_CUT)
         cumulative = mdp.probabilities.detach().cumsum(-1)
         total = cumulative[..., -1:]

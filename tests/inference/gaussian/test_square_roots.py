@@ -7,6 +7,7 @@ from gaussian_digits import apart, many_digits
 
 import cai
 from cai.inference import NotKnown, Status
+from cai.inference.gaussian import solve
 from cai.models import Flat, LinearGaussianModel, LinearNormal, QuadraticReward
 
 
@@ -219,3 +220,38 @@ def test_squares_far_from_all_states_answer_with_their_digits_or_a_status():
         want = many_digits(*parts, 1.0)
         assert not answer.status.ok or apart(answer.details["start"], want["start"]) < 1e-8, size
     assert Status.SUCCESS in seen
+
+
+def test_the_plain_pass_answers_where_it_keeps_the_digits_that_square_roots_lose():
+    """A linear cost outweighs the quadratic one beside it: 1/2 |u|^2 of its square is 1e8 times V(start)."""
+    parts = [np.array([[x]]) for x in (-0.0625, -8.875)]
+    parts += [np.array([1.625]), np.zeros((1, 1)), np.array([[1.125, -0.125], [-0.125, 0.0195]]) * 2.0**-10]
+    parts += [np.array([7.5, 247.25]), (np.array([[19408.0]]), np.array([-1.0]))]
+    parts += [(np.array([-0.375]), np.array([[8.125]])), 1, 0.625]
+    parts += [(np.zeros((1, 1)), np.array([0.5625]), np.array([[85.0]]))]
+    check(cai.infer(as_model(*parts), "variational"), many_digits(*parts, 0.0), 1e-12)
+
+
+@pytest.mark.parametrize(
+    ("part", "name"),
+    [("belief", "A"), ("belief", "offset"), ("moments", "action_means"), ("account", "believed_return")],
+)
+def test_what_q_does_is_held_against_the_same_shaken(monkeypatch, part, name):
+    """One entry of the shaken answer is a millionth off: that is what is known of it."""
+    shaken, answered = [], solve.rooted_answer
+
+    def off(*given):
+        found = answered(*given)
+        shaken.append(found)
+        whole = getattr(found, part)
+        return (
+            found
+            if len(shaken) < 2
+            else found._replace(**{part: whole._replace(**{name: 1.000001 * getattr(whole, name)})})
+        )
+
+    monkeypatch.setattr(solve, "rooted_answer", off)
+    parts = problem(2, 1e8, flat=False, noise=0.25)
+    answer = cai.infer(as_model(*parts), "exact", throw=False)
+    assert answer.status is Status.OUT_OF_RANGE
+    assert "digits were lost: the answer is known to" in answer.details["why"]

@@ -78,6 +78,24 @@ def test_what_shows_no_noise_is_learned_to_many_digits(backend):
     assert float((want * (want / found).log()).sum(-1).max()) < 1e-4
 
 
+@pytest.mark.parametrize("backend", LEARNERS)
+def test_actions_that_the_prior_hardly_takes_are_tried(backend):
+    """One of three pays so much that it is worth a third of the choices, and has a thousandth of the prior."""
+    share = 0.001
+    prior = [share, 0.4 - share, 0.6]
+    even = [math.log(1 / 3 / p) for p in prior]  # alpha 1: pi is uniform
+    model = TrajectoryModel(
+        MDP([[[0.5, 0.5]] * 3] * 2, [0.5, 0.5]),
+        reward=[[[2 * r, 0.0] for r in even]] * 2,
+        horizon=2,
+        action_prior=[prior] * 2,
+    )
+    best = cai.infer(model, "variational")
+    assert torch.allclose(best.action_probs, torch.tensor(1 / 3).double(), atol=0.1)
+    answer = cai.infer(model, backend, steps=20_000, seed=0)
+    assert -1e-9 <= gap(model, answer) < CLOSE
+
+
 def test_an_outcome_that_is_met_late_counts():
     rare = 0.01  # until it is met, the entry looks as one without noise
     model = TrajectoryModel(

@@ -233,6 +233,35 @@ def test_numbers_that_are_none_are_refused_with_their_place(place, message):
         collect(world(source=counter), 20, num_envs=2)
 
 
+FORMS = {
+    "shape": ({"seen": lambda told: np.zeros(3)}, r"returned an observation of shape \[3\], and its .* has \[1\]"),
+    "old reset": ({"reset": lambda told: told[0]}, r"reset returned a ndarray; expected \(observation, info\)"),
+    "old step": (
+        {"step": lambda told: (*told[:3], {})},
+        r"step returned 4 parts, .*truncated, info\), with info a dict",
+    ),
+    "no info": ({"step": lambda told: (*told[:4], None)}, "step returned 5 parts, the last a NoneType; expected"),
+    "array": (
+        {"step": lambda told: (told[0], np.ones(1), *told[2:])},
+        r"is an array of shape \[1\]; return one number",
+    ),
+    "nothing": ({"step": lambda told: (told[0], None, *told[2:])}, "the reward of a step is None; return one number"),
+}
+
+
+@pytest.mark.parametrize("case", FORMS)
+def test_what_does_not_keep_to_the_interface_is_told_where(case):
+    changes, message = FORMS[case]
+
+    def changed(name):
+        change = changes.get(name, lambda told: told)
+        return lambda self, *given, **named: change(getattr(Counter, name)(self, *given, **named))
+
+    odd = type("Odd", (Counter,), {name: changed(name) for name in ("seen", "reset", "step")})
+    with pytest.raises(ValueError, match="Odd: .*" + message):
+        collect(world(source=odd, discount=0.9), 3)
+
+
 def test_ready_made_vectors_and_functions_of_vectors_are_worlds():
     ready = SyncVectorEnv([Counter] * 2, autoreset_mode=AutoresetMode.DISABLED)
     found = world(source=ready)
