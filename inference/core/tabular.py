@@ -165,7 +165,7 @@ class TabularPosterior(Posterior):
 
     def _most_probable_actions(self, probs: Tensor) -> Tensor:
         """[T, S], the most probable action of each row [T, S, A]; of equals up to rounding the first."""
-        return (probs - 1e-12 * torch.arange(probs.shape[-1])).argmax(-1)
+        return (probs >= (1 - 1e-12) * probs.amax(-1, keepdim=True)).to(torch.uint8).argmax(-1)
 
     def _planned(self, greedy: Tensor) -> Tensor:
         """[T, S, A], the actions of the most probable trajectory in every state; greedy where it says nothing.

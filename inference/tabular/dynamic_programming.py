@@ -229,7 +229,22 @@ class RecursionPosterior(ModelPosterior):
 
     def _most_probable_actions(self, probs: Tensor) -> Tensor:
         best = super()._most_probable_actions(probs)
-        return best if self.attaining is None else torch.where(self.attaining >= 0, self.attaining, best)
+        if self.attaining is not None:
+            return torch.where(self.attaining >= 0, self.attaining, best)
+        if not self.chooses_softly:
+            return best
+        q_values, prior = self.messages.q_values.detach(), self.messages.log_prior
+        finite = torch.where(torch.isfinite(q_values), q_values, torch.zeros_like(q_values))
+        size = max(float(finite.abs().max()), self.model.reward_size / float(torch.as_tensor(self.model.temperature)))
+        if size >= 1:
+            return best
+        # Q-values that are tiny beside the temperature tell apart what probabilities round to equals.
+        prior = (self.model.log_action_prior if prior is None else prior).detach()
+        prior = prior - prior.amax(-1, keepdim=True)
+        scores = torch.where(prior > -1e-12, torch.zeros_like(prior), prior) + q_values
+        largest = scores.amax(-1, keepdim=True)
+        found = (scores >= largest - 1e-12 * size).to(torch.uint8).argmax(-1)
+        return torch.where(torch.isfinite(largest[..., 0]), found, best)
 
     @lazy
     def chooses_softly(self) -> bool:

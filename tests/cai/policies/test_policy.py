@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
+import cai
 from cai import MDP, Policy, TrajectoryModel, extract_policy, infer
 from cai.inference.core.status import Status
 from cai.models import gridworld, gymnasium_model, lottery
@@ -77,6 +78,35 @@ def test_greedy_ties_behind_a_worse_action_go_to_the_first_of_them():
 def test_greedy_sees_a_small_preference():
     greedy = extract_policy(infer(indifferent(reward=[0.0, 0.0, 1e-6])), "greedy")
     assert greedy.greedy(0) == 2
+
+
+@pytest.mark.parametrize("backend", ["exact", "variational", "risk:eta=2"])
+@pytest.mark.parametrize("size", [2.0**-10, 2.0**-38, 2.0**-41, 2.0**-60])
+def test_greedy_does_not_depend_on_the_unit_of_rewards(backend, size, tmp_path):
+    rewards = torch.tensor([[-1.0, -0.25, 0.0], [0.0, -0.5, 0.0], [-0.75, -0.25, -0.25]], dtype=torch.float64)
+    mdp = MDP.from_successors(torch.arange(3).view(3, 1, 1).expand(3, 3, 1), torch.ones(3, 3, 1), [1.0, 0.0, 0.0])
+    posterior = infer(TrajectoryModel(mdp, rewards * size, horizon=5), backend)
+    posterior.save(tmp_path / "answer")
+    for answer in (posterior, cai.load(tmp_path / "answer")):
+        assert extract_policy(answer, "greedy").action_probs.argmax(-1).tolist() == [[2, 0, 1]] * 5
+
+
+def test_greedy_ties_of_large_rewards_that_cancel_go_to_the_first():
+    """q = 10.3 - 10.1 - .2 is 7e-16 away from 0, and no preference."""
+    mdp = MDP.from_successors([[[1], [3]], [[2], [2]], [[3], [3]], [[3], [3]]], torch.ones(4, 2, 1), [1.0, 0, 0, 0])
+    rewards = torch.tensor([[10.3, 0.0], [-10.1, -10.1], [-0.2, -0.2], [0.0, 0.0]], dtype=torch.float64)
+    greedy = extract_policy(infer(TrajectoryModel(mdp, rewards, horizon=3)), "greedy")
+    assert greedy.greedy(0) == 0
+    swapped = infer(TrajectoryModel(mdp.from_successors([[[3], [1]], [[2], [2]], [[3], [3]], [[3], [3]]],
+        torch.ones(4, 2, 1), [1.0, 0, 0, 0]), rewards.flip(-1), horizon=3))  # fmt: skip
+    assert extract_policy(swapped, "greedy").greedy(0) == 0
+
+
+def test_greedy_takes_the_best_of_many_actions():
+    rewards = torch.zeros(1, 2000, dtype=torch.float64)
+    rewards[0, -1] = 5e-7
+    mdp = MDP.from_successors(torch.zeros(1, 2000, 1, dtype=torch.int64), torch.ones(1, 2000, 1), [1.0])
+    assert extract_policy(infer(TrajectoryModel(mdp, rewards, horizon=1)), "greedy").greedy(0) == 1999
 
 
 def test_policy_greedy_ties_go_to_the_first():

@@ -7,6 +7,32 @@
 
 namespace cai::LEVEL {
 
+// Of N problems from b on, `largest` [B] or the largest of `rows` of values, where that is larger.
+template <class F, int N>
+void batch_largest(const F* values, int64_t rows, int64_t problems, int64_t b, double* largest) {
+  Lanes<N> high = Lanes<N>::load(largest + b);
+  for (int64_t s = 0; s < rows; ++s) {
+    expect<N>(values + s * problems + b);
+    const Lanes<N> value = Lanes<N>::load(values + s * problems + b);
+    for (int i = 0; i < Lanes<N>::PARTS; ++i) high.part[i] = larger(value.part[i], high.part[i]);
+  }
+  high.store(largest + b);
+}
+
+// x = factor e^{v - c} + added of N problems from b on; c and `added` are [B].
+template <class F, int N>
+void batch_powers(const F* values, int64_t rows, int64_t problems, int64_t b, const double* shift, double factor,
+                  const double* added, double* x) {
+  const Lanes<N> c = Lanes<N>::load(shift + b), more = Lanes<N>::load(added + b);
+  for (int64_t s = 0; s < rows; ++s) {
+    expect<N>(values + s * problems + b);
+    Lanes<N> value = Lanes<N>::load(values + s * problems + b);
+    for (int i = 0; i < Lanes<N>::PARTS; ++i)
+      value.part[i] = factor * power(value.part[i] - c.part[i]) + more.part[i];
+    value.store(x + s * problems + b);
+  }
+}
+
 // x = gamma e^{v - c} + (1 - gamma) e^{-c} [S, B]; c [B], the largest finite value, at least 0 with a discount.
 template <class F>
 void arrivals(const Problem& problem, const F* following, double* x, double* shift, int threads) {
@@ -24,12 +50,9 @@ void arrivals(const Problem& problem, const F* following, double* x, double* shi
         for (int64_t s = start; s < stop; ++s) high = double(following[s]) > high ? double(following[s]) : high;
         largest[0] = std::max(largest[0], high);
       } else {
-        for (int64_t s = start; s < stop; ++s)
-#pragma omp simd
-          for (int64_t b = 0; b < B; ++b) {
-            const double value = following[s * B + b];
-            largest[b] = value > largest[b] ? value : largest[b];
-          }
+        each_piece(B, [&](auto lanes, int64_t b) {
+          batch_largest<F, lanes.value>(following + start * B, stop - start, B, b, largest.data());
+        });
       }
     }
 #pragma omp critical
@@ -48,10 +71,10 @@ void arrivals(const Problem& problem, const F* following, double* x, double* shi
 #pragma omp simd
         for (int64_t s = start; s < stop; ++s) x[s] = problem.discount * power(double(following[s]) - c) + f;
       } else {
-        for (int64_t s = start; s < stop; ++s)
-#pragma omp simd
-          for (int64_t b = 0; b < B; ++b)
-            x[s * B + b] = problem.discount * power(double(following[s * B + b]) - shift[b]) + fallen[b];
+        each_piece(B, [&](auto lanes, int64_t b) {
+          batch_powers<F, lanes.value>(following + start * B, stop - start, B, b, shift, problem.discount,
+                                       fallen.data(), x + start * B);
+        });
       }
     }
   }
@@ -94,22 +117,23 @@ void exact_sums(const Problem& problem, const F* weights, const double* x, int64
   }
 }
 
-// The same sums of several problems on rows of K entries (0: of any number), which leave no products behind.
-template <class F, int K>
-__attribute__((noinline)) void batch_exact_sums(const Problem& problem, const F* weights, const double* x,
+// The same sums of N problems from b on, over rows of K entries (0: of any number), which leave no products behind.
+template <class F, int K, int N>
+__attribute__((noinline)) void batch_exact_sums(const Problem& problem, const F* weights, const double* x, int64_t b,
                                                 int64_t start, int64_t count, double* total) {
-  const int64_t A = problem.actions, B = problem.problems;
-  for (int64_t i = 0; i < count; ++i)
-    each_piece<16>(B, [&](auto lanes, int64_t b) {
-      double sum[lanes.value] = {}, arrived[lanes.value];
-      for (int64_t a = 0; a < A; ++a) {
-        const Row<F> row = row_of<F>(problem.chances, (start + i) * A + a, problem.states);
-        const F* weight = weights + (i * A + a) * B + b;
-        lanes_dot<F, false, lanes.value, K>(row, x + b, B, arrived);
-        for (int lane = 0; lane < lanes.value; ++lane) sum[lane] += weight[lane] * arrived[lane];
-      }
-      for (int lane = 0; lane < lanes.value; ++lane) total[i * B + b + lane] = sum[lane];
-    });
+  const Sums chances = problem.chances;
+  const int64_t A = problem.actions, B = problem.problems, S = problem.states;
+  for (int64_t i = 0; i < count; ++i) {
+    Lanes<N> sum = {};
+    for (int64_t a = 0; a < A; ++a) {
+      const Row<F> row = row_of<F, K>(chances, (start + i) * A + a, S);
+      const Lanes<N> arrived = lanes_dot<F, false, N, K>(row, x + b, B);
+      expect<N>(weights + (i * A + a) * B + b);
+      const Lanes<N> weight = Lanes<N>::load(weights + (i * A + a) * B + b);
+      for (int part = 0; part < Lanes<N>::PARTS; ++part) sum.part[part] += weight.part[part] * arrived.part[part];
+    }
+    sum.store(total + i * B + b);
+  }
 }
 
 // Calls use(action, next state, log p(a|s) + rho_k + log p_k + what it is worth to arrive) for what is possible in s.
@@ -152,6 +176,29 @@ double local_value(const Problem& problem, const F* following, int64_t s, int64_
   return largest + std::log(sum);
 }
 
+// v = log `total` + `largest` + `shifts` of `length` numbers, infinite where `total` is under `smallest`; whether one is.
+template <class F>
+__attribute__((noinline)) bool exact_values(const double* total, const F* largest, const double* shifts,
+                                            int64_t length, double smallest, F* out) {
+  each_piece(length, [&](auto lanes, int64_t first) {
+    using Piece = Lanes<lanes.value>;
+    using X = typename Piece::X;
+    expect<lanes.value>(largest + first);
+    const Piece sum = Piece::load(total + first), high = Piece::load(largest + first);
+    const Piece shift = Piece::load(shifts + first);
+    Piece value;
+    for (int i = 0; i < Piece::PARTS; ++i) {
+      const X found = logarithm_of_normal(sum.part[i]) + high.part[i] + shift.part[i];
+      value.part[i] = sum.part[i] >= smallest ? found : X() + INFTY;
+    }
+    value.store(out + first);
+  });
+  int64_t low = 0;
+#pragma omp simd reduction(| : low)
+  for (int64_t i = 0; i < length; ++i) low |= out[i] == F(INFTY);
+  return low != 0;
+}
+
 // The block loops here are written out: with one loop that calls a function of each block batches took 2.8 times as long
 // (GCC 12).
 
@@ -162,8 +209,8 @@ void exact_step(const Problem& problem, bool merged, const F* following, double*
   const int threads = threads_for(merged ? entries(problem.merged, problem.states) : work_of(problem), problem.threads);
   const F* row_largest = static_cast<const F*>(problem.row_largest);
   arrivals(problem, following, x, shift, threads);
-  int64_t low = 0;
-#pragma omp parallel num_threads(threads) reduction(+ : low)
+  bool low = false;
+#pragma omp parallel num_threads(threads) reduction(| : low)
   {
     Vector<double> arrived(merged ? 0 : A * block * B), total(block * B), shifts(block * B);
     for (int64_t i = 0; i < block * B; ++i) shifts[i] = shift[i % B];
@@ -176,21 +223,17 @@ void exact_step(const Problem& problem, bool merged, const F* following, double*
         exact_sums<F>(problem, weights, x, start, count, arrived.data(), total.data());
       } else {
         with_count(problem.chances, [&](auto entries) {
-          batch_exact_sums<F, entries.value>(problem, weights, x, start, count, total.data());
+          each_piece(B, [&](auto lanes, int64_t b) {
+            batch_exact_sums<F, entries.value, lanes.value>(problem, weights, x, b, start, count, total.data());
+          });
         });
       }
-      const F* largest = row_largest + start * B;
-      F* place = out + start * B;
-#pragma omp simd reduction(+ : low)
-      for (int64_t i = 0; i < count * B; ++i) {
-        const bool sound = total[i] >= problem.smallest;
-        place[i] = F(sound ? logarithm(total[i]) + largest[i] + shifts[i] : INFTY);
-        low += !sound;
-      }
+      low |= exact_values(total.data(), row_largest + start * B, shifts.data(), count * B, problem.smallest,
+                          out + start * B);
     }
   }
   end_terminal(problem, out);
-  if (low == 0) return;
+  if (!low) return;
 #pragma omp parallel for num_threads(threads) schedule(dynamic, 64)
   for (int64_t i = 0; i < problem.states * B; ++i)
     if (out[i] == F(INFTY)) out[i] = F(local_value(problem, following, i / B, i % B));

@@ -135,80 +135,79 @@ void told_apart(const Problem& problem, const F* following, const Use& use) {
   }
 }
 
-// Of LANES neighbouring columns of scores [A, .], whose rows are `stride` apart and are overwritten: the largest, 0 where
-// none is finite, and the sum of all powers relative to it. The largest needs no power, as it is 1: of each two scores the
-// larger is kept, and the smaller goes to the row before; in place it would be stored by a branch that nobody foresees.
-template <int LANES>
-inline void power_sums(double* scores, int64_t actions, int64_t stride, double* most, double* sums) {
-  double largest[LANES], total[LANES];
-  for (int i = 0; i < LANES; ++i) largest[i] = scores[i];
+// Of N neighbours with scores score(a): the largest score, -inf where none is finite, and the sum of all powers relative to
+// it, at least 1. The largest needs no power, as it is 1: of each two scores the larger is kept, and the smaller goes into
+// `memory` [A, N]; in place it would be stored by a branch that nobody foresees.
+template <int N, class Score>
+inline void power_sums(int64_t actions, const Score& score, double* memory, double* most, double* sums) {
+  constexpr int PARTS = Lanes<N>::PARTS;
+  Lanes<N> largest = score(0), total;
   for (int64_t a = 1; a < actions; ++a) {
-    const double* row = scores + a * stride;
-    double* smaller = scores + (a - 1) * stride;
-#pragma omp simd
-    for (int i = 0; i < LANES; ++i) {
-      const double other = row[i], high = largest[i];
-      smaller[i] = other > high ? high : other;
-      largest[i] = other > high ? other : high;
+    const Lanes<N> other = score(a);
+    Lanes<N> less;
+    for (int i = 0; i < PARTS; ++i) {
+      less.part[i] = smaller(largest.part[i], other.part[i]);
+      largest.part[i] = larger(other.part[i], largest.part[i]);
     }
+    less.store(memory + a * N);
   }
-#pragma omp simd
-  for (int i = 0; i < LANES; ++i) {
-    total[i] = largest[i] == -INFTY ? 0.0 : 1.0;
-    largest[i] = largest[i] == -INFTY ? 0.0 : largest[i];
+  for (int i = 0; i < PARTS; ++i) total.part[i] = typename Lanes<N>::X() + 1.0;
+  for (int64_t a = 1; a < actions; ++a) {
+    const Lanes<N> less = Lanes<N>::load(memory + a * N);
+    for (int i = 0; i < PARTS; ++i) total.part[i] += power_beside_one(less.part[i] - largest.part[i]);
   }
-  for (int64_t a = 0; a + 1 < actions; ++a) {
-    const double* row = scores + a * stride;
-#pragma omp simd
-    for (int i = 0; i < LANES; ++i) total[i] += power(row[i] - largest[i]);
-  }
-  for (int i = 0; i < LANES; ++i) most[i] = largest[i];
-  for (int i = 0; i < LANES; ++i) sums[i] = total[i];
+  largest.store(most);
+  total.store(sums);
 }
 
-// The largest score of each state [count, B] from `start` on, and the sum of all powers relative to it, of several
-// problems on rows of K entries (0: of any number); `scores` [A, 16] is memory. Without the pragma GCC 12 took 1.3 times
-// as long.
-template <class F, bool GUARDED, int K>
-__attribute__((noinline)) void batch_sums(const Problem& problem, const double* following, int64_t start,
-                                          int64_t count, double* scores, double* largest, double* total) {
-  const int64_t A = problem.actions, B = problem.problems;
-  const F* own = static_cast<const F*>(problem.scores) + start * A * B;
+// Of N problems from b on, `largest` and `total` [count, B] of power_sums for each state from `start` on; rows are of K
+// entries (0: of any number), and `memory` is [A, N].
+template <class F, bool GUARDED, int K, int N>
+__attribute__((noinline)) void batch_sums(const Problem& problem, const double* following, int64_t b, int64_t start,
+                                          int64_t count, double* memory, double* largest, double* total) {
+  const Sums chances = problem.chances;
+  const int64_t A = problem.actions, B = problem.problems, S = problem.states;
+  const F* own = static_cast<const F*>(problem.scores) + b;
   const double discount = problem.discount, shared = problem.shared_prior;
-  for (int64_t i = 0; i < count; ++i)
-    each_piece<16>(B, [&](auto lanes, int64_t b) {
-      for (int64_t a = 0; a < A; ++a) {
-        const F* score = own + (i * A + a) * B + b;
-        const Row<F> row = row_of<F>(problem.chances, (start + i) * A + a, problem.states);
-        double* place = scores + a * lanes.value;
-        lanes_dot<F, GUARDED, lanes.value, K>(row, following + b, B, place);
-#pragma omp simd
-        for (int lane = 0; lane < lanes.value; ++lane) place[lane] = discount * place[lane] + (score[lane] + shared);
-      }
-      power_sums<lanes.value>(scores, A, lanes.value, largest + i * B + b, total + i * B + b);
-    });
+  for (int64_t s = start; s < start + count; ++s) {
+    const auto score = [=](int64_t a) {
+      const int64_t row = s * A + a;
+      const Lanes<N> arrived = lanes_dot<F, GUARDED, N, K>(row_of<F, K>(chances, row, S), following + b, B);
+      expect<N>(own + row * B);
+      Lanes<N> found = Lanes<N>::load(own + row * B);
+      for (int i = 0; i < Lanes<N>::PARTS; ++i)
+        found.part[i] = discount * arrived.part[i] + (found.part[i] + shared);
+      return found;
+    };
+    const int64_t at = (s - start) * B + b;
+    power_sums<N>(A, score, memory, largest + at, total + at);
+  }
 }
 
 // v_t [count, B] of the states from `start` on, and whether some of it is -inf; `arrived` and `scores` [A, count] are
-// memory, as are `largest` and `total` [count, B]. Logarithms come last, as many at a time as a processor overlaps.
+// memory, as are `memory` [A, 16], `largest` and `total` [count, B]. Logarithms come last, as many at a time as a processor
+// overlaps.
 template <class F, bool GUARDED>
 int64_t fixed_values(const Problem& problem, const double* following, int64_t start, int64_t count, double* arrived,
-                  double* scores, double* largest, double* total, F* out) {
+                     double* scores, double* memory, double* largest, double* total, F* out) {
   const int64_t A = problem.actions, B = problem.problems;
   if (B == 1) {
     one_problem_scores<F, GUARDED>(problem, following, start, count, arrived, scores);
-    each_piece<16>(count, [&](auto lanes, int64_t i) {
-      power_sums<lanes.value>(scores + i, A, count, largest + i, total + i);
+    each_piece(count, [&](auto lanes, int64_t i) {
+      const auto score = [&](int64_t a) { return Lanes<lanes.value>::load(scores + a * count + i); };
+      power_sums<lanes.value>(A, score, memory, largest + i, total + i);
     });
   } else {
     with_count(problem.chances, [&](auto entries) {
-      batch_sums<F, GUARDED, entries.value>(problem, following, start, count, scores, largest, total);
+      each_piece(B, [&](auto lanes, int64_t b) {
+        batch_sums<F, GUARDED, entries.value, lanes.value>(problem, following, b, start, count, memory, largest, total);
+      });
     });
   }
   int64_t found = 0;
 #pragma omp simd reduction(| : found)
   for (int64_t i = 0; i < count * B; ++i) {
-    out[i] = F(largest[i] + logarithm(total[i]));
+    out[i] = F(largest[i] + logarithm_of_normal(total[i]));
     found |= out[i] == F(-INFTY);
   }
   return found;
@@ -221,12 +220,12 @@ int64_t fixed_rows(const Problem& problem, const double* following, int threads,
   int64_t found = 0;
 #pragma omp parallel num_threads(threads) reduction(| : found)
   {
-    Vector<double> arrived(B == 1 ? A * block : 0), scores(A * std::max<int64_t>(block, 16));
+    Vector<double> arrived(B == 1 ? A * block : 0), scores(B == 1 ? A * block : 0), memory(A * 16);
     Vector<double> largest(block * B), total(block * B);
 #pragma omp for schedule(static)
     for (int64_t start = 0; start < problem.states; start += block) {
       const int64_t count = std::min(block, problem.states - start);
-      found |= fixed_values<F, GUARDED>(problem, following, start, count, arrived.data(), scores.data(),
+      found |= fixed_values<F, GUARDED>(problem, following, start, count, arrived.data(), scores.data(), memory.data(),
                                         largest.data(), total.data(), out + start * B);
     }
   }

@@ -20,11 +20,15 @@ void write_apart(const Problem& problem, const F* row, int64_t t, int64_t steps,
 #pragma omp parallel num_threads(threads_for(work_of(problem), problem.threads))
   {
 #pragma omp for schedule(static)
-    for (int64_t start = 0; start < S; start += SIZE)
-      for (int64_t b = 0; b < B; ++b) {
-        F* place = apart + (b * (steps + 1) + t) * S;
-        for (int64_t s = start; s < std::min(S, start + SIZE); ++s) store<PAST>(row[s * B + b], place + s);
-      }
+    for (int64_t start = 0; start < S; start += SIZE) {
+      const int64_t count = std::min(SIZE, S - start), stride = (steps + 1) * S;
+      const F* from = row + start * B;
+      F* place = apart + t * S + start;
+      int64_t b = 0;
+      for (; b + 2 <= B; b += 2)
+        store_columns<PAST>(from + b, count, B, place + b * stride, place + (b + 1) * stride);
+      if (b < B) store_column<PAST>(from + b, count, B, place + b * stride);
+    }
     if (PAST) stores_done();
   }
 }

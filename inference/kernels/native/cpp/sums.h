@@ -4,8 +4,8 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <type_traits>
 
+#include "lanes.h"
 #include "vector.h"
 
 namespace cai::LEVEL {
@@ -69,9 +69,11 @@ struct Row {
   int64_t count;
 };
 
-template <class F>
+// K: of rows of K listed entries; 0 of any.
+template <class F, int K = 0>
 inline Row<F> row_of(const Sums& sums, int64_t row, int64_t width) {
   const F* weights = static_cast<const F*>(sums.weights);
+  if (K > 0) return {weights + row * K, sums.columns + row * K, K};
   if (sums.outcomes < 0) return {weights + row * width, nullptr, width};
   const bool listed = sums.pointers != nullptr;
   const int64_t begin = listed ? sums.pointers[row] : row * sums.outcomes;
@@ -79,33 +81,19 @@ inline Row<F> row_of(const Sums& sums, int64_t row, int64_t width) {
   return {weights + begin, sums.columns + begin, end - begin};
 }
 
-// out[b] = sum_k w_k x[s'_k, b] of LANES neighbouring problems, over K entries (0: as many as the row has).
-template <class F, bool GUARDED, int LANES, int K = 0>
-inline void lanes_dot(const Row<F>& row, const double* x, int64_t problems, double* out) {
-  double parts[LANES] = {};
+// sum_k w_k x[s'_k, b] of N neighbouring problems, over K listed entries (0: as many as the row has).
+template <class F, bool GUARDED, int N, int K = 0>
+inline Lanes<N> lanes_dot(const Row<F>& row, const double* x, int64_t problems) {
+  Lanes<N> total = {};
   const int64_t count = K > 0 ? K : row.count;
   for (int64_t k = 0; k < count; ++k) {
     const double weight = row.weights[k];
     if (GUARDED && weight == 0.0) continue;
-    const double* arrived = x + (row.columns == nullptr ? k : int64_t(row.columns[k])) * problems;
-#pragma omp simd
-    for (int lane = 0; lane < LANES; ++lane) parts[lane] += weight * arrived[lane];
+    const int64_t from = K == 0 && row.columns == nullptr ? k : int64_t(row.columns[k]);
+    const Lanes<N> arrived = Lanes<N>::load(x + from * problems);
+    for (int i = 0; i < Lanes<N>::PARTS; ++i) total.part[i] += weight * arrived.part[i];
   }
-  for (int lane = 0; lane < LANES; ++lane) out[lane] = parts[lane];
-}
-
-template <int N>
-using Constant = std::integral_constant<int, N>;
-
-// Calls use(Constant<N>, the first) for pieces of 0..length of N neighbours each, MOST where there are as many.
-template <int MOST, class Use>
-inline void each_piece(int64_t length, const Use& use) {
-  int64_t first = 0;
-  for (; first + MOST <= length; first += MOST) use(Constant<MOST>(), first);
-  if (MOST > 8)
-    for (; first + 8 <= length; first += 8) use(Constant<8>(), first);
-  for (; first + 4 <= length; first += 4) use(Constant<4>(), first);
-  for (; first < length; ++first) use(Constant<1>(), first);
+  return total;
 }
 
 // Calls use(Constant<K>) for rows of K entries each where these are few, else use(Constant<0>).
@@ -171,8 +159,8 @@ void products(const Sums& sums, int64_t first, int64_t number, int64_t width, co
   }
   for (int64_t row = 0; row < number; ++row) {
     const Row<F> entries = row_of<F>(sums, first + row, width);
-    each_piece<16>(problems, [&](auto lanes, int64_t b) {
-      lanes_dot<F, GUARDED, lanes.value>(entries, x + b, problems, out + row * problems + b);
+    each_piece(problems, [&](auto lanes, int64_t b) {
+      lanes_dot<F, GUARDED, lanes.value>(entries, x + b, problems).store(out + row * problems + b);
     });
   }
 }
