@@ -37,7 +37,7 @@ class ContinuousOutcome(Saved):
         expected_return_error: its standard error, 0 where it is exact.
         is_exact: whether model and policy are linear-Gaussian, so that nothing was estimated.
         standard_error: of the mean of the sampled returns, to hold `expected_return` against.
-        std: standard deviation of the return, from rollouts.
+        std: standard deviation of the return, from rollouts; like the two beside it NaN without any.
         cvar: mean of the worst `tail` share of the returns, from rollouts.
         tail: that share.
         entropy: expected sum over live steps of the policy's differential entropy, nats, exact; None where it is not
@@ -85,8 +85,8 @@ def evaluate_continuous(policy: Any, model: World, *, num_rollouts: int, tail: f
     Args:
         policy: with `act` and `horizon`, on states [N, n].
         model: the continuous model, whose dynamics are the truth; no batch of them.
-        num_rollouts: N, all at once; fewer for a policy that can afford fewer (`affordable_rollouts`), as one that
-            plans at every step.
+        num_rollouts: N, all at once; 0 for the exact moments of a linear-Gaussian model alone (spread and tail are NaN
+            then); fewer for a policy that can afford fewer (`affordable_rollouts`), as one that plans at every step.
         tail: the share of worst returns that `cvar` averages, in (0, 1].
         seed: of model and policy; the global random state is left alone.
 
@@ -117,9 +117,17 @@ def evaluate_continuous(policy: Any, model: World, *, num_rollouts: int, tail: f
     if isinstance(policy, GaussianPolicy) and isinstance(model, LinearGaussianModel):
         expected, entropy = (float(part) for part in policy_worth(model, policy))
     num_rollouts = min(num_rollouts, getattr(policy, "affordable_rollouts", num_rollouts))
-    returns, ended = _rollouts(policy, model, num_rollouts, seeded(seed))
-    spread = float(returns.std()) if bool(torch.isfinite(returns).all()) else math.inf
-    error = spread / math.sqrt(num_rollouts)
+    if num_rollouts == 0 and expected is None:
+        raise ValueError(
+            f"num_rollouts is 0, and what this policy earns in {model.name!r} is known from rollouts alone: give at "
+            "least 2"
+        )
+    returns, ended = torch.zeros(0, dtype=torch.float64), 0.0
+    spread = cvar = error = math.nan
+    if num_rollouts:
+        returns, ended = _rollouts(policy, model, num_rollouts, seeded(seed))
+        spread = float(returns.std()) if bool(torch.isfinite(returns).all()) else math.inf
+        error, cvar = spread / math.sqrt(num_rollouts), mean_of_worst(returns, tail)
     falls = 1 - model.discount ** (model.steps - 1) if model.is_finite else float(model.discount < 1)
     return ContinuousOutcome(
         expected_return=float(returns.mean()) if expected is None else expected,
@@ -127,7 +135,7 @@ def evaluate_continuous(policy: Any, model: World, *, num_rollouts: int, tail: f
         is_exact=expected is not None,
         standard_error=error,
         std=spread,
-        cvar=mean_of_worst(returns, tail),
+        cvar=cvar,
         tail=tail,
         entropy=entropy,
         absorbed=falls if isinstance(model, LinearGaussianModel) else ended,

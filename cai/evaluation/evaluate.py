@@ -184,7 +184,8 @@ def evaluate(
             alone tell, on any policy with `act`.
         regions: named sets of states (masks, indices or names) whose visits and endings to report, besides those of
             the process.
-        num_rollouts: N, simulated at once; 2000 unless given. Not of an environment.
+        num_rollouts: N, simulated at once; 2000 unless given. Not of an environment. 0, where model and policy are
+            linear-Gaussian, for the exact moments alone.
         tail: the share of worst returns that `cvar` averages, in (0, 1].
         seed: of the rollouts; the global random state is left alone.
         episodes: how many whole episodes to play, with and without the policy's own draws: 20 in an environment unless
@@ -215,7 +216,7 @@ def evaluate(
         got = type(model).__name__
         turned = "; the policy comes first, evaluate(policy, model)" if isinstance(policy, TrajectoryModel) else ""
         raise TypeError(f"evaluate needs a TrajectoryModel, whose dynamics it knows, or a program; got {got}{turned}")
-    if num_rollouts < 2:
+    if num_rollouts < 2 and not (num_rollouts == 0 and isinstance(model, World)):
         raise ValueError(f"num_rollouts is {num_rollouts}; a spread needs at least 2")
     if not 0 < tail <= 1:
         raise ValueError(f"tail is {tail}; it is a share of the returns: give a number in (0, 1]")

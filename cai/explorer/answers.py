@@ -133,7 +133,8 @@ class Exploration:
         missing = [key for key in keys if key not in known]
         if missing:
             asked = [RiskSensitive(eta=eta) if name == "risk" else name for name, eta in missing]
-            found = compare(rows.model, asked, num_rollouts=2)  # expectations are exact; the spread is not shown
+            rollouts = 0 if isinstance(rows.model, World) else 2  # expectations are exact; the spread is not shown
+            found = compare(rows.model, asked, num_rollouts=rollouts)
             known.update(zip(missing, found.rows, strict=True))
         self._rows = rows._replace(known=known)
         return Comparison(rows.model, tuple(known[key] for key in keys))

@@ -7,16 +7,18 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colorbar import Colorbar
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.ticker import AutoLocator, ScalarFormatter
 
-__all__ = ["Board", "Boards", "Line"]
+from cai.explorer.letters import LetterCanvas
+
+__all__ = ["TITLE", "Board", "Boards", "Line"]
 
 BAR, BAR_GAP = 0.13, 0.12  # inches: the width of a colour bar, and between it and the maps
 MOST = 6  # figures that are kept
+TITLE = 1.0  # where titles stand: just above; unless it is said, every drawing measures all ticks to find that out
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ class Board:
         """An empty one; sizes in inches, `top` for what stands above all lines."""
         height = top + sum(line.above + line.height + line.below for line in lines)
         figure = Figure(figsize=(width, height))
-        FigureCanvasAgg(figure)
+        LetterCanvas(figure)
         axes, upper = [], height - top
         for line in lines:
             wide = (width - line.left - line.right - line.gap * (line.columns - 1)) / line.columns

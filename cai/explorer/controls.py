@@ -95,10 +95,8 @@ def open_source(source: Any) -> Source:
         build: Callable[..., Any] = partial(build_model, source)
         entries = available_models()
         key = source.replace("_", "-") if source.replace("_", "-") in entries else source
-        if key not in entries:  # an id of Gymnasium's, or refused
-            first = build_model(source)
-            _check_world(first)
-            return Source(partial(_rebuild, build, frozenset(COMMON)), {}, first)
+        if key not in entries or entries[key].read:  # an id of Gymnasium's, whose table is read once, or refused
+            return open_source(build_model(source))
         parameters = inspect.signature(entries[key].build).parameters
     elif callable(source):
         build, parameters = source, inspect.signature(source).parameters

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from cai.explorer.boards import Board, Boards, Line
+from cai.explorer.boards import TITLE, Board, Boards, Line
 from cai.explorer.picture import COLUMN, RETURNS
 from cai.inference.gaussian.posterior import GaussianPosterior
 from cai.pictures.gaussian_pictures import coordinate_names, draw_band, plot_luck_over_time
@@ -43,7 +43,7 @@ def draw_gaussian_answers(
     board = (boards or Boards()).board(kind, lambda: Board.of(size, lines))
     if returns or not finite:
         draw_returns(board.lines[-1][0], rows, names, "reward units")
-        board.lines[-1][0].set_title("Believed (coloured) and real (grey) return")
+        board.lines[-1][0].set_title("Believed (coloured) and real (grey) return", y=TITLE)
     if not finite:
         return board.figure
     above, below = board.lines[:2]
@@ -57,10 +57,10 @@ def draw_gaussian_answers(
             continue
         draw_band(top, answer, 0)
         top.set_ylabel(coordinate_names(answer)[0])
-        top.set_title(f"{name}\nmean and two standard deviations", fontsize=11)
+        top.set_title(f"{name}\nmean and two standard deviations", fontsize=11, y=TITLE)
         plot_luck_over_time(answer, ax=middle)
         luck = 0.0 if answer.luck is None else float(answer.luck)
-        middle.set_title(f"luck by step, {luck:.2f} nats in all", fontsize=11)
+        middle.set_title(f"luck by step, {luck:.2f} nats in all", fontsize=11, y=TITLE)
         shown.append((top, middle))
     for top, _ in shown[:1]:
         top.legend(loc="best", fontsize=9)

@@ -15,7 +15,7 @@ from matplotlib.image import AxesImage
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import MaxNLocator
 
-from cai.explorer.boards import Board, Boards, Line
+from cai.explorer.boards import TITLE, Board, Boards, Line
 from cai.inference.core.posterior import Posterior
 from cai.models.processes.layout import GridLayout
 from cai.models.trajectory.model import TrajectoryModel
@@ -70,10 +70,10 @@ def draw_answers(
         if layout is not None and answer.values is not None:
             plot_values(answer, ax=upper, room=room, bar=False)
             where = "" if room is None else f"; {room}"
-            upper.set_title(f"{name}\npolicy and soft values, {when}{where}", fontsize=11)
+            upper.set_title(f"{name}\npolicy and soft values, {when}{where}", fontsize=11, y=TITLE)
         else:
             draw_policy_table(upper, answer)
-            upper.set_title(f"{name}\nmost probable action", fontsize=11)
+            upper.set_title(f"{name}\nmost probable action", fontsize=11, y=TITLE)
         _draw_luck(lower, answer, room)
     if layout is None:
         _share_heights(below)
@@ -83,7 +83,7 @@ def draw_answers(
     if returns:
         (bottom,) = board.lines[2]
         draw_returns(bottom, rows, names, "reward units")
-        bottom.set_title("Believed (coloured) and real (grey) return")
+        bottom.set_title("Believed (coloured) and real (grey) return", y=TITLE)
     if returns and layout is None:
         handles = [Patch(color=color, label=name) for name, color in action_legend(model)]
         columns = min(8, len(handles))
@@ -236,6 +236,6 @@ def _draw_luck(ax: Axes, posterior: Posterior, room: str | None) -> None:
     plot_luck(posterior, ax=ax, bar=False, room=room)
     what = "bad luck feared" if posterior.details.get("eta", 0.0) < 0 else "luck assumed"
     amount, _, start = ax.get_title().split("\n")[-1].partition(" in all")
-    ax.set_title(f"{what}: {amount}" + (f"\n({start.removeprefix(', ')})" if start else ""), fontsize=11)
+    ax.set_title(f"{what}: {amount}" + (f"\n({start.removeprefix(', ')})" if start else ""), fontsize=11, y=TITLE)
     if not ax.patches and not ax.images:
         ax.set_axis_off()  # there are no bars, only words

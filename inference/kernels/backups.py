@@ -44,6 +44,7 @@ __all__ = [
     "tilted_backup",
 ]
 
+TIES = 1e-12  # of the sizes of two numbers: the rounding that may be in them
 LARGE = 100_000  # entries of a table from which products of matrices are worth it
 
 
@@ -128,6 +129,12 @@ def _expected_dense(transitions: Tensor, values: Tensor) -> Tensor:
     return result.unflatten(-1, shape)
 
 
+def is_certain(model: TrajectoryModel) -> bool:
+    """Whether each action has one outcome, which is certain: then no outcome can be tilted, whatever eta is."""
+    chances = model.mdp.probabilities
+    return chances.shape[-1] == 1 and model.discount == 1 and not chances.requires_grad and bool((chances == 1).all())
+
+
 def tilted_backup(model: TrajectoryModel, values: Tensor, t: int, eta: float) -> Tensor:
     """Q [S, A] as the certainty equivalent at eta of reward and value, the fall of a discount included.
 
@@ -135,6 +142,8 @@ def tilted_backup(model: TrajectoryModel, values: Tensor, t: int, eta: float) ->
     `TiltedDynamics`; eta = +-inf takes the best or worst outcome. Exact to rounding for every eta, see
     `certainty_equivalent`.
     """
+    if is_certain(model):
+        return fixed_backup(model, values, t)
     chances, leads, rewards = model.mdp.probabilities, model.mdp.next_states, model.log_potential(t)
     worth = continuation(model, values, eta)
     if leads is None and rewards.shape[-1] == 1:
@@ -231,7 +240,7 @@ def hard_choice(
     infeasible = torch.isinf(values) | ~model.live
     sizes = q_values.detach().abs() if sizes is None else sizes
     sizes = torch.where(torch.isfinite(offered), sizes, torch.zeros_like(sizes))
-    slack = 1e-12 * torch.maximum(sizes, sizes.gather(-1, offered.argmax(-1, keepdim=True)))
+    slack = TIES * torch.maximum(sizes, sizes.gather(-1, offered.argmax(-1, keepdim=True)))
     best = torch.where(offered >= values[..., None] - slack, prior, torch.zeros_like(prior))
     policy = torch.where(infeasible[..., None], prior, best)
     return values, policy / policy.sum(-1, keepdim=True)

@@ -16,7 +16,7 @@ from cai.inference.core.storage import storable
 from cai.inference.core.tabular import TabularPosterior
 from cai.inference.tabular.backward import CHUNK, forward
 from cai.inference.tabular.believed_dynamics import FixedDynamics, OutcomeDynamics
-from cai.models.common.numerics import categorical_divergence, safe_log, weighted
+from cai.models.common.numerics import by_rows, categorical_divergence, safe_log, weighted
 from cai.models.trajectory.model import TrajectoryModel
 
 __all__ = ["ModelPosterior", "QuantitiesOfQ", "in_reward_units", "measure", "tabular_posterior"]
@@ -72,7 +72,8 @@ def measure(
         costs = dynamics.divergences(times)
         if costs is not None:
             luck = luck + weighted(joint, costs).sum()
-        divergence = divergence + weighted(here, categorical_divergence(chosen, model.action_prior)).sum()
+        spent = by_rows(chosen, lambda rows: categorical_divergence(chosen[rows], model.action_prior))  # noqa: B023
+        divergence = divergence + weighted(here, torch.cat(spent)).sum()
         entropy = entropy - weighted(joint, safe_log(chosen)).sum()
     return QuantitiesOfQ(*visits, returns, luck, divergence, entropy)
 

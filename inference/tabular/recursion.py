@@ -8,7 +8,14 @@ from functools import partial
 
 from torch import Tensor
 
-from cai.inference.kernels.backups import fixed_backup, hard_choice, optimistic_backup, soft_policy, tilted_backup
+from cai.inference.kernels.backups import (
+    fixed_backup,
+    hard_choice,
+    is_certain,
+    optimistic_backup,
+    soft_policy,
+    tilted_backup,
+)
 from cai.inference.kernels.problem import Kind
 from cai.inference.tabular.believed_dynamics import FixedDynamics, OutcomeDynamics, TiltedDynamics, tilted_start
 from cai.models.common.numerics import start_value
@@ -64,9 +71,10 @@ class Recursion:
 
     def beliefs(self, model: TrajectoryModel, log_messages: Tensor) -> tuple[Tensor, OutcomeDynamics]:
         """q(s_1) [S] and the dynamics that the recursion believes in, from v [T + 1, S]."""
-        if self.eta == 0:
-            return model.mdp.initial, FixedDynamics(model)
-        return self.believed_start(model, log_messages[0]), TiltedDynamics(model, log_messages, self.eta)
+        start = self.believed_start(model, log_messages[0])
+        if self.eta == 0 or is_certain(model):
+            return start, FixedDynamics(model)
+        return start, TiltedDynamics(model, log_messages, self.eta)
 
 
 EXACT = Recursion(optimistic_backup, eta=1.0)

@@ -40,6 +40,8 @@ class ModelEntry:
         continuous: whether states and actions are vectors, so that it is no table.
         environment: whether it has a Gymnasium id: every action exists in every state, or actions fill a box.
             Gymnasium's own environments have ids of their own.
+        read: whether process and reward are read from an environment's table, so that temperature, discount and horizon
+            change nothing of them.
     """
 
     name: str
@@ -49,6 +51,7 @@ class ModelEntry:
     places: Callable[[TrajectoryModel], list[tuple[float, float]] | None] | None = None
     continuous: bool = False
     environment: bool = True
+    read: bool = False
 
     @property
     def options(self) -> tuple[str, ...]:
@@ -77,7 +80,7 @@ def _gymnasium_entry(name: str, summary: str, source: str) -> ModelEntry:
     {source}. The default horizon is the environment's own limit of steps, or 100; further options are those of
     `gymnasium_model` and of the environment.
     """
-    return ModelEntry(name, summary, build, environment=False)
+    return ModelEntry(name, summary, build, environment=False, read=True)
 
 
 _BUILT_IN = (
