@@ -11,7 +11,7 @@ from cai.inference.gaussian.messages import Messages, backward
 from cai.inference.gaussian.problem import GaussianProblem
 from cai.inference.gaussian.spectrum import root_of
 
-__all__ = ["Failure", "critical_eta", "first_failure", "slack"]
+__all__ = ["Failure", "critical_eta", "digits_lost_to_caution", "first_failure", "slack"]
 
 SLACK = 64  # units of rounding: pivots below so many of what they are a difference of are rounding
 ACCURACY = 1e-7  # relative, of a critical eta
@@ -112,6 +112,21 @@ def critical_eta(problem: GaussianProblem, eta: float, failure: Failure) -> floa
     return (low + high) / 2
 
 
+@torch.no_grad()
+def digits_lost_to_caution(problem: GaussianProblem, messages: Messages) -> Tensor:
+    """[...], by what share of itself a message of eta < 0 may be off, as what I + theta W^1/2 P W^1/2 leaves of I.
+
+    Near a breakdown little is left, and that is a difference of numbers that are rounded.
+
+    Args:
+        problem: the linear-quadratic problem.
+        messages: of a backward pass with theta < 0, all of which are finite.
+    """
+    P, theta = messages.cost_to_go.P, messages.theta
+    start = _lost(_shift(problem.covariance, P[..., 0, :, :], theta))
+    return torch.maximum(start, _lost(_shift(problem.noise, P[..., 1:, :, :], theta[..., None])).amax(-1))
+
+
 def slack(part: Tensor) -> float:
     """The share of a number that is rounding in its dtype."""
     return SLACK * torch.finfo(part.dtype).eps
@@ -125,11 +140,21 @@ def _shift(noise: Tensor, P: Tensor, theta: Tensor) -> Tensor:
 
 def _definite(shift: Tensor) -> Tensor:
     """Bool [...], whether I + shift is positive definite by more than rounding."""
-    size = shift.shape[-1]
-    root, fault = torch.linalg.cholesky_ex(shift + torch.eye(size, dtype=shift.dtype, device=shift.device))
-    pivots = root.diagonal(dim1=-2, dim2=-1).square()
-    scale = 1 + shift.diagonal(dim1=-2, dim2=-1).abs()
-    return (fault == 0) & (pivots > slack(shift) * size * scale).all(-1)
+    pivots, scale, sound = _pivots(shift)
+    return sound & (pivots > slack(shift) * shift.shape[-1] * scale).all(-1)
+
+
+def _lost(shift: Tensor) -> Tensor:
+    """[...], the rounding of the pivots of I + shift over what they are."""
+    pivots, scale, _ = _pivots(shift)
+    return (torch.finfo(shift.dtype).eps * scale / pivots).amax(-1)
+
+
+def _pivots(shift: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The pivots [..., n] of I + shift, what they are differences of, and bool [...], whether there are such."""
+    own = torch.eye(shift.shape[-1], dtype=shift.dtype, device=shift.device)
+    root, fault = torch.linalg.cholesky_ex(shift + own)
+    return root.diagonal(dim1=-2, dim2=-1).square(), 1 + shift.diagonal(dim1=-2, dim2=-1).abs(), fault == 0
 
 
 def _is_convex(problem: GaussianProblem) -> bool:

@@ -12,7 +12,7 @@ from torch import Tensor
 from cai.inference.core.memory import Need
 from cai.inference.core.status import Status, Target
 from cai.inference.gaussian.envelope import asks_for_gradients, with_slopes
-from cai.inference.gaussian.existence import Failure, critical_eta, first_failure
+from cai.inference.gaussian.existence import Failure, critical_eta, digits_lost_to_caution, first_failure
 from cai.inference.gaussian.messages import Messages, backward
 from cai.inference.gaussian.moments import account, believe, forward, luck_by_step
 from cai.inference.gaussian.posterior import GaussianPosterior
@@ -42,6 +42,10 @@ INSTEAD = (
 APART = (
     "costs or covariances are so far apart that digits were lost: the answer is known to {:.0e} of itself; bring them "
     "nearer to each other (matrices that are singular but for rounding count, and costs with an eigenvalue below 0)"
+)
+NEAR = (
+    "eta is so near to where messages break down that digits were lost: the answer is known to {:.0e} of itself; take "
+    "an eta nearer to 0"
 )
 OUTWEIGHED = "noise outweighs rewards by so much that digits were lost: accounts are {:.1e} apart; scale W, S1 down"
 # Of theta W P, below which a step of messages loses no digits to speak of, and by how much of what an answer earns and
@@ -130,6 +134,8 @@ def gaussian_posterior(
         return failed_posterior(problem, failure, eta, common, found)
     if not (share := float(lost.max())) <= LOST[problem.mean.dtype]:
         return _inaccurate(problem, messages, common, found, APART.format(share))
+    if eta < 0 and not (share := float(digits_lost_to_caution(problem, messages).max())) <= LOST[problem.mean.dtype]:
+        return _inaccurate(problem, messages, common, found, NEAR.format(share))
     does = dict[str, Any]()
     if passed is not None and shaken is not None:
         better, other = (rooted_answer(problem, part.messages, part.pushes) for part in (passed, shaken))

@@ -23,7 +23,6 @@ from cai.inference.gaussian.long_run import (
     entry_size,
     expected,
     geometric_sum,
-    largest_modulus,
     lift,
     long_run_law,
 )
@@ -65,33 +64,37 @@ def stationary_posterior(
     if failure is not None:  # then the last step of every finite horizon has no finite value
         found = details | {"step": "last", "eigenvalue": failure.eigenvalue, "failed": failure.kind}
         return _failed(problem, common, found, failure.sentence(), Status.INFINITE)
-    P = _limit(problem)
-    rooted = _in_roots(problem, last) if P is None or _is_uneven(problem, P) else None
-    if P is None and rooted is None:
-        return _failed(problem, common, details, "values of longer and longer horizons grow without end")
-    if P is None:
-        assert rooted is not None
+    P, settled = _limit(problem)
+    doubled = bool(settled.all())
+    rooted = None if doubled and not _is_uneven(problem, P) else _in_roots(problem, last)
+    if rooted is None and not doubled:
+        why = "values of longer and longer horizons grow without end"
+        return _failed(problem, common, details, why, good=settled)
+    if rooted is not None and not doubled:
         P = rooted[0].first.P
     gain = backward(_followed_by(problem, P, torch.zeros_like(P[..., 0]))).gain[..., 0, :, :]
     every = torch.ones(problem.batch, dtype=torch.bool, device=gain.device)
     if rooted is not None:
         gain = refined(gain, rooted[0].gain[..., 0, :, :], every)
     closed = problem.A[..., 0, :, :] + problem.B[..., 0, :, :] @ gain
-    if average and not (largest := largest_modulus(closed)) < 1 - MARGIN:
+    moduli = torch.linalg.eigvals(closed.detach()).abs().amax(-1)
+    if average and not (largest := float(moduli.max())) < 1 - MARGIN:
         why = f"under its policy the chain has no stationary law: an eigenvalue of A + B K has modulus {largest:.6g}"
-        return _failed(problem, common, details, why, Status.NOT_ASSURED)
+        return _failed(problem, common, details, why, Status.NOT_ASSURED, good=moduli < largest)
     messages, per_step = _completed(problem, P, gain, closed)
     if rooted is not None:
         messages, per_step = with_digits_of(messages, rooted[0], every), rooted[1]
         P = messages.first.P
     if not bool(torch.isfinite(messages.first.p).all()):
         why = "what is earned in proportion to the state grows faster than the discount shrinks it"
-        return _failed(problem, common, details, why)
+        return _failed(problem, common, details, why, good=messages.first.p.isfinite().all(-1))
     failure = first_failure(problem, messages)
     if failure is not None:
         return _failed(problem, common, details | {"eigenvalue": failure.eigenvalue}, failure.sentence())
-    if not bool((entry_size(messages.first.P - P) <= RESIDUAL * entry_size(P)).all()):
-        return _failed(problem, common, details, "doubled horizons settle where no stationary equation holds")
+    holds = entry_size(messages.first.P - P) <= RESIDUAL * entry_size(P)
+    if not bool(holds.all()):
+        why = "doubled horizons settle where no stationary equation holds"
+        return _failed(problem, common, details, why, good=holds)
     policy = GaussianPrior(messages.gain, messages.offset, messages.covariance)
     parts = common | {"problem": problem, "conduct": policy, "belief": believe(problem, messages)}
     parts |= {"status": Status.SUCCESS}
@@ -125,16 +128,21 @@ def _failed(
     details: dict[str, Any],
     why: str,
     status: Status = Status.DIVERGED,
+    good: Tensor | None = None,
 ) -> GaussianPosterior:
+    """What is left where there is no answer; `good` [...] says which members of a batch are not to blame."""
     unknown = dict.fromkeys(UNKNOWN)
+    if problem.batch and good is not None:
+        member = torch.nonzero(~good.expand(problem.batch))[0].tolist()
+        details, why = details | {"member": member}, f"{why}, in batch member {member}"
     return GaussianPosterior(**common, **unknown, problem=problem, status=status, details=details | {"why": why})
 
 
 # ---- the message ------------------------------------------------------------------------------------------------
 
 
-def _limit(problem: GaussianProblem) -> Tensor | None:
-    """P [..., n, n], the limit of finite horizons; None where there is none."""
+def _limit(problem: GaussianProblem) -> tuple[Tensor, Tensor]:
+    """P [..., n, n], the limit of finite horizons, and bool [...], for which members there is one."""
     n, root, problem = problem.num_states, problem.discount**0.5, problem.centred()
     cost = problem.folded().P[..., 0, :, :].expand(*problem.batch, -1, -1)
     A, B = problem.A[..., 0, :, :], problem.B[..., 0, :, :]
@@ -150,11 +158,11 @@ def _limit(problem: GaussianProblem) -> Tensor | None:
         A, G, change = A @ across, symmetric(G + A @ spread @ A.mT), A.mT @ (P @ across)
         P = symmetric(P + change)
         size = entry_size(P)
-        if not bool(torch.isfinite(size).all()):
-            return None
-        if bool((entry_size(change) <= SETTLED * size).all()):
-            return P
-    return None
+        finite = torch.isfinite(size)
+        settled = finite & (entry_size(change) <= SETTLED * size)
+        if bool((settled | ~finite).all()):
+            break
+    return P, settled
 
 
 @torch.no_grad()

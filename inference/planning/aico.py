@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -182,9 +183,16 @@ class _Passes:
             )
             return local_posterior(self.backend, self.model, status_of(state), None, 1.0, details)
         world, _, beliefs = _beliefs(state)
-        details["cost"] = float(problem.rollout(beliefs.action_means).costs)
+        rollout, status = problem.rollout(beliefs.action_means), status_of(state)
+        details["cost"] = float(rollout.costs)
+        if status is Status.SUCCESS and details["cost"] == math.inf:
+            status, details["step"] = Status.NOT_CONVERGED, int(rollout.diverged)
+            details["why"] = (
+                f"means stand still, and their controls meet what is forbidden at time index {details['step']}: a "
+                "reward of -inf, an action of density 0, or numbers that are not finite; ask 'mppi', which weighs that"
+            )
         plan = (beliefs.state_means, beliefs.action_means)
-        return local_posterior(self.backend, self.model, status_of(state), world, 1.0, details, plan)
+        return local_posterior(self.backend, self.model, status, world, 1.0, details, plan)
 
 
 def _beliefs(state: BeliefState) -> tuple[GaussianProblem, Messages, Moments]:

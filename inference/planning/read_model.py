@@ -136,8 +136,10 @@ class _WrittenPrior:
         return found.expand(*states.shape[:-1], *found.shape[-2:])
 
     def log_prob(self, states: Tensor, actions: Tensor, t: Times) -> Tensor:
-        score: Tensor = self.given(states, t).log_prob(actions)
-        return score
+        law = self.given(states, t)
+        allowed = law.support.check(actions)  # outside of which Pyro raises
+        score = law.log_prob(torch.where(allowed[..., None], actions, law.mean))
+        return torch.where(allowed, score, -math.inf)
 
 
 class _LinearWorld:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from cai.inference.core.policy import Policy
 from cai.inference.core.posterior import Posterior
+from cai.inference.core.status import NotKnown
 from cai.inference.core.tabular import TabularPosterior
 from cai.inference.planning.problem import PlanningProblem
 
@@ -23,9 +24,9 @@ def first_actions(problem: PlanningProblem, given: Any, seed: int) -> Tensor:
         problem: of the model.
         given: None for the mean of the action prior (zeros where it is flat); the answer of a backend, of which the
             plan is taken where it has one, and else the mean action of its policy, followed from the mean start on
-            (of an answer to `discretize(model, ...)` the most probable action of the nearest node); a policy; or
-            controls [T, m].
-        seed: of a policy that draws in any case.
+            (of an answer to `discretize(model, ...)` the most probable action of the nearest node; a draw where no one
+            action stands for the policy, as of a flow); a policy; or controls [T, m].
+        seed: of a policy that draws.
 
     Raises:
         TypeError, ValueError: if it is none of these, or does not fit.
@@ -100,7 +101,10 @@ def _of_policy(problem: PlanningProblem, policy: Any, seed: int) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
 
     def act(state: Tensor, t: int) -> Tensor:
-        action = policy.act(state, t, generator=generator, deterministic=True).to(state)
+        try:
+            action = policy.act(state, t, generator=generator, deterministic=True).to(state)
+        except NotKnown:  # no one action stands for its law
+            action = policy.act(state, t, generator=generator).to(state)
         if action.numel() != problem.action_dim:
             raise ValueError(
                 f"warm_start acts by numbers of shape {list(action.shape)} in one state, the model takes "

@@ -12,13 +12,14 @@ from torch import Tensor
 
 from cai.inference.core.lazy import Lazy, lazy, table
 from cai.inference.core.memory import require_tables
-from cai.inference.kernels.backups import hard_choice, sizes_of, soft_q_values
+from cai.inference.kernels.backups import hard_choice, soft_q_values
 from cai.inference.kernels.choose import choose_kernel, make_pass
 from cai.inference.kernels.plain import SoftPass
 from cai.inference.kernels.problem import SoftProblem
 from cai.inference.kernels.values import asks_for_gradients, soft_values
 from cai.inference.tabular.believed_dynamics import OutcomeDynamics
 from cai.inference.tabular.recursion import Recursion
+from cai.inference.tabular.ties import Ties
 from cai.models.common.numerics import categorical_divergence, expectation, safe_log, start_value
 from cai.models.trajectory.model import TrajectoryModel
 
@@ -158,18 +159,15 @@ def _step_by_step(model: TrajectoryModel, recursion: Recursion, log_prior: Tenso
         backup, name = soft.backup, soft.name
     else:
         choose_kernel(model.mdp, kernel)
-    own = model.log_action_prior
-    sizes = values = torch.zeros_like(model.mdp.initial)
+    own, values = model.log_action_prior, torch.zeros_like(model.mdp.initial)
     hard = recursion.is_listed and recursion.choice is hard_choice and (recursion.eta == 0 or math.isinf(recursion.eta))
     rows: list[tuple[Tensor, Tensor, Tensor]] = []
+    ties = Ties(model, backup, recursion.eta, rows) if hard else None
     for t in reversed(range(model.steps)):
         q_values, prior = backup(values, t), own if log_prior is None else log_prior[t]
         following = values
-        if hard:
-            summed = sizes_of(model, backup, values, sizes, t, recursion.eta)
-            values, policy = hard_choice(model, q_values, prior, summed)
-            counts = (policy > 0) & torch.isfinite(q_values) & model.live[:, None]
-            sizes = torch.where(counts, summed, torch.zeros_like(summed)).amax(-1)
+        if ties is not None:
+            values, policy = hard_choice(model, q_values, prior, ties.sizes(t, values, q_values, prior))
         else:
             values, policy = recursion.choice(model, q_values, prior)
         rows.append((following, q_values, policy))

@@ -2,21 +2,43 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import Any, NamedTuple
 
+import pyro.distributions
 import torch
 from pyro.distributions import Delta, Independent, MultivariateNormal, TorchDistribution
+from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor
 from torch.distributions import constraints
 
 from cai.models.common.random_draws import OwnDraws
 from cai.models.common.shapes import broadcast_shapes
 
-__all__ = ["CovarianceRoot", "SingularNormal", "Staying", "covariance_root", "gaussian", "in_double"]
+__all__ = ["CovarianceRoot", "SingularNormal", "Staying", "as_pyro", "covariance_root", "gaussian", "in_double"]
 
 SUPPORT = 1e-9  # how far off its subspace a value of a singular Gaussian may lie, as a share of its size
 POSITIVE = 1e-14  # of the largest eigenvalue, at and below which an eigenvalue counts as zero
+
+
+def as_pyro(distribution: Any) -> Any:
+    """Pyro's kind of a distribution of torch's, which programs can draw from; itself if it is Pyro's, or there is none.
+
+    Args:
+        distribution: e.g. `torch.distributions.Normal(0.0, 1.0)`.
+    """
+    kind = type(distribution)
+    if issubclass(kind, TorchDistributionMixin):
+        return distribution
+    twin = getattr(pyro.distributions, kind.__name__, None)
+    if not (isinstance(twin, type) and issubclass(twin, kind)):
+        return distribution
+    made = copy.copy(distribution)
+    made.__class__ = twin  # Pyro's kinds add methods to torch's, and no numbers
+    if isinstance(made, Independent):
+        made.base_dist = as_pyro(made.base_dist)
+    return made
 
 
 def in_double(distribution: TorchDistribution, what: str) -> TorchDistribution:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from cai.models.common.checks import FORGOTTEN, float_tensor
 from cai.models.common.storage import storable
-from cai.models.continuous.distributions import gaussian, in_double
+from cai.models.continuous.distributions import as_pyro, gaussian, in_double
 from cai.models.continuous.matrices import at_time
 from cai.models.continuous.numbers import read_numbers
 from cai.models.continuous.priors import Flat, LinearNormal, prior_parts
@@ -106,13 +106,15 @@ class ContinuousModel(World):
             K0, k0, L = (at_time(part, axes, t, self.batch_shape) for part, axes in prior_parts(given).values())
             timed = given.L.dim() > 2 and given.L.shape[-3] > 1
             return gaussian((K0 @ state[..., None])[..., 0] + k0, L, self.root(f"prior {t if timed else 0}", L))
-        found = in_double(given(state, t), "action_prior")
+        found = in_double(as_pyro(given(state, t)), "action_prior")
         lead = state.shape[:-1]
         return found if found.batch_shape == lead else found.expand(lead)
 
     def transition(self, state: Tensor, action: Tensor, t: int) -> TorchDistribution:
         moved = self.dynamics(state, action, t)
-        return Delta(moved, event_dim=1, validate_args=False) if isinstance(moved, Tensor) else moved
+        if isinstance(moved, Tensor):
+            return Delta(moved.double(), event_dim=1, validate_args=False)
+        return in_double(as_pyro(moved), "dynamics")
 
     def step_reward(self, state: Tensor, action: Tensor, t: int) -> Tensor:
         return self.reward(state, action, t)
@@ -158,7 +160,7 @@ def _read_initial(initial: Any) -> Any:
                 f"initial has batch shape {list(initial.batch_shape)} and event shape {list(initial.event_shape)}; "
                 "expected [] and [n], one vector: add .to_event(1)"
             )
-        return in_double(initial, "initial")
+        return in_double(as_pyro(initial), "initial")
     tensor, _ = float_tensor(initial, "initial")
     if tensor.dim() != 1 or not len(tensor):
         raise ValueError(f"initial has shape {list(tensor.shape)}; expected [n], the first state, or a distribution")

@@ -140,7 +140,7 @@ def _probe_step(model: ContinuousModel, state: Tensor, lead: tuple[int, ...], t:
         lambda i: _measured(_call("dynamics", model.dynamics, state[i], action[i], t), following[i]),
         lead,
     )
-    return following
+    return following.double()
 
 
 def _measured(moved: Any, following: Tensor) -> Any:

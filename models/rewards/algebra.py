@@ -250,7 +250,12 @@ class _Restricted(Wrapper):
 
     def check(self, mdp: MDP) -> None:
         self.factor.check(mdp)
-        self._masks(mdp)
+        kinds = ("states", "actions", "next states", "transitions")
+        for kind, mask in zip(kinds, self._masks(mdp), strict=True):
+            if mask is not None and not mask.any():
+                logger.warning("%s is restricted to an empty set of %s, so it is never paid", self.factor.label, kind)
+        if self.times is not None and not self.times:
+            logger.warning("%s is restricted to an empty set of times, so it is never paid", self.factor.label)
 
     def check_model(self, model: Setting) -> None:
         super().check_model(model)

@@ -27,7 +27,7 @@ class Goal(RewardFactor):
     """Pays `value` on entering a set of states from outside it (so it may be terminal).
 
     Args:
-        states: mask, indices or names.
+        states: mask, indices or names; at least one, or the model is refused with a ValueError.
         value: paid once for each entry, in reward units.
     """
 
@@ -46,7 +46,7 @@ class Goal(RewardFactor):
         return f"Goal({_found(mdp, self.states)})"
 
     def check(self, mdp: MDP) -> None:
-        mdp.states(self.states)
+        _check_some(mdp, self.states, "Goal")
 
     def evaluate(self, mdp: MDP, step: Step) -> Tensor:
         goal = mdp.states(self.states)
@@ -64,7 +64,7 @@ class Waypoint(RewardFactor):
     before earns nothing any more, so a waypoint in a terminal state pays on arrival at just that time.
 
     Args:
-        states: mask, indices or names.
+        states: mask, indices or names; at least one, or the model is refused with a ValueError.
         time: the index of the state, from 0 (s_1, the start) to T (s_{T+1}, where the last step leads).
         value: in reward units; -inf forbids.
     """
@@ -87,7 +87,7 @@ class Waypoint(RewardFactor):
         return f"Waypoint({_found(mdp, self.states)}, {self.time})"
 
     def check(self, mdp: MDP) -> None:
-        mdp.states(self.states)
+        _check_some(mdp, self.states, "Waypoint")
 
     def check_model(self, model: Setting) -> None:
         if self.time > model.steps:
@@ -103,6 +103,11 @@ class Waypoint(RewardFactor):
         there = step.state if self.time == 0 else step.next_state
         pays = mdp.states(self.states)[there] & ~mdp.terminal[step.state]
         return torch.where(pays, value, torch.zeros_like(value))
+
+
+def _check_some(mdp: MDP, states: Any, name: str) -> None:
+    if not mdp.states(states).any():
+        raise ValueError(f"{name} has no state ({_written(states)}), so it would never pay; name at least one")
 
 
 def _written(states: Any) -> str:

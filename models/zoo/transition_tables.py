@@ -60,7 +60,7 @@ class TransitionTable:
                 values[self._number(state, numbered, what)] += float(probability)
         elif isinstance(initial, Hashable) and self._knows(initial, numbered):
             values[self._number(initial, numbered, what)] = 1.0
-        elif isinstance(initial, (str, numbers.Integral)):
+        elif isinstance(initial, (str, numbers.Integral)) or self._written_alike(initial):
             self._number(initial, numbered, what)
         else:
             given = float_tensor(initial, what)[0].numpy()
@@ -74,6 +74,11 @@ class TransitionTable:
 
     def _knows(self, state: Any, numbered: Mapping[Hashable, int]) -> bool:
         return _plain(state) in numbered or (isinstance(state, str) and state in map(str, self.states))
+
+    def _written_alike(self, value: Any) -> bool:
+        """Whether a tuple looks like one of the states, which are tuples, and not like probabilities."""
+        kinds = [tuple(map(type, state)) for state in self.states if isinstance(state, tuple)]
+        return isinstance(value, tuple) and tuple(map(type, value)) in kinds
 
     def _number(self, state: Any, numbered: Mapping[Hashable, int], what: str) -> int:
         state = _plain(state)

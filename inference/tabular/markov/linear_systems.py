@@ -310,7 +310,8 @@ class LinearSystem:
         if transposed:
             inner = solve_triangular(upper, sides, trans=1, lower=True, **options)
             return np.asarray(solve_triangular(lower, inner, trans=1, lower=False, **options))
-        return np.asarray(solve_triangular(upper, solve_triangular(lower, sides, lower=False, **options), lower=True))
+        inner = solve_triangular(lower, sides, lower=False, **options)
+        return np.asarray(solve_triangular(upper, inner, lower=True, **options))
 
     def _worked_off(self, sides: np.ndarray, transposed: bool) -> np.ndarray | None:
         """A chain's solution by an LU of rows over their diagonal entries, until its residual is that of rounding."""

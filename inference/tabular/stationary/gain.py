@@ -1,8 +1,7 @@
 """What a class of states earns a step: Newton's method for the average criterion, with bounds.
 
-Newton's method on g + h = F(h), whose slope is the chain of the policy and dynamics at h (policy iteration; where
-F is convex, eta >= 0, its gains never fall). Where that is of no use (weights so small that the chain falls apart in
-floats, or F not convex), averaged backups h <- (h + F(h) - g) / 2 bring h nearer: F never expands the spread of h, so
+Newton's steps (`gain_steps`) solve g + h = F(h). Where they are of no use (weights so small that the chain falls apart
+in floats), averaged backups h <- (h + F(h) - g) / 2 bring h nearer: F never expands the spread of h, so
 they converge to a solution wherever there is one, whatever the period (Krasnoselskii and Mann).
 """
 
@@ -14,24 +13,29 @@ from typing import Any
 
 import numpy as np
 
-from cai.inference.tabular.markov.graphs import closed_classes
 from cai.inference.tabular.markov.linear_systems import LinearSystem
+from cai.inference.tabular.stationary.gain_steps import (
+    classes_of,
+    is_even,
+    is_near,
+    middle,
+    newton_against,
+    often_seen,
+    spread,
+    until_return,
+)
+from cai.inference.tabular.stationary.gain_steps import newton as newton_steps
 from cai.inference.tabular.stationary.newton import Chains
-from cai.inference.tabular.stationary.problem.moves import Moves, Tilted, Values
+from cai.inference.tabular.stationary.problem.moves import Moves, Values
 from cai.inference.tabular.stationary.problem.steps import Steps
 
 __all__ = [
     "Rate",
     "bound_on_values",
-    "classes_of",
     "concluded",
     "drift_of_chain",
-    "gain_of",
-    "law_of",
     "of_ties",
-    "seen_state",
     "soft_rate",
-    "until_return",
 ]
 
 Array = np.ndarray[Any, Any]
@@ -39,11 +43,7 @@ NEWTON = 60  # of Newton's steps in a row
 WIDENINGS = 6  # of the bound on values
 SETTLE = 10_000  # backups in which values are to settle that the equation leaves open
 STALLS = 10  # attempts in a row that do not bring the bounds on the gain to half of what they were
-LOOKS = 4  # tries at a state that is seen often
-LOOK = 200  # steps of a chain by which a state is found that it is in often
-FULL = 0.1  # of a table: chains of fewer entries are listed
-STILL = 1e-4  # what a step changes of where it is, below which more of them show nothing
-UNDONE = 1e-6  # of a step: values that are less have lost too many digits of theirs to it
+TRIES = 3  # the same where each attempt holds many policies
 MANY = 1_000  # backups in a row at most, between attempts at Newton's steps
 
 
@@ -86,208 +86,32 @@ def soft_rate(steps: Steps, limit: int, newton: bool = True) -> Rate:
     """
     chains, values = Chains(steps), steps.values(np.zeros(steps.number))
     count, jumps, rounds, stalls, before = 0, 0, 16, 0, np.inf
+    against = steps.eta < 0 and np.isfinite(steps.eta)
     while True:
         moves = steps.moves(values)
         if newton:
-            found, reached, taken = _newton(steps, chains, values, min(NEWTON, limit - count))
-            count, jumps = count + taken, jumps + taken
-            if steps.eta >= 0 or _near(steps, reached):  # else a step may lead far away, and backups bring h nearer
+            if against:
+                found, reached, taken, solved = newton_against(steps, chains, values, limit - count)
+            else:
+                found, reached, taken = newton_steps(steps, chains, values, min(NEWTON, limit - count))
+                solved = taken
+            count, jumps = count + taken, jumps + solved
+            if steps.eta > -np.inf or is_near(steps, reached):  # else a step may lead far, and backups bring h nearer
                 values, moves = found, reached
-        stalls, before = stalls + 1 if _spread(moves) > before / 2 else 0, _spread(moves)
-        stuck = newton and (stalls == STALLS or _near(steps, moves))
-        if _even(moves) or count >= limit or stuck:
+        stalls, before = stalls + 1 if spread(moves) > before / 2 else 0, spread(moves)
+        stuck = newton and (stalls == (TRIES if against else STALLS) or is_near(steps, moves))
+        if is_even(moves) or count >= limit or stuck:
             break
         for _ in range(min(rounds, limit - count)):
             moves = steps.moves(values)
             count += 1
-            if _even(moves):
+            if is_even(moves):
                 break
-            values = values.moved((moves.delta - _middle(moves)) / 2)
+            values = values.moved((moves.delta - middle(moves)) / 2)
         rounds = min(2 * rounds, MANY)
     rate = concluded(steps, chains, values, count, jumps)
     tied = np.isinf(steps.eta) and not rate.why and not np.isfinite(rate.width).all()
     return of_ties(steps, rate, limit, drift_of_chain) if tied else rate
-
-
-def _even(moves: Moves) -> bool:
-    """Whether the gain is known as well as floats allow."""
-    return bool((np.abs(moves.delta - _middle(moves)) <= 4 * moves.rounding).all())
-
-
-def _near(steps: Steps, moves: Moves) -> bool:
-    """Whether what is left is rounding but for a factor, so that it is not worth going on where it falls no more."""
-    rounding = moves.rounding.max() * (64 if steps.dtype is np.float64 else 1e4)
-    return bool(np.abs(moves.delta - _middle(moves)).max() <= rounding)
-
-
-def _middle(moves: Moves) -> Any:
-    return (moves.delta.max() + moves.delta.min()) / 2
-
-
-def _spread(moves: Moves) -> float:
-    spread = float(moves.delta.max() - moves.delta.min())
-    return spread if spread == spread else np.inf
-
-
-def _newton(steps: Steps, chains: Chains, values: Values, limit: int) -> tuple[Values, Moves, int]:
-    """Newton's steps while they are of use: the best values met, their moves, and how many steps were taken."""
-    reference, system, gain = -1, None, steps.dtype(0)
-    best = (values, steps.moves(values))
-    at, since = best, 0
-    for count in range(limit):
-        if _even(at[1]) or since >= (1 if _near(steps, best[1]) else 20):
-            return *best, count
-        if reference < 0 or count % 8 == 1:
-            often = _often(steps, chains, at[1])
-            if often is None:
-                return *best, count
-            reference, system = often.reference, often.system
-        if system is None:
-            system = until_return(steps, chains, at[1], np.array([reference]))
-        found, system = _evaluated(steps, system, at, reference, gain), None
-        if found is None:
-            return *best, count
-        values, gain = found
-        at = (values, steps.moves(values))
-        if not np.isfinite(at[1].delta).all():
-            return *best, count + 1
-        since = 0 if _spread(at[1]) < 0.9 * _spread(best[1]) else since + 1
-        best = at if _spread(at[1]) < _spread(best[1]) else best
-    return *best, limit
-
-
-def _evaluated(
-    steps: Steps, system: LinearSystem, at: tuple[Values, Moves], reference: int, gain: Any
-) -> tuple[Values, Any] | None:
-    """Values and gain of the chain that moves values; None where floats do not tell.
-
-    Args:
-        steps: the problem.
-        system: of the chain until it comes to the reference.
-        at: values, and their moves.
-        reference: the state at which values are told from.
-        gain: near that of the chain; what is left of it is small, and so is its rounding.
-    """
-    values, moves = at
-    rise = gain_of(system, moves.delta - gain, reference)
-    if rise is None:
-        return None
-    gain = gain + rise
-    found = system.answer((moves.delta - gain).astype(np.float64)[:, None])  # not x - g y, which cancels
-    if found is None or not np.isfinite(found).all():
-        return None
-    step = found[:, 0]
-    step[reference] = 0.0
-    leap = int(np.abs(step).argmax())
-    # Where nearly all weight leaves the reference for ever, all others move far, and together.
-    moved = values.moved(step).relative(leap)
-    if np.abs(moved.relative(reference).total).max() < UNDONE * np.abs(step[leap]) and steps.table is None:
-        earned = system.answer((_earned(steps, moves) - gain).astype(np.float64)[:, None])  # what a leap undoes is lost
-        if earned is not None and np.isfinite(earned).all():
-            earned[reference] = 0.0
-            moved = steps.values(earned[:, 0])
-    return moved, gain
-
-
-def gain_of(system: LinearSystem, earned: Array, reference: int) -> Any:
-    """What a chain earns a step in the long run, of what states earn [N]; None where floats do not tell."""
-    found = system.answer(np.stack([earned.astype(np.float64), np.ones(len(earned))], -1))
-    if found is None or not np.isfinite(found).all() or found[reference, 1] <= 0:
-        return None
-    return found[reference, 0] / found[reference, 1]
-
-
-def _earned(steps: Steps, moves: Moves) -> Array:
-    """[N], what a step of the chain that moves values is paid, less what its policy and dynamics diverge by."""
-    assert not isinstance(moves.outcomes, Tilted)  # of a table
-    edges = moves.outcomes * steps.paid
-    pairs = moves.policy * steps.rewards
-    with np.errstate(divide="ignore", invalid="ignore"):
-        if steps.eta != 0 and np.isfinite(steps.eta):
-            tilt = moves.outcomes * np.log(moves.outcomes / steps.weighed) / steps.eta
-            edges = edges - np.where(moves.outcomes > 0, tilt, 0)
-        if not steps.hard:
-            pairs = pairs - np.where(moves.policy > 0, moves.policy * np.log(moves.policy / steps.prior), 0)
-    pairs = pairs + moves.policy * np.add.reduceat(edges, steps.first_edges)
-    return np.asarray(np.add.reduceat(pairs, steps.first_pairs))
-
-
-@dataclass(frozen=True)
-class _Often:
-    """A state that a chain is in often.
-
-    Attributes:
-        reference: the state.
-        system: of the chain until it comes there.
-        law: [N], how often the chain is where in the long run.
-    """
-
-    reference: int
-    system: LinearSystem
-    law: Array
-
-
-def _often(steps: Steps, chains: Chains, moves: Moves) -> _Often | None:
-    """A state that the chain is in about as often as in any; None if in floats it has several closed classes."""
-    classes = classes_of(steps, moves)
-    if len(classes) != 1:
-        return None
-    reference = seen_state(steps, moves, classes[0])
-    for tries in range(1, LOOKS + 1):
-        system = until_return(steps, chains, moves, np.array([reference]))
-        law = law_of(system, reference)
-        if law is None or law[reference] >= 0.5 * law.max() or tries == LOOKS:
-            break
-        reference = int(law.argmax())
-    return None if law is None else _Often(reference, system, law)
-
-
-def classes_of(steps: Steps, moves: Moves) -> list[Array]:
-    """The closed classes that the chain has in floats."""
-    every = np.ones(steps.number, dtype=bool)
-    if steps.table is not None:
-        leads = moves.chain > 0
-        if leads.all():
-            return [np.arange(steps.number)]
-        sources, outcomes = np.nonzero(leads)
-        return closed_classes(sources, steps.table.columns[outcomes], every)
-    used = moves.weights.astype(np.float64) > 0
-    return closed_classes(steps.sources[used], steps.targets[used], every)
-
-
-def seen_state(steps: Steps, moves: Moves, states: Array) -> int:
-    """The state that a chain begun anywhere in a closed class is the likeliest to be in after a while."""
-    here = np.zeros(steps.number)
-    here[states] = 1 / len(states)
-    table = None
-    if steps.table is None:
-        weights, sources, targets = moves.weights.astype(np.float64), steps.sources, steps.targets
-    elif np.count_nonzero(moves.chain) > FULL * moves.chain.size:
-        table, targets = moves.chain, steps.table.columns
-    else:
-        sources, outcomes = np.nonzero(moves.chain)
-        weights, targets = moves.chain[sources, outcomes], steps.table.columns[outcomes]
-    for _ in range(LOOK):  # a state that is seldom seen tells nothing of the others in floats
-        sent = weights * here[sources] if table is None else here @ table
-        before, here = here, (here + np.bincount(targets, sent, steps.number)[: steps.number]) / 2  # none ends
-        if np.abs(here - before).sum() < STILL:
-            break
-    return int(here.argmax())
-
-
-def law_of(system: LinearSystem, reference: int) -> Array | None:
-    """[N], the long run of a chain that always comes back to a state, of its system until then."""
-    side = np.zeros((system.pattern.number, 1))
-    side[reference] = 1.0
-    found = system.answer(side, True)
-    if found is None or not np.isfinite(found).all() or not found.sum() > 0:
-        return None
-    return np.asarray(found[:, 0] / found.sum())
-
-
-def until_return(steps: Steps, chains: Chains, moves: Moves, references: Array) -> LinearSystem:
-    """The system of a chain that ends where it comes to one of some states."""
-    return chains.system(moves, np.isin(np.arange(steps.number + 1), references))
 
 
 def concluded(steps: Steps, chains: Chains, values: Values, count: int, jumps: int, chain: Moves | None = None) -> Rate:
@@ -298,12 +122,12 @@ def concluded(steps: Steps, chains: Chains, values: Values, count: int, jumps: i
     gain = (low + high) / 2
     chain = chain or moves
     law, width = np.full(steps.number, 1 / steps.number), np.full(steps.number, np.inf)
-    often = _often(steps, chains, chain)
+    often = often_seen(steps, chains, chain)
     if often is not None:
         law, references = often.law, np.array([often.reference])
         width = bound_on_values(steps, chains, values, moves, chain, references, low, high, often.system)
     unknown = (steps.eta < 0 or np.isinf(steps.eta)) and not np.isfinite(width).all()
-    apart = unknown and not _near(steps, moves) and float(high - low) > 1e-6 * float(abs(gain))
+    apart = unknown and not is_near(steps, moves) and float(high - low) > 1e-6 * float(abs(gain))
     why = "what a step earns in the long run may depend on the state, so that there is no one gain" if apart else ""
     tight = None if np.isfinite(steps.eta) and not steps.hard else chain.weights > 0
     return Rate(gain, low, high, values, width, law, count, jumps, tight, why)

@@ -2,13 +2,17 @@
 
 from dataclasses import replace
 
+import mpmath
 import numpy as np
 import pytest
 import torch
 from gaussian_oracle import Numbers, as_problem, conditioned, random_numbers
 
+import cai
+from cai.inference import Status
 from cai.inference.gaussian.existence import critical_eta, first_failure
 from cai.inference.gaussian.messages import backward
+from cai.models import LinearGaussianModel, LinearNormal, QuadraticReward
 
 
 def scalar(T=1, *, A=1.0, B=1.0, W=0.0, Q=0.0, R=1.0, Qf=0.0, S1=0.0, alpha=1.0, prior=1.0):
@@ -162,3 +166,36 @@ def test_neither_a_narrow_prior_nor_a_large_coordinate_hides_rewards_without_bou
         prior=problem.prior._replace(gain=problem.prior.gain.new_zeros(1, 1, 2)),
     )
     assert first_failure(wide, backward(wide, 1.0)).kind == "outcome"
+
+
+@pytest.mark.parametrize(("W", "q", "alpha"), [(1e-6, 1e3, 2.0), (0.3, 7.0, 0.7), (1e5, 1e-3, 1.0)])
+@pytest.mark.parametrize("start", [False, True])
+def test_next_to_a_breakdown_numbers_are_right_or_said_to_be_lost(W, q, alpha, start):
+    """A scalar, T = 1, whose state no action moves: V(start) in 60 digits of the very floats that are given."""
+    shares = [1 - 2.0**-k for k in range(4, 46, 3)]
+    noise, spread = (0.0, W) if start else (W, 0.0)
+    model = LinearGaussianModel(
+        [[1.0]],
+        [[0.0]],
+        noise=[[noise]],
+        initial=([0.5], [[spread]]),
+        horizon=1,
+        temperature=alpha,
+        reward=QuadraticReward(R=[[1.0]], final=[[q]]),
+        action_prior=LinearNormal(L=[[1.0]]),
+    )
+    kept = 0
+    for share in shares:
+        eta = -alpha / (W * q) * share
+        answer = cai.infer(model, f"risk:eta={eta!r}", throw=False)
+        if not answer.status.ok:
+            assert answer.status is Status.OUT_OF_RANGE
+            assert "near to where messages break down" in answer.details["why"]
+            continue
+        kept += 1
+        with mpmath.workdps(60):
+            theta = mpmath.mpf(eta) / alpha
+            left = 1 + theta * mpmath.mpf(W) * q
+            cost = q / (8 * left) + mpmath.log(left) / (2 * theta) + alpha * mpmath.log(1 + mpmath.mpf(1) / alpha) / 2
+            assert abs(answer.details["start"] / float(-cost / alpha) - 1) < 1e-7, share
+    assert 5 <= kept < len(shares)

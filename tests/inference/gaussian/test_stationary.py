@@ -1,6 +1,7 @@
 """Infinite horizons with fixed dynamics, against scipy's Riccati solver, long finite horizons and long simulations."""
 
 import math
+import re
 
 import numpy as np
 import pytest
@@ -161,6 +162,30 @@ def test_members_of_a_batch_settle_each_by_its_own_size():
             alone = cai.infer(model.member(i), "variational")
             assert float(answer.message(0).P[i]) == pytest.approx(float(alone.message(0).P), rel=1e-12)
             assert float(answer.believed_return[i]) == pytest.approx(float(alone.believed_return), rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("more", "q", "text"),
+    [
+        ({"discount": 0.9}, 0.0, "grow without end"),
+        ({"discount": 0.9}, 1.0, "in proportion to the state"),
+        ({"criterion": "average"}, 0.0, "no stationary law: an eigenvalue of A . B K has modulus 1.2"),
+    ],
+)
+def test_the_member_of_a_batch_that_has_no_answer_is_named(more, q, text):
+    """Of three members one has a coordinate that grows by 1.2 a step and that no action reaches."""
+    A = torch.tensor([[[0.5, 0.0], [0.0, 0.5]], [[0.75, 0.0], [0.0, 0.5]], [[1.2, 0.0], [0.0, 0.5]]])[:, None]
+    Q = torch.diag(torch.tensor([float("grow" in text), 1.0]))
+    batch = integrator(
+        A=A, B=[[0.0], [1.0]], horizon=math.inf, reward=QuadraticReward(Q=Q, R=[[1.0]], q=[q, 0.0]), **more
+    )
+    answer = cai.infer(batch, "variational", throw=False)
+    assert not answer.status.ok
+    assert answer.details["member"] == [2]
+    assert re.search(f"{text}.*, in batch member .2.$", answer.details["why"])
+    alone = cai.infer(batch.member(2), "variational", throw=False)
+    assert (alone.status, "member" in alone.details) == (answer.status, False)
+    assert all(cai.infer(batch.member(i), "variational").status.ok for i in range(2))
 
 
 def _small(size):

@@ -11,7 +11,7 @@ from gaussian_oracle import random_numbers
 from planning_problems import as_model, planning_model, regulator
 
 import cai
-from cai.inference import InferenceError, IterativeLQR, NotKnown
+from cai.inference import FlowPolicy, InferenceError, IterativeLQR, NotKnown
 from cai.inference.core.status import Status
 from cai.models import ContinuousModel, Flat, Gaussian, LinearNormal, bridge, discretize, double_integrator
 
@@ -122,6 +122,8 @@ def test_any_answer_can_be_a_warm_start():
     best = cai.infer(model, "ilqr", restarts=1).details["cost"]
     starts = [cai.infer(model, name) for name in ("exact", "variational", "ilqr", "mppi", "aico")]
     starts += [cai.infer(model, "smc", num_particles=20, throw=False), starts[0].policy(), starts[2].plan.actions]
+    flow = FlowPolicy(hidden_sizes=(4,))  # which draws in any case
+    starts += [cai.infer(model, "restricted", policy=flow, max_iterations=1, throw=False)]
     for start in starts:
         found = cai.infer(model, "ilqr", restarts=1, warm_start=start, max_iterations=3)
         assert found.details["cost"] == pytest.approx(best)

@@ -11,6 +11,7 @@ import torch
 from gaussian_oracle import conditioned, random_numbers
 from particle_checks import is_unbiased
 from planning_problems import as_model, planning_model
+from pyro.distributions import Uniform
 
 import cai
 from cai.inference import InferenceError, NotKnown
@@ -321,3 +322,35 @@ def test_models_are_refused_with_what_fits():
     batch = as_model(numbers, initial=(torch.zeros(3, 2).double(), numbers.S1))
     with pytest.raises(ValueError, match=r"a batch of shape \[3\]"):
         cai.infer(batch, "mppi")
+
+
+def boxed(**changes):
+    """To the origin by actions in [-1, 1], a uniform prior that Pyro refuses to read elsewhere."""
+    start = torch.tensor([2.0]).double()
+    return ContinuousModel(
+        start,
+        lambda s, a, t: s + 0.3 * a,
+        lambda s, a, t: -s.square().sum(-1) - 0.1 * a.square().sum(-1),
+        8,
+        lambda s, t: Uniform(-torch.ones_like(s), 1.0).to_event(1),
+        **changes,
+    )
+
+
+def test_a_prior_on_a_box_is_none_elsewhere():
+    planned = cai.infer(boxed(), "mppi")
+    assert bool((planned.plan.actions.abs() < 1).all())
+    assert planned.plan.actions[0] < -0.3
+    acted = cai.extract_policy(planned).act(torch.tensor([2.0]))
+    assert -1 < float(acted) < 0
+
+
+@pytest.mark.parametrize("backend", ["ilqr", "aico"])
+def test_starts_outside_of_a_box_are_not_converged(backend):
+    assert cai.infer(boxed(), backend, noise=3.0, throw=False).status is Status.NOT_CONVERGED
+
+
+def test_means_that_stand_still_where_actions_are_forbidden_are_no_success():
+    answer = cai.infer(boxed(), "aico", noise=0.1, throw=False)
+    assert (answer.status, answer.details["step"]) == (Status.NOT_CONVERGED, 0)
+    assert "forbidden at time index 0" in answer.details["why"]

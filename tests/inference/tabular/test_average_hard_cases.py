@@ -158,3 +158,33 @@ def test_values_that_move_by_less_than_rounding_are_no_success(slow, exponent, b
         values = found.values[0] - found.values[0, 0]
         want = torch.tensor([0.0, rewards[2, 0], rewards[2, 0], 0.0], dtype=torch.float64)
         torch.testing.assert_close(values, want, rtol=0, atol=4 * found.details["error_bound"])
+
+
+@pytest.mark.parametrize("eta", [-1.0, -0.25])
+def test_dynamics_that_work_against_the_policy_where_states_hardly_move(eta):
+    """What a backup in 60 digits adds to the values is the gain, in every state; it took 3,000 backups and more."""
+    rng, number, leak = np.random.default_rng(0), 60, 2.0**-40
+    following = np.stack([np.arange(number), (np.arange(number) + 1) % number, rng.permutation(number)], -1)
+    following = np.repeat(following[:, None], 2, 1)
+    following[:, 1, 2] = rng.permutation(number)
+    share = rng.integers(1, 8, size=(number, 2)) / 8
+    chances = np.stack([np.full_like(share, 1 - leak), leak * share, leak * (1 - share)], -1)
+    rewards = -rng.integers(1, 64, size=(number, 2)) / 16
+    mdp = MDP.from_successors(following, chances, np.eye(number)[0])
+    model = TrajectoryModel(mdp, rewards, horizon=math.inf, criterion="average")
+    got = cai.infer(model, f"risk:eta={eta}")
+    assert got.details["steps"] < 1000
+    low, high = got.details["gain_bounds"]
+    with mpmath.workdps(60):
+        values = [mpmath.mpf(value) for value in got.values[0].tolist()]
+        gains = []
+        for s in range(number):
+            total = mpmath.mpf(0)
+            for a in range(2):
+                weights = zip(chances[s, a].tolist(), following[s, a].tolist(), strict=True)
+                mean = mpmath.fsum(p * mpmath.exp(eta * (values[t] - values[s])) for p, t in weights)
+                total += mpmath.exp(rewards[s, a] + mpmath.log(mean) / eta) / 2
+            gains.append(mpmath.log(total))
+        assert max(abs(gain - mpmath.mpf(float(got.gain))) for gain in gains) <= 1e-12
+        assert max(gains) >= low
+        assert min(gains) <= high

@@ -5,6 +5,9 @@ import pytest
 import torch
 
 import cai
+from cai.inference.kernels.backups import sizes_of
+from cai.inference.tabular import ties
+from cai.inference.tabular.ties import Ties
 from cai.models import MDP, TrajectoryModel
 
 KINDS = ("expected", "best", "worst")
@@ -81,3 +84,42 @@ def test_a_far_outcome_makes_no_others_equal(kind):
         assert found.dynamics(0)[0, 0].tolist() == [0.0, 1.0, 0.0]
         if reward.shape == (3, 1):
             assert found.initial.tolist() == [0.0, 1.0, 0.0]
+
+
+def random_steps(seed):
+    """A few states with rewards in tenths, whose sums tie but for rounding, or far from all others."""
+    rng = np.random.default_rng(seed)
+    number, actions = int(rng.integers(1, 6)), int(rng.integers(2, 4))
+    chances = np.eye(number)[rng.integers(number, size=(number, actions))]
+    rewards = np.round(10 * rng.normal(size=(number, actions))) / 10
+    rewards[rng.random(rewards.shape) < 0.1] = -1e14 if seed % 3 else -np.inf
+    mdp = MDP(chances, np.full(number, 1 / number), axes="state-action-state")
+    return TrajectoryModel(mdp, rewards, horizon=int(rng.integers(2, 8)), discount=1.0 if seed % 2 else 0.5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_sizes_that_are_not_computed_would_change_nothing(kind, monkeypatch):
+    models = [random_steps(seed) for seed in range(30)]
+    found = [cai.infer(model, f"value-iteration:successors={kind}", throw=False) for model in models]
+    shared = sum(int(((each.action_probs > 0).sum(-1) > 1).sum()) for each in found)
+    assert shared
+    monkeypatch.setattr(Ties, "_largest", lambda self, t: np.inf)  # then any choice may be close
+    for model, lazily in zip(models, found, strict=True):
+        always = cai.infer(model, f"value-iteration:successors={kind}", throw=False)
+        assert torch.equal(lazily.action_probs, always.action_probs)
+
+
+def test_sizes_are_computed_only_where_a_choice_is_close(monkeypatch):
+    asked = []
+    monkeypatch.setattr(ties, "sizes_of", lambda *arguments: asked.append(arguments) or sizes_of(*arguments))
+    rng = np.random.default_rng(0)
+    mdp = MDP(rng.dirichlet(np.ones(5), size=(5, 3)), np.full(5, 0.2))
+    rewards = rng.normal(size=(5, 3))
+    cai.infer(TrajectoryModel(mdp, rewards, horizon=9), "value-iteration")
+    assert not asked
+    rewards[2, 1] = rewards[2, 0] - 1e-14 * abs(rewards[2, 0])
+    rewards[2, 2] = rewards[2, 0] - 5
+    mdp = MDP(np.broadcast_to(mdp.probabilities[:, :1].numpy(), (5, 3, 5)), np.full(5, 0.2))
+    found = cai.infer(TrajectoryModel(mdp, rewards, horizon=9), "value-iteration")
+    assert asked
+    assert found.action_probs[0, 2].tolist() == [0.5, 0.5, 0.0]

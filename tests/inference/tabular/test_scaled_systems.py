@@ -51,3 +51,12 @@ def test_what_is_rounding_of_the_solution_proves_nothing():
     assert left[2][2] < 0  # so that I - M is no M-matrix, and sums over steps are infinite
     rows, columns = torch.ones(3, 3).nonzero(as_tuple=True)
     assert Pattern(rows, columns, 3).system(torch.tensor(table, dtype=torch.float64).flatten()).lengths is None
+
+
+def test_a_chain_too_slow_for_floats_has_no_answer():
+    """1 / 1e-310 is no float; elimination met it half way and raised an error of scipy's."""
+    pattern = Pattern(torch.tensor([0]), torch.tensor([1]), 2)
+    system = pattern.system(torch.ones(1, dtype=torch.float64), torch.tensor([0.0, 1e-310], dtype=torch.float64))
+    assert system.lengths is None
+    found = system.answer(np.ones((2, 1)))
+    assert found is None or not np.isfinite(found).all()

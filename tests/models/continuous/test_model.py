@@ -8,8 +8,9 @@ import numpy as np
 import pyro.distributions as dist
 import pytest
 import torch
+from pyro import poutine
 
-from cai.models import ContinuousModel, Flat, LinearNormal, Simulator
+from cai.models import ContinuousModel, Flat, LinearNormal, Simulator, discretize
 
 
 def drift(s, a, t):
@@ -175,6 +176,37 @@ def test_single_precision_becomes_double():
         assert made.start_distribution().batch_shape == ()
     mean = model(initial=start).start_distribution().mean
     assert mean.tolist() == pytest.approx([0.1, 0.2], abs=1e-7)
+    for moves in (lambda s, a, t: s.float(), lambda s, a, t: dist.Normal(s.float(), 0.5).to_event(1)):
+        made = model(dynamics=moves, action_prior=LinearNormal(L=torch.eye(1)))
+        assert made.transition(made.reset(3), torch.zeros(3, 1).double(), 0).sample().dtype == torch.float64
+
+
+def test_distributions_of_torch_are_those_of_pyro():
+    """In the start, in a prior and in the noise: as programs, and on a grid."""
+
+    def made(kind):
+        def around(mean):
+            return kind.Independent(kind.Normal(mean, mean.new_full((1,), 0.5)), 1)
+
+        return ContinuousModel(
+            around(torch.zeros(1)),
+            lambda s, a, t: around(s + a),
+            lambda s, a, t: -s.square().sum(-1),
+            3,
+            lambda s, t: around(0 * s),
+        )
+
+    ours, theirs = made(dist), made(torch.distributions)
+    assert theirs.start_distribution().mean.dtype == torch.float64
+    seen = []
+    for world in (ours, theirs):
+        torch.manual_seed(0)
+        trace = poutine.trace(world).get_trace()
+        seen.append([float(trace.nodes[name]["value"]) for name in ("s_1", "a_1", "s_2", "a_3", "s_4")])
+    assert seen[0] == seen[1]
+    axes = [torch.linspace(-2, 2, 9)]
+    tables = [discretize(world, axes, axes, noise="interpolate").mdp.dense() for world in (ours, theirs)]
+    assert torch.equal(*tables)
 
 
 class Push:

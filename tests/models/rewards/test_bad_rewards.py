@@ -14,6 +14,7 @@ from cai.models import (
     StepCost,
     TableReward,
     TrajectoryModel,
+    Waypoint,
 )
 
 # ---- rewards -----------------------------------------------------------------------------------------------------
@@ -116,6 +117,9 @@ REWARD_SHAPES = {
     "weights": (lambda: LinearReward(np.ones((3, 4)), np.ones(3)), r"weights has shape \[3\].*F = 4.*\[F\]"),
     "scale": (lambda: StepCost(1.0) * torch.ones(3), r"\[3\].*one number"),
     "cost": (lambda: model(StepCost(torch.ones(3))), r"StepCost.*shape.*3.*"),
+    "goal without a state": (lambda: model(Goal([])), r"Goal has no state \(\[\]\).*name at least one"),
+    "goal of an empty mask": (lambda: model(Goal(torch.zeros(3, dtype=torch.bool))), r"Goal has no state"),
+    "waypoint without a state": (lambda: model(Waypoint([], 1)), r"Waypoint has no state"),
     "goal value": (lambda: model(Goal([2], torch.ones(3))), r"Goal.*\[3\]|\[3\].*Goal"),
     "function": (
         lambda: model(lambda s, a, n, t: torch.zeros(5)),

@@ -375,6 +375,21 @@ def test_a_cost_that_is_returned_as_a_reward(said):
     assert "Use -fuel_cost, or return the cost with a minus" in said.text
 
 
+@pytest.mark.parametrize(
+    ("restriction", "words"),
+    [
+        ({"states": []}, "an empty set of states"),
+        ({"actions": torch.zeros(2, dtype=torch.bool)}, "an empty set of actions"),
+        ({"next_states": []}, "an empty set of next states"),
+        ({"transitions": []}, "an empty set of transitions"),
+        ({"times": range(0)}, "an empty set of times"),
+    ],
+)
+def test_a_restriction_to_nothing(said, restriction, words):
+    model(StepCost(1.0).at(**restriction))
+    assert f"is restricted to {words}, so it is never paid" in said.text
+
+
 def test_what_is_no_such_mistake_is_not_warned_of(said):
     model(-reward_factor(fuel_cost) + Goal("roof", 10.0))
     model(penalty_for_noise)

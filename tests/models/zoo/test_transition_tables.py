@@ -88,6 +88,14 @@ def test_named_actions_and_fewer_of_them():
     assert reward.table.tolist() == [[0.0, 1.0], [0.0, 0.0]]
 
 
+def test_a_tuple_like_a_state_is_no_list_of_probabilities():
+    """(1, 0) is a cell that is not there, and was read as a start that is surely the first state."""
+    table = {(0, 0): {0: [(1.0, (0, 1), 1.0, False)]}, (0, 1): {0: [(1.0, (0, 0), 0.0, False)]}}
+    with pytest.raises(ValueError, match=r"\(1, 0\) is no state of the table; its states are"):
+        from_gymnasium(table, initial=(1, 0))
+    assert from_gymnasium(table, initial=(0.25, 0.75))[0].initial.tolist() == [0.25, 0.75]
+
+
 @pytest.mark.parametrize("initial", [(0, 1), "(0, 1)", {(0, 1): 1.0}, [0.0, 1.0, 0.0], torch.tensor([0.0, 1.0])])
 def test_the_start_may_be_said(initial):
     table = {(0, 0): {0: [(1.0, (0, 1), 0.0, False)]}, (0, 1): {0: [(1.0, (0, 2), 0.0, True)]}}
