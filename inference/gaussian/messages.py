@@ -23,11 +23,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from cai.inference.core.storage import storable
-from cai.inference.gaussian.problem import GaussianProblem, Quadratic, at_steps, product, stacked, symmetric
+from cai.inference.gaussian.problem import GaussianProblem, Quadratic, at_steps, quick_product, stacked, symmetric
 from cai.inference.gaussian.spectrum import half_log_det
 from cai.models.common.shapes import broadcast_shapes
 
@@ -86,6 +87,7 @@ class Messages:
         return outcome_step(self.following, problem.noise, self.theta[..., None] if tilts else None), problem.survival
 
 
+@np.errstate(all="ignore")  # torch does not warn of what is infinite either
 def backward(problem: GaussianProblem, eta: float | Tensor = 0.0) -> Messages:
     """Passes quadratic messages from the end to the start.
 
@@ -112,18 +114,18 @@ def backward(problem: GaussianProblem, eta: float | Tensor = 0.0) -> Messages:
             message = survival[t] * message
         (closed, push), (paid, given, act) = maps[t], costs[t]
         if m:
-            pulled = product(push.mT, message)
-            bare.append(product(pulled, push).add_(act))
+            pulled = quick_product(push.mT, message)
+            bare.append(quick_product(pulled, push).add_(act))
             stages.append(bare[-1] if spread is None else bare[-1] + spread[t])
             root, fault = torch.linalg.cholesky_ex(stages[-1])
             inverse = torch.linalg.solve_triangular(root, own, upper=False)
-            gains.append(product(inverse.mT, product(inverse, product(pulled, closed).add_(given))))
-            closed = product(push, gains[-1]).neg_().add_(closed)
+            gains.append(quick_product(inverse.mT, quick_product(inverse, quick_product(pulled, closed).add_(given))))
+            closed = quick_product(push, gains[-1]).neg_().add_(closed)
             act = act if spread is None else act + spread[t]
-            paid = product(gains[-1].mT, product(act, gains[-1]).sub_(given, alpha=2)).add_(paid)
+            paid = quick_product(gains[-1].mT, quick_product(act, gains[-1]).sub_(given, alpha=2)).add_(paid)
             roots.append(root)
             faults.append(fault)
-        message = symmetric(product(closed.mT, product(message, closed)).add_(paid))
+        message = symmetric(quick_product(closed.mT, quick_product(message, closed)).add_(paid))
         going.append(message)
     shape = problem.batch
     gain = _in_order(gains, (*shape, horizon, m, size), message).mul_(-1.0).add_(0.0)  # no zero is a negative one
@@ -149,6 +151,7 @@ def backward(problem: GaussianProblem, eta: float | Tensor = 0.0) -> Messages:
     )
 
 
+@np.errstate(all="ignore")
 def outcome_step(cost: Quadratic, noise: Tensor, theta: Tensor | None) -> Quadratic:
     """The cost -(1 / theta) log E exp(-theta cost(x + w)), w ~ N(0, noise), as a function of x.
 
@@ -167,7 +170,7 @@ def _tilt(message: Tensor, noise: Tensor, theta: Tensor | None) -> tuple[Tensor,
     if theta is None:
         return message, (message[..., :n, :n] * noise).sum((-2, -1)) / 2
     top, tilt = message[..., :n, :], theta[..., None, None]
-    tilted_noise = product(message[..., :n, :n], noise)
+    tilted_noise = quick_product(message[..., :n, :n], noise)
     own = torch.eye(n, dtype=noise.dtype, device=noise.device)
     factor, pivots, _ = torch.linalg.lu_factor_ex(own + tilt * tilted_noise)
     tilted = torch.linalg.lu_solve(factor, pivots, top.expand(*factor.shape[:-1], top.shape[-1]))
