@@ -1,12 +1,14 @@
 """Fitting route choice: one evaluation against plain scipy, derivatives and whole fits against one evaluation.
 
-    python -m benchmarks.inverse [--side 50] [--destinations 466] [--trips 1832] [--large 183] [--out inverse.json]
+    python -m benchmarks.inverse [--side 50] [--destinations 466] [--trips 1832] [--large 183] [--imitation PYTHON]
+                                 [--out inverse.json]
 
 The network is that of `benchmarks.road_networks`: edges as links, four features (distance, the square of the angle,
 turns back, turns to the left), destinations at drawn links, and trips drawn from known coefficients. The reference
 factorises I - M by `scipy.sparse.linalg.splu` as it is, and solves for all destinations at once. Times are CPU times of
 one thread, taken in turns in one process; ratios are of medians. The large network runs in a process of its own, for
-its memory.
+its memory. A fit by "moments" on a grid is timed in turns with one iteration of `imitation`, where a Python is given
+that has it (see `benchmarks.imitation_steps`).
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import math
 import resource
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -29,16 +32,20 @@ from scipy.sparse import csc_matrix, csr_matrix, identity
 from scipy.sparse.csgraph import dijkstra
 from scipy.sparse.linalg import splu
 
+import cai
+from benchmarks.elsewhere import numbers_of
 from benchmarks.road_networks import road_network
-from cai.inverse import RouteNetwork, fit
+from benchmarks.workloads import grid_workload
+from cai.inverse import Demonstrations, RouteNetwork, fit
 from cai.inverse.networks.objective import NetworkObjective
+from cai.models import MDP, LinearReward, TrajectoryModel
 from cai.models.demonstrations.trips import Trips, read_trips
 
 __all__ = ["FEATURES", "TRUTH", "main", "make_problem", "make_walks", "reference"]
 
 FEATURES = ("distance", "bend", "u_turn", "left")
 TRUTH = (-2.0, -0.5, -3.0, -0.3)
-TARGETS = {"evaluation": 1.2, "derivatives": 2.0 + 2 * len(FEATURES), "fit": 40.0, "large": 20.0}
+TARGETS = {"evaluation": 1.2, "derivatives": 2.0 + 2 * len(FEATURES), "fit": 40.0, "large": 20.0, "moments": 1.0}
 MEMORY = 600e6  # bytes, of the large network
 
 
@@ -231,6 +238,44 @@ def _large(side: int, destinations: int) -> dict[str, Any]:
     }
 
 
+def _grid(side: int, horizon: int, walks: int = 200) -> tuple[TrajectoryModel, Demonstrations]:
+    """A grid whose four actions may slip, with four features of states, and demonstrations of drawn weights."""
+    work = grid_workload(side, side, 4, horizon)
+    rng = np.random.default_rng(0)
+    size = side * side
+    mdp = MDP.from_successors(work.next_states, work.probabilities, np.full(size, 1 / size))
+    shown = TrajectoryModel(mdp, LinearReward(rng.random((size, 4)), rng.normal(size=4)), horizon=horizon)
+    policy = cai.extract_policy(cai.infer(shown, "variational"))
+    begun = TrajectoryModel(mdp, LinearReward(shown.reward.features, np.zeros(4)), horizon=horizon)
+    return begun, Demonstrations.from_policy(policy, shown, walks, seed=0)
+
+
+def _moments(python: str, side: int, horizon: int, rounds: int) -> dict[str, float]:
+    """CPU seconds of a fit by "moments", and of an iteration of `imitation` on the same model."""
+    model, shown = _grid(side, horizon)
+    size = model.mdp.num_states
+    arrays = {
+        "transitions": model.mdp.dense().numpy(),
+        "features": model.reward.features,
+        "initial": np.full(size, 1 / size),
+        "visits": np.bincount(np.asarray(shown.states)[:, :horizon].ravel(), minlength=size) / len(shown.states),
+        "horizon": horizon,
+    }
+    fit(model, shown, objective="moments")  # what is loaded and made at first
+    ours, theirs = [], []
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "grid.npz"
+        np.savez(file, **arrays)
+        command = [python, str(Path(__file__).with_name("imitation_steps.py")), str(file)]
+        with numbers_of(command) as ask:
+            for _ in range(rounds):
+                begun = time.process_time()
+                fit(model, shown, objective="moments")
+                ours.append(time.process_time() - begun)
+                theirs.append(float(ask()))
+    return {"fit": float(np.median(ours)), "imitation": float(np.median(theirs))}
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Runs the benchmark; 0 if every ratio keeps to its target."""
     parser = argparse.ArgumentParser(prog="benchmarks.inverse", description=__doc__.split("\n")[0] if __doc__ else None)
@@ -239,6 +284,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--trips", type=int, default=1832)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--large", type=int, default=183, help="crossings a side of the large network; 0 leaves it out")
+    parser.add_argument("--imitation", help="a Python that has imitation, see benchmarks.imitation_steps")
     parser.add_argument("--out", type=Path, help="where the numbers go, as JSON")
     parser.add_argument("--run-large", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
@@ -257,6 +303,9 @@ def main(arguments: list[str] | None = None) -> int:
         peak = result["large"]["peak_bytes"]
         kept = peak <= MEMORY
         print(f"large network: peak {peak / 1e6:.0f} MB (target {MEMORY / 1e6:.0f}) {'kept' if kept else 'MISSED'}")
+    if options.imitation:
+        result["moments"] = _moments(options.imitation, 50, 20, options.rounds)
+        ratios["moments"] = result["moments"]["fit"] / result["moments"]["imitation"]
     small = result["small"]
     print(
         f"{small['links']:,} links, {small['destinations']} destinations, {small['trips']:,} trips; {small['seconds']}"

@@ -26,7 +26,6 @@ import contextlib
 import json
 import math
 import statistics
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -38,6 +37,7 @@ import torch
 from torch import Tensor
 
 import cai
+from benchmarks.elsewhere import numbers_of
 from benchmarks.fine_tuning import hallways
 from cai.inference import SoftActorCritic
 from cai.models import TrajectoryModel, environment_model, multi_goal
@@ -139,23 +139,8 @@ def _sbx(job: Job, python: str | None) -> Iterator[Callable[[], float] | None]:
         return
     command = [python, str(Path(__file__).with_name("sbx_steps.py"))]
     command += [job.world, str(job.hidden), str(job.batch), str(STRIDE)]
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    ) as process:
-        asked, told = process.stdin, process.stdout
-        assert asked is not None
-        assert told is not None
-
-        def ask() -> float:
-            asked.write("\n")
-            asked.flush()
-            line = told.readline()
-            if not line:
-                raise RuntimeError(f"{' '.join(command)} has ended; run it to see why, and see its first lines")
-            return float(line)
-
+    with numbers_of(command) as ask:
         yield ask
-        asked.close()
 
 
 def step_times(job: Job, rounds: int, sbx: str | None = None) -> dict[str, float | str]:

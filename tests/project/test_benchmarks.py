@@ -21,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))  # benchmarks are no part of 
 from benchmarks import dense, filtering, machine, peers, planning
 from benchmarks.busy import SETTLE, BusyCore, one_thread
 from benchmarks.contenders import NotOffered, library_contenders, make_model
+from benchmarks.elsewhere import numbers_of
 from benchmarks.floor import bytes_moved
 from benchmarks.scaling import fitted_slope
 from benchmarks.suite import first_step, run_workload
@@ -473,3 +474,11 @@ def test_a_filter_and_the_loop_beside_it_do_the_same_job():
     row = filtering.measure(3, 40)
     assert row["apart"] < 1e-12
     assert row["ratio"] == row["cai"] / row["loop"] > 0
+
+
+def test_another_interpreter_is_asked_for_numbers_until_it_ends():
+    program = "import sys\nfor _, number in zip(sys.stdin, [1.5, 2.5]):\n    print(number, flush=True)"
+    with numbers_of([sys.executable, "-c", program]) as ask:
+        assert [ask(), ask()] == [1.5, 2.5]
+        with pytest.raises(RuntimeError, match="has ended; run it to see why"):
+            ask()
