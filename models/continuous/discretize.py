@@ -14,7 +14,15 @@ from torch import Tensor
 from cai.models.common.memory import require_memory
 from cai.models.common.storage import storable
 from cai.models.continuous.grid import Grid
-from cai.models.continuous.moves import Noise, is_certain, kind_of_noise, misplaced, near_nodes, spread_over_nodes
+from cai.models.continuous.moves import (
+    Noise,
+    is_certain,
+    kind_of_noise,
+    misplaced,
+    near_nodes,
+    spread_over_nodes,
+    unresolved,
+)
 from cai.models.continuous.over_time import refuse_time, reward_reads_time, some_pairs
 from cai.models.continuous.world import World
 from cai.models.processes.layout import GridLayout
@@ -64,8 +72,8 @@ def discretize(model: World, states: Any, actions: Any, noise: Noise = "auto") -
     whose spacing is even, or changes smoothly: where it jumps, as with nodes drawn at random, the error is of second
     order (1e-2 of a nat seen), and noise whose coordinates are correlated is narrower than any of them. Moments of what
     lies on nodes are held against those of the distribution, and a message says where they differ by more than 1e-3.
-    How fine actions must be also depends on the posterior, which is narrower than their prior: halve the spacing to
-    see.
+    How fine actions must be also depends on the posterior, which is narrower than their prior: a message says where
+    the rewards of the first step alone are too sharp for their nodes; halve the spacing to see what the rest asks for.
 
     With `noise="interpolate"` a next state is divided among the corners of its cell by multilinear weights, a Gaussian
     one by Gauss-Hermite points. With fixed dynamics that interpolates the value function, with an error of second order
@@ -116,7 +124,7 @@ def discretize(model: World, states: Any, actions: Any, noise: Noise = "auto") -
     mdp = _process(model, states_grid, actions_grid, noise, prior, terminal, start)
     return TrajectoryModel(
         mdp,
-        _reward(model, states_grid, actions_grid, terminal),
+        _reward(model, states_grid, actions_grid, prior, terminal),
         model.horizon,
         model.temperature,
         model.discount,
@@ -296,7 +304,22 @@ def _tell_misplaced(off: float, what: str, where: str) -> None:
         )
 
 
-def _reward(model: World, states: Grid, actions: Grid, terminal: Tensor) -> RewardFactor:
+def _tell_coarse(first: Tensor, model: World, actions: Grid, prior: Tensor, terminal: Tensor) -> None:
+    """Says that the choice by the rewards [S, A] of the first step alone is too sharp for the nodes of the actions."""
+    if bool(terminal.all()):
+        return
+    scores = prior.log() - actions.weights.log() + first / model.temperature
+    off = float(unresolved(scores[~terminal].detach(), actions).median())
+    if off > MISSED:
+        logger.warning(
+            "the nodes of the actions lie too far apart for their rewards at temperature %.3g: in half of the states "
+            "sums over them may be off by %.2g of themselves or more, by what one step pays alone; use finer axes",
+            float(model.temperature),
+            off,
+        )
+
+
+def _reward(model: World, states: Grid, actions: Grid, prior: Tensor, terminal: Tensor) -> RewardFactor:
     """The rewards of the nodes; that of the last step with the final reward of the next node."""
 
     def table(t: int) -> Tensor:
@@ -308,9 +331,12 @@ def _reward(model: World, states: Grid, actions: Grid, terminal: Tensor) -> Rewa
     if reward_reads_time(model, states, actions):
         size = 8 * model.steps * len(states) * len(actions)
         require_memory(2 * size, "a table of rewards for each step", "use a coarser grid or a shorter horizon")
-        reward = TimeTableReward(torch.stack([table(t) for t in range(model.steps)]))
+        tables = [table(t) for t in range(model.steps)]
+        reward = TimeTableReward(torch.stack(tables))
     else:
-        reward = TableReward(table(0))
+        tables = [table(0)]
+        reward = TableReward(tables[0])
+    _tell_coarse(tables[0], model, actions, prior, terminal)
     final = model.last_reward(states.nodes) if model.is_finite else None
     if final is None:
         return reward

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from typing import Any, Literal
 
 import numpy as np
@@ -13,7 +14,7 @@ from torch import Tensor
 from cai.models.continuous.distributions import SingularNormal
 from cai.models.continuous.grid import Grid, merged
 
-__all__ = ["Noise", "is_certain", "kind_of_noise", "misplaced", "near_nodes", "spread_over_nodes"]
+__all__ = ["Noise", "is_certain", "kind_of_noise", "misplaced", "near_nodes", "spread_over_nodes", "unresolved"]
 
 Noise = Literal["auto", "density", "interpolate"]
 POINTS = 7  # Gauss-Hermite points in each direction of a noise that is interpolated
@@ -70,6 +71,28 @@ def spread_over_nodes(distribution: Any, grid: Grid) -> Tensor:
     rows = torch.softmax(scores, -1)
     kept = torch.where(rows.detach() < NEGLIGIBLE * rows.detach().amax(-1, keepdim=True), torch.zeros_like(rows), rows)
     return kept / kept.sum(-1, keepdim=True)
+
+
+@torch.no_grad()
+def unresolved(scores: Tensor, grid: Grid) -> Tensor:
+    """[S], by what share of itself the trapezoid sum of exp(score) may be off, by how sharp its highest node is.
+
+    The sum of a Gaussian of deviation w over nodes h apart is off by about 2 exp(-2 (pi w / h)^2) of itself at most
+    (Poisson's summation formula), and (h / w)^2 is a second difference of its logarithm. An axis at whose end the
+    highest node lies, or beside a node that is forbidden, tells nothing.
+
+    Args:
+        scores: [S, A], log densities at the nodes.
+        grid: of A nodes.
+    """
+    highest, table = scores.argmax(-1, keepdim=True), scores.unflatten(-1, [len(axis) for axis in grid.axes])
+    sharpest = torch.zeros_like(scores[:, 0])
+    for axis in range(1, table.dim()):
+        inner, bend = table.shape[axis] - 2, torch.zeros_like(table)
+        if inner > 0:
+            bend.narrow(axis, 1, inner).copy_(-table.diff(n=2, dim=axis))
+        sharpest = torch.maximum(sharpest, bend.flatten(1).gather(1, highest)[:, 0].nan_to_num(0.0, 0.0, 0.0))
+    return 2 * torch.exp(-2 * math.pi**2 / sharpest)
 
 
 @torch.no_grad()

@@ -35,7 +35,7 @@ def find_action_dim(model: ContinuousModel) -> int:
             return prior.dim
         if isinstance(prior, Flat):
             return prior.dim or _dim_of_flat(model, state)
-        if not callable(prior):
+        if not callable(prior) or hasattr(prior, "event_shape"):  # distributions of Pyro can be called
             raise TypeError(
                 f"action_prior is a {type(prior).__name__}; expected LinearNormal, Flat() or a function (s, t) -> "
                 "distribution"

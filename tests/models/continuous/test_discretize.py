@@ -14,7 +14,7 @@ from scipy.integrate import quad
 import cai
 from cai.models import ContinuousModel, Flat, LinearGaussianModel, LinearNormal, QuadraticReward, discretize
 from cai.models.continuous.grid import Grid, merged
-from cai.models.continuous.moves import misplaced, spread_over_nodes
+from cai.models.continuous.moves import misplaced, spread_over_nodes, unresolved
 from cai.models.zoo.plane import multi_goal
 from cai.models.zoo.registry import build_model
 
@@ -401,6 +401,40 @@ def test_noise_that_is_narrow_between_coordinates_is_named(caplog):
     with caplog.at_level(logging.WARNING, "cai.models"):
         assert discretize(model, [axis, axis], [ACTIONS]).mdp.is_dense
     assert "too far apart for its narrowest direction" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("spacing", "alpha", "says"), [(0.5, 0.02, True), (0.25, 0.02, True), (0.125, 0.02, False), (0.5, 1.0, False)]
+)
+def test_actions_too_far_apart_for_their_rewards_are_named(spacing, alpha, says, caplog):
+    """One step, whose sum over actions has a closed form: alpha log E_p[exp(-(a - b)^2 / (2 alpha))]."""
+    best, state = 0.11, torch.zeros(1, dtype=torch.float64)
+    model = ContinuousModel(
+        initial=state,
+        dynamics=lambda s, a, t: s,
+        reward=lambda s, a, t: -((a[..., 0] - best) ** 2) / 2,
+        action_prior=lambda s, t: dist.Normal(torch.zeros_like(s), 1.0).to_event(1),
+        horizon=1,
+        temperature=alpha,
+    )
+    actions = torch.arange(-6.0, 6.0 + spacing, spacing, dtype=torch.float64)
+    with caplog.at_level(logging.WARNING, "cai.models"):
+        table = discretize(model, [[-1.0, 0.0, 1.0]], [actions])
+    exact = math.log(alpha / (alpha + 1)) / 2 - best**2 / (2 * (alpha + 1))
+    error = abs(float(cai.infer(table, "variational").elbo) - exact)
+    assert ("too far apart for their rewards at temperature" in caplog.text) == says == (error > 1e-3)
+
+
+def test_what_one_node_alone_may_do_is_not_named():
+    """The best action at the end of an axis, forbidden ones beside it, and a choice that no reward makes."""
+    grid = Grid([torch.arange(5.0).double(), torch.arange(3.0).double()], "actions", 2)
+    rows = torch.zeros(3, 5, 3, dtype=torch.float64)
+    rows[0, 0, 2] = 100.0
+    rows[1] = -torch.inf
+    rows[1, 2, 1] = 0.0
+    assert unresolved(rows.flatten(1), grid).tolist() == [0.0, 0.0, 0.0]
+    rows[2, 2, 0] = 2.0
+    assert unresolved(rows.flatten(1), grid)[2] == pytest.approx(2 * math.exp(-2 * math.pi**2 / 4))
 
 
 def test_moments_far_from_zero_are_those_of_the_nodes():

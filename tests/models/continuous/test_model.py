@@ -96,6 +96,10 @@ WRONG = {
     "a table as reward": ({"reward": torch.zeros(3)}, r"reward is a Tensor; expected a function of \(s, a, t\)"),
     "no dynamics": ({"dynamics": None}, "dynamics is a NoneType"),
     "no prior": ({"action_prior": None}, "action_prior is missing, and continuous actions have no default"),
+    "one distribution as prior": (
+        {"action_prior": dist.Normal(torch.zeros(1), 1.0).to_event(1)},
+        r"action_prior is a Independent; expected LinearNormal, Flat\(\) or a function \(s, t\) -> distribution",
+    ),
     "a table as prior": ({"action_prior": [1.0]}, "action_prior is a list; expected LinearNormal"),
     "a prior that is a tensor": ({"action_prior": lambda s, t: s}, "action_prior returned a Tensor"),
     "a prior of scalars": (
