@@ -175,9 +175,8 @@ def _passed_again(
     shaken = backward_in_roots(problem, messages, shaken=True)
     assert shaken is not None
     lost = torch.where(rooted, moved(problem, better, shaken.messages), lost)
-    if bool(
-        (lost > LOST[lost.dtype]).any()
-    ):  # as where completed squares outweigh V(start), which the plain pass keeps
+    if bool((lost > LOST[lost.dtype]).any()):
+        # As where completed squares outweigh V(start), which the plain pass keeps.
         plain = digits_lost(problem, messages)
         acted = torch.maximum(*(policy_moved(problem, better, other) for other in (messages, shaken.messages)))
         spared = (lost > LOST[lost.dtype]) & (plain <= SPARED[lost.dtype]) & (acted <= SPARED[lost.dtype])
