@@ -190,4 +190,7 @@ LONG = (
     "inference/programs/test_bad_scores.py::test_every_backend_names_the_first_site[factor-2-True-False]",
     "inference/programs/test_bad_scores.py::test_every_backend_names_the_first_site[logits-2-True-False]",
     "cai/pictures/test_plots.py::test_messages[Taxi]",
+    "cai/inverse/adversarial/test_adversarial_runs.py::test_the_state_of_another_run_is_refused_though_it_would_fit[method]",
+    "cai/inverse/adversarial/test_adversarial_runs.py::test_the_state_of_another_run_is_refused_though_it_would_fit[demonstrations]",
+    "cai/explorer/test_explorer_boards.py::test_pictures_after_moves_are_those_drawn_anew[chain-True]",
 )

@@ -35,7 +35,7 @@ def process(table, start, terminal, listed):
     return MDP(table, start, terminal=terminal)
 
 
-@each_seed(range(300), quick=20)
+@each_seed(range(300), quick=8)
 def test_loops_over_arrays_are_the_steps_with_history(seed):
     """One run, a batch of runs, and the torch steps that gradients go through: the same numbers."""
     table, rows, start, terminal, rng = drawn(seed)

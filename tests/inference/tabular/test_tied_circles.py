@@ -45,7 +45,7 @@ def best_sums(following, rewards):
 
 
 @pytest.mark.parametrize(("successors", "sure"), [("best", False), ("expected", True), ("worst", True)])
-@over_seeds(range(400), quick=60)
+@over_seeds(range(400), quick=25)
 def test_values_are_the_limits_of_exact_sums(successors, sure, seeds):
     counts = dict.fromkeys(Status, 0)
     for seed in seeds:
