@@ -11,12 +11,14 @@ the seconds of CPU time of one iteration: soft values, visits, and a step of the
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 
 
 def main() -> None:
     """Answers until there are no more lines."""
+    os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"  # read as numpy is imported
     import numpy as np
     import torch
     from imitation.algorithms.mce_irl import MCEIRL
