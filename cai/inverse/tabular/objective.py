@@ -162,12 +162,13 @@ class ModelObjective:
 
     _last: tuple[Tensor, SoftSensitivity | None] | None = None
     _tangents: tuple[Tensor, Tensor] | None = None
+    _masses: tuple[Tensor, Tensor] | None = None
 
     def _answer(self, coefficients: Tensor) -> SoftSensitivity | None:
         """The messages at some coefficients, held until others are asked about; None where there are none."""
         given = coefficients.detach().double()
         if self._last is None or not torch.equal(self._last[0], given):
-            self._tangents = None
+            self._tangents = self._masses = None
             self._last = given.clone(), self._solved(given)
         return self._last[1]
 
@@ -289,7 +290,12 @@ class ModelObjective:
         return self.steps.summed(self._discounts[:, None] * counts)
 
     def _adjoint(self, answer: SoftSensitivity) -> tuple[Tensor, Tensor]:
-        """What the messages weigh in the objective."""
+        """What the messages weigh in the objective, held as long as they are."""
+        if self._masses is None:
+            self._masses = self._weighed(answer)
+        return self._masses
+
+    def _weighed(self, answer: SoftSensitivity) -> tuple[Tensor, Tensor]:
         mdp, periods = self.base_model.mdp, self.base_model.steps
         start = torch.zeros(mdp.num_states, dtype=torch.float64)
         if self.objective == "likelihood":

@@ -7,10 +7,12 @@ from torch import Tensor
 
 from cai.inference.core.lazy import without_gradient
 from cai.inference.kernels.backups import hard_choice
+from cai.inference.kernels.tables import process_table
 from cai.inference.tabular.recursion import FIXED, Recursion, tilted_recursion
 from cai.inference.tabular.stationary.iteration import Settling, stationary_messages
 from cai.inverse.tabular.objective import ModelObjective
 from cai.inverse.tabular.reward_parameters import LinearParameters
+from cai.models.processes.mdp import MDP
 from cai.models.rewards.tables import EvaluatedReward
 
 __all__ = ["separated"]
@@ -96,9 +98,7 @@ def _backed_up(asked: ModelObjective, some: range, sign: float) -> Tensor:
             q_values = arrived.amax(-2)
         else:
             known = torch.where(torch.isinf(values), torch.zeros_like(values), values)
-            moved = mdp.probabilities @ known if mdp.next_states is None else _mean(mdp, known)
-            lost = torch.isinf(values).double()
-            lost = mdp.probabilities @ lost if mdp.next_states is None else _mean(mdp, lost)
+            moved, lost = (_mean(mdp, part) for part in (known, torch.isinf(values).double()))
             q_values = paid[..., 0, :] + model.discount * torch.where(lost > 0, -torch.inf, moved)
         q_values = torch.where(barred[..., None], -torch.inf, q_values)
         q_values = torch.where(model.live[:, None, None], q_values, torch.zeros_like(q_values))
@@ -107,9 +107,9 @@ def _backed_up(asked: ModelObjective, some: range, sign: float) -> Tensor:
     return torch.stack(rows[::-1]).permute(3, 0, 1, 2)
 
 
-def _mean(mdp: object, values: Tensor) -> Tensor:
+def _mean(mdp: MDP, values: Tensor) -> Tensor:
     """[S, A, F], values [S, F] of the next states in the mean."""
-    return (mdp.probabilities[..., None, :] @ values[mdp.next_states])[..., 0, :]  # type: ignore[attr-defined]
+    return process_table(mdp).product(values).view(mdp.num_states, mdp.num_actions, -1)
 
 
 def _extreme(asked: ModelObjective, f: int, sign: float, q_values: Tensor) -> bool:
