@@ -60,9 +60,9 @@ class Stationary:
         messages: with one step.
         status: SUCCESS if the error is within the tolerance.
         details: "steps" (backups and policies), "newton_steps" (linear systems solved), "error_bound" (on the
-            error of every value that the start leads to, reward units; values are rounded to the dtype, and that is
-            in it), "changes" (the largest change of a value by each backup, nats, up to
-            10,000; none where values were solved for), "change" (the last of them, or 0),
+            error of every value that the start leads to by what is not forbidden, reward units; values are rounded to
+            the dtype, and that is in it), "changes" (the largest change of a value by each backup, nats, up to 10,000;
+            none where values were solved for), "change" (the last of them, or 0),
             "rate" and "contracts" (the rate at which backups settle, gamma or rho(F') where there were backups, and
             whether it bounds every one of them); "why", where there is no answer.
         chosen: int64 [S], an action by which a hard value is reached, -1 where nothing does; None for soft ones.
