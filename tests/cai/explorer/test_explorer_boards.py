@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import matplotlib
 import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -100,7 +101,7 @@ def test_remembered_letters_are_those_that_the_font_draws():
         ax.set_title("another, over it")
         figure.canvas.draw()
         pictures.append(np.array(figure.canvas.buffer_rgba()))
-        if canvas is LetterCanvas:
+        if canvas is LetterCanvas and matplotlib.__version_info__ >= (3, 11):  # older ones hand a font on, not pixels
             assert figure.canvas.get_renderer()._words, "no word was remembered"
     for place in range(3):
         assert np.array_equal(pictures[place], pictures[place + 3])
