@@ -305,7 +305,7 @@ def _tell_misplaced(off: float, what: str, where: str) -> None:
 
 
 def _tell_coarse(first: Tensor, model: World, actions: Grid, prior: Tensor, terminal: Tensor) -> None:
-    """Says that the choice by the rewards [S, A] of the first step alone is too sharp for the nodes of the actions."""
+    """Says where the spacing of the actions is too wide for what one step pays, `first` [S, A], at the temperature."""
     if bool(terminal.all()):
         return
     scores = prior.log() - actions.weights.log() + first / model.temperature

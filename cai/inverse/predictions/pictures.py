@@ -89,7 +89,7 @@ def plot_destinations(
 
     Args:
         est: a fit on a network.
-        prefix: links from the origin to the present one, two or more.
+        prefix: links from the origin to the present one, the origin at least.
         prior: as in `destinations`.
         ax: where to draw, or None for a new figure.
 

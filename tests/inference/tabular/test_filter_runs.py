@@ -1,4 +1,4 @@
-"""Filters of long runs and of many: what a plain loop says, and the steps with autograd history."""
+"""Filters of long runs and of many, beside the steps with autograd history; `benchmarks.filtering` has a plain loop."""
 
 import numpy as np
 import pytest
@@ -55,22 +55,6 @@ def test_loops_over_arrays_are_the_steps_with_history(seed):
             slow = function(world, learning, seen[i], taken[i]).detach()
             torch.testing.assert_close(alone, slow, rtol=1e-9, atol=1e-11)
             torch.testing.assert_close(together[i], alone, rtol=1e-9, atol=1e-11)
-
-
-@pytest.mark.parametrize("size", [2, 80])
-def test_long_runs_are_filtered_as_by_a_plain_loop(size):
-    rng = np.random.default_rng(0)
-    steps = 20_000 if size == 2 else 2_000
-    table, rows = rng.dirichlet(np.ones(size), (size, 3)), rng.dirichlet(np.ones(4), size)
-    mdp, model = MDP(table, np.full(size, 1 / size)), ObservationModel(rows)
-    seen, taken = rng.integers(4, size=steps + 1), rng.integers(3, size=steps)
-    belief = rows[:, seen[0]] / rows[:, seen[0]].sum()
-    beliefs = [belief]
-    for action, observation in zip(taken, seen[1:], strict=True):
-        belief = (belief @ table[:, action]) * rows[:, observation]
-        belief = belief / belief.sum()
-        beliefs.append(belief)
-    np.testing.assert_allclose(filter_states(mdp, model, seen, taken).numpy(), beliefs, atol=1e-12)
 
 
 def test_a_state_that_never_changes_is_told_with_all_digits():

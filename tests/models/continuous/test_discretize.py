@@ -425,7 +425,7 @@ def test_actions_too_far_apart_for_their_rewards_are_named(spacing, alpha, says,
     assert ("too far apart for their rewards at temperature" in caplog.text) == says == (error > 1e-3)
 
 
-def test_what_one_node_alone_may_do_is_not_named():
+def test_the_end_of_an_axis_and_forbidden_neighbours_tell_nothing_of_the_spacing():
     """The best action at the end of an axis, forbidden ones beside it, and a choice that no reward makes."""
     grid = Grid([torch.arange(5.0).double(), torch.arange(3.0).double()], "actions", 2)
     rows = torch.zeros(3, 5, 3, dtype=torch.float64)
