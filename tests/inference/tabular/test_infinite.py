@@ -624,3 +624,27 @@ def test_the_bridge_for_ever():
             assert attained == pytest.approx(float(got.elbo), abs=1e-8), name
             assert attained <= best + 1e-9
         assert float(got.elbo) <= evidence + 1e-9
+
+
+def test_growth_that_comes_round_a_long_circle_is_shown():
+    """999 states in a circle: 500 gain and 499 lose, in the mean .25 nats a step."""
+    following = ((np.arange(999) + 1) % 999)[:, None, None]
+    mdp = MDP.from_successors(following, np.ones((999, 1, 1)), np.eye(999)[0])
+    reward = np.where(np.arange(999) < 500, 1.0, -0.5)
+    for discount, status in (
+        (0.9, Status.DIVERGED),
+        (0.75, Status.SUCCESS),
+    ):
+        model = TrajectoryModel(mdp, reward, math.inf, discount=discount)
+        assert cai.infer(model, "exact", throw=False).status is status
+
+
+def test_values_that_fall_for_ever_by_little_a_step_are_found_out():
+    """From state 1, hardly ever left, to state 0, where every step costs: with caution more than 2^-40 of an end."""
+    leak, step = 2.0**-38, 2.0**-11
+    mdp = MDP([[[1 - 2.0**-20, 2.0**-20]], [[leak, 1 - leak]]], [0.0, 1.0], axes="state-action-state")
+    for eta, status in ((-1.0, Status.DIVERGED), (-(2.0**-40), Status.SUCCESS)):
+        model = TrajectoryModel(mdp, [-step, 0.0], math.inf, discount=1 - 2.0**-40)
+        got = cai.infer(model, "risk", eta=eta, throw=False)
+        assert got.status is status
+        assert got.details["steps"] < 1000
