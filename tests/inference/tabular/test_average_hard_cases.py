@@ -210,7 +210,7 @@ def test_dynamics_that_work_against_the_policy_of_many_states_need_few_systems()
     mdp = MDP(chances, np.eye(60)[0], axes="state-action-state")
     model = TrajectoryModel(mdp, rewards, horizon=math.inf, criterion="average")
     got = cai.infer(model, "risk:eta=-1")
-    assert got.details["newton_steps"] <= 8
+    assert got.details["steps"] <= 20  # 16 backups and Newton's steps; a policy that is held beside takes as many again
     values, gains = got.values[0].numpy(), []
     for s in range(60):
         worth = [math.log((chances[s, a] * np.exp(-(values - values[s]))).sum()) / -1 for a in range(2)]

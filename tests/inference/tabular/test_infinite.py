@@ -640,11 +640,21 @@ def test_growth_that_comes_round_a_long_circle_is_shown():
 
 
 def test_values_that_fall_for_ever_by_little_a_step_are_found_out():
-    """From state 1, hardly ever left, to state 0, where every step costs: with caution more than 2^-40 of an end."""
-    leak, step = 2.0**-38, 2.0**-11
-    mdp = MDP([[[1 - 2.0**-20, 2.0**-20]], [[leak, 1 - leak]]], [0.0, 1.0], axes="state-action-state")
-    for eta, status in ((-1.0, Status.DIVERGED), (-(2.0**-40), Status.SUCCESS)):
-        model = TrajectoryModel(mdp, [-step, 0.0], math.inf, discount=1 - 2.0**-40)
-        got = cai.infer(model, "risk", eta=eta, throw=False)
-        assert got.status is status
-        assert got.details["steps"] < 1000
+    """With caution a cost of 2^-11 nats in state 0 outweighs an end of 2^-40 a step; other states are hardly left."""
+    often = [
+        [[0, 30064771072, 12884901888, 124554051584, 0], [0, 0, 4194304, 15728640, 13631488]],
+        [[6, 0, 8, 0, 20], [56, 0, 42, 20, 0]],
+        [[2147483648, 5100273664, 0, 536870912, 268435456]] * 2,
+        [[2560, 1280, 256, 0, 5376], [2555904, 0, 0, 0, 1507328]],
+        [[1179648, 3014656, 2228224, 1966080, 0], [0, 0, 0, 687194767360, 0]],
+    ]
+    chances = np.array(often) / 2**44
+    chances += np.eye(5)[:, None] * (1 - chances.sum(-1))[..., None]
+    reward = np.zeros((5, 2))
+    reward[0, 1] = -(2.0**-11)
+    prior = [[0.25, 0.75], [0.5, 0.5], [0.5, 0.5], [0.25, 0.75], [0.25, 0.75]]
+    mdp = MDP(chances, [0, 0.5, 0.25, 0, 0.25], axes="state-action-state")
+    model = TrajectoryModel(mdp, reward, math.inf, discount=1 - 2.0**-40, action_prior=prior)
+    found = cai.infer(model, "risk", eta=-1.0, throw=False, max_iterations=20_000)
+    assert found.status is Status.DIVERGED
+    assert found.details["steps"] < 1000
