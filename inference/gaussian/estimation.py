@@ -245,14 +245,17 @@ def kalman_smoother(
 
 
 def _smoothed(chain: Chain, steps: list[Seen], *, rooted: bool) -> Estimates:
-    """The smoother from the filter's steps, or by messages where these keep more digits."""
+    """The smoother from the filter's steps, or by messages where these keep more digits; the filter's likelihood.
+
+    Messages lose that of an unstable chain without noise, whose last observations weigh the start by A^N.
+    """
     found = _smoothed_back(steps)
     vague, shrunk = _digits_lost(steps, found)
     if rooted:
         vague, shrunk = torch.zeros_like(vague), torch.ones_like(shrunk)
     if not bool((vague | shrunk).any()):
         return found
-    other = _by_messages(chain, rooted=rooted)
+    other = _by_messages(chain, rooted=rooted)._replace(log_likelihood=found.log_likelihood)
     end, apart = steps[-1].covariance, other.covariances[..., -1, :, :] - steps[-1].covariance
     better = vague | (shrunk & (apart.detach().abs().amax((-2, -1)) <= SAME * end.detach().abs().amax((-2, -1))))
     if not bool(better.any()):
@@ -262,7 +265,7 @@ def _smoothed(chain: Chain, steps: list[Seen], *, rooted: bool) -> Estimates:
     return Estimates(
         torch.where(better[..., None, None], other.means, found.means),
         torch.where(better[..., None, None, None], other.covariances, found.covariances),
-        torch.where(better, other.log_likelihood, found.log_likelihood),
+        found.log_likelihood,
     )
 
 
