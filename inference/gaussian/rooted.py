@@ -21,6 +21,7 @@ from cai.inference.gaussian.squares import Squares, factor, spread_over, squares
 
 __all__ = [
     "APART",
+    "KEPT",
     "LOST",
     "SPARED",
     "Rooted",
@@ -221,17 +222,18 @@ class _Lost(_Refined):
         )
 
 
-def refined(first: Any, better: Any, mask: Tensor) -> Any:
+def refined(first: Any, better: Any, mask: Tensor, *, lost: bool = False) -> Any:
     """A tensor, or a tuple of them, with the better numbers of the members that a mask [...] names.
 
-    Gradients are those of the first ones; where these are off by more than `KEPT` of the largest, asking for gradients
-    raises `NotKnown`. Gradients may be off by more than the numbers they are of: 2e-6 was seen beside 1e-8.
+    Gradients are those of the first ones; where these are off by more than `KEPT` of the largest, or known to have lost
+    their digits on the way, asking for gradients raises `NotKnown`. Gradients may be off by more than the numbers they
+    are of: 2e-6 was seen beside 1e-8.
     """
     if isinstance(first, tuple):
-        return type(first)(*(refined(*pair, mask) for pair in zip(first, better, strict=True)))
+        return type(first)(*(refined(*pair, mask, lost=lost) for pair in zip(first, better, strict=True)))
     first, mask = first.expand(better.shape), mask[(..., *[None] * (better.dim() - mask.dim()))]
-    kept = True
-    if first.requires_grad:
+    kept = not lost
+    if first.requires_grad and kept:
         off = torch.where(mask, first.detach() - better, 0.0).abs().amax()
         kept = bool(off <= KEPT[better.dtype] * torch.where(mask, better, 0.0).abs().amax())
     return (_Refined if kept else _Lost).apply(first, better, mask)
