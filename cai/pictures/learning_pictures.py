@@ -53,6 +53,7 @@ def plot_learning(
     unit = ""
     for place, (name, members) in enumerate(groups.items()):
         color, style = CURVES[place % len(CURVES)], STYLES[place // len(CURVES) % len(STYLES)]
+        width = 2.4 + 1.6 * (len(groups) - 1 - place)  # so that a curve below another one shows at its sides
         lines = []
         for answer in members:
             steps, values, unit = _curve(answer, what)
@@ -60,7 +61,7 @@ def plot_learning(
             lines.append((steps, values))
         grid, mean = _mean(lines)
         number = f", {len(members)} seeds" if len(members) > 1 else ""
-        ax.plot(grid, mean, style, color=color, linewidth=2.4, label=f"{name}{number}")
+        ax.plot(grid, mean, style, color=color, linewidth=width, label=f"{name}{number}")
     if isinstance(exact, Posterior):
         level: Any = exact.elbo if what == "elbo" else exact.believed_return
         _draw_level(ax, float(level), f"{exact.backend} (exact)")

@@ -20,6 +20,9 @@ from cai.inference.gaussian.square_roots import Push
 from cai.inference.gaussian.squares import Squares, factor, spread_over, squares_of, triangle
 
 __all__ = [
+    "APART",
+    "LOST",
+    "SPARED",
     "Rooted",
     "at_risk",
     "digits_lost",
@@ -33,6 +36,13 @@ __all__ = [
 
 STEPS = ("A", "noise", "shrunk")  # of a belief, what is held against itself step by step
 KEPT = {torch.float64: 1e-8, torch.float32: 1e-3}  # of numbers, by which they may be off and have gradients
+# Of a policy, which it may be off by where no square roots keep its digits.
+LOST = {torch.float64: 1e-8, torch.float32: 1e-2}
+SPARED = {torch.float64: 1e-10, torch.float32: 1e-4}  # of the plain pass, where it keeps more than square roots do
+APART = (
+    "costs or covariances are so far apart that digits were lost: the answer is known to {:.0e} of itself; bring them "
+    "nearer to each other (matrices that are singular but for rounding count, and costs with an eigenvalue below 0)"
+)
 # Of the largest cost to what is left of it after a step, or to the cost of an action, above which digits are lost.
 FAR_APART = {torch.float64: 1e4, torch.float32: 1e2}
 
@@ -243,10 +253,7 @@ def rooted_answer(problem: GaussianProblem, messages: Messages, pushes: list[Pus
         pushes: what tilts the start and each step.
     """
     policy = GaussianPrior(messages.gain, messages.offset, messages.covariance)
-    m = problem.num_actions
-    own = torch.eye(m, dtype=policy.gain.dtype, device=policy.gain.device)
-    width = torch.linalg.solve_triangular(messages.root, own, upper=False)
-    width = messages.temperature[..., None, None, None].sqrt() * width
+    width = messages.width.mT
     belief, moments, lucks, costs, leans, roots = _along(problem, messages, policy, width, pushes)
     weights, luck = alive(problem), lucks.sum(-1)
     paid = Account(
