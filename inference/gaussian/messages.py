@@ -70,6 +70,13 @@ class Messages:
         return self.temperature[..., None, None, None] * inverse
 
     @property
+    def width(self) -> Tensor:
+        """[..., T, m, m], an upper triangular factor of Sigma, width width'."""
+        own = torch.eye(self.root.shape[-1], dtype=self.root.dtype, device=self.root.device)
+        inverse = torch.linalg.solve_triangular(self.root, own, upper=False)
+        return self.temperature[..., None, None, None].sqrt() * inverse.mT
+
+    @property
     def first(self) -> Quadratic:
         """The cost-to-go of s_1, [...]."""
         P, p, rho = self.cost_to_go

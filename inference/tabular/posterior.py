@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from operator import attrgetter
@@ -17,9 +18,12 @@ from cai.inference.core.tabular import TabularPosterior
 from cai.inference.tabular.backward import CHUNK, forward
 from cai.inference.tabular.believed_dynamics import FixedDynamics, OutcomeDynamics
 from cai.models.common.numerics import by_rows, categorical_divergence, safe_log, weighted
+from cai.models.common.threads import spare_core
 from cai.models.trajectory.model import TrajectoryModel
 
 __all__ = ["ModelPosterior", "QuantitiesOfQ", "in_reward_units", "measure", "tabular_posterior"]
+
+SHARED = 2**15  # numbers: torch shares products of so many among its threads
 
 
 @storable("statistics-of-q")
@@ -219,6 +223,9 @@ def tabular_posterior(
 def in_reward_units(nats: Tensor, temperature: float | Tensor) -> Tensor:
     """Alpha times a table in nats; the table itself where alpha is 1."""
     if not isinstance(temperature, Tensor):
-        return nats if temperature == 1 else temperature * nats
+        if temperature == 1:
+            return nats
+        with spare_core() if nats.numel() >= SHARED else contextlib.nullcontext():
+            return temperature * nats
     infinite = torch.isinf(nats)  # 0 * inf would make its gradient NaN
     return torch.where(infinite, nats.detach(), temperature * torch.where(infinite, torch.zeros_like(nats), nats))

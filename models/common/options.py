@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import re
 from collections.abc import Iterable
 from typing import Any, get_args, get_type_hints
@@ -55,10 +56,7 @@ def check_kinds(made: Any, options: dict[str, Any], what: str) -> None:
     Raises:
         ValueError: naming the option, what it is and what was expected.
     """
-    try:
-        hints = get_type_hints(made)
-    except Exception:  # a plug-in's annotations may name what is not there
-        return
+    hints = _hints(made)
     for name, value in options.items():
         kinds = set(get_args(hints.get(name)) or (hints.get(name),))
         if not kinds <= KINDS.keys() or (value is None and type(None) in kinds):
@@ -68,6 +66,14 @@ def check_kinds(made: Any, options: dict[str, Any], what: str) -> None:
         if not any(fits.get(kind) for kind in kinds):
             expected = " or ".join(text for kind, text in KINDS.items() if kind in kinds)
             raise ValueError(f"{what}: {name} is {value!r}; expected {expected}")
+
+
+@functools.lru_cache(maxsize=128)  # reading annotations takes as long as the answer to a small model
+def _hints(made: Any) -> dict[str, Any]:
+    try:
+        return get_type_hints(made)
+    except Exception:  # a plug-in's annotations may name what is not there
+        return {}
 
 
 def split_names(text: str) -> list[str]:
