@@ -170,6 +170,10 @@ def _lines(ax: Axes) -> list[str]:
     unnamed = [
         style for style in unnamed if not (style[1] == "None" and style[0] in named)
     ]  # points on what has a name
+    faint = {style for style, lines in styles.items() if all((line.get_alpha() or 1.0) < 1 for line in lines)}
+    unnamed = [
+        style for style in unnamed if not (style in faint and style[0] in named)
+    ]  # single runs behind their mean
     if "dashed" in ax.get_title():  # the title says what dashes mean, the colours have names
         unnamed = [style for style in unnamed if not (style[1] == "--" and style[0] in named)]
     if len(styles) <= 1 or written:  # one alone is what the axes say; written words are read by whoever looks

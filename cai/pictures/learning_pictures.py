@@ -52,16 +52,16 @@ def plot_learning(
     figure, ax = make_axes(ax, (7.5, 4.6))
     unit = ""
     for place, (name, members) in enumerate(groups.items()):
-        color, style = CURVES[place % len(CURVES)], STYLES[place // len(CURVES) % len(STYLES)]
-        width = 2.4 + 1.6 * (len(groups) - 1 - place)  # so that a curve below another one shows at its sides
+        color = CURVES[place % len(CURVES)]
+        style = STYLES[place % len(STYLES)]  # a curve below another one shows in its gaps
         lines = []
         for answer in members:
             steps, values, unit = _curve(answer, what)
-            ax.plot(steps, values, style, color=color, alpha=0.4 if len(members) > 1 else 1.0, linewidth=1.0)
+            ax.plot(steps, values, color=color, alpha=0.4, linewidth=1.0)
             lines.append((steps, values))
         grid, mean = _mean(lines)
         number = f", {len(members)} seeds" if len(members) > 1 else ""
-        ax.plot(grid, mean, style, color=color, linewidth=width, label=f"{name}{number}")
+        ax.plot(grid, mean, style, color=color, linewidth=2.4, label=f"{name}{number}")
     if isinstance(exact, Posterior):
         level: Any = exact.elbo if what == "elbo" else exact.believed_return
         _draw_level(ax, float(level), f"{exact.backend} (exact)")
