@@ -31,7 +31,8 @@ test: $(READY)  ## every test but the notebooks, the labs, the browser and the c
 
 oldest: $(OLDEST)/.ready  ## a part of the tests with the oldest versions of what setup.cfg asks for
 	$(OLDEST)/bin/python -m pytest -n auto tests/models/zoo tests/models/processes tests/models/rewards tests/cai/studies \
-		tests/cai/pictures tests/cai/test_cli_names.py tests/models/environments tests/inference/learning/test_networks.py
+		tests/cai/pictures tests/cai/test_cli_names.py tests/models/environments tests/inference/learning/test_networks.py \
+		tests/cai/explorer tests/cai/tasks tests/cai/inverse/test_bayes.py tests/inference/learning/test_events.py
 
 campaigns: $(READY)  ## the laws over many more random cases, some of them large
 	$(BIN)/python -m pytest -n auto --dist worksteal -m campaign
@@ -149,5 +150,6 @@ $(OLDEST)/.ready: setup.cfg setup.py pyproject.toml constraints.txt constraints-
 		constraints-oldest.txt constraints.txt > $(OLDEST)/constraints.txt
 	$(OLDEST)/bin/pip install --quiet --constraint $(OLDEST)/constraints.txt torch
 	$(OLDEST)/bin/pip install --quiet --constraint $(OLDEST)/constraints.txt setuptools wheel pytest pytest-xdist
-	$(OLDEST)/bin/pip install --quiet --constraint $(OLDEST)/constraints.txt --no-build-isolation --editable .
+	$(OLDEST)/bin/pip install --quiet --constraint $(OLDEST)/constraints.txt --no-build-isolation \
+		--editable '.[bayes,dask,explore,notebooks,tensorboard]'
 	touch $(OLDEST)/.ready

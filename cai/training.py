@@ -10,6 +10,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+import numpy as np
+import torch
 import typer
 
 from cai.evaluation.episodes import play_episodes, takes_means
@@ -22,6 +24,7 @@ from cai.inference.resume import resume
 from cai.inference.runs import FILE, read_run
 from cai.models.common.names import did_you_mean
 from cai.models.common.options import split_options
+from cai.models.environments.collect import acting_worlds
 from cai.models.environments.world import EnvironmentModel, environment_model
 from cai.models.trajectory.model import TrajectoryModel
 from cai.models.zoo.registry import available_models, build_model
@@ -107,12 +110,42 @@ def watch_command(
                 f"{str(folder)!r} holds no policy; a run that was interrupted goes on by cai resume {folder}, and of "
                 "one that ended with status 'unstable' none is left"
             )
-        policy, steps = load(path), _stored_steps(folder / Checkpoints.COUNT)
+        policy, steps = _fitting(load(path), world, path), _stored_steps(folder / Checkpoints.COUNT)
         if render:
             _show(world, policy, episodes, run.seed)
         line = {"world": world.name, "backend": run.backend, "seed": run.seed, "steps": steps, "folder": str(folder)}
         line |= _returns(world, policy, episodes, run.seed)
     _print(line, as_json)
+
+
+def _fitting(policy: Any, world: Any, path: Path) -> Any:
+    """The policy, if it can act in the world of its run.
+
+    Raises:
+        StorageError: if it cannot, as one of another run.
+    """
+    what = None
+    if isinstance(world, TrajectoryModel):
+        shape, own = (world.mdp.num_states, world.mdp.num_actions), getattr(policy, "action_probs", None)
+        if own is None or tuple(own.shape[1:]) != shape:
+            what = f"it is no table over {shape[0]} states and {shape[1]} actions"
+    else:
+        worlds = acting_worlds(world, 1)
+        try:
+            seen = torch.as_tensor(np.array(worlds.reset(seed=0)[0]))
+            actions = policy.act(seen, 0, generator=torch.Generator())
+            if tuple(actions.shape) != worlds.action_space.shape:
+                what = f"its actions have shape {list(actions.shape)}, not {list(worlds.action_space.shape)}"
+        except (IndexError, RuntimeError, TypeError, ValueError) as error:
+            what = str(error)
+        finally:
+            worlds.close()
+    if what is not None:
+        raise StorageError(
+            f"the policy in {str(path)!r} cannot act in {world.name}: {what}; it is one of another run, and cai resume "
+            f"{path.parent} writes that of this run again"
+        )
+    return policy
 
 
 def _stored_steps(path: Path) -> int:

@@ -1,10 +1,12 @@
 """What every figure of the course must hold; a notebook under test imports this and has its figures looked at.
 
-Numbers that are compared stand on one scale, shares add up to 1, and every line says what it is.
+Numbers that are compared stand on one scale, shares add up to 1, every line says what it is and can be seen, amounts of
+reward have units, and no legend lies on a line.
 """
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import matplotlib as mpl
@@ -12,19 +14,26 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import QuadMesh
 from matplotlib.container import BarContainer, ErrorbarContainer
+from matplotlib.contour import ContourSet
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.lines import Line2D
+from matplotlib.transforms import Bbox
 
 FAULTS: list[str] = []
 APART = 1e-9  # of a scale's length
+AMOUNT = re.compile(r"\b(returns?|rewards?|costs?|prices?|values?)\b")
+UNIT = re.compile(r"\(.+\)|\bunits?\b|\bnats?\b|/")
 
 
 def faults(figure: Figure) -> list[str]:
     """What a reader would be misled by, in words; empty where nothing is."""
     panels = [ax for ax in figure.axes if ax.get_label() != "<colorbar>" and ax.get_visible()]
     name = figure.get_suptitle() or " | ".join(ax.get_title().replace("\n", " ") for ax in panels)
-    found = [*_scales(panels), *_axes(panels), *(text for ax in panels for text in (*_lines(ax), *_shares(ax)))]
+    figure.canvas.draw()  # lays everything out
+    found = [*_scales(panels), *_axes(panels), *_windows(panels)]
+    for ax in panels:
+        found += [*_lines(ax), *_shares(ax), *_units(ax), *_hidden(ax), *_covered(ax)]
     return [f"{name!r}: {text}" for text in found]
 
 
@@ -60,6 +69,75 @@ def _axes(panels: list[Axes]) -> list[str]:
     return found
 
 
+def _windows(panels: list[Axes]) -> list[str]:
+    """Maps and contours of the same two coordinates must show the same part of them."""
+    found, seen = [], {}
+    for ax in panels:
+        drawn = ax.images or any(isinstance(part, (QuadMesh, ContourSet)) for part in ax.collections)
+        said, window = (ax.get_xlabel(), ax.get_ylabel()), (*ax.get_xlim(), *ax.get_ylim())
+        if drawn and all(said):
+            first = seen.setdefault(said, window)
+            if not _alike(first, window):
+                found.append(
+                    f"maps over {said} show {np.round(first, 3)} and {np.round(window, 3)}; give them one window"
+                )
+    return found
+
+
+def _units(ax: Axes) -> list[str]:
+    """An axis of returns, rewards, costs, prices or values names their unit."""
+    said = [text for text in (ax.get_xlabel(), ax.get_ylabel()) if AMOUNT.search(text) and not UNIT.search(text)]
+    return [f"the axis {text!r} has no unit" for text in said]
+
+
+def _on_screen(line: Line2D) -> Any:
+    return line.get_transform().transform(np.column_stack([np.asarray(d, float) for d in line.get_data(orig=False)]))
+
+
+def _hidden(ax: Axes) -> list[str]:
+    """A line must not lie under another one, of another colour, that is drawn alike and as wide."""
+    lines = [
+        line for line in ax.lines if line.get_visible() and line.get_label()[:1] != "_" and len(line.get_xdata()) > 1
+    ]
+    found = []
+    for place, below in enumerate(lines):
+        for above in lines[place + 1 :]:
+            same = mpl.colors.same_color(below.get_color(), above.get_color())
+            covers = (
+                above.get_linestyle() in ("-", below.get_linestyle()) and above.get_linewidth() >= below.get_linewidth()
+            )
+            shows = below.get_marker() not in ("None", "", None) and above.get_marker() != below.get_marker()
+            under, over = _on_screen(below), _on_screen(above)
+            if same or not covers or shows or not (np.diff(over[:, 0]) > 0).all():
+                continue
+            gap = np.abs(np.interp(under[:, 0], over[:, 0], over[:, 1], np.inf, np.inf) - under[:, 1])
+            if gap.max() < max(1.0, below.get_linewidth() / 2):
+                found.append(f"{below.get_label()!r} lies under {above.get_label()!r} in {ax.get_title()!r}")
+    return found
+
+
+def _covered(ax: Axes) -> list[str]:
+    """No legend may lie on a line: words on it cannot be read, and a frame hides it."""
+    legend = ax.get_legend()
+    if legend is None:
+        return []
+    if legend.get_frame_on() and (legend.get_frame().get_alpha() or 1.0) > 0.5:
+        boxes = [legend.get_frame().get_window_extent()]
+    else:
+        boxes = [text.get_window_extent() for text in legend.get_texts()]
+    inside = ax.get_window_extent()
+    paths = [
+        (line.get_label(), line.get_path().transformed(line.get_transform()).clip_to_bbox(inside))
+        for line in ax.lines
+        if line.get_visible() and line.get_linestyle() not in ("None", "", " ") and np.size(line.get_xdata()) > 1
+    ]
+    return [
+        f"the legend of {ax.get_title()!r} lies on {label!r}"
+        for label, path in paths
+        if any(path.intersects_bbox(Bbox(box.get_points()).padded(-1), filled=False) for box in boxes)
+    ]
+
+
 def _upright(ax: Axes) -> bool:
     return all(part.orientation == "vertical" for part in ax.containers if isinstance(part, BarContainer))
 
@@ -92,6 +170,10 @@ def _lines(ax: Axes) -> list[str]:
     unnamed = [
         style for style in unnamed if not (style[1] == "None" and style[0] in named)
     ]  # points on what has a name
+    faint = {style for style, lines in styles.items() if all((line.get_alpha() or 1.0) < 1 for line in lines)}
+    unnamed = [
+        style for style in unnamed if not (style in faint and style[0] in named)
+    ]  # single runs behind their mean
     if "dashed" in ax.get_title():  # the title says what dashes mean, the colours have names
         unnamed = [style for style in unnamed if not (style[1] == "--" and style[0] in named)]
     if len(styles) <= 1 or written:  # one alone is what the axes say; written words are read by whoever looks

@@ -17,6 +17,7 @@ from cai.explorer.boards import Boards
 from cai.explorer.controls import Control, Model, make_controls, open_source
 from cai.inference.backends.risk import RiskSensitive
 from cai.inference.registry import available_backends
+from cai.models.common.threads import spare_core
 from cai.models.continuous.world import World
 from cai.models.trajectory.model import TrajectoryModel
 from cai.studies.comparison import Comparison, Row, chance_columns, compare
@@ -95,7 +96,8 @@ class Exploration:
         key = (*backends, *settled.values())
         if key in self._asked:
             return self._asked[key]
-        view = self._answer(settled, backends)
+        with spare_core():
+            view = self._answer(settled, backends)
         answers = view.answers
         if answers is not None and (isinstance(answers.model, World) or _needed(answers.model) <= REMEMBERED):
             if len(self._asked) >= MOST_ASKED:
@@ -221,7 +223,7 @@ class View:
         """[height, width, 3], and where the pixels of each answer begin and stop; drawn in a figure that is kept."""
         from cai.explorer.picture import cut_columns
 
-        with self.boards.lock:
+        with self.boards.lock, spare_core():
             figure = self._drawn(returns, self.boards)
             if figure is None or self.answers is None:
                 return None

@@ -135,6 +135,7 @@ def plot_value_contours(
     *,
     t: int = 0,
     coordinates: tuple[int, int] = (0, 1),
+    window: Sequence[Sequence[float]] | None = None,
     limits: Sequence[float] | None = None,
     colors: str = VALUE_MAP,
     ax: Axes | None = None,
@@ -145,12 +146,14 @@ def plot_value_contours(
         posterior: a Gaussian answer with messages about one model of at least two state coordinates.
         t: the time index, 0 .. T.
         coordinates: which two are the axes.
+        window: the ends of both axes, as ((left, right), (bottom, top)), for pictures that are read side by side; what
+            q's path and its start take up, unless given.
         limits: the ends of the colour scale, in reward units; those of the data, unless given.
         colors: a colour map of matplotlib.
         ax: where to draw; a new figure, unless given.
 
     Raises:
-        TypeError, ValueError: if the answer is another, or failed, or there are no such coordinates.
+        TypeError, ValueError: if the answer is another, or failed, or there are no such coordinates, or no such window.
     """
     answer = _gaussian(posterior)
     n = answer.problem.num_states
@@ -163,11 +166,8 @@ def plot_value_contours(
         else:
             means, spreads = (part[None].cpu() for part in answer.initial)
         now = min(t, len(means) - 1)
-        reach = 3.5 * spreads[now].diagonal().sqrt()
-        low = torch.minimum(means.amin(0), means[now] - reach)
-        high = torch.maximum(means.amax(0), means[now] + reach)
-        room = 0.1 * (high - low).clamp(min=1e-9)
-        x, y = (torch.linspace(float(low[k] - room[k]), float(high[k] + room[k]), 121).double() for k in (i, j))
+        ends_of_axes = _reach(means, spreads[now], now, (i, j)) if window is None else _check_window(window)
+        x, y = (torch.linspace(*ends, 121).double() for ends in ends_of_axes)
         states = means[now].expand(len(y), len(x), n).clone()
         states[..., i], states[..., j] = x, y[:, None]
         values = answer.value(states, t).cpu().numpy()
@@ -182,12 +182,29 @@ def plot_value_contours(
     ax.plot(path[:, i], path[:, j], ".-", color="black", linewidth=1.4, markersize=5, label="mean of q")
     ax.add_patch(_ellipse(path[now], spreads[now].numpy(), i, j))
     names = coordinate_names(answer)
-    ax.set_xlabel(names[i])
-    ax.set_ylabel(names[j])
+    ax.set(xlabel=names[i], ylabel=names[j])
+    if window is not None:  # however far q's path goes
+        ax.set(xlim=ends_of_axes[0], ylim=ends_of_axes[1])
     local = "" if getattr(answer, "is_whole", True) else " of the model around its plan"
     ax.set_title(f"Soft value{local} at t = {t + 1}, {target_title(answer.backend, answer.target.value)}")
     ax.legend(loc="best", fontsize=9)
     return figure
+
+
+def _reach(means: Tensor, spread: Tensor, now: int, coordinates: tuple[int, int]) -> list[tuple[float, float]]:
+    """What the path of means and three and a half standard deviations around one of them take up, with some room."""
+    reach = 3.5 * spread.diagonal().sqrt()
+    low = torch.minimum(means.amin(0), means[now] - reach)
+    high = torch.maximum(means.amax(0), means[now] + reach)
+    room = 0.1 * (high - low).clamp(min=1e-9)
+    return [(float(low[k] - room[k]), float(high[k] + room[k])) for k in coordinates]
+
+
+def _check_window(window: Sequence[Sequence[float]]) -> list[tuple[float, float]]:
+    found = np.asarray(window, dtype=float)
+    if found.shape != (2, 2) or not np.isfinite(found).all() or not (found[:, 0] < found[:, 1]).all():
+        raise ValueError(f"window is {window}; give the ends of both axes as ((left, right), (bottom, top))")
+    return [(float(low), float(high)) for low, high in found]
 
 
 def plot_gains(

@@ -52,11 +52,12 @@ def plot_learning(
     figure, ax = make_axes(ax, (7.5, 4.6))
     unit = ""
     for place, (name, members) in enumerate(groups.items()):
-        color, style = CURVES[place % len(CURVES)], STYLES[place // len(CURVES) % len(STYLES)]
+        color = CURVES[place % len(CURVES)]
+        style = STYLES[place % len(STYLES)]  # a curve below another one shows in its gaps
         lines = []
         for answer in members:
             steps, values, unit = _curve(answer, what)
-            ax.plot(steps, values, style, color=color, alpha=0.4 if len(members) > 1 else 1.0, linewidth=1.0)
+            ax.plot(steps, values, color=color, alpha=0.4, linewidth=1.0)
             lines.append((steps, values))
         grid, mean = _mean(lines)
         number = f", {len(members)} seeds" if len(members) > 1 else ""

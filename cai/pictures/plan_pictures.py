@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -33,7 +33,7 @@ def has_plan(posterior: Posterior) -> bool:
 
 
 def plot_plan(
-    posteriors: Posterior | Iterable[Posterior],
+    posteriors: Posterior | Iterable[Posterior] | Mapping[str, Posterior],
     *,
     time: int = 0,
     num_paths: int = 100,
@@ -47,7 +47,8 @@ def plot_plan(
     other answers that know no plan, trajectories of q. Of several answers there are the plans alone.
 
     Args:
-        posteriors: answers about one continuous model over a finite horizon.
+        posteriors: answers about one continuous model over a finite horizon: one, several, or several by the names that
+            the legend gives them. Without names they are called by their backends, numbered where one occurs again.
         time: the time index, from 0, at which `mppi` is watched.
         num_paths: how many thin lines, at most.
         seed: of what is drawn; the global random state is left alone.
@@ -56,7 +57,8 @@ def plot_plan(
     Raises:
         TypeError, ValueError: if there is no answer, or none about a continuous model, or several without plans.
     """
-    every = [posteriors] if isinstance(posteriors, Posterior) else list(posteriors)
+    named = _by_name(posteriors)
+    every = list(named.values())
     if not every:
         raise ValueError("there is nothing to draw; give the answer of 'ilqr', 'mppi' or 'aico'")
     model = every[0].model
@@ -73,14 +75,24 @@ def plot_plan(
     handles, _ = ax.get_legend_handles_labels()
     if len(every) == 1:
         handles += _draw_paths(ax, scene, every[0], time, num_paths, seed)
-    for place, posterior in enumerate(every):
+    for place, (name, posterior) in enumerate(named.items()):
         color, style = PLAN_COLORS[place % len(PLAN_COLORS)], STYLES[place % len(STYLES)]
         width = 2.6 + 1.4 * (len(every) - 1 - place)  # so that a plan below another one shows at its sides
-        handles += _draw_plan(ax, scene, posterior, (color, style, width), required=len(every) > 1)
+        handles += _draw_plan(ax, scene, name, posterior, (color, style, width), required=len(every) > 1)
     ax.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=3, frameon=False, fontsize=10)
-    names = ", ".join(posterior.backend for posterior in every)
-    ax.set_title(f"{model.name}: {'the plan' if len(every) == 1 else 'plans'} of {names}")
+    ax.set_title(f"{model.name}: {'the plan' if len(every) == 1 else 'plans'} of {', '.join(named)}")
     return figure
+
+
+def _by_name(posteriors: Posterior | Iterable[Posterior] | Mapping[str, Posterior]) -> dict[str, Posterior]:
+    if isinstance(posteriors, Mapping):
+        return {str(name): posterior for name, posterior in posteriors.items()}
+    every = [posteriors] if isinstance(posteriors, Posterior) else list(posteriors)
+    backends = [posterior.backend for posterior in every]
+    numbers = [
+        f" {backends[: i + 1].count(name)}" if backends.count(name) > 1 else "" for i, name in enumerate(backends)
+    ]
+    return {name + number: posterior for name, number, posterior in zip(backends, numbers, every, strict=True)}
 
 
 def _draw_stage(ax: Axes, scene: Scene) -> None:
@@ -95,7 +107,7 @@ def _draw_stage(ax: Axes, scene: Scene) -> None:
 
 
 def _draw_plan(
-    ax: Axes, scene: Scene, posterior: Posterior, look: tuple[str, str, float], *, required: bool
+    ax: Axes, scene: Scene, name: str, posterior: Posterior, look: tuple[str, str, float], *, required: bool
 ) -> list[Any]:
     """The plan of an answer as a line; handles for the legend."""
     color, style, width = look
@@ -109,7 +121,7 @@ def _draw_plan(
     Scene.widen(scene, ax, states)  # the map's axes, also where the stage is another picture
     (line,) = ax.plot(states[:, i], states[:, j], style, color=color, linewidth=width, zorder=6)
     cost = posterior.details.get("cost")
-    line.set_label(f"plan of {posterior.backend}" + (f", cost {cost:.4g}" if cost is not None else ""))
+    line.set_label(f"plan of {name}" + (f", cost {cost:.4g}" if cost is not None else ""))
     return [line]
 
 

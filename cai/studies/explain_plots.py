@@ -164,7 +164,7 @@ def plot_continuous_explanation(
             right.plot(time, table[:, i].numpy(), style, color=TERM_COLORS[i % len(TERM_COLORS)], label=name)
     right.set_xlabel("time t")
     right.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    right.set_ylabel("expected reward of a step")
+    right.set_ylabel("expected reward of a step (reward units)")
     right.set_title("each step" + (" (solid: believed, dashed: true world)" if len(kinds) == 2 else ""), fontsize=11)
     if shown:
         right.legend(loc="best", fontsize=9)

@@ -126,7 +126,7 @@ def plot_sweep(sweep: Sweep, *, figsize: tuple[float, float] | None = None) -> F
         _line(left, x, groups, "cvar", WORST_COLOR, f"real, mean of the worst {outcomes[0].tail:.0%}", "v")
     left.set_ylabel(f"return ({unit})")
     left.set_title("Return")
-    left.legend(fontsize=9, framealpha=0.9, edgecolor="none")
+    left.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=3, columnspacing=1.0, fontsize=9, frameon=False)
     _line(middle, x, groups, "optimism_gap", color, "", "o")
     middle.axhline(0, color="0.2", linewidth=0.8)
     middle.set_ylabel(f"believed minus real return ({unit})")

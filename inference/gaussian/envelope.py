@@ -12,6 +12,8 @@ taken from the triangularisation that eliminated the action (see `Kept`), not fr
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -19,12 +21,12 @@ from torch import Tensor
 
 from cai.inference.core.status import NotKnown
 from cai.inference.gaussian.moments import alive
-from cai.inference.gaussian.problem import GaussianProblem, times
+from cai.inference.gaussian.problem import GaussianPrior, GaussianProblem, Quadratic, times
 from cai.inference.gaussian.rooted import Rooted, refined
 from cai.inference.gaussian.square_roots import Kept, Left, Passed
-from cai.inference.gaussian.squares import solved
+from cai.inference.gaussian.squares import solved, spread_over
 
-__all__ = ["asks_for_gradients", "with_slopes"]
+__all__ = ["asks_for_gradients", "with_slopes", "with_slopes_of"]
 
 AGREE = {torch.float64: 1e-12, torch.float32: 1e-5}  # of gradients, by which those of the plain pass may be off
 
@@ -46,12 +48,35 @@ def with_slopes(problem: GaussianProblem, plain: Tensor, passed: Passed, rooted:
         rooted: what q does.
         members: bool [...], whom square roots hold for.
     """
-    better = passed.messages.start
+    return _enveloped(problem, plain, passed.messages.start, _slopes(problem, passed, rooted), members)
+
+
+def with_slopes_of(
+    worth: Callable[[GaussianProblem], Tensor], problem: GaussianProblem, plain: Tensor, better: Tensor
+) -> Tensor:
+    """The better numbers [...] of a stationary answer, with the gradients of what its policy is worth, this held.
+
+    Gradients of the plain numbers are taken where they agree with these, as in `with_slopes`.
+
+    Args:
+        worth: what the answer's policy, which has no gradients, earns and pays in a problem, [...].
+        problem: the problem of one step.
+        plain: the numbers, with gradients that may have lost their digits.
+        better: the numbers.
+    """
     parts, own = zip(*_parts(problem), strict=True)
-    slopes = [
-        torch.where(members[(..., *[None] * axes)], slope, 0.0)
-        for slope, axes in zip(_slopes(problem, passed, rooted), own, strict=True)
-    ]
+    wide = [spread_over(part.detach(), problem.batch, axes) for part, axes in zip(parts, own, strict=True)]
+    which = tuple(range(len(wide)))
+    slopes = torch.func.grad(lambda *found: worth(_made_of(problem, found)).sum(), argnums=which)(*wide)
+    return _enveloped(problem, plain, better, list(slopes), torch.ones_like(better, dtype=torch.bool))
+
+
+def _enveloped(
+    problem: GaussianProblem, plain: Tensor, better: Tensor, slopes: list[Tensor], members: Tensor
+) -> Tensor:
+    """Of some members the better numbers, with derivatives in each part of a problem; of the others the plain ones."""
+    parts, own = zip(*_parts(problem), strict=True)
+    slopes = [torch.where(members[(..., *[None] * axes)], slope, 0.0) for slope, axes in zip(slopes, own, strict=True)]
     if _agree(torch.where(members, plain, 0.0), slopes, parts):
         return refined(plain, better, members)
     found: Tensor = _Enveloped.apply(better, *slopes, *parts)
@@ -64,7 +89,7 @@ def _agree(plain: Tensor, slopes: list[Tensor], parts: tuple[Tensor, ...]) -> bo
     known = [slope for slope, part in zip(slopes, parts, strict=True) if part.requires_grad]
     try:
         found = torch.autograd.grad(plain.sum(), asked, retain_graph=True, materialize_grads=True)
-    except RuntimeError:  # within the transforms of torch.func
+    except (RuntimeError, NotKnown):  # within the transforms of torch.func, or of a pass that has lost its digits
         return False
     wholes = [slope.sum_to_size(part.shape) for slope, part in zip(known, asked, strict=True)]
     apart = [
@@ -81,6 +106,26 @@ def _parts(problem: GaussianProblem) -> list[tuple[Tensor, int]]:
     ends = [*zip(problem.final, (2, 1, 0), strict=True), (problem.mean, 1), (problem.covariance, 2)]
     prior = [] if problem.prior is None else zip(problem.prior, (3, 2, 3), strict=True)
     return [*moves, *costs, *ends, (problem.temperature, 0), *prior]
+
+
+def _made_of(problem: GaussianProblem, parts: tuple[Tensor, ...]) -> GaussianProblem:
+    """The problem with other tensors, in the order of `_parts`."""
+    A, B, offset, noise, cost, linear, constant, P, p, rho, mean, covariance, temperature, *prior = parts
+    return replace(
+        problem,
+        A=A,
+        B=B,
+        offset=offset,
+        noise=noise,
+        cost=cost,
+        linear=linear,
+        constant=constant,
+        final=Quadratic(P, p, rho),
+        mean=mean,
+        covariance=covariance,
+        temperature=temperature,
+        prior=GaussianPrior(*prior) if prior else None,
+    )
 
 
 class _Vector(NamedTuple):

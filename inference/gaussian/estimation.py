@@ -28,7 +28,7 @@ from cai.inference.gaussian.problem import (
     times,
 )
 from cai.inference.gaussian.root_estimation import filtered_in_roots, smoothed_in_roots
-from cai.inference.gaussian.rooted import refined
+from cai.inference.gaussian.rooted import KEPT, refined
 from cai.inference.gaussian.squares import undecided
 from cai.models.common.shapes import broadcast_shapes
 
@@ -90,8 +90,9 @@ def kalman_filter(
     steps, sharp = _filtered_as_needed(chain)
     if sharp is None:
         return _gathered(steps)
-    better = _gathered(list(filtered_in_roots(chain)))
-    return _refined(_gathered(steps), better, sharp) if steps else better
+    rooted = list(filtered_in_roots(chain))
+    better = _gathered(rooted)
+    return _refined(_gathered(steps), better, sharp, lost=_has_lost(steps, rooted, sharp)) if steps else better
 
 
 def _filtered_as_needed(chain: Chain) -> tuple[list[Seen], Tensor | None]:
@@ -146,10 +147,20 @@ def _gathered(steps: list[Seen]) -> Estimates:
     return Estimates(torch.stack(means, -2), torch.stack(covariances, -3), likelihood)
 
 
-def _refined(found: Estimates, better: Estimates, members: Tensor) -> Estimates:
+def _refined(found: Estimates, better: Estimates, members: Tensor, *, lost: bool = False) -> Estimates:
     """Estimates with the better numbers of some members; a batch axis that covariances do without is given to them."""
     batch = better.log_likelihood.shape
-    return refined(found, better, members.expand(batch))
+    return refined(found, better, members.expand(batch), lost=lost)
+
+
+def _has_lost(steps: list[Seen], rooted: list[Seen], members: Tensor) -> bool:
+    """Whether plain steps have lost a variance of some members, and so all gradients, which later steps may hide."""
+    for one, two in zip(steps, rooted, strict=True):
+        width = two.covariance.diagonal(dim1=-2, dim2=-1).sqrt()
+        size, off = width[..., :, None] * width[..., None, :], (one.covariance.detach() - two.covariance).abs()
+        if bool(((off > KEPT[off.dtype] * size) & members[..., None, None]).any()):
+            return True
+    return False
 
 
 def _filtered(chain: Chain) -> Iterator[Seen]:
@@ -241,18 +252,23 @@ def kalman_smoother(
     if sharp is None:
         return _smoothed(chain, steps, rooted=False)
     better = _smoothed(chain, rooted, rooted=True)
-    return _refined(_smoothed(chain, steps, rooted=False), better, sharp) if steps else better
+    if not steps:
+        return better
+    return _refined(_smoothed(chain, steps, rooted=False), better, sharp, lost=_has_lost(steps, rooted, sharp))
 
 
 def _smoothed(chain: Chain, steps: list[Seen], *, rooted: bool) -> Estimates:
-    """The smoother from the filter's steps, or by messages where these keep more digits."""
+    """The smoother from the filter's steps, or by messages where these keep more digits; the filter's likelihood.
+
+    Messages lose that of an unstable chain without noise, whose last observations weigh the start by A^N.
+    """
     found = _smoothed_back(steps)
     vague, shrunk = _digits_lost(steps, found)
     if rooted:
         vague, shrunk = torch.zeros_like(vague), torch.ones_like(shrunk)
     if not bool((vague | shrunk).any()):
         return found
-    other = _by_messages(chain, rooted=rooted)
+    other = _by_messages(chain, rooted=rooted)._replace(log_likelihood=found.log_likelihood)
     end, apart = steps[-1].covariance, other.covariances[..., -1, :, :] - steps[-1].covariance
     better = vague | (shrunk & (apart.detach().abs().amax((-2, -1)) <= SAME * end.detach().abs().amax((-2, -1))))
     if not bool(better.any()):
@@ -262,7 +278,7 @@ def _smoothed(chain: Chain, steps: list[Seen], *, rooted: bool) -> Estimates:
     return Estimates(
         torch.where(better[..., None, None], other.means, found.means),
         torch.where(better[..., None, None, None], other.covariances, found.covariances),
-        torch.where(better, other.log_likelihood, found.log_likelihood),
+        found.log_likelihood,
     )
 
 

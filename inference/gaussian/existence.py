@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +16,7 @@ __all__ = ["Failure", "critical_eta", "digits_lost_to_caution", "first_failure",
 
 SLACK = 64  # units of rounding: pivots below so many of what they are a difference of are rounding
 ACCURACY = 1e-7  # relative, of a critical eta
+TINY = 1e-300
 DOUBLINGS = 60  # how often eta is doubled in search of a breakdown
 
 
@@ -94,22 +96,45 @@ def critical_eta(problem: GaussianProblem, eta: float, failure: Failure) -> floa
     Returns:
         The critical eta; None if there is none, as without noise.
     """
+    known = {0.0: 1.0} if failure.kind == "action" else {0.0: 1.0, eta: _below(failure)}
 
-    def breaks(tilt: float) -> bool:
-        with torch.no_grad():
-            found = first_failure(problem, backward(problem, tilt))
-        return found is not None and found.kind != "action"
+    def margin(tilt: float) -> float:
+        if tilt not in known:
+            known[tilt] = _margin(problem, tilt)
+        return known[tilt]
 
     low, high = eta, 0.0
     if failure.kind == "action":
-        low = next((eta * 2.0**k for k in range(1, DOUBLINGS) if breaks(eta * 2.0**k)), 0.0)
+        low = next((eta * 2.0**k for k in range(1, DOUBLINGS) if margin(eta * 2.0**k) < 0), 0.0)
         high = eta
         if low == 0.0:
             return None
-    while high - low > ACCURACY * abs(low):
-        middle = (low + high) / 2
-        low, high = (middle, high) if breaks(middle) else (low, middle)
-    return (low + high) / 2
+    from scipy.optimize import brentq  # `import cai` loads no scipy
+
+    return float(brentq(margin, low, high, xtol=math.ulp(0.0), rtol=ACCURACY))
+
+
+def _below(failure: Failure) -> float:
+    """The smallest eigenvalue of a matrix that is not positive definite; what counts as none is below 0."""
+    return min(failure.eigenvalue, -TINY) if math.isfinite(failure.eigenvalue) else -1.0
+
+
+@torch.no_grad()
+def _margin(problem: GaussianProblem, eta: float) -> float:
+    """The smallest eigenvalue that outcome steps and the start need above 0; below it where one has no finite value.
+
+    It passes 0 where they break down, nearly in a straight line, so that few passes find the place.
+    """
+    messages = backward(problem, eta)
+    failure = first_failure(problem, messages)
+    if failure is not None:
+        return 1.0 if failure.kind == "action" else _below(failure)
+    P, theta = messages.cost_to_go.P, messages.theta
+    shifts = (
+        _shift(problem.covariance, P[..., 0, :, :], theta),
+        _shift(problem.noise, P[..., 1:, :, :], theta[..., None]),
+    )
+    return max(TINY, 1 + min(float(torch.linalg.eigvalsh(shift).min()) for shift in shifts))
 
 
 @torch.no_grad()

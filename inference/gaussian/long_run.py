@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from cai.inference.gaussian.moments import Account, entropies, stage_divergence
+from cai.inference.gaussian.moments import Account, entropies_of_widths, stage_divergence
 from cai.inference.gaussian.problem import GaussianPrior, GaussianProblem, Quadratic, symmetric, times
 from cai.models.common.shapes import broadcast_shapes
 
@@ -52,36 +52,38 @@ class _Chain(NamedTuple):
     W: Tensor
 
 
-def discounted_account(problem: GaussianProblem, policy: GaussianPrior) -> Account:
+def discounted_account(problem: GaussianProblem, policy: GaussianPrior, width: Tensor) -> Account:
     """Expected discounted sums from the start on, [...] each.
 
     Args:
         problem: of one step, with a discount below 1.
         policy: of one step.
+        width: [..., 1, m, m], a triangular factor of its covariance, width width'.
     """
-    chain, stage = _chain(problem, policy), _divergence(problem, policy)
+    chain, stage = _chain(problem, policy), _divergence(problem, policy, width)
     nothing = problem.mean.new_zeros(problem.batch)
     return Account(
         believed_return=nothing + discounted_return(problem, policy),
         policy_divergence=nothing + _discounted_sum(stage, chain, problem),
-        policy_entropy=nothing + entropies(policy.covariance)[..., 0] / (1 - problem.discount),
+        policy_entropy=nothing + entropies_of_widths(width)[..., 0] / (1 - problem.discount),
         luck=nothing,
     )
 
 
-def average_account(problem: GaussianProblem, policy: GaussianPrior, law: Law) -> Account:
+def average_account(problem: GaussianProblem, policy: GaussianPrior, width: Tensor, law: Law) -> Account:
     """What a step earns and pays under the law of the long run, [...] each.
 
     Args:
         problem: of one step.
         policy: of one step.
+        width: [..., 1, m, m], a triangular factor of its covariance, width width'.
         law: of the chain under the policy.
     """
     nothing = problem.mean.new_zeros(problem.batch)
     return Account(
         believed_return=nothing - expected(expected_cost(problem, policy), law),
-        policy_divergence=nothing + expected(_divergence(problem, policy), law),
-        policy_entropy=nothing + entropies(policy.covariance)[..., 0],
+        policy_divergence=nothing + expected(_divergence(problem, policy, width), law),
+        policy_entropy=nothing + entropies_of_widths(width)[..., 0],
         luck=nothing,
     )
 
@@ -125,9 +127,9 @@ def expected_cost(problem: GaussianProblem, policy: GaussianPrior) -> Quadratic:
     return Quadratic(symmetric(lifted.mT @ C @ lifted), times(lifted.mT, times(C, z) + g), constant)
 
 
-def _divergence(problem: GaussianProblem, policy: GaussianPrior) -> Quadratic:
+def _divergence(problem: GaussianProblem, policy: GaussianPrior, width: Tensor) -> Quadratic:
     """The KL of the one step's policy from the prior, as a function of the state, nats."""
-    paid = stage_divergence(policy, problem.prior)
+    paid = stage_divergence(policy, problem.prior, width)
     return Quadratic(paid.P[..., 0, :, :], paid.p[..., 0, :], paid.rho[..., 0])
 
 
@@ -173,13 +175,16 @@ def geometric_sum(matrix: Tensor, vector: Tensor) -> Tensor:
 def _lyapunov(A: Tensor, Q: Tensor, discount: float) -> Tensor:
     """X = Q + discount A X A', by doubling the number of terms of its series (Smith 1968): sums of equal signs.
 
-    Infinite where the series does not settle.
+    Infinite where the series does not settle. Where powers of A vanish it goes on until they do: entries of X may be
+    many orders apart, and those of its gradients are.
     """
     A, X = discount**0.5 * A, symmetric(Q).expand(broadcast_shapes(A.shape, Q.shape))
+    lasts = torch.linalg.eigvals(A.detach()).abs().amax(-1) >= 1 - MARGIN
     for _ in range(ROUNDS):
         change = symmetric(A @ X @ A.mT)
+        vanished = entry_size(A) ** 2 <= SETTLED / 10
         X, A = X + change, A @ A
-        settled = entry_size(change) <= SETTLED / 10 * entry_size(X)
+        settled = (entry_size(change) <= SETTLED / 10 * entry_size(X)) & (vanished | lasts)
         if bool(settled.all()):
             break
     return torch.where(settled[..., None, None], X, math.inf)

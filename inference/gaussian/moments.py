@@ -230,9 +230,13 @@ def entropies_of_widths(width: Tensor) -> Tensor:
     return width.diagonal(dim1=-2, dim2=-1).log().sum(-1) + width.shape[-1] / 2 * (1 + math.log(2 * math.pi))
 
 
-def stage_divergence(policy: GaussianPrior, prior: GaussianPrior | None) -> Quadratic:
-    """KL(policy || prior) in nats as a function of the state, [..., T, ...]; minus the entropy without a prior."""
-    lean, miss, spread = divergence_parts(policy, prior, torch.linalg.cholesky(policy.covariance))
+def stage_divergence(policy: GaussianPrior, prior: GaussianPrior | None, width: Tensor | None = None) -> Quadratic:
+    """KL(policy || prior) in nats as a function of the state, [..., T, ...]; minus the entropy without a prior.
+
+    A triangular factor of the policy's covariance, width width', may be given: it holds twice the digits.
+    """
+    width = torch.linalg.cholesky(policy.covariance) if width is None else width
+    lean, miss, spread = divergence_parts(policy, prior, width)
     return Quadratic(lean.mT @ lean, (lean.mT @ miss[..., None])[..., 0], miss.square().sum(-1) / 2 + spread)
 
 

@@ -20,6 +20,10 @@ from cai.inference.gaussian.square_roots import Push
 from cai.inference.gaussian.squares import Squares, factor, spread_over, squares_of, triangle
 
 __all__ = [
+    "APART",
+    "KEPT",
+    "LOST",
+    "SPARED",
     "Rooted",
     "at_risk",
     "digits_lost",
@@ -33,6 +37,13 @@ __all__ = [
 
 STEPS = ("A", "noise", "shrunk")  # of a belief, what is held against itself step by step
 KEPT = {torch.float64: 1e-8, torch.float32: 1e-3}  # of numbers, by which they may be off and have gradients
+# Of a policy, which it may be off by where no square roots keep its digits.
+LOST = {torch.float64: 1e-8, torch.float32: 1e-2}
+SPARED = {torch.float64: 1e-10, torch.float32: 1e-4}  # of the plain pass, where it keeps more than square roots do
+APART = (
+    "costs or covariances are so far apart that digits were lost: the answer is known to {:.0e} of itself; bring them "
+    "nearer to each other (matrices that are singular but for rounding count, and costs with an eigenvalue below 0)"
+)
 # Of the largest cost to what is left of it after a step, or to the cost of an action, above which digits are lost.
 FAR_APART = {torch.float64: 1e4, torch.float32: 1e2}
 
@@ -211,17 +222,18 @@ class _Lost(_Refined):
         )
 
 
-def refined(first: Any, better: Any, mask: Tensor) -> Any:
+def refined(first: Any, better: Any, mask: Tensor, *, lost: bool = False) -> Any:
     """A tensor, or a tuple of them, with the better numbers of the members that a mask [...] names.
 
-    Gradients are those of the first ones; where these are off by more than `KEPT` of the largest, asking for gradients
-    raises `NotKnown`. Gradients may be off by more than the numbers they are of: 2e-6 was seen beside 1e-8.
+    Gradients are those of the first ones; where these are off by more than `KEPT` of the largest, or known to have lost
+    their digits on the way, asking for gradients raises `NotKnown`. Gradients may be off by more than the numbers they
+    are of: 2e-6 was seen beside 1e-8.
     """
     if isinstance(first, tuple):
-        return type(first)(*(refined(*pair, mask) for pair in zip(first, better, strict=True)))
+        return type(first)(*(refined(*pair, mask, lost=lost) for pair in zip(first, better, strict=True)))
     first, mask = first.expand(better.shape), mask[(..., *[None] * (better.dim() - mask.dim()))]
-    kept = True
-    if first.requires_grad:
+    kept = not lost
+    if first.requires_grad and kept:
         off = torch.where(mask, first.detach() - better, 0.0).abs().amax()
         kept = bool(off <= KEPT[better.dtype] * torch.where(mask, better, 0.0).abs().amax())
     return (_Refined if kept else _Lost).apply(first, better, mask)
@@ -243,10 +255,7 @@ def rooted_answer(problem: GaussianProblem, messages: Messages, pushes: list[Pus
         pushes: what tilts the start and each step.
     """
     policy = GaussianPrior(messages.gain, messages.offset, messages.covariance)
-    m = problem.num_actions
-    own = torch.eye(m, dtype=policy.gain.dtype, device=policy.gain.device)
-    width = torch.linalg.solve_triangular(messages.root, own, upper=False)
-    width = messages.temperature[..., None, None, None].sqrt() * width
+    width = messages.width.mT
     belief, moments, lucks, costs, leans, roots = _along(problem, messages, policy, width, pushes)
     weights, luck = alive(problem), lucks.sum(-1)
     paid = Account(

@@ -19,6 +19,9 @@ from cai.inference.gaussian.posterior import GaussianPosterior
 from cai.inference.gaussian.problem import GaussianPrior, GaussianProblem, times
 from cai.inference.gaussian.read import read_problem
 from cai.inference.gaussian.rooted import (
+    APART,
+    LOST,
+    SPARED,
     Rooted,
     at_risk,
     digits_lost,
@@ -39,10 +42,6 @@ INSTEAD = (
     "ask 'variational', which holds the dynamics fixed, or 'smc', or any backend of tables about "
     "cai.models.discretize(model, ...)"
 )
-APART = (
-    "costs or covariances are so far apart that digits were lost: the answer is known to {:.0e} of itself; bring them "
-    "nearer to each other (matrices that are singular but for rounding count, and costs with an eigenvalue below 0)"
-)
 NEAR = (
     "eta is so near to where messages break down that digits were lost: the answer is known to {:.0e} of itself; take "
     "an eta nearer to 0"
@@ -52,9 +51,6 @@ OUTWEIGHED = "noise outweighs rewards by so much that digits were lost: accounts
 # pays its accounts may be apart; by dtype.
 STRONG = {torch.float64: 1e6, torch.float32: 1e2}
 GAP = {torch.float64: 1e-9, torch.float32: 1e-3}
-# Of a policy, which it may be off by where no square roots keep its digits.
-LOST = {torch.float64: 1e-8, torch.float32: 1e-2}
-SPARED = {torch.float64: 1e-10, torch.float32: 1e-4}  # of the plain pass, where it keeps more than square roots do
 SHIFTED = {torch.float64: 1e-7, torch.float32: 1e-2}  # of what q does, likewise
 UNKNOWN = ("log_evidence", "elbo", "believed_return", "luck", "policy_divergence", "policy_entropy")
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from cai.inference.core.status import Status
+from cai.inference.gaussian.envelope import asks_for_gradients, with_slopes_of
 from cai.inference.gaussian.existence import first_failure
 from cai.inference.gaussian.long_run import (
     MARGIN,
@@ -30,7 +31,7 @@ from cai.inference.gaussian.messages import Messages, backward, outcome_step
 from cai.inference.gaussian.moments import believe
 from cai.inference.gaussian.posterior import GaussianPosterior
 from cai.inference.gaussian.problem import GaussianPrior, GaussianProblem, Quadratic, symmetric, times
-from cai.inference.gaussian.rooted import refined, with_digits_of
+from cai.inference.gaussian.rooted import APART, LOST, SPARED, at_risk, digits_lost, refined, with_digits_of
 from cai.inference.gaussian.square_roots import backward_in_roots
 
 __all__ = ["stationary_posterior"]
@@ -41,6 +42,7 @@ RESIDUAL = 1e-9  # relative, of the stationary equation
 UNEVEN = 1e4  # of the largest eigenvalue to the smallest, above which doubling loses digits
 DOUBLED = 1e-12  # relative, of the stationary equation after doubling
 TINY = 1e-300
+FOLLOWED = 16  # steps over which lost digits add up
 LONG = ((256, 0.2), (1024, 1e-3), (4096, 0.0))  # steps of messages in roots, and what is near enough to take more
 ROOTS_SETTLED = (1e-13, 1e-10, 1e-10)  # relative changes of P, K and p in a step; the latter two keep fewer digits
 UNKNOWN = ("log_evidence", "elbo", "believed_return", "luck", "policy_divergence", "policy_entropy")
@@ -66,14 +68,15 @@ def stationary_posterior(
         return _failed(problem, common, found, failure.sentence(), Status.INFINITE)
     P, settled = _limit(problem)
     doubled = bool(settled.all())
-    rooted = None if doubled and not _is_uneven(problem, P) else _in_roots(problem, last)
+    uneven = not doubled or _is_uneven(problem, P)
+    rooted = _in_roots(problem, last) if uneven else None
     if rooted is None and not doubled:
         why = "values of longer and longer horizons grow without end"
         return _failed(problem, common, details, why, good=settled)
+    every = torch.ones(problem.batch, dtype=torch.bool, device=P.device)
     if rooted is not None and not doubled:
-        P = rooted[0].first.P
+        P = refined(P, rooted[0].first.P, every)  # which has no gradients, as that of doubling is lost
     gain = backward(_followed_by(problem, P, torch.zeros_like(P[..., 0]))).gain[..., 0, :, :]
-    every = torch.ones(problem.batch, dtype=torch.bool, device=gain.device)
     if rooted is not None:
         gain = refined(gain, rooted[0].gain[..., 0, :, :], every)
     closed = problem.A[..., 0, :, :] + problem.B[..., 0, :, :] @ gain
@@ -88,22 +91,55 @@ def stationary_posterior(
     if not bool(torch.isfinite(messages.first.p).all()):
         why = "what is earned in proportion to the state grows faster than the discount shrinks it"
         return _failed(problem, common, details, why, good=messages.first.p.isfinite().all(-1))
-    failure = first_failure(problem, messages)
+    failure = first_failure(problem, messages, None if rooted is None else every)
     if failure is not None:
         return _failed(problem, common, details | {"eigenvalue": failure.eigenvalue}, failure.sentence())
     holds = entry_size(messages.first.P - P) <= RESIDUAL * entry_size(P)
     if not bool(holds.all()):
         why = "doubled horizons settle where no stationary equation holds"
         return _failed(problem, common, details, why, good=holds)
+    if uneven and rooted is None and not (share := _digits_lost(problem, messages)) <= LOST[P.dtype]:
+        return _failed(problem, common, details, APART.format(share), Status.OUT_OF_RANGE)
     policy = GaussianPrior(messages.gain, messages.offset, messages.covariance)
+    if uneven and asks_for_gradients(problem):
+        messages, per_step = _with_slopes(problem, messages, per_step, policy, average=average)
     parts = common | {"problem": problem, "conduct": policy, "belief": believe(problem, messages)}
     parts |= {"status": Status.SUCCESS}
     if average:
         return _averaged(problem, messages, -per_step, parts, details)
     bound = messages.start / problem.temperature
     details["start"] = float(bound.detach()) if bound.dim() == 0 else bound.detach()
-    paid = discounted_account(problem, policy)
+    paid = discounted_account(problem, policy, messages.width)
     return GaussianPosterior(**parts, messages=messages, account=paid, elbo=bound, details=details)
+
+
+def _digits_lost(problem: GaussianProblem, messages: Messages) -> float:
+    """About by what share of itself the policy is off, that of a batch which is off most; see `rooted.digits_lost`."""
+    ahead = replace(problem, horizon=FOLLOWED, final=messages.first)
+    return float(digits_lost(ahead, backward(ahead)).max())
+
+
+def _with_slopes(
+    problem: GaussianProblem, messages: Messages, per_step: Tensor, policy: GaussianPrior, *, average: bool
+) -> tuple[Messages, Tensor]:
+    """Messages and what a step costs, of which V(start), or else the latter, has the gradients of the policy's worth.
+
+    V(start) is the most that a policy is worth, so that its gradient is that of the best one's, which is held.
+    """
+    held, width = GaussianPrior(*(part.detach() for part in policy)), messages.width.detach()
+
+    def worth(problem: GaussianProblem) -> Tensor:
+        if average:
+            law = long_run_law(problem, held)
+            assert law is not None  # the chain is stable, as was seen
+            paid = average_account(problem, held, width, law)
+        else:
+            paid = discounted_account(problem, held, width)
+        return paid.believed_return - problem.temperature * paid.policy_divergence
+
+    if average:
+        return messages, -with_slopes_of(worth, problem, -per_step, -per_step.detach())
+    return replace(messages, start=with_slopes_of(worth, problem, messages.start, messages.start.detach())), per_step
 
 
 def _averaged(
@@ -118,7 +154,7 @@ def _averaged(
     relative = replace(messages, cost_to_go=Quadratic(P, p, shift[..., None].expand_as(rho)))
     details |= {"gain": float(gain.detach()) if gain.dim() == 0 else gain.detach()}
     details |= {"stationary_mean": law.mean.detach(), "stationary_covariance": law.covariance.detach()}
-    paid = average_account(problem, policy, law)
+    paid = average_account(problem, policy, messages.width, law)
     return GaussianPosterior(**parts, messages=relative, account=paid, average_reward=gain, details=details)
 
 
@@ -167,9 +203,12 @@ def _limit(problem: GaussianProblem) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def _is_uneven(problem: GaussianProblem, P: Tensor) -> bool:
-    """Whether small costs lie beside large ones in P, with a diagonal of 1, or doubling has lost digits of P."""
-    after = backward(_followed_by(problem, P, torch.zeros_like(P[..., 0]))).first.P
-    if not bool((entry_size(after - P) <= DOUBLED * entry_size(P)).all()):
+    """Whether small costs lie beside large ones, in P with a diagonal of 1 or in Haa, or doubling lost digits of P."""
+    ahead = _followed_by(problem, P, torch.zeros_like(P[..., 0]))
+    messages = backward(ahead)
+    if not bool((entry_size(messages.first.P - P) <= DOUBLED * entry_size(P)).all()):
+        return True
+    if bool(at_risk(ahead, messages).any()) and not _digits_lost(problem, messages) <= SPARED[P.dtype]:
         return True
     sizes = P.diagonal(dim1=-2, dim2=-1)
     if not bool((sizes > 0).all()):

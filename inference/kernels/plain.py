@@ -219,7 +219,7 @@ class SoftPass:
         return None
 
     def forward_in_one_scale(
-        self, rows: Tensor, levels: Tensor, adjoint: Tensor, totals: Sequence[Tensor | None], bound: float
+        self, rows: Tensor, levels: Tensor, adjoint: Tensor, totals: Sequence[Tensor | None]
     ) -> bool:
         """As `forward` over all of such rows; False, and nothing is added, where floats do not hold it."""
         return False

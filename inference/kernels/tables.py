@@ -143,7 +143,7 @@ class Table:
         """The transpose of a sparse table."""
         assert self.pattern is not None
         pattern, order = self.pattern.turned
-        return Table(self.weights[order], pattern)
+        return Table(self.weights.index_select(0, order), pattern)
 
     @cached_property
     def _sparse(self) -> Tensor:

@@ -201,7 +201,7 @@ def _swept(
     bound = float(sum(part.abs().sum() for part in given))
     adjoint = torch.zeros_like(kept[0])
     if ctx.levels is not None and first[0] is not None:
-        if soft.forward_in_one_scale(kept, ctx.levels, first[0], totals, bound):
+        if soft.forward_in_one_scale(kept, ctx.levels, first[0], totals):
             return
         kept = (kept.log() + ctx.levels.to(kept.dtype)[:, None, None]).masked_fill_(
             soft.model.mdp.terminal[:, None], 0.0

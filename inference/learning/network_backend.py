@@ -220,8 +220,7 @@ def _sizes(given: Any) -> tuple[int, ...]:
         parts = [int(part) if part.strip().isdigit() else part for part in given.split("x")]
     if isinstance(parts, int):
         parts = [parts]
-    if not isinstance(parts, Sequence) or not parts:
-        raise ValueError(f"hidden_sizes is {given!r}; expected whole numbers, e.g. (64, 64), or '64x64' in words")
-    for part in parts:
-        check_count(part, "hidden_sizes")
-    return tuple(parts)
+    sizes = tuple(parts) if isinstance(parts, Sequence) else ()
+    if not sizes or any(isinstance(part, bool) or not isinstance(part, int) or part < 1 for part in sizes):
+        raise ValueError(f"hidden_sizes is {given!r}; expected whole numbers >= 1, e.g. (64, 64), or '64x64' in words")
+    return sizes

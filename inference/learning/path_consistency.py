@@ -39,7 +39,9 @@ class PathConsistency(NetworkBackend):
 
     Args:
         path_length: the most steps of a path.
-        explore: the share of copies of the world that take all actions evenly, the others act by the policy; on tables.
+        explore: the share of copies of the world that take all actions evenly; on tables.
+        search: the share of the other copies that go to what was tried least, by a count of tries that is carried back
+            along what was met; on tables. The rest act by the policy.
 
     Of the answer's `details`, "critic" holds the learned "values" [T, S], "history" an `xarray.Dataset` along `step`,
     "steps" the transitions used and "form" "KL" or "entropy". `elbo` and `values` are exact ones of the learned policy.
@@ -49,6 +51,7 @@ class PathConsistency(NetworkBackend):
     updates_per_step: float = 0.5
     path_length: int = 10
     explore: float = 0.5
+    search: float = 0.5
 
     name: ClassVar[str] = "path-consistency"
     accepts: ClassVar[str] = "a TrajectoryModel with deterministic transitions, or a deterministic world"
@@ -60,6 +63,7 @@ class PathConsistency(NetworkBackend):
         super().__post_init__()
         check_count(self.path_length, "path_length")
         check_share(self.explore, "explore")
+        check_share(self.search, "search")
 
     def supports(self, model: Any) -> None:
         """Raises ValueError if the model cannot be learned, and says what can."""
@@ -74,7 +78,7 @@ class PathConsistency(NetworkBackend):
 
     def rule(self, world: TableWorld) -> PathConsistencyRule:
         """The update of its tables, on a `TrajectoryModel`."""
-        return PathConsistencyRule(self.path_length, self.explore)
+        return PathConsistencyRule(self.path_length, self.explore, self.search)
 
     def make_brain(self, setting: Setting, generator: torch.Generator) -> PathConsistencyNetworks:
         """Makes the networks that it learns with in worlds without tables."""

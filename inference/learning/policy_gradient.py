@@ -28,7 +28,10 @@ class PolicyGradient(NetworkBackend):
     for the estimate, with the soft reward r - alpha log pi/p in it, entropy term included: deltas without that term
     beside a soft V are right at lambda = 0 alone.
 
-    On a `TrajectoryModel` logits and V are tables, and the gradient is taken in its natural form, entry by entry.
+    On a `TrajectoryModel` logits and V are tables, and the gradient is taken in its natural form, entry by entry. A
+    gradient is local: whoever has learned to keep away from a cliff does not find what lies behind it, so there some
+    copies explore, and what follows on their actions is weighted by the policy's chances over theirs. Over a finite
+    horizon, where no reward depends on time, a step is looked at as if it had been met at the other times, too.
 
     Elsewhere they are networks. `buffer_size` transitions of the present policy are gathered, over all copies of the
     world, then learned from in `updates_per_step` updates for each of them, and thrown away; the weight pi / pi_old of
@@ -41,6 +44,8 @@ class PolicyGradient(NetworkBackend):
         gae_lambda: lambda in [0, 1] of the advantage estimates; unless given 0.95, and 0.8 on tables, where V is
             learned well and what it saves of noise is worth more than what it still has of error.
         clip: how far pi / pi_old may leave 1 and still have a gradient; networks alone.
+        explore: the share of copies of the world that take all actions evenly; on tables that observe time.
+        search: the share of the other copies that go to what was tried least; the rest act by the policy.
 
     Of the answer's `details`, "critic" holds the learned "values" [T, S], "history" an `xarray.Dataset` along `step`,
     "steps" the transitions used and "form" "KL" or "entropy". `elbo` and `values` are exact ones of the learned policy.
@@ -52,6 +57,8 @@ class PolicyGradient(NetworkBackend):
     updates_per_step: float = 0.08
     gae_lambda: float | None = None
     clip: float = 0.2
+    explore: float = 0.25
+    search: float = 0.5
 
     name: ClassVar[str] = "policy-gradient"
     accepts: ClassVar[str] = "a TrajectoryModel, a Gymnasium environment, or a continuous model with a box of actions"
@@ -64,6 +71,8 @@ class PolicyGradient(NetworkBackend):
         super().__post_init__()
         if self.gae_lambda is not None:
             check_share(self.gae_lambda, "gae_lambda")
+        check_share(self.explore, "explore")
+        check_share(self.search, "search")
         if isinstance(self.clip, bool) or not isinstance(self.clip, (int, float)) or not self.clip > 0:
             raise ValueError(f"clip is {self.clip!r}; expected a number > 0")
         if self.warmup_steps:
@@ -96,7 +105,8 @@ class PolicyGradient(NetworkBackend):
 
     def rule(self, world: TableWorld) -> PolicyGradientRule:
         """The update of its tables, on a `TrajectoryModel`."""
-        return PolicyGradientRule(TABLE_LAMBDA if self.gae_lambda is None else self.gae_lambda, self.observe_time)
+        lam = TABLE_LAMBDA if self.gae_lambda is None else self.gae_lambda
+        return PolicyGradientRule(lam, self.explore, self.search, self.observe_time)
 
     def make_brain(self, setting: Setting, generator: torch.Generator) -> PolicyGradientNetworks:
         """Makes the networks that it learns with in worlds without tables."""

@@ -21,6 +21,7 @@ from cai.models.trajectory.model import TrajectoryModel
 __all__ = ["Skills", "skills"]
 
 NAME = "skills"
+ALIKE = 1e-4  # relative, by which equal skills must be better to be preferred to those that differ
 MOST_PATHS = 200_000  # trajectories that are written out
 
 
@@ -131,14 +132,15 @@ def skills(
     augmented by z, which no action changes: each pi(a | s, z) pays its KL from the prior, and is paid alpha log q(z |
     trajectory) / p(z). Here all trajectories are written out; q is exact, and so is the gradient (L-BFGS, in float64).
     The bound is then that of the mixture of trajectories, so at most that of "variational". K equal skills are one
-    stationary policy with the bound of that, so the best skills are never worse; a search may end a little below.
+    stationary policy with the bound of that, and are one of the starts; they are the answer where all others are worse
+    by more than 1e-4 of the bound.
 
     Args:
         model: over a finite horizon with discount 1, of at most 200,000 trajectories.
         num_skills: K; p(z) is uniform.
         steps: of L-BFGS, at most, with the weight `separation` and again without it.
-        restarts: starts with random logits, of which the best bound counts; there are maxima in which two skills do the
-            same.
+        restarts: starts with random logits, beside the one with equal skills; the best bound counts. There are maxima
+            in which two skills do the same.
         separation: a weight of I(z; trajectory) beside the bound at first. Many sets of skills make the same mixture,
             which the bound does not tell apart; with this weight each gets a way of its own, which it keeps.
         seed: of the starts; the global random state is left alone.
@@ -160,13 +162,15 @@ def skills(
     paths, prior = _written_out(model), model.action_prior.detach().double().cpu()
     generator = seeded(seed)
     best: tuple[float, Tensor, list[float]] | None = None
-    for _ in range(starts):
-        logits = torch.randn(number, *prior.shape, generator=generator, dtype=torch.float64)
+    alike = torch.zeros(number, *prior.shape, dtype=torch.float64)  # stay so: the best stationary policy
+    for start in range(starts + 1):
+        logits = torch.randn(alike.shape, generator=generator, dtype=torch.float64) if start < starts else alike
         history: list[float] = []
         for weight in (separation, 0.0):
             _ascend(paths, prior, logits, weight, count, history)
         reached = float(_bound(paths, _log_policies(logits, prior))[0])
-        if best is None or reached > best[0]:
+        needed = 0.0 if start < starts else ALIKE * (1 + abs(reached))
+        if best is None or reached > best[0] + needed:
             best = (reached, logits, history)
     assert best is not None  # there is at least one start
     log_policies = _log_policies(best[1], prior)

@@ -40,7 +40,8 @@ class SoftActorCritic(NetworkBackend):
     prints the objective with minus the entropy, which should be plus; his objective of V writes V(s, a) for V(s).)
 
     On a `TrajectoryModel` Q and pi are tables [T, S, A]. There is no minimum of twin critics, which would lower the
-    bound.
+    bound. Over a finite horizon, where no reward depends on time, a step is looked at as if it had been met at the
+    other times, too.
 
     Elsewhere they are networks: in a box of actions a normal distribution under tanh and twin critics, of which the
     smaller counts (Haarnoja 2018b); with numbered actions expectations over them are exact here, too. With
@@ -48,7 +49,9 @@ class SoftActorCritic(NetworkBackend):
     four places that pay alike its bound was .08 nats below the best, that of the normal distribution .52.
 
     Args:
-        explore: the share of copies of the world that take all actions evenly; the others act by the policy.
+        explore: the share of copies of the world that take all actions evenly; on tables.
+        search: the share of the other copies that go to what was tried least, by a count of tries that is carried back
+            along what was met; on tables. The rest act by the policy.
         target_entropy: learn the temperature, so that the policy's entropy, averaged over the states met, is this many
             nats (of actions scaled to [-1, 1], where they lie in a box); "auto" for minus the number of coordinates in
             a box, and 0.7 of the prior's mean entropy else. It needs a uniform prior.
@@ -60,6 +63,7 @@ class SoftActorCritic(NetworkBackend):
     """
 
     explore: float = 0.5
+    search: float = 0.5
     target_entropy: float | str | None = None
     target_kl: float | None = None
 
@@ -72,6 +76,7 @@ class SoftActorCritic(NetworkBackend):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_share(self.explore, "explore")
+        check_share(self.search, "search")
         if self.target_entropy is not None and self.target_kl is not None:
             raise ValueError("target_entropy and target_kl are both given, and there is one temperature; give one")
         if isinstance(self.target_entropy, str) and self.target_entropy != "auto":
@@ -129,7 +134,7 @@ class SoftActorCritic(NetworkBackend):
         most = float((-(world.prior * world.finite_log_prior).sum(1))[world.live].mean()) if world.live.any() else 0.0
         target = AUTO_SHARE * most if self.target_entropy == "auto" else self.target_entropy
         assert not isinstance(target, str)
-        return ActorCriticRule(self.explore, self.observe_time, target, self.target_kl)
+        return ActorCriticRule(self.explore, self.search, self.observe_time, target, self.target_kl)
 
 
 def check_target(target: float | str, most: float, what: str) -> float:

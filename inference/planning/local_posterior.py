@@ -10,7 +10,7 @@ from torch import Tensor
 from cai.inference.core.posterior import Posterior
 from cai.inference.core.status import Status
 from cai.inference.core.storage import storable
-from cai.inference.gaussian.existence import first_failure
+from cai.inference.gaussian.existence import Failure, first_failure
 from cai.inference.gaussian.messages import backward
 from cai.inference.gaussian.policy import GaussianPolicy
 from cai.inference.gaussian.posterior import GaussianPosterior
@@ -97,8 +97,13 @@ def local_posterior(
         failure = first_failure(world, messages)
     parts |= {"plan": Plan(*plan), "problem": world}
     if failure is not None:
-        details |= {"why": failure.sentence(), "step": failure.step, "eigenvalue": failure.eigenvalue}
-        return LocalPosterior(**parts, **unknown, status=Status.INFINITE, details=details)
+        details |= {"step": failure.step, "eigenvalue": failure.eigenvalue}
+        if isinstance(model, LinearGaussianModel):
+            status, details["why"] = Status.INFINITE, failure.sentence()
+        else:
+            ended = Status.INFINITE if status.ok else status
+            status, details["why"] = ended, "; ".join([*filter(None, [details.get("why")]), _no_policy(failure)])
+        return LocalPosterior(**parts, **unknown, status=status, details=details)
     parts |= {"messages": messages, "status": status}
     if not isinstance(model, LinearGaussianModel):
         known = {"policy_entropy"} | ({"luck"} if eta == 0 else set())
@@ -106,6 +111,15 @@ def local_posterior(
         return LocalPosterior(**parts, details=details)
     bound = messages.start / world.temperature
     return LocalPosterior(**parts, elbo=bound, log_evidence=bound if eta == 1 else None, details=details)
+
+
+def _no_policy(failure: Failure) -> str:
+    """Why there is no Gaussian policy around a plan, and what helps, in words."""
+    return (
+        f"around the plan there is no Gaussian policy, because {failure.sentence()}: where an action costs nothing, "
+        "let it cost something, and where its cost has a kink or no curvature, as |a| and a^4 at 0, smooth it "
+        "((a^2 + 0.01)^(1/2), say) or add a small quadratic cost"
+    )
 
 
 storable("local-posterior", pack=LocalPosterior._stored, unpack=LocalPosterior._from_stored)(LocalPosterior)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from operator import attrgetter
@@ -17,14 +18,17 @@ from cai.inference.core.tabular import TabularPosterior
 from cai.inference.tabular.backward import CHUNK, forward
 from cai.inference.tabular.believed_dynamics import FixedDynamics, OutcomeDynamics
 from cai.models.common.numerics import by_rows, categorical_divergence, safe_log, weighted
+from cai.models.common.threads import spare_core
 from cai.models.trajectory.model import TrajectoryModel
 
-__all__ = ["ModelPosterior", "QuantitiesOfQ", "in_reward_units", "measure", "tabular_posterior"]
+__all__ = ["ModelPosterior", "TrajectoryStatistics", "in_reward_units", "measure", "tabular_posterior"]
+
+SHARED = 2**15  # numbers: torch shares products of so many among its threads
 
 
 @storable("statistics-of-q")
 @dataclass(frozen=True)
-class QuantitiesOfQ:
+class TrajectoryStatistics:
     """Expectations along q: see the attributes of `Posterior`."""
 
     state_marginals: Tensor
@@ -41,7 +45,7 @@ def measure(
     policy: Tensor,
     dynamics: OutcomeDynamics,
     visits: tuple[Tensor, Tensor] | None = None,
-) -> QuantitiesOfQ:
+) -> TrajectoryStatistics:
     """Expected return, policy KL, dynamics KL and entropy along q, many steps at a time.
 
     Args:
@@ -75,7 +79,7 @@ def measure(
         spent = by_rows(chosen, lambda rows: categorical_divergence(chosen[rows], model.action_prior))  # noqa: B023
         divergence = divergence + weighted(here, torch.cat(spent)).sum()
         entropy = entropy - weighted(joint, safe_log(chosen)).sum()
-    return QuantitiesOfQ(*visits, returns, luck, divergence, entropy)
+    return TrajectoryStatistics(*visits, returns, luck, divergence, entropy)
 
 
 class ModelPosterior(TabularPosterior):
@@ -99,7 +103,7 @@ class ModelPosterior(TabularPosterior):
         return None
 
     @lazy
-    def statistics(self) -> QuantitiesOfQ:
+    def statistics(self) -> TrajectoryStatistics:
         """What is expected along q; tables are left out of it where no table is to stay."""
         found = measure(self.model, self.initial, self.action_probs, self.world, self.visits)
         gone: Any = None
@@ -123,7 +127,7 @@ class ModelPosterior(TabularPosterior):
         state = super()._state()
         if "statistics" in state:
             parts = vars(state["statistics"])
-            state["statistics"] = QuantitiesOfQ(**{name: without_gradient(part) for name, part in parts.items()})
+            state["statistics"] = TrajectoryStatistics(**{name: without_gradient(part) for name, part in parts.items()})
         return state
 
     def _log_start(self) -> Tensor:
@@ -219,6 +223,9 @@ def tabular_posterior(
 def in_reward_units(nats: Tensor, temperature: float | Tensor) -> Tensor:
     """Alpha times a table in nats; the table itself where alpha is 1."""
     if not isinstance(temperature, Tensor):
-        return nats if temperature == 1 else temperature * nats
+        if temperature == 1:
+            return nats
+        with spare_core() if nats.numel() >= SHARED else contextlib.nullcontext():
+            return temperature * nats
     infinite = torch.isinf(nats)  # 0 * inf would make its gradient NaN
     return torch.where(infinite, nats.detach(), temperature * torch.where(infinite, torch.zeros_like(nats), nats))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import re
 from collections.abc import Iterable
 from types import UnionType
@@ -58,10 +59,7 @@ def check_kinds(made: Any, options: dict[str, Any], what: str) -> None:
     Raises:
         ValueError: naming the option, what it is and what was expected.
     """
-    try:
-        hints = get_type_hints(made)
-    except Exception:  # a plug-in's annotations may name what is not there
-        return
+    hints = _hints(made)
     for name, value in options.items():
         hint = hints.get(name)
         kinds = set(get_args(hint)) if get_origin(hint) in (Union, UnionType) else {hint}
@@ -72,6 +70,14 @@ def check_kinds(made: Any, options: dict[str, Any], what: str) -> None:
         if not any(fits.get(kind) for kind in kinds):
             expected = " or ".join(text for kind, text in KINDS.items() if kind in kinds)
             raise ValueError(f"{what}: {name} is {value!r}; expected {expected}")
+
+
+@functools.lru_cache(maxsize=128)  # reading annotations takes as long as the answer to a small model
+def _hints(made: Any) -> dict[str, Any]:
+    try:
+        return get_type_hints(made)
+    except Exception:  # a plug-in's annotations may name what is not there
+        return {}
 
 
 def split_names(text: str) -> list[str]:

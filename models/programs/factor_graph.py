@@ -22,6 +22,7 @@ __all__ = ["draw_factor_graph", "factor_graph"]
 
 _TIME = re.compile(r"^(.*?)_(\d+)$")
 _EVIDENCE = re.compile(r"^evidence\.(.*?)_\d+$")
+LONGEST_WORD = 6  # letters that a circle has room for
 HEIGHTS = {"state": 0.0, "action": 1.1, "optimality": 2.2, "further": -1.0}
 SHIFTS = {"state": 0.0, "action": 0.5, "further": 0.9, "optimality": 1.2}
 NAMES = {"state": "state", "action": "action", "optimality": "optimality (observed)", "further": "further latent"}
@@ -121,9 +122,7 @@ def draw_factor_graph(program: Program | nx.Graph[str], *, max_steps: int = 4, a
         nx.draw_networkx_nodes(
             shown, places, nodelist=nodes, node_size=780, node_color=style["color"], edgecolors="0.2", ax=ax
         )
-        for size, long in ((11, False), (7, True)):
-            labels = {name: _label(name) for name in nodes if (len(name.split("_")[0]) > 1) is long}
-            nx.draw_networkx_labels(shown, places, labels=labels, font_size=size, ax=ax)
+        _name_nodes(ax, nodes, places, above=kind != "further")
         handles.append(
             Line2D([], [], marker="o", linestyle="", markersize=10, mec="0.2", mfc=style["color"], label=NAMES[kind])
         )
@@ -151,7 +150,22 @@ def _is_shown(graph: nx.Graph[str], name: str, data: dict[str, Any], steps: int)
     return time is None or time <= steps or (time == steps + 1 and kind == "state")
 
 
+def _name_nodes(ax: Axes, nodes: list[str], places: dict[str, tuple[float, float]], *, above: bool) -> None:
+    """Names of one letter stand in their circles, short words small, and longer ones beside them, where no edge is."""
+    for name in nodes:
+        label = _label(name)
+        size = 11 if label.startswith("$") else 7 if len(label) <= LONGEST_WORD else 9
+        about: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": size, "zorder": 4}
+        shift = (0, 0)
+        if size == 9:
+            shift, about["ha"] = ((18, 0), "left") if above else ((0, -20), "center")
+        ax.annotate(label, places[name], shift, textcoords="offset points", **about)
+
+
 def _label(name: str) -> str:
+    known = _EVIDENCE.match(name)
+    if known:
+        return f"evidence of {_label(name.removeprefix('evidence.'))}"
     match = _TIME.match(name)
     return rf"${match.group(1)}_{{{match.group(2)}}}$" if match and len(match.group(1)) == 1 else name
 

@@ -46,6 +46,31 @@ def test_train_resume_and_watch(capsys, tmp_path):
     assert (code, "has a budget of 400 transitions in all" in err) == (2, True)
 
 
+def test_the_policy_of_another_run_is_not_watched(capsys, tmp_path):
+    """In place of its own it ended in a traceback, or was told as this run's."""
+    cart = [*TRAIN, "--steps", 100, "--folder", tmp_path / "cart"]
+    box = ["train", "multi-goal", "--backend", "soft-actor-critic:hidden_sizes=8,batch_size=16"]
+    tables = ["train", "bridge", "--backend", "soft-q-learning"]
+    lines = (cart, [*box, "--steps", 150, "--folder", tmp_path / "goals"])
+    lines += ([*tables, "--steps", 320, "--folder", tmp_path / "bridge"],)
+    lines += (["train", "lottery", *tables[2:], "--steps", 320, "--folder", tmp_path / "lottery"],)
+    names = ("cart", "goals", "bridge", "lottery")
+    for line, name in zip(lines, names, strict=True):
+        assert run(capsys, *line)[0] == 0, name
+        assert run(capsys, "watch", tmp_path / name, "--episodes", 1)[0] == 0, name
+    policies = {name: (tmp_path / name / "policy.safetensors").read_bytes() for name in names}
+    for name in names:
+        for other in set(names) - {name}:
+            (tmp_path / name / "policy.safetensors").write_bytes(policies[other])
+            code, _, err = run(capsys, "watch", tmp_path / name, "--episodes", 1)
+            said = " ".join(err.split())
+            assert code == 1, (name, other)
+            assert "cannot act in" in said, (name, other)
+            assert "it is one of another run, and cai resume" in said, (name, other)
+        assert run(capsys, "resume", tmp_path / name)[0] == 0
+        assert (tmp_path / name / "policy.safetensors").read_bytes() == policies[name]
+
+
 def test_an_unstable_run_ends_with_1_and_leaves_no_policy(capsys, tmp_path):
     line = ["train", "CartPole-v1", "--backend", "soft-q-learning:hidden_sizes=8,batch_size=16,learning_rate=1e30"]
     for words in ([*line, "--steps", 300, "--folder", tmp_path / "run"], ["resume", tmp_path / "run"]):

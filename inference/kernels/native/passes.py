@@ -107,11 +107,11 @@ class NativePass(SoftPass):
         return (rows, levels) if served else None
 
     def forward_in_one_scale(
-        self, rows: Tensor, levels: Tensor, adjoint: Tensor, totals: Sequence[Tensor | None], bound: float
+        self, rows: Tensor, levels: Tensor, adjoint: Tensor, totals: Sequence[Tensor | None]
     ) -> bool:
         ahead, total, steps = adjoint.to(torch.float64, copy=True).contiguous(), self._total(), len(rows) - 1
         native = self._native(0, merged_turned=True)
-        if not call("merged_forward", rows.dtype, native, rows, levels, steps, bound, ahead, total):
+        if not call("merged_forward", rows.dtype, native, rows, levels, steps, ahead, total):
             return False
         self._add(total, totals)
         return True

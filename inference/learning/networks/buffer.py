@@ -14,6 +14,7 @@ from cai.models.common.memory import require_memory
 __all__ = ["Batch", "Buffer", "Columns", "flattened"]
 
 BLOCK = 8192  # rows of a file
+SPREAD = 0x9E3779B1  # odd, of 32 bits that look like chance
 
 
 class Batch(NamedTuple):
@@ -38,6 +39,18 @@ class Batch(NamedTuple):
     allowed: Tensor | None
     next_allowed: Tensor | None
     ends: Tensor | None = None
+
+
+def _with_checks(rows: Tensor, first: int) -> Tensor:
+    """Int32 [N, width + 1]: rows [N, width] as they are in memory, and a sum of each by which damage is seen.
+
+    Factors of the sum are odd, so that it changes with every single number; each row's also holds its place.
+    """
+    words = rows.view(torch.int32).long()
+    places = first + torch.arange(len(rows))
+    sums = (words * (2 * torch.arange(1, rows.shape[1] + 1) * SPREAD + 1)).sum(1) + (places + 1) * SPREAD
+    kept = (sums & 0xFFFFFFFF) - ((sums & 0x80000000) << 1)  # the lower 32 bits
+    return torch.cat([words, kept[:, None]], 1).int()
 
 
 def flattened(batch: Batch) -> Batch:
@@ -150,8 +163,8 @@ class Buffer:
             last = min(self.total, (block + 1) * BLOCK)
             path = folder / f"buffer-{block:08d}.bin"
             with path.open("r+b" if path.exists() else "wb") as file:
-                file.seek(4 * offset * self.columns.width)
-                file.write(self._numbers(at, last).numpy().tobytes())
+                file.seek(4 * offset * (self.columns.width + 1))
+                file.write(_with_checks(self._numbers(at, last), at).numpy().tobytes())
                 file.truncate()
             at = last
         self._stored = self.total
@@ -167,16 +180,16 @@ class Buffer:
                 path.unlink()
             elif int(path.stem[7:]) == first and offset:
                 with path.open("r+b") as file:
-                    file.write(bytes(4 * offset * self.columns.width))
+                    file.write(bytes(4 * offset * (self.columns.width + 1)))
 
     def restore(self, folder: Path, total: int) -> None:
         """Reads the rows that a state of so many transitions had, and cuts off what was written after it.
 
         Raises:
-            StorageError: if a file is missing or too short.
+            StorageError: if a file is missing or too short, or holds other numbers than were written.
         """
         self.total = self._stored = total
-        width = self.columns.width
+        width = self.columns.width + 1
         for block in range(self._first() // BLOCK, -(-total // BLOCK)):
             path = folder / f"buffer-{block:08d}.bin"
             last = min(total, (block + 1) * BLOCK)
@@ -184,9 +197,16 @@ class Buffer:
             content = path.read_bytes() if path.exists() else b""
             if len(content) < needed:
                 raise StorageError(f"{str(path)!r} is missing or too short; take a copy of the run, or start anew")
-            rows = torch.frombuffer(bytearray(content[:needed]), dtype=torch.float32).reshape(-1, width)
+            written = torch.frombuffer(bytearray(content[:needed]), dtype=torch.int32).reshape(-1, width)
             first = max(self._first(), block * BLOCK)
-            self._rows[torch.arange(first, last) % self.capacity] = rows[first - block * BLOCK :]
+            written = written[first - block * BLOCK :]
+            rows = written[:, :-1].contiguous().view(torch.float32)
+            if not torch.equal(_with_checks(rows, first), written):
+                raise StorageError(
+                    f"{str(path)!r} is damaged: its numbers are not those that were written; take a copy of the run, "
+                    "or start anew"
+                )
+            self._rows[torch.arange(first, last) % self.capacity] = rows
             if len(content) > needed:
                 with path.open("r+b") as file:
                     file.truncate(needed)

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from cai.inference.learning.tables.exploring import behaviour, first_search, search
 from cai.inference.learning.tables.rules import (
     POWER,
     Array,
     Losses,
     Tables,
-    behaviour,
     first_critic,
     half_square,
     move_critic,
@@ -36,13 +36,14 @@ class ActorCriticRule:
     meets a state, each weighted gamma^t, which is where its exact gradient vanishes.
 
     Args:
-        explore: the share of copies that take all actions evenly.
+        explore, search: how copies are spread, see `behaviour`.
         observe_time: whether the policy sees t over a finite horizon.
         target_entropy: nats, that of the policy, averaged over the states met; None for a fixed temperature.
         target_kl: nats, the mean KL of the policy from the prior, in place of the entropy; or None.
     """
 
     explore: float
+    search: float
     observe_time: bool = True
     target_entropy: float | None = None
     target_kl: float | None = None
@@ -51,7 +52,7 @@ class ActorCriticRule:
     def start(self, world: TableWorld) -> Tables:
         shape = (world.steps, world.num_states, world.num_actions)
         seen = shape if self.observe_time else (1, *shape[1:])
-        tables = first_critic(shape) | {"logits": np.zeros(seen), "rows": np.zeros(seen[:2])}
+        tables = first_critic(shape) | first_search(world) | {"logits": np.zeros(seen), "rows": np.zeros(seen[:2])}
         return tables | {"log_temperature": np.array([np.log(world.temperature)])}
 
     def log_policy(self, world: TableWorld, tables: Tables, times: Array, states: Array) -> Array:
@@ -60,25 +61,37 @@ class ActorCriticRule:
     log_answer = log_policy
 
     def chances(self, world: TableWorld, tables: Tables, times: Array, states: Array) -> Array:
-        return behaviour(self, world, tables, times, states, self.explore if self.observe_time else 0.0)
+        explore, search = (self.explore, self.search) if self.observe_time else (0.0, 0.0)
+        return behaviour(self, world, tables, times, states, explore, search)
 
     def learn(self, world: TableWorld, tables: Tables, met: Met) -> Losses:
-        met, alpha = met.flat(), self.temperature(world, tables)
+        flat = met.flat()
+        losses = []
+        for now in world.at_times(flat, tables["turn"]):
+            losses.append(half_square(self._judge(world, tables, now)))
+            if self.observe_time:
+                self._improve(world, tables, now)
+        if not self.observe_time:  # its gradient weighs states by how often they are met, and when
+            self._improve(world, tables, flat)
+        search(world, tables, met)
+        alpha, worth = self.temperature(world, tables), tables["q_mean"][flat.times, flat.states]
+        ratio, probs = relative_entropy(world, flat.states, self.log_policy(world, tables, flat.times, flat.states))
+        self._adapt(world, tables, flat.states, ratio, probs)
+        return Losses(sum(losses) / len(losses), float((probs * (alpha * ratio - worth)).sum() / len(worth)))
+
+    def _judge(self, world: TableWorld, tables: Tables, met: Met) -> Array:
+        """Moves Q towards what was met [N]; the errors [N] before."""
+        alpha = self.temperature(world, tables)
         following = self.log_policy(world, tables, met.later, met.next_states)
         ratio, probs = relative_entropy(world, met.next_states, following)
         values = (probs * (tables["q"][met.later, met.next_states] - alpha * ratio)).sum(1)
         bonus = (alpha - world.temperature) * world.bonus[met.states]  # of the entropy form, at this temperature
         targets = met.rewards + bonus + world.discount * np.where(met.terminated, 0.0, values)
-        errors = move_critic(world, tables, met, targets)
+        return move_critic(world, tables, met, targets)
 
-        ratio, probs = relative_entropy(world, met.states, self.log_policy(world, tables, met.times, met.states))
-        worth = tables["q_mean"][met.times, met.states]
-        self._improve(world, tables, met, worth / alpha)
-        self._adapt(world, tables, met.states, ratio, probs)
-        return Losses(half_square(errors), float((probs * (alpha * ratio - worth)).sum() / len(worth)))
-
-    def _improve(self, world: TableWorld, tables: Tables, met: Met, wanted: Array) -> None:
-        """Moves the rows that were met towards what is wanted there, [N, A]."""
+    def _improve(self, world: TableWorld, tables: Tables, met: Met) -> None:
+        """Moves the rows that were met, [N], towards what the critic asks for."""
+        wanted = tables["q_mean"][met.times, met.states] / self.temperature(world, tables)
         logits, rows = (tables[name].reshape(world.num_states * len(tables[name]), -1) for name in ("logits", "rows"))
         weights = np.ones(len(wanted)) if self.observe_time else world.discount**met.ages
         keys, inverse, counts = np.unique(

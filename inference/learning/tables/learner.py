@@ -30,6 +30,7 @@ BUDGET_USED = (
     "the budget of {:,} transitions was used and every number is finite; of how far the policy is from the best this "
     "says nothing"
 )
+RISE = 0.05  # nats in the last quarter of a run, above which its answer says so
 COUNTED = 5  # sums since the last record: episodes, their returns and lengths, and both losses
 
 
@@ -171,7 +172,7 @@ class TableLearner:
             "history": as_dataset(told, ("elbo",)),
         }
         if status is Status.SUCCESS:
-            details["note"] = BUDGET_USED.format(self.limit)
+            details["note"] = BUDGET_USED.format(self.limit) + still_rising(told)
         details["temperature"] = rule.temperature(world, tables)
         if status is Status.NOT_CONVERGED:
             details["why"] = f"{state.steps:,} of {self.limit:,} transitions were learned from"
@@ -192,6 +193,18 @@ class TableLearner:
         policy = torch.where(decided, learned, model.action_prior)
         asked = answered_model(model, rule.temperature(world, tables), self.backend.entropy_form)
         return policy_posterior(self.backend, asked, policy, status, details, gradients="none")
+
+
+def still_rising(history: Tensor) -> str:
+    """What is added to the note where the bound rose by more than RISE nats over the last quarter of the run."""
+    steps, bounds = history[:, 0], history[:, 7]
+    if len(history) < 4:
+        return ""
+    begin = int((steps <= 0.75 * steps[-1]).sum()) - 1
+    rise = float(bounds[-1] - bounds[begin])
+    if not RISE < rise < math.inf:
+        return ""
+    return f"; the bound still rose by {rise:.2g} nats over the last {steps[-1] - steps[begin]:,.0f}: give more steps"
 
 
 def steps_since(history: Tensor, steps: int) -> int:

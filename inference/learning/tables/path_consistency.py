@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from cai.inference.learning.tables.exploring import behaviour, first_search, search
 from cai.inference.learning.tables.rules import (
     Array,
     Losses,
     Tables,
-    behaviour,
     half_square,
     normalised,
     shift_level,
@@ -32,18 +32,19 @@ class PathConsistencyRule:
 
     Args:
         path_length: the most steps of a path.
-        explore: the share of copies that take all actions evenly.
+        explore, search: how copies are spread, see `behaviour`.
         length: L.
     """
 
     path_length: int
     explore: float
+    search: float
     length: int = 32
     sweeps: int = 8
 
     def start(self, world: TableWorld) -> Tables:
         shape = (world.steps, world.num_states, world.num_actions)
-        return {"v": np.zeros(shape[:2]), "logits": np.zeros(shape), "level": np.zeros(2)}
+        return {"v": np.zeros(shape[:2]), "logits": np.zeros(shape), "level": np.zeros(2)} | first_search(world)
 
     def log_policy(self, world: TableWorld, tables: Tables, times: Array, states: Array) -> Array:
         return normalised(world.log_prior[states] + tables["logits"][times, states])
@@ -51,10 +52,11 @@ class PathConsistencyRule:
     log_answer = log_policy
 
     def chances(self, world: TableWorld, tables: Tables, times: Array, states: Array) -> Array:
-        return behaviour(self, world, tables, times, states, self.explore)
+        return behaviour(self, world, tables, times, states, self.explore, self.search)
 
     def learn(self, world: TableWorld, tables: Tables, met: Met) -> Losses:
         losses = [self._sweep(world, tables, met) for _ in range(self.sweeps)]
+        search(world, tables, met)
         return Losses(losses[0])
 
     def _sweep(self, world: TableWorld, tables: Tables, met: Met) -> float:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
+from cai.inference.learning.tables.exploring import behaviour, first_search, search
 from cai.inference.learning.tables.rules import (
     POWER,
     Array,
@@ -13,7 +15,6 @@ from cai.inference.learning.tables.rules import (
     Tables,
     half_square,
     mean_share,
-    move_towards,
     normalised,
     pair_keys,
     shift_level,
@@ -24,65 +25,87 @@ from cai.inference.learning.tables.world import Met, TableWorld
 __all__ = ["PolicyGradientRule", "soft_advantages"]
 
 SHARE = 0.1  # the most of its mean advantage that an entry is moved by at once
-DELAY = 20  # visits by which the actor's steps begin small, since the first returns say little
 EARLY = 50  # visits of a state after which a third of its actions are still drawn evenly; the share dies out
 LARGEST = 1.0  # nats that an entry of the policy may move at once
 
 
-def soft_advantages(world: TableWorld, tables: Tables, met: Met, log_ratio: Array, lam: float) -> tuple[Array, Array]:
+class Estimates(NamedTuple):
+    """What rollouts say of their steps, [L, N] each, reward units.
+
+    Attributes:
+        advantages: of the actions, over the values of the states.
+        corrections: of these values; their mean under the behaviour is 0 where values are those of the policy.
+    """
+
+    advantages: Array
+    corrections: Array
+
+
+def soft_advantages(
+    world: TableWorld,
+    tables: Tables,
+    met: Met,
+    log_ratio: Array,
+    weights: Array,
+    lam: float,
+    after: Array | None = None,
+) -> Estimates:
     """GAE of the soft problem: sum_k (gamma lambda)^k delta_{t+k}, delta = r - alpha log pi/p + gamma V(s') - V(s).
 
     Schulman 2016, "High-dimensional continuous control using generalized advantage estimation", equation (16), with
-    the soft reward r - alpha log pi/p in place of r.
+    the soft reward r - alpha log pi/p in place of r. Actions were not all drawn by pi, so later terms are weighted by
+    pi over the chances that actions were drawn by, as in V-trace (Espeholt 2018, "IMPALA", section 4.1), whose traces
+    are cut at 1; weights of a step's own error are not, since that would change which policy V is of.
 
     Args:
         world: the world.
         tables: "v", [T, S].
         met: steps [L, N].
         log_ratio: [L, N], log pi(a|s) / p(a|s) of the actions taken.
+        weights: [L, N], pi(a|s) over the chance by which the action was drawn.
         lam: lambda, in [0, 1].
-
-    Returns:
-        Advantages [L, N] and the values [L, N] of the states in which the steps began.
+        after: [L, N], the corrections at the step after each, if they are known; else those of the next row.
     """
     values, following = tables["v"][met.times, met.states], tables["v"][met.later, met.next_states]
     following = np.where(met.terminated, 0.0, following)
     deltas = met.rewards - world.temperature * log_ratio + world.discount * following - values
     goes_on = world.discount * lam * ~(met.terminated | met.cut)
-    advantages, running = np.empty_like(deltas), np.zeros(deltas.shape[1])
+    traces = np.minimum(1.0, weights)
+    tails, running = np.empty_like(deltas), np.zeros(deltas.shape[1])
     for row in range(len(deltas) - 1, -1, -1):
-        running = deltas[row] + goes_on[row] * running
-        advantages[row] = running
-    return advantages, values
+        tails[row] = goes_on[row] * (running if after is None else after[row])
+        running = weights[row] * deltas[row] + traces[row] * tails[row]
+    return Estimates(deltas + tails, weights * deltas + traces * tails)
 
 
 @dataclass(frozen=True)
 class PolicyGradientRule:
     """Logits move along the mean soft advantage of each action that was taken, values towards lambda-returns.
 
-    That is the natural gradient of the soft objective, action by action, as far as samples show it. In states that were
-    seldom met a share of the actions is drawn evenly, so that neither the noise of the first returns nor a small prior
-    rules one out; the share dies out as (1 + visits / 50)^-1.5, and what it bends with it.
+    That is the natural gradient of the soft objective, action by action, as far as samples show it. What copies do that
+    explore is weighted by the policy's chances over theirs.
 
     Args:
         gae_lambda: in [0, 1].
+        explore, search: how copies are spread, see `behaviour`; used where the policy observes time. One that does not
+            weighs states by how often itself meets them, so all copies act by it, and in states that were seldom met
+            take a share (1 + visits / 50)^-1.5 of their actions evenly.
         observe_time: whether the policy sees t over a finite horizon; its critic does.
         length: L.
     """
 
     gae_lambda: float
+    explore: float
+    search: float
     observe_time: bool = True
     length: int = 8
 
     def start(self, world: TableWorld) -> Tables:
         shape = (world.steps, world.num_states, world.num_actions)
         seen = shape if self.observe_time else (1, *shape[1:])
-        tables = {name: np.zeros(shape[:2]) for name in ("v", "v_mean", "v_visits")} | {"level": np.zeros(2)}
-        return (
-            tables
-            | {name: np.zeros(seen) for name in ("logits", "logits_mean", "visits")}
-            | {"rows": np.zeros(seen[:2])}
-        )
+        tables = {name: np.zeros(shape[:2]) for name in ("v", "v_mean", "v_visits")}
+        tables |= {name: np.zeros(seen) for name in ("logits", "logits_mean", "visits")}
+        return tables | {"rows": np.zeros(seen[:2]), "level": np.zeros(2), "turn": np.zeros(1)} | first_search(world)
 
     def log_policy(self, world: TableWorld, tables: Tables, times: Array, states: Array) -> Array:
         return self._log_rows(world, tables["logits"], times, states)
@@ -94,23 +117,55 @@ class PolicyGradientRule:
         return normalised(world.log_prior[states] + logits[times if self.observe_time else 0, states])
 
     def chances(self, world: TableWorld, tables: Tables, times: Array, states: Array) -> Array:
+        if self.observe_time:
+            return behaviour(self, world, tables, times, states, self.explore, self.search)
         share = ((1 + tables["v_visits"][times, states] / EARLY) ** -1.5)[:, None]
         return (1 - share) * np.exp(self.log_policy(world, tables, times, states)) + share * world.even[states]
 
     def learn(self, world: TableWorld, tables: Tables, met: Met) -> Losses:
-        taken = np.arange(met.actions.size)
-        rows = self.log_policy(world, tables, met.times.reshape(-1), met.states.reshape(-1))
-        log_ratio = rows[taken, met.actions.reshape(-1)] - world.log_prior[met.states, met.actions].reshape(-1)
-        log_ratio = log_ratio.reshape(met.actions.shape)
-        advantages, values = soft_advantages(world, tables, met, log_ratio, self.gae_lambda)
+        drawn = [self.chances(world, tables, *row) for row in zip(met.times, met.states, strict=True)]
+        chances = np.take_along_axis(np.stack(drawn), met.actions[..., None], -1)[..., 0]
+        later, losses = np.zeros(met.states.shape), []  # corrections, a time later
+        for now in world.at_times(met, tables["turn"]):
+            after = None if now is met else np.concatenate([later[1:], np.zeros_like(later[:1])])
+            found, loss = self._judge(world, tables, now, chances, after)
+            if now is not met:
+                later = found.corrections
+            if self.observe_time:
+                self._ascend(world, tables, now.flat(), found.advantages.reshape(-1) / world.temperature)
+            losses.append((loss, -float(found.advantages.mean())))
+        if not self.observe_time:  # its gradient weighs states by how often they are met, and when
+            found = self._estimates(world, tables, met, chances, None)[0]
+            self._ascend(world, tables, met.flat(), found.advantages.reshape(-1) / world.temperature)
+        search(world, tables, met)
+        return Losses(*np.mean(losses, 0).tolist())
+
+    def _judge(
+        self, world: TableWorld, tables: Tables, met: Met, chances: Array, after: Array | None
+    ) -> tuple[Estimates, float]:
+        """Moves values towards what was met; what is estimated under them then, and half the mean square of errors."""
+        found, weights = self._estimates(world, tables, met, chances, after)
         keys = state_keys(world, met.times, met.states).reshape(-1)
-        returns = (advantages + values).reshape(-1)
-        errors = move_towards(tables["v"], tables["v_mean"], tables["v_visits"], keys, returns)
-        shift_level(world, tables, met, errors, ("v", "v_mean"))
+        entries, inverse = np.unique(keys, return_inverse=True)
+        values, means, visits = (tables[name].reshape(-1) for name in ("v", "v_mean", "v_visits"))
+        total = np.bincount(inverse, weights.reshape(-1))
+        visits[entries] += total
+        share = np.minimum(1.0, total * np.maximum(visits[entries], 1e-300) ** -POWER)
+        values[entries] += share * np.bincount(inverse, found.corrections.reshape(-1)) / np.maximum(total, 1.0)
+        means[entries] += mean_share(visits[entries], total) * (values[entries] - means[entries])
+        shift_level(world, tables, met, found.corrections, ("v", "v_mean"))
         # Under values that are behind, whatever was tried would look good: the actor looks at them as they are now.
-        advantages = soft_advantages(world, tables, met, log_ratio, self.gae_lambda)[0].reshape(-1)
-        self._ascend(world, tables, met.flat(), advantages / world.temperature)
-        return Losses(half_square(errors), -float(advantages.mean()))
+        return self._estimates(world, tables, met, chances, after)[0], half_square(found.corrections.reshape(-1))
+
+    def _estimates(
+        self, world: TableWorld, tables: Tables, met: Met, chances: Array, after: Array | None
+    ) -> tuple[Estimates, Array]:
+        """What rollouts say under the present values, and weights [L, N]: pi over the chances of the behaviour."""
+        rows = self.log_policy(world, tables, met.times.reshape(-1), met.states.reshape(-1))
+        taken = rows[np.arange(met.actions.size), met.actions.reshape(-1)].reshape(met.actions.shape)
+        weights = np.exp(taken) / chances
+        log_ratio = taken - world.log_prior[met.states, met.actions]
+        return soft_advantages(world, tables, met, log_ratio, weights, self.gae_lambda, after), weights
 
     def _ascend(self, world: TableWorld, tables: Tables, met: Met, advantages: Array) -> None:
         """Moves every entry that was taken along its mean advantage (nats)."""
@@ -120,7 +175,7 @@ class PolicyGradientRule:
         entries, inverse, counts = np.unique(keys, return_inverse=True, return_counts=True)
         visits[entries] += counts
         total = np.bincount(inverse, weights)
-        share = np.minimum(SHARE, total * (visits[entries] + DELAY) ** -POWER)
+        share = np.minimum(SHARE, total * visits[entries] ** -POWER)
         steps = share * np.bincount(inverse, weights * advantages) / np.maximum(total, 1e-300)
         logits[entries] += np.clip(steps, -LARGEST, LARGEST)
         # An action that lost its probability is hardly taken again, so its mean is one over the visits of its state.

@@ -14,7 +14,6 @@ __all__ = [
     "Losses",
     "Rule",
     "Tables",
-    "behaviour",
     "first_critic",
     "half_square",
     "mean_share",
@@ -126,7 +125,7 @@ def mean_share(visits: Array, counts: Array) -> Array:
 def first_critic(shape: tuple[int, ...]) -> Tables:
     """The first tables of a critic Q of shape [T, S, A]: its values, their means, and what was met of each entry."""
     tables = {name: np.zeros(shape) for name in ("q", "q_mean", "visits", "reward", "varied")}
-    return tables | {"following": np.full(shape, UNMET), "level": np.zeros(2)}
+    return tables | {"following": np.full(shape, UNMET), "level": np.zeros(2), "turn": np.zeros(1)}
 
 
 def move_critic(world: TableWorld, tables: Tables, met: Met, targets: Array) -> Array:
@@ -177,17 +176,6 @@ def shift_level(world: TableWorld, tables: Tables, met: Met, errors: Array, name
     shift = level[0] ** -POWER * errors.mean() / (1 - world.discount * level[1] + 1e-6)
     for name in names:
         tables[name][:, world.live] += shift
-
-
-def behaviour(rule: Rule, world: TableWorld, tables: Tables, times: Array, states: Array, explore: float) -> Array:
-    """[N, A], chances of the next actions: a share of the copies takes all evenly, the others act by the policy.
-
-    Not by the prior: what it hardly ever takes may be worth much, and would be learned from a handful of outcomes.
-    """
-    explorers = round(explore * len(states))
-    chances = world.even[states]
-    chances[explorers:] = np.exp(rule.log_policy(world, tables, times[explorers:], states[explorers:]))
-    return chances
 
 
 def half_square(errors: Array) -> float:

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from cai.inference.learning.tables.exploring import behaviour, first_search, search
 from cai.inference.learning.tables.rules import (
     Array,
     Losses,
     Tables,
-    behaviour,
     first_critic,
     half_square,
     move_critic,
@@ -25,15 +25,16 @@ class SoftQRule:
     """Q(s, a) moves towards r + gamma V(s'), V(s) = alpha log sum_a p(a|s) exp(Q(s, a) / alpha).
 
     Args:
-        explore: the share of copies that take all actions evenly; the others act by the policy learned so far.
+        explore, search: how copies are spread, see `behaviour`.
     """
 
     explore: float
+    search: float
     length: int = 8
 
     def start(self, world: TableWorld) -> Tables:
         shape = (world.steps, world.num_states, world.num_actions)
-        return first_critic(shape)
+        return first_critic(shape) | first_search(world)
 
     def log_policy(self, world: TableWorld, tables: Tables, times: Array, states: Array) -> Array:
         return world.soft_values(tables["q_mean"][times, states], states, world.temperature)[1]
@@ -41,14 +42,18 @@ class SoftQRule:
     log_answer = log_policy
 
     def chances(self, world: TableWorld, tables: Tables, times: Array, states: Array) -> Array:
-        return behaviour(self, world, tables, times, states, self.explore)
+        return behaviour(self, world, tables, times, states, self.explore, self.search)
 
     def learn(self, world: TableWorld, tables: Tables, met: Met) -> Losses:
-        met = met.flat()
+        losses = [half_square(self._back_up(world, tables, now)) for now in world.at_times(met.flat(), tables["turn"])]
+        search(world, tables, met)
+        return Losses(sum(losses) / len(losses))
+
+    def _back_up(self, world: TableWorld, tables: Tables, met: Met) -> Array:
+        """Moves Q towards what was met [N]; the errors [N] before."""
         values, _ = world.soft_values(tables["q"][met.later, met.next_states], met.next_states, world.temperature)
         targets = met.rewards + world.discount * np.where(met.terminated, 0.0, values)
-        errors = move_critic(world, tables, met, targets)
-        return Losses(half_square(errors))
+        return move_critic(world, tables, met, targets)
 
     def critic(self, world: TableWorld, tables: Tables) -> dict[str, Array]:
         return {"q_values": tables["q_mean"]}

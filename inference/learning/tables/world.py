@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,6 +19,7 @@ Array = np.ndarray[Any, Any]
 # An episode over an infinite horizon that may last for ever is cut off with this chance at each step and begins anew.
 # What is learned from its last transition does not depend on that (a cut is no end), but the start is seen again.
 LEAST_CUT, MOST_CUT = 1e-3, 0.1
+SWEEP = 32  # times of a finite horizon that steps are looked at from, each time that is learned
 
 
 class Met(NamedTuple):
@@ -71,6 +73,7 @@ class TableWorld:
     Attributes:
         steps: T, or 1 where the horizon is infinite.
         finite: whether the horizon is.
+        timeless: whether it is finite and no reward depends on time; a step then says as much about any other time.
         prior: [S, A], the action prior.
         log_prior: [S, A], -inf where an action is not available.
         finite_log_prior: [S, A], the same with 0 there, for means under the prior.
@@ -91,6 +94,7 @@ class TableWorld:
         self.steps, self.finite = host.steps, host.is_finite
         self.num_states, self.num_actions = mdp.num_states, mdp.num_actions
         self.discount, self.temperature = host.discount, plain_number(host.temperature)
+        self.timeless = self.finite and len(host.reward_times) == 1
         self.live: Array = (host.live & ~ended).numpy()
         self.prior: Array = prior.numpy()
         with np.errstate(divide="ignore"):
@@ -138,6 +142,36 @@ class TableWorld:
         times = self.times(ages)
         later = np.where(terminated, 0, times + self.finite)
         return Met(times, states, actions, paid, following, terminated, cut, later, ages)
+
+    def at_times(self, met: Met, turn: Array) -> Iterator[Met]:
+        """What was met, and where the world is `timeless` as if it had been met at other times, the last ones first.
+
+        The policy of a time needs the values of the next, so that one pass over the times is a whole backup. Of a long
+        horizon each call takes a part, and the step as it was met; the next call goes on with the part before.
+
+        Args:
+            met: steps, of any shape.
+            turn: [1], how many parts were taken so far; changed in place.
+
+        Yields:
+            The same steps, at one time each where `met` itself is not meant.
+        """
+        if not self.timeless or self.steps > SWEEP:
+            yield met
+        if not self.timeless:
+            return
+        parts = -(-self.steps // SWEEP)
+        first = self.steps - SWEEP * int(turn[0] % parts)
+        turn += 1
+        ended = ~self.live[met.next_states]
+        for t in range(first - 1, max(first - SWEEP, 0) - 1, -1):
+            terminated = ended | (t == self.steps - 1)
+            yield met._replace(
+                times=np.full_like(met.times, t),
+                terminated=terminated,
+                cut=(met.terminated | met.cut) & ~terminated,
+                later=np.where(terminated, 0, t + 1),
+            )
 
     def times(self, ages: Array) -> Array:
         """Int [N], the rows of tables [T, ...] that belong to steps of episodes: 0 over an infinite horizon."""

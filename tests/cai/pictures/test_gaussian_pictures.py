@@ -8,7 +8,7 @@ import torch
 from gaussian_models import integrator
 
 import cai
-from cai.models import Flat, bridge
+from cai.models import Flat, bridge, build_model
 from cai.pictures import plot_bands, plot_gains, plot_luck, plot_messages, plot_value_contours, plot_values
 
 
@@ -45,6 +45,15 @@ def test_luck_over_time_adds_up_to_the_luck():
     assert not any(bar.get_height() for bar in held.patches)
     with pytest.raises(ValueError, match="horizon=N"):
         plot_luck(cai.infer(integrator(horizon=math.inf, discount=0.9, reward=None), "variational"))
+
+
+def test_contours_side_by_side_show_the_same_part_of_the_plane():
+    answer = cai.infer(build_model("double-integrator"), "exact")
+    ax = plot_value_contours(answer, window=((-1.0, 2.5), (-0.5, 0.75))).axes[0]
+    assert (ax.get_xlim(), ax.get_ylim()) == ((-1.0, 2.5), (-0.5, 0.75))
+    for wrong in ((0, 1), ((1, 0), (0, 1)), ((0, 1), (0, float("inf")))):
+        with pytest.raises(ValueError, match="the ends of both axes"):
+            plot_value_contours(answer, window=wrong)
 
 
 def test_contours_show_the_value_and_the_path():

@@ -53,6 +53,21 @@ def test_several_plans_have_colours_of_their_own(answers):
     assert len({line.get_color() for line in lines}) == len({line.get_linestyle() for line in lines}) == 3
 
 
+def test_plans_of_one_backend_are_told_apart(answers):
+    twice = plot_plan([answers[0], answers[1], answers[0]])
+    shown = [text.get_text() for text in twice.axes[0].get_legend().get_texts()]
+    first, other = answers[0].backend, answers[1].backend
+    assert [text.split(",")[0] for text in shown if text.startswith("plan")] == [
+        f"plan of {first} 1",
+        f"plan of {other}",
+        f"plan of {first} 2",
+    ]
+    named = plot_plan({"cold": answers[0], "warm": answers[0]})
+    shown = [text.get_text() for text in named.axes[0].get_legend().get_texts()]
+    assert [text.split(",")[0] for text in shown if text.startswith("plan")] == ["plan of cold", "plan of warm"]
+    assert named.axes[0].get_title().endswith("plans of cold, warm")
+
+
 def test_axes_can_be_given(answers):
     figure, ax = plt.subplots()
     assert plot_plan(answers[0], num_paths=3, ax=ax) is figure

@@ -359,6 +359,28 @@ def test_an_unstable_chain_without_noise_costs_the_smoother_no_digits():
     assert float(found.log_likelihood) == pytest.approx(total, rel=1e-11)
 
 
+@pytest.mark.parametrize("estimate", [kalman_filter, kalman_smoother])
+def test_gradients_are_refused_where_the_plain_recursion_lost_a_variance(estimate):
+    """Without noise each observation is of the start: 2^-30 of its variance is left, of which plain steps keep none."""
+    C = torch.tensor([[0.5, 0.75]], dtype=torch.float64, requires_grad=True)
+    chain = {"noise": np.zeros((2, 2)), "observation_noise": [[2.0**-30]], "initial": (np.zeros(2), np.eye(2))}
+    y = (np.arange(20) * 5 % 7 - 3)[:, None] / 4
+    found = estimate(y, [[1.0, 0.25], [-0.125, 0.75]], C, **chain)
+    with pytest.raises(NotKnown, match="gradients"):
+        found.log_likelihood.backward()
+
+
+@pytest.mark.parametrize("number", [20, 40])
+def test_the_likelihood_of_a_chain_that_outgrows_its_sensor_is_the_filters(number):
+    """The state grows to 1.5^N beside a noise of 1, so that floats hold surprises to 1.5^N eps, and no better."""
+    y = 0.5 * 1.5 ** np.arange(number) + np.random.default_rng(2).normal(size=number)
+    _, total = exact_filter(list(y), [[1.5]], [1.0], [[0.0]], 1.0, [0.0], [[1.0]])
+    chain = {"noise": [[0.0]], "observation_noise": [[1.0]], "initial": ([0.0], [[1.0]])}
+    for estimate in (kalman_filter, kalman_smoother):
+        found = estimate(y[:, None], [[1.5]], [[1.0]], **chain).log_likelihood
+        assert abs(float(found) - float(total)) < 16 * 2.0**-52 * 1.5**number, estimate
+
+
 def test_members_of_a_batch_are_smoothed_each_by_what_keeps_its_digits():
     """One start is hardly known, the other is that of an unstable chain without noise."""
     y, A, C, W = unstable_and_seen(40)

@@ -57,6 +57,21 @@ def test_the_breakdown_of_one_step_is_where_theory_has_it():
         assert "at step 0" in found.sentence()
 
 
+@pytest.mark.parametrize("eta", [-0.5, -0.4, -3.0, -1e4])
+def test_a_breakdown_is_found_in_few_passes(monkeypatch, eta):
+    """Halving an interval takes 24 of them, and more from far away; a slider of `cai explore` waits for each."""
+    model = cai.models.build_model("lqg")
+    passes = []
+    monkeypatch.setattr(
+        "cai.inference.gaussian.existence.backward", lambda *given: passes.append(given) or backward(*given)
+    )
+    answer = cai.infer(model, "risk", eta=eta, throw=False)
+    critical = answer.details["eta_crit"]
+    assert len(passes) <= (14 if eta > -10 else 28)
+    assert not cai.infer(model, "risk", eta=critical * (1 + 3e-7), throw=False).status.ok
+    assert cai.infer(model, "risk", eta=critical * (1 - 3e-7), throw=False).status.ok
+
+
 def test_the_start_can_break_down_too():
     found, critical = failure(scalar(S1=2.0, Q=3.0, B=0.0), -1.0)
     assert (found.kind, found.step) == ("start", None)

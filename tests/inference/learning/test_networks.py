@@ -75,7 +75,19 @@ def test_a_ring_comes_back_from_its_files(tmp_path, monkeypatch):
     found.restore(tmp_path, 33)
     assert torch.equal(found._rows, ring._rows)
     assert sorted(path.name for path in tmp_path.glob("*.bin")) == [f"buffer-0000000{i}.bin" for i in (1, 2, 3, 4)]
-    assert (tmp_path / "buffer-00000004.bin").stat().st_size == 4 * columns.width
+    assert (tmp_path / "buffer-00000004.bin").stat().st_size == 4 * (columns.width + 1)
+    block = tmp_path / "buffer-00000003.bin"
+    content = block.read_bytes()
+    row = 4 * (columns.width + 1)
+    for damaged in (
+        content[:37] + bytes([content[37] ^ 1]) + content[38:],  # one bit of a number
+        content[row : 2 * row] + content[:row] + content[2 * row :],  # two rows that changed places
+        bytes(len(content)),
+    ):
+        block.write_bytes(damaged)
+        with pytest.raises(StorageError, match=r"buffer-00000003.bin' is damaged: its numbers are not those"):
+            Buffer(20, columns).restore(tmp_path, 33)
+    block.write_bytes(content)
     (tmp_path / "buffer-00000002.bin").unlink()
     with pytest.raises(StorageError, match="is missing or too short"):
         Buffer(20, columns).restore(tmp_path, 33)
@@ -298,7 +310,9 @@ def image():
 REFUSED = {
     "batch": (lambda: SoftActorCritic(batch_size=100, buffer_size=50), "batch_size is 100, and the buffer holds"),
     "rate": (lambda: SoftQLearning(learning_rate=0.0), "learning_rate is 0.0; expected a number > 0"),
-    "sizes": (lambda: SoftQLearning(hidden_sizes="64xbig"), "hidden_sizes is 'big'; expected a whole number"),
+    "sizes": (lambda: SoftQLearning(hidden_sizes="64xbig"), "hidden_sizes is '64xbig'; expected whole numbers"),
+    "half sizes": (lambda: SoftQLearning(hidden_sizes="64x"), "hidden_sizes is '64x'; expected whole numbers >= 1"),
+    "a size of 0": (lambda: SoftQLearning(hidden_sizes=(64, 0)), r"hidden_sizes is \(64, 0\); expected whole numbers"),
     "policy": (lambda: SoftActorCritic(policy="normal"), "policy is 'normal'; expected 'gaussian'"),
     "smoothing": (lambda: SoftActorCritic(smoothing=0.0), "smoothing is 0.0"),
     "smoothing of no number": (

@@ -3,6 +3,7 @@
 import copy
 import math
 import pickle
+import re
 
 import pyro
 import pytest
@@ -288,3 +289,21 @@ def test_a_plan_by_path_integrals_warms_the_regulator(name, bar, seed):
     model = planning_model(name)
     warm = cai.infer(model, "mppi", seed=seed)
     assert cai.infer(model, "ilqr", warm_start=warm).details["cost"] <= 1.01 * bar
+
+
+@pytest.mark.parametrize(
+    "cost", [lambda a: 0.1 * a.abs(), lambda a: torch.relu(a.abs() - 1.0)], ids=["|a|", "beyond 1"]
+)
+def test_a_kink_in_the_cost_of_actions_is_no_infinite_value(cost):
+    """The last action has no curvature: the search is not over, and the reason names what is smoothed."""
+    model = ContinuousModel(
+        torch.tensor([1.0, 0.0]).double(),
+        lambda s, a, t: torch.stack([s[..., 0] + 0.1 * s[..., 1], s[..., 1] + 0.1 * a[..., 0]], -1),
+        lambda s, a, t: -(s**2).sum(-1) - cost(a[..., 0]),
+        5,
+        Flat(1),
+    )
+    answer = cai.infer(model, "ilqr", throw=False)
+    assert answer.status is Status.NOT_CONVERGED
+    assert answer.details["step"] == 4
+    assert re.search("no Gaussian policy, because Haa.*kink or no curvature, as .a..*smooth it", answer.details["why"])

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from pyro.distributions import Categorical
 
 from cai import MDP, TrajectoryModel, draw_factor_graph, factor_graph
-from cai.models import bridge, condition, do, gymnasium_model, lottery
+from cai.models import bridge, build_model, condition, do, gymnasium_model, lottery
 
 HALVES = torch.tensor([0.5, 0.5], dtype=torch.float64)
 
@@ -206,7 +206,7 @@ def test_picture_in_given_axes():
 
 def test_variables_do_not_overlap():
     figure = draw_factor_graph(windy)
-    places = [text.get_position() for text in figure.axes[0].texts]
+    places = [text.xy for text in figure.axes[0].texts]
     assert len(set(places)) == len(places) == 9
 
 
@@ -219,3 +219,10 @@ def test_what_is_set_is_cut_from_its_causes_and_what_is_known_is_not():
     assert set(seen["f(evidence.a_2)"]) == {"a_2", "evidence.a_2"}
     for name in ("f(s_1)", "f(a_1)", "f(s_2)", "f(s_3)", "f(O_2)"):
         assert set(done[name]) == set(free[name]) == set(seen[name])
+
+
+def test_a_name_that_is_longer_than_its_circle_stands_beside_it():
+    seen = condition(build_model("machine", horizon=2), {"a_2": "replace"})
+    names = {text.get_text(): text for text in draw_factor_graph(seen).axes[0].texts}
+    assert names["evidence of $a_{2}$"].xyann == (18, 0)
+    assert names["$a_{2}$"].xyann == (0, 0)

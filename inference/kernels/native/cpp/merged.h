@@ -4,23 +4,25 @@
 #pragma once
 
 #include "exact.h"
+#include "shifted.h"
 
 namespace cai::LEVEL {
 
 const double HIGHEST = 200.0;    // nats above c that a terminal state, whose value is 0, may come to lie
 const int64_t FEW = 8;           // steps: after a run that is shorter some go one by one, twice as many each time
-const int64_t TOGETHER = 16;     // steps of a gradient that are added up at once
+const int TOGETHER = 8;          // steps of a gradient that are added up at once
 
 // Writes the messages of `steps` steps before the last row, which is known, into rows [., S] of which every `ring`-th
 // shares its memory, in nats. With `levels` [steps + 1] rows are left as x, the last too, and c of each is written; then
 // the return value says whether one scale served, without which rows are of no use.
 template <class F>
 int64_t merged_backward(const Problem& problem, F* rows, int64_t steps, int64_t ring, double* levels) {
-  const int64_t S = problem.states, SIZE = 512;
+  const int64_t S = problem.states, SIZE = Shifted<F>::BLOCK;
   const F* factors = static_cast<const F*>(problem.factors);
   const uint8_t* terminal = problem.terminal;
   const bool falls = problem.discount < 1.0 || terminal != nullptr;
   const int threads = threads_for(entries(problem.merged, S), problem.threads);
+  const Shifted<F> merged(problem.merged, S);
   Vector<double> first(S), second(S), shift(1);
   Vector<double> allowed(S);  // 0 where a state is infeasible and may stay at it, else -1
   double *known = first.data(), *next = second.data(), level = 0.0;
@@ -53,7 +55,7 @@ int64_t merged_backward(const Problem& problem, F* rows, int64_t steps, int64_t 
 #pragma omp parallel for num_threads(threads) reduction(+ : bad) schedule(static)
         for (int64_t start = 0; start < S; start += SIZE) {
           const int64_t stop = std::min(S, start + SIZE);
-          products<F, false>(problem.merged, start, stop - start, S, known, 1, next + start);
+          merged.products(start, stop, known, next);
           for (int64_t s = start; s < stop; ++s) next[s] *= double(factors[s]);
           if (terminal != nullptr)
             for (int64_t s = start; s < stop; ++s) next[s] = terminal[s] ? ended : next[s];
@@ -90,26 +92,54 @@ int64_t merged_backward(const Problem& problem, F* rows, int64_t steps, int64_t 
   return 1;
 }
 
+// Adds to `flows` [entries], of N states from s on, gamma times the sum over `number` steps of r_j(s) x_j(s') and `lost`
+// times r_j(s); r_j and x_j begin at every S-th of `rates` and of `rows`. Several states are as `Shifted` says.
+template <class F, int N>
+inline void add_flows(const Sums& sums, int64_t S, int64_t s, int64_t number, double discount, const double* lost,
+                      const double* rates, const F* rows, double* flows) {
+  const int64_t begin = sums.pointers[s], count = sums.pointers[s + 1] - begin;
+  Lanes<N> own[TOGETHER], ended = {};
+  for (int64_t j = 0; j < number; ++j) {
+    own[j] = Lanes<N>::load(rates + j * S + s);
+    for (int i = 0; i < Lanes<N>::PARTS; ++i) {
+      ended.part[i] += own[j].part[i] * lost[j];
+      own[j].part[i] *= discount;
+    }
+  }
+  for (int64_t k = 0; k < count; ++k) {
+    const F* arrived = rows + sums.columns[begin + k];
+    Lanes<N> even = ended, odd = {};
+    for (int64_t j = 0; j < number; ++j) {
+      if (k + 1 == count) expect<N>(arrived + j * S);
+      const Lanes<N> x = Lanes<N>::load(arrived + j * S);
+      Lanes<N>& sum = j % 2 == 0 ? even : odd;
+      for (int i = 0; i < Lanes<N>::PARTS; ++i) sum.part[i] += own[j].part[i] * x.part[i];
+    }
+    for (int i = 0; i < Lanes<N>::PARTS; ++i) even.part[i] += odd.part[i];
+    double found[N];
+    even.store(found);
+    for (int i = 0; i < N; ++i) flows[begin + i * count + k] += found[i];
+  }
+}
+
 // Adds d_t(s, a) of `steps` steps to `total` [S, A] in place of one step after the other, from rows e^{v - c} [., S] and
 // their levels: rates r_t = a_t f / x_t follow each other by r_{t+1} = gamma f M' r_t, and the sum over t of
 // r_t(s) x_{t+1}(s') is what flows from s to s'. Returns 0, and leaves everything as it was, where floats do not hold
 // the rates; else `adjoint` [S] is that of the last row.
 template <class F>
-int64_t merged_forward(const Problem& problem, const F* rows, const double* levels, int64_t steps, double bound,
-                       double* adjoint, double* total) {
-  const int64_t S = problem.states, A = problem.actions, count = entries(problem.merged, S), SIZE = 512;
+int64_t merged_forward(const Problem& problem, const F* rows, const double* levels, int64_t steps, double* adjoint,
+                       double* total) {
+  const int64_t S = problem.states, A = problem.actions, count = entries(problem.merged, S), SIZE = Shifted<F>::BLOCK;
   const F *factors = static_cast<const F*>(problem.factors), *last = rows + steps * S;
   const int threads = threads_for(count, problem.threads);
-  const double least = problem.smallest * std::max(1.0, bound);
   Vector<double> rates(S * (TOGETHER + 1)), sums(count, 0.0);
-  int64_t low = 0;
+  const Shifted<F> merged(problem.merged, S), turned(problem.merged_turned, S);
   for (int64_t s = 0; s < S; ++s) {
-    low += rows[s] != F(0) && rows[s] < least;
     const bool flows = rows[s] > F(0) && !(problem.terminal != nullptr && problem.terminal[s]);
     rates[s] = flows ? adjoint[s] * factors[s] / double(rows[s]) : 0.0;
   }
   for (int64_t begin = 0; begin < steps; begin += TOGETHER) {
-    const int64_t number = std::min(TOGETHER, steps - begin);
+    const int64_t number = std::min<int64_t>(TOGETHER, steps - begin);
     for (int64_t j = 0; j < number; ++j) {
       const double* from = rates.data() + j * S;
       double* to = rates.data() + (j + 1) * S;
@@ -118,7 +148,7 @@ int64_t merged_forward(const Problem& problem, const F* rows, const double* leve
 #pragma omp parallel for num_threads(threads) schedule(static)
       for (int64_t start = 0; start < S; start += SIZE) {
         const int64_t stop = std::min(S, start + SIZE);
-        products<F, false>(problem.merged_turned, start, stop - start, S, from, 1, to + start);
+        turned.products(start, stop, from, to);
 #pragma omp simd
         for (int64_t s = start; s < stop; ++s) to[s] *= problem.discount * double(scale[s]);
         if (problem.terminal != nullptr && !end)
@@ -129,27 +159,13 @@ int64_t merged_forward(const Problem& problem, const F* rows, const double* leve
     double fallen[TOGETHER] = {};
     for (int64_t j = 0; j < number; ++j) {
       if (problem.discount < 1.0) fallen[j] = (1.0 - problem.discount) * std::exp(-levels[begin + j + 1]);
-      const F* row = first + j * S;
-#pragma omp simd reduction(+ : low)
-      for (int64_t s = 0; s < S; ++s) low += row[s] != F(0) && row[s] < least;
     }
-    if (low != 0) return 0;
 #pragma omp parallel for num_threads(threads) schedule(static)
-    for (int64_t s = 0; s < S; ++s) {
-      double own[TOGETHER], lost = 0.0;
-      for (int64_t j = 0; j < number; ++j) {
-        own[j] = problem.discount * rates[j * S + s];
-        lost += rates[j * S + s] * fallen[j];
-      }
-      for (int64_t entry = problem.merged.pointers[s]; entry < problem.merged.pointers[s + 1]; ++entry) {
-        const F* arrived = first + problem.merged.columns[entry];
-        double parts[4] = {lost, 0.0, 0.0, 0.0};
-        int64_t j = 0;
-        for (; j + 4 <= number; j += 4)
-          for (int64_t k = 0; k < 4; ++k) parts[k] += own[j + k] * arrived[(j + k) * S];
-        for (; j < number; ++j) parts[0] += own[j] * arrived[j * S];
-        sums[entry] += (parts[0] + parts[1]) + (parts[2] + parts[3]);
-      }
+    for (int64_t start = 0; start < S; start += SIZE) {
+      merged.each(start, std::min(S, start + SIZE), [&](auto states, int64_t s) {
+        add_flows<F, states.value>(problem.merged, S, s, number, problem.discount, fallen, rates.data(), first,
+                                   sums.data());
+      });
     }
     for (int64_t s = 0; s < S; ++s) rates[s] = rates[number * S + s];
   }

@@ -104,8 +104,8 @@ extern "C" {
     forward(*problem, exact != 0, rows, steps, incoming, bound, adjoint, total, marginals);                          \
   }                                                                                                                  \
   int64_t merged_forward_##SUFFIX(const Problem* problem, const F* rows, const double* levels, int64_t steps,        \
-                                  double bound, double* adjoint, double* total) {                                    \
-    return merged_forward(*problem, rows, levels, steps, bound, adjoint, total);                                     \
+                                  double* adjoint, double* total) {                                                  \
+    return merged_forward(*problem, rows, levels, steps, adjoint, total);                                            \
   }                                                                                                                  \
   void gather_##SUFFIX(const Sums* sums, int64_t width, int64_t problems, int64_t threads, const F* x, F* out) {     \
     gather(*sums, width, problems, threads, x, out);                                                                 \
