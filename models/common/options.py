@@ -66,7 +66,11 @@ def check_kinds(made: Any, options: dict[str, Any], what: str) -> None:
         if not kinds <= KINDS.keys() or (value is None and type(None) in kinds):
             continue
         truth = isinstance(value, (bool, np.bool_))
-        fits = {bool: truth, int: whole_number(value) is not None, float: not truth and hasattr(value, "__float__")}
+        fits: dict[Any, bool] = {
+            bool: truth,
+            int: whole_number(value) is not None,
+            float: not truth and hasattr(value, "__float__"),
+        }
         if not any(fits.get(kind) for kind in kinds):
             expected = " or ".join(text for kind, text in KINDS.items() if kind in kinds)
             raise ValueError(f"{what}: {name} is {value!r}; expected {expected}")
