@@ -31,7 +31,7 @@ from cai.inference.gaussian.messages import Messages, backward, outcome_step
 from cai.inference.gaussian.moments import believe
 from cai.inference.gaussian.posterior import GaussianPosterior
 from cai.inference.gaussian.problem import GaussianPrior, GaussianProblem, Quadratic, symmetric, times
-from cai.inference.gaussian.rooted import APART, LOST, SPARED, at_risk, digits_lost, refined, with_digits_of
+from cai.inference.gaussian.rooted import APART, FAR_APART, LOST, SPARED, at_risk, digits_lost, refined, with_digits_of
 from cai.inference.gaussian.square_roots import backward_in_roots
 
 __all__ = ["stationary_posterior"]
@@ -101,7 +101,9 @@ def stationary_posterior(
     if uneven and rooted is None and not (share := _digits_lost(problem, messages)) <= LOST[P.dtype]:
         return _failed(problem, common, details, APART.format(share), Status.OUT_OF_RANGE)
     policy = GaussianPrior(messages.gain, messages.offset, messages.covariance)
-    if uneven and asks_for_gradients(problem):
+    sizes = P.detach().diagonal(dim1=-2, dim2=-1).abs()
+    apart = uneven or bool((sizes.amax(-1) > FAR_APART[P.dtype] * sizes.amin(-1)).any())
+    if apart and asks_for_gradients(problem):
         messages, per_step = _with_slopes(problem, messages, per_step, policy, average=average)
     parts = common | {"problem": problem, "conduct": policy, "belief": believe(problem, messages)}
     parts |= {"status": Status.SUCCESS}

@@ -19,7 +19,16 @@ TWO = (
 )
 ONE = np.array([[1.25, 0.5], [0.0, 1.0]]), np.array([[0.5], [0.5]])
 FIRST, OTHERS, RAY = np.diag([1.0, 0.0, 0.0]), np.diag([0.0, 1.0, 1.0]), np.array([[1.0, 0.75], [0.75, 0.5625]])
-CASES = {"two": (TWO, FIRST, OTHERS, 2.0**34), "undoubled": (ONE, RAY, 0 * RAY, 2.0**56)}
+# messages keep their digits here, as the heavy state is coupled weakly, and their derivatives lose them
+WEAK = (
+    np.array([[1.25, -0.25, -0.1875], [-0.1875, 0.8125, 0.0625], [-0.0625, 0.0, 0.875]]),
+    np.array([[1.0], [0.5], [0.25]]),
+)
+CASES = {
+    "two": (TWO, FIRST, OTHERS, 2.0**34),
+    "undoubled": (ONE, RAY, 0 * RAY, 2.0**56),
+    "weak": (WEAK, FIRST, OTHERS, 2.0**52),
+}
 
 
 def problem(A, B, Q, *, discount=0.5, R=None, W=0.25, alpha=1.0):
