@@ -24,6 +24,7 @@ from cai.inference.gaussian.long_run import (
     entry_size,
     expected,
     geometric_sum,
+    largest_modulus,
     lift,
     long_run_law,
 )
@@ -209,6 +210,9 @@ def _is_uneven(problem: GaussianProblem, P: Tensor) -> bool:
     ahead = _followed_by(problem, P, torch.zeros_like(P[..., 0]))
     messages = backward(ahead)
     if not bool((entry_size(messages.first.P - P) <= DOUBLED * entry_size(P)).all()):
+        return True
+    closed = problem.A[..., 0, :, :] + problem.B[..., 0, :, :] @ messages.gain[..., 0, :, :]
+    if problem.discount == 1 and not largest_modulus(closed) < 1 - MARGIN:  # the other root of the equation, maybe
         return True
     if bool(at_risk(ahead, messages).any()) and not _digits_lost(problem, messages) <= SPARED[P.dtype]:
         return True
