@@ -255,6 +255,11 @@ FORMS = {
         {"step": lambda told: (told[0], np.ones(1), *told[2:])},
         r"is an array of shape \[1\]; return one number",
     ),
+    "a word": (
+        {"step": lambda told: (told[0], "much", *told[2:])},
+        "the reward of a step is 'much'; return one number",
+    ),
+    "digits": ({"step": lambda told: (told[0], "1.0", *told[2:])}, "the reward of a step is '1.0'; return one number"),
     "nothing": ({"step": lambda told: (told[0], None, *told[2:])}, "the reward of a step is None; return one number"),
 }
 
