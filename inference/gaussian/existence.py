@@ -6,7 +6,6 @@ import math
 from dataclasses import dataclass
 
 import torch
-from scipy.optimize import brentq
 from torch import Tensor
 
 from cai.inference.gaussian.messages import Messages, backward
@@ -110,6 +109,8 @@ def critical_eta(problem: GaussianProblem, eta: float, failure: Failure) -> floa
         high = eta
         if low == 0.0:
             return None
+    from scipy.optimize import brentq  # `import cai` loads no scipy
+
     return float(brentq(margin, low, high, xtol=math.ulp(0.0), rtol=ACCURACY))
 
 

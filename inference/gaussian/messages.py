@@ -113,6 +113,7 @@ def backward(problem: GaussianProblem, eta: float | Tensor = 0.0) -> Messages:
     spread, own = _paid_by_actions(problem), torch.eye(m, dtype=alpha.dtype, device=alpha.device)
     size = message.shape[-1]  # n + 1, or n where nothing is affine
     noises, survival = at_steps(problem.noise, 2, horizon), problem.survival
+    room = _room(horizon + 1, message)
     going, gains, stages, bare, roots, faults, logs = [message], [], [], [], [], [], []
     for t in reversed(range(horizon)):
         message, log = _tilt(message, noises[t], moves)
@@ -132,13 +133,16 @@ def backward(problem: GaussianProblem, eta: float | Tensor = 0.0) -> Messages:
             paid = quick_product(gains[-1].mT, quick_product(act, gains[-1]).sub_(given, alpha=2)).add_(paid)
             roots.append(root)
             faults.append(fault)
-        message = symmetric(quick_product(closed.mT, quick_product(message, closed)).add_(paid))
+        message = quick_product(closed.mT, quick_product(message, closed)).add_(paid)
+        if room is not None and not _symmetrised(message, room[t]):
+            room = None
+        message = symmetric(message) if room is None else room[t]
         going.append(message)
     shape = problem.batch
     gain = _in_order(gains, (*shape, horizon, m, size), message).mul_(-1.0).add_(0.0)  # no zero is a negative one
     root = _in_order(roots, (*shape, horizon, m, m), message)
     chosen = choices(problem, root, _in_order(bare, (*shape, horizon, m, m), message))
-    every = _in_order(going, (*shape, horizon + 1, size, size), message)
+    every = _in_order(going, (*shape, horizon + 1, size, size), message) if room is None else room.movedim(0, -3)
     cost_to_go = _unbordered(every, n, added_constants(problem, chosen, logs))
     P, p, rho = cost_to_go
     first = Quadratic(P[..., 0, :, :], p[..., 0, :], rho[..., 0])
@@ -179,7 +183,7 @@ def _tilt(message: Tensor, noise: Tensor, theta: Tensor | None) -> tuple[Tensor,
     top, tilt = message[..., :n, :], theta[..., None, None]
     tilted_noise = quick_product(message[..., :n, :n], noise)
     own = torch.eye(n, dtype=noise.dtype, device=noise.device)
-    factor, pivots, _ = torch.linalg.lu_factor_ex(own + tilt * tilted_noise)
+    factor, pivots, _ = torch.linalg.lu_factor_ex(torch.addcmul(own, tilted_noise, tilt))
     tilted = torch.linalg.lu_solve(factor, pivots, top.expand(*factor.shape[:-1], top.shape[-1]))
     if top.shape[-1] > n:
         linear = tilted[..., n:]
@@ -255,6 +259,31 @@ def _unbordered(message: Tensor, n: int, constant: Tensor) -> Quadratic:
     if message.shape[-1] == n:
         return Quadratic(P, torch.zeros_like(P[..., 0]), constant.expand(P.shape[:-2]))
     return Quadratic(P, message[..., :n, n], message[..., n, n] / 2 + constant)
+
+
+def _room(steps: int, last: Tensor) -> Tensor | None:
+    """Memory for the messages of all steps, with the last one in its place, so that none is copied; None on a GPU."""
+    if last.device.type != "cpu" or last.requires_grad:
+        return None
+    try:
+        numbers = last.numpy()
+    except RuntimeError:  # under the transforms of torch.func tensors have no numbers of their own
+        return None
+    room = np.empty((steps, *last.shape), dtype=numbers.dtype)
+    room[-1] = numbers
+    return torch.from_numpy(room)
+
+
+def _symmetrised(matrix: Tensor, place: Tensor) -> bool:
+    """Writes the symmetric part of matrices into a place; False where they record gradients or hold no numbers."""
+    try:
+        numbers = matrix.numpy()
+    except RuntimeError:  # it records gradients, or is transformed by torch.func
+        return False
+    held = place.numpy()
+    np.add(numbers, np.swapaxes(numbers, -1, -2), out=held)
+    np.multiply(held, 0.5, out=held)
+    return True
 
 
 def _in_order(backwards: list[Tensor], shape: tuple[int, ...], like: Tensor) -> Tensor:
