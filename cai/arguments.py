@@ -103,9 +103,7 @@ def build_problem(
         ValueError: if there is no such model, or it does not take an option.
     """
     given = {"horizon": _steps(horizon), "temperature": temperature, "discount": discount, "slip": slip}
-    further: dict[str, object] = {}
-    for text in options or ():
-        further |= named_options([text], "--option", "--option NAME=VALUE")
+    further = named_options(options or (), "--option", "--option NAME=VALUE")
     for key, value in further.items():
         if given.get(key) is not None:
             raise ValueError(f"{key} is given twice, by --{key} and by --option; leave one out")
@@ -127,8 +125,12 @@ def with_rewards(problem: TrajectoryModel, rewards: list[str] | None) -> Traject
 
 
 def _steps(horizon: str | None) -> int | float | None:
-    if horizon is None or horizon == "inf":
-        return None if horizon is None else math.inf
+    if horizon is None:
+        return None
     with contextlib.suppress(ValueError):
         return int(horizon)
+    with contextlib.suppress(ValueError):
+        number = float(horizon)  # 20.0 and 1e3 are whole, too
+        if number == math.inf or number.is_integer():
+            return number if number == math.inf else int(number)
     raise ValueError(f"horizon is {horizon!r}; give a whole number of steps, or inf")

@@ -27,13 +27,14 @@ from cai.inference.tabular.dynamic_programming import closed_form_posterior, req
 from cai.inference.tabular.policy_posterior import policy_posterior
 from cai.inference.tabular.posterior import tabular_posterior
 from cai.inference.tabular.recursion import EXACT, FIXED, Recursion
-from cai.inference.tabular.stationary.iteration import Settling
+from cai.inference.tabular.stationary.iteration import ConvergenceCriterion
 from cai.models.common.simulator import Simulator
 
 __all__ = [
     "EXACT",
     "FIXED",
     "Backend",
+    "ConvergenceCriterion",
     "FixedDynamics",
     "InferenceError",
     "Info",
@@ -45,7 +46,6 @@ __all__ = [
     "Policy",
     "Posterior",
     "Recursion",
-    "Settling",
     "Simulator",
     "State",
     "Status",

@@ -64,13 +64,14 @@ class Journal:
             return
         name = next(n for n in [*before, *self.question] if before.get(n) != self.question.get(n))
         old, new = before.get(name), self.question.get(name)
-        if old is None or new is None or len(old) == len(new) == DIGEST:
-            told = f"the {name} is not the same"
-        else:
-            told = f"the {name} was {old:.200}, and is {new:.200} now"
+        told = (
+            ""
+            if old is None or new is None or len(old) == len(new) == DIGEST
+            else f": {old:.200} before, {new:.200} now"
+        )
         raise ValueError(
-            f"{str(self.folder)!r} keeps a study that asks something else: {told}; give another folder, or ask as "
-            "before"
+            f"{str(self.folder)!r} keeps a study that asks something else, and differs in the {name}{told}; give "
+            "another folder, or ask as before"
         )
 
     def path(self, number: int) -> Path:

@@ -13,7 +13,7 @@ from cai.inference.core.status import Target
 from cai.inference.gaussian.solve import gaussian_need, gaussian_posterior, require_answerable
 from cai.inference.tabular.dynamic_programming import check_settling, closed_form_posterior, require_model
 from cai.inference.tabular.recursion import tilted_recursion
-from cai.inference.tabular.stationary.iteration import Settling
+from cai.inference.tabular.stationary.iteration import ConvergenceCriterion
 from cai.models.continuous.linear_gaussian import LinearGaussianModel
 
 __all__ = ["RiskSensitive"]
@@ -101,6 +101,6 @@ class RiskSensitive:
             tilted_recursion(float(self.eta)),
             backend=self.name,
             target=self.target,
-            settling=Settling(self.tolerance, self.max_iterations, self.accelerate),
+            settling=ConvergenceCriterion(self.tolerance, self.max_iterations, self.accelerate),
             details={"eta": float(self.eta)},
         )

@@ -17,7 +17,7 @@ from cai.inference.programs.requirements import check_enumerable, check_program,
 from cai.inference.programs.svi import FitOptions, GuideLearner
 from cai.inference.tabular.dynamic_programming import check_keep, closed_form_posterior
 from cai.inference.tabular.recursion import EXACT, FIXED
-from cai.inference.tabular.stationary.iteration import Settling
+from cai.inference.tabular.stationary.iteration import ConvergenceCriterion
 from cai.models.continuous.linear_gaussian import LinearGaussianModel
 from cai.models.continuous.world import World
 from cai.models.programs.inspect import ProgramInfo, inspect_program
@@ -142,7 +142,7 @@ class StructuredBackend:
             EXACT if self.free_dynamics else FIXED,
             backend=self.name,
             target=self.target,
-            settling=Settling(self.tolerance, self.max_iterations or 1_000_000, self.accelerate),
+            settling=ConvergenceCriterion(self.tolerance, self.max_iterations or 1_000_000, self.accelerate),
             keep=self.keep,
             kernel=self.kernel,
         )

@@ -12,7 +12,7 @@ from cai.inference.core.status import Target
 from cai.inference.gaussian.solve import gaussian_need, gaussian_posterior, require_answerable
 from cai.inference.tabular.dynamic_programming import check_soft_options, closed_form_posterior
 from cai.inference.tabular.recursion import EXACT
-from cai.inference.tabular.stationary.iteration import Settling
+from cai.inference.tabular.stationary.iteration import ConvergenceCriterion
 from cai.models.continuous.linear_gaussian import LinearGaussianModel
 from cai.models.trajectory.model import TrajectoryModel
 
@@ -74,7 +74,7 @@ class SumProduct:
         self.supports(model)
         if isinstance(model, LinearGaussianModel):
             return gaussian_posterior(model, 1.0, backend=self.name, target=self.target)
-        settling = Settling(self.tolerance, self.max_iterations, self.accelerate)
+        settling = ConvergenceCriterion(self.tolerance, self.max_iterations, self.accelerate)
         return closed_form_posterior(
             model,
             EXACT,

@@ -13,6 +13,7 @@ from cai.inference.core.lazy import without_gradient
 from cai.inference.core.posterior import Posterior
 from cai.inference.core.status import Status, Target
 from cai.inference.core.storage import save, storable
+from cai.models.common.facts import fact_table
 from cai.models.trajectory.batch import ModelBatch
 
 __all__ = ["PosteriorBatch", "padded_stack"]
@@ -109,9 +110,15 @@ class PosteriorBatch(Sequence[Posterior]):
         return (self[member] for member in range(len(self)))
 
     def __repr__(self) -> str:
+        return f"PosteriorBatch({self.backend!r}, target={self.target}, {len(self)} members: {self._endings()})"
+
+    def _repr_html_(self) -> str:
+        facts = {"backend": self.backend, "target": self.target, "members": len(self), "status": self._endings()}
+        return fact_table("PosteriorBatch", facts)
+
+    def _endings(self) -> str:
         labels = [status.label for status in self.statuses]
-        counts = ", ".join(f"{labels.count(label)} {label}" for label in dict.fromkeys(labels))
-        return f"PosteriorBatch({self.backend!r}, target={self.target}, {len(self)} members: {counts})"
+        return ", ".join(f"{labels.count(label)} {label}" for label in dict.fromkeys(labels))
 
     @property
     def ok(self) -> Tensor:

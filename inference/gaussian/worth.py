@@ -82,8 +82,8 @@ def policy_worth(model: LinearGaussianModel, policy: GaussianPolicy) -> tuple[Te
         earned = None if law is None else -expected(expected_cost(problem, follow), law)
     else:
         earned, entropy = discounted_return(problem, follow), entropy / (1 - problem.discount)
-    hopeless = torch.full(problem.batch, -math.inf, dtype=entropy.dtype)
-    found = hopeless if earned is None else torch.where(torch.isfinite(earned), earned, hopeless)
+    infeasible = torch.full(problem.batch, -math.inf, dtype=entropy.dtype)
+    found = infeasible if earned is None else torch.where(torch.isfinite(earned), earned, infeasible)
     return found, entropy.expand(problem.batch)
 
 

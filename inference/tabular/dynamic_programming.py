@@ -22,7 +22,7 @@ from cai.inference.tabular.markov.chains import can_succeed, expected_visits, pa
 from cai.inference.tabular.posterior import ModelPosterior, in_reward_units
 from cai.inference.tabular.recursion import EXACT, FIXED, Choice, Recursion
 from cai.inference.tabular.stationary.average import average_messages
-from cai.inference.tabular.stationary.iteration import Settling, stationary_messages
+from cai.inference.tabular.stationary.iteration import ConvergenceCriterion, stationary_messages
 from cai.models.common.threads import spare_core
 from cai.models.trajectory.model import TrajectoryModel
 
@@ -85,7 +85,7 @@ def closed_form_posterior(
     *,
     backend: str,
     target: Target,
-    settling: Settling,
+    settling: ConvergenceCriterion,
     acts: Choice | None = None,
     details: dict[str, Any] | None = None,
     keep: str = "values",

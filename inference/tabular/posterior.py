@@ -21,14 +21,14 @@ from cai.models.common.numerics import by_rows, categorical_divergence, safe_log
 from cai.models.common.threads import spare_core
 from cai.models.trajectory.model import TrajectoryModel
 
-__all__ = ["ModelPosterior", "QuantitiesOfQ", "in_reward_units", "measure", "tabular_posterior"]
+__all__ = ["ModelPosterior", "TrajectoryStatistics", "in_reward_units", "measure", "tabular_posterior"]
 
 SHARED = 2**15  # numbers: torch shares products of so many among its threads
 
 
 @storable("statistics-of-q")
 @dataclass(frozen=True)
-class QuantitiesOfQ:
+class TrajectoryStatistics:
     """Expectations along q: see the attributes of `Posterior`."""
 
     state_marginals: Tensor
@@ -45,7 +45,7 @@ def measure(
     policy: Tensor,
     dynamics: OutcomeDynamics,
     visits: tuple[Tensor, Tensor] | None = None,
-) -> QuantitiesOfQ:
+) -> TrajectoryStatistics:
     """Expected return, policy KL, dynamics KL and entropy along q, many steps at a time.
 
     Args:
@@ -79,7 +79,7 @@ def measure(
         spent = by_rows(chosen, lambda rows: categorical_divergence(chosen[rows], model.action_prior))  # noqa: B023
         divergence = divergence + weighted(here, torch.cat(spent)).sum()
         entropy = entropy - weighted(joint, safe_log(chosen)).sum()
-    return QuantitiesOfQ(*visits, returns, luck, divergence, entropy)
+    return TrajectoryStatistics(*visits, returns, luck, divergence, entropy)
 
 
 class ModelPosterior(TabularPosterior):
@@ -103,7 +103,7 @@ class ModelPosterior(TabularPosterior):
         return None
 
     @lazy
-    def statistics(self) -> QuantitiesOfQ:
+    def statistics(self) -> TrajectoryStatistics:
         """What is expected along q; tables are left out of it where no table is to stay."""
         found = measure(self.model, self.initial, self.action_probs, self.world, self.visits)
         gone: Any = None
@@ -127,7 +127,7 @@ class ModelPosterior(TabularPosterior):
         state = super()._state()
         if "statistics" in state:
             parts = vars(state["statistics"])
-            state["statistics"] = QuantitiesOfQ(**{name: without_gradient(part) for name, part in parts.items()})
+            state["statistics"] = TrajectoryStatistics(**{name: without_gradient(part) for name, part in parts.items()})
         return state
 
     def _log_start(self) -> Tensor:

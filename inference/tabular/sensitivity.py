@@ -31,14 +31,14 @@ from cai.inference.tabular.believed_dynamics import TiltedDynamics
 from cai.inference.tabular.markov.chains import ChainSystems, ended_states
 from cai.inference.tabular.markov.linear_systems import LinearSystem
 from cai.inference.tabular.recursion import EXACT, FIXED
-from cai.inference.tabular.stationary.iteration import Settling, stationary_messages
+from cai.inference.tabular.stationary.iteration import ConvergenceCriterion, stationary_messages
 from cai.models.trajectory.model import TrajectoryModel
 
 __all__ = ["SoftSensitivity"]
 
 Slopes = Callable[[int], Tensor]  # time index -> [S, A, 1 or K, F], derivatives of the rewards in nats
-SETTLING = Settling(tolerance=1e-13)
-LOOSE = Settling(tolerance=1e-11)
+SETTLING = ConvergenceCriterion(tolerance=1e-13)
+LOOSE = ConvergenceCriterion(tolerance=1e-11)
 
 
 class SoftSensitivity:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import io
 import os
@@ -110,8 +111,10 @@ def remove_unfinished(folder: Path) -> None:
 
 
 def read_words(path: Path) -> str:
-    """The text of a file that people wrote: UTF-8, or Latin-1, as older ones have in names and comments."""
+    """The text of a file that people wrote: UTF-8 or UTF-16, or Latin-1, as older ones have in names and comments."""
     content = path.read_bytes()
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return content.decode("utf-16", errors="replace")
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError:

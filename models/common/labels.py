@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["axis_labels", "by_name", "in_order", "is_labelled", "mask_by_name", "refuse_labels", "taken_apart"]
+__all__ = ["Axis", "axis_labels", "by_name", "in_order", "is_labelled", "mask_by_name", "refuse_labels", "taken_apart"]
 
 Axis = tuple[Sequence[str] | None, str]  # names in their order (None: they have numbers alone), and what they name
 

@@ -145,13 +145,13 @@ def certainty_equivalent(weights: Tensor, values: Tensor, eta: float) -> Tensor:
         possible = weights > 0
         sign = 1.0 if eta > 0 else -1.0
         result = sign * torch.where(possible & torch.isfinite(values), sign * values, nothing).amax(-1)
-        hopeless = torch.isinf(result) | ((possible & torch.isinf(values)).any(-1) & (eta < 0))
-        return torch.where(hopeless, nothing, result)
+        infeasible = torch.isinf(result) | ((possible & torch.isinf(values)).any(-1) & (eta < 0))
+        return torch.where(infeasible, nothing, result)
     tilt = _tilt(weights, values, eta)
     result = tilt.reference
     if eta != 0:
         result = result + (tilt.log_norm + tilt.log_kept) / eta
-    return torch.where(tilt.hopeless, nothing, result)
+    return torch.where(tilt.infeasible, nothing, result)
 
 
 def start_value(initial: Tensor, log_messages: Tensor, eta: float) -> Tensor:
@@ -183,10 +183,10 @@ def tilted_log_ratio(weights: Tensor, values: Tensor, eta: float) -> Tensor:
     weights, values = torch.broadcast_tensors(weights, values)
     tilt = _tilt(weights, values, eta)
     ratio = tilt.exponents - (tilt.log_norm + tilt.log_kept)[..., None]
-    if bool(tilt.counts.all()) and not bool(tilt.hopeless.any()):
+    if bool(tilt.counts.all()) and not bool(tilt.infeasible.any()):
         return ratio
     ratio = torch.where(tilt.counts, ratio, torch.full_like(ratio, -torch.inf))
-    return torch.where((weights > 0) & ~tilt.hopeless[..., None], ratio, torch.zeros_like(ratio))
+    return torch.where((weights > 0) & ~tilt.infeasible[..., None], ratio, torch.zeros_like(ratio))
 
 
 class _Tilt(NamedTuple):
@@ -199,7 +199,7 @@ class _Tilt(NamedTuple):
         log_norm: [...], log of sum of shares times e^exponents.
         log_kept: [...], log of the weight that is not lost to -inf.
         counts: bool [..., K], where the weight is positive and x finite.
-        hopeless: bool [...], where the sum is 0, or eta <= 0 and something is lost.
+        infeasible: bool [...], where the sum is 0, or eta <= 0 and something is lost.
     """
 
     reference: Tensor
@@ -207,7 +207,7 @@ class _Tilt(NamedTuple):
     log_norm: Tensor
     log_kept: Tensor
     counts: Tensor
-    hopeless: Tensor
+    infeasible: Tensor
 
 
 def _tilt(weights: Tensor, values: Tensor, eta: float) -> _Tilt:
@@ -221,7 +221,7 @@ def _tilt(weights: Tensor, values: Tensor, eta: float) -> _Tilt:
     shares = kept_of(weights)
     kept = shares.sum(-1)
     lost = torch.zeros_like(kept) if whole else torch.where(possible & ~counts, weights, zero).sum(-1)
-    hopeless = (kept == 0) | ((lost > 0) if eta <= 0 else torch.zeros_like(kept, dtype=torch.bool))
+    infeasible = (kept == 0) | ((lost > 0) if eta <= 0 else torch.zeros_like(kept, dtype=torch.bool))
     sign = 1.0 if eta >= 0 else -1.0
     low = values.new_full((), -torch.inf)
     extreme = values.detach().amax(-1) if whole and eta >= 0 else sign * kept_of(sign * values.detach(), low).amax(-1)
@@ -249,9 +249,9 @@ def _tilt(weights: Tensor, values: Tensor, eta: float) -> _Tilt:
         reference=extreme + torch.where(near, mean + (first if eta == 0 else 0.0), zero),
         exponents=exponents,
         log_norm=log_norm,
-        log_kept=torch.where((lost > 0) & ~hopeless, log_kept, zero),
+        log_kept=torch.where((lost > 0) & ~infeasible, log_kept, zero),
         counts=counts,
-        hopeless=hopeless,
+        infeasible=infeasible,
     )
 
 

@@ -6,7 +6,8 @@ import contextlib
 import functools
 import re
 from collections.abc import Iterable
-from typing import Any, get_args, get_type_hints
+from types import UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
 
@@ -28,7 +29,7 @@ def split_options(text: str, kind: str) -> tuple[str, dict[str, Any]]:
         kind: what is named, for messages.
 
     Raises:
-        ValueError: if an option has no value or no name, or a bracket or quote is left open.
+        ValueError: if an option has no value or no name or is given twice, or a bracket or quote is left open.
     """
     name, _, rest = text.partition(":")
     return name.strip(), named_options(_parts(rest, f"{kind} {text!r}") if rest else (), f"{kind} {text!r}")
@@ -41,6 +42,8 @@ def named_options(parts: Iterable[str], what: str, form: str = "NAME:option=valu
         key, given, value = part.partition("=")
         if not given or not key.strip():
             raise ValueError(f"{part!r} in {what} is no option; write {form}")
+        if key.strip() in options:
+            raise ValueError(f"{what} gives {key.strip()} twice; give it once")
         options[key.strip()] = _literal(value.strip())
     return options
 
@@ -58,7 +61,8 @@ def check_kinds(made: Any, options: dict[str, Any], what: str) -> None:
     """
     hints = _hints(made)
     for name, value in options.items():
-        kinds = set(get_args(hints.get(name)) or (hints.get(name),))
+        hint = hints.get(name)
+        kinds = set(get_args(hint)) if get_origin(hint) in (Union, UnionType) else {hint}
         if not kinds <= KINDS.keys() or (value is None and type(None) in kinds):
             continue
         truth = isinstance(value, (bool, np.bool_))

@@ -126,8 +126,10 @@ class _Reader:
         else:
             names = self._list()
             if len(names) == 1 and names[0].isdigit():
-                require_memory(100 * int(names[0]), f"{self.path} has {names[0]} {word}; a list of them", "correct it")
-                names = [str(number) for number in range(int(names[0]))]
+                count = int(names[0])
+                size = max(100 * count, 32 * count**2 * (word == "states"))  # names; of states tables [S, S], too
+                require_memory(size, f"{self.path} has {names[0]} {word}, and reading it", "correct it")
+                names = [str(number) for number in range(count)]
             if not names or len(set(names)) != len(names):
                 self._fail(f"{word} lists {len(set(names))} different names among {len(names)}; each needs its own")
             self.names[word] = names

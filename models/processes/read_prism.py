@@ -102,7 +102,13 @@ def _read_transitions(path: Path) -> _Choices:
         raise ValueError(f"{path} is of kind {kind!r}; expected an MDP or a DTMC, in discrete time")
     head = [len(words) for _, words in lines[:2]]
     sized = head == [3] or head[:1] == [2] or (head[:1] == [3] and head[1] > 3)
-    size = int(lines[0][1][0]) if sized else 0
+    announced = lines[0][1] if sized else ["0", "0"]
+    if not all(word.isascii() and word.isdigit() for word in announced):
+        raise ValueError(
+            f"{path}, line {lines[0][0]}: expected the numbers of states, choices and transitions, got "
+            f"{' '.join(announced)!r}"
+        )
+    size, count = int(announced[0]), int(announced[-1])
     chain = kind == "dtmc" or head[:1] == [2] or (not sized and head[:1] == [3])
     rows, names = [], []
     for number, words in lines[sized:]:
@@ -116,10 +122,8 @@ def _read_transitions(path: Path) -> _Choices:
         names.append(words[needed] if len(words) > needed and not chain else "")  # a chain has nothing to choose
     if not rows:
         raise ValueError(f"{path} holds no transitions")
-    if sized and len(rows) < int(lines[0][1][-1]):
-        raise ValueError(
-            f"{path} holds {len(rows)} transitions, and its first line announces {lines[0][1][-1]}: it was cut off"
-        )
+    if len(rows) < count:
+        raise ValueError(f"{path} holds {len(rows)} transitions, and its first line announces {count}: it was cut off")
     source, choice, target, probability = (np.array(column) for column in zip(*rows, strict=True))
     largest = int(max(source.max(), target.max()))
     if min(source.min(), choice.min(), target.min()) < 0 or (sized and largest >= size):
@@ -205,6 +209,9 @@ def _read_states(path: Path, size: int) -> list[str] | None:
         names[int(number)] = " ".join(f"{variable}={value}" for variable, value in pairs)
     if "" in names:
         raise ValueError(f"{path} names {size - names.count('')} of {size} states; state {names.index('')} is missing")
+    if len(set(names)) < size:
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"{path} gives two states the values {twice!r}; each state has its own")
     return names
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from cai.models.common.checks import check_distribution, check_shape, float_tensor, whole_horizon
 from cai.models.common.devices import place_tensor
 from cai.models.common.facts import fact_table
-from cai.models.common.labels import by_name
+from cai.models.common.labels import Axis, by_name
 from cai.models.common.storage import can_store, storable
 from cai.models.processes.mdp import MDP
 from cai.models.rewards.tables import EvaluatedReward, RewardFactor
@@ -269,12 +269,17 @@ class ModelBatch(Portable, Sequence[TrajectoryModel]):
 def _in_order(mdp: MDP, reward: Any, action_prior: Any, initial: Any) -> tuple[Any, Any, Any]:
     """What comes in pandas tables, whose rows are members, in the order of the states and actions."""
     states, actions = (mdp.state_names, "state"), (mdp.action_names, "action")
-    if isinstance(reward, (list, tuple)):
-        reward = [by_name(part, [states, actions], f"reward[{member}]") for member, part in enumerate(reward)]
+
+    def placed(given: Any, column: Axis, name: str) -> Any:
+        if not isinstance(given, (list, tuple)):
+            return by_name(given, [None, column], name)
+        axes = [[states, actions] if getattr(part, "ndim", 1) == 2 else [column] for part in given]
+        return [by_name(part, axes[member], f"{name}[{member}]") for member, part in enumerate(given)]
+
     return (
-        by_name(reward, [None, states], "reward"),
-        by_name(action_prior, [None, actions], "action_prior"),
-        by_name(initial, [None, states], "initial"),
+        placed(reward, states, "reward"),
+        placed(action_prior, actions, "action_prior"),
+        placed(initial, states, "initial"),
     )
 
 

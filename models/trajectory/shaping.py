@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from cai.models.common.checks import first_index, float_tensor
+from cai.models.common.labels import by_name
 from cai.models.common.storage import storable
 from cai.models.processes.mdp import MDP
 from cai.models.rewards.base import RewardFactor, Setting, Step
@@ -135,5 +136,7 @@ def shaped(
         )
     if callable(potential) and not isinstance(potential, Tensor):
         potential = potential(torch.arange(model.mdp.num_states))
+    states = (model.mdp.state_names, "state")
+    potential = by_name(potential, [states] if getattr(potential, "ndim", 1) == 1 else [None, states], "the potential")
     extra = PotentialShaping(potential, model.discount, model.horizon)
     return model.replace(reward=model.reward + extra)

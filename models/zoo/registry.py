@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cai.models.common.names import did_you_mean
+from cai.models.common.options import check_kinds
 from cai.models.common.plugins import Plugins, load_plugins
 from cai.models.processes.observation import ObservationModel
 from cai.models.trajectory.model import TrajectoryModel
@@ -231,4 +232,5 @@ def build_model(name: str, **options: Any) -> Any:
             f"model {name!r} does not take {unknown[0]}{did_you_mean(unknown[0], entry.options)}; it takes "
             f"{', '.join(entry.options)}"
         )
+    check_kinds(entry.build, options, f"model {name!r}")
     return entry.build(**options)

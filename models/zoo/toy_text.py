@@ -165,7 +165,7 @@ def gymnasium_model(
 def fitting_temperature(mdp: MDP, reward: TableReward | OutcomeReward) -> float:
     """A hundredth of the largest reward that is paid, in absolute value; there the policy is not all but the prior."""
     rewards = raw_table(reward, mdp, 0)
-    return float(torch.where(mdp.probabilities > 0, rewards, 0.0).abs().max()) / 100 or 1.0
+    return float(torch.where((mdp.probabilities > 0) & torch.isfinite(rewards), rewards, 0.0).abs().max()) / 100 or 1.0
 
 
 def make_environment(environment: Any, options: dict[str, Any]) -> Any:

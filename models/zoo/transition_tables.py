@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from cai.models.common.checks import float_tensor
+from cai.models.common.labels import axis_labels
 
 __all__ = ["FORM", "Outcome", "TransitionTable", "read_table"]
 
@@ -46,12 +47,16 @@ class TransitionTable:
         """[S], where episodes start.
 
         Args:
-            initial: a state as the table calls it, {state: probability}, or probabilities for the states of the table.
+            initial: a state as the table calls it, {state: probability} or such a Series, or probabilities for the
+                states of the table.
             what: how it is called in messages.
 
         Raises:
             TypeError, ValueError: if it is none of these.
         """
+        labels = axis_labels(initial)
+        if len(labels) == 1 and labels[0] is not None:  # a column whose labels are states
+            initial = dict(zip(labels[0], np.asarray(initial).tolist(), strict=True))
         initial = _plain(initial)
         numbered = {state: number for number, state in enumerate(self.states)}
         values = np.zeros(len(self.states))
@@ -127,6 +132,13 @@ def read_table(table: Any, owner: str) -> TransitionTable:
                     )
                 missing[following] = None
     states = _ordered([*parsed, *missing])
+    written: dict[str, Hashable] = {}
+    for state in states:
+        if (other := written.setdefault(str(state), state)) != state:
+            raise ValueError(
+                f"the transition table P of {owner} has the states {other!r} and {state!r}, which read alike; "
+                "call them by one kind of key"
+            )
     actions = _ordered(list(dict.fromkeys(action for row in parsed.values() for action in row)))
     if not actions:
         raise ValueError(f"the transition table P of {owner} has no action in any state; expected {FORM}")
@@ -163,6 +175,11 @@ def _outcomes(outcomes: Any, what: str) -> dict[tuple[Hashable, float, bool], fl
                 f"{what} holds {outcome!r:.60}; an outcome is (probability, next state, reward, terminated)"
             )
         probability, following, reward, terminated = parts[:4]
+        if len(parts) == 5 and not _is_flag(parts[4]):
+            raise TypeError(
+                f"{what} holds {outcome!r:.60}; a fifth entry says whether the episode was truncated, False: leave out "
+                "what else stands there"
+            )
         if len(parts) == 5 and parts[4]:
             raise ValueError(
                 f"{what} holds {outcome!r:.60}, which is truncated; a cut after so many steps is the horizon of a "
@@ -171,7 +188,9 @@ def _outcomes(outcomes: Any, what: str) -> dict[tuple[Hashable, float, bool], fl
         chance, paid = _real(probability, "the probability", what), _real(reward, "the reward", what)
         if not 0 <= chance < math.inf:
             raise ValueError(f"{what} holds the probability {chance:g}; probabilities are numbers from 0 to 1")
-        if isinstance(terminated, str) or terminated not in (True, False):
+        if paid != paid or paid == math.inf:
+            raise ValueError(f"{what} holds the reward {paid:g}; rewards are numbers, or -inf for what is forbidden")
+        if not _is_flag(terminated):
             raise TypeError(
                 f"{what} holds {terminated!r:.40} where an outcome says whether it terminated, True or False"
             )
@@ -185,8 +204,18 @@ def _outcomes(outcomes: Any, what: str) -> dict[tuple[Hashable, float, bool], fl
             found[key] = found.get(key, 0.0) + chance
     total = math.fsum(found.values())
     if abs(total - 1) > 1e-5:
-        raise ValueError(f"the probabilities of {what} sum to {total:.10g}, not to 1; add the missing outcome")
+        if total > 1 + 1e-3:
+            hint = "divide each by their sum"
+        elif total < 1 - 1e-3:
+            hint = "add the missing outcome"
+        else:
+            hint = "if they were rounded, write them with more digits (1 / 3, not .333)"
+        raise ValueError(f"the probabilities of {what} sum to {total:.10g}, not to 1; {hint}")
     return found
+
+
+def _is_flag(value: Any) -> bool:
+    return isinstance(value, (bool, np.bool_, numbers.Real)) and value in (True, False)
 
 
 def _real(value: Any, name: str, what: str) -> float:

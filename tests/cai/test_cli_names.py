@@ -27,6 +27,7 @@ def test_every_option_of_a_model(table):  # noqa: F811
     ]
     assert evidence[0] < evidence[1]
     assert table("FrozenLake-v1", "--option", "is_slippery=false", "--option", "horizon=7")["horizon"] == 7
+    assert table("bridge", "--horizon", "20.0")["horizon"] == table("bridge", "--horizon", "2e1")["horizon"] == 20
 
 
 @pytest.mark.parametrize(
@@ -37,6 +38,13 @@ def test_every_option_of_a_model(table):  # noqa: F811
         (("compare", "lottery", "--option", "gamma=0.3"), "did you mean 'discount'?"),
         (("compare", "lottery", "--option", "win_probability"), "write --option NAME=VALUE"),
         (("compare", "lottery", "--option", "horizon=3", "--horizon", "4"), "horizon is given twice"),
+        (
+            ("compare", "lottery", "--option", "win_probability=much"),
+            "win_probability is 'much'; expected a number",
+        ),
+        (("compare", "bridge", "--option", "slip=0.1", "--option", "slip=0.2"), "--option gives slip twice"),
+        (("compare", "bridge", "--backend", "risk:eta=1,eta=2"), "gives eta twice; give it once"),
+        (("compare", "bridge", "--horizon", "2.5"), "horizon is '2.5'; give a whole number of steps, or inf"),
         (("compare", "FrozenLake-v1", "--option", "is_slipery=false"), "is_slipery"),
         (("compare", "bridge", "--reward", "goal:states=1.5,value=2"), "states is 1.5; give indices, names or a mask"),
         (("compare", "bridge", "--reward", "goal:states=none,value=2"), "states is None; give indices"),

@@ -234,6 +234,19 @@ def test_repr_computes_nothing():
         assert answer.backend in text
 
 
+def test_a_batch_of_answers_is_shown_as_a_table_that_computes_nothing():
+    batch = bridge(horizon=3).batch(temperature=[0.5, 1.0])
+    for backend in ("exact", "risk:eta=0.5"):
+        answers = infer(batch, backend)
+        before = dict(answers.__dict__)
+        text = answers._repr_html_()
+        assert answers.__dict__.keys() == before.keys()
+        assert text.startswith("<table>")
+        assert "<td>2</td>" in text
+        assert "2 success" in text
+        assert len(repr(answers).splitlines()) == 1
+
+
 def test_marginals_of_a_model_are_those_of_its_program():
     model = bridge(horizon=3, discount=0.8)
     exact, enumerated = infer(model, "exact"), infer(model, "enumeration")

@@ -9,7 +9,7 @@ from cai.inference.core.lazy import without_gradient
 from cai.inference.kernels.backups import hard_choice
 from cai.inference.kernels.tables import process_table
 from cai.inference.tabular.recursion import FIXED, Recursion, tilted_recursion
-from cai.inference.tabular.stationary.iteration import Settling, stationary_messages
+from cai.inference.tabular.stationary.iteration import ConvergenceCriterion, stationary_messages
 from cai.inverse.tabular.objective import ModelObjective
 from cai.inverse.tabular.reward_parameters import LinearParameters
 from cai.models.processes.mdp import MDP
@@ -67,7 +67,7 @@ def _best(asked: ModelObjective, some: range, sign: float) -> list[Tensor | None
         paid = torch.where(torch.isinf(_forbidden(asked, 0)), _forbidden(asked, 0), paid)
         with torch.no_grad():
             model = asked._asked.replace(reward=EvaluatedReward(paid[None]))
-            answer = stationary_messages(model, recursion, Settling())
+            answer = stationary_messages(model, recursion, ConvergenceCriterion())
         usable = answer.status.ok
         tables.append(without_gradient(answer.messages.q_values) if usable else None)
     return tables

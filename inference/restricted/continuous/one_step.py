@@ -47,8 +47,8 @@ def one_step_gradient(problem: WorldProblem, options: Any, generator: torch.Gene
                 baseline = torch.zeros_like(worth) if options.baseline == "none" else others
                 kept.append((scores * (worth - baseline)).mean(-1))
                 known, mean = known_values(problem.values, part, t) / model.temperature, worth.mean(-1)
-                hopeless = torch.isneginf(known) | torch.isneginf(mean)
-                lost.append(torch.where(hopeless, -torch.inf, mean - known))
+                infeasible = torch.isneginf(known) | torch.isneginf(mean)
+                lost.append(torch.where(infeasible, -torch.inf, mean - known))
         if not kept:
             raise ValueError("every state that start gave is terminal; give states in which something is to be decided")
         parts = torch.autograd.grad(

@@ -20,7 +20,7 @@ from cai.inference.tabular.dynamic_programming import (
 )
 from cai.inference.tabular.methods.value_iteration import HARD
 from cai.inference.tabular.recursion import Recursion
-from cai.inference.tabular.stationary.iteration import Settling
+from cai.inference.tabular.stationary.iteration import ConvergenceCriterion
 from cai.models.common.numerics import expectation
 from cai.models.trajectory.model import TrajectoryModel
 
@@ -70,7 +70,7 @@ class BoltzmannExploration:
     def run(self, model: Any, *, seed: int = 0) -> Posterior:
         """Answers the model; nothing here is random."""
         self.supports(model)
-        settling = Settling(self.tolerance, self.max_iterations, self.accelerate)
+        settling = ConvergenceCriterion(self.tolerance, self.max_iterations, self.accelerate)
         return closed_form_posterior(
             model, HARD, backend=self.name, target=self.target, settling=settling, acts=soft_policy
         )
@@ -118,4 +118,6 @@ class OneStepEntropy:
     def run(self, model: Any, *, seed: int = 0) -> Posterior:
         """Answers the model; nothing here is random."""
         self.supports(model)
-        return closed_form_posterior(model, ONE_STEP, backend=self.name, target=self.target, settling=Settling())
+        return closed_form_posterior(
+            model, ONE_STEP, backend=self.name, target=self.target, settling=ConvergenceCriterion()
+        )

@@ -16,7 +16,7 @@ from cai.inference.core.storage import storable
 from cai.inference.tabular.believed_dynamics import FixedDynamics, OutcomeDynamics
 from cai.inference.tabular.dynamic_programming import closed_form_posterior
 from cai.inference.tabular.recursion import Recursion
-from cai.inference.tabular.stationary.iteration import Settling
+from cai.inference.tabular.stationary.iteration import ConvergenceCriterion
 from cai.models.common.numerics import safe_log, safe_logsumexp
 from cai.models.trajectory.model import TrajectoryModel
 
@@ -27,7 +27,7 @@ def max_product_posterior(model: TrajectoryModel, *, backend: str, target: Targe
     """The answer of max-product messages on the tables of a model with a finite horizon."""
     groups = shared_successors(model)
     recursion = _MaxProductRecursion(partial(_max_backup, groups=groups), _certain_choice, math.inf, groups)
-    return closed_form_posterior(model, recursion, backend=backend, target=target, settling=Settling())
+    return closed_form_posterior(model, recursion, backend=backend, target=target, settling=ConvergenceCriterion())
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,6 +110,6 @@ def _certain_choice(model: TrajectoryModel, q_values: Tensor, log_prior: Tensor)
     """(max_a [log p(a|s) + q] [S], pi [S, A] with all on the first best action)."""
     scores = log_prior + q_values
     values = torch.where(model.live, scores.amax(-1), torch.zeros_like(scores[:, 0]))
-    hopeless = torch.isinf(values) | ~model.live
+    infeasible = torch.isinf(values) | ~model.live
     policy = torch.nn.functional.one_hot(first_largest(scores), scores.shape[-1]).double()
-    return values, torch.where(hopeless[:, None], log_prior.exp(), policy)
+    return values, torch.where(infeasible[:, None], log_prior.exp(), policy)

@@ -12,7 +12,7 @@ from cai.inference.core.status import Target
 from cai.inference.kernels.backups import fixed_backup, hard_choice
 from cai.inference.tabular.dynamic_programming import check_settling, closed_form_posterior, require_model
 from cai.inference.tabular.recursion import Recursion, tilted_recursion
-from cai.inference.tabular.stationary.iteration import Settling
+from cai.inference.tabular.stationary.iteration import ConvergenceCriterion
 
 __all__ = ["HARD", "ValueIteration"]
 
@@ -71,5 +71,5 @@ class ValueIteration:
         recursion = (
             HARD if self.successors == "expected" else tilted_recursion(SUCCESSORS[self.successors], hard_choice)
         )
-        settling = Settling(self.tolerance, self.max_iterations, self.accelerate)
+        settling = ConvergenceCriterion(self.tolerance, self.max_iterations, self.accelerate)
         return closed_form_posterior(model, recursion, backend=self.name, target=self.target, settling=settling)

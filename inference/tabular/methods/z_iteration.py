@@ -30,7 +30,7 @@ from cai.inference.tabular.dynamic_programming import (
     require_model,
 )
 from cai.inference.tabular.recursion import FIXED, Recursion
-from cai.inference.tabular.stationary.iteration import Settling
+from cai.inference.tabular.stationary.iteration import ConvergenceCriterion
 from cai.models.common.numerics import expectation
 from cai.models.trajectory.model import TrajectoryModel
 
@@ -100,7 +100,7 @@ class ZIteration:
             Recursion(worlds.backup, eta=0.0) if model.is_finite else FIXED,
             backend=self.name,
             target=self.target,
-            settling=Settling(self.tolerance, self.max_iterations, accelerate=solver == "linear"),
+            settling=ConvergenceCriterion(self.tolerance, self.max_iterations, accelerate=solver == "linear"),
             details={"solver": solver, "steps": model.steps},
         )
         desirability = None if posterior.values is None else posterior.values[0].detach() / model.temperature

@@ -30,8 +30,8 @@ from cai.inference.tabular.stationary.gain import Rate, soft_rate
 from cai.inference.tabular.stationary.hard import by_outcome
 from cai.inference.tabular.stationary.hard_gain import hard_rate
 from cai.inference.tabular.stationary.iteration import (
+    ConvergenceCriterion,
     Fits,
-    Settling,
     Stationary,
     policy_at,
     q_values_at,
@@ -67,7 +67,7 @@ class _Where:
     inside: Array
 
 
-def average_messages(model: TrajectoryModel, recursion: Recursion, settling: Settling) -> Stationary:
+def average_messages(model: TrajectoryModel, recursion: Recursion, settling: ConvergenceCriterion) -> Stationary:
     """Gain and relative values, the policy and the long run that go with them, with their gradients.
 
     Returns:
@@ -127,7 +127,9 @@ def _where(model: TrajectoryModel, recursion: Recursion, steps: Steps) -> _Where
     return _Where(pairs, edges, met, inside)
 
 
-def _spread(model: TrajectoryModel, steps: Steps, where: _Where, rate: Rate, settling: Settling) -> Solution:
+def _spread(
+    model: TrajectoryModel, steps: Steps, where: _Where, rate: Rate, settling: ConvergenceCriterion
+) -> Solution:
     """Values of all states, given the gain and values of the class: sums of r - g elsewhere."""
     gain = rate.gain if np.isfinite(rate.gain) else 0.0
     if steps.eta == 0:

@@ -16,6 +16,7 @@ import numpy as np
 from cai.inference.tabular.markov.linear_systems import LinearSystem
 from cai.inference.tabular.stationary.gain_steps import (
     classes_of,
+    falls_apart,
     is_even,
     is_near,
     middle,
@@ -34,6 +35,7 @@ __all__ = [
     "bound_on_values",
     "concluded",
     "drift_of_chain",
+    "never_settles",
     "of_ties",
     "soft_rate",
 ]
@@ -100,6 +102,7 @@ def soft_rate(steps: Steps, limit: int, newton: bool = True) -> Rate:
                 values, moves = found, reached
         stalls, before = stalls + 1 if spread(moves) > before / 2 else 0, spread(moves)
         stuck = newton and (stalls == (TRIES if against else STALLS) or is_near(steps, moves))
+        stuck = stuck or (steps.eta < 0 and falls_apart(steps, values, moves))
         if is_even(moves) or count >= limit or stuck:
             break
         for _ in range(min(rounds, limit - count)):
@@ -112,6 +115,31 @@ def soft_rate(steps: Steps, limit: int, newton: bool = True) -> Rate:
     rate = concluded(steps, chains, values, count, jumps)
     tied = np.isinf(steps.eta) and not rate.why and not np.isfinite(rate.width).all()
     return of_ties(steps, rate, limit, drift_of_chain) if tied else rate
+
+
+def never_settles(steps: Steps, values: Values, limit: int) -> bool:
+    """Whether all values of longer and longer horizons were shown to grow (eta > 0) or fall (eta < 0) for ever.
+
+    Let F0 be the backup without what ends. There is less to sum up, so F >= F0 if eta > 0. If then F0(h) >= h + g with
+    g > 0, V_T >= h - max h + T g; and V_T <= h - min h + T g if eta < 0 and F0(h) <= h + g with g < 0.
+
+    Args:
+        steps: of a soft choice, eta finite and not 0.
+        values: where to begin.
+        limit: the most steps.
+    """
+    end = np.append(np.zeros(steps.number, dtype=bool), True)
+    stays = ~steps.edges_into(end)
+    pairs = steps.some(stays)
+    held = np.bincount(steps.states[pairs], minlength=steps.number) > 0
+    if not (pairs if steps.eta < 0 else held).all():
+        return False
+    inner = steps.select(pairs, stays & steps.of_pairs(pairs), np.ones(steps.number, dtype=bool), np.zeros(len(end)))
+    if steps.eta < 0:
+        moves = newton_against(inner, Chains(inner), values, limit)[1]
+        return bool((moves.delta + moves.rounding).max() < 0)
+    moves = newton_steps(inner, Chains(inner), values, limit)[1]
+    return bool((moves.delta - moves.rounding).min() > 0)
 
 
 def concluded(steps: Steps, chains: Chains, values: Values, count: int, jumps: int, chain: Moves | None = None) -> Rate:

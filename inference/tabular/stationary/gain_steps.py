@@ -3,7 +3,8 @@
 Newton's method on g + h = F(h), whose slope is the chain of the policy and dynamics at h (policy iteration; where
 F is convex, eta >= 0, its gains never fall). Where eta < 0 the dynamics work against the policy, and steps of both may
 go round. So a policy is held while the dynamics are iterated against it (its F is concave, and its gains never rise),
-and then made better (Hoffman and Karp 1966); some backups on the way take what was learned further than one state.
+and then made better (Hoffman and Karp 1966); some backups on the way take what was learned further than one state, and
+where a few steps of both arrive, they are all.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from cai.inference.tabular.stationary.problem.steps import Steps
 
 __all__ = [
     "classes_of",
+    "falls_apart",
     "gain_of",
     "is_even",
     "is_near",
@@ -43,6 +45,8 @@ UNDONE = 1e-6  # of a step: values that are less have lost too many digits of th
 STALLS = 20  # steps in a row that do not bring values nearer
 AHEAD = 16  # backups between two policies that are held
 POLICIES = 30  # that are held at most
+DIRECT = 8  # of Newton's own steps before a policy is held
+GAPS = 8  # between what states gain, at which they may fall into two sets
 INNER = 60  # steps of the dynamics against one of them
 REACH = 50.0  # of eta times what such a step may move states apart, besides what backups do: e^-800 is no float
 
@@ -120,18 +124,57 @@ def newton_against(steps: Steps, chains: Chains, values: Values, limit: int) -> 
     at = best = (values, steps.moves(values))
     count, solved, step = 0, 0, 0.5
     for _ in range(POLICIES):
-        if is_even(at[1]) or count >= limit:
+        if is_even(at[1]) or count >= limit or falls_apart(steps, *at):
             break
         for _ in range(AHEAD):
             values = at[0].moved(step * (at[1].delta - middle(at[1])))
             at = (values, steps.moves(values))
+        *direct, taken = newton(steps, chains, at[0], DIRECT)
+        count, solved = count + AHEAD + taken, solved + taken
+        if is_near(steps, direct[1]):
+            return *direct, count, solved
         values, _, taken = newton(steps, chains, at[0], INNER, at[1].policy)
-        count, solved, step = count + AHEAD + taken, solved + taken, 1.0
+        count, solved, step = count + taken, solved + taken, 1.0
         moves = steps.moves(values)
         if np.isfinite(moves.delta).all():
             at = (values, moves)
         best = at if spread(at[1]) < spread(best[1]) else best
     return *best, count, solved
+
+
+def falls_apart(steps: Steps, values: Values, moves: Moves) -> bool:
+    """Whether no one gain fits all states where dynamics work against the choice, eta < 0.
+
+    So it is where actions hold one set of states whatever the dynamics do, these hold another whatever the actions are,
+    and a step earns more in the first by F(h) - h with h = -inf outside than in the second with h = +inf outside.
+    """
+    order = np.sort(moves.delta)
+    gaps = np.diff(order)
+    bounds = order[:-1][np.argsort(-gaps)[:GAPS]]
+    return any(_earns_more(steps, values, moves.delta > bound, moves.delta <= bound) for bound in bounds)
+
+
+def _earns_more(steps: Steps, values: Values, high: Array, low: Array) -> bool:
+    """Whether what actions can hold of some states [N] surely earns more than what the dynamics can hold of others."""
+    while True:
+        kept = high[steps.states] & ~steps.into(np.append(~high, True))
+        able = np.bincount(steps.states[kept], minlength=steps.number) > 0
+        if (able == high).all():
+            break
+        high = able
+    while low.any():
+        led = ~steps.into(np.append(low, False)) & low[steps.states]
+        if not led.any():
+            break
+        low = low & ~(np.bincount(steps.states[led], minlength=steps.number) > 0)
+    if not (high.any() and low.any()):
+        return False
+    known, pairs = np.zeros(steps.number + 1), np.ones(len(steps.states), dtype=bool)
+    top = steps.select(kept, steps.of_pairs(pairs), high, known)
+    bottom = steps.select(pairs, ~steps.edges_into(np.append(~low, True)), low, known)
+    upper = top.moves(Values(values.high[high], values.low[high]))
+    lower = bottom.moves(Values(values.high[low], values.low[low]))
+    return bool((upper.delta - upper.rounding).min() > (lower.delta + lower.rounding).max())
 
 
 def _held(steps: Steps, moves: Moves, policy: Array) -> Moves:

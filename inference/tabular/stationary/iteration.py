@@ -29,7 +29,15 @@ from cai.inference.tabular.stationary.solve import Solution, solve_by_backups, s
 from cai.models.common.numerics import certainty_equivalent, plain_number
 from cai.models.trajectory.model import TrajectoryModel
 
-__all__ = ["Fits", "Settling", "Stationary", "policy_at", "q_values_at", "solve_group", "stationary_messages"]
+__all__ = [
+    "ConvergenceCriterion",
+    "Fits",
+    "Stationary",
+    "policy_at",
+    "q_values_at",
+    "solve_group",
+    "stationary_messages",
+]
 
 Array = np.ndarray[Any, Any]
 LEAST = 1e-280  # nats: values below have no relative accuracy, as float64 ends at 1e-308
@@ -37,7 +45,7 @@ EIGENVALUE_LIMIT = 200  # states up to which rho(F') is computed
 
 
 @dataclass(frozen=True)
-class Settling:
+class ConvergenceCriterion:
     """How well the values of an infinite horizon must be known.
 
     Attributes:
@@ -76,7 +84,7 @@ class Stationary:
     known: dict[str, Any] = field(default_factory=dict)
 
 
-def stationary_messages(model: TrajectoryModel, recursion: Recursion, settling: Settling) -> Stationary:
+def stationary_messages(model: TrajectoryModel, recursion: Recursion, settling: ConvergenceCriterion) -> Stationary:
     """The values that a backup leaves as they are and that finite horizons tend to, with their gradients."""
     if not recursion.is_listed:
         return _of_own(model, recursion, settling)
@@ -101,7 +109,7 @@ def stationary_messages(model: TrajectoryModel, recursion: Recursion, settling: 
 
 
 class Fits:
-    """Whether errors [N] of values [N] are within the tolerance; see `Settling`."""
+    """Whether errors [N] of values [N] are within the tolerance; see `ConvergenceCriterion`."""
 
     def __init__(self, steps: Steps, met: Array, tolerance: float) -> None:
         paid = steps.rewards[met[steps.states]] if steps.eta == 0 else steps.gains_of(met)  # others are 0
@@ -284,7 +292,7 @@ def with_gradients(model: TrajectoryModel, recursion: Recursion, values: Tensor,
         ) from None
 
 
-def _of_own(model: TrajectoryModel, recursion: Recursion, settling: Settling) -> Stationary:
+def _of_own(model: TrajectoryModel, recursion: Recursion, settling: ConvergenceCriterion) -> Stationary:
     """Messages of a recursion that a plug-in brings."""
     values, status, details = solve_own(model, recursion, settling.tolerance, settling.max_iterations)
     q_values = recursion.backup(model, values, 0)

@@ -295,6 +295,9 @@ def grows(steps: Steps, values: Values, rounds: bool = True) -> Array | None:
         paid = np.abs(steps.gains_of(np.ones(steps.number, dtype=bool)) if steps.eta else steps.rewards)
         unit = float(paid[np.isfinite(paid)].max(initial=0.0))
     for count in (1, ROUND if steps.count <= LARGE else ROUND // 8) if rounds else (1,):
+        if count > 1 and steps.dtype is not np.float64:  # long double takes ten times as long
+            steps, high = steps.at(np.float64), values.high.astype(np.float64)
+            values = Values(high, ((values.high - high) + values.low).astype(np.float64))
         moved = _moved(steps, values, count)
         largest = float(np.abs(moved).max(initial=0.0))
         if not 0 < largest < np.inf:

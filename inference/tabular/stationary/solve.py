@@ -16,6 +16,7 @@ import numpy as np
 
 from cai.inference.tabular.stationary.circles import bound_over_circles
 from cai.inference.tabular.stationary.classify import free_of_reward, usable, worth_of_closed
+from cai.inference.tabular.stationary.gain import never_settles
 from cai.inference.tabular.stationary.newton import (
     Chains,
     Found,
@@ -156,6 +157,8 @@ def solve_soft(solution: Solution, group: Array) -> None:
         solution.count, solution.jumps = solution.count + found.steps + 1, solution.jumps + found.steps + 1
         if found.grew is None:
             conclude(solution, part, unknown, found, chains)
+            if part.eta > 0 and np.isinf(solution.error[unknown]).all() and never_settles(part, found.values, POLISH):
+                solution.put(unknown, np.inf, 0.0)
             return
         solution.put(np.flatnonzero(unknown)[found.grew], np.inf, 0.0)
 
@@ -262,6 +265,9 @@ def solve_by_backups(solution: Solution, group: Array, accelerate: bool) -> None
             if grew is not None:
                 rising = float(values.total[grew][0] - first[grew][0]) > 0
                 solution.put(np.flatnonzero(unknown)[grew], np.inf if rising else -np.inf, 0.0)
+                break
+            if every and count >= ROUND and not near and never_settles(part, values, POLISH):
+                solution.put(unknown, -np.inf if part.eta < 0 else np.inf, 0.0)
                 break
             found = Found(values, 0)
             if accelerate:

@@ -107,13 +107,13 @@ def test_the_same_bits_and_bytes_from_any_map_also_after_a_kill(map, tmp_path, t
     assert files[0] == files[1]
     assert len(files[0]) == 5
     for change, pattern in (
-        ({"seed": 2}, "the seed was 1, and is 2 now"),
-        ({"features": TOWN[:2]}, "the options of the fit is not the same"),
+        ({"seed": 2}, "differs in the seed: 1 before, 2 now"),
+        ({"features": TOWN[:2]}, "differs in the options of the fit; give"),
         ({"by": "demonstration"}, "drawn by was person"),
     ):
         with pytest.raises(ValueError, match=pattern):
             bootstrap(town(), trips, 4, **asked | change, folder=tmp_path / "cut")
-    with pytest.raises(ValueError, match="the content of the demonstrations is not the same"):
+    with pytest.raises(ValueError, match="differs in the content of the demonstrations; give"):
         bootstrap(town(), trips[trips["person"] != "p0"], 5, **asked, folder=tmp_path / "cut")
 
 

@@ -104,29 +104,29 @@ def test_a_study_needs_a_folder(tmp_path):
 @pytest.mark.parametrize(
     ("change", "pattern"),
     [
-        ({"seed": 1}, "the seeds was 0, and is 1 now"),
+        ({"seed": 1}, "differs in the seeds: 0 before, 1 now;"),
         (
             {"backends": ["exact", "risk:eta=3"]},
-            r"the backends was exact, risk\(eta=2\), and is exact, risk\(eta=3\)",
+            r"differs in the backends: exact, risk\(eta=2\) before, exact, risk\(eta=3\) now",
         ),
-        ({"num_rollouts": 11}, "the trials of policies was num_rollouts=10, and is num_rollouts=11 now"),
-        ({"model": bridge(slip=0.3)}, "the content of the model is not the same"),
-        ({"model": lottery()}, "the model was bridge, and is lottery now"),
+        ({"num_rollouts": 11}, "differs in the trials of policies: num_rollouts=10 before, num_rollouts=11 now"),
+        ({"model": bridge(slip=0.3)}, "differs in the content of the model;"),
+        ({"model": lottery()}, "differs in the model: bridge before, lottery now"),
     ],
 )
 def test_another_question_is_refused_in_words(change, pattern, tmp_path):
     asked = {"model": bridge(), "backends": ["exact", "risk:eta=2"], "num_rollouts": 10, "seed": 0}
     cai.compare(**asked, folder=tmp_path)
-    with pytest.raises(ValueError, match=f"asks something else: {pattern}.*; give another folder"):
+    with pytest.raises(ValueError, match=f"asks something else, and {pattern}.*give another folder"):
         cai.compare(**asked | change, folder=tmp_path)
     cai.compare(**asked | {"model": bridge()}, folder=tmp_path)  # an equal model, built anew
 
 
 def test_a_sweep_is_no_comparison_and_no_sweep_of_other_values(tmp_path):
     cai.sweep("lottery", "risk", eta=[1.0, 2.0], folder=tmp_path)
-    with pytest.raises(ValueError, match="kind of study was sweep of risk over eta, and is compare now"):
+    with pytest.raises(ValueError, match="differs in the kind of study: sweep of risk over eta before, compare now"):
         cai.compare(lottery(), ["exact"], folder=tmp_path)
-    with pytest.raises(ValueError, match=r"the values was 1\.0, 2\.0, and is 1\.0, 3\.0 now"):
+    with pytest.raises(ValueError, match=r"differs in the values: 1\.0, 2\.0 before, 1\.0, 3\.0 now"):
         cai.sweep("lottery", "risk", eta=[1.0, 3.0], folder=tmp_path)
     with pytest.raises(ValueError, match="seed=None draws another seed each time"):
         cai.sweep("lottery", "risk", eta=[1.0, 2.0], seed=None, folder=tmp_path)

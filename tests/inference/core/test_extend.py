@@ -10,9 +10,9 @@ import torch
 import cai
 from cai.inference import Status, extend
 from cai.inference.extend import (
+    ConvergenceCriterion,
     FixedDynamics,
     Recursion,
-    Settling,
     Target,
     closed_form_posterior,
     fixed_backup,
@@ -57,7 +57,7 @@ def test_a_policy_a_recursion_and_tables_give_the_same_answer(options):
         Recursion(fixed_backup, soft_policy, 0.0),
         backend="mine",
         target=Target.OTHER,
-        settling=Settling(tolerance=1e-12),
+        settling=ConvergenceCriterion(tolerance=1e-12),
     )
     answers = [by_policy, by_recursion]
     if model.is_finite:

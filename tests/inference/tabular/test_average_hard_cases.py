@@ -188,3 +188,32 @@ def test_dynamics_that_work_against_the_policy_where_states_hardly_move(eta):
         assert max(abs(gain - mpmath.mpf(float(got.gain))) for gain in gains) <= 1e-12
         assert max(gains) >= low
         assert min(gains) <= high
+
+
+def test_a_policy_and_dynamics_that_hold_sets_of_their_own():
+    """State 0 can be held surely for 1 a step; whoever is in state 1 is held there by the dynamics, for -1."""
+    leak = 2.0**-30
+    outcomes = [[{0: 1}, {0: 0.5, 1: 0.5}], [{1: 1 - leak, 0: leak}, {1: 1 - leak, 0: leak}]]
+    model = problem(outcomes, [[1.0, 2.0], [-1.0, -1.0]])
+    got = cai.infer(model, "risk:eta=-8", throw=False)
+    assert got.status is Status.NOT_ASSURED
+    assert "may depend on the state" in got.details["why"]
+    assert got.details["steps"] <= 10  # not thousands, in search of a gain that all have
+    assert cai.infer(model, "variational").status is Status.SUCCESS
+
+
+def test_dynamics_that_work_against_the_policy_of_many_states_need_few_systems():
+    rng = np.random.default_rng(0)
+    chances = rng.integers(1, 9, size=(60, 2, 60)).astype(float)
+    chances /= chances.sum(-1, keepdims=True)
+    rewards = rng.integers(-16, 17, size=(60, 2)) / 16
+    mdp = MDP(chances, np.eye(60)[0], axes="state-action-state")
+    model = TrajectoryModel(mdp, rewards, horizon=math.inf, criterion="average")
+    got = cai.infer(model, "risk:eta=-1")
+    assert got.details["steps"] <= 20  # 16 backups and Newton's steps; a policy that is held beside takes as many again
+    values, gains = got.values[0].numpy(), []
+    for s in range(60):
+        worth = [math.log((chances[s, a] * np.exp(-(values - values[s]))).sum()) / -1 for a in range(2)]
+        gains.append(math.log(sum(math.exp(rewards[s, a] + worth[a]) for a in range(2)) / 2))
+    assert np.ptp(gains) <= 1e-12
+    assert abs(gains[0] - float(got.gain)) <= 1e-12

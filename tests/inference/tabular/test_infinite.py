@@ -624,3 +624,37 @@ def test_the_bridge_for_ever():
             assert attained == pytest.approx(float(got.elbo), abs=1e-8), name
             assert attained <= best + 1e-9
         assert float(got.elbo) <= evidence + 1e-9
+
+
+def test_growth_that_comes_round_a_long_circle_is_shown():
+    """999 states in a circle: 500 gain and 499 lose, in the mean .25 nats a step."""
+    following = ((np.arange(999) + 1) % 999)[:, None, None]
+    mdp = MDP.from_successors(following, np.ones((999, 1, 1)), np.eye(999)[0])
+    reward = np.where(np.arange(999) < 500, 1.0, -0.5)
+    for discount, status in (
+        (0.9, Status.DIVERGED),
+        (0.75, Status.SUCCESS),
+    ):
+        model = TrajectoryModel(mdp, reward, math.inf, discount=discount)
+        assert cai.infer(model, "exact", throw=False).status is status
+
+
+def test_values_that_fall_for_ever_by_little_a_step_are_found_out():
+    """With caution a cost of 2^-11 nats in state 0 outweighs an end of 2^-40 a step; other states are hardly left."""
+    often = [
+        [[0, 30064771072, 12884901888, 124554051584, 0], [0, 0, 4194304, 15728640, 13631488]],
+        [[6, 0, 8, 0, 20], [56, 0, 42, 20, 0]],
+        [[2147483648, 5100273664, 0, 536870912, 268435456]] * 2,
+        [[2560, 1280, 256, 0, 5376], [2555904, 0, 0, 0, 1507328]],
+        [[1179648, 3014656, 2228224, 1966080, 0], [0, 0, 0, 687194767360, 0]],
+    ]
+    chances = np.array(often) / 2**44
+    chances += np.eye(5)[:, None] * (1 - chances.sum(-1))[..., None]
+    reward = np.zeros((5, 2))
+    reward[0, 1] = -(2.0**-11)
+    prior = [[0.25, 0.75], [0.5, 0.5], [0.5, 0.5], [0.25, 0.75], [0.25, 0.75]]
+    mdp = MDP(chances, [0, 0.5, 0.25, 0, 0.25], axes="state-action-state")
+    model = TrajectoryModel(mdp, reward, math.inf, discount=1 - 2.0**-40, action_prior=prior)
+    found = cai.infer(model, "risk", eta=-1.0, throw=False, max_iterations=20_000)
+    assert found.status is Status.DIVERGED
+    assert found.details["steps"] < 1000

@@ -87,6 +87,21 @@ def test_five_is_paid_at_work():
     assert float(cai.infer(model, "variational").believed_return) == -1.0
 
 
+def test_members_of_a_batch_and_potentials_are_put_in_order():
+    model = TrajectoryModel(PROCESS, EARNED, horizon=3)
+    priors = model.batch(action_prior=[frame(PRIOR), frame(PRIOR[::-1])]).action_priors
+    assert np.abs(priors.numpy() - np.stack([PRIOR, PRIOR[::-1]])).max() <= 1e-15
+    priors = model.batch(action_prior=[pd.Series([0.25, 0.75], ["ride", "walk"])]).action_priors
+    assert priors.tolist() == [[[0.75, 0.25]] * 3]
+    starts = model.batch(
+        initial=[pd.Series(START, STATES).iloc[[1, 2, 0]], pd.Series({"bar": 1.0, "home": 0, "work": 0})]
+    )
+    assert np.abs(starts.initials.numpy() - [START, [0, 0, 1]]).max() <= 1e-15
+    potential = pd.Series([3.0, 1.0, 2.0], ["bar", "home", "work"])
+    want = cai.infer(cai.models.shaped(model, [1.0, 2.0, 3.0])).log_evidence
+    assert float(cai.infer(cai.models.shaped(model, potential)).log_evidence - want) == 0
+
+
 def test_transitions_policies_and_observations():
     tables = {
         name: pd.DataFrame(MOVES[:, a], STATES, STATES).iloc[[1, 2, 0], [2, 0, 1]] for a, name in enumerate(ACTIONS)

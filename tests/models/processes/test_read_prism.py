@@ -90,6 +90,8 @@ REFUSED = {
         {".tra": f"2 2 2\n0 0 1 1\n1 {10**12} 1 1\n"},
         r"A = 1,000,000,000,001 choices; that takes about .* TB",
     ),
+    "a head of other numbers": ({".tra": "2 2.5\n0 1 1\n1 1 1\n"}, "model.tra, line 1: expected the numbers of states"),
+    "one name for two states": (FILES | {".sta": "(x)\n0:(0)\n1:(0)\n2:(1)\n"}, "model.sta gives two states .* 'x=0'"),
     "cut off": ({".tra": "2 4\n0 1 0.5\n0 0 0.5\n1 1 1\n"}, "holds 3 transitions, and its first line announces 4"),
     "no number": ({".tra": "2 2\n0 1 nan\n1 1 1\n"}, "model.tra: choice 0 of state 0 sums to nan"),
     "no fraction": ({".tra": "2 2\n0 1 1/0\n1 1 1\n"}, "line 2: expected SOURCE TARGET PROBABILITY, got '0 1 1/0'"),

@@ -1,8 +1,10 @@
 """Transition tables as people write them: any keys, missing rows and actions; what cannot be read is said."""
 
+import math
 import random
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from test_toy_text import Table
@@ -122,6 +124,15 @@ REFUSED = {
     "reward a word": (row((1.0, 1, "a", True)), TypeError, r"'a' where the reward belongs"),
     "order": (row((1.0, 1, True, 5.0)), TypeError, r"5\.0 where an outcome says whether it terminated"),
     "next state a list": (row((1.0, [1], 0.0, True)), TypeError, r"\[1\], which cannot be a key"),
+    "in percent": (row((50, 1, 0.0, True), (50, 0, 0.0, False)), ValueError, r"sum to 100, not to 1; divide each by"),
+    "rounded": (row(*[(0.3333, 1, 0.0, True)] * 3), ValueError, r"sum to 0\.9999, not to 1; if they were rounded"),
+    "an info": (
+        row((1.0, 1, 0.0, False, {"x": 1})),
+        TypeError,
+        r"a fifth entry says whether the episode was",
+    ),
+    "reward NaN": (row((1.0, 1, float("nan"), True)), ValueError, r"P\[0\]\[0\] of Written holds the reward nan"),
+    "alike": ({0: {0: [(1.0, "0", 0.0, True)]}, 1: {0: [(1.0, 0, 0.0, True)]}}, ValueError, r"states 0 and '0', which"),
     "no entry": (row((1.0, 7, 0.0, False)), ValueError, r"leads to 7, which has no entry.*True.*states of P are 0, 1"),
 }
 
@@ -159,3 +170,10 @@ def test_the_table_itself_is_read_too():
     for given in ("FrozenLake-v1", Written(table)):
         with pytest.raises(ValueError, match=r"did you mean 'discount'\?"):
             gymnasium_model(given, gamma=0.9)
+
+
+def test_the_start_may_be_a_series_and_what_is_forbidden_sets_no_temperature():
+    table = {"a": {0: [(0.5, "b", -math.inf, False), (0.5, "b", 3.0, False)]}, "b": {0: [(1.0, "b", 0.0, True)]}}
+    model = gymnasium_model(table, initial=pd.Series({"b": 0.25, "a": 0.75}), horizon=3)
+    assert model.mdp.initial.tolist() == [0.75, 0.25, 0.0]
+    assert model.temperature == 0.03
