@@ -21,6 +21,7 @@ from cai.inference.gaussian.squares import Squares, factor, spread_over, squares
 
 __all__ = [
     "APART",
+    "FAR_APART",
     "KEPT",
     "LOST",
     "SPARED",

@@ -24,6 +24,7 @@ from cai.inference.gaussian.long_run import (
     entry_size,
     expected,
     geometric_sum,
+    largest_modulus,
     lift,
     long_run_law,
 )
@@ -31,7 +32,7 @@ from cai.inference.gaussian.messages import Messages, backward, outcome_step
 from cai.inference.gaussian.moments import believe
 from cai.inference.gaussian.posterior import GaussianPosterior
 from cai.inference.gaussian.problem import GaussianPrior, GaussianProblem, Quadratic, symmetric, times
-from cai.inference.gaussian.rooted import APART, LOST, SPARED, at_risk, digits_lost, refined, with_digits_of
+from cai.inference.gaussian.rooted import APART, FAR_APART, LOST, SPARED, at_risk, digits_lost, refined, with_digits_of
 from cai.inference.gaussian.square_roots import backward_in_roots
 
 __all__ = ["stationary_posterior"]
@@ -101,7 +102,9 @@ def stationary_posterior(
     if uneven and rooted is None and not (share := _digits_lost(problem, messages)) <= LOST[P.dtype]:
         return _failed(problem, common, details, APART.format(share), Status.OUT_OF_RANGE)
     policy = GaussianPrior(messages.gain, messages.offset, messages.covariance)
-    if uneven and asks_for_gradients(problem):
+    sizes = P.detach().diagonal(dim1=-2, dim2=-1).abs()
+    apart = uneven or bool((sizes.amax(-1) > FAR_APART[P.dtype] * sizes.amin(-1)).any())
+    if apart and asks_for_gradients(problem):
         messages, per_step = _with_slopes(problem, messages, per_step, policy, average=average)
     parts = common | {"problem": problem, "conduct": policy, "belief": believe(problem, messages)}
     parts |= {"status": Status.SUCCESS}
@@ -207,6 +210,9 @@ def _is_uneven(problem: GaussianProblem, P: Tensor) -> bool:
     ahead = _followed_by(problem, P, torch.zeros_like(P[..., 0]))
     messages = backward(ahead)
     if not bool((entry_size(messages.first.P - P) <= DOUBLED * entry_size(P)).all()):
+        return True
+    closed = problem.A[..., 0, :, :] + problem.B[..., 0, :, :] @ messages.gain[..., 0, :, :]
+    if problem.discount == 1 and not largest_modulus(closed) < 1 - MARGIN:  # the other root of the equation, maybe
         return True
     if bool(at_risk(ahead, messages).any()) and not _digits_lost(problem, messages) <= SPARED[P.dtype]:
         return True

@@ -51,8 +51,8 @@ class CheckedEnvironment(_One):
         """
         told: Any = self.env.step(action)
         self._check(told, "step", ("observation", "reward", "terminated", "truncated", "info"))
-        if np.ndim(told[1]) or told[1] is None:
-            what = "None" if told[1] is None else f"an array of shape {list(np.shape(told[1]))}"
+        if np.ndim(told[1]) or not _is_number(told[1]):
+            what = f"an array of shape {list(np.shape(told[1]))}" if np.ndim(told[1]) else repr(told[1])
             raise ValueError(f"{self._name}: the reward of a step is {what}; return one number, e.g. float(reward)")
         return told
 
@@ -70,6 +70,15 @@ class CheckedEnvironment(_One):
                 f"{self._name}: {method} returned an observation of shape {list(np.shape(told[0]))}, and its "
                 f"observation_space has {list(self._shape)}; mend the one or the other"
             )
+
+
+def _is_number(reward: Any) -> bool:
+    """Whether a reward is one: digits in a string are none."""
+    try:
+        float(reward)
+    except (TypeError, ValueError):
+        return False
+    return not isinstance(reward, (str, bytes))
 
 
 class CheckedVectorEnvironment(_Wrapper):

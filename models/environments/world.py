@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import inspect
 import math
@@ -261,7 +262,7 @@ def _vector(source: Any, number: int, limit: int | None, options: dict[str, Any]
             raise ValueError(f"options {sorted(options)} are for an id or a function; this vector is made already")
         if limit is not None:
             raise ValueError("max_episode_steps belongs to what makes the vector environment; say it there")
-        made = source if ready else source(num_envs=number, **options)
+        made = source if ready else _called(source, {"num_envs": number, **options}, name)
         mode = reset_mode(made) if isinstance(made, VectorEnv) else None
         if not isinstance(made, VectorEnv):
             raise TypeError(f"{name} takes num_envs and returned a {type(made).__name__}; expected a VectorEnv")
@@ -292,6 +293,24 @@ def _parameters(function: Any) -> set[str]:
         return set()
 
 
+def _called(function: Any, options: dict[str, Any], name: str) -> Any:
+    """What the function of a world returns.
+
+    Raises:
+        TypeError: if it does not take the options, or asks for more.
+    """
+    with contextlib.suppress(ValueError):  # of some that are written in C nothing is known
+        try:
+            inspect.signature(function).bind(**options)
+        except TypeError as error:
+            given = ", ".join(f"{key}={value!r}" for key, value in options.items())
+            raise TypeError(
+                f"{name} cannot be called as {name}({given}): {error}; a function that makes one environment is called "
+                "with the options of environment_model alone, and one with a parameter num_envs makes a vector"
+            ) from None
+    return function(**options)
+
+
 def _one(source: Any, limit: int | None, options: dict[str, Any], name: str) -> Any:
     """One environment."""
     import gymnasium
@@ -305,7 +324,7 @@ def _one(source: Any, limit: int | None, options: dict[str, Any], name: str) -> 
             raise ValueError(f"Gymnasium cannot make {source!r}: {error}") from None
         except TypeError as error:
             raise ValueError(f"Gymnasium environment {source!r} does not take these options: {error}") from None
-    made = source(**options)
+    made = _called(source, options, name)
     if not isinstance(made, gymnasium.Env):
         raise TypeError(f"{name} returned a {type(made).__name__}; expected a gymnasium.Env")
     checked = CheckedEnvironment(made, name)

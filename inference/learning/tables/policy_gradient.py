@@ -24,9 +24,8 @@ from cai.inference.learning.tables.world import Met, TableWorld
 
 __all__ = ["PolicyGradientRule", "soft_advantages"]
 
-SHARE = 0.1  # the most of its mean advantage that an entry is moved by at once
 EARLY = 50  # visits of a state after which a third of its actions are still drawn evenly; the share dies out
-LARGEST = 1.0  # nats that an entry of the policy may move at once
+LARGEST = 3.0  # nats that an entry of the policy may move at once
 
 
 class Estimates(NamedTuple):
@@ -175,7 +174,7 @@ class PolicyGradientRule:
         entries, inverse, counts = np.unique(keys, return_inverse=True, return_counts=True)
         visits[entries] += counts
         total = np.bincount(inverse, weights)
-        share = np.minimum(SHARE, total * visits[entries] ** -POWER)
+        share = np.minimum(1.0, total * visits[entries] ** -POWER)
         steps = share * np.bincount(inverse, weights * advantages) / np.maximum(total, 1e-300)
         logits[entries] += np.clip(steps, -LARGEST, LARGEST)
         # An action that lost its probability is hardly taken again, so its mean is one over the visits of its state.

@@ -104,11 +104,11 @@ class LinearAscent:
         gains, covariance, bound = self._moved(state, found)
         if not bool(bound.isfinite().all()):
             return dataclasses.replace(state, status=Status.OUT_OF_RANGE), Info({}, improved=False)
-        stuck = torch.equal(gains, state.gains) and torch.equal(covariance, state.covariance)
+        stalled = torch.equal(gains, state.gains) and torch.equal(covariance, state.covariance)
         status: Status | None = None
         if quiet >= QUIET or (not self.stationary and state.steps >= problem.problem.horizon):
             status = Status.SUCCESS
-        elif stuck:  # nothing but rounding is left to gain, if the promise says so too
+        elif stalled:  # nothing but rounding is left to gain, if the promise says so too
             status = Status.SUCCESS if bool((share <= 1e-6).all()) else Status.NOT_CONVERGED
         following = dataclasses.replace(
             state,

@@ -101,9 +101,9 @@ def soft_rate(steps: Steps, limit: int, newton: bool = True) -> Rate:
             if steps.eta > -np.inf or is_near(steps, reached):  # else a step may lead far, and backups bring h nearer
                 values, moves = found, reached
         stalls, before = stalls + 1 if spread(moves) > before / 2 else 0, spread(moves)
-        stuck = newton and (stalls == (TRIES if against else STALLS) or is_near(steps, moves))
-        stuck = stuck or (steps.eta < 0 and falls_apart(steps, values, moves))
-        if is_even(moves) or count >= limit or stuck:
+        stalled = newton and (stalls == (TRIES if against else STALLS) or is_near(steps, moves))
+        stalled = stalled or (steps.eta < 0 and falls_apart(steps, values, moves))
+        if is_even(moves) or count >= limit or stalled:
             break
         for _ in range(min(rounds, limit - count)):
             moves = steps.moves(values)

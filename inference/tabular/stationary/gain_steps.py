@@ -210,11 +210,12 @@ def _evaluated(
         return None
     step = found[:, 0]
     step[reference] = 0.0
-    leap = int(np.abs(step).argmax())
+    furthest = int(np.abs(step).argmax())
     # Where nearly all weight leaves the reference for ever, all others move far, and together.
-    moved = values.moved(step).relative(leap)
-    if np.abs(moved.relative(reference).total).max() < UNDONE * np.abs(step[leap]) and steps.table is None:
-        earned = system.answer((_earned(steps, moves) - gain).astype(np.float64)[:, None])  # what a leap undoes is lost
+    moved = values.moved(step).relative(furthest)
+    if np.abs(moved.relative(reference).total).max() < UNDONE * np.abs(step[furthest]) and steps.table is None:
+        # What a large step undoes is lost.
+        earned = system.answer((_earned(steps, moves) - gain).astype(np.float64)[:, None])
         if earned is not None and np.isfinite(earned).all():
             earned[reference] = 0.0
             moved = steps.values(earned[:, 0])

@@ -48,7 +48,7 @@ NEAR = 4.0  # of the rounding of delta: what is left at which no step is worth i
 FAR = 1e12  # how far values are pushed, relative to their size, to see whether they would move on
 LOOKS = (25, 100, 300)  # steps after which growth is looked for
 PEELS = 50  # times that states are taken out which do not move on with the others
-LEAP = 1e6  # the length of a step, relative to the values, before which growth is looked for
+LONG_STEP = 1e6  # the length of a step, relative to the values, before which growth is looked for
 ROUND = 128  # backups over which growth is looked for
 LARGE = 50_000  # edges beyond which it is fewer
 NOISE = 1e4  # of the rounding of delta: what a better pair may bring that is no more than an error of values
@@ -162,9 +162,9 @@ def soft_policy_iteration(steps: Steps, values: Values, limit: int, chains: Chai
         if step is not None and not step.any():
             return Found(values, count)
         lost = following is None or not np.isfinite(following.high).all()
-        leaps = step is not None and float(np.abs(step).max()) > LEAP * (1 + float(np.abs(values.high).max()))
-        if lost or leaps or count in LOOKS:
-            grew = grows(steps, values, lost or not leaps or steps.count <= LARGE)
+        is_long = step is not None and float(np.abs(step).max()) > LONG_STEP * (1 + float(np.abs(values.high).max()))
+        if lost or is_long or count in LOOKS:
+            grew = grows(steps, values, lost or not is_long or steps.count <= LARGE)
             if grew is not None:
                 return Found(values, count, grew)
         if following is None or lost:

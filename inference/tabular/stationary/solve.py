@@ -39,7 +39,7 @@ LONGEST = 2_000_000  # edges up to which long double is tried where float64 does
 SMALL = 1000  # edges up to which backups are made in long double
 POLISH = 50  # Newton's steps near the answer
 SHAKY = 1e-6  # of the largest value: what changes by less may be rounding that goes round
-STUCK = 1e-9  # of the largest value: what all backups that may follow change, below which none brings a bound
+NEGLIGIBLE = 1e-9  # of the largest value: what all backups that may follow change, below which none brings a bound
 SETTLED = 100.0  # of the rounding of delta: what is left where values are as good as they get
 
 
@@ -280,7 +280,7 @@ def solve_by_backups(solution: Solution, group: Array, accelerate: bool) -> None
                 if finest or solution.fits(bound, found.values.total):
                     solution.put(unknown, found.values, bound)
                     return
-            if accelerate and count >= ROUND and change * solution.left() <= STUCK * np.abs(values.total).max():
+            if accelerate and count >= ROUND and change * solution.left() <= NEGLIGIBLE * np.abs(values.total).max():
                 solution.put(unknown, values, np.inf)  # no backup changes more than the one before it
                 return
         else:

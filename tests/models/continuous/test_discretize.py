@@ -249,6 +249,31 @@ def test_the_multi_goal_world_at_an_eighth():
     assert values == pytest.approx([-23.2154, -8.2331, -12.9958], abs=1e-3)
 
 
+@pytest.mark.parametrize(
+    ("discount", "limit"), [(1.0, (-12.558, -2.935, -5.819)), (0.99, (-12.231, -2.892, -5.699))], ids=["1", ".99"]
+)
+def test_the_multi_goal_world_in_the_entropy_form(discount, limit):
+    """Actions by Lebesgue measure: log 4, the volume of the box, is earned by every step that is taken.
+
+    Half the spacing leaves about a quarter of the error, so that two spacings tell the limit. Walks end long before 30
+    steps, so that the horizon stands for an infinite one.
+    """
+    world = multi_goal()
+    reward = world.reward
+    found = []
+    for parts in (2, 4):
+        axes = [torch.linspace(-7, 7, 14 * parts + 1, dtype=torch.float64)] * 2
+        actions = [torch.linspace(-1, 1, 2 * parts + 1, dtype=torch.float64)] * 2
+        made = world.replace(reward=lambda s, a, t: reward(s, a, t) + math.log(4), discount=discount)
+        table = discretize(made, axes, actions)
+        values = cai.infer(table, "variational", keep="values").values[0]
+        found.append([float(values[table.mdp.state_index(place)]) for place in ("0, 0", "-2.5, 0", "2.5, 2.5")])
+    coarse, fine = np.array(found)
+    assert np.abs(fine + (fine - coarse) / 3 - limit).max() < 0.05
+    assert (coarse < fine).all()
+    assert (fine < limit).all()
+
+
 # ---- what is refused, and what is said ----------------------------------------------------------------------------
 
 

@@ -146,6 +146,16 @@ def test_observations_that_nobody_learns_from_are_refused(space, message):
         ({"source": 3}, TypeError, "source of a world"),
         ({"source": "Pendelum-v1"}, ValueError, "cannot make"),
         ({"source": lambda: 3}, TypeError, "expected a gymnasium.Env"),
+        (
+            {"source": lambda n: Counter()},
+            TypeError,
+            r"cannot be called as <lambda>\(\): missing a required argument: 'n'",
+        ),
+        (
+            {"source": lambda num_envs, n: 0},
+            TypeError,
+            r"called as <lambda>\(num_envs=1\): .*'n'; a function that makes",
+        ),
         ({"source": Counter()}, TypeError, "made already"),
         ({"source": SyncVectorEnv([Counter])}, ValueError, "AutoresetMode.DISABLED"),
         ({"source": SyncVectorEnv([Counter], autoreset_mode="SameStep")}, ValueError, "AutoresetMode.DISABLED"),
@@ -245,6 +255,11 @@ FORMS = {
         {"step": lambda told: (told[0], np.ones(1), *told[2:])},
         r"is an array of shape \[1\]; return one number",
     ),
+    "a word": (
+        {"step": lambda told: (told[0], "much", *told[2:])},
+        "the reward of a step is 'much'; return one number",
+    ),
+    "digits": ({"step": lambda told: (told[0], "1.0", *told[2:])}, "the reward of a step is '1.0'; return one number"),
     "nothing": ({"step": lambda told: (told[0], None, *told[2:])}, "the reward of a step is None; return one number"),
 }
 
