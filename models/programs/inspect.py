@@ -108,6 +108,7 @@ def inspect_program(program: Program) -> ProgramInfo:
     if not callable(program):
         raise TypeError(
             f"expected a TrajectoryModel or a Pyro program (a function of no arguments), got {type(program).__name__}"
+            + ("; take its members one by one, [... for member in batch]" if hasattr(program, "horizons") else "")
         )
     if isinstance(program, World):
         return _inspect_world(program)

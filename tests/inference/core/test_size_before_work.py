@@ -13,7 +13,7 @@ from gaussian_programs import gaussian
 import cai
 from cai.inference import SequentialMonteCarlo, available_backends
 from cai.inference.core.memory import check_memory
-from cai.models import MDP, TrajectoryModel, bridge, double_integrator, random_mdp
+from cai.models import MDP, TrajectoryModel, bridge, condition, double_integrator, random_mdp
 from cai.models.common import memory
 from cai.models.common.memory import TooLarge
 
@@ -180,3 +180,10 @@ def test_names_of_several_backends_belong_to_compare():
     for names in (["exact", "variational"], ("exact",), {"exact"}):
         with pytest.raises(TypeError, match=r"cai\.compare\(model"):
             cai.infer(bridge(), names)
+
+
+def test_a_batch_is_conditioned_member_by_member():
+    batch = bridge(horizon=2).batch(temperature=[1.0, 2.0])
+    with pytest.raises(TypeError, match="members one by one"):
+        condition(batch, {"a_1": 1})
+    assert len([condition(member, {"a_1": 1}) for member in batch]) == 2
