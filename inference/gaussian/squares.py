@@ -189,9 +189,10 @@ def axes_of(matrix: Tensor, vector: Tensor | None = None, *, shaken: bool = Fals
         found = exact_factors(scaled, (vector / scale)[doubtful])
         known = doubtful.masked_scatter(doubtful, found.known)
         held = held | known
-        parts = ((lower, found.lower), (values, found.pivots), (roots, found.pivots.sqrt()))
-        parts += ((inverse, found.inverse), (along, found.along))
-        lower, values, roots, inverse, along = (_replaced(old, known, new[found.known]) for old, new in parts)
+        plain = (lower, values, roots, inverse, along)
+        better = (found.lower, found.pivots, found.pivots.sqrt(), found.inverse, found.along)
+        pairs = zip(plain, better, strict=True)
+        lower, values, roots, inverse, along = (_replaced(old, known, new[found.known]) for old, new in pairs)
     positive = (values >= -INDEFINITE * n).all(-1)
     return Axes(scale[..., None] * lower, values, roots, inverse / scale[..., None, :], along, held, positive)
 
