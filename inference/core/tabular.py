@@ -15,7 +15,7 @@ from cai.inference.core.policy import Policy, policy_classes
 from cai.inference.core.posterior import Posterior
 from cai.inference.core.status import Status
 from cai.models.common.checks import index_tensor
-from cai.models.common.numerics import safe_log, safe_logsumexp
+from cai.models.common.numerics import rounding, safe_log, safe_logsumexp
 from cai.models.common.random_draws import seeded
 from cai.models.trajectory.model import TrajectoryModel
 from cai.models.trajectory.simulate import sample_chain
@@ -107,10 +107,15 @@ class TabularPosterior(Posterior):
 
         Raises:
             IndexError: if t is not a time index of the answer.
+            TooLarge: naming the bytes, if the table does not fit into the memory that there is.
         """
+        time, listed = self._time(t), self.mdp if self.has_outcomes else None
+        what = (f"dynamics({t})", f"ask outcomes({t}) instead, [S, A, K], whose next states are mdp.next_states")
+        if listed is not None and listed.next_states is not None:
+            listed.require_dense(*what)
         with self._recording():
-            alive, _ = self.world.outcomes(self._time(t))
-        return self.mdp.to_next_states(alive) if self.has_outcomes and self.mdp is not None else alive
+            alive, _ = self.world.outcomes(time)
+        return alive if listed is None else listed.to_next_states(alive, *what)
 
     def luck_map(self, t: int) -> Tensor:
         """[S, A], KL of q(s_{t+1} | s_t, a_t) from the true dynamics at time index t, in nats.
@@ -165,7 +170,7 @@ class TabularPosterior(Posterior):
 
     def _most_probable_actions(self, probs: Tensor) -> Tensor:
         """[T, S], the most probable action of each row [T, S, A]; of equals up to rounding the first."""
-        return (probs >= (1 - 1e-12) * probs.amax(-1, keepdim=True)).to(torch.uint8).argmax(-1)
+        return (probs >= (1 - rounding(probs)) * probs.amax(-1, keepdim=True)).to(torch.uint8).argmax(-1)
 
     def _planned(self, greedy: Tensor) -> Tensor:
         """[T, S, A], the actions of the most probable trajectory in every state; greedy where it says nothing.
