@@ -229,7 +229,8 @@ class _Lost(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, None, None, None]:
-        raise NotKnown("gradients", *ctx.refused, "the pass that gradients are taken of has lost its digits")
+        kind, instead = ctx.refused
+        raise NotKnown("gradients", kind, instead, "the pass that gradients are taken of has lost its digits")
 
 
 def refined(first: Any, better: Any, mask: Tensor, *, lost: bool = False, refused: tuple[str, str] = REFUSED) -> Any:
