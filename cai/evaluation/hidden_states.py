@@ -169,7 +169,7 @@ def _returns(agent: BeliefPolicy, model: TrajectoryModel, num_runs: int, generat
     returns = torch.zeros(num_runs, dtype=torch.float64)
     running = torch.arange(num_runs)  # the runs that go on; states and beliefs are kept for these alone
     state = model.reset(num_runs, generator)
-    alive = model.live[state]
+    alive = model.nonterminal[state]
     log_beliefs, _ = agent.states.start(_shown_to_all(agent, state, None, generator), num_runs)
     t = 0
     while t < min(model.horizon, LONGEST):

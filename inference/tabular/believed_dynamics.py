@@ -109,7 +109,7 @@ class FixedDynamics(OutcomeDynamics):
         model, chances = self.model, self.model.mdp.probabilities[rows]
         if model.discount == 1:
             return Step(chances, None, None)
-        stays = model.survival[rows][:, None, None]
+        stays = model.continuation_probability[rows][:, None, None]
         return Step(chances * stays, chances * model.fall[rows][:, None, None], None)
 
     def onward(self, policy: Tensor) -> tuple[Tensor, Tensor]:
@@ -117,7 +117,7 @@ class FixedDynamics(OutcomeDynamics):
         if mdp.next_states is not None:
             return super().onward(policy)
         moves, falls = policy[:, None] @ mdp.probabilities, self.model.fall[:, None, None]
-        return moves * self.model.survival[:, None, None], (moves * falls).sum(-1, keepdim=True)
+        return moves * self.model.continuation_probability[:, None, None], (moves * falls).sum(-1, keepdim=True)
 
     def chances(self, times: range) -> Tensor:
         return self.model.mdp.probabilities
@@ -171,8 +171,8 @@ class TiltedDynamics(OutcomeDynamics):
     def _alike_onward(self, policy: Tensor) -> tuple[Tensor, Tensor] | None:
         """`onward` where all outcomes of a pair are paid alike, so that e^{eta v(s')} tilts every row; else None."""
         model, values, rewards = self.model, self.values[1], self.model.log_potential(0)
-        chances, survival = model.mdp.probabilities, model.survival[:, None]
-        tensors = (policy, values, rewards, chances, survival)
+        chances, onward = model.mdp.probabilities, model.continuation_probability[:, None]
+        tensors = (policy, values, rewards, chances, onward)
         if rewards.shape[-1] > 1 or math.isinf(self.eta) or any(part.requires_grad for part in tensors):
             return None
         if not bool(torch.isfinite(values).all() & torch.isfinite(rewards).all()):
@@ -181,15 +181,15 @@ class TiltedDynamics(OutcomeDynamics):
         weights = (scores - scores.max()).exp()
         if float(weights.min()) < torch.finfo(weights.dtype).tiny ** 0.5:
             return None
-        goes_on = (chances @ weights[:-1]) * survival
+        goes_on = (chances @ weights[:-1]) * onward
         falls = chances.sum(-1) * model.fall[:, None] * weights[-1]
         shares = policy / (goes_on + falls)
-        moves = (shares[:, None] @ chances) * weights[:-1] * survival[..., None]
+        moves = (shares[:, None] @ chances) * weights[:-1] * onward[..., None]
         fallen = (shares * falls).sum(-1)[:, None, None]
-        if bool(model.live.all()):
+        if bool(model.nonterminal.all()):
             return moves, fallen
-        live, (true, none) = model.live[:, None, None], FixedDynamics(model).onward(policy)
-        return torch.where(live, moves, true), torch.where(live, fallen, none)
+        nonterminal, (true, none) = model.nonterminal[:, None, None], FixedDynamics(model).onward(policy)
+        return torch.where(nonterminal, moves, true), torch.where(nonterminal, fallen, none)
 
     def _outcomes(self, t: int, rows: slice) -> tuple[Tensor, Tensor]:
         """`outcomes` of some states."""
@@ -262,7 +262,7 @@ class TiltedDynamics(OutcomeDynamics):
             ratios = torch.where(counts, ratios - torch.where(counts, mean, torch.zeros_like(mean)), ratios)
         else:
             ratios = tilted_log_ratio(weights, worth, self.eta)
-        return weights, torch.where(model.live[rows][:, None, None], ratios, torch.zeros_like(ratios))
+        return weights, torch.where(model.nonterminal[rows][:, None, None], ratios, torch.zeros_like(ratios))
 
     def _split(self, moved: Tensor) -> tuple[Tensor, Tensor | None]:
         """(what goes on, what falls) of chances of all outcomes; the second is None without a discount."""

@@ -30,17 +30,17 @@ def _log(values: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True, eq=False)
 class FilterTables:
-    """Transitions with survival, and likelihoods, as numpy arrays; made for each action when it is first taken.
+    """Transitions with the chance to go on, and likelihoods, as arrays; made for each action when it is first taken.
 
     Args:
         mdp: the process.
         model: what is seen of its states.
-        log_survival: [S], log of the chance that a run goes on after a transition.
+        log_continuation: [S], log of the chance that a run goes on after a transition.
     """
 
     mdp: MDP
     model: ObservationModel
-    log_survival: np.ndarray
+    log_continuation: np.ndarray
     _kept: dict[Any, Any] = field(init=False, repr=False, default_factory=dict)
 
     def start(self, observation: int) -> np.ndarray:
@@ -63,7 +63,7 @@ class FilterTables:
             sources, outcomes = np.nonzero(chances)
             following = self.mdp.next_states
             targets = outcomes if following is None else following[:, action].cpu().numpy()[sources, outcomes]
-            values = chances[sources, outcomes] * np.exp(self.log_survival)[sources]
+            values = chances[sources, outcomes] * np.exp(self.log_continuation)[sources]
             self._kept["entries", action] = (sources, targets, values)
         return self._kept["entries", action]
 

@@ -60,7 +60,7 @@ class DistancePenalty(RewardFactor):
         """[S], the distance of each state; 0 in terminal states, where nothing is paid.
 
         Raises:
-            ValueError: if there is no target, a live state has no way or no cell, or the table has another length.
+            ValueError: if there is no target, a nonterminal state has no way or cell, or the table has another length.
         """
         if mdp not in self._known:
             self._known[mdp] = self._measured(mdp)

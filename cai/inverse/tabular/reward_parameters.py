@@ -163,8 +163,8 @@ class LinearParameters(RewardParameters):
         return table
 
     def _in_live_states(self, table: Tensor) -> Tensor:
-        live = self.model.live.reshape(-1, *[1] * (table.dim() - 1))
-        return torch.where(live, table, torch.zeros_like(table))
+        nonterminal = self.model.nonterminal.reshape(-1, *[1] * (table.dim() - 1))
+        return torch.where(nonterminal, table, torch.zeros_like(table))
 
 
 @dataclass(frozen=True, eq=False)
@@ -322,8 +322,8 @@ def _free_table(term: RewardFactor) -> bool:
 
 
 def _free_pairs(term: Any, model: TrajectoryModel) -> Tensor:
-    possible = (model.action_prior > 0) & model.live[:, None]
-    return torch.nonzero(possible if term.table.dim() == 2 else model.live)
+    possible = (model.action_prior > 0) & model.nonterminal[:, None]
+    return torch.nonzero(possible if term.table.dim() == 2 else model.nonterminal)
 
 
 def _filled(term: Any, pairs: Tensor, coefficients: Tensor) -> TableReward:

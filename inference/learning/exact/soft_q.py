@@ -32,7 +32,7 @@ def soft_q_gradient(
         model: of an infinite horizon.
         q_values: [S, A], reward units.
         steps: n >= 1.
-        state_weights: [S], w >= 0; uniform over the live states, unless given. Terminal states count nothing.
+        state_weights: [S], w >= 0; uniform over the nonterminal states, unless given. Terminal states count nothing.
 
     Returns:
         (soft_q, policy, value), each [S, A].
@@ -62,7 +62,7 @@ def soft_q_gradient(
     found = soft_q, weights * weighted(policy, centred) / alpha, value
     if not all(bool(torch.isfinite(part).all()) for part in found):
         raise ValueError(
-            "the gradient is not finite: the policy of q_values can meet a reward of -inf, or has a live state without "
-            "any finite q; forbid actions that pay -inf (prior 0), or give them alone a q of -inf"
+            "the gradient is not finite: the policy of q_values can meet a reward of -inf, or has a nonterminal state "
+            "without any finite q; forbid actions that pay -inf (prior 0), or give them alone a q of -inf"
         )
     return found

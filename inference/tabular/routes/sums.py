@@ -252,14 +252,14 @@ class RouteSums:
         """
         graph = self.graph
         exits, links, columns = self._exits([destination])
-        live = np.ones(graph.number, dtype=bool)
+        nonterminal = np.ones(graph.number, dtype=bool)
         if not self.converges:
-            live = graph.leads_to(destination)
-            live &= True if origins is None else graph.led_from(origins, destination)
-        inner = live.copy()
+            nonterminal = graph.leads_to(destination)
+            nonterminal &= True if origins is None else graph.led_from(origins, destination)
+        inner = nonterminal.copy()
         if graph.absorbs:
             inner[links] = False
-        used = inner[graph.tails] & live[graph.heads]
+        used = inner[graph.tails] & nonterminal[graph.heads]
         system = self.system
         if not self.converges:
             system = graph.pattern.system(torch.from_numpy(np.where(used, self.weights, 0.0)))

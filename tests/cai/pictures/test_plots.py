@@ -187,7 +187,7 @@ def test_map_arrows_follow_the_policy():
     for (x, y), u, v in zip(arrows.get_offsets(), arrows.U, arrows.V, strict=True):
         drawn.setdefault((round(y), round(x)), []).append((v, u))
     for state, cell in enumerate(layout.cells):
-        if not posterior.model.live[state]:
+        if not posterior.model.nonterminal[state]:
             assert cell not in drawn
             continue
         best = int(posterior.action_probs[0, state].argmax())

@@ -133,7 +133,7 @@ def walked(problem, policy, prior=None):
 
 
 def tables(problem, got):
-    """The answer's policy as {(t, s): row} over the live states."""
+    """The answer's policy as {(t, s): row} over the nonterminal states."""
     return {(t, s): got.action_probs[t, s].tolist() for t, s in prior_of(problem)}
 
 

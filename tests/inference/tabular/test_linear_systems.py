@@ -302,7 +302,7 @@ def test_gradients_above_three_thousand_states(name, slip, discount):
 @pytest.mark.parametrize("backend", [SumProduct(), StructuredVariational(solver="closed-form")], ids=["exact", "fixed"])
 def test_a_large_world_begins_near_its_answer(backend):
     """News need not cross the world step by step; without Newton steps the same values are found by waiting."""
-    side = 40  # 1,599 live states
+    side = 40  # 1,599 nonterminal states
     model = city(side, costs(side), slip=0.1)
     fast = backend.run(model)
     slow = type(backend)(**{**backend.__dict__, "accelerate": False}).run(model)
@@ -316,7 +316,7 @@ def test_a_large_world_begins_near_its_answer(backend):
 
 @functools.cache
 def a_sure_world():
-    """A model of 4,095 live states, and its answer by iteration."""
+    """A model of 4,095 nonterminal states, and its answer by iteration."""
     model = city(64, costs(64))
     return model, cai.infer(model, ZIteration(solver="iteration"))
 
@@ -341,7 +341,7 @@ def test_visits_of_a_large_chain_are_conserved():
     visits, absorbed = expected_visits(model, model.mdp.initial, policy, FixedDynamics(model))
     alive = FixedDynamics(model).outcomes(0)[0]
     entered = model.mdp.scatter((visits[0, :, None] * policy[0])[..., None] * alive)
-    missed = (visits[0] - entered - model.mdp.initial)[model.live].abs().max()
+    missed = (visits[0] - entered - model.mdp.initial)[model.nonterminal].abs().max()
     assert float(missed) <= 1e-12 * float(visits.max())
     assert float(entered[-1]) == pytest.approx(1.0, abs=1e-9)
     assert float(absorbed) == 0.0

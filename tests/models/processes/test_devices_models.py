@@ -102,7 +102,7 @@ def tables(model):
         "dense": mdp.dense(),
         "prior": model.action_prior,
         "log prior": model.log_action_prior,
-        "survival": model.survival,
+        "continuation_probability": model.continuation_probability,
     }
     return found | {f"reward {t}": model.reward_table(t) for t in range(2)}
 
@@ -139,7 +139,7 @@ def test_tables_elsewhere_are_the_tables_here(kind, dense, dtype):
         assert (moved.device, moved.dtype) == (device, dtype)
         assert_same(moved, model, 0.0 if dtype == torch.float64 else SINGLE)
         for mask in (
-            moved.live,
+            moved.nonterminal,
             moved.mdp.available,
             moved.mdp.terminal,
             moved.mdp.states("pair"),
@@ -437,7 +437,7 @@ def test_tensors_of_two_devices_do_not_mix():
             lambda: torch.mul(there, there, out=torch.empty(3, dtype=torch.float64)),
         ]
         for mix in mixes:
-            with pytest.raises(MixedDevices, match="live elsewhere"):
+            with pytest.raises(MixedDevices, match="nonterminal elsewhere"):
                 mix()
         with pytest.raises(TypeError, match="no numpy"):
             there.numpy()
