@@ -46,7 +46,7 @@ class Answer:
     policy: np.ndarray  # [T, S, A]
     start: float
     initial: np.ndarray | None  # [S]
-    marginals: np.ndarray | None  # [T + 1, S], None where the start is hopeless
+    marginals: np.ndarray | None  # [T + 1, S], None where the start is infeasible
     visits: np.ndarray | None  # [S, A], of nonterminal states
 
 
@@ -100,8 +100,8 @@ def solved(case, kind, numbers):
             table.append(scores)
             scored = [numbers.log(number(p)) + q if p > 0 else -math.inf for p, q in zip(prior[s], scores, strict=True)]
             values[t][s] = number(0) if ends[s] else log_sum(numbers, scored)
-            hopeless = ends[s] or values[t][s] == -math.inf
-            rows.append(prior[s] if hopeless else [numbers.exp(score - values[t][s]) for score in scored])
+            infeasible = ends[s] or values[t][s] == -math.inf
+            rows.append(prior[s] if infeasible else [numbers.exp(score - values[t][s]) for score in scored])
         q_values.insert(0, table)
         policy.insert(0, rows)
     first, starts = values[0], case.initial.tolist()
@@ -109,8 +109,8 @@ def solved(case, kind, numbers):
     if kind == "exact":
         start = log_sum(numbers, [numbers.log(number(starts[s])) + first[s] for s in possible])
     else:
-        hopeless = any(first[s] == -math.inf for s in possible)
-        start = -math.inf if hopeless else numbers.fsum([number(starts[s]) * first[s] for s in possible])
+        infeasible = any(first[s] == -math.inf for s in possible)
+        start = -math.inf if infeasible else numbers.fsum([number(starts[s]) * first[s] for s in possible])
     initial = marginals = visits = None
     if start != -math.inf:
         initial = [number(p) for p in starts]

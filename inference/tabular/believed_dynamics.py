@@ -21,13 +21,13 @@ from cai.models.common.numerics import (
 from cai.models.common.shapes import broadcast_shapes
 from cai.models.trajectory.model import TrajectoryModel
 
-__all__ = ["FixedDynamics", "OutcomeDynamics", "Step", "TableDynamics", "TiltedDynamics", "tilted_start"]
+__all__ = ["FixedDynamics", "OutcomeDynamics", "BelievedStep", "TableDynamics", "TiltedDynamics", "tilted_start"]
 
 
 EVERY = slice(None)
 
 
-class Step(NamedTuple):
+class BelievedStep(NamedTuple):
     """What q believes of one step.
 
     Attributes:
@@ -56,11 +56,11 @@ class OutcomeDynamics:
         """What `outcomes` returns; a subclass defines this, or `step`."""
         raise NotImplementedError
 
-    def step(self, t: int) -> Step:
+    def step(self, t: int) -> BelievedStep:
         """All that is believed of step t."""
         alive, fallen = self.tables(t)
         prior = torch.cat(FixedDynamics(self.model).outcomes(t), -1)
-        return Step(alive, fallen, categorical_divergence(torch.cat([alive, fallen], -1), prior))
+        return BelievedStep(alive, fallen, categorical_divergence(torch.cat([alive, fallen], -1), prior))
 
     def outcomes(self, t: int) -> tuple[Tensor, Tensor]:
         """(alive [S, A, K], fallen [S, A, K]): the chance that an outcome happens and the chain goes on, or falls."""
@@ -105,12 +105,12 @@ class OutcomeDynamics:
 class FixedDynamics(OutcomeDynamics):
     """The true dynamics, discount included."""
 
-    def step(self, t: int, rows: slice = EVERY) -> Step:
+    def step(self, t: int, rows: slice = EVERY) -> BelievedStep:
         model, chances = self.model, self.model.mdp.probabilities[rows]
         if model.discount == 1:
-            return Step(chances, None, None)
+            return BelievedStep(chances, None, None)
         stays = model.continuation_probability[rows][:, None, None]
-        return Step(chances * stays, chances * model.fall[rows][:, None, None], None)
+        return BelievedStep(chances * stays, chances * model.fall[rows][:, None, None], None)
 
     def onward(self, policy: Tensor) -> tuple[Tensor, Tensor]:
         mdp = self.model.mdp
@@ -145,9 +145,9 @@ class TiltedDynamics(OutcomeDynamics):
         self.values = values
         self.eta = eta
 
-    def step(self, t: int) -> Step:
+    def step(self, t: int) -> BelievedStep:
         weights, ratios = self._ratios(t, self.values[t + 1])
-        return Step(*self._split(self._moved(weights, ratios)), self._divergence(weights, ratios))
+        return BelievedStep(*self._split(self._moved(weights, ratios)), self._divergence(weights, ratios))
 
     def outcomes(self, t: int) -> tuple[Tensor, Tensor]:
         alive, fallen = zip(*by_rows(self.model.mdp.probabilities, lambda rows: self._outcomes(t, rows)), strict=True)

@@ -12,7 +12,7 @@ from cai.inference.learning.exact.tables import (
     ExactTables,
     boltzmann,
     exact_tables,
-    live_weights,
+    nonterminal_weights,
     require_infinite,
 )
 from cai.inference.tabular.policy_posterior import policy_values
@@ -48,7 +48,7 @@ def soft_actor_critic(
     """
     tables = exact_tables(model, "soft actor-critic")
     require_infinite(tables.model, "soft actor-critic")
-    weights = live_weights(tables, state_weights)
+    weights = nonterminal_weights(tables, state_weights)
     weights = weights / weights.sum().clamp(min=torch.finfo(weights.dtype).tiny)
     if target_entropy is None:
         return _fixed_point(tables.model)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cai.inference.learning.exact.tables import boltzmann, checked, exact_tables, live_weights, require_infinite
+from cai.inference.learning.exact.tables import boltzmann, checked, exact_tables, nonterminal_weights, require_infinite
 from cai.models.common.numerics import weighted
 from cai.models.trajectory.model import TrajectoryModel
 
@@ -46,7 +46,7 @@ def soft_q_gradient(
     q_values = checked(q_values, tuple(tables.prior.shape), "q_values")
     if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
         raise ValueError(f"steps is {steps!r}; give a whole number of at least 1")
-    weights = live_weights(tables, state_weights)[:, None]
+    weights = nonterminal_weights(tables, state_weights)[:, None]
     alpha = tables.temperature
     policy, ratio, values = boltzmann(tables, q_values)
     target = tables.rewards(0) + tables.discount * tables.ahead(values)

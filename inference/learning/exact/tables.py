@@ -10,7 +10,15 @@ from torch import Tensor
 from cai.models.common.numerics import expectation, plain_number, weighted
 from cai.models.trajectory.model import TrajectoryModel
 
-__all__ = ["ExactTables", "boltzmann", "checked", "exact_tables", "live_weights", "require_finite", "require_infinite"]
+__all__ = [
+    "ExactTables",
+    "boltzmann",
+    "checked",
+    "exact_tables",
+    "nonterminal_weights",
+    "require_finite",
+    "require_infinite",
+]
 
 
 class ExactTables(NamedTuple):
@@ -99,7 +107,7 @@ def checked(given: Any, shape: tuple[int, ...], name: str) -> Tensor:
     return tensor
 
 
-def live_weights(tables: ExactTables, given: Any) -> Tensor:
+def nonterminal_weights(tables: ExactTables, given: Any) -> Tensor:
     """[S], weights of states, 0 in terminal ones; uniform over nonterminal states unless given."""
     nonterminal = tables.nonterminal.double()
     if given is None:

@@ -10,7 +10,7 @@ from torch import Tensor
 from cai.inference.tabular.believed_dynamics import OutcomeDynamics
 from cai.inference.tabular.markov.full_systems import FullPattern
 from cai.inference.tabular.markov.graphs import closed_classes
-from cai.inference.tabular.markov.linear_systems import LinearSystem, Pattern
+from cai.inference.tabular.markov.linear_systems import LinearSystem, SystemPattern
 from cai.inference.tabular.markov.reachability import edges_of, leads_to, reached_from
 from cai.models.trajectory.model import TrajectoryModel
 
@@ -55,7 +55,7 @@ class ChainSystems:
         number = len(self.states)
         self.dense = model.mdp.next_states is None
         if self.dense:
-            self.pattern: Pattern = FullPattern(number)
+            self.pattern: SystemPattern = FullPattern(number)
             return
         following = model.mdp.successors()
         place = torch.cumsum(counts, 0) - 1
@@ -63,7 +63,7 @@ class ChainSystems:
         self.entries = torch.nonzero(possible.reshape(-1)).flatten()
         width = possible[0].numel()
         rows = place[torch.div(self.entries, width, rounding_mode="floor")]
-        self.pattern = Pattern(rows, place[following.reshape(-1)[self.entries]], number)
+        self.pattern = SystemPattern(rows, place[following.reshape(-1)[self.entries]], number)
 
     def system(self, moves: Tensor, falls: Tensor | None = None) -> LinearSystem:
         """I - P of a chain.

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from cai.inference.tabular.markov.linear_systems import LinearSystem, Pattern
+from cai.inference.tabular.markov.linear_systems import LinearSystem, SystemPattern
 from cai.inference.tabular.routes.solvers import AbsorbingSolver, PlainSolver, Solver
 
 __all__ = ["Block", "RouteGraph", "RouteSums"]
@@ -60,9 +60,9 @@ class RouteGraph:
     absorbs: bool = False
 
     @cached_property
-    def pattern(self) -> Pattern:
+    def pattern(self) -> SystemPattern:
         """The places of M."""
-        return Pattern(torch.from_numpy(self.tails), torch.from_numpy(self.heads), self.number)
+        return SystemPattern(torch.from_numpy(self.tails), torch.from_numpy(self.heads), self.number)
 
     @cached_property
     def _grouped(self) -> tuple[Array, Array]:

@@ -298,7 +298,7 @@ def test_a_belief_policy_averages_the_policy_over_what_it_believes():
 
 def test_runs_that_are_cut_off_say_so(monkeypatch, caplog):
     """Over an infinite horizon the mean return is one of whole runs, or a warning says how many were cut."""
-    monkeypatch.setattr("cai.evaluation.hidden_states.LONGEST", 3)
+    monkeypatch.setattr("cai.evaluation.hidden_states.LONGEST_ROLLOUT", 3)
     stay = TrajectoryModel(MDP([[[1.0]]], [1.0]), [-1.0], horizon=math.inf, discount=0.9)
     seen = ObservationModel([[1.0]])
     agent = BeliefPolicy(cai.extract_policy(cai.infer(stay, "variational")), stay, seen)

@@ -10,7 +10,7 @@ import cai
 from cai.inference import Status
 from cai.inference.tabular.believed_dynamics import TiltedDynamics
 from cai.inference.tabular.markov.full_systems import FullPattern
-from cai.inference.tabular.markov.linear_systems import Pattern
+from cai.inference.tabular.markov.linear_systems import SystemPattern
 from cai.inference.tabular.recursion import tilted_recursion
 from cai.inference.tabular.stationary.problem import edges
 from cai.inference.tabular.stationary.problem.listing import steps_of
@@ -236,7 +236,7 @@ def test_a_full_system_is_solved_as_a_listed_one():
     for number, leak in ((3, 0.1), (155, 1e-3)):
         chances = rng.dirichlet(np.ones(number), size=number) * (1 - leak)
         order = torch.arange(number)
-        patterns = (Pattern(order.repeat_interleave(number), order.repeat(number), number), FullPattern(number))
+        patterns = (SystemPattern(order.repeat_interleave(number), order.repeat(number), number), FullPattern(number))
         for exits in (torch.full((number,), leak, dtype=torch.float64), None):
             sides = torch.from_numpy(rng.random((number, 2)))
             for transposed in (False, True):
