@@ -161,6 +161,11 @@ def make_backend(backend: str | Backend, **options: Any) -> Backend:
         if options and dataclasses.is_dataclass(made):
             check_kinds(type(made), options, f"backend {backend!r}")
         return made
+    if isinstance(backend, (list, tuple, set, frozenset, dict)):
+        raise TypeError(
+            f"a {type(backend).__name__} of {len(backend)} is no backend, and one answers here; "
+            "cai.compare(model, [name, ...]) asks several, side by side"
+        )
     if isinstance(backend, type):
         raise TypeError(f"{backend.__name__} is a class; pass an instance: {backend.__name__}(...)")
     if not isinstance(backend, Backend):

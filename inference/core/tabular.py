@@ -107,10 +107,15 @@ class TabularPosterior(Posterior):
 
         Raises:
             IndexError: if t is not a time index of the answer.
+            TooLarge: naming the bytes, if the table does not fit into the memory that there is.
         """
+        time, listed = self._time(t), self.mdp if self.has_outcomes else None
+        what = (f"dynamics({t})", f"ask outcomes({t}) instead, [S, A, K], whose next states are mdp.next_states")
+        if listed is not None and listed.next_states is not None:
+            listed.require_dense(*what)
         with self._recording():
-            alive, _ = self.world.outcomes(self._time(t))
-        return self.mdp.to_next_states(alive) if self.has_outcomes and self.mdp is not None else alive
+            alive, _ = self.world.outcomes(time)
+        return alive if listed is None else listed.to_next_states(alive, *what)
 
     def luck_map(self, t: int) -> Tensor:
         """[S, A], KL of q(s_{t+1} | s_t, a_t) from the true dynamics at time index t, in nats.

@@ -21,7 +21,7 @@ from cai.inference.learning.networks.learner import NetworkLearner, NetworkOptio
 from cai.inference.learning.networks.policy import LearnedPolicy
 from cai.inference.learning.networks.start import networks_of
 from cai.inference.learning.networks.temperature import Target
-from cai.inference.learning.options import check_count, copies_of
+from cai.inference.learning.options import check_count, check_untouched, copies_of
 from cai.models.continuous.world import World
 from cai.models.environments.world import EnvironmentModel
 
@@ -65,6 +65,7 @@ class NetworkBackend(LearnerOptions):
     initial: Any = None
     tensorboard: bool = False
 
+    for_tables: ClassVar[tuple[str, ...]] = ()  # options that networks do not look at
     acts_in_boxes: ClassVar[bool] = False
     learns_from_paths: ClassVar[bool] = False
     has_density: ClassVar[bool] = True  # whether what acts has one
@@ -114,6 +115,7 @@ class NetworkBackend(LearnerOptions):
         copies_of(self._copies(model), self.steps, 1)
         if not self.observe_time:
             raise ValueError("observe_time is for tables; networks see what the world shows")
+        check_untouched(self, self.for_tables, f"is for tables, and {model.name} has none")
         if isinstance(model, World) and model.batch_shape:
             raise ValueError("the model is a batch; ask about its members one by one: model.member(0)")
         if model.discount == 1 and isinstance(model, World) and model.horizon == float("inf"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from cai.inference.tabular.markov.chains import ended_states
 from cai.inference.tabular.markov.reachability import edges_of, leads_to, reached_from
 from cai.models.trajectory.model import TrajectoryModel
 
-__all__ = ["TABLE_ENVS", "check_count", "check_share", "check_table_model", "copies_of"]
+__all__ = ["TABLE_ENVS", "check_count", "check_share", "check_table_model", "check_untouched", "copies_of"]
 
 TABLE_ENVS = 32  # copies of a tabular world side by side
 
@@ -34,6 +35,22 @@ def check_share(value: Any, name: str) -> None:
     """
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
         raise ValueError(f"{name} is {value!r}; expected a number from 0 to 1")
+
+
+def check_untouched(backend: Any, names: Iterable[str], why: str) -> None:
+    """Refuses options that nothing would look at, unless they have their defaults.
+
+    Args:
+        backend: whose options they are, a dataclass.
+        names: of the options.
+        why: what is said of each, after its name.
+
+    Raises:
+        ValueError: naming the first that was changed.
+    """
+    for name in names:
+        if getattr(backend, name) != getattr(type(backend), name):
+            raise ValueError(f"backend {backend.name!r}: {name} {why}; leave it out")
 
 
 def copies_of(num_envs: int | None, steps: int, unless_given: int) -> int:

@@ -56,6 +56,7 @@ class PathConsistency(NetworkBackend):
     name: ClassVar[str] = "path-consistency"
     accepts: ClassVar[str] = "a TrajectoryModel with deterministic transitions, or a deterministic world"
     cost: ClassVar[str] = "N (A + K) time a step of N copies, and path_length more; T S A memory"
+    for_tables: ClassVar[tuple[str, ...]] = ("explore", "search")
     acts_in_boxes: ClassVar[bool] = True
     learns_from_paths: ClassVar[bool] = True
 

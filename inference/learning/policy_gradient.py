@@ -10,7 +10,7 @@ import torch
 from cai.inference.learning.network_backend import NetworkBackend
 from cai.inference.learning.networks.brain import Setting
 from cai.inference.learning.networks.policy_gradient import PolicyGradientNetworks
-from cai.inference.learning.options import check_share, copies_of
+from cai.inference.learning.options import check_share, check_untouched, copies_of
 from cai.inference.learning.tables.policy_gradient import PolicyGradientRule
 from cai.inference.learning.tables.world import TableWorld
 from cai.models.trajectory.model import TrajectoryModel
@@ -63,6 +63,7 @@ class PolicyGradient(NetworkBackend):
     name: ClassVar[str] = "policy-gradient"
     accepts: ClassVar[str] = "a TrajectoryModel, a Gymnasium environment, or a continuous model with a box of actions"
     cost: ClassVar[str] = "N (A + K) time a step of N copies; T S A memory"
+    for_tables: ClassVar[tuple[str, ...]] = ("explore", "search")
     stationary: ClassVar[bool] = True
     acts_in_boxes: ClassVar[bool] = True
     learns_from_paths: ClassVar[bool] = True
@@ -86,18 +87,20 @@ class PolicyGradient(NetworkBackend):
     def supports(self, model: Any) -> None:
         """Raises ValueError if the world cannot be learned, and says what can."""
         super().supports(model)
-        if not isinstance(model, TrajectoryModel):
-            copies = copies_of(self._copies(model), self.steps, 1)
-            if copies > self.buffer_size:
-                raise ValueError(
-                    f"buffer_size is {self.buffer_size}, and one step of num_envs={copies} copies takes more; raise "
-                    "buffer_size, or lower num_envs"
-                )
-            if self.steps < self.buffer_rows(copies):
-                raise ValueError(
-                    f"steps is {self.steps}, and backend {self.name!r} learns after every buffer_size="
-                    f"{self.buffer_size} of them; raise steps, or lower buffer_size"
-                )
+        if isinstance(model, TrajectoryModel):
+            check_untouched(self, ("clip",), "is for networks, and a TrajectoryModel is learned on tables")
+            return
+        copies = copies_of(self._copies(model), self.steps, 1)
+        if copies > self.buffer_size:
+            raise ValueError(
+                f"buffer_size is {self.buffer_size}, and one step of num_envs={copies} copies takes more; raise "
+                "buffer_size, or lower num_envs"
+            )
+        if self.steps < self.buffer_rows(copies):
+            raise ValueError(
+                f"steps is {self.steps}, and backend {self.name!r} learns after every buffer_size="
+                f"{self.buffer_size} of them; raise steps, or lower buffer_size"
+            )
 
     def buffer_rows(self, copies: int) -> int:
         """The most transitions of so many copies of the world that are kept: whole steps of all copies."""

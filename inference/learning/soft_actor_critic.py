@@ -70,6 +70,7 @@ class SoftActorCritic(NetworkBackend):
     name: ClassVar[str] = "soft-actor-critic"
     accepts: ClassVar[str] = "a TrajectoryModel, a Gymnasium environment, or a continuous model with a box of actions"
     cost: ClassVar[str] = "N (A + K) time a step of N copies; T S A memory"
+    for_tables: ClassVar[tuple[str, ...]] = ("explore", "search")
     stationary: ClassVar[bool] = True
     acts_in_boxes: ClassVar[bool] = True
 

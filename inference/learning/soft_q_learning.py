@@ -53,6 +53,7 @@ class SoftQLearning(NetworkBackend):
     name: ClassVar[str] = "soft-q-learning"
     accepts: ClassVar[str] = "a TrajectoryModel, or a world with numbered actions"
     cost: ClassVar[str] = "N (A + K) time a step of N copies; T S A memory"
+    for_tables: ClassVar[tuple[str, ...]] = ("explore", "search")
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import numbers
 from collections.abc import Sequence
 from typing import Any
@@ -60,6 +61,8 @@ def refuse_labels(values: Any, what: str) -> None:
 def by_name(values: Any, axes: Sequence[Axis | None], what: str) -> Any:
     """A labelled table as an array in the order of the names; anything else as it is.
 
+    An index of several levels (pandas.MultiIndex) stands for an axis a level, unless its entries are the names.
+
     Args:
         values: a Series, a DataFrame, a DataArray, or anything else.
         axes: for each axis the names in the order that is wanted; None for an axis whose labels do not matter.
@@ -71,10 +74,21 @@ def by_name(values: Any, axes: Sequence[Axis | None], what: str) -> Any:
     """
     if not _is_frame(values):
         return values
-    table = np.array(values)
+    plain, labelled = np.array(values), axis_labels(values)
+    levels = [len(own[0]) if own and isinstance(own[0], tuple) else 1 for own in labelled]
+    named = any(
+        level > 1 and axis is not None and set(map(str, own or ())) == set(axis[0] or ())
+        for own, level, axis in zip(labelled, levels, axes, strict=False)
+    )
+    if not named and sum(levels) > max(len(axes), plain.ndim):
+        raise ValueError(
+            f"{what} has labels of {sum(levels)} levels, for {len(axes) or plain.ndim} axes; give each label as one "
+            "word, e.g. table.set_axis([str(label) for label in table.index])"
+        )
+    table, labelled = (plain, labelled) if named else _spread(values, what)
     if table.dtype == object and all(isinstance(entry, (bool, np.bool_)) for entry in table.flat):
         table = table.astype(bool)
-    for place, labels in enumerate(axis_labels(values)):
+    for place, labels in enumerate(labelled):
         if place >= len(axes) or (axis := axes[place]) is None:
             continue
         names, kind = axis
@@ -91,15 +105,76 @@ def by_name(values: Any, axes: Sequence[Axis | None], what: str) -> Any:
 
 
 def taken_apart(values: Any, what: str) -> tuple[Any, tuple[tuple[Any, ...] | None, ...] | None]:
-    """(a labelled table as an array, the labels of its axes, as `axis_labels`); anything else as it is, and None."""
-    labels = axis_labels(values)
-    if not any(own is not None for own in labels):
+    """(a labelled table as an array, the labels of its axes, as `axis_labels`); anything else as it is, and None.
+
+    Tables in a list, which may differ in their order, become one with an axis more, in the order of the first.
+    """
+    if isinstance(values, (list, tuple)) and values and _is_frame(values[0]) and any(map(is_labelled, values)):
+        return _listed(values, what)
+    if not is_labelled(values):
         return values, None
+    table, labels = _spread(values, what)
     kept = [
         None if own is None else tuple(label if isinstance(label, int) else _word(label) for label in own)
         for own in labels
     ]
-    return by_name(values, [], what), tuple(kept)
+    return table, tuple(kept)
+
+
+def _listed(values: Sequence[Any], what: str) -> tuple[Any, tuple[tuple[Any, ...] | None, ...] | None]:
+    """`taken_apart` of tables in a list."""
+    parts = [taken_apart(part, f"{what}[{place}]") for place, part in enumerate(values)]
+    first = parts[0][1]
+    for place, (table, labels) in enumerate(parts):
+        if first is None or labels is None or np.shape(table) != np.shape(parts[0][0]):
+            raise ValueError(f"{what}[{place}] and {what}[0] differ in their shapes, or one alone has labels")
+    assert first is not None
+    axes = [None if own is None else (own, "label") for own in first]
+    placed = [
+        np.asarray(table) if labels == first else _ordered(table, labels or (), axes, f"{what}[{place}]")
+        for place, (table, labels) in enumerate(parts)
+    ]
+    return np.stack(placed), (None, *first)
+
+
+def _ordered(table: Any, labels: Sequence[Any], axes: Sequence[Any], what: str) -> Any:
+    """An array in the order of the labels in `axes`, from its own."""
+    for place, (own, axis) in enumerate(zip(labels, axes, strict=True)):
+        if (own is None) != (axis is None):
+            raise ValueError(f"{what} and the table before it differ: only one of them has labels on axis {place}")
+        if own is not None:
+            table = np.take(table, _order(list(own), [str(name) for name in axis[0]], axis[1], what), place)
+    return table
+
+
+def _spread(values: Any, what: str) -> tuple[Any, list[list[Any] | None]]:
+    """(a labelled table as an array, the labels of its axes), of an index of several levels an axis for each.
+
+    Raises:
+        ValueError: if such an index lacks a combination of its labels, or has one twice.
+    """
+    table, labelled = np.array(values), axis_labels(values)
+    shape: list[int] = []
+    found: list[list[Any] | None] = []
+    for place, labels in enumerate(labelled):
+        if labels is None or not labels or not isinstance(labels[0], tuple):
+            shape, found = [*shape, table.shape[place]], [*found, labels]
+            continue
+        levels = [list(dict.fromkeys(level)) for level in zip(*labels, strict=True)]
+        wanted = list(itertools.product(*levels))
+        at = {label: position for position, label in enumerate(labels)}
+        missing = next((label for label in wanted if label not in at), None)
+        if missing is not None or len(at) < len(labels):
+            twice = next((label for label in labels if labels.count(label) > 1), None)
+            raise ValueError(
+                f"{what} has an index of several levels, and {missing} is not in it; fill it up, e.g. table.reindex("
+                "pandas.MultiIndex.from_product(table.index.levels), fill_value=0)"
+                if missing is not None
+                else f"{what} has an index of several levels, and {twice} is in it twice"
+            )
+        table = np.take(table, [at[label] for label in wanted], place)
+        shape, found = [*shape, *map(len, levels)], [*found, *levels]
+    return table.reshape(shape), found
 
 
 def _word(label: Any) -> Any:
@@ -137,7 +212,7 @@ def mask_by_name(values: Any, axis: Axis, what: str) -> Any:
         raise TypeError(
             f"{what} is a {type(values).__name__} with {values.ndim} axes; give a column or a list of names"
         )
-    entries = by_name(values, [None], what).tolist()
+    entries = np.array(values).tolist()
     if all(isinstance(entry, bool) for entry in entries):
         return by_name(values, [axis], what)
     labels = axis_labels(values)[0] or []
@@ -150,8 +225,10 @@ def mask_by_name(values: Any, axis: Axis, what: str) -> Any:
 
 def _order(labels: list[Any], names: Sequence[str] | None, kind: str, what: str) -> list[int]:
     """For each name the place of its label."""
-    if any(isinstance(label, tuple) for label in labels):
-        raise ValueError(f"{what} has labels of several levels ({_some(labels)}); give a table: unstack() it")
+    if any(isinstance(label, tuple) for label in labels) and {*map(str, labels)} != {*(names or ())}:
+        raise ValueError(
+            f"{what} has tuples for labels ({_some(labels)}), which are not the {kind}s; give each {kind} one label"
+        )
     given = [str(label) for label in labels]
     if names is None and not all(isinstance(label, (int, np.integer)) for label in labels):
         raise ValueError(

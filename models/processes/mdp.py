@@ -364,10 +364,22 @@ class MDP(Named, KnownNames):
         zeros = weights.new_zeros(self.num_states)
         return zeros.index_add(0, self.next_states.reshape(-1), weights.reshape(-1))
 
-    def to_next_states(self, weights: Tensor) -> Tensor:
-        """Adds outcome weights [S, A, K] up over equal next states: dense [S, A, S]. Asked for, never implied."""
+    def to_next_states(
+        self, weights: Tensor, what: str = "a dense table", instead: str = "keep the outcomes, [S, A, K]"
+    ) -> Tensor:
+        """Adds outcome weights [S, A, K] up over equal next states: dense [S, A, S]. Asked for, never implied.
+
+        Args:
+            weights: of the outcomes.
+            what: asks for it, and `instead` what else would do, for the message.
+            instead: see `what`.
+
+        Raises:
+            TooLarge: naming the bytes, if it does not fit into the memory that there is.
+        """
         if self.next_states is None:
             return weights
+        self.require_dense(what, instead)
         zeros = weights.new_zeros(self.num_states, self.num_actions, self.num_states)
         return zeros.scatter_add(-1, self.next_states, weights)
 
@@ -377,10 +389,10 @@ class MDP(Named, KnownNames):
         Raises:
             TooLarge: naming the bytes, if it does not fit into the memory that there is.
         """
-        if not self.is_dense:
-            needed = self.dtype.itemsize * self.num_states**2 * self.num_actions
-            shape = f"[{self.num_states}, {self.num_actions}, {self.num_states}]"
-            require_memory(
-                needed, f"dense(), a table {shape},", "read next_states and probabilities instead", self.device
-            )
-        return self.to_next_states(self.probabilities)
+        return self.to_next_states(self.probabilities, "dense()", "read next_states and probabilities instead")
+
+    def require_dense(self, what: str, instead: str) -> None:
+        """Raises TooLarge if a table [S, A, S] that `what` asks for does not fit into the memory that there is."""
+        size, actions = self.num_states, self.num_actions
+        shape, needed = f"[{size}, {actions}, {size}]", self.dtype.itemsize * size**2 * actions
+        require_memory(needed, f"{what}, a table {shape},", instead, self.device)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import numbers
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,11 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from cai.models.common.checks import PLAIN, float_tensor
-from cai.models.common.labels import by_name, in_order, taken_apart
+from cai.models.common.labels import by_name, in_order
 from cai.models.common.storage import storable
 from cai.models.processes.mdp import MDP
 from cai.models.rewards.base import RewardFactor, Setting, Step, evaluate_factor, one_number
 from cai.models.rewards.functions import CallableReward, check_arguments, digits_lost
+from cai.models.rewards.labelled import Labelled, axis_names
 from cai.models.rewards.sparse import SparseReward, given_sparse
 
 logger = logging.getLogger("cai.models")
@@ -52,40 +53,9 @@ def _table(given: Any, name: str) -> Tensor:
     return table
 
 
-def _names(mdp: MDP) -> list[Any]:
-    """What the axes [S, A, S] are called."""
-    states = (mdp.state_names, "state")
-    return [states, (mdp.action_names, "action"), states]
-
-
-class _Labelled(RewardFactor):
-    """A table that may have come with labels; see `labels` of each."""
-
-    table: Any
-    labels: Any
-
-    def _read(self, name: str) -> Tensor:
-        """The table as a tensor, its labels put down apart."""
-        given, labels = (self.table, None) if isinstance(self.table, PLAIN) else taken_apart(self.table, name)
-        table = _table(given, name)
-        object.__setattr__(self, "table", table)
-        if labels is not None:
-            object.__setattr__(self, "labels", labels)
-        return table
-
-    def _axes(self, mdp: MDP) -> list[Any]:
-        """What the axes are called."""
-        raise NotImplementedError
-
-    def in_order_of(self, mdp: MDP) -> RewardFactor:
-        if self.labels is None:
-            return self
-        return replace(self, table=in_order(self.table, self.labels, self._axes(mdp), "reward"), labels=None)  # type: ignore[type-var]
-
-
 @storable("reward-table")
 @dataclass(frozen=True, eq=False)
-class TableReward(_Labelled):
+class TableReward(Labelled):
     """A reward given as a table of s_t [S], of (s_t, a_t) [S, A], or of (s_t, a_t, s_{t+1}) [S, A, S].
 
     Args:
@@ -101,14 +71,14 @@ class TableReward(_Labelled):
     labels: Any = None
 
     def __post_init__(self) -> None:
-        table = self._read("reward")
+        table = self._read(_table)
         if table.dim() not in (1, 2, 3):
             raise ValueError(f"reward has shape {list(table.shape)}; expected [S], [S, A], [S, A, S] or [S, A, K]")
         object.__setattr__(self, "reads_outcome", table.dim() == 3)
         object.__setattr__(self, "reads_time", False)
 
     def _axes(self, mdp: MDP) -> list[Any]:
-        return _names(mdp)
+        return axis_names(mdp)
 
     def check(self, mdp: MDP) -> None:
         self.in_order_of(mdp)
@@ -168,7 +138,7 @@ class TableReward(_Labelled):
 
 @storable("reward-outcomes")
 @dataclass(frozen=True, eq=False)
-class OutcomeReward(_Labelled):
+class OutcomeReward(Labelled):
     """A reward for each listed outcome, [S, A, K] aligned with `MDP.from_successors`.
 
     Needed where two outcomes of one (s, a) share their next state and pay differently.
@@ -182,11 +152,11 @@ class OutcomeReward(_Labelled):
     labels: Any = None
 
     def __post_init__(self) -> None:
-        self._read("reward")
+        self._read(_table)
         object.__setattr__(self, "reads_time", False)
 
     def _axes(self, mdp: MDP) -> list[Any]:
-        return [*_names(mdp)[:2], (None, "outcome")]
+        return [*axis_names(mdp)[:2], (None, "outcome")]
 
     def check(self, mdp: MDP) -> None:
         shape = (mdp.num_states, mdp.num_actions, mdp.num_outcomes)
@@ -202,7 +172,7 @@ class OutcomeReward(_Labelled):
 
 @storable("reward-over-time")
 @dataclass(frozen=True, eq=False)
-class TimeTableReward(_Labelled):
+class TimeTableReward(Labelled):
     """A reward given as a table for each time index: [T, S], [T, S, A] or [T, S, A, S].
 
     Args:
@@ -214,7 +184,7 @@ class TimeTableReward(_Labelled):
     labels: Any = None
 
     def __post_init__(self) -> None:
-        table = self._read("reward")
+        table = self._read(_table)
         if table.dim() not in (2, 3, 4):
             raise ValueError(
                 f"the reward over time has shape {list(table.shape)}; expected [T, S], [T, S, A] or [T, S, A, S]"
@@ -222,7 +192,7 @@ class TimeTableReward(_Labelled):
         object.__setattr__(self, "reads_outcome", table.dim() == 4)
 
     def _axes(self, mdp: MDP) -> list[Any]:
-        return [(None, "time index"), *_names(mdp)]
+        return [(None, "time index"), *axis_names(mdp)]
 
     def check(self, mdp: MDP) -> None:
         self.in_order_of(mdp)
@@ -334,7 +304,7 @@ def as_reward(reward: Any, mdp: MDP | None = None) -> RewardFactor:
     Args:
         reward: what to convert. A function or module is called with (state, action, next_state, t); a module that works
             on features is `ModuleReward(module, features)`.
-        mdp: the process that it is for, by whose names a labelled table (pandas, [S] or [S, A]) is put in order.
+        mdp: the process that it is for, by whose names a labelled table (pandas, xarray) is put in order.
 
     Raises:
         TypeError: if it is none of these, or a function of other arguments.
@@ -343,7 +313,7 @@ def as_reward(reward: Any, mdp: MDP | None = None) -> RewardFactor:
     if isinstance(reward, RewardFactor):
         return reward
     if mdp is not None and not isinstance(reward, PLAIN):
-        reward = by_name(reward, [(mdp.state_names, "state"), (mdp.action_names, "action")], "reward")
+        reward = by_name(reward, axis_names(mdp), "reward")
     if isinstance(reward, type) and issubclass(reward, RewardFactor):
         raise TypeError(f"{reward.__name__} is a class; pass an instance: {reward.__name__}(...)")
     is_number = isinstance(reward, numbers.Real) and not isinstance(reward, bool)

@@ -7,12 +7,13 @@ import random
 
 import methods
 import pytest
+import torch
 from gaussian_programs import gaussian
 
 import cai
 from cai.inference import SequentialMonteCarlo, available_backends
 from cai.inference.core.memory import check_memory
-from cai.models import bridge, double_integrator, random_mdp
+from cai.models import MDP, TrajectoryModel, bridge, double_integrator, random_mdp
 from cai.models.common import memory
 from cai.models.common.memory import TooLarge
 
@@ -162,3 +163,20 @@ def test_estimates_are_of_the_size_of_what_is_taken(name):
     asked = cai.inference.registry.make_backend(name, **LARGE[name]).memory(model).bytes
     taken = grown(lambda: cai.infer(model, name, throw=False, **LARGE[name])) - 2**25  # libraries' own working memory
     assert 0.25 * asked < taken < 1.25 * asked
+
+
+def test_dense_dynamics_of_an_answer_are_refused_as_of_a_process():
+    """Whatever `dense()` refuses, `dynamics(t)` does: 80 TB here."""
+    size = 10**6
+    ahead = torch.stack([torch.arange(size), (torch.arange(size) + 1) % size], -1)[:, None]
+    mdp = MDP.from_successors(ahead, torch.full((size, 1, 2), 0.5, dtype=torch.float64), 0)
+    answer = cai.infer(TrajectoryModel(mdp, 0.0, horizon=2), "variational", keep="evidence")
+    for ask, instead in ((mdp.dense, "next_states"), (lambda: answer.dynamics(1), r"outcomes\(1\)")):
+        with pytest.raises(TooLarge, match=rf"8\.0 TB.* of memory, and .* are there; .*{instead}"):
+            ask()
+
+
+def test_names_of_several_backends_belong_to_compare():
+    for names in (["exact", "variational"], ("exact",), {"exact"}):
+        with pytest.raises(TypeError, match=r"cai\.compare\(model"):
+            cai.infer(bridge(), names)

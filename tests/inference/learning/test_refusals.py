@@ -7,7 +7,8 @@ from refusals import check, model, refuse
 
 import cai
 from cai.inference import PathConsistency, PolicyGradient, SoftActorCritic, SoftQLearning
-from cai.models import MDP, TrajectoryModel, random_mdp
+from cai.inference.registry import available_backends
+from cai.models import MDP, TrajectoryModel, environment_model, random_mdp
 
 LEARNERS = ("soft-q-learning", "soft-actor-critic", "policy-gradient", "path-consistency")
 
@@ -83,6 +84,22 @@ def test_what_no_learner_takes(backend):
         cai.infer(TrajectoryModel(free, -1.0, horizon=math.inf), backend)
     with pytest.raises(ValueError, match="works on the tables of a TrajectoryModel"):
         cai.infer(program, backend)
+
+
+@pytest.mark.parametrize("option", ["explore", "search"])
+@pytest.mark.parametrize("backend", LEARNERS)
+def test_options_of_tables_are_refused_where_networks_learn(backend, option):
+    world = environment_model("CartPole-v1", discount=0.9, temperature=1.0)
+    made = available_backends()[backend]
+    with pytest.raises(ValueError, match=f"{backend}': {option} is for tables, and CartPole-v1 has none; leave it out"):
+        made(**{option: 0.125}).supports(world)
+    made(**{option: getattr(made(), option)}).supports(world)  # what it is without being given goes through
+    made(**{option: 0.125}).supports(random_mdp(0, branching=1))
+
+
+def test_an_option_of_networks_is_refused_on_tables():
+    with pytest.raises(ValueError, match="clip is for networks, and a TrajectoryModel is learned on tables; leave"):
+        cai.infer(model(), "policy-gradient", clip=0.1)
 
 
 def test_a_target_near_the_entropy_of_the_prior_is_warned_of():

@@ -268,7 +268,6 @@ REFUSED = {
         lambda: filter_states(PROCESS, ObservationModel.deterministic(PUB.astype(int)), [0], []),
         "no state is called 'pub'",
     ),
-    "listed rows": (lambda: evidence(reward=[pd.Series(row, ACTIONS) for row in EARNED]), r"reward\[0\] is a pandas"),
     "listed tables": (
         lambda: MDP([pd.DataFrame(p, ["x", "y"], ["x", "y"]) for p in SMALL], [1, 0]),
         r"transitions\[0\] is a pandas DataFrame",
@@ -283,7 +282,6 @@ REFUSED = {
     "turned": (lambda: evidence(reward=frame(EARNED).T), "no state is called 'walk'"),
     "no names": (lambda: evidence(mdp=MDP(MOVES, START), reward=pd.Series(START, STATES)), "give state_names"),
     "numbers for names": (lambda: evidence(reward=pd.Series(START).iloc[[1, 0, 2]]), "no state is called '1'"),
-    "levels": (lambda: evidence(reward=frame(EARNED).stack()), "unstack"),
     "prior": (lambda: evidence(reward=1.0, action_prior=pd.Series([0.5, 0.5], ["walk", "swim"])), "'swim'"),
     "start": (lambda: MDP(MOVES, pd.Series(START, ["a", "b", "c"]), state_names=STATES), "initial is labelled"),
     "terminal": (
