@@ -41,7 +41,7 @@ class Elsewhere(torch.Tensor):
     @staticmethod
     def __new__(cls, inner, requires_grad=False):
         if inner.layout != torch.strided:
-            raise NotImplementedError(f"a tensor of layout {inner.layout} cannot nonterminal elsewhere in these tests")
+            raise NotImplementedError(f"a tensor of layout {inner.layout} cannot live elsewhere in these tests")
         return torch.Tensor._make_wrapper_subclass(
             cls,
             inner.shape,
@@ -148,7 +148,7 @@ def inside(leaf):
 
 
 def target(kwargs, away):
-    """Whether the results nonterminal elsewhere."""
+    """Whether the results live elsewhere."""
     if kwargs.get("device") is not None:
         return torch.device(kwargs["device"]) == DEVICE
     return bool(away)

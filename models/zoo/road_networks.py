@@ -160,7 +160,7 @@ def _turns(
 def _turn_costs(
     edges: GraphEdges, listed: np.ndarray, nonterminal: np.ndarray, turn_cost: Callable[[Any, Any], float]
 ) -> np.ndarray:
-    """[S, A], what each nonterminal turn costs beside its edge: finite or inf; 0 elsewhere."""
+    """[S, A], what each turn out of a nonterminal edge costs beside its edge: finite or inf; 0 elsewhere."""
     result = np.zeros(listed.shape)
     edge, action = np.nonzero(nonterminal)
     for at, turn, onto in zip(edge.tolist(), action.tolist(), listed[edge, action].tolist(), strict=True):
