@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from cai.inference.core.status import Status
-from cai.models.common.numerics import safe_log
+from cai.models.common.numerics import rounding, safe_log
 from cai.models.trajectory.model import TrajectoryModel
 
 __all__ = ["first_largest", "most_probable_trajectory", "shared_successors"]
@@ -90,5 +90,7 @@ def shared_successors(model: TrajectoryModel) -> Tensor | None:
 def first_largest(scores: Tensor) -> Tensor:
     """Index of the largest along the last axis; of equals, up to rounding, the first."""
     largest = scores.detach().amax(-1, keepdim=True)
-    slack = 1e-12 * torch.where(torch.isfinite(largest), largest.abs(), torch.zeros_like(largest)).clamp(min=1.0)
+    slack = rounding(scores) * torch.where(torch.isfinite(largest), largest.abs(), torch.zeros_like(largest)).clamp(
+        min=1.0
+    )
     return (scores.detach() >= largest - slack).to(torch.uint8).argmax(-1)

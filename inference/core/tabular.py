@@ -15,7 +15,7 @@ from cai.inference.core.policy import Policy, policy_classes
 from cai.inference.core.posterior import Posterior
 from cai.inference.core.status import Status
 from cai.models.common.checks import index_tensor
-from cai.models.common.numerics import safe_log, safe_logsumexp
+from cai.models.common.numerics import rounding, safe_log, safe_logsumexp
 from cai.models.common.random_draws import seeded
 from cai.models.trajectory.model import TrajectoryModel
 from cai.models.trajectory.simulate import sample_chain
@@ -170,7 +170,7 @@ class TabularPosterior(Posterior):
 
     def _most_probable_actions(self, probs: Tensor) -> Tensor:
         """[T, S], the most probable action of each row [T, S, A]; of equals up to rounding the first."""
-        return (probs >= (1 - 1e-12) * probs.amax(-1, keepdim=True)).to(torch.uint8).argmax(-1)
+        return (probs >= (1 - rounding(probs)) * probs.amax(-1, keepdim=True)).to(torch.uint8).argmax(-1)
 
     def _planned(self, greedy: Tensor) -> Tensor:
         """[T, S, A], the actions of the most probable trajectory in every state; greedy where it says nothing.

@@ -27,6 +27,7 @@ from cai.models.common.numerics import (
     by_rows,
     certainty_equivalent,
     expectation,
+    rounding,
     safe_log,
     safe_logsumexp,
 )
@@ -44,7 +45,6 @@ __all__ = [
     "tilted_backup",
 ]
 
-TIES = 1e-12  # of the sizes of two numbers: the rounding that may be in them
 LARGE = 100_000  # entries of a table from which products of matrices are worth it
 
 
@@ -240,7 +240,7 @@ def hard_choice(
     infeasible = torch.isinf(values) | ~model.nonterminal
     sizes = q_values.detach().abs() if sizes is None else sizes
     sizes = torch.where(torch.isfinite(offered), sizes, torch.zeros_like(sizes))
-    slack = TIES * torch.maximum(sizes, sizes.gather(-1, offered.argmax(-1, keepdim=True)))
+    slack = rounding(q_values) * torch.maximum(sizes, sizes.gather(-1, offered.argmax(-1, keepdim=True)))
     best = torch.where(offered >= values[..., None] - slack, prior, torch.zeros_like(prior))
     policy = torch.where(infeasible[..., None], prior, best)
     return values, policy / policy.sum(-1, keepdim=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, ClassVar
 
 import torch
@@ -189,9 +190,19 @@ class NetworkBackend(LearnerOptions):
         """The memory that `run` will need for this model, by estimate; `infer` refuses what does not fit."""
         if not isinstance(model, (EnvironmentModel, World)):
             return super().memory(model)
-        width = 2 * self._interface(model).size + 8
-        rows = min(self.buffer_size, self.steps)
-        return Need(4 * rows * width, f"a buffer of {rows:,} transitions", "lower buffer_size")
+        needs = self.network_needs(self._interface(model))
+        return max(needs, key=lambda need: need.bytes)._replace(bytes=sum(need.bytes for need in needs))
+
+    def network_needs(self, interface: Interface) -> list[Need]:
+        """What is allocated for a world without tables, part by part, in float32."""
+        rows, width = min(self.buffer_size, self.steps), 2 * interface.size + 8
+        layers = (1 if self.network is not None else interface.size, *self.hidden_sizes)
+        weights = sum((below + 1) * above for below, above in pairwise(layers))
+        held = 8 * weights + 2 * self.batch_size * sum(self.hidden_sizes)  # two, with gradients and two moments each
+        return [
+            Need(4 * rows * width, f"a buffer of {rows:,} transitions", "lower buffer_size"),
+            Need(4 * held, f"networks of {weights:,} weights, two at least,", "give smaller hidden_sizes"),
+        ]
 
     def run(self, model: Any, *, seed: int = 0) -> Posterior:
         """Answers a model; everything random comes from the seed."""

@@ -32,10 +32,12 @@ class PathConsistency(NetworkBackend):
     continuous model with random dynamics. Whether an environment is deterministic cannot be known: where it is not,
     this learner ends with success and another policy than the best one.
 
-    On a `TrajectoryModel` V and pi are tables. Elsewhere they are networks, which learn from paths of a buffer of all
-    that was met lately; a slow copy of V stands at the end of a path (Nachum 2018, "Trust-PCL"). Where networks cannot
-    show the best policy, as those of tanh-Gaussians in a box, no policy makes all residuals 0, and which is best
-    depends on the paths: those of old policies pull it away, so the buffer is short.
+    On a `TrajectoryModel` V and pi are those of one table Q, V = alpha log sum_a p exp(Q / alpha) and alpha log pi/p =
+    Q - V (the unified form of the same paper), and the steps of a path are made consistent one by one, the last first.
+    Elsewhere they are networks, which learn from paths of a buffer of all that was met lately; a slow copy of V stands
+    at the end of a path (Nachum 2018, "Trust-PCL"). Where networks cannot show the best policy, as those of
+    tanh-Gaussians in a box, no policy makes all residuals 0, and which is best depends on the paths: those of old
+    policies pull it away, so the buffer is short.
 
     Args:
         path_length: the most steps of a path.
@@ -55,7 +57,7 @@ class PathConsistency(NetworkBackend):
 
     name: ClassVar[str] = "path-consistency"
     accepts: ClassVar[str] = "a TrajectoryModel with deterministic transitions, or a deterministic world"
-    cost: ClassVar[str] = "N (A + K) time a step of N copies, and path_length more; T S A memory"
+    cost: ClassVar[str] = "N (A + K) time a step of N copies; T S A memory"
     for_tables: ClassVar[tuple[str, ...]] = ("explore", "search")
     acts_in_boxes: ClassVar[bool] = True
     learns_from_paths: ClassVar[bool] = True

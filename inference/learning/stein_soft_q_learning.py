@@ -7,8 +7,10 @@ from typing import Any, ClassVar
 
 import torch
 
+from cai.inference.core.memory import Need
 from cai.inference.learning.network_backend import NetworkBackend
 from cai.inference.learning.networks.brain import Setting
+from cai.inference.learning.networks.interface import Interface
 from cai.inference.learning.networks.stein import SteinNetworks
 from cai.inference.learning.options import check_count
 from cai.models.continuous.world import World
@@ -79,6 +81,23 @@ class SteinSoftQLearning(NetworkBackend):
                 "ask 'soft-q-learning', which takes every action into account"
             )
         super().supports(model)
+
+    def network_needs(self, interface: Interface) -> list[Need]:
+        """What is allocated for a world, part by part."""
+        width, sets = interface.size + interface.action_size + sum(self.hidden_sizes), self.particle_sets
+        sets = min(sets, self.batch_size)
+        drawn, pairs = self.batch_size * self.value_samples, sets * self.num_particles**2 * interface.action_size
+        return [
+            *super().network_needs(interface),
+            Need(
+                4 * drawn * width, f"{drawn:,} actions whose values are averaged", "lower value_samples or hidden_sizes"
+            ),
+            Need(
+                4 * (pairs + sets * self.num_particles * width),
+                f"{pairs:,} differences",
+                "lower num_particles or hidden_sizes",
+            ),
+        ]
 
     def make_brain(self, setting: Setting, generator: torch.Generator) -> SteinNetworks:
         """Makes the networks that it learns with."""

@@ -14,6 +14,7 @@ from cai.models.common.numerics import (
     by_rows,
     categorical_divergence,
     divergence_from_ratio,
+    rounding,
     safe_log,
     safe_logsumexp,
     tilted_log_ratio,
@@ -292,7 +293,7 @@ class TiltedDynamics(OutcomeDynamics):
         off = torch.where(weights > 0, sign * worth, torch.full_like(worth, -torch.inf))
         best, place = off.max(-1, keepdim=True)
         sizes = torch.where(torch.isfinite(off), sizes, torch.zeros_like(sizes))
-        slack = 1e-12 * torch.maximum(sizes, sizes.gather(-1, place))
+        slack = rounding(worth) * torch.maximum(sizes, sizes.gather(-1, place))
         mass = torch.where(off >= best - slack, weights, torch.zeros_like(weights))
         ratios = torch.where(mass > 0, -safe_log(mass.sum(-1, keepdim=True)), torch.full_like(worth, -torch.inf))
         return torch.where(torch.isfinite(best), ratios, torch.zeros_like(ratios))
@@ -309,7 +310,7 @@ def tilted_start(model: TrajectoryModel, values: Tensor, eta: float) -> Tensor:
     if math.isinf(eta):
         sign = 1.0 if eta > 0 else -1.0
         off = torch.where(possible, sign * values.detach(), torch.full_like(values, -torch.inf))
-        slack = 1e-12 * float(off.max().abs())
+        slack = rounding(off) * float(off.max().abs())
         weights = torch.where(off >= off.max() - slack, initial, torch.zeros_like(initial))
     else:
         weights = (safe_log(initial) + tilted_log_ratio(initial, values, eta)).exp()

@@ -23,6 +23,7 @@ from cai.inference.tabular.posterior import ModelPosterior, in_reward_units
 from cai.inference.tabular.recursion import EXACT, FIXED, Choice, Recursion
 from cai.inference.tabular.stationary.average import average_messages
 from cai.inference.tabular.stationary.iteration import ConvergenceCriterion, stationary_messages
+from cai.models.common.numerics import rounding
 from cai.models.common.threads import spare_core
 from cai.models.trajectory.model import TrajectoryModel
 
@@ -241,9 +242,9 @@ class RecursionPosterior(ModelPosterior):
         # Q-values that are tiny beside the temperature tell apart what probabilities round to equals.
         prior = (self.model.log_action_prior if prior is None else prior).detach()
         prior = prior - prior.amax(-1, keepdim=True)
-        scores = torch.where(prior > -1e-12, torch.zeros_like(prior), prior) + q_values
+        scores = torch.where(prior > -rounding(prior), torch.zeros_like(prior), prior) + q_values
         largest = scores.amax(-1, keepdim=True)
-        found = (scores >= largest - 1e-12 * size).to(torch.uint8).argmax(-1)
+        found = (scores >= largest - rounding(scores) * size).to(torch.uint8).argmax(-1)
         return torch.where(torch.isfinite(largest[..., 0]), found, best)
 
     @lazy

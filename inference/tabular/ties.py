@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from cai.inference.kernels.backups import TIES, sizes_of
+from cai.inference.kernels.backups import sizes_of
+from cai.models.common.numerics import rounding
 from cai.models.trajectory.model import TrajectoryModel
 
 __all__ = ["Ties"]
@@ -53,7 +54,7 @@ class Ties:
         self._bound += self._largest(t) if self._paid is None else self._paid
         offered = q_values.masked_fill(torch.isneginf(log_prior), -torch.inf)
         short = offered.amax(-1, keepdim=True) - offered  # NaN where nothing can be had: no less than anything
-        if not bool(((short > 0) & (short <= ABOVE * TIES * self._bound)).any()):
+        if not bool(((short > 0) & (short <= ABOVE * rounding(q_values) * self._bound)).any()):
             return torch.zeros_like(q_values)
         for step in range(self._done, len(self.rows)):
             following, done, policy = self.rows[step]

@@ -22,6 +22,7 @@ __all__ = [
     "expectation",
     "held",
     "over_temperature",
+    "rounding",
     "plain_number",
     "safe_log",
     "safe_logsumexp",
@@ -36,6 +37,14 @@ NATS = math.log(2.0)  # in one bit
 BITS = 1.0 / NATS  # in one nat
 CACHED = 2**14  # numbers that stay in a core's cache together with what is computed of them
 CHUNK = 2**14  # initial states that are weighed at a time
+
+
+def rounding(table: Tensor) -> float:
+    """How far two sums of the numbers of a table may differ, relative to their size, and count as equal.
+
+    1e-12 in float64; 32 units in the last place in shorter floats, which have no digits to be generous with.
+    """
+    return 1e-12 if table.dtype == torch.float64 else 32 * torch.finfo(table.dtype).eps
 
 
 def plain_number(value: float | Tensor) -> float:

@@ -7,15 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from cai.inference.learning.tables.exploring import behaviour, first_search, search
-from cai.inference.learning.tables.rules import (
-    Array,
-    Losses,
-    Tables,
-    half_square,
-    normalised,
-    shift_level,
-    state_keys,
-)
+from cai.inference.learning.tables.rules import Array, Losses, Tables, half_square, pair_keys
 from cai.inference.learning.tables.world import Met, TableWorld
 
 __all__ = ["PathConsistencyRule"]
@@ -25,29 +17,31 @@ __all__ = ["PathConsistencyRule"]
 class PathConsistencyRule:
     """Values and policy move so that C = -V(s_0) + gamma^n V(s_n) + sum_i gamma^i (r - alpha log pi/p) vanishes.
 
-    Nachum 2017, equation (14), relative to the action prior. Every step of a rollout begins a path, which ends after
-    `path_length` steps, at the end of the episode or at that of the rollout. All C of a rollout are lowered at once:
-    each is divided by the sum of the sizes of its derivatives, and what an entry is moved by all paths together by the
-    sum of the sizes of its own (simultaneous iterative reconstruction), which settles however paths overlap.
+    Nachum 2017, equation (14), relative to the action prior, with V and pi of one table Q (there "unified" path
+    consistency): V = alpha log sum_a p exp(Q / alpha) and alpha log pi/p = Q - V. So C is the sum of gamma^i C_i, C_i =
+    r + gamma V(s_i+1) - Q(s_i, a_i) being that of one step. Steps are set last first, Q(s_i, a_i) by all of C_i: then
+    every path within the rollout is consistent, and what its end is worth has come to its beginning. (Tables of V and
+    of log pi/p would be moved by C as if it were linear; it is not, and where rewards are many alpha they diverge.)
 
     Args:
-        path_length: the most steps of a path.
+        path_length: L, the steps of a rollout.
         explore, search: how copies are spread, see `behaviour`.
-        length: L.
     """
 
     path_length: int
     explore: float
     search: float
-    length: int = 32
-    sweeps: int = 8
+
+    @property
+    def length(self) -> int:
+        return self.path_length
 
     def start(self, world: TableWorld) -> Tables:
         shape = (world.steps, world.num_states, world.num_actions)
-        return {"v": np.zeros(shape[:2]), "logits": np.zeros(shape), "level": np.zeros(2)} | first_search(world)
+        return {"q": np.zeros(shape), "turn": np.zeros(1)} | first_search(world)
 
     def log_policy(self, world: TableWorld, tables: Tables, times: Array, states: Array) -> Array:
-        return normalised(world.log_prior[states] + tables["logits"][times, states])
+        return world.soft_values(tables["q"][times, states], states, world.temperature)[1]
 
     log_answer = log_policy
 
@@ -55,78 +49,47 @@ class PathConsistencyRule:
         return behaviour(self, world, tables, times, states, self.explore, self.search)
 
     def learn(self, world: TableWorld, tables: Tables, met: Met) -> Losses:
-        losses = [self._sweep(world, tables, met) for _ in range(self.sweeps)]
+        found: list[Array] = []
+        for now in world.at_times(met, tables["turn"]):
+            # looked at from one time alone, no step begins where another ends
+            parts = [Met(*step) for step in zip(*now, strict=True)][::-1] if now is met else [now.flat()]
+            found += [self._settle(world, tables, part) for part in parts]
+        residuals = np.concatenate(found)
+        if not world.finite and world.discount < 1 and not met.terminated.any():
+            _shift_by_common(world, tables, residuals)
         search(world, tables, met)
-        return Losses(losses[0])
+        return Losses(half_square(residuals))
 
-    def _sweep(self, world: TableWorld, tables: Tables, met: Met) -> float:
-        alpha, length, shape = world.temperature, len(met.states), met.states.shape
-        flat = met.flat()
-        log_policy = self.log_policy(world, tables, flat.times, flat.states)
-        taken = np.arange(flat.actions.size), flat.actions
-        ratio = (log_policy[taken] - world.log_prior[flat.states, flat.actions]).reshape(shape)
-        probs = np.exp(log_policy)
-        others = 1 - probs[taken].reshape(shape)  # sum of the sizes of the derivatives of log pi(a|s), halved
-        earned = met.rewards / alpha - ratio
-        values = tables["v"][met.times, met.states] / alpha
-        following = np.where(met.terminated, 0.0, tables["v"][met.later, met.next_states]) / alpha
-        stops = met.terminated | met.cut
-
-        # residuals and sizes of all paths, by how many steps they have had so far
-        residual, size = -values, np.ones(shape)
-        going, weight = np.ones(shape, dtype=bool), 1.0
-        ends = np.zeros(shape, dtype=np.int64)
-        at = np.arange(length)[:, None] + np.zeros(shape, dtype=np.int64)
-        columns = np.arange(shape[1])[None] + np.zeros(shape, dtype=np.int64)
-        tails = np.zeros(shape)
-        for offset in range(self.path_length):
-            row = np.minimum(at + offset, length - 1)
-            here = (row, columns)
-            residual = residual + np.where(going, weight * earned[here], 0.0)
-            size = size + np.where(going, 2 * weight * others[here], 0.0)
-            weight *= world.discount
-            last = going & (stops[here] | (row == length - 1) | (offset == self.path_length - 1))
-            residual = residual + np.where(last, weight * following[here], 0.0)
-            tails = np.where(last, np.where(met.terminated[here], 0.0, weight), tails)
-            ends = np.where(last, row, ends)
-            going = going & ~last
-        size = size + tails
-        pushed = residual / size
-
-        # what each step, and each end, of a path is moved by
-        pushes, sizes, going, weight = np.zeros(shape), np.zeros(shape), np.ones(shape, dtype=bool), 1.0
-        for offset in range(self.path_length):
-            row = at + offset
-            inside = going & (row <= ends)
-            where = row[inside], columns[inside]
-            pushes[where] += weight * pushed[inside]
-            sizes[where] += weight
-            weight *= world.discount
-        moves, total = np.zeros(tables["v"].size), np.full(tables["v"].size, 1e-300)
-        begin = state_keys(world, flat.times, flat.states)
-        np.add.at(moves, begin, pushed.reshape(-1))
-        np.add.at(total, begin, 1.0)
-        end = state_keys(world, met.later, met.next_states)[ends, columns].reshape(-1)
-        np.add.at(moves, end, -(tails * pushed).reshape(-1))
-        np.add.at(total, end, tails.reshape(-1))
-        tables["v"] += alpha * (moves / total).reshape(tables["v"].shape)
-
-        slopes = -probs
-        slopes[taken] += 1
-        logits = tables["logits"].reshape(-1, world.num_actions)
-        moves, totals = np.zeros_like(logits), np.full_like(logits, 1e-300)
-        np.add.at(moves, begin, pushes.reshape(-1, 1) * slopes)
-        np.add.at(totals, begin, sizes.reshape(-1, 1) * np.abs(slopes))
-        logits += moves / totals
-        errors = alpha * residual.reshape(-1)
-        shift_level(world, tables, flat, errors, ("v",))
-        return half_square(errors)
+    def _settle(self, world: TableWorld, tables: Tables, met: Met) -> Array:
+        """Makes N steps consistent; their C before, [N]."""
+        following = tables["q"][met.later, met.next_states]
+        values, _ = world.soft_values(following, met.next_states, world.temperature)
+        targets = met.rewards + world.discount * np.where(met.terminated, 0.0, values)
+        q_values, keys = tables["q"].reshape(-1), pair_keys(world, met.times, met.states, met.actions)
+        residuals = targets - q_values[keys]
+        q_values[keys] = targets
+        return residuals
 
     def critic(self, world: TableWorld, tables: Tables) -> dict[str, Array]:
-        return {"values": tables["v"]}
+        states = np.tile(np.arange(world.num_states), world.steps)
+        values, _ = world.soft_values(tables["q"].reshape(len(states), -1), states, world.temperature)
+        return {"values": np.where(world.live, values.reshape(world.steps, -1), 0.0)}
 
     def temperature(self, world: TableWorld, tables: Tables) -> float:
         return world.temperature
 
     def at_bound(self, world: TableWorld, tables: Tables) -> bool:
         return False
+
+
+def _shift_by_common(world: TableWorld, tables: Tables, residuals: Array) -> None:
+    """Moves all values of live states by what the residuals of a rollout without an end have in common.
+
+    Where every C is at least c > 0 after a backup, all values are at least gamma c / (1 - gamma) too low, and the like
+    from above (MacQueen 1966); a level that all states share dies out by 1 - gamma a backup only. A rollout of fewer
+    steps than the world has actions in states says nothing of every C.
+    """
+    if residuals.size < (world.prior[world.live] > 0).sum():
+        return
+    common = max(residuals.min(), 0.0) + min(residuals.max(), 0.0)
+    tables["q"][:, world.live] += common * world.discount / (1 - world.discount)

@@ -47,6 +47,39 @@ def test_a_goal_behind_a_slippery_cliff_is_found(backend, seed):
     assert float(answer.state_marginals[-1, goal]) > 0.9
 
 
+@pytest.mark.parametrize(("horizon", "discount", "temperature"), [(math.inf, 0.99, 1.0), (20, 1.0, 0.0625)])
+def test_paths_agree_where_rewards_are_many_temperatures(horizon, discount, temperature):
+    """A row of 12 cells, an end that pays at its far side, and a fall from each that costs 100 and leads back.
+
+    The oracle is the backup of the model written out. Values left for 100,000, and the policy never moved on.
+    """
+    cells = 12
+    following = np.tile(np.arange(cells)[:, None], (1, 3))  # stay, go on, fall
+    following[:-1, 1] = np.arange(1, cells)
+    following[:-1, 2] = 0
+    rewards = np.tile([-1.0, -1.0, -100.0], (cells, 1)) * (np.arange(cells) < cells - 1)[:, None]
+    following[-1] = cells - 1
+    mdp = MDP(np.eye(cells)[following], np.eye(cells)[0], terminal=[cells - 1])
+    model = TrajectoryModel(mdp, rewards, horizon=horizon, discount=discount, temperature=temperature)
+    values = np.zeros(cells)
+    for _ in range(3000 if horizon == math.inf else horizon):
+        worth = (rewards + discount * values[following]) / temperature
+        largest = worth.max(1)
+        values = temperature * (largest + np.log(np.exp(worth - largest[:, None]).mean(1)))
+        values[-1] = 0
+    answer = cai.infer(model, "path-consistency", steps=30_000)
+    assert float(answer.elbo) == pytest.approx(values[0] / temperature, rel=1e-9)
+    assert answer.details["critic"]["values"][0].numpy() == pytest.approx(values, rel=1e-9)
+
+
+def test_a_level_that_all_values_share_is_found_at_once():
+    """By backups alone it dies out by 1 - gamma each: values were 41 too low after as many steps, the bound .28."""
+    model = random_mdp(0, branching=1, horizon=math.inf, discount=0.999)
+    answer = cai.infer(model, "path-consistency", steps=80_000)
+    assert abs(gap(model, answer)) < 1e-3
+    assert float((answer.details["critic"]["values"] - answer.values[:1]).abs().max()) < 1.0
+
+
 def test_what_was_met_is_looked_at_from_every_time():
     model = random_mdp(0, horizon=3, num_terminal=1)
     world = TableWorld(model)
