@@ -153,7 +153,7 @@ def backward_in_roots(
         logs.append(log)
         pushes.append(push)
         prior = [] if priors is None else [priors[t]]
-        going, act, left = _before_action(going, (A, B, c), Squares(*cost), problem.survival[t], prior, shake)
+        going, act, left = _before_action(going, (A, B, c), Squares(*cost), problem.discounts[t], prior, shake)
         if slopes:
             kept.append(left(going))
         acts.append(act)
@@ -222,7 +222,7 @@ def _before_action(
     after: Squares,
     move: tuple[Tensor, Tensor, Tensor],
     cost: Squares,
-    survival: float,
+    discount: float,
     prior: list[Tensor],
     shake: torch.Generator | None,
 ) -> tuple[Squares, _Act, Callable[[Squares], _Turned]]:
@@ -232,12 +232,12 @@ def _before_action(
         after: the cost of a mean outcome.
         move: A, B and c of that outcome.
         cost: of state and action.
-        survival: the probability that a discount lets the step go on.
+        discount: the probability that it lets the step go on.
         prior: what it adds as rows, if there is one.
         shake: see `triangle`.
     """
     (A, B, c), n, m = move, move[0].shape[-1], move[1].shape[-1]
-    U, u, linear = survival**0.5 * after.U, survival**0.5 * after.u, survival * after.linear
+    U, u, linear = discount**0.5 * after.U, discount**0.5 * after.u, discount * after.linear
     above = torch.cat([U @ B, U @ A, (times(U, c) + u)[..., None]], -1)
     below = torch.cat([cost.U[..., n:], cost.U[..., :n], cost.u[..., None]], -1)
     R, turn = eliminated(above, below, *prior, lead=m, shake=shake)
@@ -245,7 +245,7 @@ def _before_action(
     lean = solved(root.mT, (times(B.mT, linear) + cost.linear[..., n:])[..., None], upper=False)[..., 0]
     act = solved(root, torch.cat([across, (shift + lean)[..., None]], -1))
     bare = above[..., :m].mT @ above[..., :m] + below[..., :m].mT @ below[..., :m]
-    rest = survival * after.rest + cost.rest + (linear * c).sum(-1) + R[..., m + n, m + n].square() / 2
+    rest = discount * after.rest + cost.rest + (linear * c).sum(-1) + R[..., m + n, m + n].square() / 2
     rest = rest - (lean * (lean / 2 + shift)).sum(-1)
 
     def turned(before: Squares) -> _Turned:
