@@ -239,7 +239,7 @@ def largest_divergence(model: TrajectoryModel, steps: int) -> float:
     best: Any = cai.infer(model, "variational")
     found, wanted = answer.action_probs[0], best.action_probs[0]
     parts = torch.where(found > 0, found * (found.log() - wanted.log()), torch.zeros(()).double())
-    met = (best.state_marginals.sum(0)[: len(parts)] > 0) & model.live
+    met = (best.state_marginals.sum(0)[: len(parts)] > 0) & model.nonterminal
     return float(parts.sum(-1)[met].max())
 
 

@@ -63,19 +63,19 @@ def bellman_residual(network: RoadNetwork, values: np.ndarray, policy: np.ndarra
     scores = np.where(network.available, network.reward + values[network.next_states[..., 0]] - np.log(counts), -np.inf)
     largest = scores.max(-1)
     soft = largest + np.log(np.exp(scores - largest[:, None]).sum(-1))
-    live = np.arange(len(values)) != network.destination
-    missed = np.abs(np.exp(scores - soft[:, None]) - policy)[live].max()
-    return float(np.abs(soft - values)[live].max()), float(missed)
+    nonterminal = np.arange(len(values)) != network.destination
+    missed = np.abs(np.exp(scores - soft[:, None]) - policy)[nonterminal].max()
+    return float(np.abs(soft - values)[nonterminal].max()), float(missed)
 
 
 def flow_residual(
     network: RoadNetwork, initial: np.ndarray, policy: np.ndarray, flows: np.ndarray
 ) -> tuple[float, float]:
     """The largest miss of d(s') = q(s'_1) + sum_s,a d(s) pi(a|s), and of one driver's arrival; drivers per driver."""
-    live = np.arange(len(flows)) != network.destination
-    moved = (np.where(live, flows, 0.0)[:, None] * policy).reshape(-1)
+    nonterminal = np.arange(len(flows)) != network.destination
+    moved = (np.where(nonterminal, flows, 0.0)[:, None] * policy).reshape(-1)
     entered = np.bincount(network.next_states.reshape(-1), moved, minlength=len(flows))
-    missed = np.abs(initial + entered - flows)[live].max()
+    missed = np.abs(initial + entered - flows)[nonterminal].max()
     return float(missed), abs(float(entered[network.destination]) - 1.0)
 
 

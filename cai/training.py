@@ -174,9 +174,12 @@ def _learner(written: str, steps: int) -> Any:
         raise ValueError(
             f"backend {written!r} has steps behind its name, and --steps says how many; give --steps alone"
         )
+    known, name = available_backends(), written.partition(":")[0].strip()
+    learners = [each for each, made in known.items() if hasattr(made, "steps")]
+    if name not in known and (near := did_you_mean(name, learners)):
+        raise ValueError(f"no learner is called {name!r}{near}; the learners are {', '.join(learners)}")
     chosen = make_backend(written)
     if not hasattr(chosen, "steps"):
-        learners = [name for name, made in available_backends().items() if hasattr(made, "steps")]
         raise ValueError(
             f"backend {chosen.name!r} learns from no samples, so there is nothing to train; the learners are "
             f"{', '.join(learners)} (cai compare asks the others)"
@@ -197,9 +200,9 @@ def _world(name: str, temperature: float | None, discount: float | None) -> Any:
         options = {"temperature": temperature, "discount": discount}
         return build_model(name, **{key: value for key, value in options.items() if value is not None})
     if name not in gymnasium.registry and "-v" not in name and ":" not in name:
+        near = did_you_mean(name, gymnasium.registry) or did_you_mean(name, known)
         raise ValueError(
-            f"no model and no environment of Gymnasium is called {name!r}"
-            f"{did_you_mean(name, [*known, *gymnasium.registry])}; known models are {', '.join(known)}"
+            f"no model and no environment of Gymnasium is called {name!r}{near}; known models are {', '.join(known)}"
         )
     return environment_model(
         name, temperature=1.0 if temperature is None else temperature, discount=0.99 if discount is None else discount

@@ -46,8 +46,8 @@ class Answer:
     policy: np.ndarray  # [T, S, A]
     start: float
     initial: np.ndarray | None  # [S]
-    marginals: np.ndarray | None  # [T + 1, S], None where the start is hopeless
-    visits: np.ndarray | None  # [S, A], of live states
+    marginals: np.ndarray | None  # [T + 1, S], None where the start is infeasible
+    visits: np.ndarray | None  # [S, A], of nonterminal states
 
 
 def log_sum(numbers, scores):
@@ -83,13 +83,13 @@ def solved(case, kind, numbers):
         return number(rewards[t][s][a][k]) / alpha + log_sum(numbers, [goes + values[t + 1][end], falls])
 
     def backed_up(t, s, a):
-        live = [k for k in range(num_outcomes) if chances[s][a][k] > 0]
+        nonterminal = [k for k in range(num_outcomes) if chances[s][a][k] > 0]
         if kind == "exact":
-            return log_sum(numbers, [numbers.log(number(chances[s][a][k])) + worth(t, s, a, k) for k in live])
-        terms = [number(rewards[t][s][a][k]) / alpha + gamma * values[t + 1][following[s][a][k]] for k in live]
+            return log_sum(numbers, [numbers.log(number(chances[s][a][k])) + worth(t, s, a, k) for k in nonterminal])
+        terms = [number(rewards[t][s][a][k]) / alpha + gamma * values[t + 1][following[s][a][k]] for k in nonterminal]
         if -math.inf in terms:
             return -math.inf
-        return numbers.fsum([number(chances[s][a][k]) * term for k, term in zip(live, terms, strict=True)])
+        return numbers.fsum([number(chances[s][a][k]) * term for k, term in zip(nonterminal, terms, strict=True)])
 
     values = [[number(0)] * num_states for _ in range(case.horizon + 1)]
     q_values, policy = [], []
@@ -100,8 +100,8 @@ def solved(case, kind, numbers):
             table.append(scores)
             scored = [numbers.log(number(p)) + q if p > 0 else -math.inf for p, q in zip(prior[s], scores, strict=True)]
             values[t][s] = number(0) if ends[s] else log_sum(numbers, scored)
-            hopeless = ends[s] or values[t][s] == -math.inf
-            rows.append(prior[s] if hopeless else [numbers.exp(score - values[t][s]) for score in scored])
+            infeasible = ends[s] or values[t][s] == -math.inf
+            rows.append(prior[s] if infeasible else [numbers.exp(score - values[t][s]) for score in scored])
         q_values.insert(0, table)
         policy.insert(0, rows)
     first, starts = values[0], case.initial.tolist()
@@ -109,8 +109,8 @@ def solved(case, kind, numbers):
     if kind == "exact":
         start = log_sum(numbers, [numbers.log(number(starts[s])) + first[s] for s in possible])
     else:
-        hopeless = any(first[s] == -math.inf for s in possible)
-        start = -math.inf if hopeless else numbers.fsum([number(starts[s]) * first[s] for s in possible])
+        infeasible = any(first[s] == -math.inf for s in possible)
+        start = -math.inf if infeasible else numbers.fsum([number(starts[s]) * first[s] for s in possible])
     initial = marginals = visits = None
     if start != -math.inf:
         initial = [number(p) for p in starts]

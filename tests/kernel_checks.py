@@ -72,8 +72,8 @@ def check(case, kind, kernel, answer, tolerance=TOLERANCE, scale=1.0, spread=1.0
     assert error(initial, answer.initial, spread) < tolerance
     marginals, absorbed = occupancies(case.model, RECURSIONS[kind], initial, messages.values, kernel)
     visits = visits_along(make(case.model, kind, kernel), messages.values, initial)
-    live = ~case.terminal
+    nonterminal = ~case.terminal
     assert error(marginals, answer.marginals, spread) < tolerance
-    assert error(visits[torch.as_tensor(live)], answer.visits[live], spread * case.horizon) < tolerance
+    assert error(visits[torch.as_tensor(nonterminal)], answer.visits[nonterminal], spread * case.horizon) < tolerance
     lost = 1 - answer.marginals.sum(-1) if case.discount < 1 else np.zeros(case.horizon + 1)
     assert error(absorbed, lost, spread) < tolerance

@@ -55,7 +55,9 @@ def learned_table(answer, model):
     logs = [policy.log_prob(np.full(number, a), seen, action_mask=model.mdp.available) for a in range(actions)]
     rows = torch.stack(logs, 1).double().exp()
     rows = rows / rows.sum(1, keepdim=True)
-    return policy_posterior(SoftQLearning(), model, torch.where(model.live[:, None], rows, model.action_prior)[None])
+    return policy_posterior(
+        SoftQLearning(), model, torch.where(model.nonterminal[:, None], rows, model.action_prior)[None]
+    )
 
 
 class Target(gymnasium.Env):

@@ -20,7 +20,7 @@ from cai.models.continuous.world import World
 
 __all__ = ["ContinuousOutcome", "evaluate_continuous"]
 
-LONGEST = 2000  # steps after which a rollout over an infinite horizon is cut
+LONGEST_ROLLOUT = 2000  # steps after which a rollout over an infinite horizon is cut
 STRETCH = 200  # steps of a rollout where the criterion is the average, after as many that do not count
 
 
@@ -154,7 +154,7 @@ def _rollouts(policy: Any, model: World, number: int, generator: torch.Generator
         return total, 0.0
     alive = torch.ones(number, dtype=torch.bool)
     before = alive
-    for t in range(model.steps if model.is_finite else LONGEST):
+    for t in range(model.steps if model.is_finite else LONGEST_ROLLOUT):
         before = alive
         if not bool(alive.any()):
             break

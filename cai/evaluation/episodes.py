@@ -23,7 +23,7 @@ from cai.policies.environments import Runs
 __all__ = ["EpisodeOutcome", "Estimate", "evaluate_episodes", "play_episodes", "takes_means"]
 
 SIDE_BY_SIDE = 10  # environments at once
-LONGEST = 1_000_000  # steps after which an episode that neither ends nor is cut is an error
+LONGEST_EPISODE = 1_000_000  # steps after which an episode that neither ends nor is cut is an error
 
 
 @storable("estimate")
@@ -184,10 +184,10 @@ def play_episodes(
         times += 1
         lengths[here] = times[counted]
         over = terminated | truncated | (times >= horizon)
-        if int(times[counted].max()) >= LONGEST and not over[counted].all():
+        if int(times[counted].max()) >= LONGEST_EPISODE and not over[counted].all():
             raise ValueError(
-                f"an episode has not ended after {LONGEST:,} steps; give the world max_episode_steps=..., after which "
-                "episodes are truncated"
+                f"an episode has not ended after {LONGEST_EPISODE:,} steps; give the world max_episode_steps=..., "
+                "after which episodes are truncated"
             )
         if over.any():
             for copy in np.flatnonzero(over):

@@ -280,14 +280,14 @@ def _expectations(
         regions: bool [S] each.
         chain: of the policy, where sums over an infinite horizon are asked for.
     """
-    mdp, live = model.mdp, model.live
+    mdp, nonterminal = model.mdp, model.nonterminal
     size = mdp.num_states * mdp.num_actions
     entropies = torch.special.entr(table).sum(-1)  # [T or 1, S]
     # The first chain counts everything; of the others, one a region, each leaves the count as it enters its region.
-    inside = torch.stack([torch.zeros_like(live), *regions.values()])
+    inside = torch.stack([torch.zeros_like(nonterminal), *regions.values()])
     mass = mdp.initial.expand(len(inside), -1)
     entered = torch.zeros(len(inside), dtype=mass.dtype)
-    occupancy, taken, entropy = [], torch.zeros_like(table[0]), 0.0  # taken: [S, A], how often in live states
+    occupancy, taken, entropy = [], torch.zeros_like(table[0]), 0.0  # taken: [S, A], how often in nonterminal states
     expected_return = 0.0
     if model.is_average:
         visits = long_run(model, mdp.initial, table[0], FixedDynamics(model))[None]
@@ -301,14 +301,14 @@ def _expectations(
         mass = torch.where(inside, 0.0, mass)
         step = t if len(table) > 1 else 0
         flow = mass[:, :, None] * table[step]
-        here = torch.where(live[:, None], flow[0], 0.0)
+        here = torch.where(nonterminal[:, None], flow[0], 0.0)
         taken += here
-        entropy += float(torch.where(live, mass[0] * entropies[step], 0.0).sum())
+        entropy += float(torch.where(nonterminal, mass[0] * entropies[step], 0.0).sum())
         if len(model.reward_times) > 1 or t == model.steps - 1:  # else all steps pay by one table, once they are added
             expected_return += float(weighted(taken, _mean_rewards(model, t)).sum())
             taken = torch.zeros_like(taken)
         if model.is_finite:
-            flow = (flow * model.survival[:, None]).reshape(len(flow), size)
+            flow = (flow * model.continuation_probability[:, None]).reshape(len(flow), size)
             if mdp.next_states is None:
                 mass = flow @ mdp.probabilities.reshape(size, -1)
             else:

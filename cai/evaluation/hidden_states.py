@@ -19,7 +19,7 @@ from cai.policies.belief import BeliefPolicy
 
 __all__ = ["BeliefOutcome", "RunRecord", "evaluate_belief_policy", "simulate"]
 
-LONGEST = 10**6  # steps after which a rollout over an infinite horizon is cut
+LONGEST_ROLLOUT = 10**6  # steps after which a rollout over an infinite horizon is cut
 CHUNK = 4_000_000  # entries over (run, state, outcome) that rollouts hold at once
 
 
@@ -169,10 +169,10 @@ def _returns(agent: BeliefPolicy, model: TrajectoryModel, num_runs: int, generat
     returns = torch.zeros(num_runs, dtype=torch.float64)
     running = torch.arange(num_runs)  # the runs that go on; states and beliefs are kept for these alone
     state = model.reset(num_runs, generator)
-    alive = model.live[state]
+    alive = model.nonterminal[state]
     log_beliefs, _ = agent.states.start(_shown_to_all(agent, state, None, generator), num_runs)
     t = 0
-    while t < min(model.horizon, LONGEST):
+    while t < min(model.horizon, LONGEST_ROLLOUT):
         running, state, log_beliefs = running[alive], state[alive], log_beliefs[alive]
         if not len(running):
             break

@@ -25,7 +25,7 @@ from cai.studies.rows import NUMBERS
 
 __all__ = ["COLUMNS", "FIRST", "Exploration", "View", "backend_name", "short_text"]
 
-LONGEST = 5_000  # steps of a panel that people wait for
+MOST_STEPS = 5_000  # steps of a panel that people wait for
 MEMORY = 2**30  # bytes of one answer
 REMEMBERED = 2**22  # bytes of one answer that is kept, with its picture, for whoever moves a slider back
 MOST_ASKED = 32
@@ -149,9 +149,9 @@ class Exploration:
         options.pop("eta")
         if options.pop("infinite_horizon"):
             options["horizon"] = math.inf
-        elif isinstance(options["horizon"], int) and options["horizon"] > LONGEST:
+        elif isinstance(options["horizon"], int) and options["horizon"] > MOST_STEPS:
             raise ValueError(
-                f"horizon is {options['horizon']:,}; the panel takes up to {LONGEST:,} steps, which take a while: "
+                f"horizon is {options['horizon']:,}; the panel takes up to {MOST_STEPS:,} steps, which take a while: "
                 "lower it, take the infinite horizon, or ask cai.infer(model, ..., keep='values')"
             )
         return self._source.build(**options)

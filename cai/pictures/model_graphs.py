@@ -43,7 +43,7 @@ Place = tuple[float, float]
 
 @dataclass(frozen=True)
 class Arrow:
-    """One thing that an action may do in a live state: with which probability, and at which mean reward."""
+    """One thing that an action may do in a nonterminal state: with which probability, and at which mean reward."""
 
     state: int
     action: int
@@ -53,7 +53,7 @@ class Arrow:
 
 
 def model_arrows(model: TrajectoryModel) -> list[Arrow]:
-    """What actions do in every live state, outcomes with the same next state together; of t = 1."""
+    """What actions do in every nonterminal state, outcomes with the same next state together; of t = 1."""
     mdp = model.host.mdp
     probabilities = mdp.probabilities.detach()
     rewards = model.host.reward_table(0).detach().expand_as(probabilities)
@@ -150,9 +150,9 @@ def graph_places(model: TrajectoryModel, arrows: Sequence[Arrow]) -> list[Place]
     ends = mdp.terminal.tolist()
     first = 0 if not ends[0] else int(torch.nonzero(mdp.initial > 0)[0])
     steps = networkx.single_source_shortest_path_length(graph, first)
-    live = [state for state in graph if not ends[state]]
-    last = max((steps[state] for state in live if state in steps), default=0)
-    lost = last + 1 if any(state not in steps for state in live) else last
+    nonterminal = [state for state in graph if not ends[state]]
+    last = max((steps[state] for state in nonterminal if state in steps), default=0)
+    lost = last + 1 if any(state not in steps for state in nonterminal) else last
     layers: dict[int, list[int]] = {}
     central = [state for state in graph if ends[state] and graph.in_degree(state) > CONVERGES]
     for state in graph:

@@ -114,7 +114,7 @@ def _jumps(model: TrajectoryModel, layout: GridLayout, arrows: list[Arrow]) -> d
 
 
 def _drift(layout: GridLayout, arrows: list[Arrow]) -> dict[int, tuple[int, int]]:
-    """For each live state on the map, by how many rows and columns its moves miss where they point, in the median.
+    """For each nonterminal state on the map, by how many rows and columns its moves miss their aim, in the median.
 
     A wall stops one or two of the moves and leaves the median at 0; a wind moves them all.
     """

@@ -323,10 +323,10 @@ def _draw_policy(ax: Axes, layout: GridLayout, policy: Tensor, mdp: MDP) -> None
     The name stands where the action has more than half of the probability.
     """
     x, y, u, v = [], [], [], []
-    live = ((~mdp.terminal) & (mdp.available.sum(-1) > 0)).tolist()
+    nonterminal = ((~mdp.terminal) & (mdp.available.sum(-1) > 0)).tolist()
     small = 8.0 if layout.columns <= 12 else 4.0
     for state, (cell, weights) in enumerate(zip(layout.cells, policy.tolist(), strict=True)):
-        if cell is None or not live[state]:
+        if cell is None or not nonterminal[state]:
             continue
         for action, arrow in enumerate(layout.arrows):
             if arrow is None and weights[action] > 0.5:

@@ -53,20 +53,20 @@ def one_room(mdp: MDP, room: str | None) -> GridLayout | None:
 
 
 def walls_between(mdp: MDP, layout: GridLayout) -> list[Line]:
-    """Borders of live neighbours of which each stays where it is by the action that points at the other one."""
+    """Borders of nonterminal neighbours of which each stays where it is by the action that points at the other one."""
     steps = {step: action for action, step in enumerate(layout.arrows) if step is not None}
     states = {cell: state for state, cell in enumerate(layout.cells) if cell is not None}
     if len(states) < sum(cell is not None for cell in layout.cells):
         return []  # places that several states share have no one border
     following = mdp.successors().expand_as(mdp.probabilities)
     staying = torch.where(following == torch.arange(mdp.num_states)[:, None, None], mdp.probabilities, 0.0).sum(-1) == 1
-    held, live = staying.tolist(), (~mdp.terminal).tolist()
+    held, nonterminal = staying.tolist(), (~mdp.terminal).tolist()
     lines: list[Line] = []
     for (row, column), state in states.items():
         for down, right in ((0, 1), (1, 0)):
             other = states.get((row + down, column + right))
             ahead, back = steps.get((down, right)), steps.get((-down, -right))
-            if other is None or ahead is None or back is None or not (live[state] and live[other]):
+            if other is None or ahead is None or back is None or not (nonterminal[state] and nonterminal[other]):
                 continue
             if held[state][ahead] and held[other][back]:
                 x, y = column + right / 2, row + down / 2

@@ -42,8 +42,9 @@ class BeliefPolicy(Saved):
     where this averages policies, it plans as if the state were seen from now on. So it never acts to learn: an action
     whose only use is what it shows (listening at the tiger's doors) is taken no oftener than where all is known.
 
-    The average runs over live states: in a terminal state nothing is decided, and one who is still asked to act is not
-    there. Actions that are missing in any live state of positive belief are left out, and the rest renormalised.
+    The average runs over nonterminal states: in a terminal state nothing is decided, and one who is still asked to act
+    is not there. Actions that are missing in any nonterminal state of positive belief are left out, and the rest
+    renormalised.
 
     Args:
         policy: over the states and actions of the process.

@@ -53,7 +53,7 @@ def tabulated(
         ]
         rows = torch.stack(scores, -1).double().exp()
         rows = rows / rows.sum(-1, keepdim=True)
-        tables.append(torch.where(model.host.live[:, None], rows, model.host.action_prior.detach()))
+        tables.append(torch.where(model.host.nonterminal[:, None], rows, model.host.action_prior.detach()))
     return Policy(
         torch.stack(tables),
         stationary=not model.is_finite,

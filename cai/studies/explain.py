@@ -317,13 +317,13 @@ def _names(terms: tuple[RewardFactor, ...], mdp: MDP) -> tuple[str, ...]:
 
 def _along(model: TrajectoryModel, posterior: Posterior, terms: tuple[RewardFactor, ...]) -> tuple[Tensor, ...]:
     """(expected rewards [T, N], costs [T, 4], expected optimality [T]) along q."""
-    mdp, live = model.mdp, model.live
+    mdp, nonterminal = model.mdp, model.nonterminal
     rewards = torch.zeros(model.steps, len(terms), dtype=torch.float64)
     costs = torch.zeros(model.steps, len(COSTS), dtype=torch.float64)
     sure = torch.zeros(model.steps, dtype=torch.float64)
     ended = math.exp(-model.r_max / plain_number(model.temperature))
     for t in range(model.steps):
-        here = torch.where(live, posterior.state_marginals[t], 0.0)
+        here = torch.where(nonterminal, posterior.state_marginals[t], 0.0)
         pairs = here[:, None] * posterior.action_probs[t]
         alive, fallen = posterior.outcomes(t)
         joint = pairs[..., None] * (alive + fallen)
@@ -348,7 +348,7 @@ def _prior_optimality(model: TrajectoryModel) -> Tensor:
         chance = (model.log_potential(t) - shift).exp().expand_as(joint)
         absorbed = (1 - here.sum()).clamp(min=0)
         rows.append((joint * chance).sum() + absorbed * math.exp(-shift))
-        here = mdp.scatter(joint * model.survival[:, None, None])
+        here = mdp.scatter(joint * model.continuation_probability[:, None, None])
     return torch.stack(rows).double().cpu()
 
 

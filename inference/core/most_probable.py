@@ -34,7 +34,7 @@ def most_probable_trajectory(posterior: Any) -> tuple[Tensor, Tensor, float]:
         raise ValueError(f"the posterior of {posterior.backend!r} holds no tables of a trajectory ({posterior.status})")
     num_states = posterior.action_prior.shape[-2]
     model = posterior.model if isinstance(posterior.model, TrajectoryModel) else None
-    ended = torch.zeros(num_states, dtype=torch.bool) if model is None else ~model.live
+    ended = torch.zeros(num_states, dtype=torch.bool) if model is None else ~model.nonterminal
     value = torch.zeros(num_states + 1, dtype=torch.float64)
     best: list[tuple[Tensor, Tensor]] = []
     groups = None if model is None else shared_successors(model)

@@ -203,8 +203,8 @@ def _residuals(problem: GaussianProblem, kept: Kept, state: Tensor, tilted: bool
     if tilted:
         return found
     one, steps = found[..., 0, :], [found[..., 0, :]]
-    for t, survival in enumerate(problem.survival[:-1]):
-        one = (times(kept.outcome.turn[..., t, :, :], one) + kept.outcome.rest[..., t, :]) / survival**0.5
+    for t, discount in enumerate(problem.discounts[:-1]):
+        one = (times(kept.outcome.turn[..., t, :, :], one) + kept.outcome.rest[..., t, :]) / discount**0.5
         steps.append(one)
     return torch.stack(steps, -2)
 

@@ -29,13 +29,18 @@ from cai.inference.gaussian.problem import (
 )
 from cai.inference.gaussian.root_estimation import filtered_in_roots, smoothed_in_roots
 from cai.inference.gaussian.rooted import KEPT, refined
-from cai.inference.gaussian.squares import undecided
+from cai.inference.gaussian.squares import smallest_share, undecided
 from cai.models.common.shapes import broadcast_shapes
 
 __all__ = ["Estimates", "correction", "kalman_filter", "kalman_smoother"]
 
 VAGUE = 1e6  # times the last observation's variance and every surprise: that of a first which was hardly known
 SHRUNK = 1e6  # times less than the filter's variance: a smoothed one of which the steps back lose digits
+REFUSED = (
+    "an estimate whose sensors are so sharp, or noises so far apart, that it was passed in square roots",
+    "bring the noise, the observation noise and the covariance of the start nearer to each other, or take differences "
+    "of estimates",
+)
 SHARP = 1e4  # times less than what was known before: an observation of which covariances lose digits
 SAME = 1e-9  # relative; filter and smoother are the same at the end
 ROUNDING = 64 * torch.finfo(torch.float64).eps  # pivots below this share of a variance are rounding
@@ -83,8 +88,9 @@ def kalman_filter(
             sensors that see the same are so sharp that their noise is lost in rounding.
 
     Where an observation is far sharper than what was known before, square roots of covariances are passed on, whose
-    gradients are those of the plain recursion. A covariance that is singular but for rounding counts as singular; one
-    that is nearly so is named in a warning, because its own floats leave estimates undecided.
+    gradients are those of the plain recursion. A covariance is what its floats say, but that variances below 0 are
+    rounding and count as 0; one that is nearly singular is named in a warning, because floats that were rounded before
+    leave estimates undecided.
     """
     chain = read_chain(y, A, C, noise, observation_noise, initial, offset)
     steps, sharp = _filtered_as_needed(chain)
@@ -112,7 +118,8 @@ def _filtered_as_needed(chain: Chain) -> tuple[list[Seen], Tensor | None]:
         roots = torch.stack(torch.broadcast_tensors(*(step.root.detach() for step in steps))).movedim(0, -3)
         variances = torch.linalg.vector_norm(roots, dim=-1).square()
         ratios = variances / chain.sensor_noise.detach().diagonal(dim1=-2, dim2=-1)
-        sharp = ~(ratios.amax((-2, -1)) <= SHARP)
+        alike = ~(smallest_share(chain.sensor_noise) >= 1 / SHARP).all(-1)
+        sharp = ~(ratios.amax((-2, -1)) <= SHARP) | alike
     if not bool(sharp.any()):
         return steps, None
     _warn_of_undecided(chain)
@@ -150,7 +157,7 @@ def _gathered(steps: list[Seen]) -> Estimates:
 def _refined(found: Estimates, better: Estimates, members: Tensor, *, lost: bool = False) -> Estimates:
     """Estimates with the better numbers of some members; a batch axis that covariances do without is given to them."""
     batch = better.log_likelihood.shape
-    return refined(found, better, members.expand(batch), lost=lost)
+    return refined(found, better, members.expand(batch), lost=lost, refused=REFUSED)
 
 
 def _has_lost(steps: list[Seen], rooted: list[Seen], members: Tensor) -> bool:

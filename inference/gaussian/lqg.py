@@ -55,7 +55,7 @@ class LQGPosterior(GaussianPosterior):
         paid = account(self.problem, None, self.belief, self.conduct, self.moments)
         if self.problem.prior is None:
             return paid
-        alive = torch.tensor((1.0, *self.problem.survival)[: self.steps], dtype=paid.luck.dtype).cumprod(0)
+        alive = torch.tensor((1.0, *self.problem.discounts)[: self.steps], dtype=paid.luck.dtype).cumprod(0)
         surprise = (alive * _prior_cost(self.problem.prior, self.moments)).sum(-1)
         return paid._replace(policy_divergence=surprise - paid.policy_entropy)
 
@@ -125,7 +125,7 @@ def lqg(model: LinearGaussianModel, C: Any, *, observation_noise: Any) -> Gaussi
     assert messages is not None
     covariances, gains = _filter(problem, sensor, V)
     inner = messages.gain.mT @ messages.action_cost @ messages.gain
-    alive = torch.tensor((1.0, *problem.survival)[: problem.horizon], dtype=inner.dtype).cumprod(0)
+    alive = torch.tensor((1.0, *problem.discounts)[: problem.horizon], dtype=inner.dtype).cumprod(0)
     price = (alive * (inner * covariances).sum((-2, -1))).sum(-1) / (2 * problem.temperature)
     return LQGPosterior(
         backend="lqg",

@@ -91,7 +91,7 @@ class Messages:
     def ahead(self, problem: GaussianProblem) -> tuple[Quadratic, tuple[float, ...]]:
         """The cost-to-go of s_2 .. s_{T+1} as a function of the mean outcome, and what the discount leaves of it."""
         tilts = bool((self.theta != 0).any())
-        return outcome_step(self.following, problem.noise, self.theta[..., None] if tilts else None), problem.survival
+        return outcome_step(self.following, problem.noise, self.theta[..., None] if tilts else None), problem.discounts
 
 
 @np.errstate(all="ignore")  # torch does not warn of what is infinite either
@@ -112,14 +112,14 @@ def backward(problem: GaussianProblem, eta: float | Tensor = 0.0) -> Messages:
     maps, costs, message = _homogeneous(problem, affine=_is_affine(problem))
     spread, own = _paid_by_actions(problem), torch.eye(m, dtype=alpha.dtype, device=alpha.device)
     size = message.shape[-1]  # n + 1, or n where nothing is affine
-    noises, survival = at_steps(problem.noise, 2, horizon), problem.survival
+    noises, discounts = at_steps(problem.noise, 2, horizon), problem.discounts
     room = _room(horizon + 1, message)
     going, gains, stages, bare, roots, faults, logs = [message], [], [], [], [], [], []
     for t in reversed(range(horizon)):
         message, log = _tilt(message, noises[t], moves)
         logs.append(log)
-        if survival[t] != 1:
-            message = survival[t] * message
+        if discounts[t] != 1:
+            message = discounts[t] * message
         (closed, push), (paid, given, act) = maps[t], costs[t]
         if m:
             pulled = quick_product(push.mT, message)
@@ -333,7 +333,7 @@ def added_constants(problem: GaussianProblem, choices: Tensor, outcomes: list[Te
     own = choices + problem.constant
     total = problem.final.rho.expand(problem.batch)
     found = [total]
-    steps = zip(reversed(own.unbind(-1)), reversed(problem.survival), outcomes, strict=True)
+    steps = zip(reversed(own.unbind(-1)), reversed(problem.discounts), outcomes, strict=True)
     for chosen, kept, tilted in steps:
         total = chosen + kept * (tilted + total)
         found.append(total)

@@ -200,7 +200,7 @@ def expected_rewards(problem: GaussianProblem, moments: Moments) -> Tensor:
 
 def alive(problem: GaussianProblem) -> Tensor:
     """[T + 1], the probability that the discount has left the chain alive when a step, and the end, is paid."""
-    return torch.tensor((1.0, *problem.survival), dtype=problem.mean.dtype, device=problem.mean.device).cumprod(0)
+    return torch.tensor((1.0, *problem.discounts), dtype=problem.mean.dtype, device=problem.mean.device).cumprod(0)
 
 
 def _costs(problem: GaussianProblem, moments: Moments) -> Tensor:

@@ -82,7 +82,7 @@ class GaussianProblem:
         covariance: [..., n, n], of s_1; may be singular or zero.
         horizon: T >= 0.
         temperature: alpha, 0-dim or of the batch's shape.
-        discount: multiplies the value of what follows, see `survival` (fixed dynamics alone).
+        discount: multiplies the value of what follows, see `discounts` (fixed dynamics alone).
         prior: of the actions; None for the flat one, Lebesgue measure.
         endless: whether the final cost stands for further steps, which the discount reaches.
     """
@@ -124,7 +124,7 @@ class GaussianProblem:
         return broadcast_shapes(*(part.shape[: part.dim() - own] for part, own in stepped))
 
     @property
-    def survival(self) -> tuple[float, ...]:
+    def discounts(self) -> tuple[float, ...]:
         """T numbers, what the value of s_2 .. s_{T+1} is multiplied by: the discount, but 1 for the final reward.
 
         The final reward is paid with the last step, before the discount takes the chain away.

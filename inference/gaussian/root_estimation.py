@@ -18,7 +18,7 @@ from cai.inference.gaussian.chain import Chain, Seen
 from cai.inference.gaussian.messages import Messages
 from cai.inference.gaussian.problem import GaussianProblem, at_steps, symmetric, times
 from cai.inference.gaussian.square_roots import backward_in_roots
-from cai.inference.gaussian.squares import Squares, factor, solved, spread_over, triangle
+from cai.inference.gaussian.squares import Squares, axes_of, factor, spread_over, triangle
 from cai.models.common.shapes import broadcast_shapes
 
 __all__ = ["filtered_in_roots", "smoothed_in_roots"]
@@ -99,9 +99,10 @@ def smoothed_in_roots(chain: Chain, problem: GaussianProblem, messages: Messages
 
 def _sensor_squares(chain: Chain) -> Squares:
     """-log N(y; C s, V) of each time as a function of s, U [..., T or 1, d, n]."""
-    N, C, y = torch.linalg.cholesky(chain.sensor_noise), chain.sensor, chain.y
-    U, u = solved(N, C, upper=False), -solved(N, y[..., None], upper=False)[..., 0]
-    width = N.diagonal(dim1=-2, dim2=-1).log().sum(-1) + y.shape[-1] / 2 * math.log(2 * math.pi)
+    found, y = axes_of(chain.sensor_noise), chain.y
+    whiten = found.inverse / found.roots[..., None]
+    U, u = whiten @ chain.sensor, -times(whiten, y)
+    width = -torch.linalg.slogdet(whiten).logabsdet + y.shape[-1] / 2 * math.log(2 * math.pi)
     return Squares(U, u, U.new_zeros(*u.shape[:-1], U.shape[-1]), width.expand(u.shape[:-1]))
 
 

@@ -45,6 +45,10 @@ APART = (
     "costs or covariances are so far apart that digits were lost: the answer is known to {:.0e} of itself; bring them "
     "nearer to each other (matrices that are singular but for rounding count, and costs with an eigenvalue below 0)"
 )
+REFUSED = (
+    "an answer whose costs or noises are so many orders apart that it was passed in square roots",
+    "bring them nearer to each other, ask for those of its bound or evidence, or take differences of answers",
+)
 # Of the largest cost to what is left of it after a step, or to the cost of an action, above which digits are lost.
 FAR_APART = {torch.float64: 1e4, torch.float32: 1e2}
 
@@ -210,34 +214,41 @@ class _Refined(torch.autograd.Function):
         return slope, None, None
 
 
-class _Lost(_Refined):
-    """The same, of numbers whose gradients are not known."""
+class _Lost(torch.autograd.Function):
+    """The same, of numbers whose gradients are not known; who is refused them is told of what, and what helps."""
+
+    generate_vmap_rule = True
 
     @staticmethod
-    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, None, None]:
-        raise NotKnown(
-            "gradients",
-            "an answer whose costs or noises are so many orders apart that it was passed in square roots",
-            "bring them nearer to each other, ask for those of its bound or evidence, or take differences of answers",
-            "the pass that gradients are taken of has lost its digits",
-        )
+    def forward(first: Tensor, better: Tensor, mask: Tensor, refused: tuple[str, str]) -> Tensor:
+        return torch.where(mask, better, first)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Tensor) -> None:
+        ctx.refused = inputs[3]
+
+    @staticmethod
+    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, None, None, None]:
+        kind, instead = ctx.refused
+        raise NotKnown("gradients", kind, instead, "the pass that gradients are taken of has lost its digits")
 
 
-def refined(first: Any, better: Any, mask: Tensor, *, lost: bool = False) -> Any:
+def refined(first: Any, better: Any, mask: Tensor, *, lost: bool = False, refused: tuple[str, str] = REFUSED) -> Any:
     """A tensor, or a tuple of them, with the better numbers of the members that a mask [...] names.
 
     Gradients are those of the first ones; where these are off by more than `KEPT` of the largest, or known to have lost
     their digits on the way, asking for gradients raises `NotKnown`. Gradients may be off by more than the numbers they
-    are of: 2e-6 was seen beside 1e-8.
+    are of: 2e-6 was seen beside 1e-8. What is then said of the answer, and what helps, is `refused`.
     """
     if isinstance(first, tuple):
-        return type(first)(*(refined(*pair, mask, lost=lost) for pair in zip(first, better, strict=True)))
+        pairs = zip(first, better, strict=True)
+        return type(first)(*(refined(*pair, mask, lost=lost, refused=refused) for pair in pairs))
     first, mask = first.expand(better.shape), mask[(..., *[None] * (better.dim() - mask.dim()))]
     kept = not lost
     if first.requires_grad and kept:
         off = torch.where(mask, first.detach() - better, 0.0).abs().amax()
         kept = bool(off <= KEPT[better.dtype] * torch.where(mask, better, 0.0).abs().amax())
-    return (_Refined if kept else _Lost).apply(first, better, mask)
+    return _Refined.apply(first, better, mask) if kept else _Lost.apply(first, better, mask, refused)
 
 
 def with_digits_of(messages: Messages, better: Messages, mask: Tensor) -> Messages:

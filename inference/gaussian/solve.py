@@ -33,6 +33,7 @@ from cai.inference.gaussian.rooted import (
     with_digits_of,
 )
 from cai.inference.gaussian.square_roots import Passed, backward_in_roots
+from cai.inference.gaussian.squares import smallest_share
 from cai.inference.gaussian.stationary import stationary_posterior
 from cai.models.continuous.linear_gaussian import LinearGaussianModel
 
@@ -46,12 +47,17 @@ NEAR = (
     "eta is so near to where messages break down that digits were lost: the answer is known to {:.0e} of itself; take "
     "an eta nearer to 0"
 )
+ALIKE = (
+    "the action prior's L is so nearly singular that digits were lost: the answer is known to {:.0e} of itself; choose "
+    "coordinates of actions whose noises are less alike, or leave out those that follow from others"
+)
 OUTWEIGHED = "noise outweighs rewards by so much that digits were lost: accounts are {:.1e} apart; scale W, S1 down"
 # Of theta W P, below which a step of messages loses no digits to speak of, and by how much of what an answer earns and
 # pays its accounts may be apart; by dtype.
 STRONG = {torch.float64: 1e6, torch.float32: 1e2}
 GAP = {torch.float64: 1e-9, torch.float32: 1e-3}
 SHIFTED = {torch.float64: 1e-7, torch.float32: 1e-2}  # of what q does, likewise
+TINY = 1e-300
 UNKNOWN = ("log_evidence", "elbo", "believed_return", "luck", "policy_divergence", "policy_entropy")
 
 
@@ -120,6 +126,8 @@ def gaussian_posterior(
     if model.is_flat:
         found["note"] = "evidence, bound and entropy are relative to da, the action prior being flat"
     common: dict[str, Any] = {"backend": backend, "target": target, "model": model, "horizon": model.horizon}
+    if not (share := _lost_to_prior(problem)) <= LOST[problem.mean.dtype]:
+        return _inaccurate(problem, None, common, found, ALIKE.format(share))
     if not model.is_finite:
         return stationary_posterior(problem, common, found, average=model.is_average)
     messages = backward(problem, eta)
@@ -202,8 +210,16 @@ def _what_q_does(
     return messages, {name: refined(one, two, rooted) for name, one, two in zip(names, plain, better[:4], strict=True)}
 
 
+def _lost_to_prior(problem: GaussianProblem) -> float:
+    """About by what share of itself the action prior's L^-1 is off, which is computed from L; 0 without a prior."""
+    if problem.prior is None or not problem.num_actions:
+        return 0.0
+    covariance = problem.prior.covariance
+    return torch.finfo(covariance.dtype).eps / max(float(smallest_share(covariance).min()), TINY)
+
+
 def _inaccurate(
-    problem: GaussianProblem, messages: Messages, common: dict[str, Any], details: dict[str, Any], why: str
+    problem: GaussianProblem, messages: Messages | None, common: dict[str, Any], details: dict[str, Any], why: str
 ) -> GaussianPosterior:
     """What is left where digits were lost: the status, and why."""
     common = common | {"problem": problem, "messages": messages, "status": Status.OUT_OF_RANGE}

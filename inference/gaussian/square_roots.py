@@ -25,11 +25,9 @@ from cai.inference.gaussian.problem import GaussianProblem, Quadratic, at_steps,
 from cai.inference.gaussian.spectrum import half_log_det
 from cai.inference.gaussian.squares import (
     Squares,
+    axes_of,
     eliminated,
     factor,
-    is_clear,
-    roots_of,
-    scaled_spectrum,
     solved,
     spread_over,
     squares_of,
@@ -141,10 +139,9 @@ def backward_in_roots(
         return None
     tilt = theta if bool(signs != 0) else None
     shape, horizon = problem.batch, problem.horizon
-    stage, going, held = _costs(problem, costs)
+    stage, going, held = _costs(problem, costs, shaken=shaken)
     if tilt is not None:
-        held = held & is_clear(scaled_spectrum(problem.noise)[1]).all(-1)
-        held = held & is_clear(scaled_spectrum(problem.covariance)[1])
+        held = held & axes_of(problem.noise).held.all(-1) & axes_of(problem.covariance).held
     moves = [(problem.A, 2), (problem.B, 2), (problem.offset, 1), (problem.noise, 2)]
     squares = list(zip(stage, (2, 1, 1, 0), strict=True))
     parts = [[spread_over(step, shape, own) for step in at_steps(part, own, horizon)] for part, own in moves + squares]
@@ -156,7 +153,7 @@ def backward_in_roots(
         logs.append(log)
         pushes.append(push)
         prior = [] if priors is None else [priors[t]]
-        going, act, left = _before_action(going, (A, B, c), Squares(*cost), problem.survival[t], prior, shake)
+        going, act, left = _before_action(going, (A, B, c), Squares(*cost), problem.discounts[t], prior, shake)
         if slopes:
             kept.append(left(going))
         acts.append(act)
@@ -177,11 +174,13 @@ class _Turned(NamedTuple):
     rows: Left
 
 
-def _costs(problem: GaussianProblem, known: tuple[Squares, Squares] | None) -> tuple[Squares, Squares, Tensor]:
+def _costs(
+    problem: GaussianProblem, known: tuple[Squares, Squares] | None, *, shaken: bool
+) -> tuple[Squares, Squares, Tensor]:
     """Costs of steps and of the end as squares, over the batch, and bool [...], which members have such."""
     if known is None:
-        stage, fine = squares_of(problem.cost, problem.linear, problem.constant)
-        end, good = squares_of(*problem.final)
+        stage, fine = squares_of(problem.cost, problem.linear, problem.constant, shaken=shaken)
+        end, good = squares_of(*problem.final, shaken=shaken)
         held = fine.all(-1) & good
     else:
         (stage, end), held = known, torch.ones(problem.batch, dtype=torch.bool, device=problem.mean.device)
@@ -223,7 +222,7 @@ def _before_action(
     after: Squares,
     move: tuple[Tensor, Tensor, Tensor],
     cost: Squares,
-    survival: float,
+    discount: float,
     prior: list[Tensor],
     shake: torch.Generator | None,
 ) -> tuple[Squares, _Act, Callable[[Squares], _Turned]]:
@@ -233,12 +232,12 @@ def _before_action(
         after: the cost of a mean outcome.
         move: A, B and c of that outcome.
         cost: of state and action.
-        survival: the probability that a discount lets the step go on.
+        discount: the probability that it lets the step go on.
         prior: what it adds as rows, if there is one.
         shake: see `triangle`.
     """
     (A, B, c), n, m = move, move[0].shape[-1], move[1].shape[-1]
-    U, u, linear = survival**0.5 * after.U, survival**0.5 * after.u, survival * after.linear
+    U, u, linear = discount**0.5 * after.U, discount**0.5 * after.u, discount * after.linear
     above = torch.cat([U @ B, U @ A, (times(U, c) + u)[..., None]], -1)
     below = torch.cat([cost.U[..., n:], cost.U[..., :n], cost.u[..., None]], -1)
     R, turn = eliminated(above, below, *prior, lead=m, shake=shake)
@@ -246,7 +245,7 @@ def _before_action(
     lean = solved(root.mT, (times(B.mT, linear) + cost.linear[..., n:])[..., None], upper=False)[..., 0]
     act = solved(root, torch.cat([across, (shift + lean)[..., None]], -1))
     bare = above[..., :m].mT @ above[..., :m] + below[..., :m].mT @ below[..., :m]
-    rest = survival * after.rest + cost.rest + (linear * c).sum(-1) + R[..., m + n, m + n].square() / 2
+    rest = discount * after.rest + cost.rest + (linear * c).sum(-1) + R[..., m + n, m + n].square() / 2
     rest = rest - (lean * (lean / 2 + shift)).sum(-1)
 
     def turned(before: Squares) -> _Turned:
@@ -344,19 +343,19 @@ def _means(cost: Squares, noise: Tensor, theta: Tensor) -> tuple[Tensor, Tensor,
     and the noise that is hoped for are all but opposite, and their sum would have no digit.
     """
     U, u, linear, _ = cost
-    scale, values, vectors = scaled_spectrum(noise)
-    values, order = values.sort(-1)  # what is certain is eliminated first, or it would pass through the other rows
-    vectors = vectors.gather(-1, order[..., None, :].expand(vectors.shape))
-    axes, n = scale[..., None] * vectors, U.shape[-1]
-    sizes = theta[..., None].sqrt() * roots_of(values)
+    found, n = axes_of(noise), U.shape[-1]
+    order = found.values.argsort(-1)  # what is certain is eliminated first, or it would pass through the other rows
+    axes = found.axes.gather(-1, order[..., None, :].expand(found.axes.shape))
+    inverse = found.inverse.gather(-2, order[..., None].expand(found.axes.shape))
+    sizes = theta[..., None].sqrt() * found.roots.gather(-1, order)
     free = sizes > 0
     weights = torch.where(free, 1 / sizes, CERTAIN)
     toward = times(axes.mT, linear) * torch.where(free, sizes, 0.0)
-    pairs = [torch.diag_embed(weights), -weights[..., None] * (vectors / scale[..., None]).mT, toward[..., None]]
+    pairs = [torch.diag_embed(weights), -weights[..., None] * inverse, toward[..., None]]
     shape = broadcast_shapes(U.shape[:-2], weights.shape[:-1])
     pairs = [part.expand(*shape, *part.shape[-2:]) for part in pairs]
     R = triangle(torch.cat([U @ axes, torch.zeros_like(U), u[..., None]], -1), torch.cat(pairs, -1))
     root, own = R[..., :n, :n], torch.eye(n, dtype=U.dtype, device=U.device)
-    found = -axes @ solved(root, R[..., :n, n:])
+    given = -axes @ solved(root, R[..., :n, n:])
     width = torch.where(free[..., :, None] & free[..., None, :], solved(root.mT, own, upper=False), 0.0)
-    return found[..., :n], found[..., n], width @ axes.mT / theta[..., None, None].sqrt()
+    return given[..., :n], given[..., n], width @ axes.mT / theta[..., None, None].sqrt()

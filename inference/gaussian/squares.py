@@ -8,16 +8,17 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from cai.inference.gaussian.exact_roots import exact_factors
 from cai.inference.gaussian.problem import Quadratic, symmetric, times
 from cai.models.common.shapes import broadcast_shapes
 
 __all__ = [
+    "Axes",
     "Squares",
+    "axes_of",
     "eliminated",
     "factor",
-    "is_clear",
-    "roots_of",
-    "scaled_spectrum",
+    "smallest_share",
     "solved",
     "spread_over",
     "squares_of",
@@ -141,23 +142,85 @@ def _largest_first(matrix: Tensor) -> Tensor:
     return matrix.abs().amax(-1).argsort(-1, descending=True)[..., None].expand(matrix.shape)
 
 
+class Axes(NamedTuple):
+    """A symmetric matrix as axes diag(values) axes'.
+
+    Attributes:
+        axes: [..., n, n].
+        values: [..., n], in units that make the diagonal of the matrix about 1.
+        roots: [..., n], of the values; 0 where these are rounding.
+        inverse: [..., n, n], of the axes.
+        along: [..., n], the inverse times a vector.
+        held: bool [...], whether each value either keeps its digits beside the largest or is rounding beside it.
+        positive: bool [...], whether no value is below 0 by more than rounding.
+    """
+
+    axes: Tensor
+    values: Tensor
+    roots: Tensor
+    inverse: Tensor
+    along: Tensor
+    held: Tensor
+    positive: Tensor
+
+
+def axes_of(matrix: Tensor, vector: Tensor | None = None, *, shaken: bool = False) -> Axes:
+    """Its eigenvectors; or, where eigenvalues lose digits and the matrix has none below 0, its triangular factor.
+
+    Args:
+        matrix: [..., n, n].
+        vector: [..., n]; 0 unless given.
+        shaken: whether values that are rounding, which count as 0, are given the size of it.
+    """
+    matrix = matrix.detach()
+    vector = torch.zeros_like(matrix[..., 0]) if vector is None else vector.detach()
+    shape, n = broadcast_shapes(matrix.shape[:-2], vector.shape[:-1]), vector.shape[-1]
+    scale, values, vectors = (
+        spread_over(part, shape, own) for part, own in zip(_scaled_spectrum(matrix), (1, 1, 2), strict=True)
+    )
+    rounding, held = _rounding(values), _is_clear(values)
+    roots = torch.where(values > rounding, values, rounding / ROUNDED if shaken else 0.0).clamp(min=0).sqrt()
+    lower, inverse, along = vectors, vectors.mT, times(vectors.mT, vector / scale)
+    small = values <= CLEAR[values.dtype] * values.amax(-1, keepdim=True)
+    finite = matrix.isfinite().all(-1).all(-1) & vector.isfinite().all(-1)
+    doubtful = finite & (small & (matrix.diagonal(dim1=-2, dim2=-1) != 0)).any(-1)
+    if bool(doubtful.any()):
+        scaled = (matrix / (scale[..., None] * scale[..., None, :]))[doubtful]
+        found = exact_factors(scaled, (vector / scale)[doubtful])
+        known = doubtful.masked_scatter(doubtful, found.known)
+        held = held | known
+        plain = (lower, values, roots, inverse, along)
+        better = (found.lower, found.pivots, found.pivots.sqrt(), found.inverse, found.along)
+        pairs = zip(plain, better, strict=True)
+        lower, values, roots, inverse, along = (_replaced(old, known, new[found.known]) for old, new in pairs)
+    positive = (values >= -INDEFINITE * n).all(-1)
+    return Axes(scale[..., None] * lower, values, roots, inverse / scale[..., None, :], along, held, positive)
+
+
+def _replaced(old: Tensor, members: Tensor, new: Tensor) -> Tensor:
+    """The members [...] of a tensor replaced by rows of another."""
+    made = old.clone()
+    made[members] = new
+    return made
+
+
 def factor(covariance: Tensor) -> Tensor:
-    """G [..., n, n] with G G' = a covariance, maybe singular; small coordinates keep digits beside large ones."""
-    scale, values, vectors = scaled_spectrum(covariance)
-    return scale[..., None] * vectors * roots_of(values)[..., None, :]
+    """G [..., n, n] with G G' = a covariance, maybe singular; small coordinates keep digits beside large ones.
+
+    Variances below 0 are rounding, for a covariance has none, and count as 0.
+    """
+    found = axes_of(covariance)
+    return found.axes * found.roots[..., None, :]
 
 
-def squares_of(P: Tensor, p: Tensor, rho: Tensor) -> tuple[Squares, Tensor]:
+def squares_of(P: Tensor, p: Tensor, rho: Tensor, *, shaken: bool = False) -> tuple[Squares, Tensor]:
     """1/2 x'P x + p'x + rho as squares, and bool [...], whether it can be: whether P has no eigenvalue below zero."""
-    scale, values, vectors = scaled_spectrum(P)
-    root = roots_of(values)
-    U = root[..., None] * (vectors * scale[..., None]).mT
-    along, seen = times(vectors.mT, p / scale), values > SINGULAR
+    found = axes_of(P, p, shaken=shaken)
+    root, along, seen = found.roots, found.along, found.values > SINGULAR
+    U = root[..., None] * found.axes.mT
     u = torch.where(seen, along, 0.0) / torch.where(seen, root, 1.0)
-    linear = scale * times(vectors, torch.where(seen, 0.0, along))
-    shape = u.shape[:-1]
-    squares = Squares(U.expand(*shape, *U.shape[-2:]), u, linear, (rho - u.square().sum(-1) / 2).expand(shape))
-    return squares, (values >= -INDEFINITE * P.shape[-1]).all(-1) & is_clear(values)
+    linear = times(found.axes, torch.where(seen, 0.0, along))
+    return Squares(U, u, linear, rho - u.square().sum(-1) / 2), found.positive & found.held
 
 
 def spread_over(part: Tensor, batch: torch.Size, own: int) -> Tensor:
@@ -165,7 +228,7 @@ def spread_over(part: Tensor, batch: torch.Size, own: int) -> Tensor:
     return part.expand((*batch, *part.shape[part.dim() - own :]))
 
 
-def scaled_spectrum(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _scaled_spectrum(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Scales [..., n], and the spectrum of the matrix whose diagonal these make about 1, in no order.
 
     Coordinates that share no entry share no eigenvector either, or equal eigenvalues would mix them by a rounding: a
@@ -196,20 +259,21 @@ def _rounding(values: Tensor) -> Tensor:
     return ROUNDED * values.shape[-1] * torch.finfo(values.dtype).eps * values.amax(-1, keepdim=True)
 
 
-def roots_of(values: Tensor) -> Tensor:
-    """Square roots of eigenvalues, of which those that are rounding beside the largest count as 0."""
-    return torch.where(values > _rounding(values), values, 0.0).sqrt()
+def smallest_share(covariance: Tensor) -> Tensor:
+    """[...], the smallest eigenvalue beside the largest, diagonals being 1."""
+    values = _scaled_spectrum(covariance)[1]
+    return (values / values.amax(-1, keepdim=True)).amin(-1)
 
 
 def undecided(covariance: Tensor) -> float:
     """The smallest eigenvalue that floats hold to few digits beside the largest, diagonals being 1; 0 if none."""
-    values = scaled_spectrum(covariance)[1]
+    values = _scaled_spectrum(covariance)[1]
     share = values / values.amax(-1, keepdim=True)
     few = share[(values > _rounding(values)) & (share < CLEAR[values.dtype])]
     return float(few.amin()) if few.numel() else 0.0
 
 
-def is_clear(values: Tensor) -> Tensor:
+def _is_clear(values: Tensor) -> Tensor:
     """Bool [...], whether each eigenvalue either is rounding beside the largest or keeps its digits beside it."""
     return ((values <= _rounding(values)) | (values > CLEAR[values.dtype] * values.amax(-1, keepdim=True))).all(-1)
 

@@ -32,7 +32,17 @@ from cai.inference.gaussian.messages import Messages, backward, outcome_step
 from cai.inference.gaussian.moments import believe
 from cai.inference.gaussian.posterior import GaussianPosterior
 from cai.inference.gaussian.problem import GaussianPrior, GaussianProblem, Quadratic, symmetric, times
-from cai.inference.gaussian.rooted import APART, FAR_APART, LOST, SPARED, at_risk, digits_lost, refined, with_digits_of
+from cai.inference.gaussian.rooted import (
+    APART,
+    FAR_APART,
+    LOST,
+    SPARED,
+    at_risk,
+    digits_lost,
+    policy_moved,
+    refined,
+    with_digits_of,
+)
 from cai.inference.gaussian.square_roots import backward_in_roots
 
 __all__ = ["stationary_posterior"]
@@ -63,12 +73,16 @@ def stationary_posterior(
     """
     problem = replace(problem, endless=True)
     last = backward(problem)
-    failure = first_failure(problem, last)
+    failure, whole = first_failure(problem, last), True
+    if failure is not None:  # which may be a pivot that floats of Haa round away, and its square root holds
+        passed, whole = backward_in_roots(problem, last), False
+        if passed is not None and bool(passed.members.all()):
+            failure = first_failure(problem, passed.messages, passed.members)
     if failure is not None:  # then the last step of every finite horizon has no finite value
         found = details | {"step": "last", "eigenvalue": failure.eigenvalue, "failed": failure.kind}
         return _failed(problem, common, found, failure.sentence(), Status.INFINITE)
     P, settled = _limit(problem)
-    doubled = bool(settled.all())
+    doubled = whole and bool(settled.all())
     uneven = not doubled or _is_uneven(problem, P)
     rooted = _in_roots(problem, last) if uneven else None
     if rooted is None and not doubled:
@@ -99,7 +113,8 @@ def stationary_posterior(
     if not bool(holds.all()):
         why = "doubled horizons settle where no stationary equation holds"
         return _failed(problem, common, details, why, good=holds)
-    if uneven and rooted is None and not (share := _digits_lost(problem, messages)) <= LOST[P.dtype]:
+    share = 0.0 if not uneven else _digits_lost(problem, messages) if rooted is None else rooted[2]
+    if not share <= LOST[P.dtype]:
         return _failed(problem, common, details, APART.format(share), Status.OUT_OF_RANGE)
     policy = GaussianPrior(messages.gain, messages.offset, messages.covariance)
     sizes = P.detach().diagonal(dim1=-2, dim2=-1).abs()
@@ -185,7 +200,7 @@ def _limit(problem: GaussianProblem) -> tuple[Tensor, Tensor]:
     n, root, problem = problem.num_states, problem.discount**0.5, problem.centred()
     cost = problem.folded().P[..., 0, :, :].expand(*problem.batch, -1, -1)
     A, B = problem.A[..., 0, :, :], problem.B[..., 0, :, :]
-    factor = torch.linalg.cholesky(cost[..., n:, n:])
+    factor, _ = torch.linalg.cholesky_ex(cost[..., n:, n:])
     freed = torch.cholesky_solve(cost[..., n:, :n], factor)
     A = root * (A - B @ freed)
     G = problem.discount * B @ torch.cholesky_solve(B.mT.expand(*factor.shape[:-2], *B.mT.shape[-2:]), factor)
@@ -225,8 +240,10 @@ def _is_uneven(problem: GaussianProblem, P: Tensor) -> bool:
 
 
 @torch.no_grad()
-def _in_roots(problem: GaussianProblem, last: Messages) -> tuple[Messages, Tensor] | None:
-    """The limit by messages of long horizons in square roots, and what a step adds to their constant, [...].
+def _in_roots(problem: GaussianProblem, last: Messages) -> tuple[Messages, Tensor, float] | None:
+    """The limit by messages of long horizons in square roots; what a step adds to their constant, [...]; what is lost.
+
+    What is lost is by what share of itself the policy moves where each step is shaken by as much as its rounding.
 
     Args:
         problem: of one step.
@@ -246,19 +263,28 @@ def _in_roots(problem: GaussianProblem, last: Messages) -> tuple[Messages, Tenso
             break
         if not max(apart) <= near:
             return None
+    made = _stationary(problem, last, found)
+    shaken = backward_in_roots(replace(problem, horizon=steps), last, shaken=True)
+    assert shaken is not None
+    lost = float(policy_moved(problem, made, _stationary(problem, last, shaken.messages)).max())
+    return made, rho[..., 0] - problem.discount * rho[..., 1], lost
+
+
+def _stationary(problem: GaussianProblem, last: Messages, found: Messages) -> Messages:
+    """The first of many steps as the only one; see `_in_roots`."""
+    P, p, rho = found.cost_to_go
     per_step = rho[..., 0] - problem.discount * rho[..., 1]
     rest = per_step / (1 - problem.discount) if problem.discount < 1 else torch.zeros_like(per_step)
     first = Quadratic(P[..., 0, :, :], p[..., 0, :], rest)
     both = [torch.stack((part, part), -1 - axes) for part, axes in zip(first, (2, 1, 0), strict=True)]
     own = {name: getattr(found, name)[..., :1, :, :] for name in ("gain", "action_cost", "root")}
-    made = replace(
+    return replace(
         last,
         **own,
         offset=found.offset[..., :1, :],
         cost_to_go=Quadratic(*both),
         start=-outcome_step(first, problem.covariance, None)(problem.mean),
     )
-    return made, per_step
 
 
 def _completed(problem: GaussianProblem, P: Tensor, gain: Tensor, closed: Tensor) -> tuple[Messages, Tensor]:

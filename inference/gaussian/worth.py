@@ -96,7 +96,7 @@ def _finite_worth(problem: GaussianProblem, policy: GaussianPrior) -> tuple[Tens
         covariance.expand(*covariance.shape[:-3], horizon, *covariance.shape[-2:]),
     )
     moments = forward(true_belief(problem), timed)
-    alive = torch.tensor((1.0, *problem.survival)[:horizon], dtype=gain.dtype).cumprod(0)
+    alive = torch.tensor((1.0, *problem.discounts)[:horizon], dtype=gain.dtype).cumprod(0)
     entropy = (alive * _entropy(timed.covariance)).sum(-1)
     return expected_return(problem, moments), entropy.expand(problem.batch)
 

@@ -49,7 +49,7 @@ LARGE = 100_000  # entries of a table from which products of matrices are worth 
 
 
 def continuation(model: TrajectoryModel, values: Tensor, eta: float = 1.0) -> Tensor:
-    """(1 / eta) log(gamma e^{eta v} + 1 - gamma) on live states, v elsewhere: what it is worth to arrive.
+    """(1 / eta) log(gamma e^{eta v} + 1 - gamma) on nonterminal states, v elsewhere: what it is worth to arrive.
 
     Args:
         model: the trajectory model.
@@ -66,7 +66,7 @@ def continuation(model: TrajectoryModel, values: Tensor, eta: float = 1.0) -> Te
     else:
         arrived = torch.stack([values, torch.zeros_like(values)], -1)
         worth = certainty_equivalent(values.new_tensor([model.discount, 1 - model.discount]), arrived, eta)
-    return torch.where(model.live, worth, values)
+    return torch.where(model.nonterminal, worth, values)
 
 
 def soft_q_values(
@@ -80,7 +80,7 @@ def soft_q_values(
     """Q [..., s, A] of the two targets from tables; leading axes are problems of one process.
 
     Args:
-        model: the trajectory model, for next states, live states and discount.
+        model: the trajectory model, for next states, nonterminal states and discount.
         kind: which backup.
         probabilities: [s, A, K].
         rewards: [..., s, A, 1] or [..., s, A, K], nats.
@@ -98,7 +98,7 @@ def soft_q_values(
         q_values = rewards[..., 0] + _expected_dense(probabilities, worth)
     else:
         q_values = rewards[..., 0] + expectation(probabilities, arrived)
-    return torch.where(model.live[part][:, None], q_values, torch.zeros_like(q_values))
+    return torch.where(model.nonterminal[part][:, None], q_values, torch.zeros_like(q_values))
 
 
 def optimistic_backup(model: TrajectoryModel, values: Tensor, t: int) -> Tensor:
@@ -150,14 +150,14 @@ def tilted_backup(model: TrajectoryModel, values: Tensor, t: int, eta: float) ->
         equivalents = _of_table(chances, worth, eta)
         if equivalents is not None:
             q_values = rewards[..., 0] + equivalents
-            return torch.where(model.live[:, None], q_values, torch.zeros_like(q_values))
+            return torch.where(model.nonterminal[:, None], q_values, torch.zeros_like(q_values))
 
     def of(part: slice) -> Tensor:
         scores = rewards[part] + (worth[None, None] if leads is None else worth[leads[part]])
         return certainty_equivalent(chances[part], scores, eta)
 
     q_values = torch.cat(by_rows(chances, of))
-    return torch.where(model.live[:, None], q_values, torch.zeros_like(q_values))
+    return torch.where(model.nonterminal[:, None], q_values, torch.zeros_like(q_values))
 
 
 def _of_table(chances: Tensor, worth: Tensor, eta: float) -> Tensor | None:
@@ -219,7 +219,7 @@ def soft_log_policy(model: TrajectoryModel, q_values: Tensor, log_prior: Tensor 
     """[..., S, A], log pi(a | s) of `soft_policy` in nats, also where pi(a | s) is too small for a float."""
     values, policy = soft_policy(model, q_values, log_prior)
     scores = (model.log_action_prior if log_prior is None else log_prior) + q_values
-    lost = (policy == 0) & torch.isfinite(scores) & (torch.isfinite(values) & model.live)[..., None]
+    lost = (policy == 0) & torch.isfinite(scores) & (torch.isfinite(values) & model.nonterminal)[..., None]
     return torch.where(lost, scores - torch.where(lost, values[..., None], 0.0), safe_log(policy))
 
 
@@ -236,8 +236,8 @@ def hard_choice(
     """
     prior = model.action_prior if log_prior is None else log_prior.exp()
     offered = torch.where(prior > 0, q_values, torch.full_like(q_values, -torch.inf))
-    values = torch.where(model.live, offered.amax(-1), torch.zeros_like(q_values[..., 0]))
-    infeasible = torch.isinf(values) | ~model.live
+    values = torch.where(model.nonterminal, offered.amax(-1), torch.zeros_like(q_values[..., 0]))
+    infeasible = torch.isinf(values) | ~model.nonterminal
     sizes = q_values.detach().abs() if sizes is None else sizes
     sizes = torch.where(torch.isfinite(offered), sizes, torch.zeros_like(sizes))
     slack = rounding(q_values) * torch.maximum(sizes, sizes.gather(-1, offered.argmax(-1, keepdim=True)))

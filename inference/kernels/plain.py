@@ -233,7 +233,7 @@ class SoftPass:
         for t in range(len(values) - 1):
             here = result[t][:, None]
             passed = self._adjoint_step(values[t, :, None], values[t + 1, :, None], t, here, ())[:, 0]
-            result[t + 1] = torch.where(self.model.live, passed, passed * ends + result[t])
+            result[t + 1] = torch.where(self.model.nonterminal, passed, passed * ends + result[t])
         return result
 
     def _adjoint_step(
@@ -243,7 +243,7 @@ class SoftPass:
         problem, single = self.problem, self.problem.rewards is None
         chances, prior, rewards = problem.inputs_at(t)
         ahead = (following[:, 0] if single else following.t()).detach().requires_grad_()
-        counts = torch.isfinite(values) & self.model.live[:, None] & (adjoint != 0)
+        counts = torch.isfinite(values) & self.model.nonterminal[:, None] & (adjoint != 0)
         adjoint = torch.where(counts, adjoint, torch.zeros_like(adjoint))
         adjoint = adjoint[:, 0] if single else adjoint.t()
         passed = torch.zeros_like(ahead)
@@ -291,7 +291,7 @@ def plain_values(
     """v_t [..., s] of some states from v_{t+1} [..., S], by operations that autograd records.
 
     Args:
-        model: the trajectory model, for next states, live states and discount.
+        model: the trajectory model, for next states, nonterminal states and discount.
         kind: which backup.
         chances: [s, A, K].
         prior: [..., s, A], log p(a|s).
@@ -300,4 +300,4 @@ def plain_values(
         part: which states.
     """
     values = safe_logsumexp(prior + soft_q_values(model, kind, chances, rewards, following, part))
-    return torch.where(model.live[part], values, torch.zeros_like(values))
+    return torch.where(model.nonterminal[part], values, torch.zeros_like(values))

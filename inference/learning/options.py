@@ -75,7 +75,11 @@ def check_table_model(model: TrajectoryModel, name: str) -> None:
         ValueError: with the reason, and what to do.
     """
     mdp = model.mdp
-    met = (model.action_prior.detach()[..., None] > 0) & (mdp.probabilities.detach() > 0) & model.live[:, None, None]
+    met = (
+        (model.action_prior.detach()[..., None] > 0)
+        & (mdp.probabilities.detach() > 0)
+        & model.nonterminal[:, None, None]
+    )
     for t in model.reward_times:
         forbidden = torch.nonzero(met & (model.reward_table(t).detach() == -math.inf))
         if len(forbidden):
@@ -98,4 +102,4 @@ def _ends(model: TrajectoryModel) -> bool:
     prior, chances = model.action_prior.detach(), model.mdp.probabilities.detach()
     edges = edges_of((prior[..., None] > 0) & (chances > 0), model.mdp.successors())
     met = reached_from(*edges, model.mdp.initial.detach() > 0)
-    return not bool((met & ~leads_to(*edges, ~model.live | ended_states(model, prior, chances))).any())
+    return not bool((met & ~leads_to(*edges, ~model.nonterminal | ended_states(model, prior, chances))).any())

@@ -101,7 +101,7 @@ def check_deterministic(model: TrajectoryModel, name: str) -> None:
     """Refuses a model in which an action can have several outcomes that differ."""
     mdp = model.mdp
     chances = mdp.probabilities.detach()
-    taken = (model.action_prior.detach() > 0) & model.live[:, None]
+    taken = (model.action_prior.detach() > 0) & model.nonterminal[:, None]
     possible = (chances > 0) & taken[..., None]
     likely = chances.argmax(-1, keepdim=True)
     following = mdp.successors().expand_as(chances)

@@ -235,13 +235,13 @@ def _written_out(model: TrajectoryModel) -> _Paths:
     mdp = model.mdp.host
     chances = mdp.probabilities.detach().double()
     successors = mdp.successors().expand_as(chances)
-    prior, live = model.host.action_prior.detach().double(), model.host.live
+    prior, nonterminal = model.host.action_prior.detach().double(), model.host.nonterminal
     number, alpha = prior.shape[1], plain_number(model.host.temperature)
     state = torch.nonzero(mdp.initial.detach() > 0)[:, 0]
     constant, worth = mdp.initial.detach().double()[state].log(), torch.zeros(len(state), dtype=torch.float64)
     levels, ended, ends = [(torch.zeros_like(state), state[:0])], [], []
     for t in range(model.steps):
-        goes_on = live[state]
+        goes_on = nonterminal[state]
         ended.append(torch.nonzero(~goes_on)[:, 0])
         ends.append((constant[~goes_on], worth[~goes_on]))
         open_paths = torch.nonzero(goes_on)[:, 0]

@@ -127,12 +127,16 @@ class SoftActorCritic(NetworkBackend):
         counts = available.sum(-1).double()
         if not torch.allclose(model.host.action_prior.detach(), available / counts[:, None].clamp(min=1), atol=1e-12):
             raise ValueError(UNIFORM_ALONE)
-        most = float(counts[model.host.live].log().mean()) if bool(model.host.live.any()) else 0.0
+        most = float(counts[model.host.nonterminal].log().mean()) if bool(model.host.nonterminal.any()) else 0.0
         return check_target(self.target_entropy, most, "the mean of log|A(s)|")
 
     def rule(self, world: TableWorld) -> ActorCriticRule:
         """The update of its tables, on a `TrajectoryModel`."""
-        most = float((-(world.prior * world.finite_log_prior).sum(1))[world.live].mean()) if world.live.any() else 0.0
+        most = (
+            float((-(world.prior * world.finite_log_prior).sum(1))[world.nonterminal].mean())
+            if world.nonterminal.any()
+            else 0.0
+        )
         target = AUTO_SHARE * most if self.target_entropy == "auto" else self.target_entropy
         assert not isinstance(target, str)
         return ActorCriticRule(self.explore, self.search, self.observe_time, target, self.target_kl)

@@ -64,7 +64,7 @@ class CountedDynamics(OutcomeDynamics):
         num_states, num_actions, num_outcomes = model.mdp.probabilities.shape
         state, action, outcome = (values[f"{kind}_{t + 1}"] for kind in "sak")
         falls = (values[f"s_{t + 2}"] == num_states).long()
-        counts = (state < num_states) & model.live[state.clamp(max=num_states - 1)]
+        counts = (state < num_states) & model.nonterminal[state.clamp(max=num_states - 1)]
         place = ((state * num_actions + action) * 2 + falls) * num_outcomes + outcome
         size = num_states * num_actions * 2 * num_outcomes
         joint = _count(size, place[counts], self.weights[counts]).reshape(num_states, num_actions, 2 * num_outcomes)
@@ -218,7 +218,7 @@ def _counted_policy(model: TrajectoryModel, particles: Particles) -> tuple[Tenso
     weights, rows = particles.weights, []
     for t in range(1, model.steps + 1):
         state, action = particles.values[f"s_{t}"], particles.values[f"a_{t}"]
-        counts = (state < num_states) & model.live[state.clamp(max=num_states - 1)]
+        counts = (state < num_states) & model.nonterminal[state.clamp(max=num_states - 1)]
         joint = _count(num_states * num_actions, (state * num_actions + action)[counts], weights[counts])
         rows.append(conditional(joint.reshape(num_states, num_actions), model.action_prior))
     return torch.stack(rows), _count(num_states, particles.values["s_1"], weights)

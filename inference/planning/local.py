@@ -62,14 +62,14 @@ def improvement(problem: PlanningProblem, local: Expansion, damping: Tensor) -> 
     acting[:, range(n, size), range(n, size)] = damping.numpy()[:, None]
     gains, offsets = np.empty((rows, horizon, size - n, n)), np.empty((rows, horizon, size - n))
     stages, curvatures = np.empty((rows, horizon, size - n, size - n)), np.empty((rows, horizon, n, n))
-    survival = (problem.discount,) * (horizon - 1) + (1.0,)
+    discounts = (problem.discount,) * (horizon - 1) + (1.0,)
     with np.errstate(all="ignore"):  # numbers that are not finite are told from `sound`
         for t in reversed(range(horizon)):
-            curvatures[:, t] = P = survival[t] * P
+            curvatures[:, t] = P = discounts[t] * P
             F = slopes[:, t]
             back = F.swapaxes(-1, -2)
             H = costs[:, t] + acting + back @ (P @ F)
-            h = linears[:, t, :, None] + survival[t] * (back @ p)
+            h = linears[:, t, :, None] + discounts[t] * (back @ p)
             stages[:, t] = H[:, n:, n:]
             advice = -_solved(H[:, n:, n:], np.concatenate([H[:, n:, :n], h[:, n:]], -1))
             gains[:, t], offsets[:, t] = advice[..., :n], advice[..., n]

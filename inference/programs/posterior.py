@@ -143,7 +143,7 @@ class JointDynamics:
         num_states = before.shape[0] if model is None else model.mdp.num_states
         if model is not None:
             known = known.clone()
-            known[:num_states, :, :num_states] = model.mdp.dense() * model.survival[:, None, None]
+            known[:num_states, :, :num_states] = model.mdp.dense() * model.continuation_probability[:, None, None]
         rows = conditional(self.joints[t], known)[:num_states]
         return rows[..., :num_states], rows[..., num_states:]
 
@@ -239,7 +239,7 @@ def _luck(model: TrajectoryModel | None, bound: Tensor | None, believed: Tensor,
 
 
 def _entropy(model: TrajectoryModel | None, marginals: Tensor, policy: Tensor) -> Tensor:
-    """Expected sum over live steps of the policy's entropy; every state of a program is live."""
+    """Expected sum over live steps of the policy's entropy; every state of a program is nonterminal."""
     if model is not None:
-        marginals = torch.where(model.live, marginals, torch.zeros((), dtype=torch.float64))
+        marginals = torch.where(model.nonterminal, marginals, torch.zeros((), dtype=torch.float64))
     return -weighted(marginals[..., None] * policy, safe_log(policy)).sum()

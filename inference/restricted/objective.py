@@ -85,7 +85,7 @@ class PolicyBound(Protocol):
         """
 
     def reachable(self, cells: Tensor) -> Tensor:
-        """Bool [T, S], the live states that a policy which does all of `cells` can come to."""
+        """Bool [T, S], the nonterminal states that a policy which does all of `cells` can come to."""
 
     def possible(self) -> bool:
         """Whether p(O) > 0."""
@@ -143,7 +143,7 @@ class TableBound:
         counts = torch.isfinite(log_policy) & torch.isfinite(q_values)
         paid = torch.where(counts, log_policy - self.log_prior, torch.zeros_like(log_policy))
         scores = torch.where(counts, q_values, torch.zeros_like(q_values)) - paid
-        return Measured(bound, visits, scores, model.live & torch.isfinite(values))
+        return Measured(bound, visits, scores, model.nonterminal & torch.isfinite(values))
 
     def safe(self, cells: Tensor) -> tuple[Tensor, bool]:
         model = self.model
@@ -152,16 +152,16 @@ class TableBound:
             rows = []
             for t in reversed(range(model.steps)):
                 rows.append(self._safe_actions(t, safe) & cells[t])
-                safe = rows[-1].any(-1) | ~model.live
+                safe = rows[-1].any(-1) | ~model.nonterminal
             allowed = torch.stack(rows[::-1])
         else:
             while True:
                 allowed = (self._safe_actions(0, safe) & cells[0])[None]
-                kept = allowed[0].any(-1) | ~model.live
+                kept = allowed[0].any(-1) | ~model.nonterminal
                 if bool((kept == safe).all()):
                     break
                 safe = kept
-        lost = ~allowed.any(-1, keepdim=True) | ~model.live[:, None]
+        lost = ~allowed.any(-1, keepdim=True) | ~model.nonterminal[:, None]
         return torch.where(lost, cells, allowed), bool(safe[model.mdp.initial > 0].all())
 
     def _safe_actions(self, t: int, safe: Tensor) -> Tensor:
@@ -175,12 +175,12 @@ class TableBound:
         possible = model.mdp.probabilities > 0
         for t in range(model.steps):
             while True:
-                moves = possible & (here & model.live)[:, None, None] & cells[t][..., None]
+                moves = possible & (here & model.nonterminal)[:, None, None] & cells[t][..., None]
                 following = model.mdp.scatter(moves.double()) > 0
                 if model.is_finite or bool((following <= here).all()):
                     break
                 here = here | following
-            rows.append(here & model.live)
+            rows.append(here & model.nonterminal)
             here = following
         return torch.stack(rows)
 

@@ -240,7 +240,7 @@ class _Search:
         model = state.problem.model
         initial, dynamics = EXACT.beliefs(model, state.log_messages)
         visits = forward(model, initial, state.improved, dynamics)[0][: model.steps]
-        return torch.where(model.live, visits, torch.zeros_like(visits))[..., None] * state.improved
+        return torch.where(model.nonterminal, visits, torch.zeros_like(visits))[..., None] * state.improved
 
     def posterior(self, state: SearchState) -> Posterior:
         model, parameters = state.problem

@@ -80,15 +80,15 @@ class TableSampler:
         true_prior = model.log_action_prior.detach()
         for t in range(model.steps):
             log_q = policy.log_probs(t, state, self.log_prior[t if len(self.log_prior) > 1 else 0][state])
-            action, live = draw_rows(log_q.detach().exp(), generator), model.live[state]
+            action, nonterminal = draw_rows(log_q.detach().exp(), generator), model.nonterminal[state]
             following, reward, _, _ = world.draw(state, action, t, generator, falls=False)
             chosen = log_q.gather(-1, action[:, None])[:, 0]
             ratio = chosen.detach() - true_prior[state, action]
-            weight = goes_on * live
+            weight = goes_on * nonterminal
             earned, noise = weight * reward / model.temperature, weight * _entropy(log_q.detach())
-            columns.append((chosen * live, earned, weight * ratio, noise))
+            columns.append((chosen * nonterminal, earned, weight * ratio, noise))
             priors.append(true_prior[state])
-            goes_on = goes_on * model.survival[state]
+            goes_on = goes_on * model.continuation_probability[state]
             state = following
             actions.append(action)
             states.append(state)

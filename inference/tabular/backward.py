@@ -221,9 +221,9 @@ def policy_backward(model: TrajectoryModel, policy: Tensor, dynamics: OutcomeDyn
         rewards = expectation(chances, model.log_potential(t))
         q_values = rewards + expectation(alive, model.mdp.gather(values))
         q_values = q_values if divergence is None else q_values - divergence
-        q_values = torch.where(model.live[:, None], q_values, torch.zeros_like(q_values))
+        q_values = torch.where(model.nonterminal[:, None], q_values, torch.zeros_like(q_values))
         values = expectation(policy[t], q_values) - categorical_divergence(policy[t], model.action_prior)
-        values = torch.where(model.live, values, torch.zeros_like(values))
+        values = torch.where(model.nonterminal, values, torch.zeros_like(values))
         rows.append((values, q_values))
     stacked = [torch.stack(part) for part in zip(*reversed(rows), strict=True)]
     return stacked[0], stacked[1]

@@ -22,13 +22,13 @@ from cai.models.common.numerics import (
 from cai.models.common.shapes import broadcast_shapes
 from cai.models.trajectory.model import TrajectoryModel
 
-__all__ = ["FixedDynamics", "OutcomeDynamics", "Step", "TableDynamics", "TiltedDynamics", "tilted_start"]
+__all__ = ["FixedDynamics", "OutcomeDynamics", "BelievedStep", "TableDynamics", "TiltedDynamics", "tilted_start"]
 
 
 EVERY = slice(None)
 
 
-class Step(NamedTuple):
+class BelievedStep(NamedTuple):
     """What q believes of one step.
 
     Attributes:
@@ -57,11 +57,11 @@ class OutcomeDynamics:
         """What `outcomes` returns; a subclass defines this, or `step`."""
         raise NotImplementedError
 
-    def step(self, t: int) -> Step:
+    def step(self, t: int) -> BelievedStep:
         """All that is believed of step t."""
         alive, fallen = self.tables(t)
         prior = torch.cat(FixedDynamics(self.model).outcomes(t), -1)
-        return Step(alive, fallen, categorical_divergence(torch.cat([alive, fallen], -1), prior))
+        return BelievedStep(alive, fallen, categorical_divergence(torch.cat([alive, fallen], -1), prior))
 
     def outcomes(self, t: int) -> tuple[Tensor, Tensor]:
         """(alive [S, A, K], fallen [S, A, K]): the chance that an outcome happens and the chain goes on, or falls."""
@@ -106,19 +106,19 @@ class OutcomeDynamics:
 class FixedDynamics(OutcomeDynamics):
     """The true dynamics, discount included."""
 
-    def step(self, t: int, rows: slice = EVERY) -> Step:
+    def step(self, t: int, rows: slice = EVERY) -> BelievedStep:
         model, chances = self.model, self.model.mdp.probabilities[rows]
         if model.discount == 1:
-            return Step(chances, None, None)
-        stays = model.survival[rows][:, None, None]
-        return Step(chances * stays, chances * model.fall[rows][:, None, None], None)
+            return BelievedStep(chances, None, None)
+        stays = model.continuation_probability[rows][:, None, None]
+        return BelievedStep(chances * stays, chances * model.fall[rows][:, None, None], None)
 
     def onward(self, policy: Tensor) -> tuple[Tensor, Tensor]:
         mdp = self.model.mdp
         if mdp.next_states is not None:
             return super().onward(policy)
         moves, falls = policy[:, None] @ mdp.probabilities, self.model.fall[:, None, None]
-        return moves * self.model.survival[:, None, None], (moves * falls).sum(-1, keepdim=True)
+        return moves * self.model.continuation_probability[:, None, None], (moves * falls).sum(-1, keepdim=True)
 
     def chances(self, times: range) -> Tensor:
         return self.model.mdp.probabilities
@@ -146,9 +146,9 @@ class TiltedDynamics(OutcomeDynamics):
         self.values = values
         self.eta = eta
 
-    def step(self, t: int) -> Step:
+    def step(self, t: int) -> BelievedStep:
         weights, ratios = self._ratios(t, self.values[t + 1])
-        return Step(*self._split(self._moved(weights, ratios)), self._divergence(weights, ratios))
+        return BelievedStep(*self._split(self._moved(weights, ratios)), self._divergence(weights, ratios))
 
     def outcomes(self, t: int) -> tuple[Tensor, Tensor]:
         alive, fallen = zip(*by_rows(self.model.mdp.probabilities, lambda rows: self._outcomes(t, rows)), strict=True)
@@ -172,8 +172,8 @@ class TiltedDynamics(OutcomeDynamics):
     def _alike_onward(self, policy: Tensor) -> tuple[Tensor, Tensor] | None:
         """`onward` where all outcomes of a pair are paid alike, so that e^{eta v(s')} tilts every row; else None."""
         model, values, rewards = self.model, self.values[1], self.model.log_potential(0)
-        chances, survival = model.mdp.probabilities, model.survival[:, None]
-        tensors = (policy, values, rewards, chances, survival)
+        chances, onward = model.mdp.probabilities, model.continuation_probability[:, None]
+        tensors = (policy, values, rewards, chances, onward)
         if rewards.shape[-1] > 1 or math.isinf(self.eta) or any(part.requires_grad for part in tensors):
             return None
         if not bool(torch.isfinite(values).all() & torch.isfinite(rewards).all()):
@@ -182,15 +182,15 @@ class TiltedDynamics(OutcomeDynamics):
         weights = (scores - scores.max()).exp()
         if float(weights.min()) < torch.finfo(weights.dtype).tiny ** 0.5:
             return None
-        goes_on = (chances @ weights[:-1]) * survival
+        goes_on = (chances @ weights[:-1]) * onward
         falls = chances.sum(-1) * model.fall[:, None] * weights[-1]
         shares = policy / (goes_on + falls)
-        moves = (shares[:, None] @ chances) * weights[:-1] * survival[..., None]
+        moves = (shares[:, None] @ chances) * weights[:-1] * onward[..., None]
         fallen = (shares * falls).sum(-1)[:, None, None]
-        if bool(model.live.all()):
+        if bool(model.nonterminal.all()):
             return moves, fallen
-        live, (true, none) = model.live[:, None, None], FixedDynamics(model).onward(policy)
-        return torch.where(live, moves, true), torch.where(live, fallen, none)
+        nonterminal, (true, none) = model.nonterminal[:, None, None], FixedDynamics(model).onward(policy)
+        return torch.where(nonterminal, moves, true), torch.where(nonterminal, fallen, none)
 
     def _outcomes(self, t: int, rows: slice) -> tuple[Tensor, Tensor]:
         """`outcomes` of some states."""
@@ -263,7 +263,7 @@ class TiltedDynamics(OutcomeDynamics):
             ratios = torch.where(counts, ratios - torch.where(counts, mean, torch.zeros_like(mean)), ratios)
         else:
             ratios = tilted_log_ratio(weights, worth, self.eta)
-        return weights, torch.where(model.live[rows][:, None, None], ratios, torch.zeros_like(ratios))
+        return weights, torch.where(model.nonterminal[rows][:, None, None], ratios, torch.zeros_like(ratios))
 
     def _split(self, moved: Tensor) -> tuple[Tensor, Tensor | None]:
         """(what goes on, what falls) of chances of all outcomes; the second is None without a discount."""

@@ -20,7 +20,7 @@ TINY = 1e-140  # a product of two numbers above it is no denormal number
 SMALL = 64  # states up to which each pair of action and observation has a matrix of its own
 PAIRS = 2_000  # of them
 LOWEST = -1e300  # in place of -inf where it is subtracted
-SHORTEST, LONGEST = 32, 4096  # steps that are taken between two looks at how small the beliefs have become
+SHORTEST_BLOCK, LONGEST_BLOCK = 32, 4096  # steps that are taken between two looks at how small the beliefs have become
 
 
 def _log(values: np.ndarray) -> np.ndarray:
@@ -30,17 +30,17 @@ def _log(values: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True, eq=False)
 class FilterTables:
-    """Transitions with survival, and likelihoods, as numpy arrays; made for each action when it is first taken.
+    """Transitions with the chance to go on, and likelihoods, as arrays; made for each action when it is first taken.
 
     Args:
         mdp: the process.
         model: what is seen of its states.
-        log_survival: [S], log of the chance that a run goes on after a transition.
+        log_continuation: [S], log of the chance that a run goes on after a transition.
     """
 
     mdp: MDP
     model: ObservationModel
-    log_survival: np.ndarray
+    log_continuation: np.ndarray
     _kept: dict[Any, Any] = field(init=False, repr=False, default_factory=dict)
 
     def start(self, observation: int) -> np.ndarray:
@@ -63,7 +63,7 @@ class FilterTables:
             sources, outcomes = np.nonzero(chances)
             following = self.mdp.next_states
             targets = outcomes if following is None else following[:, action].cpu().numpy()[sources, outcomes]
-            values = chances[sources, outcomes] * np.exp(self.log_survival)[sources]
+            values = chances[sources, outcomes] * np.exp(self.log_continuation)[sources]
             self._kept["entries", action] = (sources, targets, values)
         return self._kept["entries", action]
 
@@ -160,7 +160,7 @@ def filter_one(tables: FilterTables, seen: np.ndarray, taken: np.ndarray) -> tup
     total = weights.sum()
     scores[0] = _log(total)
     logs[0] = _log(weights / total) if total > 0 else _log(tables.start(-1))
-    done, length = 0, SHORTEST
+    done, length = 0, SHORTEST_BLOCK
     pairs = list(zip(taken.tolist(), seen[1:].tolist(), strict=True))
     while done < len(pairs) and scores[done] > -np.inf:
         upto = min(done + length, len(pairs))
@@ -169,9 +169,9 @@ def filter_one(tables: FilterTables, seen: np.ndarray, taken: np.ndarray) -> tup
         if held.min() >= np.log(TINY):
             end = _by_products(tables, pairs, logs, scores, done, upto)
         if end == upto:
-            length = min(2 * length, LONGEST)
+            length = min(2 * length, LONGEST_BLOCK)
         else:  # some belief is too small, or 0 was observed: the next steps go by logarithms
-            length = SHORTEST
+            length = SHORTEST_BLOCK
             end = _by_logs(tables, pairs, logs, scores, end, min(end + length, len(pairs)))
         done = end
     return logs[: done + 1], scores[: done + 1]

@@ -13,9 +13,9 @@ observations, as when the state was seen, the actions tell about the states too:
 `condition` in `cai.models.programs.interventions`.)
 
 **A discount** is the chance that the run stops. That is seen: a run that goes on has not fallen, so each transition out
-of a live state counts with its survival gamma in belief and likelihood. These are the numbers of the process with the
-absorbing state written out, where that state shows an observation of its own. Without terminal states gamma cancels in
-the beliefs. An `MDP` has no discount.
+of a nonterminal state counts with its continuation probability gamma in belief and likelihood. These are the numbers of
+the process with the absorbing state written out, where that state shows an observation of its own. Without terminal
+states gamma cancels in the beliefs. An `MDP` has no discount.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class StateFilter:
 
     Attributes:
         mdp: the process without its reward.
-        log_survival: [S], log of the chance that the chain goes on after a transition from a state.
+        log_continuation: [S], log of the chance that the chain goes on after a transition from a state.
 
     Raises:
         TypeError, ValueError: if the two do not fit.
@@ -61,7 +61,7 @@ class StateFilter:
     process: TrajectoryModel | MDP
     observation_model: ObservationModel
     mdp: MDP = field(init=False, repr=False)
-    log_survival: Tensor = field(init=False, repr=False)
+    log_continuation: Tensor = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         if not isinstance(self.process, (TrajectoryModel, MDP)):
@@ -75,9 +75,11 @@ class StateFilter:
             )
         mdp = self.process if isinstance(self.process, MDP) else self.process.mdp
         object.__setattr__(self, "observation_model", self.observation_model.in_order_of(mdp))
-        survival = torch.ones(mdp.num_states) if isinstance(self.process, MDP) else self.process.survival
+        continuation_probability = (
+            torch.ones(mdp.num_states) if isinstance(self.process, MDP) else self.process.continuation_probability
+        )
         object.__setattr__(self, "mdp", mdp)
-        object.__setattr__(self, "log_survival", safe_log(survival.double()))
+        object.__setattr__(self, "log_continuation", safe_log(continuation_probability.double()))
 
     def start(self, observations: Tensor | None, num_runs: int = 1) -> tuple[Tensor, Tensor]:
         """The beliefs at the first step.
@@ -114,7 +116,7 @@ class StateFilter:
                 probability 0.
         """
         self.check_available(log_beliefs, actions, t)
-        leaving = log_beliefs + self.log_survival
+        leaving = log_beliefs + self.log_continuation
         parts = actions.unique()
         if len(parts) == 1:
             predicted = self._push(leaving, int(parts[0]))
@@ -132,7 +134,7 @@ class StateFilter:
             log_messages = log_messages + safe_log(seen[0])
         following = self.mdp.next_states
         arrived = log_messages[None, :] if following is None else log_messages[following[:, action]]
-        return safe_logsumexp(safe_log(self.mdp.probabilities[:, action]) + arrived) + self.log_survival
+        return safe_logsumexp(safe_log(self.mdp.probabilities[:, action]) + arrived) + self.log_continuation
 
     def _push(self, log_weights: Tensor, action: int) -> Tensor:
         """Log sum_s e^w(s) p(s' | s, a), [N, S] -> [N, S]."""
@@ -181,13 +183,13 @@ class StateFilter:
     def learns(self) -> bool:
         """Whether a table requires grad, and beliefs keep their history."""
         model = self.observation_model
-        tables = (self.mdp.probabilities, self.mdp.initial, model.probabilities, model.first, self.log_survival)
+        tables = (self.mdp.probabilities, self.mdp.initial, model.probabilities, model.first, self.log_continuation)
         return any(table is not None and table.requires_grad for table in tables)
 
     @property
     def tables(self) -> FilterTables:
         """What the loops over numpy arrays read."""
-        return FilterTables(self.mdp, self.observation_model, self.log_survival.detach().cpu().numpy())
+        return FilterTables(self.mdp, self.observation_model, self.log_continuation.detach().cpu().numpy())
 
     def describe(self, log_beliefs: Tensor) -> str:
         """The most probable states of a belief [S], in words."""

@@ -29,7 +29,7 @@ def forward_messages(model: TrajectoryModel) -> Tensor:
             rows.append(_exact_step(model, rows[-1], t))
         return torch.stack(rows)
     with torch.no_grad():
-        tables, stays = SoftProblem(model, "exact"), safe_log(model.survival)
+        tables, stays = SoftProblem(model, "exact"), safe_log(model.continuation_probability)
         smallest = torch.finfo(model.dtype).tiny / torch.finfo(model.dtype).eps
         made = tables.tables(0)
         for t in range(model.steps):
@@ -56,7 +56,7 @@ def _reached(model: TrajectoryModel, ahead: Tensor) -> Tensor:
 def _exact_step(model: TrajectoryModel, ahead: Tensor, t: int) -> Tensor:
     """The next row from `ahead` [S], each next state shifted by its own largest term; recorded by autograd."""
     mdp = model.mdp
-    stays = safe_log(model.survival)[:, None, None]
+    stays = safe_log(model.continuation_probability)[:, None, None]
     log_weights = safe_log(mdp.probabilities) + model.log_action_prior[..., None] + stays
     scores = log_weights + model.log_potential(t) + ahead[:, None, None]
     if mdp.next_states is None:

@@ -27,8 +27,8 @@ BOUND_ALONE = "of elbo alone: the policy maximises it, and was held fixed; ask '
 def policy_values(model: TrajectoryModel, policy: Tensor) -> tuple[Tensor, Tensor]:
     """What q's own tail is worth in nats under the true dynamics, values [T, S] and q_values [T, S, A].
 
-    Over an infinite horizon the values solve v = c + P v on the live states, c being what a step earns and pays, P
-    where the chain goes on to; -inf where q can run into it.
+    Over an infinite horizon the values solve v = c + P v on the nonterminal states, c being what a step earns and
+    pays, P where the chain goes on to; -inf where q can run into it.
 
     Args:
         model: the trajectory model.
@@ -43,16 +43,16 @@ def policy_values(model: TrajectoryModel, policy: Tensor) -> tuple[Tensor, Tenso
     alive, fallen = fixed.outcomes(0)
     rewards = expectation(alive + fallen, model.log_potential(0))
     earned = expectation(policy[0], rewards) - categorical_divergence(policy[0], model.action_prior)
-    moves = policy[0][..., None] * alive * model.live[:, None, None]
-    forbidden = model.live & torch.isinf(earned)
+    moves = policy[0][..., None] * alive * model.nonterminal[:, None, None]
+    forbidden = model.nonterminal & torch.isinf(earned)
     infeasible = leads_to(*edges_of(moves.detach() > 0, model.mdp.successors()), forbidden)
     free = ended_states(model, policy[0].detach(), alive.detach(), fallen.detach()) & (earned.detach() == 0)
-    chains = ChainSystems(model, model.live & ~infeasible & ~free)
-    falls = policy[0][..., None] * fallen * model.live[:, None, None]
+    chains = ChainSystems(model, model.nonterminal & ~infeasible & ~free)
+    falls = policy[0][..., None] * fallen * model.nonterminal[:, None, None]
     values = chains.spread(chains.system(moves, falls).solve(earned[chains.counts]))
     values = torch.where(infeasible, torch.full_like(values, -torch.inf), values)
     q_values = rewards + weighted(alive, model.mdp.gather(values).expand_as(alive)).sum(-1)
-    return values[None], torch.where(model.live[:, None], q_values, torch.zeros_like(q_values))[None]
+    return values[None], torch.where(model.nonterminal[:, None], q_values, torch.zeros_like(q_values))[None]
 
 
 def asks_anywhere(model: TrajectoryModel) -> bool:

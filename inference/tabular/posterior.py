@@ -56,7 +56,7 @@ def measure(
         visits: marginals [T + 1, S] and absorbed [T + 1] where they are known already.
     """
     visits = forward(model, initial, policy, dynamics) if visits is None else visits
-    live, timed = model.live, model.reward.reads_time
+    nonterminal, timed = model.nonterminal, model.reward.reads_time
     rewards = model.reward_table(0)
     returns = divergence = entropy = luck = initial.new_zeros(())
     if not model.is_average:  # per step of a long run the start is nothing
@@ -65,7 +65,7 @@ def measure(
     for begin in range(0, model.steps, size):
         times = range(begin, min(begin + size, model.steps))
         chosen, here = policy[begin : times.stop], visits[0][begin : times.stop]
-        here = torch.where(live, here, torch.zeros_like(here))
+        here = torch.where(nonterminal, here, torch.zeros_like(here))
         joint = here[..., None] * chosen
         if timed:
             rewards = torch.stack([model.reward_table(t) for t in times])

@@ -69,7 +69,7 @@ class SoftSensitivity:
                     stationary = stationary_messages(model, recursion, LOOSE)
                 messages, self.found = stationary.messages, stationary.status.ok
             self.values, self.q_values, self.policy = messages.values, messages.q_values, messages.policy
-            alive = model.live[:, None] & torch.isfinite(self.values[:-1])[..., None]
+            alive = model.nonterminal[:, None] & torch.isfinite(self.values[:-1])[..., None]
             self.policy = torch.where(alive, self.policy, torch.zeros_like(self.policy))
         self.steps = model.steps
         self._beliefs = TiltedDynamics(model, self.values, 1.0)
@@ -143,12 +143,12 @@ class SoftSensitivity:
         return torch.where(self._possible(t)[..., None], moved, torch.zeros_like(moved))
 
     def _possible(self, t: int) -> Tensor:
-        """Bool [S, A], live pairs whose message is finite."""
+        """Bool [S, A], nonterminal pairs whose message is finite."""
         return self._finite[t]
 
     @cached_property
     def _finite(self) -> Tensor:
-        return self.model.live[:, None] & torch.isfinite(self.q_values)
+        return self.model.nonterminal[:, None] & torch.isfinite(self.q_values)
 
     # ---- adjoints -----------------------------------------------------------------------------------------------
 
@@ -180,7 +180,7 @@ class SoftSensitivity:
             passed = process_table(mdp).scatter(kept.reshape(-1, 1))[:, 0]
         else:
             passed = mdp.scatter(kept[..., None] * self.outcomes(t))
-        return torch.where(self.model.live, self.model.discount * passed, torch.zeros_like(passed))
+        return torch.where(self.model.nonterminal, self.model.discount * passed, torch.zeros_like(passed))
 
     @torch.no_grad()
     def gradient(self, slopes: Slopes, masses: Tensor, *, alike: bool = False) -> Tensor:
@@ -241,7 +241,7 @@ class SoftSensitivity:
     def _chains(self) -> ChainSystems:
         model = self.model
         alive = self.outcomes(0)
-        counts = model.live & torch.isfinite(self.values[0])
+        counts = model.nonterminal & torch.isfinite(self.values[0])
         counts &= ~ended_states(model, self.policy[0], alive)
         return ChainSystems(model, counts)
 

@@ -59,7 +59,7 @@ class Ties:
         for step in range(self._done, len(self.rows)):
             following, done, policy = self.rows[step]
             summed = sizes_of(self.model, self.backup, following, self._known, self.model.steps - 1 - step, self.eta)
-            counts = (policy > 0) & torch.isfinite(done) & self.model.live[:, None]
+            counts = (policy > 0) & torch.isfinite(done) & self.model.nonterminal[:, None]
             self._known = torch.where(counts, summed, torch.zeros_like(summed)).amax(-1)
         self._done = len(self.rows)
         return sizes_of(self.model, self.backup, values, self._known, t, self.eta)

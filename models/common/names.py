@@ -33,6 +33,9 @@ ELSEWHERE = {  # what other books and libraries call things
     "goal": ("terminal",),
     "samples": ("num-samples",),
     "particles": ("num-particles",),
+    "sac": ("soft-actor-critic",),
+    "sql": ("soft-q-learning",),
+    "pcl": ("path-consistency",),
     "n": ("num-particles", "num-samples"),
 }
 SEARCHED = 20_000  # names that are compared; more take longer than the reader of a message wants to wait

@@ -95,8 +95,8 @@ def draw(policy: Any, model: TrajectoryModel, n: int, seed: int, max_steps: int)
     probs = _action_probs(policy, model)
     simulator, mdp = model.simulator, model.mdp
     state = simulator.reset(n, generator)
-    live = model.live.cpu()
-    states, actions, going = [state], [], [live[state]]
+    nonterminal = model.nonterminal.cpu()
+    states, actions, going = [state], [], [nonterminal[state]]
     for t in range(int(model.horizon) if model.is_finite else max_steps):
         if not model.is_finite and not bool(going[-1].any()):
             break
@@ -114,7 +114,7 @@ def draw(policy: Any, model: TrajectoryModel, n: int, seed: int, max_steps: int)
         state = simulator.draw(state, action, t, generator, falls=False).next_states
         states.append(state)
         actions.append(action)
-        going.append(live[state])
+        going.append(nonterminal[state])
     lengths = torch.stack(going[:-1], -1).sum(-1) if actions else torch.zeros(n, dtype=torch.int64)
     table = torch.stack(actions, -1) if actions else torch.zeros(n, 0, dtype=torch.int64)
     complete = torch.ones(n, dtype=torch.bool) if model.is_finite else ~going[-1]

@@ -181,9 +181,9 @@ class CheckedVectorEnvironment(_Wrapper):
                     f"[{number}], not 0 where an action is available"
                 )
             masks[copy] = row != 0
-        stuck = live & ~masks.any(1)
-        if stuck.any():
-            copy = int(np.flatnonzero(stuck)[0])
+        without_action = live & ~masks.any(1)
+        if without_action.any():
+            copy = int(np.flatnonzero(without_action)[0])
             raise ValueError(
                 f"{self._name}: after {self._steps[copy]} steps of episode {self._episodes[copy]} in environment {copy}"
                 " (both counted from 0) info['action_mask'] leaves no action, and the episode goes on"

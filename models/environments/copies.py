@@ -82,7 +82,7 @@ class TableCopies:
         return self._outcomes.starts(self._streams.uniform(which))
 
     def ended(self, states: np.ndarray) -> np.ndarray:
-        return ~self._outcomes.live[states]
+        return ~self._outcomes.nonterminal[states]
 
     def actions(self, actions: Any, states: np.ndarray, which: np.ndarray) -> np.ndarray:
         given = np.asarray(actions)

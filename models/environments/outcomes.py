@@ -26,7 +26,7 @@ class Outcomes:
         num_states: S.
         num_actions: A.
         available: int8 [S, A], 1 where an action exists.
-        live: bool [S], the states in which a decision is made.
+        nonterminal: bool [S], the states in which a decision is made.
     """
 
     def __init__(self, model: TrajectoryModel) -> None:
@@ -34,7 +34,7 @@ class Outcomes:
         self.model, mdp = model, model.mdp
         self.num_states, self.num_actions = mdp.num_states, mdp.num_actions
         self.available = mdp.available.numpy().astype(np.int8)
-        self.live = model.live.numpy().copy()
+        self.nonterminal = model.nonterminal.numpy().copy()
         rows = mdp.probabilities.detach().numpy().reshape(self.num_states * self.num_actions, -1)
         possible = rows > 0
         self.width = int(possible.sum(-1).max())

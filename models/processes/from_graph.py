@@ -185,12 +185,12 @@ def graph_successors(
     num_nodes = len(edges.nodes)
     absorbs = np.zeros(num_nodes, dtype=bool)
     absorbs[members(terminal, edges.index, "terminal")] = True
-    stuck = (edges.degrees == 0) & ~absorbs
-    if stuck.any():
-        node = edges.nodes[int(np.flatnonzero(stuck)[0])]
+    without_edges = (edges.degrees == 0) & ~absorbs
+    if without_edges.any():
+        node = edges.nodes[int(np.flatnonzero(without_edges)[0])]
         raise ValueError(
-            f"node {node!r} has no edge out of it ({int(stuck.sum())} such in all) and is not terminal; list it in "
-            "terminal, remove it from the graph, or give it an edge to itself"
+            f"node {node!r} has no edge out of it ({int(without_edges.sum())} such in all) and is not terminal; "
+            "list it in terminal, remove it from the graph, or give it an edge to itself"
         )
     if probability is None:
         listed, available = edges.outgoing(np.arange(num_nodes))

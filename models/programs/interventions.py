@@ -286,7 +286,7 @@ def _check_model(model: TrajectoryModel, info: ProgramInfo, interventions: Mappi
     for t in range(min(model.steps, last)):
         chosen, following = interventions.get(f"a_{t + 1}"), interventions.get(f"s_{t + 2}")
         taken = model.action_prior > 0 if chosen is None else (actions == chosen).expand(mdp.num_states, -1)
-        tried = (reached & model.live)[:, None] & taken
+        tried = (reached & model.nonterminal)[:, None] & taken
         unknown = tried & ~mdp.available
         if unknown.any():
             state, action = torch.nonzero(unknown)[0].tolist()
@@ -302,7 +302,7 @@ def _check_model(model: TrajectoryModel, info: ProgramInfo, interventions: Mappi
 
 def _not_available(model: TrajectoryModel, reached: Tensor, state: int, action: int, t: int) -> str:
     mdp = model.mdp
-    shared = mdp.available[reached & model.live].all(0)
+    shared = mdp.available[reached & model.nonterminal].all(0)
     names = ", ".join(mdp.action_name(a) for a in torch.nonzero(shared)[:, 0].tolist())
     return (
         f"a_{t + 1} is set to {mdp.action_name(action)}, which is not available in state {mdp.state_name(state)}, "

@@ -63,7 +63,7 @@ class DistancePenalty(Labelled):
         """[S], the distance of each state; 0 in terminal states, where nothing is paid.
 
         Raises:
-            ValueError: if there is no target, a live state has no way or no cell, or the table has another length.
+            ValueError: if there is no target, a nonterminal state has no way or cell, or the table has another length.
         """
         if self.labels is not None:
             return cast(DistancePenalty, self.in_order_of(mdp)).distances(mdp)

@@ -165,7 +165,7 @@ class ModelBatch(Portable, Sequence[TrajectoryModel]):
         # Made anew each time, as a graph must be for every backward pass.
         size = (host.mdp.num_states, host.mdp.num_actions)
         full = rewards.reshape(*rewards.shape, *(1,) * (3 - rewards.dim())).expand(-1, *size)
-        full = torch.where(host.live[:, None], full, torch.zeros_like(full))
+        full = torch.where(host.nonterminal[:, None], full, torch.zeros_like(full))
         return self._placed(full, "reward")
 
     @property

@@ -44,14 +44,14 @@ class LMDP:
 
     Costs are in reward units, of any sign, and +inf forbids. Each live step pays `state_cost` of the state it leaves.
     `final_cost` is paid once, with the transition that ends the trajectory, of the state it ends in: on the entry of
-    a terminal state and, over a finite horizon, by the last transition into whatever live state s_{T+1} is. (So it is
-    no part of what a discount takes away from later steps, an infinite horizon never pays that of a live state, and a
-    trajectory which starts in a terminal state pays nothing.)
+    a terminal state and, over a finite horizon, by the last transition into whatever nonterminal state s_{T+1} is.
+    (So it is no part of what a discount takes away from later steps, an infinite horizon never pays that of a
+    nonterminal state, and a trajectory which starts in a terminal state pays nothing.)
 
     Args:
         passive: [S, S], p(s' | s), what happens without control; tensor, array or nested lists. For large sparse
             dynamics use `LMDP.from_successors`.
-        state_cost: [S], or one number for every live state; 0 in terminal states.
+        state_cost: [S], or one number for every nonterminal state; 0 in terminal states.
         initial: [S], p(s_1).
         terminal: states that end the trajectory: a mask, indices or names. They must lead to themselves.
         final_cost: [S], or one number for every state.
@@ -273,13 +273,13 @@ class LMDP:
             The model, with A = K actions, the action prior p(s' | s) and rewards that are minus the costs.
         """
         horizon = whole_horizon(horizon)
-        ends, live = self.terminal[self.next_states], ~self.terminal[:, None]
+        ends, nonterminal = self.terminal[self.next_states], ~self.terminal[:, None]
         zero = torch.zeros((), dtype=torch.float64)
         final = self.final_cost[self.next_states]
         paid = self.state_cost[:, None] + torch.where(ends, final, zero)
-        reward: RewardFactor = TableReward(torch.where(live, -paid, zero))
+        reward: RewardFactor = TableReward(torch.where(nonterminal, -paid, zero))
         if horizon != math.inf:
-            stops = torch.where(live & ~ends, -final, zero)
+            stops = torch.where(nonterminal & ~ends, -final, zero)
             if stops.requires_grad or bool((stops != 0).any()):
                 reward = reward + TableReward(stops).at(times=[int(horizon) - 1])
         return TrajectoryModel(

@@ -63,7 +63,7 @@ class TrajectoryModel(Portable):
     """A process, a reward and a horizon: what inference is asked about. Calling it runs the Pyro program.
 
     Sites are `s_1, a_1, O_1, s_2, ..., s_{T+1}`, with every O_t observed to be 1. With a discount, one more value of
-    s_t (index S) is the absorbing state that the chain falls into with probability 1 - discount after each live
+    s_t (index S) is the absorbing state that the chain falls into with probability 1 - discount after each nonterminal
     transition, its reward paid. Where the reward of a step is not settled by (s_t, a_t, s_{t+1}), the program has a
     further latent `k_t`, the outcome: two outcomes that share a next state pay differently, or the reward looks at a
     next state which the discount then takes away.
@@ -192,20 +192,20 @@ class TrajectoryModel(Portable):
         return safe_log(self.action_prior)
 
     @cached_property
-    def live(self) -> Tensor:
+    def nonterminal(self) -> Tensor:
         """Bool [S], the states in which a decision is made."""
         return ~self.mdp.terminal
 
     @cached_property
-    def survival(self) -> Tensor:
+    def continuation_probability(self) -> Tensor:
         """[S], the probability that the chain goes on after a transition from a state: the discount, 1 if terminal."""
         ones = torch.ones_like(self.mdp.initial, requires_grad=False)
-        return torch.where(self.live, self.discount * ones, ones)
+        return torch.where(self.nonterminal, self.discount * ones, ones)
 
     @cached_property
     def fall(self) -> Tensor:
         """[S], the probability of falling into the absorbing state instead, as float32 too can hold it."""
-        return self.live.to(self.survival) * (1 - self.discount)
+        return self.nonterminal.to(self.continuation_probability) * (1 - self.discount)
 
     def reward_table(self, t: int) -> Tensor:
         """The rewards of step t: [S, A, 1] where outcomes do not matter, else [S, A, K]. Zero in terminal states."""
@@ -214,7 +214,7 @@ class TrajectoryModel(Portable):
             with torch.enable_grad():  # to see whether there is a gradient to keep, wherever we are called from
                 table = self.host._raw_table(key)
                 if bool(self.host.mdp.terminal.any()):  # else the user's own numbers serve, uncopied
-                    table = torch.where(self.host.live[:, None, None], table, torch.zeros_like(table))
+                    table = torch.where(self.host.nonterminal[:, None, None], table, torch.zeros_like(table))
                 if (table.device, table.dtype) != (self.device, self.dtype):
                     table = place_tensor(table, self.device, self.dtype, "reward")
             if table.requires_grad or len(self._tables) * table.numel() > TABLE_LIMIT:
@@ -359,7 +359,7 @@ class TrajectoryModel(Portable):
         counts = available.sum(-1).double()
         if not torch.allclose(self.host.action_prior, available / counts[:, None], atol=1e-12):
             raise ValueError("the entropy form needs a uniform action prior; fold the prior into the reward first")
-        bonus = torch.where(self.host.live, self.temperature * counts.log(), 0.0)
+        bonus = torch.where(self.host.nonterminal, self.temperature * counts.log(), 0.0)
         return self.replace(reward=self.reward + TableReward(bonus))
 
     # ---- the Pyro program ---------------------------------------------------------------------------------------

@@ -105,7 +105,7 @@ def _next_state_rows(model: TrajectoryModel, state: Tensor, action: Tensor, outc
     if model.discount == 1:
         return rows
     inside, state = inside.expand(rows.shape[:-1]), state.expand(rows.shape[:-1])
-    stays = torch.where(state == num_states, 0.0, model.survival[inside])[..., None]
+    stays = torch.where(state == num_states, 0.0, model.continuation_probability[inside])[..., None]
     falls = torch.where(state == num_states, 1.0, model.fall[inside])[..., None]
     return torch.cat([rows * stays, falls], -1)
 
@@ -126,7 +126,7 @@ def _step_reward(
     else:
         step = Step(inside, action, _outcome_of(model, inside, action, following), following, t)
     values = evaluate_factor(model.reward, mdp, step)
-    lives = (state < num_states) & model.live[inside]
+    lives = (state < num_states) & model.nonterminal[inside]
     return torch.where(lives, values, torch.zeros_like(values))
 
 

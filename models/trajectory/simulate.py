@@ -119,7 +119,7 @@ class TabularSimulator:
         entries = mdp.num_states * mdp.num_actions * (mdp.num_outcomes if self._outcomes_pay else 1)
         self._looks_up = self._stationary or len(model.reward_times) * entries <= TABLE_LIMIT
         self._probabilities, self._next_states = mdp.probabilities.detach(), mdp.next_states
-        self._live = torch.cat([~mdp.terminal, mdp.terminal.new_zeros(1)])  # [S + 1]
+        self._nonterminal = torch.cat([~mdp.terminal, mdp.terminal.new_zeros(1)])  # [S + 1]
 
     def reset(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         """The states int64 [n] in which n chains start."""
@@ -160,20 +160,20 @@ class TabularSimulator:
         inside = states.clamp(max=self.num_states - 1)
         outcomes = draw_rows(self._probabilities[inside, actions], generator)
         following = outcomes if self._next_states is None else self._next_states[inside, actions, outcomes]
-        live = self._live[states]
+        nonterminal = self._nonterminal[states]
         paid = self._rewards(inside, actions, outcomes, following, t, rewards)
-        paid = torch.where(live, paid, torch.zeros_like(paid))
-        following = torch.where(live, following, states)
+        paid = torch.where(nonterminal, paid, torch.zeros_like(paid))
+        following = torch.where(nonterminal, following, states)
         if falls and self.model.discount < 1:
-            lost = live & (_uniform(states, states.shape, generator) >= self.model.discount)
+            lost = nonterminal & (_uniform(states, states.shape, generator) >= self.model.discount)
             following = following.masked_fill(lost, self.num_states)
         outcomes = outcomes.masked_fill(states == self.num_states, 0)
-        return Drawn(following, paid, self._live[following], outcomes)
+        return Drawn(following, paid, self._nonterminal[following], outcomes)
 
     def _rewards(
         self, states: Tensor, actions: Tensor, outcomes: Tensor, following: Tensor, t: int, table: Tensor | None
     ) -> Tensor:
-        """[N], what a step pays in live states, reward units."""
+        """[N], what a step pays in nonterminal states, reward units."""
         zero = torch.zeros_like(outcomes)
         if table is None and self._looks_up:
             table = self.model.reward_table(0 if self._stationary else t).detach()
@@ -198,7 +198,7 @@ class TabularSimulator:
         table = self.model.reward_table(0).detach() if self._stationary else None
         states = self.reset(n, generator)
         total = policy.new_zeros(n)
-        alive = self._live[states]
+        alive = self._nonterminal[states]
         for t in range(max_steps):
             if not bool(alive.any()):
                 break

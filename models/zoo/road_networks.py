@@ -141,8 +141,8 @@ def _turns(
         raise ValueError(f"destination is {destination!r}, and no edge leads to it; give a node that can be entered")
     paid = costs[listed]
     if turn_cost is not None:
-        live = exists & ~absorbs[:, None]
-        extra = _turn_costs(edges, listed, live, turn_cost)
+        nonterminal = exists & ~absorbs[:, None]
+        extra = _turn_costs(edges, listed, nonterminal, turn_cost)
         exists = exists & ~np.isinf(extra)
         paid = paid + np.where(exists, extra, 0.0)
     names = (f"{label[0]} -> {label[1]}" + (f" ({label[2]})" if len(label) > 2 else "") for label in edges.labels)
@@ -158,11 +158,11 @@ def _turns(
 
 
 def _turn_costs(
-    edges: GraphEdges, listed: np.ndarray, live: np.ndarray, turn_cost: Callable[[Any, Any], float]
+    edges: GraphEdges, listed: np.ndarray, nonterminal: np.ndarray, turn_cost: Callable[[Any, Any], float]
 ) -> np.ndarray:
-    """[S, A], what each live turn costs beside its edge: finite or inf; 0 elsewhere."""
+    """[S, A], what each turn out of a nonterminal edge costs beside its edge: finite or inf; 0 elsewhere."""
     result = np.zeros(listed.shape)
-    edge, action = np.nonzero(live)
+    edge, action = np.nonzero(nonterminal)
     for at, turn, onto in zip(edge.tolist(), action.tolist(), listed[edge, action].tolist(), strict=True):
         value = turn_cost(edges.labels[at], edges.labels[onto])
         try:

@@ -91,6 +91,7 @@ def test_what_is_wrong_ends_with_2(capsys, tmp_path):
             "exact",
             "backend 'exact' learns from no samples, so there is nothing to train; the learners are soft-q-learning",
         ),
+        ("sac", "no learner is called 'sac' (did you mean 'soft-actor-critic'?); the learners are soft-q-learning"),
         ("soft-q-learning:steps=5", "has steps behind its name, and --steps says how many"),
     ):
         line = ["train", "bridge", "--backend", backend, "--steps", 9, "--folder", tmp_path / "x"]
@@ -103,6 +104,7 @@ def test_what_is_wrong_ends_with_2(capsys, tmp_path):
     for world, words in (
         ("None-v0", "Gymnasium cannot make 'None-v0'"),
         ("brige", "no model and no environment of Gymnasium is called 'brige' (did you mean 'bridge'?); known models"),
+        ("Pendulum", "is called 'Pendulum' (did you mean 'Pendulum-v1'?)"),
         ("Pendulumv1", "is called 'Pendulumv1' (did you mean 'Pendulum-v1'?)"),
     ):
         code, _, err = run(capsys, "train", world, *TRAIN[2:], "--steps", 9, "--folder", tmp_path / "x")

@@ -116,7 +116,7 @@ def test_a_batch_is_in_range_if_every_member_is_and_makes_none_for_tables(monkey
         if plain := draw.random() < 0.7:
             sizes = torch.tensor([draw.choice(mostly_one) for _ in range(number)], dtype=torch.float64)
             noise = torch.rand(number, states, actions, generator=torch.Generator().manual_seed(seed)).double()
-            options["reward"] = -sizes[:, None, None] * noise * base.live[:, None]
+            options["reward"] = -sizes[:, None, None] * noise * base.nonterminal[:, None]
         if draw.random() < 0.5 and not base.reward.reads_time:
             options["horizon"] = [draw.randrange(1, 6) for _ in range(number)]
         batch = base.batch(**options)

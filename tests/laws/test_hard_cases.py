@@ -29,7 +29,7 @@ HALF = torch.ones(2, dtype=torch.float64) / 2
 
 
 def corridor(length=6, **options):
-    """One action, one way, -1 a step: a transition matrix that is nilpotent on the live states."""
+    """One action, one way, -1 a step: a transition matrix that is nilpotent on the nonterminal states."""
     moves = np.zeros((length, 1, length))
     moves[range(length - 1), 0, range(1, length)] = 1
     moves[-1, 0, -1] = 1

@@ -215,5 +215,5 @@ def _settles(problem):
 
 
 def _all_pay(problem, discount):
-    """Whether all live states pay something, so that no loop is free and every best policy ends."""
+    """Whether all nonterminal states pay something, so that no loop is free and every best policy ends."""
     return discount < 1 or all(r < 0 for row in problem if row for _, k in row for _, _, r in k)

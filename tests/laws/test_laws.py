@@ -178,7 +178,7 @@ def test_a_discount_is_an_absorbing_state(method, seeds):
         num_states, num_actions, width = mdp.probabilities.shape
         rewards = torch.stack([model.reward_table(0)] * 2, -1).expand(num_states, num_actions, -1, 2)
         rewards = rewards.expand(num_states, num_actions, width, 2)
-        stays = model.survival[:, None, None, None]
+        stays = model.continuation_probability[:, None, None, None]
         chances = mdp.probabilities[..., None] * torch.cat([stays, 1 - stays], -1)
         following = mdp.successors().expand(num_states, num_actions, width)[..., None].expand_as(chances).clone()
         following[..., 1] = num_states

@@ -27,7 +27,7 @@ def exact_estimate(
     Raises:
         TypeError, ValueError: if demonstrations do not fit the model or were cut; of AIRL if dynamics are not certain.
     """
-    uncertain = model.mdp.available & model.live[:, None] & (model.mdp.probabilities.amax(-1) < 1 - 1e-12)
+    uncertain = model.mdp.available & model.nonterminal[:, None] & (model.mdp.probabilities.amax(-1) < 1 - 1e-12)
     if method == "airl" and bool(uncertain.any()):
         state, action = uncertain.nonzero()[0].tolist()
         raise ValueError(

@@ -69,13 +69,13 @@ class TableGame:
         self.world = TrajectoryModel(
             with_initial(mdp, start), TableReward(torch.zeros(mdp.num_states)), model.horizon, discount=model.discount
         ).entropy_form()
-        self.entropy, self.start = self.world.reward, torch.where(model.live, start, 0.0)
+        self.entropy, self.start = self.world.reward, torch.where(model.nonterminal, start, 0.0)
         shape = (model.steps, mdp.num_states, mdp.num_actions)
         t = steps.times if model.is_finite else torch.zeros_like(steps.times)
         flat = (t * shape[1] + steps.states) * shape[2] + steps.actions
         masses = weights[steps.rows] * self.gamma ** steps.times.double()
         self.shown = torch.zeros(shape, dtype=torch.float64).flatten().index_add(0, flat, masses).view(shape)
-        self.possible = (mdp.available & model.live[:, None]).expand(shape)
+        self.possible = (mdp.available & model.nonterminal[:, None]).expand(shape)
         self.state_only, self.finite = state_only, model.is_finite
 
     def answer(self, f: Tensor) -> Round:
@@ -95,7 +95,7 @@ class TableGame:
     def design(self) -> Tensor:
         """[R, P], f of the R possible steps as a linear function of g, then h: one column an entry.
 
-        h is 0 where an episode has ended and where the horizon is over, so it has entries [T, S] of live states alone.
+        h is 0 where an episode has ended and where the horizon is over, so it has entries [T, S] of nonterminal ones.
         """
         mdp = self.world.mdp
         t, s, a = self.possible.nonzero(as_tuple=True)
@@ -103,7 +103,7 @@ class TableGame:
         of_g = s if self.state_only else s * mdp.num_actions + a
         own = t * mdp.num_states + s
         later = (t + 1 if self.finite else t) * mdp.num_states + following
-        lasts = self.world.live[following] & ((t + 1 < self.possible.shape[0]) | torch.tensor(not self.finite))
+        lasts = self.world.nonterminal[following] & ((t + 1 < self.possible.shape[0]) | torch.tensor(not self.finite))
         size = int(of_g.max()) + 1
         columns = size + self.possible.shape[0] * mdp.num_states
         require_memory(40 * len(t) * columns, "the discriminator of every table", "shorten the horizon, or use fit")

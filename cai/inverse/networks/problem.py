@@ -26,7 +26,7 @@ __all__ = ["NetworkProblem"]
 
 Array = np.ndarray[Any, Any]
 ARRIVED = "(arrived)"  # the state after the exit
-LONGEST = 1_000_000  # turns of a sampled trip
+LONGEST_TRIP = 1_000_000  # turns of a sampled trip
 
 
 @storable("inverse-network-problem")
@@ -214,7 +214,7 @@ def _walk(
     ahead = np.concatenate([[0.0], np.cumsum(np.nan_to_num(shares))])
     found = [(trips, np.zeros(len(trips), dtype=np.int64), origins)]
     here, active = origins, trips
-    for step in range(1, LONGEST):
+    for step in range(1, LONGEST_TRIP):
         low, high = ahead[begins[here]], ahead[begins[here + 1]]
         drawn = np.searchsorted(ahead, low + rng.random(len(here)) * (high - low), side="right") - 1
         after = targets[np.clip(drawn, begins[here], begins[here + 1] - 1)]
@@ -224,6 +224,6 @@ def _walk(
             break
         found.append((active, np.full(len(active), step), here))
     else:
-        raise ArithmeticError(f"a trip is longer than {LONGEST:,} turns; give more negative coefficients")
+        raise ArithmeticError(f"a trip is longer than {LONGEST_TRIP:,} turns; give more negative coefficients")
     trip, position, link = (np.concatenate([part[i] for part in found]) for i in range(3))
     return trip, position, link

@@ -65,10 +65,10 @@ def expected_counts(
     if not answer.found or bool(lost.any()):
         where = f" from state {host.mdp.state_name(int(lost.nonzero()[0]))}" if bool(lost.any()) else ""
         raise ValueError(f"nothing is expected{where}: optimality is impossible, or an infinite horizon has no answer")
-    live = torch.where(host.live, start, torch.zeros_like(start))
+    nonterminal = torch.where(host.nonterminal, start, torch.zeros_like(start))
     if algorithm == "ziebart-2008":
         answer = answer.under_true_dynamics()
-    return answer.adjoint(live.new_zeros(host.steps, host.mdp.num_states, host.mdp.num_actions), live)[1]
+    return answer.adjoint(nonterminal.new_zeros(host.steps, host.mdp.num_states, host.mdp.num_actions), nonterminal)[1]
 
 
 def _start(model: TrajectoryModel, states_1: Any) -> Tensor:

@@ -24,7 +24,7 @@ SHORTEST = 1e-14  # of a step, below which the search along it ends
 ROUNDING = 1e-13  # of the value, which differences of values do not tell
 BLIND = 1e-7  # of the value, a gain below which a slope that is halved is as good as a value that rises
 AHEAD = 1e-4  # of the tolerance, which BFGS must promise before the exact Hessian is asked
-LONGEST = 10.0  # of a step, relative to 1 + the length of the coefficients
+LONGEST_STEP = 10.0  # of a step, relative to 1 + the length of the coefficients
 PATIENCE = 25  # steps of BFGS, after which the exact Hessian is asked what is in the way
 
 
@@ -131,7 +131,7 @@ class _Search:
         """Goes along a step as far as it brings enough; (what was gone, how the gradient fell), or None."""
         noise = ROUNDING * max(1.0, abs(self.value))
         length = float(step.norm())
-        share = min(1.0, LONGEST * (1 + float(self.place.norm())) / max(length, 1e-300))
+        share = min(1.0, LONGEST_STEP * (1 + float(self.place.norm())) / max(length, 1e-300))
         rise = float(self.slope @ step) - self.box.taken(self.place + step) + self.box.taken(self.place)
         while share > SHORTEST:
             there = self.box.reached(self.place, share * step)

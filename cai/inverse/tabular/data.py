@@ -91,7 +91,7 @@ def read_demonstrations(model: TrajectoryModel, demonstrations: Any, objective: 
     inside = torch.arange(given.actions.shape[1]) < given.lengths[:, None]
     _check_numbers(model, given, inside)
     before, after = given.states[:, :-1], given.states[:, 1:]
-    live = inside & ~mdp.terminal[before]
+    nonterminal = inside & ~mdp.terminal[before]
     last = given.states.gather(1, given.lengths[:, None])[:, 0]
     ended = mdp.terminal[last]
     _check_ends(model, given, ended, objective)
@@ -102,8 +102,8 @@ def read_demonstrations(model: TrajectoryModel, demonstrations: Any, objective: 
             f"demonstration {n} goes on from terminal state {mdp.state_name(int(before[n, t]))} at time index {t}; "
             "episodes end there: split it"
         )
-    rows, times = live.nonzero(as_tuple=True)
-    states, actions, following = before[live], given.actions[live], after[live]
+    rows, times = nonterminal.nonzero(as_tuple=True)
+    states, actions, following = before[nonterminal], given.actions[nonterminal], after[nonterminal]
     steps = ModelSteps(rows, times, states, actions, torch.zeros(0), given.states[:, 0], ended, given.weights)
     barred = model.action_prior[states, actions] == 0
     if bool(barred.any()):

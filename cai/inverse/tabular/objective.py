@@ -91,7 +91,7 @@ class ModelObjective:
         steps, model = self.steps, self.base_model
         mdp = model.mdp
         shown = (steps.rows, steps.times, steps.states, steps.actions, steps.outcomes, steps.starts, steps.weights)
-        process = (mdp.probabilities, mdp.next_states, model.live, model.action_prior)
+        process = (mdp.probabilities, mdp.next_states, model.nonterminal, model.action_prior)
         numbers = (float(model.horizon), float(model.discount), float(model.temperature))
         fixed, features = self.parameters.digests()
         return Data(fingerprint(shown), fingerprint((process, numbers, fixed)), features)
@@ -301,7 +301,7 @@ class ModelObjective:
         if self.objective == "likelihood":
             return answer.adjoint(self.steps.counts(periods, mdp.num_states, mdp.num_actions), start)
         start.index_add_(0, self.steps.starts, -self.weights)
-        start = torch.where(self.base_model.live, start, torch.zeros_like(start))
+        start = torch.where(self.base_model.nonterminal, start, torch.zeros_like(start))
         return answer.adjoint(start.new_zeros(periods, mdp.num_states, mdp.num_actions), start)
 
     def _pulled_back(self, coefficients: Tensor, answer: SoftSensitivity, masses: Tensor) -> Tensor:

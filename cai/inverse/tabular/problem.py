@@ -86,8 +86,8 @@ class ModelProblem(ModelObjective):
         if self.objective != "path":
             return Demonstrations.from_policy(StructuredVariational().run(model), model, n, seed)
         states, actions = SumProduct().run(model).sample(n, seed=seed)
-        live = model.live[states[:, :-1]]
-        return Demonstrations(states, actions, live.sum(-1))
+        nonterminal = model.nonterminal[states[:, :-1]]
+        return Demonstrations(states, actions, nonterminal.sum(-1))
 
     def transfer(self, estimate: Estimate, model: TrajectoryModel) -> Transfer:
         """The policy of an estimate in another world, and its largest change along what the demonstrations leave open.
@@ -117,13 +117,13 @@ class ModelProblem(ModelObjective):
             raise ValueError(f"the coefficients {coefficients.tolist()} are infeasible, so nothing is expected of them")
         mdp, steps = self.base_model.mdp, self.steps
         start = torch.zeros(mdp.num_states, dtype=torch.float64).index_add(0, steps.starts, self.weights)
-        start = torch.where(self.base_model.live, start, torch.zeros_like(start))
+        start = torch.where(self.base_model.nonterminal, start, torch.zeros_like(start))
         periods = self.base_model.steps
         masses = answer.adjoint(start.new_zeros(periods, mdp.num_states, mdp.num_actions), start)[1].sum(0)
         flat = steps.states * mdp.num_actions + steps.actions
         weigh = self.weights[steps.rows] * self._discounts
         seen = torch.zeros(mdp.num_states * mdp.num_actions, dtype=torch.float64).index_add(0, flat, weigh)
-        pairs = torch.nonzero((self.base_model.action_prior > 0) & self.base_model.live[:, None])
+        pairs = torch.nonzero((self.base_model.action_prior > 0) & self.base_model.nonterminal[:, None])
         index = pandas.MultiIndex.from_tuples(
             [(mdp.state_name(s), mdp.action_name(a)) for s, a in pairs.tolist()], names=["state", "action"]
         )

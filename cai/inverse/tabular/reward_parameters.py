@@ -95,7 +95,7 @@ class LinearParameters(RewardParameters):
             for term in self.terms:
                 if term is not self.free and not _learned(term):
                     total = total + raw_table(term, mdp, key).detach()
-            tables[key] = self._in_live_states(total)
+            tables[key] = self._in_nonterminal_states(total)
         return tables[key]
 
     def features(self, t: int) -> Tensor:
@@ -104,7 +104,7 @@ class LinearParameters(RewardParameters):
         key = t if self.varies else 0
         if key not in tables:
             made = self._linear_features(key) if self.free is None else self._free_features()
-            tables[key] = self._in_live_states(made)
+            tables[key] = self._in_nonterminal_states(made)
         return tables[key]
 
     def digests(self) -> tuple[str, dict[str, str]]:
@@ -162,9 +162,9 @@ class LinearParameters(RewardParameters):
             table[self.pairs[:, 0], :, 0, order] = 1.0
         return table
 
-    def _in_live_states(self, table: Tensor) -> Tensor:
-        live = self.model.live.reshape(-1, *[1] * (table.dim() - 1))
-        return torch.where(live, table, torch.zeros_like(table))
+    def _in_nonterminal_states(self, table: Tensor) -> Tensor:
+        nonterminal = self.model.nonterminal.reshape(-1, *[1] * (table.dim() - 1))
+        return torch.where(nonterminal, table, torch.zeros_like(table))
 
 
 @dataclass(frozen=True, eq=False)
@@ -322,8 +322,8 @@ def _free_table(term: RewardFactor) -> bool:
 
 
 def _free_pairs(term: Any, model: TrajectoryModel) -> Tensor:
-    possible = (model.action_prior > 0) & model.live[:, None]
-    return torch.nonzero(possible if term.table.dim() == 2 else model.live)
+    possible = (model.action_prior > 0) & model.nonterminal[:, None]
+    return torch.nonzero(possible if term.table.dim() == 2 else model.nonterminal)
 
 
 def _filled(term: Any, pairs: Tensor, coefficients: Tensor) -> TableReward:

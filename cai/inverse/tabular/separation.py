@@ -101,9 +101,9 @@ def _backed_up(asked: ModelObjective, some: range, sign: float) -> Tensor:
             moved, lost = (_mean(mdp, part) for part in (known, torch.isinf(values).double()))
             q_values = paid[..., 0, :] + model.discount * torch.where(lost > 0, -torch.inf, moved)
         q_values = torch.where(barred[..., None], -torch.inf, q_values)
-        q_values = torch.where(model.live[:, None, None], q_values, torch.zeros_like(q_values))
+        q_values = torch.where(model.nonterminal[:, None, None], q_values, torch.zeros_like(q_values))
         rows.append(q_values)
-        values = torch.where(model.live[:, None], q_values.amax(1), torch.zeros_like(values))
+        values = torch.where(model.nonterminal[:, None], q_values.amax(1), torch.zeros_like(values))
     return torch.stack(rows[::-1]).permute(3, 0, 1, 2)
 
 
@@ -116,7 +116,7 @@ def _extreme(asked: ModelObjective, f: int, sign: float, q_values: Tensor) -> bo
     """Whether the demonstrations are among the best for hard control with q-values [T, S, A], and others are not."""
     steps, model = asked.steps, asked.base_model
     counts = asked.weights > 0
-    possible = (model.action_prior > 0) & model.live[:, None]
+    possible = (model.action_prior > 0) & model.nonterminal[:, None]
     if asked.objective == "likelihood":
         t = steps.times if len(q_values) > 1 else torch.zeros_like(steps.times)
         rows = q_values[t, steps.states]
@@ -128,7 +128,7 @@ def _extreme(asked: ModelObjective, f: int, sign: float, q_values: Tensor) -> bo
         return bool(near[counts[steps.rows]].all()) and bool(worse[counts[steps.rows]].any())
     held = sign * asked._observed_counts()[:, f]
     best = torch.where(possible, q_values[0], -torch.inf).amax(-1)[steps.starts]
-    best = torch.where(model.live[steps.starts], best, torch.zeros_like(best))
+    best = torch.where(model.nonterminal[steps.starts], best, torch.zeros_like(best))
     most = float(asked.weights[counts] @ best[counts])
     if not float(asked.weights @ held) >= most - CLOSE * (1 + abs(most)):  # by luck it may be more
         return False

@@ -72,7 +72,7 @@ def _scales(asked: ModelObjective) -> Tensor:
     """[F], the sizes of the features in nats: root mean squares over what is possible."""
     parameters, model = asked.parameters, asked.base_model
     assert isinstance(parameters, LinearParameters)
-    possible = ((model.action_prior > 0) & model.live[:, None])[..., None]
+    possible = ((model.action_prior > 0) & model.nonterminal[:, None])[..., None]
     times = range(model.steps) if parameters.varies else range(1)
     total, number = torch.zeros(len(asked.names), dtype=torch.float64), 0
     for t in times:

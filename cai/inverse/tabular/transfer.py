@@ -82,7 +82,7 @@ def transferred(estimate: Estimate, model: TrajectoryModel, task: Any) -> Transf
             moved = weights.clone()
             moved[free] += sign * length * row
             other = _policy(there, moved[order], backend)
-            apart = float("inf") if other is None else float((other[0] - settled[0])[:, model.live].abs().max())
+            apart = float("inf") if other is None else float((other[0] - settled[0])[:, model.nonterminal].abs().max())
             change = max(change, apart)
     warning = None
     if change > OPEN:

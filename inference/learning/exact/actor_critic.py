@@ -12,7 +12,7 @@ from cai.inference.learning.exact.tables import (
     ExactTables,
     boltzmann,
     exact_tables,
-    live_weights,
+    nonterminal_weights,
     require_infinite,
 )
 from cai.inference.tabular.policy_posterior import policy_values
@@ -36,8 +36,8 @@ def soft_actor_critic(
     Args:
         model: of an infinite horizon.
         target_entropy: nats; None for the model's own temperature. It needs a uniform action prior.
-        state_weights: [S], over which the entropy is averaged, as the states of a replay buffer; uniform over the live
-            states, unless given.
+        state_weights: [S], over which the entropy is averaged, as the states of a replay buffer; uniform over the
+            nonterminal states, unless given.
 
     Returns:
         (values [S], q_values [S, A], action_probs [S, A], temperature), reward units.
@@ -48,7 +48,7 @@ def soft_actor_critic(
     """
     tables = exact_tables(model, "soft actor-critic")
     require_infinite(tables.model, "soft actor-critic")
-    weights = live_weights(tables, state_weights)
+    weights = nonterminal_weights(tables, state_weights)
     weights = weights / weights.sum().clamp(min=torch.finfo(weights.dtype).tiny)
     if target_entropy is None:
         return _fixed_point(tables.model)
@@ -106,10 +106,10 @@ def _first_policy(tables: ExactTables) -> Tensor:
     The prior itself is worth -inf wherever it can meet one, and no sweep would tell better actions from worse ones.
     """
     fine = tables.allowed & torch.isfinite(tables.rewards(0))
-    lost = torch.zeros_like(tables.live)
+    lost = torch.zeros_like(tables.nonterminal)
     for _ in range(len(lost)):  # each round but the last loses a state
         safe = fine & (tables.ahead(lost.to(tables.prior)) == 0)
-        lost = tables.live & ~safe.any(-1)
+        lost = tables.nonterminal & ~safe.any(-1)
     weights = torch.where(safe, tables.prior, torch.zeros_like(tables.prior))
-    weights = torch.where(lost[:, None] | ~tables.live[:, None], tables.prior, weights)
+    weights = torch.where(lost[:, None] | ~tables.nonterminal[:, None], tables.prior, weights)
     return weights / weights.sum(-1, keepdim=True)

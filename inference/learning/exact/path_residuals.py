@@ -61,21 +61,21 @@ def path_residuals(model: TrajectoryModel, values: Any, action_probs: Any, state
         here, index = states[:, t].long(), t if tables.model.is_finite else 0
         if bool(((here < 0) | (here >= size[0])).any()):
             raise ValueError(f"a path visits a state that does not exist at step {t}; states are 0 to {size[0] - 1}")
-        live = tables.live[here] & (weight > 0)
+        nonterminal = tables.nonterminal[here] & (weight > 0)
         if t == 0:
-            total = total - torch.where(live, table[0][here], 0.0)
+            total = total - torch.where(nonterminal, table[0][here], 0.0)
         if t == length:
-            return _numbers(total + torch.where(live, weight * table[index][here], 0.0))
+            return _numbers(total + torch.where(nonterminal, weight * table[index][here], 0.0))
         taken = actions[:, t].long()
-        if bool((live & ~((taken >= 0) & (taken < size[1]))).any()):
+        if bool((nonterminal & ~((taken >= 0) & (taken < size[1]))).any()):
             raise ValueError(f"a path takes an action that does not exist at step {t}")
-        taken = torch.where(live, taken, torch.zeros_like(taken))
-        if bool((live & ~tables.allowed[here, taken]).any()):
+        taken = torch.where(nonterminal, taken, torch.zeros_like(taken))
+        if bool((nonterminal & ~tables.allowed[here, taken]).any()):
             raise ValueError(f"a path takes an action that is not available at step {t}")
-        paid = _paid(tables, here, taken, states[:, t + 1].long(), live, t)
+        paid = _paid(tables, here, taken, states[:, t + 1].long(), nonterminal, t)
         ratio = policy[index][here, taken].log() - tables.log_prior[here, taken]
-        total = total + torch.where(live, weight * (paid - tables.temperature * ratio), 0.0)
-        weight = torch.where(live, weight * tables.discount, torch.zeros_like(weight))
+        total = total + torch.where(nonterminal, weight * (paid - tables.temperature * ratio), 0.0)
+        weight = torch.where(nonterminal, weight * tables.discount, torch.zeros_like(weight))
     raise AssertionError("the loop returns at its last step")
 
 
@@ -90,15 +90,15 @@ def _numbers(found: Tensor) -> Tensor:
     return found
 
 
-def _paid(tables: ExactTables, here: Tensor, taken: Tensor, following: Tensor, live: Tensor, t: int) -> Tensor:
+def _paid(tables: ExactTables, here: Tensor, taken: Tensor, following: Tensor, nonterminal: Tensor, t: int) -> Tensor:
     """[N], the reward of steps to given next states; the mean of outcomes that share it."""
     mdp = tables.model.mdp
     chances = mdp.probabilities.detach()[here, taken]
     targets = mdp.successors().expand(mdp.probabilities.shape)[here, taken]
     chances = torch.where(targets == following[:, None], chances, torch.zeros_like(chances))
     reached = chances.sum(-1)
-    if bool((live & (reached == 0)).any()):
-        path = int(torch.nonzero(live & (reached == 0))[0])
+    if bool((nonterminal & (reached == 0)).any()):
+        path = int(torch.nonzero(nonterminal & (reached == 0))[0])
         raise ValueError(
             f"path {path} goes from state {int(here[path])} by action {int(taken[path])} to state "
             f"{int(following[path])} at step {t}, which is not possible"

@@ -59,7 +59,7 @@ def objective(model: TrajectoryModel, logits: Any) -> Tensor:
     for t in reversed(range(steps)):
         policy, ratio = _policy(tables, every[t])
         worth = tables.rewards(t) - tables.temperature * ratio + tables.discount * tables.ahead(values)
-        values = torch.where(tables.live, weighted(policy, worth).sum(-1), torch.zeros_like(values))
+        values = torch.where(tables.nonterminal, weighted(policy, worth).sum(-1), torch.zeros_like(values))
     start = expectation(tables.model.mdp.initial.detach(), values)
     return start + tables.temperature * tables.model.evidence_offset
 
@@ -106,13 +106,13 @@ def policy_gradient(
         raise ValueError("the policy can meet a reward of -inf, where the bound has no gradient; forbid the action")
     alpha, gamma = tables.temperature, tables.discount
     policies, ratios = _policy(tables, every)
-    values = tables.prior.new_zeros(steps + 1, len(tables.live))
-    tail = tables.prior.new_zeros(len(tables.live))  # what the estimator's sum from t on is worth in s_t
+    values = tables.prior.new_zeros(steps + 1, len(tables.nonterminal))
+    tail = tables.prior.new_zeros(len(tables.nonterminal))  # what the estimator's sum from t on is worth in s_t
     scores = torch.zeros_like(policies)
     for t in reversed(range(steps)):
         rewards, paid = tables.rewards(t), alpha * ratios[t]
         worth = rewards - paid + gamma * tables.ahead(values[t + 1])
-        values[t] = torch.where(tables.live, weighted(policies[t], worth).sum(-1), 0.0)
+        values[t] = torch.where(tables.nonterminal, weighted(policies[t], worth).sum(-1), 0.0)
         later = gamma * tables.ahead(tail)
         delta = rewards + gamma * tables.ahead(values[t + 1]) - values[t][:, None]
         if estimator in ("return", "baseline"):
@@ -129,8 +129,8 @@ def policy_gradient(
             scores[t] = scores[t] - values[t][:, None]
         if estimator in ("split", "gae-without-entropy", "entropy-bonus"):  # grad KL = sum of grad pi log pi / p
             scores[t] = scores[t] - paid
-        tail = torch.where(tables.live, weighted(policies[t], later).sum(-1), 0.0)
-    mass = torch.where(tables.live, tables.model.mdp.initial.detach(), 0.0)
+        tail = torch.where(tables.nonterminal, weighted(policies[t], later).sum(-1), 0.0)
+    mass = torch.where(tables.nonterminal, tables.model.mdp.initial.detach(), 0.0)
     result = torch.zeros_like(policies)
     for t in range(steps):
         mean = weighted(policies[t], scores[t]).sum(-1, keepdim=True)

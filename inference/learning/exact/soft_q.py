@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cai.inference.learning.exact.tables import boltzmann, checked, exact_tables, live_weights, require_infinite
+from cai.inference.learning.exact.tables import boltzmann, checked, exact_tables, nonterminal_weights, require_infinite
 from cai.models.common.numerics import weighted
 from cai.models.trajectory.model import TrajectoryModel
 
@@ -32,7 +32,7 @@ def soft_q_gradient(
         model: of an infinite horizon.
         q_values: [S, A], reward units.
         steps: n >= 1.
-        state_weights: [S], w >= 0; uniform over the live states, unless given. Terminal states count nothing.
+        state_weights: [S], w >= 0; uniform over the nonterminal states, unless given. Terminal states count nothing.
 
     Returns:
         (soft_q, policy, value), each [S, A].
@@ -46,7 +46,7 @@ def soft_q_gradient(
     q_values = checked(q_values, tuple(tables.prior.shape), "q_values")
     if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
         raise ValueError(f"steps is {steps!r}; give a whole number of at least 1")
-    weights = live_weights(tables, state_weights)[:, None]
+    weights = nonterminal_weights(tables, state_weights)[:, None]
     alpha = tables.temperature
     policy, ratio, values = boltzmann(tables, q_values)
     target = tables.rewards(0) + tables.discount * tables.ahead(values)
@@ -62,7 +62,7 @@ def soft_q_gradient(
     found = soft_q, weights * weighted(policy, centred) / alpha, value
     if not all(bool(torch.isfinite(part).all()) for part in found):
         raise ValueError(
-            "the gradient is not finite: the policy of q_values can meet a reward of -inf, or has a live state without "
-            "any finite q; forbid actions that pay -inf (prior 0), or give them alone a q of -inf"
+            "the gradient is not finite: the policy of q_values can meet a reward of -inf, or has a nonterminal state "
+            "without any finite q; forbid actions that pay -inf (prior 0), or give them alone a q of -inf"
         )
     return found

@@ -10,7 +10,15 @@ from torch import Tensor
 from cai.models.common.numerics import expectation, plain_number, weighted
 from cai.models.trajectory.model import TrajectoryModel
 
-__all__ = ["ExactTables", "boltzmann", "checked", "exact_tables", "live_weights", "require_finite", "require_infinite"]
+__all__ = [
+    "ExactTables",
+    "boltzmann",
+    "checked",
+    "exact_tables",
+    "nonterminal_weights",
+    "require_finite",
+    "require_infinite",
+]
 
 
 class ExactTables(NamedTuple):
@@ -20,7 +28,7 @@ class ExactTables(NamedTuple):
         prior: [S, A].
         log_prior: [S, A], 0 where the prior is 0.
         allowed: bool [S, A], actions of positive prior.
-        live: bool [S].
+        nonterminal: bool [S].
         discount: gamma.
         temperature: alpha.
     """
@@ -29,7 +37,7 @@ class ExactTables(NamedTuple):
     prior: Tensor
     log_prior: Tensor
     allowed: Tensor
-    live: Tensor
+    nonterminal: Tensor
     discount: float
     temperature: float
 
@@ -37,25 +45,25 @@ class ExactTables(NamedTuple):
         """[S, A], expected rewards of step t; 0 in terminal states and for actions that are not allowed."""
         table, mdp = self.model.reward_table(t).detach(), self.model.mdp
         mean = table[..., 0] if table.shape[-1] == 1 else expectation(mdp.probabilities.detach(), table)
-        return torch.where(self.allowed & self.live[:, None], mean, torch.zeros_like(mean))
+        return torch.where(self.allowed & self.nonterminal[:, None], mean, torch.zeros_like(mean))
 
     def ahead(self, values: Tensor) -> Tensor:
-        """[S, A], E[v(s') | s, a] of values [S] that count in live states alone, without the discount."""
-        counted = torch.where(self.live, values, torch.zeros_like(values))
+        """[S, A], E[v(s') | s, a] of values [S] that count in nonterminal states alone, without the discount."""
+        counted = torch.where(self.nonterminal, values, torch.zeros_like(values))
         mdp = self.model.mdp
         mean = weighted(mdp.probabilities.detach(), mdp.gather(counted).expand_as(mdp.probabilities)).sum(-1)
-        return torch.where(self.live[:, None], mean, torch.zeros_like(mean))
+        return torch.where(self.nonterminal[:, None], mean, torch.zeros_like(mean))
 
     def forward(self, mass: Tensor, policy: Tensor) -> Tensor:
-        """[S], live mass one step later; nothing falls."""
+        """[S], nonterminal mass one step later; nothing falls."""
         mdp = self.model.mdp
-        flow = torch.where(self.live, mass, torch.zeros_like(mass))[:, None] * policy
+        flow = torch.where(self.nonterminal, mass, torch.zeros_like(mass))[:, None] * policy
         if mdp.next_states is None:
             moved = torch.einsum("sa,sak->k", flow, mdp.probabilities.detach())
         else:
             parts = (flow[..., None] * mdp.probabilities.detach()).reshape(-1)
             moved = torch.zeros_like(mass).index_add(0, mdp.next_states.reshape(-1), parts)
-        return torch.where(self.live, moved, torch.zeros_like(moved))
+        return torch.where(self.nonterminal, moved, torch.zeros_like(moved))
 
 
 def exact_tables(model: Any, what: str) -> ExactTables:
@@ -71,7 +79,9 @@ def exact_tables(model: Any, what: str) -> ExactTables:
     model = model.host
     prior = model.action_prior.detach()
     log_prior = torch.where(prior > 0, prior, torch.ones_like(prior)).log()
-    return ExactTables(model, prior, log_prior, prior > 0, model.live, model.discount, plain_number(model.temperature))
+    return ExactTables(
+        model, prior, log_prior, prior > 0, model.nonterminal, model.discount, plain_number(model.temperature)
+    )
 
 
 def require_finite(model: TrajectoryModel, what: str) -> int:
@@ -97,21 +107,21 @@ def checked(given: Any, shape: tuple[int, ...], name: str) -> Tensor:
     return tensor
 
 
-def live_weights(tables: ExactTables, given: Any) -> Tensor:
-    """[S], weights of states, 0 in terminal ones; those of the uniform distribution over live states unless given."""
-    live = tables.live.double()
+def nonterminal_weights(tables: ExactTables, given: Any) -> Tensor:
+    """[S], weights of states, 0 in terminal ones; uniform over nonterminal states unless given."""
+    nonterminal = tables.nonterminal.double()
     if given is None:
-        return live / live.sum().clamp(min=1.0)
-    weights = checked(given, tuple(live.shape), "state_weights")
+        return nonterminal / nonterminal.sum().clamp(min=1.0)
+    weights = checked(given, tuple(nonterminal.shape), "state_weights")
     if bool((weights < 0).any()):
         raise ValueError("state_weights holds a negative number; give weights >= 0")
-    return weights * live
+    return weights * nonterminal
 
 
 def boltzmann(tables: ExactTables, q_values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """(pi [S, A], log pi / p [S, A], V [S]) of Q; where nothing can be hoped for the prior, and in terminal states."""
     nothing = torch.full_like(q_values, -torch.inf)
-    scores = torch.where(tables.allowed & tables.live[:, None], q_values / tables.temperature, nothing)
+    scores = torch.where(tables.allowed & tables.nonterminal[:, None], q_values / tables.temperature, nothing)
     logs = torch.logsumexp(torch.where(tables.allowed, scores + tables.log_prior, nothing), -1)
     hopeful = torch.isfinite(logs)
     shift = torch.where(hopeful, logs, torch.zeros_like(logs))
@@ -119,5 +129,5 @@ def boltzmann(tables: ExactTables, q_values: Tensor) -> tuple[Tensor, Tensor, Te
     ratio = torch.where(possible, torch.where(possible, scores, 0.0) - shift[:, None], torch.zeros_like(scores))
     policy = torch.where(possible, tables.prior * ratio.exp(), torch.zeros_like(scores))
     policy = torch.where(hopeful[:, None], policy, tables.prior)
-    values = torch.where(tables.live, tables.temperature * logs, torch.zeros_like(logs))
+    values = torch.where(tables.nonterminal, tables.temperature * logs, torch.zeros_like(logs))
     return policy, ratio, values

@@ -12,10 +12,10 @@ from cai.inference.learning.networks.interface import Interface, make_worlds
 from cai.models.common.files import StorageError
 from cai.models.environments.streams import reset_seed
 
-__all__ = ["Collector", "Step"]
+__all__ = ["Collector", "CollectedStep"]
 
 
-class Step(NamedTuple):
+class CollectedStep(NamedTuple):
     """What N copies met in one step.
 
     Attributes:
@@ -65,7 +65,7 @@ class Collector:
     def _see(self, seen: Any, info: Any) -> None:
         self.observations, self.allowed = self.interface.rows(seen), self.interface.allowed(info)
 
-    def step(self, actions: Tensor, kept: Tensor) -> Step:
+    def step(self, actions: Tensor, kept: Tensor) -> CollectedStep:
         """Steps every copy once, and resets those whose episodes end.
 
         Args:
@@ -95,7 +95,7 @@ class Collector:
             parts.append(torch.from_numpy(ends[:, None].astype(np.float32)))
         if allowed is not None and next_allowed is not None:
             parts += [allowed, next_allowed]
-        return Step(torch.cat(parts, 1), ended, terminated, ends, rewards, following)
+        return CollectedStep(torch.cat(parts, 1), ended, terminated, ends, rewards, following)
 
     def _refuse_beyond(self, rewards: Any, kept: Any) -> None:
         """Raises ValueError if a reward has no number like it in float32."""

@@ -25,7 +25,7 @@ __all__ = ["LearnedPosterior", "policy_of"]
 EPISODES = 20
 OF_EPISODES = ("episodes", "elbo", "believed_return", "policy_divergence")
 SLACK = 1e-6  # of the width of a box: what float32 may add to an action at its edge
-LONGEST = 100_000  # steps of an episode without a discount, after which it is an error
+LONGEST_EPISODE = 100_000  # steps of an episode without a discount, after which it is an error
 
 
 @storable("learned-episodes")
@@ -273,7 +273,7 @@ def _round(posterior: LearnedPosterior, worlds: Any, first: int, generator: torc
     totals, spent, tails = (np.zeros(copies) for _ in range(3))
     weight, alive = np.ones(copies), np.ones(copies, dtype=bool)
     gamma = world.discount
-    for _ in range(LONGEST):
+    for _ in range(LONGEST_EPISODE):
         actions, divergences = brain.draw(interface.rows(seen), interface.allowed(info), generator)
         spent += weight * alive * divergences.double().numpy()
         seen, rewards, terminated, truncated, info = worlds.step(interface.to_world(actions).numpy())
@@ -291,7 +291,7 @@ def _round(posterior: LearnedPosterior, worlds: Any, first: int, generator: torc
             seen, info = worlds.reset(seed=[1] * copies, options={"reset_mask": over})
     else:
         raise ValueError(
-            f"an episode of {world.name} has not ended after {LONGEST:,} steps, so its return is not known; give the "
-            "world max_episode_steps=..., after which episodes are truncated, or a discount below 1"
+            f"an episode of {world.name} has not ended after {LONGEST_EPISODE:,} steps, so its return is not known; "
+            "give the world max_episode_steps=..., after which episodes are truncated, or a discount below 1"
         )
     return _Sums(*(torch.from_numpy(part) for part in (totals, spent, tails)))

@@ -38,7 +38,7 @@ def search(world: TableWorld, tables: Tables, met: Met) -> None:
     entries, inverse, counts = np.unique(keys, return_inverse=True, return_counts=True)
     tried[entries] += counts
     share = np.minimum(0.5, counts * tried[entries] ** -0.5)
-    goes_on, open_ = world.live[met.next_states], world.even[met.next_states] > 0
+    goes_on, open_ = world.nonterminal[met.next_states], world.even[met.next_states] > 0
     for _ in range(SWEEPS):
         ahead = np.where(open_, tables["novelty"][met.next_states], -np.inf).max(1)
         worth = tried[keys] ** -0.5 + FAR * np.where(goes_on, ahead, 0.0)

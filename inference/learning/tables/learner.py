@@ -126,7 +126,7 @@ class TableLearner:
         world, rule = question.world, self.rule(question.world)
         end = min((state.steps // self.stride + 1) * self.stride, self.limit)
         rounds = (end - state.steps) // self.num_envs
-        if not world.live.any():  # nothing is ever decided
+        if not world.nonterminal.any():  # nothing is ever decided
             return dataclasses.replace(state, steps=end), Info({})
         generator = generator_at(state.random)
         draws = torch.rand(rounds, 4, self.num_envs, dtype=torch.float64, generator=generator).numpy()
@@ -163,7 +163,7 @@ class TableLearner:
             status = Status.SUCCESS if state.steps >= self.limit else Status.NOT_CONVERGED
         world, tables = state.problem.world, _arrays(state.tables)
         rule = self.rule(world)
-        late = world.live.any() and status is not Status.UNSTABLE and steps_since(state.history, state.steps)
+        late = world.nonterminal.any() and status is not Status.UNSTABLE and steps_since(state.history, state.steps)
         told = (self._recorded(state, rule) if late else state).history
         details: dict[str, Any] = {
             "steps": state.steps,
@@ -189,7 +189,9 @@ class TableLearner:
         rows = np.exp(rule.log_answer(world, tables, times, states))
         learned = torch.from_numpy(rows).reshape(world.steps, world.num_states, world.num_actions)
         learned = learned.to(model.action_prior)
-        decided = torch.from_numpy(world.live).to(model.device)[:, None] & torch.isfinite(learned).all(-1, keepdim=True)
+        decided = torch.from_numpy(world.nonterminal).to(model.device)[:, None] & torch.isfinite(learned).all(
+            -1, keepdim=True
+        )
         policy = torch.where(decided, learned, model.action_prior)
         asked = answered_model(model, rule.temperature(world, tables), self.backend.entropy_form)
         return policy_posterior(self.backend, asked, policy, status, details, gradients="none")

@@ -73,7 +73,7 @@ class PathConsistencyRule:
     def critic(self, world: TableWorld, tables: Tables) -> dict[str, Array]:
         states = np.tile(np.arange(world.num_states), world.steps)
         values, _ = world.soft_values(tables["q"].reshape(len(states), -1), states, world.temperature)
-        return {"values": np.where(world.live, values.reshape(world.steps, -1), 0.0)}
+        return {"values": np.where(world.nonterminal, values.reshape(world.steps, -1), 0.0)}
 
     def temperature(self, world: TableWorld, tables: Tables) -> float:
         return world.temperature
@@ -89,7 +89,7 @@ def _shift_by_common(world: TableWorld, tables: Tables, residuals: Array) -> Non
     from above (MacQueen 1966); a level that all states share dies out by 1 - gamma a backup only. A rollout of fewer
     steps than the world has actions in states says nothing of every C.
     """
-    if residuals.size < (world.prior[world.live] > 0).sum():
+    if residuals.size < (world.prior[world.nonterminal] > 0).sum():
         return
     common = max(residuals.min(), 0.0) + min(residuals.max(), 0.0)
-    tables["q"][:, world.live] += common * world.discount / (1 - world.discount)
+    tables["q"][:, world.nonterminal] += common * world.discount / (1 - world.discount)

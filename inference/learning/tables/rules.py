@@ -155,7 +155,7 @@ def move_critic(world: TableWorld, tables: Tables, met: Met, targets: Array) -> 
 
 
 def shift_level(world: TableWorld, tables: Tables, met: Met, errors: Array, names: tuple[str, ...]) -> None:
-    """Moves all values of live states at once by what the errors of a step have in common.
+    """Moves all values of nonterminal states at once by what the errors of a step have in common.
 
     Over an infinite horizon errors of the level that all states share die out by 1 - gamma a visit only, far too slowly
     where steps shrink, and entries that are seldom met would lag behind the others. Errors that are 0 in the mean move
@@ -175,7 +175,7 @@ def shift_level(world: TableWorld, tables: Tables, met: Met, errors: Array, name
     level[1] += (1 - met.terminated.mean() - level[1]) / level[0]
     shift = level[0] ** -POWER * errors.mean() / (1 - world.discount * level[1] + 1e-6)
     for name in names:
-        tables[name][:, world.live] += shift
+        tables[name][:, world.nonterminal] += shift
 
 
 def half_square(errors: Array) -> float:

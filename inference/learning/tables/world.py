@@ -78,24 +78,24 @@ class TableWorld:
         log_prior: [S, A], -inf where an action is not available.
         finite_log_prior: [S, A], the same with 0 there, for means under the prior.
         even: [S, A], the uniform distribution over the actions that the prior takes.
-        live: bool [S], where a decision is made; states that nothing is paid in for ever count as terminal.
+        nonterminal: bool [S], where a decision is made; states that nothing is paid in for ever count as terminal.
         discount: gamma.
         temperature: alpha.
-        bonus: [S], log|A(s)| on live states in the entropy form, else 0; rewards hold it times the temperature.
+        bonus: [S], log|A(s)| on nonterminal states in the entropy form, else 0; rewards hold it times the temperature.
         cut: the chance that an episode without an end stops after a step.
     """
 
     def __init__(self, model: TrajectoryModel, *, entropy_form: bool = False) -> None:
         host, mdp = (model.entropy_form() if entropy_form else model).host, model.mdp.host
         prior = host.action_prior.detach()
-        ended = torch.zeros_like(host.live)
+        ended = torch.zeros_like(host.nonterminal)
         if not host.is_finite:
             ended = ended_states(host, prior, mdp.probabilities.detach())
         self.steps, self.finite = host.steps, host.is_finite
         self.num_states, self.num_actions = mdp.num_states, mdp.num_actions
         self.discount, self.temperature = host.discount, plain_number(host.temperature)
         self.timeless = self.finite and len(host.reward_times) == 1
-        self.live: Array = (host.live & ~ended).numpy()
+        self.nonterminal: Array = (host.nonterminal & ~ended).numpy()
         self.prior: Array = prior.numpy()
         with np.errstate(divide="ignore"):
             self.log_prior: Array = np.log(self.prior)
@@ -108,12 +108,12 @@ class TableWorld:
         self._cumulative: Array = torch.where(total > 0, cumulative / total, 1.0).numpy()  # absent actions have no row
         self._next: Array | None = None if mdp.next_states is None else mdp.next_states.numpy()
         counts: Array = mdp.available.sum(-1).double().numpy()
-        self.bonus: Array = np.where(self.live & entropy_form, np.log(np.maximum(counts, 1.0)), 0.0)
+        self.bonus: Array = np.where(self.nonterminal & entropy_form, np.log(np.maximum(counts, 1.0)), 0.0)
         rewards = torch.stack([host.reward_table(t).detach() for t in host.reward_times])
         self._rewards: Array = rewards.numpy()  # [T or 1, S, A, 1 or K]
-        start = np.where(self.live, mdp.initial.detach().numpy(), 0.0)
+        start = np.where(self.nonterminal, mdp.initial.detach().numpy(), 0.0)
         start = (
-            start if start.any() else self.live.astype(np.float64)
+            start if start.any() else self.nonterminal.astype(np.float64)
         ).cumsum()  # no episode begins where it has ended
         self._start: Array = start / start[-1] if start[-1] else start
 
@@ -125,7 +125,7 @@ class TableWorld:
         """Steps every copy once.
 
         Args:
-            states: int [N], live.
+            states: int [N], nonterminal.
             actions: int [N], available.
             ages: int [N], steps since each episode began.
             uniforms: [N], in [0, 1), for the outcomes.
@@ -135,7 +135,7 @@ class TableWorld:
         following = outcomes if self._next is None else self._next[states, actions, outcomes]
         when = ages if len(self._rewards) > 1 else 0
         paid = self._rewards[when, states, actions, outcomes if self._rewards.shape[-1] > 1 else 0]
-        terminated = ~self.live[following]
+        terminated = ~self.nonterminal[following]
         if self.finite:
             terminated |= ages == self.steps - 1
         cut = ~terminated & (cuts < self.cut)
@@ -163,7 +163,7 @@ class TableWorld:
         parts = -(-self.steps // SWEEP)
         first = self.steps - SWEEP * int(turn[0] % parts)
         turn += 1
-        ended = ~self.live[met.next_states]
+        ended = ~self.nonterminal[met.next_states]
         for t in range(first - 1, max(first - SWEEP, 0) - 1, -1):
             terminated = ended | (t == self.steps - 1)
             yield met._replace(

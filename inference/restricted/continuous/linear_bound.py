@@ -57,7 +57,7 @@ class LinearBound:
         self.work = problem if stationary and _changes(problem.prior) else problem.centred()
         self.belief: Belief = true_belief(self.work)
         self.folded = self.work.folded()
-        alive = torch.tensor((1.0, *problem.survival), dtype=problem.mean.dtype).cumprod(0)
+        alive = torch.tensor((1.0, *problem.discounts), dtype=problem.mean.dtype).cumprod(0)
         self.weights = alive[:-1]
 
     @property
@@ -141,10 +141,10 @@ class LinearBound:
         P, p, _ = work.final
         costs, linears = at_steps(self.folded.P, 2, horizon), at_steps(self.folded.p, 1, horizon)
         maps = [torch.cat(pair, -1) for pair in zip(self.belief.A.unbind(-3), self.belief.B.unbind(-3), strict=True)]
-        drifts, survival = self.belief.offset.unbind(-2), work.survival
+        drifts, discounts = self.belief.offset.unbind(-2), work.discounts
         found: list[tuple[Tensor, Tensor]] = []
         for t in reversed(range(horizon)):
-            later, slope, F = survival[t] * P, survival[t] * p, maps[t]
+            later, slope, F = discounts[t] * P, discounts[t] * p, maps[t]
             H = symmetric(costs[t] + F.mT @ later @ F)
             h = linears[t] + times(F.mT, times(later, drifts[t]) + slope)
             found.append((H, h))

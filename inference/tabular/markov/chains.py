@@ -10,7 +10,7 @@ from torch import Tensor
 from cai.inference.tabular.believed_dynamics import OutcomeDynamics
 from cai.inference.tabular.markov.full_systems import FullPattern
 from cai.inference.tabular.markov.graphs import closed_classes
-from cai.inference.tabular.markov.linear_systems import LinearSystem, Pattern
+from cai.inference.tabular.markov.linear_systems import LinearSystem, SystemPattern
 from cai.inference.tabular.markov.reachability import edges_of, leads_to, reached_from
 from cai.models.trajectory.model import TrajectoryModel
 
@@ -55,7 +55,7 @@ class ChainSystems:
         number = len(self.states)
         self.dense = model.mdp.next_states is None
         if self.dense:
-            self.pattern: Pattern = FullPattern(number)
+            self.pattern: SystemPattern = FullPattern(number)
             return
         following = model.mdp.successors()
         place = torch.cumsum(counts, 0) - 1
@@ -63,7 +63,7 @@ class ChainSystems:
         self.entries = torch.nonzero(possible.reshape(-1)).flatten()
         width = possible[0].numel()
         rows = place[torch.div(self.entries, width, rounding_mode="floor")]
-        self.pattern = Pattern(rows, place[following.reshape(-1)[self.entries]], number)
+        self.pattern = SystemPattern(rows, place[following.reshape(-1)[self.entries]], number)
 
     def system(self, moves: Tensor, falls: Tensor | None = None) -> LinearSystem:
         """I - P of a chain.
@@ -91,7 +91,7 @@ class ChainSystems:
 
 
 def ended_states(model: TrajectoryModel, policy: Tensor, chances: Tensor, falls: Tensor | None = None) -> Tensor:
-    """Bool [S], live states of closed classes in which nothing is ever paid: a chain that got there counts as ended.
+    """Bool [S], nonterminal states of closed classes in which nothing is ever paid: chains that got there have ended.
 
     Args:
         model: the trajectory model.
@@ -99,16 +99,16 @@ def ended_states(model: TrajectoryModel, policy: Tensor, chances: Tensor, falls:
         chances: [S, A, K], of each outcome.
         falls: [S, A, K], that of falling into the absorbing state with it; none unless given.
     """
-    none = torch.zeros_like(model.live)
+    none = torch.zeros_like(model.nonterminal)
     if not may_end_unpaid(model, policy) or (falls is not None and bool((falls > 0).any())):
         return none
-    moves = ((policy[..., None] * chances) > 0) & model.live[:, None, None]
+    moves = ((policy[..., None] * chances) > 0) & model.nonterminal[:, None, None]
     pays = (moves & (model.reward_table(0).detach() != 0)).any(-1).any(-1)
-    if not bool((model.live & ~pays).any()):
+    if not bool((model.nonterminal & ~pays).any()):
         return none
     origins, targets = edges_of(moves, model.mdp.successors())
     found = none.cpu().numpy()
-    for states in closed_classes(origins.cpu().numpy(), targets.cpu().numpy(), model.live.cpu().numpy()):
+    for states in closed_classes(origins.cpu().numpy(), targets.cpu().numpy(), model.nonterminal.cpu().numpy()):
         found[states] = not bool(pays[torch.from_numpy(states).to(pays.device)].any())
     return torch.from_numpy(found).to(none.device)
 
@@ -121,11 +121,11 @@ def may_end_unpaid(model: TrajectoryModel, policy: Tensor) -> bool:
     if rewards.shape[-1] > 1:
         return True
     pays = ((policy > SEEN) & (rewards[..., 0] != 0)).any(-1)
-    return bool((model.live & ~pays).any())
+    return bool((model.nonterminal & ~pays).any())
 
 
 class EndingChain:
-    """A chain that surely ends, as a linear system over the live states that it is met in; solved as often as asked.
+    """A chain that surely ends, as a linear system over the nonterminal states that it meets; solved as often as asked.
 
     States that are stayed among for ever and never pay count as an end.
 
@@ -145,38 +145,38 @@ class EndingChain:
     """
 
     def __init__(self, model: TrajectoryModel, initial: Tensor, policy: Tensor, dynamics: OutcomeDynamics) -> None:
-        mdp, live = model.mdp, model.live
+        mdp, nonterminal = model.mdp, model.nonterminal
         self.model, self.initial, self._policy, self._dynamics = model, initial, policy[0], dynamics
-        ended = torch.zeros_like(live)
+        ended = torch.zeros_like(nonterminal)
         if may_end_unpaid(model, policy[0].detach()):
             ended = ended_states(model, policy[0].detach(), *(part.detach() for part in dynamics.outcomes(0)))
-        moves, falls = (part * live[:, None, None] for part in dynamics.onward(policy[0]))
+        moves, falls = (part * nonterminal[:, None, None] for part in dynamics.onward(policy[0]))
         self.fallen = falls.sum((1, 2))
         self.edges = edges_of(moves.detach() > 0, mdp.successors())
         met = reached_from(*self.edges, initial.detach() > 0)
-        ends = leads_to(*self.edges, ~live | ended | (self.fallen.detach() > 0))
+        ends = leads_to(*self.edges, ~nonterminal | ended | (self.fallen.detach() > 0))
         if bool((met & ~ends).any()):
             state = int(torch.nonzero(met & ~ends)[0])
             raise ValueError(
                 f"the policy can get to state {mdp.state_name(state)} and never end from there, so expectations over "
                 "an infinite horizon do not exist; give a discount < 1 or a finite horizon"
             )
-        self.counts = live & met & ~ended
+        self.counts = nonterminal & met & ~ended
         self._chains = ChainSystems(model, self.counts)
         self._system = self._chains.system(moves, falls)
 
     @cached_property
     def moves(self) -> Tensor:
-        """[S, A, K], the chance in a live state of each action and outcome with which the chain goes on."""
-        return self._policy[..., None] * self._dynamics.outcomes(0)[0] * self.model.live[:, None, None]
+        """[S, A, K], the chance in a nonterminal state of each action and outcome with which the chain goes on."""
+        return self._policy[..., None] * self._dynamics.outcomes(0)[0] * self.model.nonterminal[:, None, None]
 
     @cached_property
     def falls(self) -> Tensor:
         """[S, A, K], that of each action and outcome after which it falls into the absorbing state."""
-        return self._policy[..., None] * self._dynamics.outcomes(0)[1] * self.model.live[:, None, None]
+        return self._policy[..., None] * self._dynamics.outcomes(0)[1] * self.model.nonterminal[:, None, None]
 
     def visits(self) -> Tensor:
-        """[S], the expected visits of live states, d = p(s_1) + P^T d; 0 where the chain counts as ended."""
+        """[S], the expected visits of nonterminal states, d = p(s_1) + P^T d; 0 where the chain counts as ended."""
         return self._solve(self.initial[self.counts], transposed=True).clamp(min=0)
 
     def sums(self, paid: Tensor) -> Tensor:
@@ -196,7 +196,7 @@ class EndingChain:
 def expected_visits(
     model: TrajectoryModel, initial: Tensor, policy: Tensor, dynamics: OutcomeDynamics
 ) -> tuple[Tensor, Tensor]:
-    """Expected visits of the live states [1, S], and the probability of ending in the absorbing state [1].
+    """Expected visits of the nonterminal states [1, S], and the probability of ending in the absorbing state [1].
 
     For how, see `EndingChain` and `cai.inference.tabular.markov.linear_systems`.
 
@@ -292,12 +292,12 @@ def pays_for_ever(model: TrajectoryModel, policy: Tensor, dynamics: OutcomeDynam
 
 
 def has_trap(model: TrajectoryModel) -> bool:
-    """Whether, without a discount, the start can lead to a live state from which no terminal state is within reach."""
+    """Whether, without a discount, the start can lead to a state from which no terminal one is within reach."""
     if model.discount < 1:
         return False
     origins, targets = edges_of(_taken(model), model.mdp.successors())
     met = reached_from(origins, targets, model.mdp.initial.detach() > 0)
-    return bool((met & model.live & ~leads_to(origins, targets, model.mdp.terminal)).any())
+    return bool((met & model.nonterminal & ~leads_to(origins, targets, model.mdp.terminal)).any())
 
 
 def can_succeed(model: TrajectoryModel) -> bool:

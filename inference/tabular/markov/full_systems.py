@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cai.inference.tabular.markov.linear_systems import LinearSystem, Pattern
+from cai.inference.tabular.markov.linear_systems import LinearSystem, SystemPattern
 
 __all__ = ["FullPattern"]
 
@@ -20,7 +20,7 @@ Array = np.ndarray[Any, Any]
 ROWS = 16  # of a table that are looked at together
 
 
-class FullPattern(Pattern):
+class FullPattern(SystemPattern):
     """All places of M [N, N], row by row.
 
     Args:

@@ -1,6 +1,6 @@
 """Linear systems (I - M) x = b and (I - M)^T x = b, where M >= 0 is a list of entries: dense, sparse or iterated.
 
-Which of them is decided in one place, `Pattern.method`, from the number N of unknowns and an estimate of the
+Which of them is decided in one place, `SystemPattern.method`, from the number N of unknowns and an estimate of the
 entries that the factors of a sparse elimination would have:
 
     dense     N <= 150: elimination without subtractions; N <= 3,000 and the factors at least half full: LU of [N, N]
@@ -42,7 +42,7 @@ from cai.inference.tabular.markov.solve_gradient import Solve
 if TYPE_CHECKING:
     from scipy.sparse import csc_matrix, csr_matrix
 
-__all__ = ["LinearSystem", "Pattern"]
+__all__ = ["LinearSystem", "SystemPattern"]
 
 TINY = 150  # unknowns up to which elimination without subtractions costs nothing
 WHOLE = 1500  # unknowns up to which it serves where nothing else does
@@ -53,7 +53,7 @@ PROOFS = 5  # vectors that are tried as a proof of rho(M) < 1
 EPS = float(np.finfo(np.float64).eps)
 
 
-class Pattern:
+class SystemPattern:
     """The places (row, column) of the entries of M [N, N]; a place may be listed several times, and its entries add up.
 
     Args:
@@ -122,7 +122,7 @@ class LinearSystem:
         exits: [N], what rows of M lack to 1, exactly; None where M is no chain.
     """
 
-    def __init__(self, pattern: Pattern, weights: Tensor, exits: Tensor | None = None) -> None:
+    def __init__(self, pattern: SystemPattern, weights: Tensor, exits: Tensor | None = None) -> None:
         self.pattern, self.dtype = pattern, weights.dtype
         self.weights = weights.double()
         self._entries = self.weights.detach()
@@ -130,7 +130,7 @@ class LinearSystem:
 
     @property
     def method(self) -> str:
-        """How it is solved: see `Pattern.method`."""
+        """How it is solved: see `SystemPattern.method`."""
         return self.pattern.method
 
     @cached_property

@@ -80,7 +80,7 @@ def _one_step_choice(model: TrajectoryModel, q_values: Tensor, log_prior: Tensor
     """(E_pi[q] [S], pi [S, A]): the soft policy, but its entropy is worth nothing to the steps before."""
     policy = soft_policy(model, q_values, log_prior)[1]
     values = expectation(policy, q_values)
-    return torch.where(model.live, values, torch.zeros_like(values)), policy
+    return torch.where(model.nonterminal, values, torch.zeros_like(values)), policy
 
 
 ONE_STEP = Recursion(fixed_backup, _one_step_choice, eta=0.0)

@@ -126,14 +126,14 @@ def compose_posteriors(posteriors: Sequence[Posterior], weights: Any) -> Posteri
     log_weights = safe_log(composition_weights(weights, len(posteriors)))[:, None, None]
     found = [_solved_values(part, i) for i, part in enumerate(posteriors)]
     model = compose_models([part.model for part in posteriors], weights)
-    live = model.live
+    nonterminal = model.nonterminal
     scores = torch.stack([part[0] for part in found]) + log_weights
     values = safe_logsumexp(scores, 0)
-    values = torch.where(live, values, torch.zeros_like(values))
+    values = torch.where(nonterminal, values, torch.zeros_like(values))
     q_values = torch.stack([part[1] for part in found]) + log_weights[..., None]
     q_values = safe_logsumexp(q_values, 0)
-    q_values = torch.where(live[:, None], q_values, torch.zeros_like(q_values))
-    hopeful = torch.isfinite(values) & live
+    q_values = torch.where(nonterminal[:, None], q_values, torch.zeros_like(q_values))
+    hopeful = torch.isfinite(values) & nonterminal
     shift = torch.where(hopeful, values, torch.zeros_like(values))
     mixture = torch.where(hopeful, (scores - shift).exp(), torch.zeros_like(scores))
     policy = (mixture[..., None] * torch.stack([part.action_probs for part in posteriors])).sum(0)
@@ -159,8 +159,8 @@ def _composed_rewards(
     """[S, A], reward units: those of the first model where the trajectory goes on, composed where it ends."""
     first = models[0]
     rewards = torch.stack([worlds.rewards(model, t) for model in models])
-    ends = torch.ones_like(worlds.sure) if stops else ~first.live[worlds.next_states]
-    differs = (rewards != rewards[:1]) & ~ends & first.live[:, None]
+    ends = torch.ones_like(worlds.sure) if stops else ~first.nonterminal[worlds.next_states]
+    differs = (rewards != rewards[:1]) & ~ends & first.nonterminal[:, None]
     if differs.any():
         i, state, action = torch.nonzero(differs)[0].tolist()
         pays = first.temperature * rewards.detach()[:, state, action]
@@ -170,7 +170,7 @@ def _composed_rewards(
             f"trajectory at time index {t}; only the rewards of endings (the final costs of LMDPs) may differ"
         )
     composed = torch.where(ends, safe_logsumexp(rewards + log_weights[:, None, None], 0), rewards[0])
-    return first.temperature * torch.where(first.live[:, None], composed, torch.zeros_like(composed))
+    return first.temperature * torch.where(first.nonterminal[:, None], composed, torch.zeros_like(composed))
 
 
 def model_difference(left: TrajectoryModel, right: TrajectoryModel) -> str | None:

@@ -54,7 +54,7 @@ class _MaxProductRecursion(Recursion):
 def _max_backup(model: TrajectoryModel, values: Tensor, t: int, groups: Tensor | None) -> Tensor:
     alive, fallen = log_successors(model, groups, values, t)
     q_values = torch.maximum(alive.amax(-1), fallen)
-    return torch.where(model.live[:, None], q_values, torch.zeros_like(q_values))
+    return torch.where(model.nonterminal[:, None], q_values, torch.zeros_like(q_values))
 
 
 @storable("certain-dynamics")
@@ -76,7 +76,7 @@ class _CertainDynamics(OutcomeDynamics):
         falls = best == alive.shape[-1]
         goes = _shares(torch.where((outcomes == best) & ~falls, scores, nothing))
         ends = _shares(torch.where(falls.expand_as(scores), scores, nothing))
-        certain = model.live[:, None] & torch.isfinite(torch.maximum(alive.amax(-1), fallen))
+        certain = model.nonterminal[:, None] & torch.isfinite(torch.maximum(alive.amax(-1), fallen))
         where = certain[..., None]
         return torch.where(where, goes, true[0]), torch.where(where, ends, true[1])
 
@@ -109,7 +109,7 @@ def _shares(scores: Tensor) -> Tensor:
 def _certain_choice(model: TrajectoryModel, q_values: Tensor, log_prior: Tensor) -> tuple[Tensor, Tensor]:
     """(max_a [log p(a|s) + q] [S], pi [S, A] with all on the first best action)."""
     scores = log_prior + q_values
-    values = torch.where(model.live, scores.amax(-1), torch.zeros_like(scores[:, 0]))
-    infeasible = torch.isinf(values) | ~model.live
+    values = torch.where(model.nonterminal, scores.amax(-1), torch.zeros_like(scores[:, 0]))
+    infeasible = torch.isinf(values) | ~model.nonterminal
     policy = torch.nn.functional.one_hot(first_largest(scores), scores.shape[-1]).double()
     return values, torch.where(infeasible[:, None], log_prior.exp(), policy)

@@ -262,8 +262,8 @@ def _bounded_step(model: TrajectoryModel, prior: Tensor, epsilon: float, hint: f
 def path_divergence(model: TrajectoryModel, policy: Tensor, prior: Tensor) -> float:
     """KL of the trajectories of one policy [T, S, A] from those of another under the true dynamics, in nats."""
     visits = forward(model, model.mdp.initial, policy, FixedDynamics(model))[0][: model.steps]
-    live = torch.where(model.live, visits, torch.zeros_like(visits))
-    return float(weighted(live, categorical_divergence(policy, prior)).sum().detach())
+    nonterminal = torch.where(model.nonterminal, visits, torch.zeros_like(visits))
+    return float(weighted(nonterminal, categorical_divergence(policy, prior)).sum().detach())
 
 
 def expected_return(model: TrajectoryModel, policy: Tensor) -> float:
@@ -271,7 +271,7 @@ def expected_return(model: TrajectoryModel, policy: Tensor) -> float:
     visits = forward(model, model.mdp.initial, policy, FixedDynamics(model))[0]
     total = 0.0
     for t in range(model.steps):
-        here = torch.where(model.live, visits[t], torch.zeros_like(visits[t]))
+        here = torch.where(model.nonterminal, visits[t], torch.zeros_like(visits[t]))
         rewards = expectation(model.mdp.probabilities, model.reward_table(t))
         total += float(weighted(here[:, None] * policy[t], rewards).sum().detach())
     return total

@@ -7,8 +7,8 @@ linear (with discount 1) in the desirability z = e^{V / alpha}:
 
 Every `LMDP` is such a world (Levine 2018, section 5.1). A step costs S A here, whatever S is, and not S A S.
 
-A first-exit problem (infinite horizon, discount 1) solves (I - G) z = b over the live states, where G(s, s') sums
-p e^{r / alpha} over what stays live and b(s) over what exits; z exists iff the spectral radius rho(G) is below 1.
+A first-exit problem (infinite horizon, discount 1) solves (I - G) z = b over the nonterminal states, where G(s, s')
+sums p e^{r / alpha} over nonterminal s' and b(s) over what exits; z exists iff the spectral radius rho(G) is below 1.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from cai.models.trajectory.model import TrajectoryModel
 __all__ = ["SureSuccessors", "ZIteration", "check_sure"]
 
 SOLVERS = ("auto", "iteration", "linear")
-RATE_LIMIT = 500  # live states up to which rho(G) is computed for the record
+RATE_LIMIT = 500  # nonterminal states up to which rho(G) is computed for the record
 
 
 @dataclass(frozen=True)
@@ -115,11 +115,11 @@ def _rate(model: TrajectoryModel, worlds: SureSuccessors, posterior: Posterior) 
         return None
     if model.discount < 1:
         return float(model.discount)
-    live, number = model.live, model.mdp.num_states
-    if int(live.sum()) > RATE_LIMIT:
+    nonterminal, number = model.nonterminal, model.mdp.num_states
+    if int(nonterminal.sum()) > RATE_LIMIT:
         return None
-    policy = posterior.action_probs[0].detach() * live[:, None]
-    chain = policy.new_zeros(number, number).scatter_add(1, worlds.next_states, policy)[live][:, live]
+    policy = posterior.action_probs[0].detach() * nonterminal[:, None]
+    chain = policy.new_zeros(number, number).scatter_add(1, worlds.next_states, policy)[nonterminal][:, nonterminal]
     return float(torch.linalg.eigvals(chain).abs().max()) if len(chain) else 0.0
 
 
@@ -137,7 +137,7 @@ class SureSuccessors:
         self.outcome = probabilities.argmax(-1)
         self.next_states = mdp.successors().expand_as(probabilities).gather(-1, self.outcome[..., None])[..., 0]
         elsewhere = mdp.successors() != self.next_states[..., None]
-        self.sure = ~((probabilities > 0) & elsewhere).any(-1) | ~model.live[:, None]
+        self.sure = ~((probabilities > 0) & elsewhere).any(-1) | ~model.nonterminal[:, None]
         self.all_sure = bool(self.sure.all())
 
     def rewards(self, model: TrajectoryModel, t: int) -> Tensor:
@@ -154,7 +154,7 @@ class SureSuccessors:
         q_values = self.rewards(model, t) + model.discount * values[self.next_states]
         if not self.all_sure:  # what the prior never takes keeps its value too
             q_values = torch.where(self.sure, q_values, fixed_backup(model, values, t))
-        return torch.where(model.live[:, None], q_values, torch.zeros_like(q_values))
+        return torch.where(model.nonterminal[:, None], q_values, torch.zeros_like(q_values))
 
 
 def check_sure(model: TrajectoryModel, what: str, instead: str) -> None:

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from cai.inference.tabular.markov.linear_systems import LinearSystem, Pattern
+from cai.inference.tabular.markov.linear_systems import LinearSystem, SystemPattern
 from cai.inference.tabular.routes.solvers import AbsorbingSolver, PlainSolver, Solver
 
 __all__ = ["Block", "RouteGraph", "RouteSums"]
@@ -60,9 +60,9 @@ class RouteGraph:
     absorbs: bool = False
 
     @cached_property
-    def pattern(self) -> Pattern:
+    def pattern(self) -> SystemPattern:
         """The places of M."""
-        return Pattern(torch.from_numpy(self.tails), torch.from_numpy(self.heads), self.number)
+        return SystemPattern(torch.from_numpy(self.tails), torch.from_numpy(self.heads), self.number)
 
     @cached_property
     def _grouped(self) -> tuple[Array, Array]:
@@ -252,14 +252,14 @@ class RouteSums:
         """
         graph = self.graph
         exits, links, columns = self._exits([destination])
-        live = np.ones(graph.number, dtype=bool)
+        nonterminal = np.ones(graph.number, dtype=bool)
         if not self.converges:
-            live = graph.leads_to(destination)
-            live &= True if origins is None else graph.led_from(origins, destination)
-        inner = live.copy()
+            nonterminal = graph.leads_to(destination)
+            nonterminal &= True if origins is None else graph.led_from(origins, destination)
+        inner = nonterminal.copy()
         if graph.absorbs:
             inner[links] = False
-        used = inner[graph.tails] & live[graph.heads]
+        used = inner[graph.tails] & nonterminal[graph.heads]
         system = self.system
         if not self.converges:
             system = graph.pattern.system(torch.from_numpy(np.where(used, self.weights, 0.0)))

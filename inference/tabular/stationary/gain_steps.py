@@ -129,10 +129,10 @@ def newton_against(steps: Steps, chains: Chains, values: Values, limit: int) -> 
         for _ in range(AHEAD):
             values = at[0].moved(step * (at[1].delta - middle(at[1])))
             at = (values, steps.moves(values))
-        *direct, taken = newton(steps, chains, at[0], DIRECT)
+        ahead, beyond, taken = newton(steps, chains, at[0], DIRECT)
         count, solved = count + AHEAD + taken, solved + taken
-        if is_near(steps, direct[1]):
-            return *direct, count, solved
+        if is_near(steps, beyond):
+            return ahead, beyond, count, solved
         values, _, taken = newton(steps, chains, at[0], INNER, at[1].policy)
         count, solved, step = count + taken, solved + taken, 1.0
         moves = steps.moves(values)

@@ -104,7 +104,7 @@ def stationary_messages(model: TrajectoryModel, recursion: Recursion, settling: 
         if group.any():
             solve_group(solution, group, settling.accelerate)
     if hard and steps.eta == 0 and model.discount == 1:
-        put_delays(solution, met & model.live.cpu().numpy())
+        put_delays(solution, met & model.nonterminal.cpu().numpy())
     return _assemble(model, recursion, solution, met)
 
 
@@ -137,10 +137,10 @@ def solve_group(solution: Solution, group: Array, accelerate: bool) -> None:
 
 def _assemble(model: TrajectoryModel, recursion: Recursion, solution: Solution, met: Array) -> Stationary:
     """Tables from what was solved: values, q-values, the policy, and their gradients."""
-    worth, live = solution.worth[:-1], model.live.cpu().numpy()
-    status, why = _status(model, solution, met & live)
+    worth, nonterminal = solution.worth[:-1], model.nonterminal.cpu().numpy()
+    status, why = _status(model, solution, met & nonterminal)
     start = model.mdp.initial.detach()
-    values = torch.from_numpy(np.where(live & ~np.isnan(worth), worth, 0.0)).to(start)
+    values = torch.from_numpy(np.where(nonterminal & ~np.isnan(worth), worth, 0.0)).to(start)
     policy = policy_at(model, solution)
     q_values = q_values_at(model, recursion, values)
     if status.ok and (q_values.requires_grad or model.log_action_prior.requires_grad):
@@ -151,8 +151,8 @@ def _assemble(model: TrajectoryModel, recursion: Recursion, solution: Solution, 
         known = torch.where(finite, q_values, torch.zeros_like(q_values))
         chosen = recursion.choice(model, known, model.log_action_prior)[1]
         policy = policy + torch.where(finite, chosen - chosen.detach(), torch.zeros_like(chosen))
-    bound = solution.error[met & live]
-    rounded = np.abs(worth[met & live])  # to the dtype of tables in nats, and again in reward units
+    bound = solution.error[met & nonterminal]
+    rounded = np.abs(worth[met & nonterminal])  # to the dtype of tables in nats, and again in reward units
     bound = (bound + torch.finfo(values.dtype).eps * 1.01 * np.where(np.isfinite(rounded), rounded, 0.0)).max(
         initial=0.0
     )
@@ -254,7 +254,7 @@ def q_values_at(model: TrajectoryModel, recursion: Recursion, values: Tensor) ->
     if not bool(endless.any()):
         return recursion.backup(model, values, 0)
     q_values = recursion.backup(model, torch.where(endless, torch.zeros_like(values), values), 0)
-    leads = (model.mdp.probabilities > 0) & model.mdp.gather(endless) & model.live[:, None, None]
+    leads = (model.mdp.probabilities > 0) & model.mdp.gather(endless) & model.nonterminal[:, None, None]
     rises = leads.any(-1) & ~torch.isinf(q_values)
     return torch.where(rises, torch.full_like(q_values, torch.inf), q_values)
 
@@ -280,7 +280,7 @@ def with_gradients(model: TrajectoryModel, recursion: Recursion, values: Tensor,
         return values
     with torch.no_grad():
         alive, fallen = recursion.beliefs(model, torch.stack([values, values]))[1].outcomes(0)
-        chains = ChainSystems(model, model.live & finite & ~ended_states(model, policy, alive + fallen, fallen))
+        chains = ChainSystems(model, model.nonterminal & finite & ~ended_states(model, policy, alive + fallen, fallen))
         system = chains.system(policy[..., None] * alive, policy[..., None] * fallen)
     difference = moved[chains.counts] - moved[chains.counts].detach()
     try:

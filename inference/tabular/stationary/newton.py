@@ -20,7 +20,7 @@ import torch
 
 from cai.inference.tabular.markov.full_systems import FullPattern
 from cai.inference.tabular.markov.graphs import reaching, reaching_table
-from cai.inference.tabular.markov.linear_systems import DENSE_LIMIT, LinearSystem, Pattern
+from cai.inference.tabular.markov.linear_systems import DENSE_LIMIT, LinearSystem, SystemPattern
 from cai.inference.tabular.stationary.problem.moves import TINY, Moves, Values
 from cai.inference.tabular.stationary.problem.steps import Steps
 from cai.inference.tabular.stationary.problem.tables import apart_of
@@ -84,7 +84,7 @@ class Chains:
         self.last: LinearSystem | None = None
 
     @cached_property
-    def _listed(self) -> tuple[Array, Array, Array | None, Pattern]:
+    def _listed(self) -> tuple[Array, Array, Array | None, SystemPattern]:
         """(edges that stay, int; edges into the end, int; the places of the first; their pattern).
 
         Places are those in the full table, where most of it is listed, and more than once; else None.
@@ -94,7 +94,7 @@ class Chains:
         rows, columns = steps.sources[inside], steps.targets[inside]
         if number <= DENSE_LIMIT and len(rows) > number**2:
             return inside, out, rows * number + columns, FullPattern(number)
-        return inside, out, None, Pattern(torch.from_numpy(rows), torch.from_numpy(columns), number)
+        return inside, out, None, SystemPattern(torch.from_numpy(rows), torch.from_numpy(columns), number)
 
     def system(self, moves: Moves, cut: Array | None = None) -> LinearSystem:
         """I - P of a chain.

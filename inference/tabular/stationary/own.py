@@ -29,7 +29,7 @@ def solve_own(
     Returns:
         (values [S], nats; the status; details as in `Stationary`).
     """
-    live = model.live
+    nonterminal = model.nonterminal
 
     def backup(values: Tensor) -> Tensor:
         q_values = recursion.backup(model, values, 0)
@@ -51,7 +51,7 @@ def solve_own(
         width = 2 * change * rate / (1 - rate) + EPS * size / (1 - rate)
         if width > tolerance * size:
             continue
-        slack = torch.where(live, torch.full_like(values, width), torch.zeros_like(values))
+        slack = torch.where(nonterminal, torch.full_like(values, width), torch.zeros_like(values))
         rounding = EPS * size * (1 - rate) / 4
         upper, lower = backup(values + slack) - (values + slack), backup(values - slack) - (values - slack)
         inside = torch.isfinite(values)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from cai.inference.tabular.markov.linear_systems import DENSE_LIMIT, Pattern
+from cai.inference.tabular.markov.linear_systems import DENSE_LIMIT, SystemPattern
 from cai.inference.tabular.stationary.problem.edges import EdgeTable
 from cai.inference.tabular.stationary.problem.moves import mixed
 from cai.inference.tabular.stationary.problem.steps import Steps
@@ -49,7 +49,7 @@ def path_sums(steps: Steps) -> Array | None:
     if many and steps.number <= DENSE_LIMIT:
         table = np.bincount(rows * steps.number + columns, shifted[~ends], steps.number**2)
         return _solved(table.reshape(steps.number, -1), side)
-    pattern = Pattern(torch.from_numpy(rows), torch.from_numpy(columns), steps.number)
+    pattern = SystemPattern(torch.from_numpy(rows), torch.from_numpy(columns), steps.number)
     if pattern.method == "iterate":
         return best
     found = pattern.system(torch.from_numpy(shifted[~ends])).answer(side[:, None])

@@ -35,7 +35,7 @@ __all__ = ["Solution", "conclude", "solve_by_backups", "solve_soft"]
 Array = np.ndarray[Any, Any]
 ROUND = 128  # backups before growth is looked for over whole rounds
 HISTORY = 10_000  # changes that are kept
-LONGEST = 2_000_000  # edges up to which long double is tried where float64 does not do
+LONG_DOUBLE_EDGES = 2_000_000  # edges up to which long double is tried where float64 does not do
 SMALL = 1000  # edges up to which backups are made in long double
 POLISH = 50  # Newton's steps near the answer
 SHAKY = 1e-6  # of the largest value: what changes by less may be rounding that goes round
@@ -195,7 +195,11 @@ def conclude(
         The problem and what was found, as they are now.
     """
     bound, values = _bound(solution, part, found, chains), found.values.total
-    if part.count <= LONGEST and part.dtype is np.float64 and (bound is None or not solution.fits(bound, values)):
+    if (
+        part.count <= LONG_DOUBLE_EDGES
+        and part.dtype is np.float64
+        and (bound is None or not solution.fits(bound, values))
+    ):
         part = part.at(np.longdouble)
         begin = Values(found.values.high.astype(np.longdouble), found.values.low.astype(np.longdouble))
         if found.chosen is None:
@@ -266,7 +270,7 @@ def solve_by_backups(solution: Solution, group: Array, accelerate: bool) -> None
                 rising = float(values.total[grew][0] - first[grew][0]) > 0
                 solution.put(np.flatnonzero(unknown)[grew], np.inf if rising else -np.inf, 0.0)
                 break
-            if every and count >= ROUND and not near and never_settles(part, values, POLISH):
+            if every and steps.eta != 0 and count >= ROUND and not near and never_settles(part, values, POLISH):
                 solution.put(unknown, -np.inf if part.eta < 0 else np.inf, 0.0)
                 break
             found = Found(values, 0)

@@ -263,8 +263,8 @@ def test_infinite_horizon_is_the_limit_of_long_ones(options):
     assert forever.expected_return == pytest.approx(long.expected_return, abs=1e-9)
     assert forever.entropy == pytest.approx(long.entropy, abs=1e-9)
     assert forever.occupancy.shape == (1, S)
-    live = ~model.mdp.terminal
-    torch.testing.assert_close(forever.occupancy[0][live], long.occupancy.sum(0)[live], rtol=0, atol=1e-9)
+    nonterminal = ~model.mdp.terminal
+    torch.testing.assert_close(forever.occupancy[0][nonterminal], long.occupancy.sum(0)[nonterminal], rtol=0, atol=1e-9)
 
 
 @pytest.mark.parametrize("options", ENDLESS)

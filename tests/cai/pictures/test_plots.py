@@ -22,7 +22,7 @@ def single():
     return TrajectoryModel(MDP([[[1.0]]], [1.0]), [[-0.5]], horizon=1)
 
 
-def hopeless(layout=False):
+def infeasible(layout=False):
     """Three cells in a row; from the last one every step is forbidden, so its value is -inf."""
     place = GridLayout(1, 3, ((0, 0), (0, 1), (0, 2)), ((0, -1), (0, 1))) if layout else None
     steps = [[[0], [1]], [[0], [2]], [[2], [2]]]
@@ -45,8 +45,8 @@ MODELS = {
     "gridworld": gridworld,
     "one of each": single,
     "one step": lambda: bridge(horizon=1),
-    "-inf": hopeless,
-    "-inf on a map": lambda: hopeless(layout=True),
+    "-inf": infeasible,
+    "-inf on a map": lambda: infeasible(layout=True),
     "discounted": lambda: bridge(discount=0.9),
     "endless": endless,
     "FrozenLake": lambda: gym("FrozenLake-v1"),
@@ -187,7 +187,7 @@ def test_map_arrows_follow_the_policy():
     for (x, y), u, v in zip(arrows.get_offsets(), arrows.U, arrows.V, strict=True):
         drawn.setdefault((round(y), round(x)), []).append((v, u))
     for state, cell in enumerate(layout.cells):
-        if not posterior.model.live[state]:
+        if not posterior.model.nonterminal[state]:
             assert cell not in drawn
             continue
         best = int(posterior.action_probs[0, state].argmax())

@@ -29,14 +29,14 @@ def test_streets_lie_on_the_map_in_the_colour_of_their_value(horizon, backend, t
     figure = cai.plot_values(answer, t=t)
     figure.draw_without_rendering()
     ax = figure.axes[0]
-    live = ~model.mdp.terminal
+    nonterminal = ~model.mdp.terminal
     shown = torch.as_tensor(circles(ax).get_array().filled(math.nan))
-    torch.testing.assert_close(shown[live], answer.values[t].detach()[live])
-    assert bool(shown[~live].isnan().all())
+    torch.testing.assert_close(shown[nonterminal], answer.values[t].detach()[nonterminal])
+    assert bool(shown[~nonterminal].isnan().all())
     middles = [path.vertices.mean(0).tolist() for path in circles(ax).get_paths()]
     for middle, place in zip(middles, street_places(model), strict=True):
         assert middle == pytest.approx(place, abs=0.05)
-    taken = answer.action_probs[t].detach()[live] > 0.01
+    taken = answer.action_probs[t].detach()[nonterminal] > 0.01
     assert len(arrows(ax)) == int(taken.sum())
     words = {text.get_text() for text in ax.texts}
     assert "b2→\nb3" in words

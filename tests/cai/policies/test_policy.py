@@ -31,7 +31,7 @@ def within_binomial(count, trials, p):
 
 
 def indifferent(num_actions=3, reward=None):
-    """One step from one live state to a terminal one; every action is worth the same unless a reward is given."""
+    """One step from a nonterminal to a terminal state; every action is worth the same unless a reward is given."""
     transitions = torch.zeros(2, num_actions, 2)
     transitions[:, :, 1] = 1.0
     mdp = MDP(transitions, [1.0, 0.0], terminal=[1])

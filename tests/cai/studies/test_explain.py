@@ -126,7 +126,7 @@ def test_each_term_against_all_paths(seed):
     model = problem.model
     first = torch.where(torch.isinf(model.reward_table(0)), 0.0, torch.ones(()).double())[None]
     first = first.expand(problem.horizon, -1, -1, -1) * 0.5
-    first = torch.where(model.live[:, None, None], first, 0.0)
+    first = torch.where(model.nonterminal[:, None, None], first, 0.0)
     split = model.replace(reward=Fixed(first) + (model.reward - Fixed(first)))
     explained = explain_reward(split)
     want = np.zeros(problem.horizon)

@@ -110,9 +110,11 @@ def test_gradients_that_doubling_lost_are_refused():
 
 
 def test_costs_that_neither_pass_holds_are_told():
-    """Along a ray costs are 2^43, across it 1/4: floats hold both, and no root keeps the small one's digits."""
-    ray = np.array([[0.5], [0.75], [0.25]])
-    answer = cai.infer(problem(*TWO, 2.0**43 * ray @ ray.T + np.eye(3) / 4), "variational", throw=False)
+    """Along a ray costs are 2^43, across it they are rounding, some of it below 0, so that no root is that of them."""
+    ray = np.array([[0.3], [0.7], [0.9]])
+    Q = 2.0**43 * ray @ ray.T
+    assert min(mpmath.eigsy(mpmath.matrix(Q.tolist()), eigvals_only=True)) < -1e-6
+    answer = cai.infer(problem(*TWO, Q), "variational", throw=False)
     assert answer.status is Status.OUT_OF_RANGE
     assert "digits were lost: the answer is known to" in answer.details["why"]
     assert answer.elbo is None

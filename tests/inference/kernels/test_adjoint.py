@@ -252,7 +252,7 @@ def test_large_gradients_do_not_overflow(dtype, chance, scale):
     rewards = torch.tensor([0.0, -3000.0, 0.0], dtype=torch.float64, requires_grad=True)
     model = TrajectoryModel(mdp, rewards, 3).to(dtype=dtype)
     (gradient,) = torch.autograd.grad(scale * cai.infer(model, "exact").log_evidence, rewards)
-    # One step at the start and two at its end, by the only way that is not hopeless beside it.
+    # One step at the start and two at its end, by the only way that is not infeasible beside it.
     torch.testing.assert_close(gradient / scale, torch.tensor([1.0, 0.0, 2.0]).double(), rtol=1e-4, atol=1e-4)
 
 

@@ -19,7 +19,7 @@ def pair(seed, *, horizon, discount):
     model = problem.model.replace(horizon=horizon)
     shape = model.action_prior.shape
     other = torch.randn(shape, generator=torch.Generator().manual_seed(seed)).double()
-    other = torch.where(model.live[:, None], other, 0.0)
+    other = torch.where(model.nonterminal[:, None], other, 0.0)
     return model, model.replace(reward=TableReward(other))
 
 
@@ -34,7 +34,7 @@ def test_the_average_is_above_the_optimum_by_at_most_the_bound(seed, horizon):
         best = cai.infer(models[0].replace(reward=reward), "variational")
         average = weights[0] * answers[0].q_values + weights[1] * answers[1].q_values
         assert torch.allclose(composed.q_values, average, atol=1e-12)
-        counted = models[0].live[:, None] & (models[0].action_prior > 0)
+        counted = models[0].nonterminal[:, None] & (models[0].action_prior > 0)
         gap, bound = (composed.q_values - best.q_values)[:, counted], composed.details["bound"][:, counted]
         assert float(gap.min()) >= -1e-10
         assert float((gap - bound).max()) <= 1e-10
@@ -72,7 +72,7 @@ def test_on_a_grid_little_is_lost():
     composed = compose(answers, [0.5, 0.5])
     best = cai.infer(composed.model, "variational")
     gap = composed.q_values - best.q_values
-    assert float(gap[:, composed.model.live].min()) >= -1e-10
+    assert float(gap[:, composed.model.nonterminal].min()) >= -1e-10
     assert bool((gap <= composed.details["bound"] + 1e-10).all())
     tables = torch.softmax(sum(answer.q_values for answer in answers) + composed.model.log_action_prior, -1)
     added = policy_posterior(Variational(), composed.model, tables)

@@ -68,7 +68,9 @@ def test_numbers_that_do_not_exist_are_refused():
         exact.path_residuals(model, answer.values, answer.action_probs, [[0, 1], [0, 2]], [[0], [1]])
     assert abs(float(exact.path_residuals(model, answer.values, answer.action_probs, [[0, 1]], [[0]]))) < 1e-12
     for q_values in (torch.zeros(3, 2), torch.full((3, 2), -math.inf)):
-        with pytest.raises(ValueError, match="the policy of q_values can meet a reward of -inf, or has a live state"):
+        with pytest.raises(
+            ValueError, match="the policy of q_values can meet a reward of -inf, or has a nonterminal state"
+        ):
             exact.soft_q_gradient(model, q_values)
     kept = torch.tensor([[0.0, -math.inf], [0.2, 0.0], [0.0, 0.0]])
     soft_q, policy, value = exact.soft_q_gradient(model, kept, steps=2)

@@ -35,7 +35,7 @@ def fixed_problem(temperature=0.7, discount=0.9, horizon=3):
 
 
 def every_path(problem, starts=None, steps=None):
-    """All paths as arrays: states [N, T + 1], actions [N, T], rewards [N, T], live bool [N, T], chances [N].
+    """All paths as arrays: states [N, T + 1], actions [N, T], rewards [N, T], nonterminal bool [N, T], chances [N].
 
     The chance is that of start and dynamics, without the policy, and without the discount's fall.
     """
@@ -44,7 +44,7 @@ def every_path(problem, starts=None, steps=None):
     found = [([s], [] if a is None else [a], [], [], p) for s, a, p in chosen]
     for t in range(steps):
         longer = []
-        for states, actions, rewards, live, chance in found:
+        for states, actions, rewards, nonterminal, chance in found:
             here = states[-1]
             over = problem.terminal[here]
             for action in range(problem.num_actions):
@@ -62,7 +62,7 @@ def every_path(problem, starts=None, steps=None):
                                 [*states, following],
                                 taken,
                                 [*rewards, paid[min(t, len(paid) - 1)]],
-                                [*live, not over],
+                                [*nonterminal, not over],
                                 *end,
                             )
                         )
@@ -78,15 +78,15 @@ def log_policy(problem, logits):
 
 
 def path_terms(problem, logits):
-    """(chances of paths, log pi, log pi / p, rewards, live, times) of every path, with the history of the logits."""
-    states, actions, rewards, live, chance = every_path(problem)
+    """(chances of paths, log pi, log pi / p, rewards, nonterminal, times) of all, with the history of the logits."""
+    states, actions, rewards, nonterminal, chance = every_path(problem)
     logs = log_policy(problem, logits)
     prior = torch.tensor(problem.prior, dtype=torch.float64)
     times = torch.arange(problem.horizon)[None]
-    taken = torch.where(live, logs[times, states[:, :-1], actions], 0.0)
+    taken = torch.where(nonterminal, logs[times, states[:, :-1], actions], 0.0)
     base = torch.where(prior > 0, prior, 1.0).log()[states[:, :-1], actions]
-    ratio = torch.where(live, taken - base, 0.0)
-    return states, chance * taken.sum(-1).exp(), taken, ratio, rewards, live
+    ratio = torch.where(nonterminal, taken - base, 0.0)
+    return states, chance * taken.sum(-1).exp(), taken, ratio, rewards, nonterminal
 
 
 def written_out(problem, logits):
@@ -116,7 +116,7 @@ def soft_values(problem, logits):
 def mean_estimate(problem, logits, estimator, gae_lambda):
     """The estimator's mean over every path, each step weighted gamma^t, by the words of its definition."""
     leaf = logits.clone().requires_grad_()
-    states, chance, taken, ratio, rewards, live = path_terms(problem, leaf)
+    states, chance, taken, ratio, rewards, nonterminal = path_terms(problem, leaf)
     gamma, alpha, horizon = problem.discount, problem.temperature, problem.horizon
     values = soft_values(problem, logits)
     paid = (rewards - alpha * ratio).detach()
@@ -130,10 +130,10 @@ def mean_estimate(problem, logits, estimator, gae_lambda):
             if estimator.startswith("gae"):
                 gain = rewards[:, k] if estimator == "gae-without-entropy" else paid[:, k]
                 gain = gae_lambda ** (k - t) * (gain + gamma * here[:, k + 1] - here[:, k])
-            scores[:, t] += gamma ** (k - t) * torch.where(live[:, k], gain, 0.0)
+            scores[:, t] += gamma ** (k - t) * torch.where(nonterminal[:, k], gain, 0.0)
         if estimator == "baseline":
             scores[:, t] -= here[:, t]
-    weights = gamma ** torch.arange(horizon).double() * live
+    weights = gamma ** torch.arange(horizon).double() * nonterminal
     total = (chance.detach()[:, None] * weights * scores * taken).sum()
     if estimator in ("split", "gae-without-entropy", "entropy-bonus"):
         logs = log_policy(problem, leaf)
@@ -215,10 +215,14 @@ def test_soft_q_learning_is_a_policy_and_a_value_gradient(seed, steps):
     gamma, alpha, prior = problem.discount, problem.temperature, torch.tensor(problem.prior, dtype=torch.float64)
     leaf = q_values.clone().requires_grad_()
     scores = torch.where(prior > 0, prior.log() + leaf / alpha, torch.tensor(-1e300, dtype=torch.float64))
-    values, live = alpha * scores.logsumexp(-1), ~torch.tensor(problem.terminal)
+    values, nonterminal = alpha * scores.logsumexp(-1), ~torch.tensor(problem.terminal)
     probs = torch.where(prior > 0, (scores - values[:, None] / alpha).exp(), 0.0)
     ratio = torch.where(prior > 0, (leaf - values[:, None]) / alpha, 0.0)
-    fixed_probs, fixed_ratio, fixed_values = probs.detach(), ratio.detach(), torch.where(live, values.detach(), 0.0)
+    fixed_probs, fixed_ratio, fixed_values = (
+        probs.detach(),
+        ratio.detach(),
+        torch.where(nonterminal, values.detach(), 0.0),
+    )
     target = torch.zeros_like(q_values)
     for s in range(problem.num_states):
         for a in range(problem.num_actions):
@@ -235,7 +239,7 @@ def test_soft_q_learning_is_a_policy_and_a_value_gradient(seed, steps):
                     chance = chance * torch.where(alive[:, i], taken, 1.0)
             assert torch.allclose(chance.sum(), torch.ones(()).double())
             target[s, a] = (chance * y).sum()
-    counted = weights * live
+    counted = weights * nonterminal
     losses = (
         (counted[:, None] * fixed_probs * (leaf - target) ** 2 / 2).sum(),
         (counted * ((probs * (target - fixed_values[:, None])).sum(-1) - alpha * (probs * ratio).sum(-1))).sum(),
@@ -255,7 +259,7 @@ def test_actor_critic_ends_at_the_variational_answer(seed):
     scale = 1 + float(answer.values[torch.isfinite(answer.values)].abs().max())
     same = torch.where(values == answer.values[0], 0.0, (values - answer.values[0]).abs())
     assert float(same.max()) <= 1e-12 * scale
-    finite = torch.isfinite(answer.q_values[0]) & model.live[:, None] & (model.action_prior > 0)
+    finite = torch.isfinite(answer.q_values[0]) & model.nonterminal[:, None] & (model.action_prior > 0)
     assert torch.allclose(q_values[finite], answer.q_values[0][finite], atol=1e-12 * scale, rtol=0)
     assert torch.allclose(probs, answer.action_probs[0], atol=1e-11, rtol=0)
     assert temperature == model.temperature
@@ -282,7 +286,7 @@ def test_a_learned_temperature_has_the_target_entropy():
 
 @pytest.mark.parametrize("gamma", [0.5, 0.9])
 def test_entropy_form_stops_less_often(gamma):
-    """One live state, stop and stay, no reward: 1/2 in the KL form; e^-V, V = log(1 + e^(gamma V)), in the other."""
+    """One nonterminal state, stop and stay, no reward: 1/2 in the KL form; e^-V, V = log(1 + e^(gamma V)), in that."""
     mdp = MDP([[[0.0, 1.0], [1.0, 0.0]], [[0.0, 1.0], [0.0, 1.0]]], [1.0, 0.0], terminal=[1])
     model = TrajectoryModel(mdp, 0.0, math.inf, 1.0, gamma)
     assert abs(float(exact.soft_actor_critic(model)[2][0, 0]) - 0.5) < 1e-12

@@ -43,7 +43,7 @@ def test_a_goal_behind_a_slippery_cliff_is_found(backend, seed):
     model = build_model("cliff")
     answer = cai.infer(model, backend, seed=seed, steps=100_000 if backend == "policy-gradient" else 30_000)
     assert -1e-9 <= gap(model, answer) < 4
-    goal = int(torch.nonzero(~model.live)[0, 0])
+    goal = int(torch.nonzero(~model.nonterminal)[0, 0])
     assert float(answer.state_marginals[-1, goal]) > 0.9
 
 
@@ -84,7 +84,7 @@ def test_what_was_met_is_looked_at_from_every_time():
     model = random_mdp(0, horizon=3, num_terminal=1)
     world = TableWorld(model)
     assert world.timeless
-    states, following = np.array([[1, 2]]), np.array([[2, 0 if not world.live[0] else 3]])
+    states, following = np.array([[1, 2]]), np.array([[2, 0 if not world.nonterminal[0] else 3]])
     met = Met(
         times=np.array([[1, 2]]),
         states=states,
@@ -100,7 +100,7 @@ def test_what_was_met_is_looked_at_from_every_time():
     assert [set(now.times.reshape(-1)) for now in found] == [{2}, {1}, {0}]
     for now in found:
         time = int(now.times[0, 0])
-        ends = [time == 2 or not bool(model.live[int(state)]) for state in following[0]]
+        ends = [time == 2 or not bool(model.nonterminal[int(state)]) for state in following[0]]
         assert now.terminated[0].tolist() == ends
         assert now.later[0].tolist() == [0 if end else time + 1 for end in ends]
         assert now.cut[0].tolist() == [False, not ends[1]]  # its episode ended here, at whatever time it is looked at

@@ -236,7 +236,7 @@ def test_an_episode_that_does_not_end_has_no_bound(monkeypatch):
     """Without a discount what was summed up so far is no return."""
     from cai.inference.learning.networks import posterior
 
-    monkeypatch.setattr(posterior, "LONGEST", 4)
+    monkeypatch.setattr(posterior, "LONGEST_EPISODE", 4)
     world = world_of(spaces.Box(-1.0, 1.0, (2,), np.float32)).replace(discount=1.0)
     answer = cai.infer(world, "soft-q-learning", **SMALL)
     with pytest.raises(ValueError, match="has not ended after 4 steps, so its return is not known"):

@@ -63,7 +63,7 @@ def test_the_default_options_reach_the_best_bound(case, backend, seed):
     assert torch.allclose(answer.action_probs.sum(-1), torch.ones(()).double())
     assert bool((answer.action_probs[:, ~model.mdp.available] == 0).all())
     policy_alone = cai.infer(model, "variational").action_probs
-    assert torch.equal(answer.action_probs[:, ~model.live], policy_alone[:, ~model.live])
+    assert torch.equal(answer.action_probs[:, ~model.nonterminal], policy_alone[:, ~model.nonterminal])
 
 
 @pytest.mark.parametrize("backend", ["soft-q-learning", "soft-actor-critic"])
@@ -71,7 +71,7 @@ def test_what_shows_no_noise_is_learned_to_many_digits(backend):
     # long ways to a goal: by steps that shrink with visits, bounds were 50 to 130 nats low here after 300,000 steps
     model = gymnasium_model("CliffWalking-v1", horizon=math.inf, discount=0.99, temperature=1.0)
     best = cai.infer(model, "variational")
-    met = (best.state_marginals[0] > 0) & model.live
+    met = (best.state_marginals[0] > 0) & model.nonterminal
     answer = cai.infer(model, backend, steps=60_000, seed=0)
     assert gap(model, answer) == pytest.approx(0, abs=1e-6)
     found, want = answer.action_probs[0][met], best.action_probs[0][met]
@@ -163,7 +163,7 @@ def test_rewards_that_change_with_time(backend):
 @pytest.mark.parametrize("discount", [pytest.param(0.5, marks=pytest.mark.campaign), 0.9])
 @pytest.mark.parametrize("backend", LEARNERS)
 def test_the_form_changes_the_policy_where_episodes_end(backend, discount):
-    """One live state, actions stop and stay, reward 0: pi(stop) is 1/2, or e^-V with V = log(1 + e^(gamma V))."""
+    """One nonterminal state, stop and stay, reward 0: pi(stop) is 1/2, or e^-V with V = log(1 + e^(gamma V))."""
     mdp = MDP([[[0.0, 1.0], [1.0, 0.0]], [[0.0, 1.0], [0.0, 1.0]]], [1.0, 0.0], terminal=[1])
     model = TrajectoryModel(mdp, 0.0, horizon=math.inf, discount=discount)
     plain = cai.infer(model, backend, steps=20_000)

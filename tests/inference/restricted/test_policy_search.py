@@ -133,7 +133,7 @@ def walked(problem, policy, prior=None):
 
 
 def tables(problem, got):
-    """The answer's policy as {(t, s): row} over the live states."""
+    """The answer's policy as {(t, s): row} over the nonterminal states."""
     return {(t, s): got.action_probs[t, s].tolist() for t, s in prior_of(problem)}
 
 
@@ -258,7 +258,7 @@ def test_em_is_regression_again_and_again(seeds):
 
 @over_seeds(range(60), quick=15)
 def test_em_never_falls_and_tends_to_hard_control_of_kind_dynamics(seeds):
-    stuck = 0
+    unfinished = 0
     for seed in seeds:
         problem = random_problem(seed + 400)
         got = EMPolicySearch(max_iterations=400).run(problem.model)
@@ -276,9 +276,9 @@ def test_em_never_falls_and_tends_to_hard_control_of_kind_dynamics(seeds):
             assert found[-1] >= limit - 1e-6 * size, seed
         else:
             assert got.status is Status.NOT_CONVERGED
-            stuck += 1
+            unfinished += 1
         holds_no_nan(got)
-    assert stuck <= len(seeds) / 12  # actions that are nearly as good as the best take long
+    assert unfinished <= len(seeds) / 12  # actions that are nearly as good as the best take long
 
 
 @pytest.mark.parametrize("kind", ["stationary", "observed", "gaussian"])

@@ -156,9 +156,11 @@ def test_the_bound_differentiates_to_expected_visits():
     """The policy is at its optimum, so d elbo / d r(s, a) is how often (s, a) is taken, over alpha."""
     model = bridge(horizon=6, temperature=0.7)
     table = torch.zeros(22, 4, dtype=torch.float64, requires_grad=True)
-    got = answer(StationaryPolicy(), model.replace(reward=model.reward + torch.where(model.live[:, None], table, 0.0)))
+    got = answer(
+        StationaryPolicy(), model.replace(reward=model.reward + torch.where(model.nonterminal[:, None], table, 0.0))
+    )
     (slope,) = torch.autograd.grad(got.elbo, table)
-    counts = (got.state_marginals[:-1, :, None] * got.action_probs).sum(0) * model.live[:, None]
+    counts = (got.state_marginals[:-1, :, None] * got.action_probs).sum(0) * model.nonterminal[:, None]
     assert torch.allclose(slope, counts.detach() / model.temperature, atol=1e-9)
 
 

@@ -74,15 +74,15 @@ def successors(problem, state, action):
 
 def all_paths(problem, chance, observations, actions):
     """Every path of states that goes on, with its probability and that of what was observed."""
-    live = [((s,), p * chance(observations[0], s, None)) for s, p in enumerate(problem.initial)]
+    nonterminal = [((s,), p * chance(observations[0], s, None)) for s, p in enumerate(problem.initial)]
     for t, action in enumerate(actions):
-        live = [
+        nonterminal = [
             ((*path, s), weight * p * chance(observations[t + 1], s, action))
-            for path, weight in live
+            for path, weight in nonterminal
             if weight > 0
             for p, s in successors(problem, path[-1], action)
         ]
-    return [(path, weight) for path, weight in live if weight > 0]
+    return [(path, weight) for path, weight in nonterminal if weight > 0]
 
 
 def beliefs_by_paths(problem, chance, observations, actions, at, upto):
@@ -94,7 +94,7 @@ def beliefs_by_paths(problem, chance, observations, actions, at, upto):
 
 
 def exists(problem, belief, action):
-    """Whether an action is available in all live states of a belief."""
+    """Whether an action is available in all nonterminal states of a belief."""
     held = problem.model.mdp.available
     return all(bool(held[s, action]) or problem.terminal[s] for s, b in enumerate(belief) if b > 0)
 
@@ -298,7 +298,7 @@ def test_a_belief_policy_averages_the_policy_over_what_it_believes():
 
 def test_runs_that_are_cut_off_say_so(monkeypatch, caplog):
     """Over an infinite horizon the mean return is one of whole runs, or a warning says how many were cut."""
-    monkeypatch.setattr("cai.evaluation.hidden_states.LONGEST", 3)
+    monkeypatch.setattr("cai.evaluation.hidden_states.LONGEST_ROLLOUT", 3)
     stay = TrajectoryModel(MDP([[[1.0]]], [1.0]), [-1.0], horizon=math.inf, discount=0.9)
     seen = ObservationModel([[1.0]])
     agent = BeliefPolicy(cai.extract_policy(cai.infer(stay, "variational")), stay, seen)

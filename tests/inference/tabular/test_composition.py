@@ -35,11 +35,11 @@ def test_composition_adds_desirabilities_up(horizon, seeds):
         got = compose_posteriors(answers, weights)
         agree(got, want, seed)
         answered += got.status.ok
-        live = ~base.terminal
+        nonterminal = ~base.terminal
         z = sum(w * (answer.values / alpha).exp() for w, answer in zip(weights, answers, strict=True))
-        assert close((got.values / alpha).exp()[:, live], z[:, live])
+        assert close((got.values / alpha).exp()[:, nonterminal], z[:, nonterminal])
         shares = torch.stack([w * (a.values / alpha).exp() / z for w, a in zip(weights, answers, strict=True)])
-        hope = live & (z > 0)
+        hope = nonterminal & (z > 0)
         assert close(got.details["mixture"][:, hope], shares[:, hope])
         controls = torch.stack([base.dense(answer.action_probs) for answer in answers])
         assert close(base.dense(got.action_probs)[hope], (shares[..., None] * controls).sum(0)[hope])

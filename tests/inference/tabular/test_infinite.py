@@ -52,13 +52,13 @@ class World:
         self.rewards = sign * rng.gamma(1.0, 0.7, size=(size, 2, size))
         self.prior = rng.dirichlet(np.ones(2) * 2, size=size)
         self.start = rng.dirichlet(np.ones(size))
-        self.live = np.ones(size, dtype=bool)
+        self.nonterminal = np.ones(size, dtype=bool)
         if terminal:
-            self.live[-1] = False
+            self.nonterminal[-1] = False
             self.moves[-1] = np.eye(size)[-1]
             self.rewards[-1] = 0.0
         self.discount, self.alpha = discount, float(rng.choice([0.5, 1.0, 2.0]))
-        mdp = MDP(self.moves, self.start, terminal=np.flatnonzero(~self.live))
+        mdp = MDP(self.moves, self.start, terminal=np.flatnonzero(~self.nonterminal))
         self.model = TrajectoryModel(mdp, TableReward(self.rewards), INF, self.alpha, discount, self.prior)
 
     def backup(self, values, eta):
@@ -77,11 +77,11 @@ class World:
     def advance(self, values, eta, hard):
         q_values = self.backup(values, eta)
         chosen = q_values.max(-1) if hard else np.logaddexp.reduce(np.log(self.prior) + q_values, axis=-1)
-        return np.where(self.live, chosen, 0.0)
+        return np.where(self.nonterminal, chosen, 0.0)
 
     def settled(self, eta, hard):
         """The fixed point, iterated until it stands still."""
-        values = np.zeros(len(self.live))
+        values = np.zeros(len(self.nonterminal))
         for _ in range(100_000):
             following = self.advance(values, eta, hard)
             if np.abs(following - values).max() <= 1e-15 * max(1.0, np.abs(values).max()):
@@ -109,16 +109,19 @@ def test_the_fixed_point_is_that_of_the_definition(name):
         # The criterion: 1e-10, relative to the largest value once that exceeds 1.
         slack = 1.1e-10 * max(1.0, np.abs(want).max())
         assert np.abs(got.values[0].numpy() / world.alpha - want).max() <= slack, seed
-        live = world.live
+        nonterminal = world.nonterminal
         q_values = world.backup(want, eta)
-        assert np.abs(got.q_values[0].numpy() / world.alpha - q_values)[live].max() <= 2 * slack, seed
+        assert np.abs(got.q_values[0].numpy() / world.alpha - q_values)[nonterminal].max() <= 2 * slack, seed
         assert got.action_probs.shape == (1, 4, 2)
         scores = np.log(world.prior) + q_values
         if hard and name != "boltzmann":
-            assert got.action_probs[0].argmax(-1).numpy()[live].tolist() == q_values.argmax(-1)[live].tolist()
+            assert (
+                got.action_probs[0].argmax(-1).numpy()[nonterminal].tolist()
+                == q_values.argmax(-1)[nonterminal].tolist()
+            )
         else:
             rows = np.exp(scores - np.logaddexp.reduce(scores, axis=-1, keepdims=True))
-            assert np.allclose(got.action_probs[0].numpy()[live], rows[live], atol=1e-9), seed
+            assert np.allclose(got.action_probs[0].numpy()[nonterminal], rows[nonterminal], atol=1e-9), seed
         holds_no_nan(got)
 
 
@@ -144,7 +147,7 @@ def explicit(model):
     """The same problem with the fall written as one more outcome of each step, into an end."""
     mdp = model.mdp
     num_states, num_actions, width = mdp.probabilities.shape
-    stays = model.survival[:, None, None, None]
+    stays = model.continuation_probability[:, None, None, None]
     chances = (mdp.probabilities[..., None] * torch.cat([stays, 1 - stays], -1)).reshape(num_states, num_actions, -1)
     following = mdp.successors().expand(num_states, num_actions, width)[..., None].repeat(1, 1, 1, 2)
     following[..., 1] = num_states
@@ -174,9 +177,12 @@ def test_a_discount_is_an_absorbing_state(name):
     for field in ("values", "q_values", "action_probs", "state_marginals", "initial"):
         left, right = getattr(short, field), getattr(long, field)
         right = right[:-1] if field == "initial" else right[:, :-1]
-        left, right = left[..., : sum(world.live)], right[..., : sum(world.live)]
+        left, right = left[..., : sum(world.nonterminal)], right[..., : sum(world.nonterminal)]
         if field in ("q_values", "action_probs"):
-            left, right = getattr(short, field)[:, world.live], getattr(long, field)[:, :-1][:, world.live]
+            left, right = (
+                getattr(short, field)[:, world.nonterminal],
+                getattr(long, field)[:, :-1][:, world.nonterminal],
+            )
         assert torch.allclose(left, right, atol=1e-8 * size), field
     for field in ("elbo", "believed_return", "luck", "policy_divergence", "policy_entropy"):
         assert float(getattr(short, field)) == pytest.approx(float(getattr(long, field)), abs=1e-8 * size), field
@@ -280,7 +286,7 @@ def test_exact_messages_settle_at_the_spectral_radius(discount):
         world = World(seed + 60, -1.0, discount=discount, terminal=True)
         model = world.model
         got = SumProduct(accelerate=False, tolerance=1e-12).run(model)
-        inside = world.live[:, None] & world.live
+        inside = world.nonterminal[:, None] & world.nonterminal
         matrix = (world.prior[..., None] * world.moves * np.exp(world.rewards / world.alpha)).sum(1) * inside
         radius = discount * np.abs(np.linalg.eigvals(matrix)).max()
         assert got.details["rate"] == pytest.approx(radius, rel=1e-12)
@@ -603,7 +609,7 @@ def test_what_diverges_elsewhere_does_not_make_the_impossible_unavoidable(name):
 
 @pytest.mark.parametrize("name", PLANNERS)
 def test_a_trap_is_no_answer(name):
-    """Without a discount, a live state from which the end cannot be reached."""
+    """Without a discount, a nonterminal state from which the end cannot be reached."""
     mdp = MDP([[[0.0, 1.0, 0.0]], [[0.0, 1.0, 0.0]], [[0.0, 0.0, 1.0]]], [1.0, 0.0, 0.0], terminal=[2])
     got = PLANNERS[name][0].run(TrajectoryModel(mdp, [-1.0, -1.0, 0.0], horizon=INF))
     says_diverged(got)

@@ -14,7 +14,7 @@ from cai.inference import Status, StructuredVariational, SumProduct
 from cai.inference.tabular.believed_dynamics import FixedDynamics
 from cai.inference.tabular.markov import iterated
 from cai.inference.tabular.markov.chains import expected_visits
-from cai.inference.tabular.markov.linear_systems import Pattern
+from cai.inference.tabular.markov.linear_systems import SystemPattern
 from cai.inference.tabular.markov.reachability import edges_of, leads_to, reached_from
 from cai.inference.tabular.methods.z_iteration import ZIteration
 from cai.models import MDP, TrajectoryModel
@@ -36,7 +36,7 @@ def entries(seed, number, count, radius=0.9):
 
 def forced(rows, columns, number, method):
     """A pattern that is solved by this method, whatever the rule says."""
-    pattern = Pattern(rows, columns, number)
+    pattern = SystemPattern(rows, columns, number)
     pattern.__dict__["method"] = method  # where functools.cached_property keeps it
     return pattern
 
@@ -123,7 +123,7 @@ def test_no_unknowns_one_unknown_and_no_entries(method):
 def test_single_precision_is_solved_in_double():
     rows, columns, weights, matrix = entries(7, 300, 900, radius=0.999)
     side = torch.rand(300, generator=torch.Generator().manual_seed(0))
-    system = Pattern(rows, columns, 300).system(weights.float().requires_grad_())
+    system = SystemPattern(rows, columns, 300).system(weights.float().requires_grad_())
     got = system.solve(side)
     want = np.linalg.solve(np.eye(300) - matrix, side.double().numpy())
     assert got.dtype == system.lengths.dtype == torch.float32
@@ -158,13 +158,13 @@ def star(number):
 @pytest.mark.parametrize(
     ("pattern", "method"),
     [
-        (Pattern(*grid(12), 144), "dense"),
-        (Pattern(*grid(50), 2500), "sparse"),
-        (Pattern(*random_successors(2500), 2500), "dense"),
-        (Pattern(*random_successors(5000), 5000), "sparse"),
-        (Pattern(*random_successors(15_000), 15_000), "iterate"),
-        (Pattern(*grid(150), 22_500), "sparse"),
-        (Pattern(*star(30_000), 30_000), "sparse"),
+        (SystemPattern(*grid(12), 144), "dense"),
+        (SystemPattern(*grid(50), 2500), "sparse"),
+        (SystemPattern(*random_successors(2500), 2500), "dense"),
+        (SystemPattern(*random_successors(5000), 5000), "sparse"),
+        (SystemPattern(*random_successors(15_000), 15_000), "iterate"),
+        (SystemPattern(*grid(150), 22_500), "sparse"),
+        (SystemPattern(*star(30_000), 30_000), "sparse"),
     ],
     ids=["small", "grid", "random", "larger random", "large random", "large grid", "star"],
 )
@@ -174,7 +174,7 @@ def test_the_rule(pattern, method):
     assert 0 < pattern.estimated_fill <= number**2
 
 
-@pytest.mark.parametrize("pattern", [Pattern(*grid(100), 10_000), Pattern(*random_successors(3000), 3000)])
+@pytest.mark.parametrize("pattern", [SystemPattern(*grid(100), 10_000), SystemPattern(*random_successors(3000), 3000)])
 def test_the_estimate_does_not_promise_too_much(pattern):
     """The factors hold at most a tenth more than estimated, and at least a twentieth of it."""
     pattern.__dict__["method"] = "sparse"
@@ -183,7 +183,9 @@ def test_the_estimate_does_not_promise_too_much(pattern):
     assert 0.05 * pattern.estimated_fill <= factor.nnz <= 1.1 * pattern.estimated_fill
 
 
-@pytest.mark.parametrize("pattern", [Pattern(*grid(150), 22_500), Pattern(*random_successors(15_000), 15_000)])
+@pytest.mark.parametrize(
+    "pattern", [SystemPattern(*grid(150), 22_500), SystemPattern(*random_successors(15_000), 15_000)]
+)
 def test_large_systems_leave_no_residual(pattern):
     rng = np.random.default_rng(4)
     weights = torch.tensor(rng.random(len(pattern.rows)))
@@ -302,7 +304,7 @@ def test_gradients_above_three_thousand_states(name, slip, discount):
 @pytest.mark.parametrize("backend", [SumProduct(), StructuredVariational(solver="closed-form")], ids=["exact", "fixed"])
 def test_a_large_world_begins_near_its_answer(backend):
     """News need not cross the world step by step; without Newton steps the same values are found by waiting."""
-    side = 40  # 1,599 live states
+    side = 40  # 1,599 nonterminal states
     model = city(side, costs(side), slip=0.1)
     fast = backend.run(model)
     slow = type(backend)(**{**backend.__dict__, "accelerate": False}).run(model)
@@ -316,7 +318,7 @@ def test_a_large_world_begins_near_its_answer(backend):
 
 @functools.cache
 def a_sure_world():
-    """A model of 4,095 live states, and its answer by iteration."""
+    """A model of 4,095 nonterminal states, and its answer by iteration."""
     model = city(64, costs(64))
     return model, cai.infer(model, ZIteration(solver="iteration"))
 
@@ -341,7 +343,7 @@ def test_visits_of_a_large_chain_are_conserved():
     visits, absorbed = expected_visits(model, model.mdp.initial, policy, FixedDynamics(model))
     alive = FixedDynamics(model).outcomes(0)[0]
     entered = model.mdp.scatter((visits[0, :, None] * policy[0])[..., None] * alive)
-    missed = (visits[0] - entered - model.mdp.initial)[model.live].abs().max()
+    missed = (visits[0] - entered - model.mdp.initial)[model.nonterminal].abs().max()
     assert float(missed) <= 1e-12 * float(visits.max())
     assert float(entered[-1]) == pytest.approx(1.0, abs=1e-9)
     assert float(absorbed) == 0.0
@@ -393,7 +395,7 @@ def test_entries_far_above_1_lose_nothing(number):
     columns = columns.reshape(3, number).T.ravel()
     heights = rng.integers(-40, 41, number)
     logs = heights[rows] - heights[columns] - rng.integers(3, 5, 3 * number)
-    system = Pattern(torch.from_numpy(rows), torch.from_numpy(columns), number).system(
+    system = SystemPattern(torch.from_numpy(rows), torch.from_numpy(columns), number).system(
         torch.from_numpy(2.0 ** logs.astype(float))
     )
     ends = rng.integers(-5, 6, number)

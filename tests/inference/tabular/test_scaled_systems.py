@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from cai.inference.tabular.markov.linear_systems import Pattern
+from cai.inference.tabular.markov.linear_systems import SystemPattern
 
 
 @pytest.mark.parametrize("number", [20, 160])
@@ -21,7 +21,7 @@ def test_rho_does_not_depend_on_the_units_of_the_unknowns(number, spread):
         shares = rng.random((number, 3)) ** 3 + 1e-3
         heights = spread * rng.normal(size=number)
         shares = (shares / shares.sum(1, keepdims=True)).ravel()
-        pattern = Pattern(torch.from_numpy(rows), torch.from_numpy(columns), number)
+        pattern = SystemPattern(torch.from_numpy(rows), torch.from_numpy(columns), number)
         for rho in (0.9, 1 - 1e-6, 1 + 1e-9, 1.5):
             weights = rho * shares * np.exp(heights[columns] - heights[rows])
             found = pattern.system(torch.from_numpy(weights)).lengths
@@ -50,12 +50,12 @@ def test_what_is_rounding_of_the_solution_proves_nothing():
     assert left[1][1] > 0
     assert left[2][2] < 0  # so that I - M is no M-matrix, and sums over steps are infinite
     rows, columns = torch.ones(3, 3).nonzero(as_tuple=True)
-    assert Pattern(rows, columns, 3).system(torch.tensor(table, dtype=torch.float64).flatten()).lengths is None
+    assert SystemPattern(rows, columns, 3).system(torch.tensor(table, dtype=torch.float64).flatten()).lengths is None
 
 
 def test_a_chain_too_slow_for_floats_has_no_answer():
     """1 / 1e-310 is no float; elimination met it half way and raised an error of scipy's."""
-    pattern = Pattern(torch.tensor([0]), torch.tensor([1]), 2)
+    pattern = SystemPattern(torch.tensor([0]), torch.tensor([1]), 2)
     system = pattern.system(torch.ones(1, dtype=torch.float64), torch.tensor([0.0, 1e-310], dtype=torch.float64))
     assert system.lengths is None
     found = system.answer(np.ones((2, 1)))

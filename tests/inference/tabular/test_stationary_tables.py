@@ -10,7 +10,7 @@ import cai
 from cai.inference import Status
 from cai.inference.tabular.believed_dynamics import TiltedDynamics
 from cai.inference.tabular.markov.full_systems import FullPattern
-from cai.inference.tabular.markov.linear_systems import Pattern
+from cai.inference.tabular.markov.linear_systems import SystemPattern
 from cai.inference.tabular.recursion import tilted_recursion
 from cai.inference.tabular.stationary.problem import edges
 from cai.inference.tabular.stationary.problem.listing import steps_of
@@ -216,7 +216,7 @@ def test_a_dense_problem_against_plain_loops(backend, discount):
     )
     assert steps_of(model, 1.0, False).table is not None
     found = cai.infer(model, backend)
-    values, live = np.zeros(number, np.longdouble), np.arange(number) < number - len(terminal)
+    values, nonterminal = np.zeros(number, np.longdouble), np.arange(number) < number - len(terminal)
     moves = chances.astype(np.longdouble)
     moves /= moves.sum(-1, keepdims=True)
     for _ in range(250):
@@ -225,7 +225,7 @@ def test_a_dense_problem_against_plain_loops(backend, discount):
         else:
             q_values = rewards + discount * (moves @ values)
         values = q_values.max(-1) if backend == "value-iteration" else np.log(np.exp(q_values).mean(-1))
-        values = np.where(live, values, 0.0)
+        values = np.where(nonterminal, values, 0.0)
     error = np.abs(found.values[0].numpy() - values).max()
     assert found.status is Status.SUCCESS
     assert error <= found.details["error_bound"] < 1e-10
@@ -236,7 +236,7 @@ def test_a_full_system_is_solved_as_a_listed_one():
     for number, leak in ((3, 0.1), (155, 1e-3)):
         chances = rng.dirichlet(np.ones(number), size=number) * (1 - leak)
         order = torch.arange(number)
-        patterns = (Pattern(order.repeat_interleave(number), order.repeat(number), number), FullPattern(number))
+        patterns = (SystemPattern(order.repeat_interleave(number), order.repeat(number), number), FullPattern(number))
         for exits in (torch.full((number,), leak, dtype=torch.float64), None):
             sides = torch.from_numpy(rng.random((number, 2)))
             for transposed in (False, True):
@@ -275,12 +275,14 @@ def test_backups_and_beliefs_of_dense_problems_are_those_of_their_rows(eta, size
     equivalents = np.log1p((outcomes * np.expm1(eta * following)).sum(-1)) / eta
     want = rewards + equivalents
     q_values = tilted_recursion(eta).backup(model, values, 0).numpy()
-    live = np.arange(number) < number - 1
-    np.testing.assert_allclose(q_values[live], want[live].astype(float), rtol=1e-13, atol=1e-14 * max(1.0, size))
+    nonterminal = np.arange(number) < number - 1
+    np.testing.assert_allclose(
+        q_values[nonterminal], want[nonterminal].astype(float), rtol=1e-13, atol=1e-14 * max(1.0, size)
+    )
     policy = rng.dirichlet(np.ones(actions), size=number)
     moves, falls = TiltedDynamics(model, torch.stack([values, values]), eta).onward(torch.from_numpy(policy))
     tilted /= tilted.sum(-1, keepdims=True)
-    tilted[~live] = np.append(table[-1], 0 * table[-1], -1)
+    tilted[~nonterminal] = np.append(table[-1], 0 * table[-1], -1)
     chain = np.einsum("sa,sak->sk", policy, tilted).astype(float)
     np.testing.assert_allclose(moves[:, 0], chain[:, :number], rtol=1e-12, atol=1e-15)
     np.testing.assert_allclose(falls[:, 0, 0], chain[:, number:].sum(-1), rtol=1e-12, atol=1e-15)

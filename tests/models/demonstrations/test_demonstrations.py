@@ -120,7 +120,7 @@ def test_a_policy_is_followed_in_the_world_without_the_discount():
     answer = cai.infer(model, "variational")
     shown = Demonstrations.from_policy(answer, model, 200, 1)
     assert int(shown.states.max()) < model.mdp.num_states
-    assert torch.equal(shown.lengths, model.live[shown.states[:, :-1]].sum(-1))
+    assert torch.equal(shown.lengths, model.nonterminal[shown.states[:, :-1]].sum(-1))
     assert shown.complete.all()
     same = Demonstrations.from_policy(cai.extract_policy(answer), model, 200, 1)
     assert torch.equal(same.states, shown.states)

@@ -102,7 +102,7 @@ def tables(model):
         "dense": mdp.dense(),
         "prior": model.action_prior,
         "log prior": model.log_action_prior,
-        "survival": model.survival,
+        "continuation_probability": model.continuation_probability,
     }
     return found | {f"reward {t}": model.reward_table(t) for t in range(2)}
 
@@ -139,7 +139,7 @@ def test_tables_elsewhere_are_the_tables_here(kind, dense, dtype):
         assert (moved.device, moved.dtype) == (device, dtype)
         assert_same(moved, model, 0.0 if dtype == torch.float64 else SINGLE)
         for mask in (
-            moved.live,
+            moved.nonterminal,
             moved.mdp.available,
             moved.mdp.terminal,
             moved.mdp.states("pair"),

@@ -335,7 +335,7 @@ def weight(problem, at, action, cut, state=None, t=-1):
     return total
 
 
-def live_states(problem, t):
+def nonterminal_states(problem, t):
     """Where a decision may have to be made at time index t."""
     reached = {s for s, p in enumerate(problem.initial) if p > 0}
     for _ in range(t):
@@ -362,7 +362,7 @@ def test_models_with_discounts_terminals_and_outcomes(seed):
         found = cai.infer(condition(model, {t: action}), "enumeration", throw=False)
         assert float(found.log_evidence) == pytest.approx(want, abs=1e-9)
         assert found.status is (Status.SUCCESS if want > -math.inf else Status.IMPOSSIBLE)
-        if not all(bool(model.mdp.available[s, action]) for s in live_states(problem, t)):
+        if not all(bool(model.mdp.available[s, action]) for s in nonterminal_states(problem, t)):
             with pytest.raises(ValueError, match=r"is not available in state .* where the run can be then"):
                 do(model, {t: action})
             continue

@@ -334,7 +334,7 @@ def test_linear_weights_receive_gradients(build, temperature):
 
 
 def test_gradient_is_the_expected_features_over_temperature():
-    features = torch.nn.functional.one_hot(torch.arange(S), S).double()[:, :3]  # the three live states
+    features = torch.nn.functional.one_hot(torch.arange(S), S).double()[:, :3]  # the three nonterminal states
     weights = torch.tensor([0.5, -1.0, 0.25], dtype=torch.float64, requires_grad=True)
     model = TrajectoryModel(dense(), LinearReward(features, weights), horizon=T, temperature=2.0)
     posterior = infer(model, "exact")

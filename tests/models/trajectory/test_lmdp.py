@@ -307,8 +307,8 @@ def test_gradients_reach_costs_and_passive_dynamics(setting, solver):
     inputs = [value.requires_grad_() for value in (costs, finals, logits)]
     slopes = torch.autograd.grad(bound(*inputs), inputs)
     assert all(torch.isfinite(slope).all() for slope in slopes)
-    live = torch.nonzero(~base.terminal).flatten().tolist()
-    places = [(0, (s,)) for s in live] + [(1, (s,)) for s in range(5)] + [(2, (s, 4)) for s in live]
+    nonterminal = torch.nonzero(~base.terminal).flatten().tolist()
+    places = [(0, (s,)) for s in nonterminal] + [(1, (s,)) for s in range(5)] + [(2, (s, 4)) for s in nonterminal]
     for which, index in places:
         ends = []
         for sign in (1, -1):

@@ -54,7 +54,7 @@ def plain_toll(state, action, next_state, t):
 
 
 def rewards(process):
-    """Rewards of every kind by name; all are gated to live states below."""
+    """Rewards of every kind by name; all are gated to nonterminal states below."""
     size = process.num_states
     random = torch.Generator().manual_seed(5)
     return {

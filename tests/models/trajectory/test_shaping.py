@@ -158,7 +158,7 @@ def test_the_belief_about_a_random_start_moves():
 
 
 def test_the_values_themselves_are_a_potential():
-    """With Phi = V nothing is left to gain: all values of live states are 0 (fixed dynamics, any discount)."""
+    """With Phi = V nothing is left to gain: all values of nonterminal states are 0 (fixed dynamics, any discount)."""
     model = bridge(horizon=8, discount=0.9)
     values = infer(model, "variational").values
     other = infer(shaped(model, values), "variational")

@@ -51,7 +51,7 @@ def rollouts(problem, seed):
     """The trajectories that the simulator draws under the action prior, as keys of `joint`, and their returns."""
     model, generator = problem.model, torch.Generator().manual_seed(seed)
     states, total = model.reset(COUNT, generator), torch.zeros(COUNT).double()
-    columns, alive = [states], model.live[states]
+    columns, alive = [states], model.nonterminal[states]
     for t in range(problem.horizon):
         fallen = states == problem.num_states
         actions = draw_rows(model.action_prior[states.clamp(max=problem.num_states - 1)], generator)
@@ -62,7 +62,9 @@ def rollouts(problem, seed):
         columns.append(torch.stack([actions, drawn.next_states, shown], -1).masked_fill(fallen[:, None], -1))
         states, alive, total = drawn.next_states, drawn.alive, total + drawn.rewards
         assert bool(
-            (alive == ((states < problem.num_states) & model.live[states.clamp(max=model.mdp.num_states - 1)])).all()
+            (
+                alive == ((states < problem.num_states) & model.nonterminal[states.clamp(max=model.mdp.num_states - 1)])
+            ).all()
         )
     keys = []
     for row in zip(*(column.tolist() for column in columns), strict=True):

@@ -388,7 +388,7 @@ def test_turns_are_charged_and_forbidden():
 
 
 def test_soft_routes_are_those_of_linear_equations():
-    # exp(V) = z of the recursive logit model solves (I - M) z = b, M(s, s') = p(a | s) exp(r(s, a)) on live states.
+    # exp(V) = z of recursive logit solves (I - M) z = b, M(s, s') = p(a | s) exp(r(s, a)) on nonterminal states.
     mdp, reward = road_network(random_streets(1), 3, states="edges")
     weights = torch.zeros(mdp.num_states, mdp.num_states, dtype=torch.float64)
     for s in range(mdp.num_states):
@@ -396,11 +396,13 @@ def test_soft_routes_are_those_of_linear_equations():
             if mdp.available[s, a]:
                 chance = 1.0 / int(mdp.available[s].sum())
                 weights[s, mdp.next_states[s, a, 0]] += chance * math.exp(float(reward.table[s, a]))
-    live = ~mdp.terminal
-    inner = torch.eye(int(live.sum()), dtype=torch.float64) - weights[live][:, live]
-    expected = torch.linalg.solve(inner, weights[live][:, mdp.terminal].sum(-1)).log()
+    nonterminal = ~mdp.terminal
+    inner = torch.eye(int(nonterminal.sum()), dtype=torch.float64) - weights[nonterminal][:, nonterminal]
+    expected = torch.linalg.solve(inner, weights[nonterminal][:, mdp.terminal].sum(-1)).log()
     posterior = infer(TrajectoryModel(mdp, reward, horizon=math.inf), "variational", tolerance=1e-12)
-    torch.testing.assert_close(posterior.values[0, live], expected, rtol=0, atol=1e-10)  # backups stop 1e-12 apart
+    torch.testing.assert_close(
+        posterior.values[0, nonterminal], expected, rtol=0, atol=1e-10
+    )  # backups stop 1e-12 apart
 
 
 def edge_is(**attributes):

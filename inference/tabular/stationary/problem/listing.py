@@ -30,7 +30,7 @@ def steps_of(model: TrajectoryModel, eta: float, hard: bool) -> Steps:
         return whole
     mdp, discount = model.mdp, float(model.discount)
     with torch.no_grad():
-        possible = (model.action_prior > 0)[..., None] & (mdp.probabilities > 0) & model.live[:, None, None]
+        possible = (model.action_prior > 0)[..., None] & (mdp.probabilities > 0) & model.nonterminal[:, None, None]
         rewards = model.reward_table(0).detach().expand(possible.shape)
         table: tuple[Tensor, ...] = (
             possible,
@@ -78,7 +78,7 @@ def _table_of(model: TrajectoryModel, eta: float, hard: bool) -> Steps | None:
     """The same where most outcomes of every pair may happen, as a table; None elsewhere, or where a reward is -inf."""
     mdp, discount = model.mdp, float(model.discount)
     number = mdp.num_states
-    offered = ((model.action_prior > 0) & model.live[:, None]).cpu().numpy()
+    offered = ((model.action_prior > 0) & model.nonterminal[:, None]).cpu().numpy()
     states, actions = np.nonzero(offered)
     if mdp.next_states is not None or computes_long(len(states) * number):
         return None

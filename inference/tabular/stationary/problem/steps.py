@@ -1,8 +1,8 @@
 """One backup of a stationary problem as a list of what may happen, and how far values are from standing still.
 
-The list holds pairs (s, a) of positive prior in live states and the edges (s, a) -> s' of positive probability (as a
-list or, where most of them are there, as a table, see `edges`); a discount's fall is one more edge, into the end, whose
-value is 0. With x = rho + v(s') - v(s) on an edge,
+The list holds pairs (s, a) of positive prior in nonterminal states and the edges (s, a) -> s' of positive probability
+(as a list or, where most of them are there, as a table, see `edges`); a discount's fall is one more edge, into the end,
+whose value is 0. With x = rho + v(s') - v(s) on an edge,
 
     delta(s) = F(v)(s) - v(s) = choice over a of  (1 / eta) log sum_k p_k e^{eta x_k}
 

@@ -106,9 +106,9 @@ def test_entropy_that_is_counted_twice_doubles_the_temperature():
         place = game.answer(f - logs)
         logs = (logs + torch.where(game.possible, place.log_policy, 0.0)) / 2
     hot = game.answer(f / 2).log_policy
-    live = torch.tensor(world.visits(np.full(f.shape, 0.5)) > 0)
-    assert float((place.log_policy - hot)[live].abs().max()) < 1e-9
-    assert float((place.log_policy - game.answer(f).log_policy)[live].abs().max()) > 0.05
+    nonterminal = torch.tensor(world.visits(np.full(f.shape, 0.5)) > 0)
+    assert float((place.log_policy - hot)[nonterminal].abs().max()) < 1e-9
+    assert float((place.log_policy - game.answer(f).log_policy)[nonterminal].abs().max()) > 0.05
 
 
 def test_what_is_never_done_has_no_estimate():

@@ -54,10 +54,10 @@ def test_coefficients_are_found_again(objective):
 def test_what_is_observed_is_expected_at_the_optimum(objective):
     """Features that tell all states and actions apart by sums: feature counts agree, for a free cost of each state."""
     grid = gridworld("S..\n.#.\n..G", slip=0.2, horizon=8)
-    live = torch.nonzero(~grid.mdp.terminal).flatten()
-    features = torch.zeros(grid.mdp.num_states, len(live)).double()
-    features[live, torch.arange(len(live))] = 1.0
-    model = TrajectoryModel(grid.mdp, LinearReward(features, -0.5 * torch.ones(len(live))), 8)
+    nonterminal = torch.nonzero(~grid.mdp.terminal).flatten()
+    features = torch.zeros(grid.mdp.num_states, len(nonterminal)).double()
+    features[nonterminal, torch.arange(len(nonterminal))] = 1.0
+    model = TrajectoryModel(grid.mdp, LinearReward(features, -0.5 * torch.ones(len(nonterminal))), 8)
     est = fit(model, shown(model, 50, objective=objective), objective=objective, throw=False)
     assert est.status.ok
     counts = est.problem.counts(est.vector).groupby(level="state").sum()

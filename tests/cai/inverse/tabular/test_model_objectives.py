@@ -152,10 +152,10 @@ def test_the_likelihood_is_that_of_the_posterior_without_what_the_world_does():
     drawn = Demonstrations.from_policy(answer, model, 10, 3)
     found = ModelObjective(model, drawn).log_probs(ModelObjective(model, drawn).start)
     whole = answer.log_prob(drawn.states, drawn.actions)
-    live = model.live[drawn.states[:, :-1]]
+    nonterminal = model.nonterminal[drawn.states[:, :-1]]
     moved = model.mdp.probabilities[drawn.states[:, :-1], drawn.actions, drawn.states[:, 1:]]
-    world = torch.where(live, moved.log() + math.log(0.8), torch.zeros(())).sum(1)
-    ends = torch.where(live, torch.zeros(()), model.log_action_prior[drawn.states[:, :-1], drawn.actions]).sum(1)
+    world = torch.where(nonterminal, moved.log() + math.log(0.8), torch.zeros(())).sum(1)
+    ends = torch.where(nonterminal, torch.zeros(()), model.log_action_prior[drawn.states[:, :-1], drawn.actions]).sum(1)
     want = whole - model.mdp.initial[drawn.states[:, 0]].log() - world - ends
     np.testing.assert_allclose(found, want, rtol=1e-10, atol=1e-10)
 
