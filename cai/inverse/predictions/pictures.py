@@ -22,6 +22,7 @@ Array = np.ndarray[Any, Any]
 WIDEST = 6.0  # of a line, in points
 ASIDE = 0.12  # of the median length of a link, by which it is drawn to its right, apart from the way back
 NAMED = 6  # destinations with lines of their own
+LINES = ("o-", "s--", "^-.", "D:", "v-", "P--")  # a style for each of them
 UNIT = 1e-9  # of the longest direction, from which on a coefficient is part of it
 
 
@@ -105,8 +106,8 @@ def plot_destinations(
     figure, ax = make_axes(ax, (7.0, 3.6))
     steps = np.arange(len(links))
     top = table.max(axis=0).sort_values(ascending=False, kind="stable").index[:NAMED]
-    for key in top:
-        ax.plot(steps, table[key], "o-", label=str(key))
+    for place, key in enumerate(top):  # equally probable ones show through each other
+        ax.plot(steps, table[key], LINES[place], markersize=8 - place, label=str(key))
     others = table.shape[1] - len(top)
     if others:
         rest = 1.0 - table[top].to_numpy().sum(1)
