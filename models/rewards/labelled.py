@@ -57,4 +57,4 @@ class Labelled(RewardFactor):
         if self.labels is None:
             return self
         table = in_order(getattr(self, self.held), self.labels, self._axes(mdp), self.called)
-        return replace(self, labels=None, **{self.held: table})
+        return replace(self, labels=None, **{self.held: table})  # type: ignore[type-var]
