@@ -517,7 +517,7 @@ MISTAKES = {
         "the entropy form of the corridor",
         """
         def worst_state(values):
-            errors = (values - exact.soft_actor_critic(corridor)[0])[:nonterminal].abs()
+            errors = (values - exact.soft_actor_critic(corridor)[0])[:live].abs()
             return int(errors.argmax()), float(errors.max())
         """,
     ),
