@@ -210,7 +210,7 @@ def _question(asked: _Replicate, options: Mapping[str, Any], number: int, by: st
         "content of the demonstrations": fingerprint(asked.demonstrations),
         "options of the fit": fingerprint(dict(sorted(options.items()))),
         "replicates": str(number),
-        "drawn by": by,
+        "unit that is drawn": by,
         "seed": str(asked.seed),
         "version of cai": version("control-as-inference"),
     }

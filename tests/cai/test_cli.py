@@ -67,7 +67,7 @@ def test_compare_in_other_processes_and_in_a_folder(table, cai, tmp_path, worker
     assert first == again  # seconds, too: nothing was done
     code, _, err = cai("compare", "bridge", "--seed", 1, "--folder", tmp_path / "study")
     assert code == 2
-    assert "asks something else: the seeds was 0, and is 1 now" in err
+    assert "asks something else, and differs in the seeds: 0 before, 1 now" in err
 
 
 def test_compare_says_why_a_row_has_no_answer(cai):

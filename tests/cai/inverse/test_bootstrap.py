@@ -109,7 +109,7 @@ def test_the_same_bits_and_bytes_from_any_map_also_after_a_kill(map, tmp_path, t
     for change, pattern in (
         ({"seed": 2}, "differs in the seed: 1 before, 2 now"),
         ({"features": TOWN[:2]}, "differs in the options of the fit; give"),
-        ({"by": "demonstration"}, "drawn by was person"),
+        ({"by": "demonstration"}, "differs in the unit that is drawn: person before, demonstration now"),
     ):
         with pytest.raises(ValueError, match=pattern):
             bootstrap(town(), trips, 4, **asked | change, folder=tmp_path / "cut")
