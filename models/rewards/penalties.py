@@ -14,7 +14,7 @@ from cai.models.common.checks import first_index
 from cai.models.common.storage import storable
 from cai.models.processes.mdp import MDP
 from cai.models.rewards.base import Setting, Step, one_number
-from cai.models.rewards.labelled import Labelled, axis_names
+from cai.models.rewards.tables import Labelled, axis_names
 
 __all__ = ["DistancePenalty", "LogBarrier", "VisitationPenalty", "steps_to"]
 

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import logging
 import numbers
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from cai.models.common.checks import PLAIN, float_tensor
-from cai.models.common.labels import by_name, in_order
+from cai.models.common.labels import by_name, in_order, taken_apart
 from cai.models.common.storage import storable
 from cai.models.processes.mdp import MDP
 from cai.models.rewards.base import RewardFactor, Setting, Step, evaluate_factor, one_number
 from cai.models.rewards.functions import CallableReward, check_arguments, digits_lost
-from cai.models.rewards.labelled import Labelled, axis_names
 from cai.models.rewards.sparse import SparseReward, given_sparse
 
 logger = logging.getLogger("cai.models")
@@ -26,6 +25,7 @@ logger = logging.getLogger("cai.models")
 __all__ = [
     "CallableReward",
     "EvaluatedReward",
+    "Labelled",
     "OutcomeReward",
     "RewardFactor",
     "SparseReward",
@@ -34,6 +34,7 @@ __all__ = [
     "TableReward",
     "TimeTableReward",
     "as_reward",
+    "axis_names",
     "evaluate_factor",
     "fitting_reward",
     "one_number",
@@ -51,6 +52,48 @@ def _table(given: Any, name: str) -> Tensor:
             example,
         )
     return table
+
+
+def axis_names(mdp: MDP) -> list[Any]:
+    """What the axes [S, A, S] are called."""
+    states = (mdp.state_names, "state")
+    return [states, (mdp.action_names, "action"), states]
+
+
+class Labelled(RewardFactor):
+    """A reward, a dataclass, one of whose fields is a table that may have come with labels.
+
+    Attributes:
+        held: the field.
+        called: how messages call it.
+        labels: for each axis of the table the names in whose order it is, None where it is in that of the process;
+            None if no axis has any.
+    """
+
+    held: ClassVar[str] = "table"
+    called: ClassVar[str] = "reward"
+    labels: Any
+
+    def _read(self, convert: Callable[[Any, str], Tensor] | None = None) -> Tensor:
+        """The table as a tensor, its labels put down apart."""
+        given, labels = getattr(self, self.held), None
+        if not isinstance(given, Tensor):  # which has no labels
+            given, labels = taken_apart(given, self.called)
+        table = float_tensor(given, self.called)[0] if convert is None else convert(given, self.called)
+        object.__setattr__(self, self.held, table)
+        if labels is not None:
+            object.__setattr__(self, "labels", labels)
+        return table
+
+    def _axes(self, mdp: MDP) -> list[Any]:
+        """What the axes are called."""
+        return axis_names(mdp)
+
+    def in_order_of(self, mdp: MDP) -> RewardFactor:
+        if self.labels is None:
+            return self
+        table = in_order(getattr(self, self.held), self.labels, self._axes(mdp), self.called)
+        return replace(self, labels=None, **{self.held: table})  # type: ignore[type-var]
 
 
 @storable("reward-table")
@@ -76,9 +119,6 @@ class TableReward(Labelled):
             raise ValueError(f"reward has shape {list(table.shape)}; expected [S], [S, A], [S, A, S] or [S, A, K]")
         object.__setattr__(self, "reads_outcome", table.dim() == 3)
         object.__setattr__(self, "reads_time", False)
-
-    def _axes(self, mdp: MDP) -> list[Any]:
-        return axis_names(mdp)
 
     def check(self, mdp: MDP) -> None:
         self.in_order_of(mdp)
