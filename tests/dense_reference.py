@@ -83,13 +83,13 @@ def solved(case, kind, numbers):
         return number(rewards[t][s][a][k]) / alpha + log_sum(numbers, [goes + values[t + 1][end], falls])
 
     def backed_up(t, s, a):
-        nonterminal = [k for k in range(num_outcomes) if chances[s][a][k] > 0]
+        possible = [k for k in range(num_outcomes) if chances[s][a][k] > 0]
         if kind == "exact":
-            return log_sum(numbers, [numbers.log(number(chances[s][a][k])) + worth(t, s, a, k) for k in nonterminal])
-        terms = [number(rewards[t][s][a][k]) / alpha + gamma * values[t + 1][following[s][a][k]] for k in nonterminal]
+            return log_sum(numbers, [numbers.log(number(chances[s][a][k])) + worth(t, s, a, k) for k in possible])
+        terms = [number(rewards[t][s][a][k]) / alpha + gamma * values[t + 1][following[s][a][k]] for k in possible]
         if -math.inf in terms:
             return -math.inf
-        return numbers.fsum([number(chances[s][a][k]) * term for k, term in zip(nonterminal, terms, strict=True)])
+        return numbers.fsum([number(chances[s][a][k]) * term for k, term in zip(possible, terms, strict=True)])
 
     values = [[number(0)] * num_states for _ in range(case.horizon + 1)]
     q_values, policy = [], []

@@ -70,16 +70,16 @@ def random_mdp(
     cuts = np.sort(rng.random((*shape[:2], branching - 1)), axis=-1)
     probabilities = np.diff(cuts, prepend=0.0, append=1.0, axis=-1)
     rewards = rng.normal(0.0, reward_scale, size=shape if outcome_rewards else shape[:2])
-    nonterminal = num_states - num_terminal
-    next_states[nonterminal:] = np.arange(nonterminal, num_states)[:, None, None]
-    probabilities[nonterminal:] = np.eye(branching)[0]
-    rewards[nonterminal:] = 0.0
+    num_nonterminal = num_states - num_terminal
+    next_states[num_nonterminal:] = np.arange(num_nonterminal, num_states)[:, None, None]
+    probabilities[num_nonterminal:] = np.eye(branching)[0]
+    rewards[num_nonterminal:] = 0.0
     mdp = MDP.from_successors(
         next_states,
         probabilities,
-        np.where(np.arange(num_states) < nonterminal, 1.0 / nonterminal, 0.0),
-        terminal=range(nonterminal, num_states),
-        regions={"terminal": range(nonterminal, num_states)} if num_terminal else None,
+        np.where(np.arange(num_states) < num_nonterminal, 1.0 / num_nonterminal, 0.0),
+        terminal=range(num_nonterminal, num_states),
+        regions={"terminal": range(num_nonterminal, num_states)} if num_terminal else None,
     )
     reward = OutcomeReward(rewards) if outcome_rewards else TableReward(rewards)
     return TrajectoryModel(mdp, reward, horizon, temperature, discount, name="random-mdp")

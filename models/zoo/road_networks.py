@@ -141,8 +141,8 @@ def _turns(
         raise ValueError(f"destination is {destination!r}, and no edge leads to it; give a node that can be entered")
     paid = costs[listed]
     if turn_cost is not None:
-        nonterminal = exists & ~absorbs[:, None]
-        extra = _turn_costs(edges, listed, nonterminal, turn_cost)
+        leaves = exists & ~absorbs[:, None]
+        extra = _turn_costs(edges, listed, leaves, turn_cost)
         exists = exists & ~np.isinf(extra)
         paid = paid + np.where(exists, extra, 0.0)
     names = (f"{label[0]} -> {label[1]}" + (f" ({label[2]})" if len(label) > 2 else "") for label in edges.labels)
@@ -158,11 +158,11 @@ def _turns(
 
 
 def _turn_costs(
-    edges: GraphEdges, listed: np.ndarray, nonterminal: np.ndarray, turn_cost: Callable[[Any, Any], float]
+    edges: GraphEdges, listed: np.ndarray, leaves: np.ndarray, turn_cost: Callable[[Any, Any], float]
 ) -> np.ndarray:
     """[S, A], what each turn out of a nonterminal edge costs beside its edge: finite or inf; 0 elsewhere."""
     result = np.zeros(listed.shape)
-    edge, action = np.nonzero(nonterminal)
+    edge, action = np.nonzero(leaves)
     for at, turn, onto in zip(edge.tolist(), action.tolist(), listed[edge, action].tolist(), strict=True):
         value = turn_cost(edges.labels[at], edges.labels[onto])
         try:

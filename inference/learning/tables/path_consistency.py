@@ -83,7 +83,7 @@ class PathConsistencyRule:
 
 
 def _shift_by_common(world: TableWorld, tables: Tables, residuals: Array) -> None:
-    """Moves all values of live states by what the residuals of a rollout without an end have in common.
+    """Moves all values of nonterminal states by what the residuals of a rollout without an end have in common.
 
     Where every C is at least c > 0 after a backup, all values are at least gamma c / (1 - gamma) too low, and the like
     from above (MacQueen 1966); a level that all states share dies out by 1 - gamma a backup only. A rollout of fewer

@@ -96,7 +96,7 @@ class WorldDraws:
         entropies: [T, N], -log q(a_t|s_t).
         states: [T + 1, N, n].
         raw: [T, N, m], u of the actions.
-        nonterminal: bool [T, N], whether a chain goes on at a step.
+        alive: bool [T, N], whether a chain goes on at a step.
         diverged: the time index at which chains left the finite numbers; None where none did.
     """
 
@@ -105,7 +105,7 @@ class WorldDraws:
     entropies: Tensor
     states: Tensor
     raw: Tensor
-    nonterminal: Tensor
+    alive: Tensor
     diverged: int | None = None
 
     @property
@@ -129,7 +129,7 @@ def draw_world(
     with torch.set_grad_enabled(trains and problem.pathwise):
         state = draw_starts(problem.starts if trains else None, model, num_samples, generator)
         ended = model.has_ended(state)
-        nonterminal = torch.ones(num_samples, dtype=torch.bool) if ended is None else ~ended
+        going = torch.ones(num_samples, dtype=torch.bool) if ended is None else ~ended
         states, raw, alive, weight = [state], [], [], 1.0
         columns: list[tuple[Tensor, Tensor, Tensor]] = []
         for t in range(model.steps):
@@ -144,14 +144,14 @@ def draw_world(
                 return _lost(error.step, num_samples)
             zero = torch.zeros_like(log_q)
             reward = moved.rewards / model.temperature
-            parts = (reward, torch.where(nonterminal, log_q - log_p, zero), torch.where(nonterminal, -log_q, zero))
+            parts = (reward, torch.where(going, log_q - log_p, zero), torch.where(going, -log_q, zero))
             columns.append((weight * parts[0], weight * parts[1], weight * parts[2]))
             raw.append(u)
-            alive.append(nonterminal)
+            alive.append(going)
             state, weight = moved.next_states, weight * model.discount
-            nonterminal = nonterminal & moved.alive
+            going = going & moved.alive
             states.append(state)
-            if not bool(nonterminal.any()):
+            if not bool(going.any()):
                 break
         rewards, ratios, entropies = (torch.stack(part) for part in zip(*columns, strict=True))
     return WorldDraws(rewards, ratios, entropies, torch.stack(states), torch.stack(raw), torch.stack(alive))
@@ -179,7 +179,7 @@ def world_gradient(problem: WorldProblem, options: Any, generator: torch.Generat
 
 
 def _by_score(problem: WorldProblem, draws: WorldDraws, baseline: str) -> Tensor:
-    steps, num_samples = draws.nonterminal.shape
+    steps, num_samples = draws.alive.shape
     guide, critic = problem.policy.guide, problem.policy.critic
     to_go = (draws.rewards - draws.ratios).flip(0).cumsum(0).flip(0)
     log_q, fit = _log_densities(guide, draws), torch.zeros((), dtype=torch.float64)
@@ -188,17 +188,17 @@ def _by_score(problem: WorldProblem, draws: WorldDraws, baseline: str) -> Tensor
         inside = ((draws.states[:-1] - guide.shift) / guide.scale).flatten(0, 1)
         said = critic(inside, times).reshape(steps, num_samples)
         missed = (to_go - critic.middle) / critic.spread - said
-        fit = torch.where(draws.nonterminal, missed, torch.zeros_like(missed)).square().mean()
+        fit = torch.where(draws.alive, missed, torch.zeros_like(missed)).square().mean()
         to_go = critic.spread * missed.detach()
     elif baseline == "leave-one-out":
         to_go = to_go - (to_go.sum(-1, keepdim=True) - to_go) / (num_samples - 1)
-    scores = torch.where(draws.nonterminal, log_q, torch.zeros_like(log_q))
+    scores = torch.where(draws.alive, log_q, torch.zeros_like(log_q))
     return (scores * to_go).sum(0).mean() - fit
 
 
 def _log_densities(guide: Guide, draws: WorldDraws) -> Tensor:
     """[T, N], log q of the actions that were drawn, with gradients in the parameters."""
-    steps, num_samples = draws.nonterminal.shape
+    steps, num_samples = draws.alive.shape
     if not guide.at_many_times:
         return torch.stack([guide.law(draws.states[t], t).log_prob_u(draws.raw[t]) for t in range(steps)])
     times = torch.arange(steps).repeat_interleave(num_samples)
@@ -219,5 +219,5 @@ def draw_starts(given: Any, model: World, number: int, generator: torch.Generato
 
 def _lost(step: int, number: int) -> WorldDraws:
     nothing = torch.full((1, number), math.nan, dtype=torch.float64)
-    nonterminal = torch.zeros(1, number, dtype=torch.bool)
-    return WorldDraws(nothing, nothing, nothing, nothing, nothing, nonterminal, diverged=step)
+    going = torch.zeros(1, number, dtype=torch.bool)
+    return WorldDraws(nothing, nothing, nothing, nothing, nothing, going, diverged=step)

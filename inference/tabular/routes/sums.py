@@ -252,14 +252,14 @@ class RouteSums:
         """
         graph = self.graph
         exits, links, columns = self._exits([destination])
-        nonterminal = np.ones(graph.number, dtype=bool)
+        on_the_way = np.ones(graph.number, dtype=bool)
         if not self.converges:
-            nonterminal = graph.leads_to(destination)
-            nonterminal &= True if origins is None else graph.led_from(origins, destination)
-        inner = nonterminal.copy()
+            on_the_way = graph.leads_to(destination)
+            on_the_way &= True if origins is None else graph.led_from(origins, destination)
+        inner = on_the_way.copy()
         if graph.absorbs:
             inner[links] = False
-        used = inner[graph.tails] & nonterminal[graph.heads]
+        used = inner[graph.tails] & on_the_way[graph.heads]
         system = self.system
         if not self.converges:
             system = graph.pattern.system(torch.from_numpy(np.where(used, self.weights, 0.0)))

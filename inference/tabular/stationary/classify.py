@@ -58,25 +58,23 @@ def usable(steps: Steps, worth: Array) -> tuple[Array, Array, Array]:
     if steps.table is not None:
         return _usable_by_table(steps, worth, dead)
     if steps.eta > 0:  # an outcome of -inf is lost, and the others stand
-        nonterminal = np.isfinite(steps.gains)
-        kept = steps.pairs[nonterminal]
+        allowed = np.isfinite(steps.gains)
+        kept = steps.pairs[allowed]
         present = np.unique(kept)  # pairs without an edge are none
         rank = np.searchsorted(present, kept)
         dead = attracted(
-            steps.states[present], rank, steps.targets[nonterminal], _closed(steps, present, dead), by_any=False
+            steps.states[present], rank, steps.targets[allowed], _closed(steps, present, dead), by_any=False
         )
-        edges = nonterminal & ~dead[steps.targets]
+        edges = allowed & ~dead[steps.targets]
         pairs = np.bincount(steps.pairs[edges], minlength=len(steps.states)) > 0
         return pairs, edges, dead
     barred = np.isinf(steps.rewards) | (
         np.bincount(steps.pairs[np.isinf(steps.gains)], minlength=len(steps.states)) > 0
     )
     present = np.flatnonzero(~barred)
-    nonterminal = ~barred[steps.pairs]
-    rank = np.searchsorted(present, steps.pairs[nonterminal])
-    dead = attracted(
-        steps.states[present], rank, steps.targets[nonterminal], _closed(steps, present, dead), by_any=True
-    )
+    allowed = ~barred[steps.pairs]
+    rank = np.searchsorted(present, steps.pairs[allowed])
+    dead = attracted(steps.states[present], rank, steps.targets[allowed], _closed(steps, present, dead), by_any=True)
     pairs = ~barred & ~(np.bincount(steps.pairs[dead[steps.targets]], minlength=len(steps.states)) > 0)
     edges = pairs[steps.pairs]
     if steps.eta < 0:  # what is worth +inf has no weight beside the rest

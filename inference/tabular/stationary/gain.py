@@ -124,10 +124,12 @@ def never_settles(steps: Steps, values: Values, limit: int) -> bool:
     g > 0, V_T >= h - max h + T g; and V_T <= h - min h + T g if eta < 0 and F0(h) <= h + g with g < 0.
 
     Args:
-        steps: of a soft choice, eta finite and not 0.
+        steps: of a soft choice, eta finite. Where it is 0 nothing is shown: a mean does not grow with its terms.
         values: where to begin.
         limit: the most steps.
     """
+    if steps.eta == 0:
+        return False
     end = np.append(np.zeros(steps.number, dtype=bool), True)
     stays = ~steps.edges_into(end)
     pairs = steps.some(stays)

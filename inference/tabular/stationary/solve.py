@@ -270,7 +270,7 @@ def solve_by_backups(solution: Solution, group: Array, accelerate: bool) -> None
                 rising = float(values.total[grew][0] - first[grew][0]) > 0
                 solution.put(np.flatnonzero(unknown)[grew], np.inf if rising else -np.inf, 0.0)
                 break
-            if every and steps.eta != 0 and count >= ROUND and not near and never_settles(part, values, POLISH):
+            if every and count >= ROUND and not near and never_settles(part, values, POLISH):
                 solution.put(unknown, -np.inf if part.eta < 0 else np.inf, 0.0)
                 break
             found = Found(values, 0)

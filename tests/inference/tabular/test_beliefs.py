@@ -74,15 +74,15 @@ def successors(problem, state, action):
 
 def all_paths(problem, chance, observations, actions):
     """Every path of states that goes on, with its probability and that of what was observed."""
-    nonterminal = [((s,), p * chance(observations[0], s, None)) for s, p in enumerate(problem.initial)]
+    alive = [((s,), p * chance(observations[0], s, None)) for s, p in enumerate(problem.initial)]
     for t, action in enumerate(actions):
-        nonterminal = [
+        alive = [
             ((*path, s), weight * p * chance(observations[t + 1], s, action))
-            for path, weight in nonterminal
+            for path, weight in alive
             if weight > 0
             for p, s in successors(problem, path[-1], action)
         ]
-    return [(path, weight) for path, weight in nonterminal if weight > 0]
+    return [(path, weight) for path, weight in alive if weight > 0]
 
 
 def beliefs_by_paths(problem, chance, observations, actions, at, upto):

@@ -229,12 +229,12 @@ def test_a_rollout_is_its_steps_one_by_one():
     assert runs.states.shape == (500, 7, 2)
     assert runs.actions.shape == (500, 6, 1)
     for t in range(6):
-        nonterminal = runs.alive[:, t]
+        alive = runs.alive[:, t]
         s, a = runs.states[:, t], runs.actions[:, t]
-        assert torch.equal(runs.rewards[:, t], torch.where(nonterminal, cost(s, a, t), 0.0))
-        assert not runs.alive[~nonterminal, t + 1].any()
-        assert torch.equal(runs.states[~nonterminal, t + 1], runs.states[~nonterminal, t])
-        assert (runs.actions[~nonterminal, t] == 0).all()
+        assert torch.equal(runs.rewards[:, t], torch.where(alive, cost(s, a, t), 0.0))
+        assert not runs.alive[~alive, t + 1].any()
+        assert torch.equal(runs.states[~alive, t + 1], runs.states[~alive, t])
+        assert (runs.actions[~alive, t] == 0).all()
         going = runs.alive[:, t + 1]
         assert torch.equal(runs.states[going, t + 1], drift(s, a, t)[going])
     assert torch.equal(runs.returns, runs.rewards.sum(1))
