@@ -72,12 +72,14 @@ class Outcome(Saved):
     visits: Mapping[str, float] | None
     returns: Tensor = field(repr=False)
     cut: int = 0
+    _stored_axes = {"expected_return": "", "cvar": "", "entropy": "", "occupancy": "V S counts", "returns": "N"}
+    _stored_axes |= dict.fromkeys(("standard_error", "std", "cut"), "counts")
+    _stored_axes |= dict.fromkeys(("tail", "absorbed", "ends_in", "visits"), "chances")
 
     def _repr_html_(self) -> str:
         """The numbers as a table."""
-        numbers = {
-            name: getattr(self, name) for name in ("expected_return", "standard_error", "std", "cvar", "entropy")
-        }
+        shown = ("expected_return", "standard_error", "std", "cvar", "entropy")
+        numbers = {name: getattr(self, name) for name in shown}
         numbers |= {"absorbed": self.absorbed} | ({"rollouts cut": self.cut} if self.cut else {})
         for what in ("ends_in", "visits"):
             numbers |= {f"{what} {region}": chance for region, chance in (getattr(self, what) or {}).items()}

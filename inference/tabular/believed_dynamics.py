@@ -47,6 +47,8 @@ class OutcomeDynamics:
 
     listed = True  # outcomes are those of the process, in its order
 
+    model: TrajectoryModel
+
     def __init__(self, model: TrajectoryModel) -> None:
         self.model = model
 
@@ -140,6 +142,10 @@ class TiltedDynamics(OutcomeDynamics):
         values: [T + 1, S], backward messages in nats.
         eta: the tilt.
     """
+
+    values: Tensor
+    eta: float
+    _stored_axes = {"values": "... S", "eta": ""}
 
     def __init__(self, model: TrajectoryModel, values: Tensor, eta: float) -> None:
         super().__init__(model)
@@ -325,6 +331,8 @@ class TableDynamics(OutcomeDynamics):
         model: the trajectory model.
         tables: T pairs (alive [S, A, K], fallen [S, A, K]) as `outcomes` returns them.
     """
+
+    steps: list[tuple[Tensor, Tensor]]
 
     def __init__(self, model: TrajectoryModel, tables: list[tuple[Tensor, Tensor]]) -> None:
         super().__init__(model)
