@@ -10,7 +10,7 @@ import torch
 from cai.inference.learning.network_backend import NetworkBackend
 from cai.inference.learning.networks.brain import Setting
 from cai.inference.learning.networks.policy_gradient import PolicyGradientNetworks
-from cai.inference.learning.options import check_share, check_untouched, copies_of
+from cai.inference.learning.options import check_share, copies_of
 from cai.inference.learning.tables.policy_gradient import PolicyGradientRule
 from cai.inference.learning.tables.world import TableWorld
 from cai.models.trajectory.model import TrajectoryModel
@@ -64,6 +64,7 @@ class PolicyGradient(NetworkBackend):
     accepts: ClassVar[str] = "a TrajectoryModel, a Gymnasium environment, or a continuous model with a box of actions"
     cost: ClassVar[str] = "N (A + K) time a step of N copies; T S A memory"
     for_tables: ClassVar[tuple[str, ...]] = ("explore", "search")
+    for_networks: ClassVar[tuple[str, ...]] = (*NetworkBackend.for_networks, "clip")
     stationary: ClassVar[bool] = True
     acts_in_boxes: ClassVar[bool] = True
     learns_from_paths: ClassVar[bool] = True
@@ -88,7 +89,6 @@ class PolicyGradient(NetworkBackend):
         """Raises ValueError if the world cannot be learned, and says what can."""
         super().supports(model)
         if isinstance(model, TrajectoryModel):
-            check_untouched(self, ("clip",), "is for networks, and a TrajectoryModel is learned on tables")
             return
         copies = copies_of(self._copies(model), self.steps, 1)
         if copies > self.buffer_size:
@@ -109,7 +109,7 @@ class PolicyGradient(NetworkBackend):
     def rule(self, world: TableWorld) -> PolicyGradientRule:
         """The update of its tables, on a `TrajectoryModel`."""
         lam = TABLE_LAMBDA if self.gae_lambda is None else self.gae_lambda
-        return PolicyGradientRule(lam, self.explore, self.search, self.observe_time)
+        return PolicyGradientRule(lam, self.explore, self.search, self.observe_time or not world.finite)
 
     def make_brain(self, setting: Setting, generator: torch.Generator) -> PolicyGradientNetworks:
         """Makes the networks that it learns with in worlds without tables."""

@@ -139,7 +139,8 @@ class SoftActorCritic(NetworkBackend):
         )
         target = AUTO_SHARE * most if self.target_entropy == "auto" else self.target_entropy
         assert not isinstance(target, str)
-        return ActorCriticRule(self.explore, self.search, self.observe_time, target, self.target_kl)
+        sees = self.observe_time or not world.finite  # else there is no time
+        return ActorCriticRule(self.explore, self.search, sees, target, self.target_kl)
 
 
 def check_target(target: float | str, most: float, what: str) -> float:

@@ -54,6 +54,7 @@ class SoftQLearning(NetworkBackend):
     accepts: ClassVar[str] = "a TrajectoryModel, or a world with numbered actions"
     cost: ClassVar[str] = "N (A + K) time a step of N copies; T S A memory"
     for_tables: ClassVar[tuple[str, ...]] = ("explore", "search")
+    acts_by_values: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
