@@ -28,7 +28,7 @@ class SoftQLearning(NetworkBackend):
     On a `TrajectoryModel` Q is a table [T, S, A]. The n-th sample of an entry moves it by n^-0.7, and the policy is
     that of a mean of each entry over its visits, in which late ones count more; an entry whose samples all led to one
     state with one reward takes the last as it is, so that deterministic worlds are learned to many digits, and over an
-    infinite horizon takes part in whole backups of all such entries, a few times whenever steps are learned from. Over a
+    infinite horizon all such entries are backed up again, a few times, whenever steps are learned from. Over a
     finite horizon, where no reward depends on time, a step is looked at as if it had been met at the other times, too,
     the last ones first: one step then backs up the whole horizon.
 
