@@ -31,7 +31,8 @@ class PolicyGradient(NetworkBackend):
     On a `TrajectoryModel` logits and V are tables, and the gradient is taken in its natural form, entry by entry. A
     gradient is local: whoever has learned to keep away from a cliff does not find what lies behind it, so there some
     copies explore, and what follows on their actions is weighted by the policy's chances over theirs. Over a finite
-    horizon, where no reward depends on time, a step is looked at as if it had been met at the other times, too.
+    horizon, where no reward depends on time, a step is looked at as if it had been met at the other times, too; over an
+    infinite one states whose actions have each had one outcome so far are valued by these, and not by samples.
 
     Elsewhere they are networks. `buffer_size` transitions of the present policy are gathered, over all copies of the
     world, then learned from in `updates_per_step` updates for each of them, and thrown away; the weight pi / pi_old of

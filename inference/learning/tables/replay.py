@@ -8,7 +8,7 @@ import numpy as np
 
 from cai.inference.learning.tables.world import Array, Met, TableWorld
 
-__all__ = ["first_memory", "remember", "replay"]
+__all__ = ["first_memory", "known_entries", "remember", "replay"]
 
 UNMET = -1.0  # in place of a state that an entry has led to
 AGAIN = 64  # entries that are looked at again for each transition that is learned from, at most
@@ -37,6 +37,12 @@ def remember(tables: dict[str, Array], keys: Array, met: Met) -> Array:
     return alike
 
 
+def known_entries(tables: dict[str, Array]) -> Array:
+    """Bool [S, A], whether an entry was met and has had one outcome so far, where there is no time."""
+    known: Array = (tables["following"][0] != UNMET) & (tables["varied"][0] == 0)
+    return known
+
+
 def replay(
     world: TableWorld,
     tables: dict[str, Array],
@@ -44,7 +50,7 @@ def replay(
     names: tuple[str, ...],
     values: Callable[[], Array],
     bonus: Array | None = None,
-) -> None:
+) -> bool:
     """Takes the whole backup, over and over, of entries that have had one outcome: Q(s, a) = r + gamma V(s').
 
     Over an infinite horizon an error dies out by gamma with each backup alone, and a step that is taken is one; near
@@ -60,14 +66,16 @@ def replay(
         names: of the tables of values, [1, S, A], the first of which is backed up into all.
         values: V [S] of the present tables.
         bonus: [S], what is paid in a state besides, reward units; None for nothing.
+
+    Returns:
+        Whether it was done: not where nothing is known, or the table is too large for the steps.
     """
     sweeps = min(SWEEPS, AGAIN * steps // tables["reward"].size)
-    following = tables["following"][0]
-    known = (following != UNMET) & (tables["varied"][0] == 0)
+    known = known_entries(tables)
     if world.finite or not sweeps or not known.any():
-        return
+        return False
     at = np.nonzero(known)
-    after, paid = following[at].astype(np.int64), tables["reward"][0][at]
+    after, paid = tables["following"][0][at].astype(np.int64), tables["reward"][0][at]
     paid = paid if bonus is None else paid + bonus[at[0]]
     goes_on = world.nonterminal[after]
     shared = world.discount < 1 and goes_on.all() and not tables["varied"].any()
@@ -81,4 +89,5 @@ def replay(
             for name in names:
                 tables[name][0, world.nonterminal] += common * world.discount / (1 - world.discount)
         if np.abs(residuals).max() <= STILL * np.abs(targets).max():
-            return
+            break
+    return True
