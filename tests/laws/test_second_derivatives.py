@@ -1,4 +1,4 @@
-"""Second derivatives of answers over infinite horizons are differences of their first, over combinations of features."""
+"""Second derivatives over infinite horizons are differences of the first, over combinations of features."""
 
 import math
 
@@ -28,7 +28,8 @@ def problem(seed):
     average, discount = seed % 3 == 0, (1.0, 0.9, 0.5)[seed % 3]
     terminal = [0] if seed % 2 and not average else None
     following[0] = 0 if terminal else following[0]
-    mdp = MDP.from_successors(following, rows(generator, states, actions, outcomes), [1 / states] * states, terminal=terminal)
+    chances, start = rows(generator, states, actions, outcomes), [1 / states] * states
+    mdp = MDP.from_successors(following, chances, start, terminal=terminal)
     rewards = -torch.rand(following.shape, generator=generator, dtype=torch.float64) - 0.1
     if seed % 5 == 0 and actions > 1:
         rewards[1, 0] = -math.inf
