@@ -250,13 +250,14 @@ def long_run(model: TrajectoryModel, initial: Tensor, policy: Tensor, dynamics: 
 def _sent(model: TrajectoryModel, here: Tensor, moves: Tensor) -> Tensor:
     """[S], where a chain is one step after it was here, [S]."""
     if model.mdp.next_states is None:
-        return here @ moves.sum(1)
+        return here @ (moves.sum(1) if moves.dim() == 3 else moves)
     return model.mdp.scatter(here[:, None, None] * moves)
 
 
 def _often(model: TrajectoryModel, moves: Tensor, inside: Tensor) -> int:
     """A state that is seen often after 200 steps in a closed class: between visits to another, floats tell little."""
     here = inside / inside.sum().to(moves)
+    moves = moves.sum(1) if model.mdp.next_states is None else moves
     for _ in range(200):
         before, here = here, (here + _sent(model, here, moves)) / 2
         if float((here - before).abs().sum()) < STILL:

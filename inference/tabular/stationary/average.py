@@ -29,7 +29,7 @@ from cai.inference.tabular.recursion import Recursion
 from cai.inference.tabular.stationary.classify import usable
 from cai.inference.tabular.stationary.gain import Rate, soft_rate
 from cai.inference.tabular.stationary.hard import by_outcome
-from cai.inference.tabular.stationary.hard_gain import hard_rate
+from cai.inference.tabular.stationary.hard_gain import hard_rate, worst_rate
 from cai.inference.tabular.stationary.iteration import (
     ORDERS,
     ConvergenceCriterion,
@@ -93,7 +93,7 @@ def average_messages(model: TrajectoryModel, recursion: Recursion, settling: Con
     if where is None:
         return _impossible(model, recursion)
     part = steps.select(where.pairs, where.edges, where.inside, np.zeros(steps.number + 1))
-    solver = hard_rate if steps.hard and steps.eta == 0 else soft_rate
+    solver = soft_rate if not steps.hard else hard_rate if steps.eta == 0 else worst_rate
     rate = solver(part, settling.max_iterations, settling.accelerate)
     solution = _spread(model, steps, where, rate, settling)
     return _assembled(model, recursion, solution, where, rate, part)
