@@ -17,7 +17,7 @@ from cai.evaluation.endless_rollouts import endless_returns
 from cai.evaluation.episodes import EpisodeOutcome, evaluate_episodes
 from cai.evaluation.programs import SampledOutcome, evaluate_program, mean_of_worst
 from cai.inference.tabular.believed_dynamics import FixedDynamics
-from cai.inference.tabular.markov.chains import EndingChain, long_run
+from cai.inference.tabular.markov.chains import EndingChain, long_run, meets_forbidden
 from cai.inference.tabular.markov.moments import return_moments
 from cai.models.common.numerics import expectation, weighted
 from cai.models.common.random_draws import seeded
@@ -290,6 +290,7 @@ def _expectations(
     occupancy, taken, entropy = [], torch.zeros_like(table[0]), 0.0  # taken: [S, A], how often in nonterminal states
     expected_return = 0.0
     if model.is_average:
+        expected_return = -math.inf if meets_forbidden(model, table[0]) else 0.0
         visits = long_run(model, mdp.initial, table[0], FixedDynamics(model))[None]
         mass, absorbed = visits, visits.new_zeros(1)
     elif chain is not None:
@@ -390,7 +391,8 @@ def fitting_table(policy: Policy, model: TrajectoryModel, in_order: bool = True)
     if policy.stationary:
         return table
     if not model.is_finite:
-        raise ValueError("the horizon is infinite and the policy knows finitely many steps; give a stationary policy")
+        what = "the horizon is infinite and the policy knows finitely many steps"
+        raise ValueError(f"{what}; give a stationary one, as Policy(table, stationary=True) is")
     if table.shape[0] < model.steps:
         raise ValueError(
             f"the policy knows {table.shape[0]} steps, the model has {model.steps}; infer with a longer horizon"

@@ -23,6 +23,7 @@ __all__ = [
     "expected_visits",
     "has_trap",
     "long_run",
+    "meets_forbidden",
     "pays_for_ever",
     "transition_matrix",
 ]
@@ -290,6 +291,16 @@ def pays_for_ever(model: TrajectoryModel, policy: Tensor, dynamics: OutcomeDynam
         return False
     origins, targets = edges_of((policy[..., None] * alive) > 0, model.mdp.successors())
     return bool((departs & reached_from(origins, targets, model.mdp.initial.detach() > 0)).any())
+
+
+def meets_forbidden(model: TrajectoryModel, policy: Tensor) -> bool:
+    """Whether the true chain may ever meet a reward of -inf by a policy [S, A], on the way to its long run, too."""
+    moves = (policy.detach()[..., None] * model.mdp.probabilities.detach()) > 0
+    forbidden = (moves & torch.isneginf(model.reward_table(0).detach())).any(-1).any(-1)
+    if not bool(forbidden.any()):
+        return False
+    origins, targets = edges_of(moves, model.mdp.successors())
+    return bool((forbidden & reached_from(origins, targets, model.mdp.initial.detach() > 0)).any())
 
 
 def has_trap(model: TrajectoryModel) -> bool:
