@@ -172,7 +172,8 @@ def _assembled(
     alpha, start = plain_number(model.temperature), model.mdp.initial
     worth = np.nan_to_num(solution.worth[:-1], nan=0.0, posinf=np.inf, neginf=-np.inf)
     values = torch.from_numpy(worth.astype(np.float64)).to(start.detach())
-    policy, gain = policy_at(model, solution), values.new_full((), float(rate.gain))
+    gain = values.new_full((), float(rate.gain))
+    policy = policy_at(model, solution, float(np.nan_to_num(rate.gain)))
     met = where.met
     sure = solution.fits(np.full(1, max(rate.high - rate.gain, rate.gain - rate.low)), np.full(1, abs(rate.gain)))
     fine = sure and solution.fits(solution.error[met], np.full(int(met.sum()), np.abs(worth[met]).max(initial=0.0)))

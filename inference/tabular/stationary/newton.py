@@ -372,8 +372,16 @@ def error_bound(steps: Steps, found: Found, chains: Chains | None = None) -> Arr
     return None
 
 
-def as_good(steps: Steps, moves: Moves, values: Values) -> Array:
-    """Bool [R], the pairs that are as good as the best of their state, up to rounding."""
+def as_good(steps: Steps, moves: Moves, values: Values, ties: float = TIES, least: float = 0.0) -> Array:
+    """Bool [R], the pairs that are as good as the best of their state, up to rounding.
+
+    Args:
+        steps: the problem.
+        moves: at the values.
+        values: of its states.
+        ties: how much worse a pair may be, relative to what it or the best changes.
+        least: what these change at least, nats.
+    """
     scale = moves.sizes
     if steps.table is not None and steps.eta != 0:
         scale = apart_of(steps.table, np.append(values.total, 0.0), steps.states)
@@ -381,4 +389,6 @@ def as_good(steps: Steps, moves: Moves, values: Values) -> Array:
         total = np.append(values.total, 0.0)
         changes = steps.chances * np.abs(steps.gains + total[steps.targets] - total[steps.sources])
         scale = np.abs(steps.rewards) + np.add.reduceat(changes, steps.first_edges)
-    return np.asarray(moves.advantages >= (moves.delta - moves.rounding)[steps.states] - TIES * scale)
+    best = np.where(moves.advantages >= moves.delta[steps.states], scale, least)
+    scale = np.maximum(scale, np.maximum.reduceat(best, steps.first_pairs)[steps.states])
+    return np.asarray(moves.advantages >= (moves.delta - moves.rounding)[steps.states] - ties * scale)
