@@ -29,10 +29,12 @@ class LearnedPolicy(Learned, Runs):
         temperature: alpha, where the logits are values.
         log_prior: the action prior of discrete actions where it is not uniform.
         source: the backend that it came from.
-        kind: what acts in a box: "gaussian", "flow", "stein", or "module".
+        kind: what acts in a box: "gaussian", "flow", "stein", or "module"; "composed" where there are `parts`.
         beneath: the policy whose flow is beneath this one's; None for none.
         network: the module that turns observations into features first; None for none.
         module: the module that acts; None for none.
+        parts: whose critics are averaged.
+        shares: their weights.
     """
 
     def _check_spaces(self, observations: Any, actions: Any) -> None:

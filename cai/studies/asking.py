@@ -200,7 +200,8 @@ def _finished(
     if believed is not None and real is not None and episodes is not None:
         gap = 0.0  # two estimates of one number: what is learned in an environment believes in it as it is
     elif believed is not None and real is not None and not believed == real == -math.inf:
-        gap = 0.0 if math.isclose(believed, real, rel_tol=1e-12, abs_tol=1e-12) else believed - real
+        small = model.reward_size if isinstance(model, TrajectoryModel) else 0.0  # what returns may cancel to
+        gap = 0.0 if math.isclose(believed, real, rel_tol=1e-12, abs_tol=1e-12 * small) else believed - real
     return Row(
         backend=backend_label(backend),
         target=str(backend.target if posterior is None else posterior.target),

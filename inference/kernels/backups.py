@@ -248,7 +248,12 @@ def hard_choice(
 
 @torch.no_grad()
 def sizes_of(
-    model: TrajectoryModel, backup: Callable[[Tensor, int], Tensor], values: Tensor, sizes: Tensor, t: int, eta: float
+    model: TrajectoryModel,
+    backup: Callable[[Tensor, int], Tensor] | None,
+    values: Tensor,
+    sizes: Tensor,
+    t: int,
+    eta: float,
 ) -> Tensor:
     """The sizes [S, A] of the rewards that q adds up along what it expects: q is known to a rounding of these.
 
@@ -256,14 +261,14 @@ def sizes_of(
 
     Args:
         model: the trajectory model.
-        backup: (v_{t+1} [S], t) -> q [S, A], nats.
+        backup: (v_{t+1} [S], t) -> q [S, A], nats; at eta = 0 alone.
         values: [S], v_{t+1}, nats.
         sizes: [S], likewise of v_{t+1}.
         t: the step.
         eta: 0 or +-inf.
     """
     chances, leads, rewards = model.mdp.probabilities, model.mdp.next_states, model.log_potential(t)
-    if eta == 0:  # what rewards below 0 are short of their sizes
+    if backup is not None and eta == 0:  # what rewards below 0 are short of their sizes
         costs = torch.where(torch.isfinite(rewards), rewards, torch.zeros_like(rewards)).clamp(max=0)
         costs = costs[..., 0] if costs.shape[-1] == 1 else expectation(chances, costs)
         return (backup(sizes, t) - 2 * costs).clamp(min=0)

@@ -14,8 +14,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from cai.inference.core.posterior import Posterior
 from cai.inference.core.status import Status, Target
 from cai.inference.learning.exact.tables import ExactTables, boltzmann, exact_tables
+from cai.inference.learning.networks.composed import compose_networks
+from cai.inference.learning.networks.posterior import LearnedPosterior
 from cai.inference.tabular.methods.composition import model_difference
 from cai.inference.tabular.policy_posterior import policy_posterior
 from cai.inference.tabular.posterior import ModelPosterior, tabular_posterior
@@ -36,7 +39,7 @@ class _Composition:
     target: ClassVar[Target] = Target.OTHER
 
 
-def compose(answers: Sequence[Any], weights: Any) -> ModelPosterior:
+def compose(answers: Sequence[Any], weights: Any) -> Posterior:
     """Averages the soft Q-functions of answers in one world: Q = sum_i w_i Q_i, pi = p exp((Q - V) / alpha).
 
     It answers the model whose reward is sum_i w_i r_i, and is no optimum of it: 0 <= Q - Q* <= C* wherever the
@@ -46,21 +49,31 @@ def compose(answers: Sequence[Any], weights: Any) -> ModelPosterior:
 
     0 in terminal states. The policy may be worth less than the optimum; its `elbo` and `believed_return` are its own.
 
+    Answers that networks learned are averaged, too: their Q-networks, of whatever sizes. Whether their worlds share
+    dynamics nobody can see; what is compared are observations, actions, discount, temperature and prior. Among
+    numbered actions the policy is p exp((Q - V) / alpha); in a box it draws by that from 256 uniform actions.
+
     Args:
-        answers: N answers with tables (of "variational", or of learners), to models that differ in their rewards alone.
+        answers: N answers with tables (of "variational", or of learners), to models that differ in their rewards alone;
+            or N of 'soft-q-learning', 'soft-actor-critic' or 'stein-soft-q-learning' in worlds without tables.
         weights: [N], w_i >= 0 that sum to 1.
 
     Returns:
         The composed answer, backend "soft-composition" and target "other": `q_values` are Q, `values` their soft
         maxima; `details["bound"]` is C*, [T, S, A] or [1, S, A] in reward units, inf where it is not finite (policies
-        that share no action; sums over steps that do not end), and `details["weights"]` are the weights.
+        that share no action; sums over steps that do not end), and `details["weights"]` are the weights. Without tables
+        it is a `LearnedPosterior` that knows no bound (None) and no `elbo` (None): `q_value`, `value` and `policy()`.
 
     Raises:
         TypeError, ValueError: if an answer holds no tables or is not SUCCESS, the models differ in dynamics, prior,
             temperature, discount or horizon, or the weights are not such.
     """
+    if not isinstance(answers, Sequence):
+        raise TypeError(f"answers are a {type(answers).__name__}; expected a list of answers")
     parts = list(answers)
     shares = _weights(weights, len(parts))
+    if parts and all(isinstance(part, LearnedPosterior) for part in parts):
+        return compose_networks(parts, shares.tolist())
     for i, part in enumerate(parts):
         _check(part, parts[0], i)
     used = [(float(share), part) for share, part in zip(shares, parts, strict=True) if share > 0]
@@ -95,9 +108,12 @@ def compose(answers: Sequence[Any], weights: Any) -> ModelPosterior:
 
 
 def _weights(weights: Any, number: int) -> Tensor:
-    given = torch.as_tensor(weights, dtype=torch.float64)
     if not number:
         raise ValueError("there is nothing to compose; give at least one answer")
+    try:
+        given = torch.as_tensor(weights, dtype=torch.float64)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(f"weights are {weights!r}; expected {number} numbers, one for each answer") from error
     if tuple(given.shape) != (number,):
         raise ValueError(f"weights have shape {list(given.shape)}; expected [{number}], one for each answer")
     if not bool(torch.isfinite(given).all() & (given >= 0).all()) or abs(float(given.sum()) - 1) > NEAR:
@@ -110,7 +126,7 @@ def _check(part: Any, first: Any, i: int) -> None:
     if not isinstance(part, ModelPosterior):
         raise TypeError(
             f"answer {i} is a {type(part).__name__}; expected one with tables, of 'variational' or of a learner on a "
-            "TrajectoryModel"
+            "TrajectoryModel; or all of learners with networks"
         )
     if part.status is not Status.SUCCESS:
         raise ValueError(f"answer {i}, by {part.backend!r}, ended with status {part.status.name}: {part.status}")

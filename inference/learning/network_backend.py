@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from cai.inference.core.learner import Learner
-from cai.inference.core.memory import Need
+from cai.inference.core.memory import Need, whole_need
 from cai.inference.core.posterior import Posterior
 from cai.inference.learning.backend import LearnerOptions
 from cai.inference.learning.networks.acting import check_acts, check_policy
@@ -28,10 +28,12 @@ from cai.models.environments.world import EnvironmentModel
 
 __all__ = ["NetworkBackend"]
 
+COPY_OF_WORLD = 8_000  # bytes that a copy of a small environment of Gymnasium takes
+
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkBackend(LearnerOptions):
-    """Options of learners with networks, for an `EnvironmentModel` or a continuous model; no table looks at them.
+    """Options of learners with networks, for an `EnvironmentModel` or a continuous model; refused on tables.
 
     Args:
         policy: what acts where actions lie in a box: "gaussian", the image of a normal distribution under tanh;
@@ -67,6 +69,13 @@ class NetworkBackend(LearnerOptions):
     tensorboard: bool = False
 
     for_tables: ClassVar[tuple[str, ...]] = ()  # options that networks do not look at
+    for_networks: ClassVar[tuple[str, ...]] = (  # options that no table looks at
+        *("policy", "hidden_sizes", "batch_size", "learning_rate", "buffer_size"),
+        *("warmup_steps", "updates_per_step", "smoothing", "tensorboard"),
+    )
+    acts_by_values: ClassVar[bool] = (
+        False  # whether numbered actions are drawn by their values, by no network of theirs
+    )
     acts_in_boxes: ClassVar[bool] = False
     learns_from_paths: ClassVar[bool] = False
     has_density: ClassVar[bool] = True  # whether what acts has one
@@ -112,6 +121,14 @@ class NetworkBackend(LearnerOptions):
                     "initial goes on with networks, and a TrajectoryModel is learned on tables; leave it out, or give "
                     "the model as an environment: environment_model(lambda num_envs: vector_environment(model, ...))"
                 )
+            check_untouched(self, self.for_networks, "is for networks, and a TrajectoryModel is learned on tables")
+            if not self.observe_time and model.is_finite:
+                check_untouched(
+                    self,
+                    self.for_tables,
+                    "spreads copies over a table, and where the policy does not observe time all of them act by it, "
+                    "as what it is to do in a state depends on when it comes there",
+                )
             return
         copies_of(self._copies(model), self.steps, 1)
         if not self.observe_time:
@@ -125,6 +142,11 @@ class NetworkBackend(LearnerOptions):
                 "discount < 1 or a finite horizon"
             )
         interface = self._interface(model)
+        if self.acts_by_values and interface.num_actions and isinstance(self.policy, nn.Module):
+            raise ValueError(
+                f"policy is a {type(self.policy).__name__}, and backend {self.name!r} acts by the values that it "
+                "learns: leave policy out, give network= beneath them, or ask 'soft-actor-critic'"
+            )
         check_acts(self.policy, self.network, interface, model.name)
         if not interface.num_actions and not self.acts_in_boxes:
             raise ValueError(
@@ -134,7 +156,7 @@ class NetworkBackend(LearnerOptions):
         if self.entropy_form and log_prior_of(model, interface) is not None:
             raise ValueError("the entropy form needs a uniform action prior; fold the prior into the reward first")
         if self.initial is not None:
-            self.initial.check(self.name, self.hidden_sizes, interface, model.name)
+            self.initial.check(self, interface, model.name)
         self.target_of(model, interface)
 
     def _interface(self, model: Any) -> Interface:
@@ -190,19 +212,21 @@ class NetworkBackend(LearnerOptions):
         """The memory that `run` will need for this model, by estimate; `infer` refuses what does not fit."""
         if not isinstance(model, (EnvironmentModel, World)):
             return super().memory(model)
-        needs = self.network_needs(self._interface(model))
-        return max(needs, key=lambda need: need.bytes)._replace(bytes=sum(need.bytes for need in needs))
+        copies = copies_of(self._copies(model), self.steps, 1)
+        worlds = Need(COPY_OF_WORLD * copies, f"{copies:,} copies of the world side by side", "lower num_envs")
+        return whole_need([worlds, *self.network_needs(self._interface(model))])
 
     def network_needs(self, interface: Interface) -> list[Need]:
         """What is allocated for a world without tables, part by part, in float32."""
         rows, width = min(self.buffer_size, self.steps), 2 * interface.size + 8
         layers = (1 if self.network is not None else interface.size, *self.hidden_sizes)
         weights = sum((below + 1) * above for below, above in pairwise(layers))
-        held = 8 * weights + 2 * self.batch_size * sum(self.hidden_sizes)  # two, with gradients and two moments each
+        batch = self.batch_size * (width + 2 * sum(self.hidden_sizes))
         return [
             Need(4 * rows * width, f"a buffer of {rows:,} transitions", "lower buffer_size"),
-            Need(4 * held, f"networks of {weights:,} weights, two at least,", "give smaller hidden_sizes"),
-        ]
+            Need(4 * 8 * weights, f"two networks or more of {weights:,} weights", "give smaller hidden_sizes"),
+            Need(4 * batch, f"updates by {self.batch_size:,} transitions", "lower batch_size or hidden_sizes"),
+        ]  # networks with their gradients and two moments each
 
     def run(self, model: Any, *, seed: int = 0) -> Posterior:
         """Answers a model; everything random comes from the seed."""

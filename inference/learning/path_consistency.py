@@ -33,7 +33,8 @@ class PathConsistency(NetworkBackend):
     this learner ends with success and another policy than the best one.
 
     On a `TrajectoryModel` V and pi are those of one table Q, V = alpha log sum_a p exp(Q / alpha) and alpha log pi/p =
-    Q - V (the unified form of the same paper), and the steps of a path are made consistent one by one, the last first.
+    Q - V (the unified form of the same paper), and the steps of a path are made consistent one by one, the last first;
+    over an infinite horizon so are, a few times each, all steps that were ever met.
     Elsewhere they are networks, which learn from paths of a buffer of all that was met lately; a slow copy of V stands
     at the end of a path (Nachum 2018, "Trust-PCL"). Where networks cannot show the best policy, as those of
     tanh-Gaussians in a box, no policy makes all residuals 0, and which is best depends on the paths: those of old

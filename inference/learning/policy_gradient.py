@@ -10,7 +10,7 @@ import torch
 from cai.inference.learning.network_backend import NetworkBackend
 from cai.inference.learning.networks.brain import Setting
 from cai.inference.learning.networks.policy_gradient import PolicyGradientNetworks
-from cai.inference.learning.options import check_share, check_untouched, copies_of
+from cai.inference.learning.options import check_share, copies_of
 from cai.inference.learning.tables.policy_gradient import PolicyGradientRule
 from cai.inference.learning.tables.world import TableWorld
 from cai.models.trajectory.model import TrajectoryModel
@@ -31,7 +31,8 @@ class PolicyGradient(NetworkBackend):
     On a `TrajectoryModel` logits and V are tables, and the gradient is taken in its natural form, entry by entry. A
     gradient is local: whoever has learned to keep away from a cliff does not find what lies behind it, so there some
     copies explore, and what follows on their actions is weighted by the policy's chances over theirs. Over a finite
-    horizon, where no reward depends on time, a step is looked at as if it had been met at the other times, too.
+    horizon, where no reward depends on time, a step is looked at as if it had been met at the other times, too; over an
+    infinite one states whose actions have each had one outcome so far are valued by these, and not by samples.
 
     Elsewhere they are networks. `buffer_size` transitions of the present policy are gathered, over all copies of the
     world, then learned from in `updates_per_step` updates for each of them, and thrown away; the weight pi / pi_old of
@@ -64,6 +65,7 @@ class PolicyGradient(NetworkBackend):
     accepts: ClassVar[str] = "a TrajectoryModel, a Gymnasium environment, or a continuous model with a box of actions"
     cost: ClassVar[str] = "N (A + K) time a step of N copies; T S A memory"
     for_tables: ClassVar[tuple[str, ...]] = ("explore", "search")
+    for_networks: ClassVar[tuple[str, ...]] = (*NetworkBackend.for_networks, "clip")
     stationary: ClassVar[bool] = True
     acts_in_boxes: ClassVar[bool] = True
     learns_from_paths: ClassVar[bool] = True
@@ -88,7 +90,6 @@ class PolicyGradient(NetworkBackend):
         """Raises ValueError if the world cannot be learned, and says what can."""
         super().supports(model)
         if isinstance(model, TrajectoryModel):
-            check_untouched(self, ("clip",), "is for networks, and a TrajectoryModel is learned on tables")
             return
         copies = copies_of(self._copies(model), self.steps, 1)
         if copies > self.buffer_size:
@@ -109,7 +110,7 @@ class PolicyGradient(NetworkBackend):
     def rule(self, world: TableWorld) -> PolicyGradientRule:
         """The update of its tables, on a `TrajectoryModel`."""
         lam = TABLE_LAMBDA if self.gae_lambda is None else self.gae_lambda
-        return PolicyGradientRule(lam, self.explore, self.search, self.observe_time)
+        return PolicyGradientRule(lam, self.explore, self.search, self.observe_time or not world.finite)
 
     def make_brain(self, setting: Setting, generator: torch.Generator) -> PolicyGradientNetworks:
         """Makes the networks that it learns with in worlds without tables."""

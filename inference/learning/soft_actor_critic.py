@@ -41,7 +41,8 @@ class SoftActorCritic(NetworkBackend):
 
     On a `TrajectoryModel` Q and pi are tables [T, S, A]. There is no minimum of twin critics, which would lower the
     bound. Over a finite horizon, where no reward depends on time, a step is looked at as if it had been met at the
-    other times, too.
+    other times, too; over an infinite one what has led to one state with one reward alone is backed up again whenever
+    steps are learned from.
 
     Elsewhere they are networks: in a box of actions a normal distribution under tanh and twin critics, of which the
     smaller counts (Haarnoja 2018b); with numbered actions expectations over them are exact here, too. With
@@ -139,7 +140,8 @@ class SoftActorCritic(NetworkBackend):
         )
         target = AUTO_SHARE * most if self.target_entropy == "auto" else self.target_entropy
         assert not isinstance(target, str)
-        return ActorCriticRule(self.explore, self.search, self.observe_time, target, self.target_kl)
+        sees = self.observe_time or not world.finite  # else there is no time
+        return ActorCriticRule(self.explore, self.search, sees, target, self.target_kl)
 
 
 def check_target(target: float | str, most: float, what: str) -> float:

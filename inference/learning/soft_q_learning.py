@@ -27,7 +27,8 @@ class SoftQLearning(NetworkBackend):
 
     On a `TrajectoryModel` Q is a table [T, S, A]. The n-th sample of an entry moves it by n^-0.7, and the policy is
     that of a mean of each entry over its visits, in which late ones count more; an entry whose samples all led to one
-    state with one reward takes the last as it is, so that deterministic worlds are learned to many digits. Over a
+    state with one reward takes the last as it is, so that deterministic worlds are learned to many digits, and over an
+    infinite horizon all such entries are backed up again, a few times, whenever steps are learned from. Over a
     finite horizon, where no reward depends on time, a step is looked at as if it had been met at the other times, too,
     the last ones first: one step then backs up the whole horizon.
 
@@ -54,6 +55,7 @@ class SoftQLearning(NetworkBackend):
     accepts: ClassVar[str] = "a TrajectoryModel, or a world with numbered actions"
     cost: ClassVar[str] = "N (A + K) time a step of N copies; T S A memory"
     for_tables: ClassVar[tuple[str, ...]] = ("explore", "search")
+    acts_by_values: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

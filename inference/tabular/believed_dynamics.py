@@ -10,6 +10,7 @@ from torch import Tensor
 
 from cai.inference.core.lazy import without_gradient
 from cai.inference.core.storage import storable
+from cai.inference.kernels.backups import sizes_of
 from cai.models.common.numerics import (
     by_rows,
     categorical_divergence,
@@ -26,6 +27,7 @@ __all__ = ["FixedDynamics", "OutcomeDynamics", "BelievedStep", "TableDynamics", 
 
 
 EVERY = slice(None)
+CIRCLE = 32  # steps at most along which the sizes of an infinite horizon are added up
 
 
 class BelievedStep(NamedTuple):
@@ -46,6 +48,8 @@ class OutcomeDynamics:
     """q(s_{t+1} | s_t, a_t) over the listed outcomes, the rest being the fall into the absorbing state."""
 
     listed = True  # outcomes are those of the process, in its order
+
+    model: TrajectoryModel
 
     def __init__(self, model: TrajectoryModel) -> None:
         self.model = model
@@ -139,15 +143,22 @@ class TiltedDynamics(OutcomeDynamics):
         model: the trajectory model.
         values: [T + 1, S], backward messages in nats.
         eta: the tilt.
+        soft: whether the messages are soft values, which the logarithm of a sum has rounded, too.
     """
 
-    def __init__(self, model: TrajectoryModel, values: Tensor, eta: float) -> None:
+    values: Tensor
+    eta: float
+    sizes: Tensor | None
+    _stored_axes = {"values": "... S", "eta": ""}
+
+    def __init__(self, model: TrajectoryModel, values: Tensor, eta: float, soft: bool = True) -> None:
         super().__init__(model)
         self.values = values
         self.eta = eta
+        self.sizes = self._sizes(soft) if math.isinf(eta) else None
 
     def step(self, t: int) -> BelievedStep:
-        weights, ratios = self._ratios(t, self.values[t + 1])
+        weights, ratios = self._ratios(t, t + 1)
         return BelievedStep(*self._split(self._moved(weights, ratios)), self._divergence(weights, ratios))
 
     def outcomes(self, t: int) -> tuple[Tensor, Tensor]:
@@ -194,11 +205,11 @@ class TiltedDynamics(OutcomeDynamics):
 
     def _outcomes(self, t: int, rows: slice) -> tuple[Tensor, Tensor]:
         """`outcomes` of some states."""
-        alive, fallen = self._split(self._moved(*self._ratios(t, self.values[t + 1], rows)))
+        alive, fallen = self._split(self._moved(*self._ratios(t, t + 1, rows)))
         return alive, torch.zeros_like(alive) if fallen is None else fallen
 
     def log_outcomes(self, t: int) -> tuple[Tensor, Tensor]:
-        weights, ratios = self._ratios(t, self.values[t + 1])
+        weights, ratios = self._ratios(t, t + 1)
         moved = self._moved(weights, ratios)
         logs = torch.where(moved > 0, safe_log(moved), safe_log(weights) + ratios)
         if self.model.discount == 1:
@@ -215,12 +226,12 @@ class TiltedDynamics(OutcomeDynamics):
         return safe_log(initial).masked_scatter(lost, logs)
 
     def divergence(self, t: int) -> Tensor:
-        return self._divergence(*self._ratios(t, self.values[t + 1]))
+        return self._divergence(*self._ratios(t, t + 1))
 
     def chances(self, times: range) -> Tensor:
         if self.model.reward.reads_time:
             return super().chances(times)
-        moved = self._moved(*self._ratios(0, self.values[times.start + 1 : times.stop + 1]))
+        moved = self._moved(*self._ratios(0, slice(times.start + 1, times.stop + 1)))
         if self.model.discount == 1:
             return moved
         alive, fallen = moved.split(self.model.mdp.num_outcomes, -1)
@@ -229,28 +240,29 @@ class TiltedDynamics(OutcomeDynamics):
     def divergences(self, times: range) -> Tensor:
         if self.model.reward.reads_time:
             return torch.stack([self.divergence(t) for t in times])
-        return self._divergence(*self._ratios(0, self.values[times.start + 1 : times.stop + 1]))
+        return self._divergence(*self._ratios(0, slice(times.start + 1, times.stop + 1)))
 
-    def _ratios(self, t: int, following: Tensor, rows: slice = EVERY) -> tuple[Tensor, Tensor]:
+    def _ratios(self, t: int, following: int | slice, rows: slice = EVERY) -> tuple[Tensor, Tensor]:
         """The true chances of all outcomes, falls behind them where there are any, and log(q / p) of each.
 
         Args:
             t: the step, for its rewards.
-            following: [..., S], messages of the next one; those of several steps give [..., S, A, K].
+            following: the next one, or several, which give [..., S, A, K].
             rows: of which states.
         """
         model = self.model
         true = FixedDynamics(model).step(t, rows)
-        rewards, leads = model.log_potential(t)[rows], model.mdp.next_states
-        ahead = following[..., None, None, :] if leads is None else following[..., leads[rows]]
+        rewards = model.log_potential(t)[rows]
+        ahead = self._arrived(self.values[following], rows)
         worth = rewards + ahead
         worth = worth.expand(broadcast_shapes(worth.shape, true.alive.shape))
         weights = true.alive
         if true.fallen is not None:
             worth = torch.cat([worth, rewards.expand(worth.shape)], -1)
             weights = torch.cat([true.alive, true.fallen], -1)
-        if math.isinf(self.eta):
-            sizes = (rewards.abs() + ahead.abs()).expand(worth.shape[:-1] + true.alive.shape[-1:])
+        if self.sizes is not None:
+            sizes = rewards.abs() + self._arrived(self.sizes[following], rows)
+            sizes = sizes.expand(worth.shape[:-1] + true.alive.shape[-1:])
             if true.fallen is not None:
                 sizes = torch.cat([sizes, rewards.abs().expand(sizes.shape)], -1)
             ratios = self._extremes(worth, weights, sizes.detach())
@@ -264,6 +276,31 @@ class TiltedDynamics(OutcomeDynamics):
         else:
             ratios = tilted_log_ratio(weights, worth, self.eta)
         return weights, torch.where(model.nonterminal[rows][:, None, None], ratios, torch.zeros_like(ratios))
+
+    def _arrived(self, following: Tensor, rows: slice) -> Tensor:
+        """[..., 1, 1, S] or [..., S, A, K], of the next states what is given for all of them, [..., S]."""
+        leads = self.model.mdp.next_states
+        return following[..., None, None, :] if leads is None else following[..., leads[rows]]
+
+    @torch.no_grad()
+    def _sizes(self, soft: bool) -> Tensor:
+        """[T + 1, S], of the numbers that a value is summed up from, along the outcomes that it counts on.
+
+        A soft value has a part of size 1, the numbers in its logarithm, unless all values are smaller. Over an infinite
+        horizon the sizes are those of some steps.
+        """
+        model, values = self.model, self.values.detach()
+        finite = torch.where(torch.isfinite(values), values, torch.zeros_like(values)).abs()
+        offered = (model.action_prior.detach() > 0) & model.nonterminal[:, None]
+        found = [torch.zeros_like(finite[0]) if model.is_finite else finite[0]]
+        times = list(reversed(range(model.steps))) if model.is_finite else [0] * min(model.mdp.num_states, CIRCLE)
+        for t in times:
+            summed = sizes_of(model, None, values[t + 1], found[-1], t, self.eta)
+            if soft:
+                summed = summed + finite[t].max().clamp(max=1.0)
+            counts = offered & torch.isfinite(summed)
+            found.append(torch.where(counts, summed, torch.zeros_like(summed)).amax(-1))
+        return torch.stack(found[::-1]) if model.is_finite else torch.stack([found[-1], found[-1]])
 
     def _split(self, moved: Tensor) -> tuple[Tensor, Tensor | None]:
         """(what goes on, what falls) of chances of all outcomes; the second is None without a discount."""
@@ -299,8 +336,15 @@ class TiltedDynamics(OutcomeDynamics):
         return torch.where(torch.isfinite(best), ratios, torch.zeros_like(ratios))
 
 
-def tilted_start(model: TrajectoryModel, values: Tensor, eta: float) -> Tensor:
-    """[S], q(s_1) proportional to p(s_1) e^{eta v(s_1)}, as `TiltedDynamics`; p(s_1) where none is possible."""
+def tilted_start(model: TrajectoryModel, values: Tensor, eta: float, sizes: Tensor | None = None) -> Tensor:
+    """[S], q(s_1) proportional to p(s_1) e^{eta v(s_1)}, as `TiltedDynamics`; p(s_1) where none is possible.
+
+    Args:
+        model: for the start.
+        values: [S], v_1, nats.
+        eta: the tilt.
+        sizes: [S], of what the values are sums of; needed where eta is infinite, and equals share.
+    """
     whole = model.mdp.initial
     some = whole.detach() > 0  # often few
     initial, values = whole[some], values[some]
@@ -310,8 +354,10 @@ def tilted_start(model: TrajectoryModel, values: Tensor, eta: float) -> Tensor:
     if math.isinf(eta):
         sign = 1.0 if eta > 0 else -1.0
         off = torch.where(possible, sign * values.detach(), torch.full_like(values, -torch.inf))
-        slack = rounding(off) * float(off.max().abs())
-        weights = torch.where(off >= off.max() - slack, initial, torch.zeros_like(initial))
+        sizes = values.detach().abs() if sizes is None else sizes[some]
+        best, place = off.max(-1, keepdim=True)
+        slack = rounding(off) * torch.maximum(torch.where(possible, sizes, torch.zeros_like(sizes)), sizes[place])
+        weights = torch.where(off >= best - slack, initial, torch.zeros_like(initial))
     else:
         weights = (safe_log(initial) + tilted_log_ratio(initial, values, eta)).exp()
     return torch.zeros_like(whole).masked_scatter(some, weights / weights.sum())
@@ -325,6 +371,8 @@ class TableDynamics(OutcomeDynamics):
         model: the trajectory model.
         tables: T pairs (alive [S, A, K], fallen [S, A, K]) as `outcomes` returns them.
     """
+
+    steps: list[tuple[Tensor, Tensor]]
 
     def __init__(self, model: TrajectoryModel, tables: list[tuple[Tensor, Tensor]]) -> None:
         super().__init__(model)

@@ -261,6 +261,8 @@ class RecursionPosterior(ModelPosterior):
     @lazy
     def initial(self) -> Tensor:
         """[S], q(s_1)."""
+        if math.isinf(self.recursion.eta):  # which starts are equals is told by what follows
+            return self.recursion.beliefs(self.model, self.messages.values)[0]
         return self.recursion.believed_start(self.model, self.messages.first_values)
 
     @table

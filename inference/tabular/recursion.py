@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -71,10 +72,11 @@ class Recursion:
 
     def beliefs(self, model: TrajectoryModel, log_messages: Tensor) -> tuple[Tensor, OutcomeDynamics]:
         """q(s_1) [S] and the dynamics that the recursion believes in, from v [T + 1, S]."""
-        start = self.believed_start(model, log_messages[0])
-        if self.eta == 0 or is_certain(model):
-            return start, FixedDynamics(model)
-        return start, TiltedDynamics(model, log_messages, self.eta)
+        if self.eta == 0 or (is_certain(model) and not math.isinf(self.eta)):
+            return self.believed_start(model, log_messages[0]), FixedDynamics(model)
+        tilted = TiltedDynamics(model, log_messages, self.eta, soft=self.choice is not hard_choice)
+        start = tilted_start(model, log_messages[0], self.eta, None if tilted.sizes is None else tilted.sizes[0])
+        return start, FixedDynamics(model) if is_certain(model) else tilted
 
 
 EXACT = Recursion(optimistic_backup, eta=1.0)

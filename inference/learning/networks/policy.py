@@ -12,13 +12,17 @@ import torch
 from torch import Tensor
 
 from cai.inference.core.policy import policy_classes
+from cai.inference.core.status import NotKnown
 from cai.inference.core.storage import save, storable
 from cai.inference.learning.networks.box_networks import BoxNetwork, box_network, layers_of, numbered_network
 from cai.inference.learning.networks.flow import FlowNetwork, Frozen
 from cai.inference.learning.networks.interface import Interface, OutOfFloats, draw_numbered
 from cai.models.common.checks import as_count
 
-__all__ = ["LearnedPolicy"]
+__all__ = ["COMPOSED", "LearnedPolicy", "uniform_actions"]
+
+COMPOSED = "composed"  # the kind of what acts by the mean of several Q-functions
+SPREAD = 256  # uniform actions that stand for the box where actions are drawn by their worth
 
 
 @storable("learned-policy")
@@ -34,10 +38,12 @@ class LearnedPolicy:
         temperature: alpha, where the logits are values.
         log_prior: the action prior of discrete actions where it is not uniform; a function, which is never saved.
         source: the backend that it came from.
-        kind: what acts in a box: "gaussian", "flow", "stein", or "module".
+        kind: what acts in a box: "gaussian", "flow", "stein", or "module"; "composed" where there are `parts`.
         beneath: the policy whose flow is beneath this one's; None for none.
         network: the module that turns observations into features first; None for none. It is never saved.
         module: the module that acts; None for none. It is never saved.
+        parts: whose critics are averaged, Q = sum_i w_i Q_i; the policy is then p exp((Q - V) / alpha).
+        shares: w_i.
     """
 
     interface: Interface
@@ -50,6 +56,8 @@ class LearnedPolicy:
     beneath: LearnedPolicy | None = None
     network: Any = None
     module: Any = None
+    parts: tuple[LearnedPolicy, ...] = ()
+    shares: tuple[float, ...] = ()
 
     @property
     def horizon(self) -> float:
@@ -93,6 +101,8 @@ class LearnedPolicy:
                 if bool(logits.isnan().any()):
                     raise OutOfFloats
                 chosen = logits.argmax(-1) if deterministic else draw_numbered(torch.softmax(logits, -1), generator)
+            elif self.parts:
+                chosen = self._drawn_by_worth(rows, generator, num_candidates if deterministic else None)
             else:
                 seen = rows.repeat_interleave(candidates, 0)
                 noise = torch.randn(len(seen), len(self.interface.low), generator=generator, dtype=torch.float32)
@@ -127,6 +137,8 @@ class LearnedPolicy:
         return scores[0] if single else scores
 
     def _log_density(self, rows: Tensor, given: Tensor) -> Tensor:
+        if self.parts:
+            raise NotKnown("densities of actions", "a composition", "draw from it, or ask one of its parts")
         low, high = self.interface.low, self.interface.high
         inside = ((given > low) & (given < high)).all(-1)
         safe = torch.where(inside[:, None], given, (low + high) / 2)
@@ -146,7 +158,7 @@ class LearnedPolicy:
         Raises:
             ValueError: if it is none.
         """
-        network = None if self.interface.num_actions else self._acting()
+        network = None if self.interface.num_actions or self.parts else self._acting()
         if not isinstance(network, FlowNetwork):
             raise ValueError(
                 f"the policy below is {self.kind!r}, and a level above acts in the latent numbers of a flow; give the "
@@ -156,7 +168,7 @@ class LearnedPolicy:
 
     def _candidates(self, deterministic: bool, given: int | None) -> int:
         """Of how many draws the best is taken."""
-        many = self.kind in ("flow", "stein") and not self.interface.num_actions
+        many = self.kind in ("flow", "stein", COMPOSED) and not self.interface.num_actions
         if given is None:
             if deterministic and many:
                 raise ValueError(
@@ -166,10 +178,10 @@ class LearnedPolicy:
             return 1
         if not (deterministic and many):
             raise ValueError(
-                "num_candidates is for deterministic=True of a flow or a Stein policy; others have a mean or a most "
-                "probable action, so leave it out"
+                "num_candidates is for deterministic=True of a flow, a Stein policy or a composition; others have a "
+                "mean or a most probable action, so leave it out"
             )
-        if "critic" not in self.parameters:
+        if "critic" not in self.parameters and not self.parts:
             raise ValueError(
                 f"num_candidates chooses by Q, and backend {self.source!r} learned values of observations alone; draw, "
                 "or learn by 'soft-actor-critic'"
@@ -178,9 +190,37 @@ class LearnedPolicy:
 
     def _worth(self, rows: Tensor, actions: Tensor) -> Tensor:
         """[N], Q of actions [N, d] in [-1, 1], as the critic of its answer says it."""
+        if self.parts:
+            return self._mean([part._worth(rows, actions) for part in self.parts])
         critic = layers_of(self.interface, self.sizes[1:-1], self.network, copies=2)(actions.shape[1], 1)
         worth: Tensor = critic(self.parameters["critic"], torch.cat([rows, actions], 1))[..., 0]
         return worth.mean(0) if self.kind == "stein" else torch.minimum(worth[0], worth[1])
+
+    def numbered_worth(self, rows: Tensor) -> Tensor:
+        """[N, A], Q of numbered actions for rows [N, n], as the critic of its answer says it."""
+        if self.parts:
+            return self._mean([part.numbered_worth(rows) for part in self.parts])
+        critic = layers_of(self.interface, self.sizes[1:-1], self.network, copies=2)(0, self.interface.num_actions)
+        worth = critic(self.parameters["critic"], rows)
+        return torch.minimum(worth[0], worth[1])
+
+    def _mean(self, worth: list[Tensor]) -> Tensor:
+        return torch.stack([share * part for share, part in zip(self.shares, worth, strict=True)]).sum(0)
+
+    def scores(self, rows: Tensor, actions: Tensor) -> Tensor:
+        """[N], Q / alpha + log p of actions [N, d] in [-1, 1], p over the uniform density; of a composition."""
+        found = self._worth(rows, actions) / self.temperature
+        return found if self.log_prior is None else found + self.log_prior(rows, actions)
+
+    def _drawn_by_worth(self, rows: Tensor, generator: torch.Generator | None, best_of: int | None) -> Tensor:
+        """[N, d], actions in [-1, 1]: of many uniform ones each is drawn by p exp(Q / alpha), or the best is taken."""
+        seen, actions = uniform_actions(rows, len(self.interface.low), generator, best_of or SPREAD)
+        worth = self._worth(seen, actions) if best_of else self.scores(seen, actions)
+        table = worth.reshape(len(rows), -1)
+        if bool(table.isnan().any()):
+            raise OutOfFloats
+        chosen = table.argmax(1) if best_of else draw_numbered(torch.softmax(table, 1), generator)
+        return actions.reshape(len(rows), -1, actions.shape[1])[torch.arange(len(rows)), chosen]
 
     def _logits(self, rows: Tensor, action_mask: Any) -> Tensor:
         """[N, A], up to a constant; -inf where an action is not available."""
@@ -188,9 +228,7 @@ class LearnedPolicy:
             acting = numbered_network(self.module, self.interface, self.sizes[1:-1], self.network)
             scores = acting(self.parameters["actor"], rows)
         else:
-            critic = layers_of(self.interface, self.sizes[1:-1], self.network, copies=2)(0, self.interface.num_actions)
-            worth = critic(self.parameters["critic"], rows)
-            scores = torch.minimum(worth[0], worth[1]) / self.temperature
+            scores = self.numbered_worth(rows) / self.temperature
         scores = scores if self.log_prior is None else scores + self.log_prior(rows, rows)
         if action_mask is None:
             return scores
@@ -235,6 +273,14 @@ class LearnedPolicy:
         )
         how = "" if self.interface.num_actions else f", {self.kind}"
         return f"{type(self).__name__}({acts}{how}, layers={list(self.sizes)}, source={self.source!r})"
+
+
+def uniform_actions(
+    rows: Tensor, dim: int, generator: torch.Generator | None, number: int = SPREAD
+) -> tuple[Tensor, Tensor]:
+    """Rows [N, n] repeated [N K, n], and a uniform action [N K, d] in [-1, 1] for each."""
+    seen = rows.repeat_interleave(number, 0)
+    return seen, 2 * torch.rand(len(seen), dim, generator=generator, dtype=torch.float32) - 1
 
 
 policy_classes["learned"] = LearnedPolicy

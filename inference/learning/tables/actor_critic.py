@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from cai.inference.learning.tables.exploring import behaviour, first_search, search
+from cai.inference.learning.tables.replay import replay
 from cai.inference.learning.tables.rules import (
     POWER,
     Array,
@@ -73,6 +74,7 @@ class ActorCriticRule:
                 self._improve(world, tables, now)
         if not self.observe_time:  # its gradient weighs states by how often they are met, and when
             self._improve(world, tables, flat)
+        self._judge_again(world, tables, met.states.size)
         search(world, tables, met)
         alpha, worth = self.temperature(world, tables), tables["q_mean"][flat.times, flat.states]
         ratio, probs = relative_entropy(world, flat.states, self.log_policy(world, tables, flat.times, flat.states))
@@ -88,6 +90,17 @@ class ActorCriticRule:
         bonus = (alpha - world.temperature) * world.bonus[met.states]  # of the entropy form, at this temperature
         targets = met.rewards + bonus + world.discount * np.where(met.terminated, 0.0, values)
         return move_critic(world, tables, met, targets)
+
+    def _judge_again(self, world: TableWorld, tables: Tables, steps: int) -> None:
+        """Moves Q where it is known what follows to what the present policy makes of that."""
+        if world.finite:
+            return
+        alpha, every = self.temperature(world, tables), np.arange(world.num_states)
+        ratio, probs = relative_entropy(world, every, self.log_policy(world, tables, 0 * every, every))
+        spent = alpha * (probs * ratio).sum(1)
+        bonus = (alpha - world.temperature) * world.bonus
+        values = lambda: (probs * tables["q"][0]).sum(1) - spent  # noqa: E731
+        replay(world, tables, steps, ("q", "q_mean"), values, bonus)
 
     def _improve(self, world: TableWorld, tables: Tables, met: Met) -> None:
         """Moves the rows that were met, [N], towards what the critic asks for."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from cai.inference.learning.tables.exploring import behaviour, first_search, search
+from cai.inference.learning.tables.replay import first_memory, remember, replay
 from cai.inference.learning.tables.rules import Array, Losses, Tables, half_square, pair_keys
 from cai.inference.learning.tables.world import Met, TableWorld
 
@@ -22,6 +23,7 @@ class PathConsistencyRule:
     r + gamma V(s_i+1) - Q(s_i, a_i) being that of one step. Steps are set last first, Q(s_i, a_i) by all of C_i: then
     every path within the rollout is consistent, and what its end is worth has come to its beginning. (Tables of V and
     of log pi/p would be moved by C as if it were linear; it is not, and where rewards are many alpha they diverge.)
+    Steps of earlier rollouts are remembered, and made consistent again.
 
     Args:
         path_length: L, the steps of a rollout.
@@ -38,7 +40,7 @@ class PathConsistencyRule:
 
     def start(self, world: TableWorld) -> Tables:
         shape = (world.steps, world.num_states, world.num_actions)
-        return {"q": np.zeros(shape), "turn": np.zeros(1)} | first_search(world)
+        return {"q": np.zeros(shape), "turn": np.zeros(1)} | first_memory(shape) | first_search(world)
 
     def log_policy(self, world: TableWorld, tables: Tables, times: Array, states: Array) -> Array:
         return world.soft_values(tables["q"][times, states], states, world.temperature)[1]
@@ -55,8 +57,14 @@ class PathConsistencyRule:
             parts = [Met(*step) for step in zip(*now, strict=True)][::-1] if now is met else [now.flat()]
             found += [self._settle(world, tables, part) for part in parts]
         residuals = np.concatenate(found)
-        if not world.finite and world.discount < 1 and not met.terminated.any():
-            _shift_by_common(world, tables, residuals)
+        every = np.arange(world.num_states)
+        replay(
+            world,
+            tables,
+            residuals.size,
+            ("q",),
+            lambda: world.soft_values(tables["q"][0], every, world.temperature)[0],
+        )
         search(world, tables, met)
         return Losses(half_square(residuals))
 
@@ -66,6 +74,7 @@ class PathConsistencyRule:
         values, _ = world.soft_values(following, met.next_states, world.temperature)
         targets = met.rewards + world.discount * np.where(met.terminated, 0.0, values)
         q_values, keys = tables["q"].reshape(-1), pair_keys(world, met.times, met.states, met.actions)
+        remember(tables, keys, met)
         residuals = targets - q_values[keys]
         q_values[keys] = targets
         return residuals
@@ -80,16 +89,3 @@ class PathConsistencyRule:
 
     def at_bound(self, world: TableWorld, tables: Tables) -> bool:
         return False
-
-
-def _shift_by_common(world: TableWorld, tables: Tables, residuals: Array) -> None:
-    """Moves all values of nonterminal states by what the residuals of a rollout without an end have in common.
-
-    Where every C is at least c > 0 after a backup, all values are at least gamma c / (1 - gamma) too low, and the like
-    from above (MacQueen 1966); a level that all states share dies out by 1 - gamma a backup only. A rollout of fewer
-    steps than the world has actions in states says nothing of every C.
-    """
-    if residuals.size < (world.prior[world.nonterminal] > 0).sum():
-        return
-    common = max(residuals.min(), 0.0) + min(residuals.max(), 0.0)
-    tables["q"][:, world.nonterminal] += common * world.discount / (1 - world.discount)

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from cai.inference.learning.tables.exploring import behaviour, first_search, search
+from cai.inference.learning.tables.replay import first_memory, known_entries, remember, replay
 from cai.inference.learning.tables.rules import (
     POWER,
     Array,
@@ -17,6 +18,7 @@ from cai.inference.learning.tables.rules import (
     mean_share,
     normalised,
     pair_keys,
+    relative_entropy,
     shift_level,
     state_keys,
 )
@@ -104,7 +106,8 @@ class PolicyGradientRule:
         seen = shape if self.observe_time else (1, *shape[1:])
         tables = {name: np.zeros(shape[:2]) for name in ("v", "v_mean", "v_visits")}
         tables |= {name: np.zeros(seen) for name in ("logits", "logits_mean", "visits")}
-        return tables | {"rows": np.zeros(seen[:2]), "level": np.zeros(2), "turn": np.zeros(1)} | first_search(world)
+        tables |= {"rows": np.zeros(seen[:2]), "level": np.zeros(2), "turn": np.zeros(1)} | first_search(world)
+        return tables | first_memory(shape) | {"known": np.zeros(shape)}
 
     def log_policy(self, world: TableWorld, tables: Tables, times: Array, states: Array) -> Array:
         return self._log_rows(world, tables["logits"], times, states)
@@ -124,6 +127,7 @@ class PolicyGradientRule:
     def learn(self, world: TableWorld, tables: Tables, met: Met) -> Losses:
         drawn = [self.chances(world, tables, *row) for row in zip(met.times, met.states, strict=True)]
         chances = np.take_along_axis(np.stack(drawn), met.actions[..., None], -1)[..., 0]
+        self._judge_again(world, tables, met.flat())
         later, losses = np.zeros(met.states.shape), []  # corrections, a time later
         for now in world.at_times(met, tables["turn"]):
             after = None if now is met else np.concatenate([later[1:], np.zeros_like(later[:1])])
@@ -138,6 +142,23 @@ class PolicyGradientRule:
             self._ascend(world, tables, met.flat(), found.advantages.reshape(-1) / world.temperature)
         search(world, tables, met)
         return Losses(*np.mean(losses, 0).tolist())
+
+    def _judge_again(self, world: TableWorld, tables: Tables, met: Met) -> None:
+        """Moves values of states whose actions have all had one outcome to what the present policy makes of these."""
+        remember(tables, pair_keys(world, met.times, met.states, met.actions), met)
+        if world.finite:
+            return
+        every = np.arange(world.num_states)
+        ratio, probs = relative_entropy(world, every, self.log_policy(world, tables, 0 * every, every))
+        spent, known = world.temperature * (probs * ratio).sum(1), tables["known"][0]
+        sure = (known_entries(tables) | (world.prior == 0)).all(1) & world.nonterminal
+
+        def values() -> Array:
+            found: Array = np.where(sure, (probs * known).sum(1) - spent, tables["v"][0])
+            return found
+
+        if replay(world, tables, met.states.size, ("known",), values):
+            tables["v"][0, sure] = tables["v_mean"][0, sure] = values()[sure]
 
     def _judge(
         self, world: TableWorld, tables: Tables, met: Met, chances: Array, after: Array | None

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from cai.inference.learning.tables.replay import first_memory, remember
 from cai.inference.learning.tables.world import Met, TableWorld
 
 __all__ = [
@@ -30,7 +31,6 @@ Array = np.ndarray[Any, Any]
 Tables = dict[str, Array]
 
 POWER = 0.7  # the n-th visit of an entry moves it by n^-POWER: slow enough to settle, fast enough to forget the start
-UNMET = -1.0  # in place of a state that an entry has led to
 LATE = 3  # the mean over n visits weighs the k-th by about (k / n)^LATE
 
 
@@ -124,8 +124,8 @@ def mean_share(visits: Array, counts: Array) -> Array:
 
 def first_critic(shape: tuple[int, ...]) -> Tables:
     """The first tables of a critic Q of shape [T, S, A]: its values, their means, and what was met of each entry."""
-    tables = {name: np.zeros(shape) for name in ("q", "q_mean", "visits", "reward", "varied")}
-    return tables | {"following": np.full(shape, UNMET), "level": np.zeros(2), "turn": np.zeros(1)}
+    tables = {name: np.zeros(shape) for name in ("q", "q_mean", "visits")}
+    return tables | first_memory(shape) | {"level": np.zeros(2), "turn": np.zeros(1)}
 
 
 def move_critic(world: TableWorld, tables: Tables, met: Met, targets: Array) -> Array:
@@ -142,11 +142,7 @@ def move_critic(world: TableWorld, tables: Tables, met: Met, targets: Array) -> 
         targets: [N].
     """
     keys = pair_keys(world, met.times, met.states, met.actions)
-    following, reward, varied = (tables[name].reshape(-1) for name in ("following", "reward", "varied"))
-    new = following[keys] == UNMET
-    following[keys[new]], reward[keys[new]] = met.next_states[new], met.rewards[new]
-    varied[keys[(following[keys] != met.next_states) | (reward[keys] != met.rewards)]] = 1
-    alike = varied[keys] == 0
+    alike = remember(tables, keys, met)
     errors = move_towards(tables["q"], tables["q_mean"], tables["visits"], keys, targets)
     for name in ("q", "q_mean"):
         tables[name].reshape(-1)[keys[alike]] = targets[alike]

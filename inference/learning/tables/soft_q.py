@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from cai.inference.learning.tables.exploring import behaviour, first_search, search
+from cai.inference.learning.tables.replay import replay
 from cai.inference.learning.tables.rules import (
     Array,
     Losses,
@@ -46,6 +47,7 @@ class SoftQRule:
 
     def learn(self, world: TableWorld, tables: Tables, met: Met) -> Losses:
         losses = [half_square(self._back_up(world, tables, now)) for now in world.at_times(met.flat(), tables["turn"])]
+        replay(world, tables, met.states.size, ("q", "q_mean"), lambda: self._values(world, tables))
         search(world, tables, met)
         return Losses(sum(losses) / len(losses))
 
@@ -54,6 +56,10 @@ class SoftQRule:
         values, _ = world.soft_values(tables["q"][met.later, met.next_states], met.next_states, world.temperature)
         targets = met.rewards + world.discount * np.where(met.terminated, 0.0, values)
         return move_critic(world, tables, met, targets)
+
+    def _values(self, world: TableWorld, tables: Tables) -> Array:
+        """[S], V of all states where there is no time."""
+        return world.soft_values(tables["q"][0], np.arange(world.num_states), world.temperature)[0]
 
     def critic(self, world: TableWorld, tables: Tables) -> dict[str, Array]:
         return {"q_values": tables["q_mean"]}

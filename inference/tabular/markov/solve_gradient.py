@@ -10,7 +10,24 @@ from torch import Tensor
 
 from cai.inference.tabular.markov.iterated import ROUND_STEPS, ROUNDS
 
-__all__ = ["Solve"]
+__all__ = ["Again", "Solve"]
+
+
+class Again(torch.autograd.Function):
+    """A tensor itself, whose slope counts from the first backward pass on that is recorded, to be differentiated again.
+
+    For what a first derivative does not depend on, though it would take another solve to find that out.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor) -> Tensor:
+        ctx.counts = False
+        return values.view_as(values)
+
+    @staticmethod
+    def backward(ctx: Any, *slopes: Tensor) -> Tensor | None:
+        ctx.counts = ctx.counts or torch.is_grad_enabled()
+        return slopes[0] if ctx.counts else None
 
 
 class Solve(torch.autograd.Function):

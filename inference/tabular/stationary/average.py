@@ -24,12 +24,14 @@ from cai.inference.kernels.backups import hard_choice
 from cai.inference.tabular.backward import Messages
 from cai.inference.tabular.markov.chains import ChainSystems, long_run
 from cai.inference.tabular.markov.graphs import closed_classes, period
+from cai.inference.tabular.markov.solve_gradient import Again
 from cai.inference.tabular.recursion import Recursion
 from cai.inference.tabular.stationary.classify import usable
 from cai.inference.tabular.stationary.gain import Rate, soft_rate
 from cai.inference.tabular.stationary.hard import by_outcome
-from cai.inference.tabular.stationary.hard_gain import hard_rate
+from cai.inference.tabular.stationary.hard_gain import hard_rate, worst_rate
 from cai.inference.tabular.stationary.iteration import (
+    ORDERS,
     ConvergenceCriterion,
     Fits,
     Stationary,
@@ -91,7 +93,7 @@ def average_messages(model: TrajectoryModel, recursion: Recursion, settling: Con
     if where is None:
         return _impossible(model, recursion)
     part = steps.select(where.pairs, where.edges, where.inside, np.zeros(steps.number + 1))
-    solver = hard_rate if steps.hard and steps.eta == 0 else soft_rate
+    solver = soft_rate if not steps.hard else hard_rate if steps.eta == 0 else worst_rate
     rate = solver(part, settling.max_iterations, settling.accelerate)
     solution = _spread(model, steps, where, rate, settling)
     return _assembled(model, recursion, solution, where, rate, part)
@@ -170,7 +172,8 @@ def _assembled(
     alpha, start = plain_number(model.temperature), model.mdp.initial
     worth = np.nan_to_num(solution.worth[:-1], nan=0.0, posinf=np.inf, neginf=-np.inf)
     values = torch.from_numpy(worth.astype(np.float64)).to(start.detach())
-    policy, gain = policy_at(model, solution), values.new_full((), float(rate.gain))
+    gain = values.new_full((), float(rate.gain))
+    policy = policy_at(model, solution, float(np.nan_to_num(rate.gain)))
     met = where.met
     sure = solution.fits(np.full(1, max(rate.high - rate.gain, rate.gain - rate.low)), np.full(1, abs(rate.gain)))
     fine = sure and solution.fits(solution.error[met], np.full(int(met.sum()), np.abs(worth[met]).max(initial=0.0)))
@@ -245,30 +248,35 @@ def _with_gradients(
     law: Tensor,
     where: _Where,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The same with derivatives: dg = law dF, (1 - F') dh = dF - dg on the states that the start leads to."""
+    """The same with first and second derivatives: dg = law dF, (1 - F') dh = dF - dg on the states of the long run.
+
+    Each step adds an order to the derivatives of values and gain, see `iteration.with_gradients`.
+    """
     if not torch.is_grad_enabled():
         return values, policy, gain, law
-    q_values = recursion.backup(model, values, 0)
-    moved, chosen = recursion.choice(model, q_values, model.log_action_prior)
-    if not moved.requires_grad:
-        return values, policy, gain, law
-    zero = torch.zeros_like(values)
-    met = torch.from_numpy(where.met).to(values.device)
-    slope = torch.where(met, moved - moved.detach(), zero)
-    drift = (law * slope).sum()
-    with torch.no_grad():
-        alive, _ = recursion.beliefs(model, torch.stack([values, values]))[1].outcomes(0)
-        counts = met.clone()
-        counts[int(law.argmax())] = False
-        chains = ChainSystems(model, counts)
-        system = chains.system(policy[..., None] * alive)
-    values = values + chains.spread(system.solve((slope - drift)[counts]))
+    zero, met = torch.zeros_like(values), torch.from_numpy(where.met).to(values.device)
+    counts, system = met.clone(), None
+    counts[int(law.argmax())] = False
+    for _ in range(ORDERS):
+        known, earned = Again.apply(values), Again.apply(gain)
+        moved = recursion.choice(model, recursion.backup(model, known, 0), model.log_action_prior)[0]
+        if not moved.requires_grad:
+            return values, policy, gain, law
+        if system is None:
+            with torch.no_grad():
+                alive, _ = recursion.beliefs(model, torch.stack([values, values]))[1].outcomes(0)
+                chains = ChainSystems(model, counts)
+                system = chains.system(policy[..., None] * alive)
+        left = moved - known - earned
+        slope = torch.where(met, left - left.detach(), zero)
+        drift = (law * slope).sum()
+        values, gain = known + chains.spread(system.solve((slope - drift)[counts])), earned + drift
     if recursion.choice is not hard_choice:
         q_values = recursion.backup(model, torch.where(torch.isfinite(values), values, zero), 0)
         chosen = recursion.choice(model, q_values, model.log_action_prior)[1]
         policy = policy + torch.where(met[:, None], chosen - chosen.detach(), torch.zeros_like(chosen))
     law = _long_run(model, recursion, values, policy)
-    return values - torch.where(law > 0, law * values, zero).sum(), policy, gain + drift, law
+    return values - torch.where(law > 0, law * values, zero).sum(), policy, gain, law
 
 
 def _impossible(model: TrajectoryModel, recursion: Recursion) -> Stationary:

@@ -18,6 +18,7 @@ from cai.inference.core.status import Status
 from cai.inference.kernels.backups import hard_choice
 from cai.inference.tabular.backward import Messages
 from cai.inference.tabular.markov.chains import ChainSystems, ended_states
+from cai.inference.tabular.markov.solve_gradient import Again
 from cai.inference.tabular.recursion import Recursion
 from cai.inference.tabular.stationary.classify import usable
 from cai.inference.tabular.stationary.hard import by_outcome, put_delays, solve_hard
@@ -26,10 +27,11 @@ from cai.inference.tabular.stationary.own import solve_own
 from cai.inference.tabular.stationary.problem.listing import steps_of
 from cai.inference.tabular.stationary.problem.steps import Steps
 from cai.inference.tabular.stationary.solve import Solution, solve_by_backups, solve_soft
-from cai.models.common.numerics import certainty_equivalent, plain_number
+from cai.models.common.numerics import certainty_equivalent, plain_number, rounding
 from cai.models.trajectory.model import TrajectoryModel
 
 __all__ = [
+    "ORDERS",
     "ConvergenceCriterion",
     "Fits",
     "Stationary",
@@ -41,6 +43,7 @@ __all__ = [
 
 Array = np.ndarray[Any, Any]
 LEAST = 1e-280  # nats: values below have no relative accuracy, as float64 ends at 1e-308
+ORDERS = 2  # of derivatives that values have
 EIGENVALUE_LIMIT = 200  # states up to which rho(F') is computed
 
 
@@ -205,8 +208,14 @@ def _status(model: TrajectoryModel, solution: Solution, met: Array) -> tuple[Sta
     return Status.SUCCESS, ""
 
 
-def policy_at(model: TrajectoryModel, solution: Solution) -> Tensor:
-    """[S, A]: the choice at the values; the action prior where no value is finite, and where nothing is ever paid."""
+def policy_at(model: TrajectoryModel, solution: Solution, gain: float = 0.0) -> Tensor:
+    """[S, A]: the choice at the values; the action prior where no value is finite, and where nothing is ever paid.
+
+    Args:
+        model: the trajectory model.
+        solution: the values.
+        gain: nats, of which rewards are less there.
+    """
     steps, prior = solution.steps, model.action_prior.detach()
     pairs, edges = solution.allowed(np.zeros(steps.number, dtype=bool))
     states = np.zeros(steps.number, dtype=bool)
@@ -217,7 +226,9 @@ def policy_at(model: TrajectoryModel, solution: Solution) -> Tensor:
     part = steps.select(pairs, edges, states, np.nan_to_num(solution.worth))
     values = solution.values(states, part.dtype)
     moves = part.moves(values)
-    weights = np.where(as_good(part, moves, values), part.prior, 0.0) if steps.hard else moves.policy
+    ties = rounding(prior)  # of what was given, which may be float32
+    good = as_good(part, moves, values, ties, abs(gain)) if steps.hard else None
+    weights = moves.policy if good is None else np.where(good, part.prior, 0.0)
     table = np.zeros(prior.shape)
     np.add.at(table, (np.flatnonzero(states)[part.states], part.actions), weights.astype(np.float64))
     found = torch.from_numpy(table).to(prior)
@@ -260,7 +271,10 @@ def q_values_at(model: TrajectoryModel, recursion: Recursion, values: Tensor) ->
 
 
 def with_gradients(model: TrajectoryModel, recursion: Recursion, values: Tensor, policy: Tensor) -> Tensor:
-    """The fixed point v = F(v) with the derivative that the implicit function theorem gives it, (1 - F')^-1 dF.
+    """The fixed point v = F(v) with its first and second derivatives.
+
+    By the implicit function theorem dv = (1 - F')^-1 dF. Each step v + (1 - F')^-1 (F(v) - v), with the matrix of the
+    answer, adds an order to the derivatives that v has; without their v in its place it adds the first.
 
     Args:
         model: the trajectory model.
@@ -273,23 +287,27 @@ def with_gradients(model: TrajectoryModel, recursion: Recursion, values: Tensor,
     """
     if not torch.is_grad_enabled():
         return values
-    finite = torch.isfinite(values)
-    q_values = recursion.backup(model, values, 0)
-    moved = recursion.choice(model, q_values, model.log_action_prior)[0]
-    if not moved.requires_grad:
-        return values
-    with torch.no_grad():
-        alive, fallen = recursion.beliefs(model, torch.stack([values, values]))[1].outcomes(0)
-        chains = ChainSystems(model, model.nonterminal & finite & ~ended_states(model, policy, alive + fallen, fallen))
-        system = chains.system(policy[..., None] * alive, policy[..., None] * fallen)
-    difference = moved[chains.counts] - moved[chains.counts].detach()
-    try:
-        return values + chains.spread(system.solve(difference))
-    except ArithmeticError as error:
-        raise ValueError(
-            f"the gradient over this infinite horizon is not known: {error}; give a lower discount or a finite "
-            "horizon, or ask under torch.no_grad()"
-        ) from None
+    finite, system = torch.isfinite(values), None
+    for _ in range(ORDERS):
+        known = Again.apply(values)
+        moved = recursion.choice(model, recursion.backup(model, known, 0), model.log_action_prior)[0]
+        if not moved.requires_grad:
+            return values
+        if system is None:
+            with torch.no_grad():
+                alive, fallen = recursion.beliefs(model, torch.stack([values, values]))[1].outcomes(0)
+                ended = ended_states(model, policy, alive + fallen, fallen)
+                chains = ChainSystems(model, model.nonterminal & finite & ~ended)
+                system = chains.system(policy[..., None] * alive, policy[..., None] * fallen)
+        left = (moved - known)[chains.counts]
+        try:
+            values = known + chains.spread(system.solve(left - left.detach()))
+        except ArithmeticError as error:
+            raise ValueError(
+                f"the gradient over this infinite horizon is not known: {error}; give a lower discount or a finite "
+                "horizon, or ask under torch.no_grad()"
+            ) from None
+    return values
 
 
 def _of_own(model: TrajectoryModel, recursion: Recursion, settling: ConvergenceCriterion) -> Stationary:

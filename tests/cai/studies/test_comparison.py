@@ -114,6 +114,15 @@ def test_optimism_gap_of_fixed_dynamics_is_zero(model):
     assert row.luck == 0.0
 
 
+@pytest.mark.parametrize("whole", [lottery, bridge])
+def test_the_gap_of_tiny_rewards_is_that_of_large_ones_in_other_units(whole):
+    model, unit = whole(), 2.0**-50
+    tiny = TrajectoryModel(model.mdp, model.reward * unit, model.horizon, model.temperature * unit)
+    expected, found = (compare(each, ["exact"], num_rollouts=2).rows[0].optimism_gap for each in (model, tiny))
+    assert expected > 0.1
+    assert found == pytest.approx(expected * unit, rel=1e-9, abs=0)
+
+
 def test_instances_take_part():
     assert [r.backend for r in compare(lottery(), [SumProduct(), StructuredVariational(solver="svi")]).rows] == [
         "exact",

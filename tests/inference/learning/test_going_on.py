@@ -105,6 +105,71 @@ def test_what_cannot_go_on_is_refused():
         ask(world_of(small_model()), initial=exact)
 
 
+class Square(gymnasium.Env):
+    """One step with an action in a square."""
+
+    observation_space = gymnasium.spaces.Box(-1.0, 1.0, (1,), np.float32)
+    action_space = gymnasium.spaces.Box(-1.0, 1.0, (2,), np.float32)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action):
+        return np.zeros(1, np.float32), float(action.sum()), True, False, {}
+
+
+def in_square(**options):
+    world = environment_model(Square, discount=0.9, temperature=0.5)
+    return cai.infer(world, "soft-actor-critic", **{**SMALL, "steps": 110, "warmup_steps": 50, **options})
+
+
+def test_another_kind_of_policy_does_not_go_on():
+    """They ended in torch's words about sizes of tensors, or went on as another policy than the answer's."""
+    torch.manual_seed(0)
+    module, other, seeing = (torch.nn.Linear(*sizes) for sizes in ((1, 4), (1, 3), (1, 5)))
+    acts = torch.nn.Sequential(torch.nn.Linear(1, 6), torch.nn.Linear(6, 4))
+    gaussian, flow = in_square(), in_square(policy="flow")
+    above = in_square(policy=flow.policy())
+    with_module, with_features = in_square(policy=module), in_square(network=seeing)
+
+    def refused(pattern, initial, **options):
+        with pytest.raises(ValueError, match=pattern):
+            in_square(initial=initial, **options)
+
+    refused("of kind 'gaussian', and one of kind 'flow' is asked for; give policy='gaussian'", gaussian, policy="flow")
+    refused("of kind 'flow', and one of kind 'gaussian' is asked for; give policy='flow'", flow)
+    refused("of kind 'module', .* give the module again, policy=", with_module)
+    refused("of kind 'gaussian', and one of kind 'module'", gaussian, policy=module)
+    refused("has 8 parameters of its actor, and here there are 40: the modules of policy=", with_module, policy=acts)
+    refused("sees features that a module makes .* give the module again, network=", with_features)
+    refused("has no module that makes features of observations; leave network= out", gaussian, network=seeing)
+    refused("parameters of its actor, and here there are", with_features, network=other)
+    # without its frozen flow, or through another one, the policy would be another
+    refused("has a frozen flow beneath .* not that one: .* give the policy above which it was", above, policy="flow")
+    refused("has a frozen flow beneath its own, and policy= is not that one", above, policy=above.policy())
+    refused("has no flow beneath .* policy= would put one there.* give policy='flow'", flow, policy=flow.policy())
+    for answer, options in (
+        (flow, {"policy": "flow"}),
+        (above, {"policy": flow.policy()}),
+        (with_module, {"policy": module}),
+        (with_features, {"network": seeing}),
+    ):
+        begun = in_square(initial=answer, steps=40, **options)  # uniform steps alone: nothing has moved yet
+        assert torch.equal(begun.policy().parameters["actor"], answer.policy().parameters["actor"])
+
+
+def test_an_answer_whose_world_stayed_behind_goes_on(tmp_path):
+    answer = in_square()
+    answer.save(tmp_path / "answer")
+    begun = in_square(initial=cai.load(tmp_path / "answer"), steps=40)
+    assert torch.equal(begun.policy().parameters["actor"], answer.policy().parameters["actor"])
+    with pytest.raises(
+        ValueError, match="initial was learned in a world that stayed behind, of which it sees 1 number"
+    ):
+        cai.infer(cartpole(), "soft-actor-critic", initial=cai.load(tmp_path / "answer"), **SMALL)
+
+
 def test_a_box_with_other_bounds_is_another_world():
     def world(high):
         return environment_model("Pendulum-v1", discount=0.9, temperature=1.0, action_bounds=(-1.0, high))

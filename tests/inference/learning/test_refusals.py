@@ -3,6 +3,7 @@
 import math
 
 import pytest
+import torch
 from refusals import check, model, refuse
 
 import cai
@@ -97,9 +98,48 @@ def test_options_of_tables_are_refused_where_networks_learn(backend, option):
     made(**{option: 0.125}).supports(random_mdp(0, branching=1))
 
 
-def test_an_option_of_networks_is_refused_on_tables():
-    with pytest.raises(ValueError, match="clip is for networks, and a TrajectoryModel is learned on tables; leave"):
-        cai.infer(model(), "policy-gradient", clip=0.1)
+OF_NETWORKS = {
+    "policy": "flow",
+    "hidden_sizes": (8,),
+    "batch_size": 16,
+    "learning_rate": 0.1,
+    "buffer_size": 500,
+    "warmup_steps": 5,
+    "updates_per_step": 2,
+    "smoothing": 0.5,
+    "clip": 0.1,
+}
+
+
+@pytest.mark.parametrize("backend", LEARNERS)
+def test_options_of_networks_are_refused_on_tables(backend):
+    for option, value in OF_NETWORKS.items():
+        own = backend == "policy-gradient"
+        if (option == "clip") != own and option in ("clip", "smoothing", "warmup_steps"):
+            continue  # refused as such, or unknown
+        with pytest.raises(ValueError, match=f"{option} is for networks, and a TrajectoryModel is learned on tables"):
+            cai.infer(random_mdp(0, branching=1), backend, steps=64, **{option: value})
+
+
+@pytest.mark.parametrize("option", ["explore", "search"])
+@pytest.mark.parametrize("backend", ["soft-actor-critic", "policy-gradient"])
+def test_who_does_not_observe_time_neither_explores_nor_searches(backend, option):
+    """Both were taken, and nothing looked at them."""
+    asked = {"observe_time": False, "steps": 640, option: 0.125}
+    with pytest.raises(
+        ValueError, match=f"{option} spreads copies over a table, and where the policy does not observe"
+    ):
+        cai.infer(random_mdp(0, horizon=4), backend, **asked)
+    forever = random_mdp(0, horizon=math.inf, discount=0.9)  # no time is there to observe, and nothing changes
+    blind, seeing = (cai.infer(forever, backend, **{**asked, "observe_time": sees}) for sees in (False, True))
+    assert torch.equal(blind.action_probs, seeing.action_probs)
+
+
+def test_a_module_that_nothing_would_ask_is_refused():
+    """Soft Q-learning acts by Q, and a module of policy= was learned by nothing."""
+    world = environment_model("CartPole-v1", discount=0.9, temperature=1.0)
+    with pytest.raises(ValueError, match="policy is a Linear, and backend 'soft-q-learning' acts by the values"):
+        cai.infer(world, "soft-q-learning", policy=torch.nn.Linear(4, 2), steps=150)
 
 
 def test_a_target_near_the_entropy_of_the_prior_is_warned_of():

@@ -54,6 +54,10 @@ def flattened(state, action, next_state, t):
     return torch.tensor([1.0, 2.0, 0.0]).double()[state.flatten()]
 
 
+def flattened_and_tiny(state, action, next_state, t):
+    return 1e-9 * flattened(state, action, next_state, t)
+
+
 def relative(state, action, next_state, t):
     return 1.0 * next_state / next_state.max() * (state != 2)
 
@@ -182,6 +186,7 @@ MISTAKES = {
     "wrong shape": (wrong_shape, ValueError, r"wrong_shape returned shape \[2, 2\].*\[3, 2, 3\].*index tables with"),
     "wrong shape of a table": (np.zeros((2, 3)), ValueError, r"shape \[2, 3\].*S = 3, A = 2.*\[S, A\]"),
     "table over time": (np.zeros((T, S, A)), ValueError, r"shape \[4, 3, 2\].*first axis is time.*TimeTableReward"),
+    "flattened, tiny": (flattened_and_tiny, ValueError, r"tiny says 0 .* and 1e-09 for the same step.*without flatten"),
     "flattened": (flattened, ValueError, r"flattened says 0 .* and 1 for the same step.*without flatten"),
     "relative to the others": (relative, ValueError, r"relative says .*its own step alone.*max"),
     "whole table": (whole_table, ValueError, r"whole_table returned shape \[3, 2, 3\].*index tables"),
