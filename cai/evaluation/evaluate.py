@@ -17,7 +17,7 @@ from cai.evaluation.endless_rollouts import endless_returns
 from cai.evaluation.episodes import EpisodeOutcome, evaluate_episodes
 from cai.evaluation.programs import SampledOutcome, evaluate_program, mean_of_worst
 from cai.inference.tabular.believed_dynamics import FixedDynamics
-from cai.inference.tabular.markov.chains import EndingChain, long_run
+from cai.inference.tabular.markov.chains import EndingChain, long_run, meets_forbidden
 from cai.inference.tabular.markov.moments import return_moments
 from cai.models.common.numerics import expectation, weighted
 from cai.models.common.random_draws import seeded
@@ -72,12 +72,14 @@ class Outcome(Saved):
     visits: Mapping[str, float] | None
     returns: Tensor = field(repr=False)
     cut: int = 0
+    _stored_axes = {"expected_return": "", "cvar": "", "entropy": "", "occupancy": "V S counts", "returns": "N"}
+    _stored_axes |= {"standard_error": "counts", "std": "counts", "cut": "counts", "tail": "chances"}
+    _stored_axes |= {"absorbed": "chances", "ends_in": "chances", "visits": "chances"}
 
     def _repr_html_(self) -> str:
         """The numbers as a table."""
-        numbers = {
-            name: getattr(self, name) for name in ("expected_return", "standard_error", "std", "cvar", "entropy")
-        }
+        shown = ("expected_return", "standard_error", "std", "cvar", "entropy")
+        numbers = {name: getattr(self, name) for name in shown}
         numbers |= {"absorbed": self.absorbed} | ({"rollouts cut": self.cut} if self.cut else {})
         for what in ("ends_in", "visits"):
             numbers |= {f"{what} {region}": chance for region, chance in (getattr(self, what) or {}).items()}
@@ -130,13 +132,7 @@ def evaluate(
 
 
 @overload
-def evaluate(
-    policy: Any,
-    model: World,
-    *,
-    seed: int = 0,
-    episodes: int,
-) -> EpisodeOutcome: ...
+def evaluate(policy: Any, model: World, *, seed: int = 0, episodes: int) -> EpisodeOutcome: ...
 
 
 @overload
@@ -290,6 +286,7 @@ def _expectations(
     occupancy, taken, entropy = [], torch.zeros_like(table[0]), 0.0  # taken: [S, A], how often in nonterminal states
     expected_return = 0.0
     if model.is_average:
+        expected_return = -math.inf if meets_forbidden(model, table[0]) else 0.0
         visits = long_run(model, mdp.initial, table[0], FixedDynamics(model))[None]
         mass, absorbed = visits, visits.new_zeros(1)
     elif chain is not None:
@@ -390,7 +387,8 @@ def fitting_table(policy: Policy, model: TrajectoryModel, in_order: bool = True)
     if policy.stationary:
         return table
     if not model.is_finite:
-        raise ValueError("the horizon is infinite and the policy knows finitely many steps; give a stationary policy")
+        what = "the horizon is infinite and the policy knows finitely many steps"
+        raise ValueError(f"{what}; give a stationary one, as Policy(table, stationary=True) is")
     if table.shape[0] < model.steps:
         raise ValueError(
             f"the policy knows {table.shape[0]} steps, the model has {model.steps}; infer with a longer horizon"

@@ -23,6 +23,7 @@ __all__ = [
     "expected_visits",
     "has_trap",
     "long_run",
+    "meets_forbidden",
     "pays_for_ever",
     "transition_matrix",
 ]
@@ -249,13 +250,14 @@ def long_run(model: TrajectoryModel, initial: Tensor, policy: Tensor, dynamics: 
 def _sent(model: TrajectoryModel, here: Tensor, moves: Tensor) -> Tensor:
     """[S], where a chain is one step after it was here, [S]."""
     if model.mdp.next_states is None:
-        return here @ moves.sum(1)
+        return here @ (moves.sum(1) if moves.dim() == 3 else moves)
     return model.mdp.scatter(here[:, None, None] * moves)
 
 
 def _often(model: TrajectoryModel, moves: Tensor, inside: Tensor) -> int:
     """A state that is seen often after 200 steps in a closed class: between visits to another, floats tell little."""
     here = inside / inside.sum().to(moves)
+    moves = moves.sum(1) if model.mdp.next_states is None else moves
     for _ in range(200):
         before, here = here, (here + _sent(model, here, moves)) / 2
         if float((here - before).abs().sum()) < STILL:
@@ -289,6 +291,16 @@ def pays_for_ever(model: TrajectoryModel, policy: Tensor, dynamics: OutcomeDynam
         return False
     origins, targets = edges_of((policy[..., None] * alive) > 0, model.mdp.successors())
     return bool((departs & reached_from(origins, targets, model.mdp.initial.detach() > 0)).any())
+
+
+def meets_forbidden(model: TrajectoryModel, policy: Tensor) -> bool:
+    """Whether the true chain may ever meet a reward of -inf by a policy [S, A], on the way to its long run, too."""
+    moves = (policy.detach()[..., None] * model.mdp.probabilities.detach()) > 0
+    forbidden = (moves & torch.isneginf(model.reward_table(0).detach())).any(-1).any(-1)
+    if not bool(forbidden.any()):
+        return False
+    origins, targets = edges_of(moves, model.mdp.successors())
+    return bool((forbidden & reached_from(origins, targets, model.mdp.initial.detach() > 0)).any())
 
 
 def has_trap(model: TrajectoryModel) -> bool:

@@ -29,7 +29,7 @@ from cai.inference.tabular.recursion import Recursion
 from cai.inference.tabular.stationary.classify import usable
 from cai.inference.tabular.stationary.gain import Rate, soft_rate
 from cai.inference.tabular.stationary.hard import by_outcome
-from cai.inference.tabular.stationary.hard_gain import hard_rate
+from cai.inference.tabular.stationary.hard_gain import hard_rate, worst_rate
 from cai.inference.tabular.stationary.iteration import (
     ORDERS,
     ConvergenceCriterion,
@@ -93,7 +93,7 @@ def average_messages(model: TrajectoryModel, recursion: Recursion, settling: Con
     if where is None:
         return _impossible(model, recursion)
     part = steps.select(where.pairs, where.edges, where.inside, np.zeros(steps.number + 1))
-    solver = hard_rate if steps.hard and steps.eta == 0 else soft_rate
+    solver = soft_rate if not steps.hard else hard_rate if steps.eta == 0 else worst_rate
     rate = solver(part, settling.max_iterations, settling.accelerate)
     solution = _spread(model, steps, where, rate, settling)
     return _assembled(model, recursion, solution, where, rate, part)
@@ -172,7 +172,8 @@ def _assembled(
     alpha, start = plain_number(model.temperature), model.mdp.initial
     worth = np.nan_to_num(solution.worth[:-1], nan=0.0, posinf=np.inf, neginf=-np.inf)
     values = torch.from_numpy(worth.astype(np.float64)).to(start.detach())
-    policy, gain = policy_at(model, solution), values.new_full((), float(rate.gain))
+    gain = values.new_full((), float(rate.gain))
+    policy = policy_at(model, solution, float(np.nan_to_num(rate.gain)))
     met = where.met
     sure = solution.fits(np.full(1, max(rate.high - rate.gain, rate.gain - rate.low)), np.full(1, abs(rate.gain)))
     fine = sure and solution.fits(solution.error[met], np.full(int(met.sum()), np.abs(worth[met]).max(initial=0.0)))

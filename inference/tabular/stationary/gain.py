@@ -78,15 +78,16 @@ class Rate:
     why: str = ""
 
 
-def soft_rate(steps: Steps, limit: int, newton: bool = True) -> Rate:
+def soft_rate(steps: Steps, limit: int, newton: bool = True, values: Values | None = None) -> Rate:
     """Gain and values of a soft choice, or of any backup.
 
     Args:
         steps: of a class that no edge leaves; every state leads to every other.
         limit: the most backups and policies.
         newton: whether linear systems may be solved.
+        values: where to begin; at 0 unless given.
     """
-    chains, values = Chains(steps), steps.values(np.zeros(steps.number))
+    chains, values = Chains(steps), values or steps.values(np.zeros(steps.number))
     count, jumps, rounds, stalls, before = 0, 0, 16, 0, np.inf
     against = steps.eta < 0 and np.isfinite(steps.eta)
     while True:

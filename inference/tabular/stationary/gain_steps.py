@@ -2,9 +2,13 @@
 
 Newton's method on g + h = F(h), whose slope is the chain of the policy and dynamics at h (policy iteration; where
 F is convex, eta >= 0, its gains never fall). Where eta < 0 the dynamics work against the policy, and steps of both may
-go round. So a policy is held while the dynamics are iterated against it (its F is concave, and its gains never rise),
-and then made better (Hoffman and Karp 1966); some backups on the way take what was learned further than one state, and
-where a few steps of both arrive, they are all.
+go round. But of u = e^{eta h} a backup is G(u)(s) = (sum_a p(a|s) (sum_s' p(s'|s,a) e^{eta r} u(s'))^{1 / eta})^eta, a
+mean of negative order of linear maps: homogeneous and concave, so that G(u) <= L u with its slope L at any u. With
+k = max G(u) / u, which is rho(L) or more, (k - L) z = u has a solution z > 0, and G(z) <= k z - u: k falls with every
+such step, from anywhere, and near the end by squares (Noda 1971 for matrices; Elsner 1976). Where u is orders of orders
+apart that takes too many steps. Then a policy is held while the dynamics are iterated against it (its F is concave, and
+its gains never rise), and then made better (Hoffman and Karp 1966); some backups on the way take what was learned
+further than one state, and where a few steps of both arrive, they are all.
 """
 
 from __future__ import annotations
@@ -43,8 +47,14 @@ FULL = 0.1  # of a table: chains of fewer entries are listed
 STILL = 1e-4  # what a step changes of where it is, below which more of them show nothing
 UNDONE = 1e-6  # of a step: values that are less have lost too many digits of theirs to it
 STALLS = 20  # steps in a row that do not bring values nearer
+MIXES = 0.7  # of what is left: where a backup leaves less it is worth more than its price, a fourth of a step's
+COLD = 100.0  # of eta times what states gain apart: too much for Noda's steps
+NODA = 30  # of Noda's steps in a row
+SLOW = 8  # of them that bring values no nearer
+SHORT = 0.01  # a step of Noda's, times eta, from which on Newton's are as good
 AHEAD = 16  # backups between two policies that are held
 POLICIES = 30  # that are held at most
+STUCK = 10  # of them in a row that bring values no nearer
 DIRECT = 8  # of Newton's own steps before a policy is held
 GAPS = 8  # between what states gain, at which they may fall into two sets
 INNER = 60  # steps of the dynamics against one of them
@@ -121,10 +131,17 @@ def newton_against(steps: Steps, chains: Chains, values: Values, limit: int) -> 
     Returns:
         (values, their moves, backups and policies, how many of them solved a linear system).
     """
-    at = best = (values, steps.moves(values))
-    count, solved, step = 0, 0, 0.5
+    at, count = _mixed(steps, values, limit)
+    solved, step, cold = 0, 0.5, abs(steps.eta) * spread(at[1]) >= COLD
+    while not (cold or is_near(steps, at[1]) or count >= limit or falls_apart(steps, *at)):
+        found, taken = _noda(steps, chains, at)
+        found, reached, more = newton(steps, chains, found[0], DIRECT)
+        count, solved = count + taken + more, solved + taken + more
+        cold = spread(reached) > 0.1 * spread(at[1])
+        at = (found, reached)
+    best, since = at, 0
     for _ in range(POLICIES):
-        if is_even(at[1]) or count >= limit or falls_apart(steps, *at):
+        if is_near(steps, at[1]) or count >= limit or since == STUCK or falls_apart(steps, *at):
             break
         for _ in range(AHEAD):
             values = at[0].moved(step * (at[1].delta - middle(at[1])))
@@ -138,8 +155,44 @@ def newton_against(steps: Steps, chains: Chains, values: Values, limit: int) -> 
         moves = steps.moves(values)
         if np.isfinite(moves.delta).all():
             at = (values, moves)
+        since = 0 if spread(at[1]) < 0.9 * spread(best[1]) else since + 1
         best = at if spread(at[1]) < spread(best[1]) else best
     return *best, count, solved
+
+
+def _mixed(steps: Steps, values: Values, limit: int) -> tuple[tuple[Values, Moves], int]:
+    """Values after as many backups as bring them much nearer, with their moves, and how many were made."""
+    at = (values, steps.moves(values))
+    for count in range(limit):
+        following = at[0].moved(at[1].delta - middle(at[1]))
+        moves = steps.moves(following)
+        if not spread(moves) < MIXES * spread(at[1]):
+            return at, count + 1
+        at = (following, moves)
+    return at, limit
+
+
+def _noda(steps: Steps, chains: Chains, at: tuple[Values, Moves]) -> tuple[tuple[Values, Moves], int]:
+    """Noda's steps until they are short, and how many they were.
+
+    With delta = F(h) - h and the chain P at h, z / u is (I - P')^-1 1 but for a factor, where the chain P' goes on with
+    probability e^{eta (delta - min delta)} times that of P.
+    """
+    best, since = at, 0
+    for count in range(NODA):
+        moves = at[1]
+        falls = -np.expm1(steps.eta * (moves.delta - moves.delta.min())).astype(np.float64)
+        found = chains.system(moves, falls=falls).answer(np.ones((steps.number, 1)))
+        if found is None or not np.isfinite(found).all() or not (found > 0).all():
+            return best, count
+        step = np.log(found[:, 0] / found.max()) / steps.eta
+        values = at[0].moved(step)
+        at = (values, steps.moves(values))
+        since = 0 if spread(at[1]) < 0.9 * spread(best[1]) else since + 1
+        best = at if spread(at[1]) < spread(best[1]) else best
+        if since == SLOW or float(np.ptp(step)) * abs(steps.eta) < SHORT:
+            return best, count + 1
+    return best, NODA
 
 
 def falls_apart(steps: Steps, values: Values, moves: Moves) -> bool:

@@ -1,6 +1,7 @@
 """What a class of states earns a step under hard control: Howard's algorithm for the average criterion, with bounds.
 
-Policies are made to lead to the best of their closed classes (Haviv and Puterman 1991).
+Policies are made to lead to the best of their closed classes (Haviv and Puterman 1991). Against the worst outcomes a
+policy is held while those are chosen by the same algorithm, and then made better (Hoffman and Karp 1966).
 """
 
 from __future__ import annotations
@@ -15,33 +16,28 @@ from cai.inference.tabular.stationary.gain import Rate, bound_on_values, conclud
 from cai.inference.tabular.stationary.gain_steps import classes_of, gain_of, law_of, seen_state, until_return
 from cai.inference.tabular.stationary.hard import Merged
 from cai.inference.tabular.stationary.newton import NOISE, Chains, as_good, better, policy_iteration
+from cai.inference.tabular.stationary.problem.edges import EdgeList
 from cai.inference.tabular.stationary.problem.moves import TINY, Values
 from cai.inference.tabular.stationary.problem.searches import ending, staying
 from cai.inference.tabular.stationary.problem.steps import Steps
 
-__all__ = ["hard_rate"]
+__all__ = ["hard_rate", "worst_rate"]
 
 Array = np.ndarray[Any, Any]
+GRAIN = 16  # roundings of the largest value: policies that move values apart by no more are as good
+HELD = 50  # policies against the worst outcomes at most
 POLICIES = 1_000  # at most, of a problem that bounds others
 SELDOM = 1e-3  # of how often a chain is elsewhere
 
 
 def hard_rate(steps: Steps, limit: int, newton: bool = True) -> Rate:
     """Gain and values of the best action of expected outcomes; arguments as in `soft_rate`."""
-    chains, values = Chains(steps), steps.values(np.zeros(steps.number))
     if not newton:
         return soft_rate(steps, limit, False)
-    chosen = steps.first_pairs.copy()
-    count, reference, least, since = 0, -1, np.inf, 0
-    while count < limit:
-        count += 1
-        chosen, reference = _leading(steps, chains, chosen, reference)
-        values = _valued(steps, chains, values, chosen, reference)
-        following, gap = better(steps, steps.moves(values), chosen)
-        least, since = (gap, 0) if gap < 0.5 * least else (least, since + 1)
-        if gap <= 1 or (gap < NOISE and since >= 2):
-            break
-        chosen = following
+    chains = Chains(steps)
+    found = _howard(steps, chains, steps.first_pairs.copy(), limit)
+    assert found is not None  # all states lead to each other
+    values, chosen, count = found
     tight = as_good(steps, steps.moves(values), values)
     labels, kept = staying(steps, tight)
     rate = concluded(steps, chains, values, count, count, steps.moves(values, chosen))
@@ -51,6 +47,72 @@ def hard_rate(steps: Steps, limit: int, newton: bool = True) -> Rate:
             return rate
         return replace(rate, width=_width_of_ties(steps, chains, rate, chosen, kept))
     return of_ties(steps, rate, limit, _drift)
+
+
+def worst_rate(steps: Steps, limit: int, newton: bool = True) -> Rate:
+    """Gain and values of the best action against the worst outcomes; arguments as in `soft_rate`."""
+    values = steps.values(np.zeros(steps.number))
+    if not newton or steps.table is not None:
+        return soft_rate(steps, limit, newton)
+    chosen, picked, count = better(steps, steps.moves(values), steps.first_pairs)[0], None, 0
+    for _ in range(HELD):
+        against, edges = _outcomes(steps, chosen)
+        first = against.first_pairs.copy()
+        if picked is not None:  # of pairs that are held still
+            kept = np.flatnonzero(np.isin(edges, picked))
+            first[against.states[kept]] = kept
+        found = _howard(against, Chains(against), first, limit - count)
+        if found is None:
+            break
+        values, picked, count = Values(-found[0].high, -found[0].low), edges[found[1]], count + found[2]
+        following, gap = better(steps, steps.moves(values), chosen)
+        if gap <= 1 or count >= limit:
+            break
+        chosen = following
+    rate = soft_rate(steps, limit - count, newton, values)
+    return replace(rate, count=rate.count + count, jumps=rate.jumps + count)
+
+
+def _outcomes(steps: Steps, chosen: Array) -> tuple[Steps, Array]:
+    """(what the outcomes of the chosen pairs [N] may be picked for: what they cost; int [R], the edge of each)."""
+    edges = np.flatnonzero(np.isin(steps.pairs, chosen))
+    number, nothing = len(edges), np.zeros(len(edges))
+    every = EdgeList(np.arange(number), steps.targets[edges], np.ones(number), nothing)
+    found = Steps(
+        steps.number,
+        0.0,
+        True,
+        steps.sources[edges],
+        np.arange(number),
+        steps.chances[edges],
+        -(steps.rewards[steps.pairs[edges]] + steps.gains[edges]),
+        every,
+        nothing,
+        np.zeros(steps.number),
+    )
+    return found, edges
+
+
+def _howard(steps: Steps, chains: Chains, chosen: Array, limit: int) -> tuple[Values, Array, int] | None:
+    """(values, the pairs [N] that are best, policies); None where not all states can be led to the best class."""
+    values, reference, least, since, still = steps.values(np.zeros(steps.number)), -1, np.inf, 0, 0
+    last = chosen
+    for count in range(1, limit + 1):
+        led = _leading(steps, chains, chosen, reference, last)
+        if led is None:
+            return None
+        (chosen, reference), before = led, values
+        last = chosen
+        values = _valued(steps, chains, values, chosen, reference)
+        following, gap = better(steps, steps.moves(values), chosen)
+        least, since = (gap, 0) if gap < 0.5 * least else (least, since + 1)
+        # Where nothing is paid on the way between alike states, any rounding of values is many of a move's.
+        apart = np.ptp((values.high - before.high) + (values.low - before.low))
+        still = still + 1 if apart <= GRAIN * np.finfo(steps.dtype).eps * np.abs(values.high).max() else 0
+        if gap <= 1 or (gap < NOISE and since >= 2) or still >= 2:
+            return values, chosen, count
+        chosen = following
+    return values, chosen, limit
 
 
 def _drift(steps: Steps, values: Values, gain: Any, off: Any) -> Array | None:
@@ -110,8 +172,12 @@ def _width_of_ties(steps: Steps, chains: Chains, rate: Rate, chosen: Array, kept
     )
 
 
-def _leading(steps: Steps, chains: Chains, chosen: Array, reference: int) -> tuple[Array, int]:
-    """The pairs of a policy [N], made to lead to the best of its closed classes, and a state of that one."""
+def _leading(steps: Steps, chains: Chains, chosen: Array, reference: int, last: Array) -> tuple[Array, int] | None:
+    """The pairs of a policy [N], made to lead to the best of its closed classes, and a state of that one.
+
+    Pairs of the last policy do so if its reference is in that class: others may be worse, and would be given up again.
+    None if some states cannot be led there.
+    """
     moves = steps.moves(steps.values(np.zeros(steps.number)), chosen)
     classes = classes_of(steps, moves)
     best = classes[0]
@@ -132,9 +198,13 @@ def _leading(steps: Steps, chains: Chains, chosen: Array, reference: int) -> tup
     else:
         goal = steps.reaching(goal, steps.of_pairs(np.isin(np.arange(len(steps.states)), chosen)))
     led = goal[:-1]
-    if not led.all():
+    if not led.all() and reference >= 0 and goal[reference]:
+        chosen = np.where(led, chosen, last)
+    elif not led.all():
         nearer = surely_reaching(steps.states, steps.pairs, steps.targets, steps.chances, goal)[1][:-1]
         chosen = np.where(led, chosen, nearer)
+        if (chosen < 0).any():
+            return None
     return chosen, seen_state(steps, moves, best)
 
 

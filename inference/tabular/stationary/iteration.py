@@ -27,7 +27,7 @@ from cai.inference.tabular.stationary.own import solve_own
 from cai.inference.tabular.stationary.problem.listing import steps_of
 from cai.inference.tabular.stationary.problem.steps import Steps
 from cai.inference.tabular.stationary.solve import Solution, solve_by_backups, solve_soft
-from cai.models.common.numerics import certainty_equivalent, plain_number
+from cai.models.common.numerics import certainty_equivalent, plain_number, rounding
 from cai.models.trajectory.model import TrajectoryModel
 
 __all__ = [
@@ -208,8 +208,14 @@ def _status(model: TrajectoryModel, solution: Solution, met: Array) -> tuple[Sta
     return Status.SUCCESS, ""
 
 
-def policy_at(model: TrajectoryModel, solution: Solution) -> Tensor:
-    """[S, A]: the choice at the values; the action prior where no value is finite, and where nothing is ever paid."""
+def policy_at(model: TrajectoryModel, solution: Solution, gain: float = 0.0) -> Tensor:
+    """[S, A]: the choice at the values; the action prior where no value is finite, and where nothing is ever paid.
+
+    Args:
+        model: the trajectory model.
+        solution: the values.
+        gain: nats, of which rewards are less there.
+    """
     steps, prior = solution.steps, model.action_prior.detach()
     pairs, edges = solution.allowed(np.zeros(steps.number, dtype=bool))
     states = np.zeros(steps.number, dtype=bool)
@@ -220,7 +226,9 @@ def policy_at(model: TrajectoryModel, solution: Solution) -> Tensor:
     part = steps.select(pairs, edges, states, np.nan_to_num(solution.worth))
     values = solution.values(states, part.dtype)
     moves = part.moves(values)
-    weights = np.where(as_good(part, moves, values), part.prior, 0.0) if steps.hard else moves.policy
+    ties = rounding(prior)  # of what was given, which may be float32
+    good = as_good(part, moves, values, ties, abs(gain)) if steps.hard else None
+    weights = moves.policy if good is None else np.where(good, part.prior, 0.0)
     table = np.zeros(prior.shape)
     np.add.at(table, (np.flatnonzero(states)[part.states], part.actions), weights.astype(np.float64))
     found = torch.from_numpy(table).to(prior)

@@ -96,30 +96,38 @@ class Chains:
             return inside, out, rows * number + columns, FullPattern(number)
         return inside, out, None, SystemPattern(torch.from_numpy(rows), torch.from_numpy(columns), number)
 
-    def system(self, moves: Moves, cut: Array | None = None) -> LinearSystem:
+    def system(self, moves: Moves, cut: Array | None = None, falls: Array | None = None) -> LinearSystem:
         """I - P of a chain.
 
         Args:
             moves: whose policy and dynamics it follows.
             cut: bool [N + 1], states at which the chain ends, besides the end.
+            falls: [N], the probability with which it ends before it moves on; 0 unless given.
         """
         number = self.steps.number
         ends = np.append(np.zeros(number, dtype=bool), True) if cut is None else cut | (np.arange(number + 1) == number)
+        falls = np.zeros(number) if falls is None else falls
         if self.steps.table is not None:
             columns = self.steps.table.columns
             chain, stays = moves.chain, columns < number
             table = np.zeros((number, number))
             table[:, columns[stays]] = chain[:, stays]
             table[:, ends[:-1]] = 0.0
-            return FullPattern(number).system(torch.from_numpy(table.ravel()), _tensor(chain[:, ends[columns]].sum(1)))
+            exits = chain[:, ends[columns]].sum(1)
+            if falls.any():
+                table *= (1 - falls)[:, None]
+                exits = falls + (1 - falls) * exits
+            return FullPattern(number).system(torch.from_numpy(table.ravel()), _tensor(exits))
         inside, out, places, pattern = self._listed
         weights = moves.weights.astype(np.float64, copy=False)
+        if falls.any():
+            weights = weights * (1 - falls)[self.steps.sources]
         inner: Array = weights[inside]
         if cut is not None:
             stopped = cut[self.steps.targets[inside]]
             out = np.append(out, inside[stopped])
             inner = np.where(stopped, 0.0, inner)
-        exits = np.bincount(self.steps.sources[out], weights[out], number)
+        exits = falls + np.bincount(self.steps.sources[out], weights[out], number)
         if places is not None:
             inner = np.bincount(places, inner, number**2)
         return pattern.system(_tensor(inner), _tensor(exits))
@@ -164,7 +172,8 @@ def soft_policy_iteration(steps: Steps, values: Values, limit: int, chains: Chai
         lost = following is None or not np.isfinite(following.high).all()
         is_long = step is not None and float(np.abs(step).max()) > LONG_STEP * (1 + float(np.abs(values.high).max()))
         if lost or is_long or count in LOOKS:
-            grew = grows(steps, values, lost or not is_long or steps.count <= LARGE)
+            thorough = lost or not is_long or (steps.count <= LARGE and count & (count - 1) == 0)
+            grew = grows(steps, values, thorough)
             if grew is not None:
                 return Found(values, count, grew)
         if following is None or lost:
@@ -363,8 +372,16 @@ def error_bound(steps: Steps, found: Found, chains: Chains | None = None) -> Arr
     return None
 
 
-def as_good(steps: Steps, moves: Moves, values: Values) -> Array:
-    """Bool [R], the pairs that are as good as the best of their state, up to rounding."""
+def as_good(steps: Steps, moves: Moves, values: Values, ties: float = TIES, least: float = 0.0) -> Array:
+    """Bool [R], the pairs that are as good as the best of their state, up to rounding.
+
+    Args:
+        steps: the problem.
+        moves: at the values.
+        values: of its states.
+        ties: how much worse a pair may be, relative to what it or the best changes.
+        least: what these change at least, nats.
+    """
     scale = moves.sizes
     if steps.table is not None and steps.eta != 0:
         scale = apart_of(steps.table, np.append(values.total, 0.0), steps.states)
@@ -372,4 +389,6 @@ def as_good(steps: Steps, moves: Moves, values: Values) -> Array:
         total = np.append(values.total, 0.0)
         changes = steps.chances * np.abs(steps.gains + total[steps.targets] - total[steps.sources])
         scale = np.abs(steps.rewards) + np.add.reduceat(changes, steps.first_edges)
-    return np.asarray(moves.advantages >= (moves.delta - moves.rounding)[steps.states] - TIES * scale)
+    best = np.where(moves.advantages >= moves.delta[steps.states], scale, least)
+    scale = np.maximum(scale, np.maximum.reduceat(best, steps.first_pairs)[steps.states])
+    return np.asarray(moves.advantages >= (moves.delta - moves.rounding)[steps.states] - ties * scale)

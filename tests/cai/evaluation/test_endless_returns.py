@@ -218,3 +218,18 @@ def test_what_is_forbidden_where_the_policy_never_comes_says_nothing():
     outcome = evaluate(Policy([[1.0, 0.0]] * 2), model, num_rollouts=400)
     assert (outcome.expected_return, outcome.std) == (pytest.approx(2.0), pytest.approx(math.sqrt(2)))
     assert float(outcome.returns.mean()) == pytest.approx(2.0, abs=Z * outcome.standard_error)
+
+
+@pytest.mark.parametrize(("first", "expected"), [([1.0, 0.0], -math.inf), ([0.0, 1.0], 2.0)])
+def test_what_is_forbidden_on_the_way_to_the_long_run_counts(first, expected):
+    """T steps earn -inf with probability 1/2, whatever T is; so does a step on average."""
+    following = [[[1, 2], [2, 2]], [[2, 2], [2, 2]], [[2, 2], [2, 2]]]
+    mdp = MDP.from_successors(following, [[[0.5, 0.5]] * 2] * 3, 0)
+    rewards = [[0.0, 0.0], [-math.inf, -math.inf], [2.0, 2.0]]
+    model = TrajectoryModel(mdp, rewards, math.inf, criterion="average")
+    policy = Policy([[first, [0.5, 0.5], [0.5, 0.5]]], stationary=True)
+    outcome = evaluate(policy, model, num_rollouts=10)
+    assert outcome.expected_return == expected
+    assert outcome.std == (math.inf if expected < 0 else 0)
+    ahead = TrajectoryModel(mdp, rewards, 10)
+    assert math.isfinite(evaluate(policy, ahead, num_rollouts=10).expected_return) == math.isfinite(expected)

@@ -156,7 +156,10 @@ class Steps:
     def into(self, goal: Array) -> Array:
         """Bool [R], the pairs that may lead into the goal, bool [N + 1]."""
         if self.table is not None:
-            return np.asarray(self.table.positive[:, goal[self.table.columns]].any(1))
+            outcomes = goal[self.table.columns]
+            if self.table.full:
+                return np.full(len(self.states), outcomes.any())
+            return np.asarray(self.table.positive[:, outcomes].any(1))
         return np.bincount(self.pairs[goal[self.targets]], minlength=len(self.states)) > 0
 
     def edges_into(self, goal: Array) -> Array:
