@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from cai.inference.registry import available_backends
+from cai.models.common.files import TakenPath, make_folder
 from cai.models.common.options import named_options, split_names
 from cai.models.rewards.registry import available_rewards, build_reward
 from cai.models.trajectory.model import TrajectoryModel
@@ -27,6 +29,7 @@ __all__ = [
     "Temperature",
     "build_problem",
     "completes",
+    "folder_for",
     "listed",
     "with_rewards",
 ]
@@ -82,6 +85,14 @@ Temperature = Annotated[float | None, typer.Option(help="Reward units per nat, a
 Discount = Annotated[float | None, typer.Option(help="In (0, 1].")]
 Slip = Annotated[float | None, typer.Option(help="Probability of slipping, where the model has one.")]
 Seed = Annotated[int, typer.Option(help="For whatever draws.", min=0, max=2**63 - 1)]
+
+
+def folder_for(path: Path, what: str) -> Path:
+    """Makes a folder that an argument names; one that cannot be, since a file is in its way, is a bad argument."""
+    try:
+        return make_folder(path, what)
+    except TakenPath as error:
+        raise ValueError(str(error)) from error
 
 
 def listed(names: list[str] | None) -> list[str]:

@@ -32,6 +32,7 @@ from cai.arguments import (
     Slip,
     Temperature,
     build_problem,
+    folder_for,
     listed,
     with_rewards,
 )
@@ -269,12 +270,7 @@ def _console() -> Console:
 
 
 def _folder(out: Path | None) -> Path | None:
-    if out is None:
-        return None
-    if out.exists() and not out.is_dir():
-        raise ValueError(f"{str(out)!r} is a file; --out takes a folder")
-    out.mkdir(parents=True, exist_ok=True)
-    return out
+    return None if out is None else folder_for(out, "--out")
 
 
 def _print_comparison(console: Console, result: Comparison) -> None:

@@ -7,7 +7,18 @@ from typing import Annotated, Any
 
 import typer
 
-from cai.arguments import Discount, Horizon, Name, Options, Seed, Slip, Temperature, build_problem, completes
+from cai.arguments import (
+    Discount,
+    Horizon,
+    Name,
+    Options,
+    Seed,
+    Slip,
+    Temperature,
+    build_problem,
+    completes,
+    folder_for,
+)
 from cai.inference.registry import infer
 from cai.models.common.files import write_picture
 from cai.models.common.names import did_you_mean
@@ -61,9 +72,7 @@ def draw_command(
     if path.is_dir():
         raise ValueError(f"{str(path)!r} is a folder; --out takes a file here")
     path = path if path.suffix else path.with_suffix(".png")
-    if path.parent.exists() and not path.parent.is_dir():
-        raise ValueError(f"{str(path.parent)!r} is a file; the picture needs a folder")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    folder_for(path.parent, "the picture")
     plots = drawing_without_screen()
     backend = backend or {"gains": "variational", "plan": "ilqr"}.get(what, "exact")
     if what == "model":

@@ -9,7 +9,7 @@ from typing import Annotated, Any, cast
 
 import typer
 
-from cai.arguments import listed
+from cai.arguments import folder_for, listed
 from cai.models.common.files import write_atomically
 from cai.starting import only_own_output
 
@@ -41,8 +41,10 @@ def fit_command(
     from cai.models.demonstrations.route_network import RouteNetwork
 
     path = None if as_json and out is None else (out or Path("coefficients.json"))
-    if path is not None and (path.is_dir() or (path.parent.exists() and not path.parent.is_dir())):
-        raise ValueError(f"{str(path)!r} cannot be written; --out takes a file in a folder")
+    if path is not None and path.is_dir():
+        raise ValueError(f"{str(path)!r} is a folder; --out takes a file")
+    if path is not None:
+        folder_for(path.parent, "--out")
     with only_own_output() if as_json else contextlib.nullcontext():
         network = RouteNetwork.read_csv(links, turns, exits, ends=ends)
         estimate = fit(
@@ -61,7 +63,6 @@ def fit_command(
         if estimate.dropped is not None and len(estimate.dropped):
             print(f"Left out:\n{estimate.dropped.to_string(index=False)}")
     if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, (estimate.to_json() + "\n").encode())
         if not as_json:
             print(f"saved {path}")

@@ -22,6 +22,7 @@ from cai.inference.core.storage import StorageError, load
 from cai.inference.registry import available_backends, infer, make_backend
 from cai.inference.resume import resume
 from cai.inference.runs import FILE, read_run
+from cai.models.common.files import is_there
 from cai.models.common.names import did_you_mean
 from cai.models.common.options import split_options
 from cai.models.environments.collect import acting_worlds
@@ -58,7 +59,7 @@ def train_command(
     with only_own_output() if as_json else contextlib.nullcontext():
         begin = time.perf_counter()
         problem = _world(world, temperature, discount)
-        if (folder / FILE).exists():
+        if is_there(folder / FILE):
             raise ValueError(
                 f"{str(folder)!r} holds a run already; go on with it by cai resume {folder}, or take another"
             )
@@ -164,7 +165,7 @@ def _stored_steps(path: Path) -> int:
 
 
 def _there(folder: Path) -> None:
-    if not (folder / FILE).exists():
+    if not is_there(folder / FILE):
         raise ValueError(f"{str(folder)!r} holds no run; cai train WORLD ... --folder {folder} begins one")
 
 

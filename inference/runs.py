@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from cai.inference.core.learner import Iterative, Learner
 from cai.inference.core.posterior import Posterior
 from cai.inference.core.storage import StorageError, can_store, load, save, storable
-from cai.models.common.files import MissingFile, TakenPath, as_folder
+from cai.models.common.files import MissingFile, TakenPath, as_folder, is_there, make_folder
 from cai.models.common.fingerprint import fingerprint
 from cai.models.common.numerics import plain_number
 from cai.models.common.schema import check_fields
@@ -136,7 +136,7 @@ def begin_run(folder: str | Path, backend: Any, model: Any, seed: int, purpose: 
         ValueError: if the folder is "", or the backend is no dataclass, so that nobody knows its options.
     """
     path = as_folder(folder)
-    if (path / FILE).exists():
+    if is_there(path / FILE):
         raise TakenPath(
             f"{str(folder)!r} holds a run already; cai.resume({str(folder)!r}) goes on with it, and a new run needs a "
             "folder of its own"
@@ -153,13 +153,7 @@ def begin_run(folder: str | Path, backend: Any, model: Any, seed: int, purpose: 
             else:
                 given[field.name] = _fingerprint(value)
     stored = model if isinstance(model, (TrajectoryModel, World, EnvironmentModel)) and can_store(model) else None
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise TakenPath(
-            f"{str(folder)!r} cannot be made a folder for the run ({error.strerror or error}); give the path of "
-            "a folder, new or without a run"
-        ) from error
+    make_folder(path, "the run")
     run = Run(name, options, given, int(seed), stored, _outside(model), purpose)
     save(path / FILE, run._asdict())
     return run
@@ -179,7 +173,7 @@ def read_run(folder: str | Path, model: Any, options: Mapping[str, Any]) -> tupl
         ValueError: if something that no file can hold is missing, or is not what the run began with.
     """
     path = Path(folder) / FILE
-    if not path.exists():
+    if not is_there(path):
         raise MissingFile(f"{str(folder)!r} holds no run; cai.infer(model, backend, folder=...) begins one")
     content = load(path)
     if not isinstance(content, dict) or set(content) != set(Run._fields):

@@ -58,6 +58,9 @@ class ContinuousOutcome(Saved):
     absorbed: float
     returns: Tensor = field(repr=False)
 
+    _stored_axes = {"expected_return": "", "expected_return_error": "counts", "entropy": "", "returns": "N"}
+    _stored_axes |= {"tail": "chances", "absorbed": "chances"}
+
     # A continuous model has no named regions, whose visits and endings outcomes of tables report.
     ends_in = None
     visits = None

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from cai.models.common.checks import as_count
+from cai.models.common.memory import require_chains
 from cai.models.common.random_draws import seeded
 from cai.models.common.storage import Saved, storable
 from cai.models.continuous.world import World
@@ -115,6 +116,7 @@ def evaluate_episodes(
         TypeError, ValueError: if the policy does not fit the world, or the world is a batch.
     """
     number = as_count(episodes, "episodes", 2)
+    require_chains(number)
     if not hasattr(policy, "act") or hasattr(policy, "belief"):
         raise TypeError(f"a {type(policy).__name__} does not act on observations; use cai.extract_policy(posterior)")
     if isinstance(policy, Runs) and isinstance(world, EnvironmentModel):

@@ -72,12 +72,14 @@ class Outcome(Saved):
     visits: Mapping[str, float] | None
     returns: Tensor = field(repr=False)
     cut: int = 0
+    _stored_axes = {"expected_return": "", "cvar": "", "entropy": "", "occupancy": "V S counts", "returns": "N"}
+    _stored_axes |= {"standard_error": "counts", "std": "counts", "cut": "counts", "tail": "chances"}
+    _stored_axes |= {"absorbed": "chances", "ends_in": "chances", "visits": "chances"}
 
     def _repr_html_(self) -> str:
         """The numbers as a table."""
-        numbers = {
-            name: getattr(self, name) for name in ("expected_return", "standard_error", "std", "cvar", "entropy")
-        }
+        shown = ("expected_return", "standard_error", "std", "cvar", "entropy")
+        numbers = {name: getattr(self, name) for name in shown}
         numbers |= {"absorbed": self.absorbed} | ({"rollouts cut": self.cut} if self.cut else {})
         for what in ("ends_in", "visits"):
             numbers |= {f"{what} {region}": chance for region, chance in (getattr(self, what) or {}).items()}
@@ -130,13 +132,7 @@ def evaluate(
 
 
 @overload
-def evaluate(
-    policy: Any,
-    model: World,
-    *,
-    seed: int = 0,
-    episodes: int,
-) -> EpisodeOutcome: ...
+def evaluate(policy: Any, model: World, *, seed: int = 0, episodes: int) -> EpisodeOutcome: ...
 
 
 @overload

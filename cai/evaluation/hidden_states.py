@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from cai.evaluation.evaluate import fitting_table
+from cai.models.common.memory import require_chains
 from cai.models.common.random_draws import seeded
 from cai.models.common.simulator import Transition
 from cai.models.common.storage import Saved, storable
@@ -150,6 +151,7 @@ def evaluate_belief_policy(
     _check_world(belief_policy, model)
     if isinstance(num_rollouts, bool) or not isinstance(num_rollouts, int) or num_rollouts < 2:
         raise ValueError(f"num_rollouts is {num_rollouts!r}; a standard error needs a whole number of at least 2")
+    require_chains(num_rollouts)
     generator = seeded(seed)
     mdp = belief_policy.states.mdp
     size = max(1, CHUNK // (mdp.num_states * (1 if mdp.is_dense else mdp.num_outcomes)))

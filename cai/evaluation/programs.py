@@ -15,6 +15,7 @@ from torch import Tensor
 
 from cai.inference.particles.program_system import check_vectorised
 from cai.inference.programs.guide import ExactSites
+from cai.models.common.memory import require_chains
 from cai.models.common.numerics import weighted
 from cai.models.common.random_draws import OwnDraws
 from cai.models.common.storage import Saved, storable
@@ -85,6 +86,7 @@ def evaluate_program(
             )
             raise ValueError(f"the policy is for {sizes[0]} states and {sizes[1]} actions of the program; {has}")
     check_vectorised(program, info)
+    require_chains(num_rollouts, 1 + len(info.latents))
     acting = _Acting(policy, info, num_rollouts)
     with pyro_session(None), OwnDraws(seed), torch.no_grad(), pyro.plate("_rollouts", num_rollouts, dim=-1):
         acting(ExactSites()(program))()

@@ -181,13 +181,11 @@ def save_animation(animation: Film, path: str | Path, *, dots_per_inch: float = 
 
     Raises:
         ValueError: if the path ends otherwise.
-        FileNotFoundError: if its folder does not exist.
+        StorageError: if it cannot be written, or its folder not made.
     """
     target = Path(path)
     if target.suffix not in FORMATS:
         raise ValueError(f"{str(path)!r} ends in {target.suffix or 'nothing'!r}; films are written as .gif or .html")
-    if not target.parent.is_dir():
-        raise FileNotFoundError(f"there is no folder {str(target.parent)!r}; make it first")
     if target.suffix == ".gif":
         first, *rest = animation.pictures(dots_per_inch)
         memory = io.BytesIO()

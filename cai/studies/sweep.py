@@ -54,6 +54,13 @@ class Sweep(Saved):
     seeds: tuple[int, ...] | None = None
     of: str = "backend"
 
+    def _check_held(self) -> None:
+        if len(self.comparison.rows) != len(self._places):
+            raise ValueError(
+                f"values are {len(self.values)} and seeds {len(self.seeds or (None,))}, and comparison has "
+                f"{len(self.comparison.rows)} rows; expected one for each value and seed"
+            )
+
     def __repr__(self) -> str:
         seeds = "" if self.seeds is None else f" and {len(self.seeds)} seeds"
         return f"Sweep of {self.backend!r} over {len(self.values)} values of {self.option}{seeds}; see to_frame()"

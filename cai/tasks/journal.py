@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from cai.models.common.files import StorageError, TakenPath, as_folder, write_atomically
+from cai.models.common.files import StorageError, as_folder, is_there, make_folder, write_atomically
 from cai.models.common.storage import load, save
 
 __all__ = ["Journal"]
@@ -50,10 +50,9 @@ class Journal:
         self.question = dict(question)
         self.key = hashlib.sha256(json.dumps(self.question).encode()).hexdigest()
         self._to_file, self._from_file = to_file, from_file
-        if self.folder.exists() and not self.folder.is_dir():
-            raise TakenPath(f"{str(folder)!r} is a file; a study needs a folder")
+        make_folder(self.folder, "a study")
         place = self.folder / FILE
-        if place.exists():
+        if is_there(place):
             self._compare(_read_question(place))
         else:
             text = json.dumps({"layout": LAYOUT, "question": self.question}, indent=1, ensure_ascii=False)

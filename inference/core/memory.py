@@ -10,6 +10,7 @@ from cai.models.trajectory.batch import ModelBatch
 from cai.models.trajectory.model import TrajectoryModel
 
 __all__ = ["Need", "check_memory", "enumerated_need", "horizon_need", "particles_need", "require_tables", "soft_need"]
+__all__ += ["whole_need"]
 
 STEP_OVERHEAD = 2_000  # bytes of Python objects that a step leaves behind where each has tensors of its own
 SITE_OVERHEAD = 100_000  # bytes that a step of an enumerated program leaves behind, whatever its size
@@ -53,6 +54,11 @@ def check_memory(backend: Any, model: Any) -> None:
     what = f"backend {backend.name!r} needs {need.what}" + (f", for each of {times} members" if times > 1 else "")
     device = member.mdp.probabilities.device if isinstance(member, TrajectoryModel) else None
     memory.require_memory(times * need.bytes, f"{what}; that", need.instead, device)
+
+
+def whole_need(parts: list[Need]) -> Need:
+    """What several parts take together; in words the largest of them."""
+    return max(parts, key=lambda need: need.bytes)._replace(bytes=sum(need.bytes for need in parts))
 
 
 def horizon_need(

@@ -18,6 +18,7 @@ from cai.inference.core.lazy import Lazy, lazy
 from cai.inference.core.policy import Policy
 from cai.inference.core.status import NotKnown, Status, Target
 from cai.inference.core.storage import can_store, save
+from cai.models.common.memory import require_chains
 from cai.models.continuous.world import World
 from cai.models.processes.mdp import MDP
 from cai.models.programs.inspect import site_time
@@ -75,6 +76,7 @@ class Posterior(Lazy):
     horizon: int | float
     model: Any
     kind = "posterior"  # in sentences: "the tabular answer"
+    _stored_axes = {**dict.fromkeys(NUMBERS, "..."), "horizon": "counts"}
 
     def __init__(self, *, details: Mapping[str, Any] | None = None, **parts: Any) -> None:
         super().__init__(**parts, details=MappingProxyType(dict(details or {})))
@@ -169,6 +171,7 @@ class Posterior(Lazy):
         self._refuse_failure("sample")
         if num_samples < 1:
             raise ValueError(f"num_samples is {num_samples}; ask for at least 1")
+        require_chains(num_samples, steps=self.steps)
         states, actions, further = self._draw(num_samples, seed, latents)
         drawn = Trajectories(states, actions)
         return (drawn, further) if latents else drawn
@@ -337,6 +340,7 @@ class Posterior(Lazy):
         return {name: part for name, part in self._state().items() if name not in self._of_program or _pickles(part)}
 
     _of_program: tuple[str, ...] = ("model",)  # parts that may be, or hold, a program that stays behind
+    _left_behind: tuple[str, ...] = ("model", "paths", "acting", "recursion")  # parts that are None in some files
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         details = MappingProxyType(dict(state["details"]))
@@ -345,7 +349,8 @@ class Posterior(Lazy):
     def _stored(self) -> dict[str, Any]:
         """The parts that files hold."""
         state = {name: part for name, part in self._state().items() if name != "_records"}
-        state = {name: part for name, part in state.items() if name not in self._of_program or can_store(part)}
+        left_behind = {name for name in self._of_program if name in state and not can_store(state[name])}
+        state |= dict.fromkeys(left_behind)
         details = {key: packed(part) for key, part in state["details"].items()}
         kept = {key: part for key, part in details.items() if can_store(part)}
         lost = tuple(state["details"].keys() - kept.keys())
@@ -354,6 +359,7 @@ class Posterior(Lazy):
     @classmethod
     def _from_stored(cls, parts: dict[str, Any]) -> Posterior:
         made = object.__new__(cls)
+        made._check(parts)
         details = {key: unpacked(part) for key, part in parts["details"].items()}
         made.__setstate__({**parts, "details": details, "_records": False})
         return made

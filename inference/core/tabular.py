@@ -12,7 +12,7 @@ from cai.inference.core.lazy import lazy, table
 from cai.inference.core.memory import require_tables
 from cai.inference.core.most_probable import most_probable_trajectory
 from cai.inference.core.policy import Policy, policy_classes
-from cai.inference.core.posterior import Posterior
+from cai.inference.core.posterior import NUMBERS, Posterior
 from cai.inference.core.status import Status
 from cai.models.common.checks import index_tensor
 from cai.models.common.numerics import rounding, safe_log, safe_logsumexp
@@ -66,6 +66,20 @@ class TabularPosterior(Posterior):
     state_marginals: Tensor
     world: Dynamics
     kind = "tabular"
+    _stored_axes = {
+        **dict.fromkeys(NUMBERS, ""),
+        "values": "T S",
+        "q_values": "T S A",
+        "action_probs": "T S A chances",
+        "action_prior": "... S A chances",
+        "initial": "S chances",
+        "state_marginals": "V S counts",
+        "absorbed": "V counts",
+    }
+
+    def _axis_lengths(self) -> dict[str, int]:
+        mdp = self.mdp
+        return {"T": self.steps} | ({} if mdp is None else {"S": mdp.num_states, "A": mdp.num_actions})
 
     @lazy
     def values(self) -> Tensor | None:

@@ -61,6 +61,8 @@ class Messages:
     theta: Tensor
     temperature: Tensor
     start: Tensor
+    _stored_axes = {"gain": "... T m n", "offset": "... T m", "action_cost": "... T m m", "root": "... T m m"}
+    _stored_axes |= {"chosen": "... T any", "theta": "...", "temperature": "...", "start": "..."}
 
     @cached_property
     def covariance(self) -> Tensor:

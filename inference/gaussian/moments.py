@@ -57,6 +57,9 @@ class Belief(NamedTuple):
     shrunk: Tensor
     start_shrunk: Tensor
 
+    _stored_axes = {"A": "... T n n", "B": "... T n m", "offset": "... T n", "noise": "... T n n", "mean": "... n"}
+    _stored_axes |= {"covariance": "... n n", "shrunk": "... T n n", "start_shrunk": "... n n"}
+
 
 @storable("gaussian-moments")
 class Moments(NamedTuple):
@@ -75,6 +78,9 @@ class Moments(NamedTuple):
     action_means: Tensor
     action_covariances: Tensor
     cross: Tensor
+
+    _stored_axes = {"state_means": "... T+1 n", "state_covariances": "... T+1 n n", "action_means": "... T m"}
+    _stored_axes |= {"action_covariances": "... T m m", "cross": "... T n m"}
 
 
 @storable("gaussian-account")

@@ -46,6 +46,8 @@ class GaussianPolicy:
     on_estimates: bool = False
     _roots: Tensor = field(init=False, repr=False)
 
+    _stored_axes = {"gain": "... T m n", "offset": "... T m", "covariance": "... T m m"}
+
     def __post_init__(self) -> None:
         gain, offset, covariance = self.gain, self.offset, self.covariance
         m = gain.shape[-2] if gain.dim() >= 3 else -1

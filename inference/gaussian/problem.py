@@ -41,6 +41,8 @@ class Quadratic(NamedTuple):
     p: Tensor
     rho: Tensor
 
+    _stored_axes = {"P": "... n n", "p": "... n", "rho": "..."}
+
     def __call__(self, states: Tensor) -> Tensor:
         """[...], at states [..., n] whose leading axes broadcast with those of the coefficients."""
         return (states * (times(self.P, states) / 2 + self.p)).sum(-1) + self.rho
@@ -59,6 +61,8 @@ class GaussianPrior(NamedTuple):
     gain: Tensor
     offset: Tensor
     covariance: Tensor
+
+    _stored_axes = {"gain": "... m n", "offset": "... m", "covariance": "... m m"}
 
 
 @storable("gaussian-problem")

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from cai.inference.core.backend import require_model
 from cai.inference.core.driver import drive
 from cai.inference.core.learner import Learner
-from cai.inference.core.memory import Need, horizon_need
+from cai.inference.core.memory import Need, horizon_need, whole_need
 from cai.inference.core.posterior import Posterior
 from cai.inference.core.status import Target
 from cai.inference.learning.options import TABLE_ENVS, check_count, check_table_model, copies_of
@@ -18,6 +18,8 @@ from cai.inference.learning.tables.world import TableWorld
 from cai.models.trajectory.model import TrajectoryModel
 
 __all__ = ["LearnerOptions"]
+
+COPY_OF_TABLES = 3_000  # bytes that a copy of a world takes with what it meets until that is learned from
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +70,9 @@ class LearnerOptions:
 
     def memory(self, model: TrajectoryModel) -> Need:
         """The memory that `run` will need for this model, by estimate; `infer` refuses what does not fit."""
-        return horizon_need(model, rows=10, tables=10)
+        copies = copies_of(self.num_envs, self.steps, TABLE_ENVS)
+        worlds = Need(COPY_OF_TABLES * copies, f"{copies:,} copies of the world side by side", "lower num_envs")
+        return whole_need([worlds, horizon_need(model, rows=10, tables=10)])
 
     def learner(self, model: Any) -> Learner[Any]:
         """Tables."""

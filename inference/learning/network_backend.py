@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from cai.inference.core.learner import Learner
-from cai.inference.core.memory import Need
+from cai.inference.core.memory import Need, whole_need
 from cai.inference.core.posterior import Posterior
 from cai.inference.learning.backend import LearnerOptions
 from cai.inference.learning.networks.acting import check_acts, check_policy
@@ -27,6 +27,8 @@ from cai.models.continuous.world import World
 from cai.models.environments.world import EnvironmentModel
 
 __all__ = ["NetworkBackend"]
+
+COPY_OF_WORLD = 8_000  # bytes that a copy of a small environment of Gymnasium takes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -210,19 +212,21 @@ class NetworkBackend(LearnerOptions):
         """The memory that `run` will need for this model, by estimate; `infer` refuses what does not fit."""
         if not isinstance(model, (EnvironmentModel, World)):
             return super().memory(model)
-        needs = self.network_needs(self._interface(model))
-        return max(needs, key=lambda need: need.bytes)._replace(bytes=sum(need.bytes for need in needs))
+        copies = copies_of(self._copies(model), self.steps, 1)
+        worlds = Need(COPY_OF_WORLD * copies, f"{copies:,} copies of the world side by side", "lower num_envs")
+        return whole_need([worlds, *self.network_needs(self._interface(model))])
 
     def network_needs(self, interface: Interface) -> list[Need]:
         """What is allocated for a world without tables, part by part, in float32."""
         rows, width = min(self.buffer_size, self.steps), 2 * interface.size + 8
         layers = (1 if self.network is not None else interface.size, *self.hidden_sizes)
         weights = sum((below + 1) * above for below, above in pairwise(layers))
-        held = 8 * weights + 2 * self.batch_size * sum(self.hidden_sizes)  # two, with gradients and two moments each
+        batch = self.batch_size * (width + 2 * sum(self.hidden_sizes))
         return [
             Need(4 * rows * width, f"a buffer of {rows:,} transitions", "lower buffer_size"),
-            Need(4 * held, f"networks of {weights:,} weights, two at least,", "give smaller hidden_sizes"),
-        ]
+            Need(4 * 8 * weights, f"two networks or more of {weights:,} weights", "give smaller hidden_sizes"),
+            Need(4 * batch, f"updates by {self.batch_size:,} transitions", "lower batch_size or hidden_sizes"),
+        ]  # networks with their gradients and two moments each
 
     def run(self, model: Any, *, seed: int = 0) -> Posterior:
         """Answers a model; everything random comes from the seed."""

@@ -56,6 +56,8 @@ class Particles:
     values: Mapping[str, Tensor] = field(repr=False)
     log_weights: Tensor = field(repr=False)
 
+    _stored_axes = {"values": "N ... any", "log_weights": "N"}
+
     @property
     def num_particles(self) -> int:
         """How many trajectories there are, N."""

@@ -54,6 +54,10 @@ class CountedDynamics(OutcomeDynamics):
         particles: its own, with sites s_t, a_t and k_t.
     """
 
+    particles: Particles
+    weights: Tensor
+    _stored_axes = {"weights": "N chances"}
+
     def __init__(self, model: TrajectoryModel, particles: Particles) -> None:
         super().__init__(model)
         self.particles = particles
@@ -121,6 +125,12 @@ class ParticlePosterior(Posterior):
     ess: tuple[float, ...]
     info: ProgramInfo
     kind = "particle"
+
+    def _check_held(self) -> None:
+        if self.particles is not None and (
+            gone := [name for name in self.info.latents if name not in self.particles.values]
+        ):
+            raise ValueError(f"particles.values lacks the site {gone[0]!r}")
 
     @lazy
     def evidence_error(self) -> Tensor | None:

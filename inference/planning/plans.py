@@ -11,6 +11,7 @@ from cai.inference.core.policy import Policy, policy_classes
 from cai.inference.core.posterior import Posterior
 from cai.inference.core.storage import storable
 from cai.inference.gaussian.policy import GaussianPolicy
+from cai.models.common.memory import require_chains
 from cai.models.common.random_draws import seeded
 
 if TYPE_CHECKING:
@@ -32,6 +33,8 @@ class Plan(NamedTuple):
 
     states: Tensor
     actions: Tensor
+
+    _stored_axes = {"states": "T+1 n", "actions": "T m"}
 
 
 class PlanPosterior(Posterior):
@@ -97,6 +100,7 @@ class PlanPosterior(Posterior):
 @torch.no_grad()
 def in_the_world(model: Any, policy: Policy, num_samples: int, seed: int) -> tuple[Tensor, Tensor]:
     """States [N, T + 1, n] and actions [N, T, m] of a policy in a continuous model; inf once a chain ended."""
+    require_chains(num_samples, model.state_dim + model.action_dim, model.steps)
     generator = seeded(seed)
     state = model.reset(num_samples, generator)
     states, actions = [state], []

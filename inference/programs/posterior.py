@@ -128,10 +128,18 @@ class JointDynamics:
         joints: the same of q.
     """
 
+    model: TrajectoryModel | None
+    before: list[Tensor]
+    joints: list[Tensor]
     listed = False
+    _stored_axes = {"before": "S A ... counts", "joints": "S A ... counts"}
 
     def __init__(self, model: TrajectoryModel | None, before: list[Tensor], joints: list[Tensor]) -> None:
         self.model, self.before, self.joints = model, before, joints
+
+    def _check_held(self) -> None:
+        if len(self.before) != len(self.joints):
+            raise ValueError(f"before has {len(self.before)} tables and joints {len(self.joints)}; expected one a step")
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: without_gradient(part) for name, part in vars(self).items()}

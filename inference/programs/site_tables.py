@@ -34,6 +34,17 @@ class SiteTables:
     contexts: dict[str, tuple[str, ...]]
     logs: dict[str, Tensor]
 
+    _stored_axes = {"logs": "..."}
+
+    def _check_held(self) -> None:
+        sizes: dict[str, int] = {}
+        for name, context in self.contexts.items():
+            table = self.logs.get(name)
+            known = table is not None and list(table.shape[:-1]) == [sizes.get(site) for site in context]
+            if table is None or not known or len(self.logs) != len(self.contexts):
+                raise ValueError(f"logs.{name} is no table of {[*context, name]}, in the order of the draws")
+            sizes[name] = len(table.movedim(-1, 0))
+
     @property
     def tables(self) -> dict[str, Tensor]:
         """By site, q's conditional probabilities [*context, N]."""

@@ -11,7 +11,7 @@ import torch
 
 from cai.inference.core.driver import drive
 from cai.inference.core.learner import Learner
-from cai.inference.core.memory import Need, enumerated_need, horizon_need, particles_need
+from cai.inference.core.memory import Need, enumerated_need, horizon_need, particles_need, whole_need
 from cai.inference.core.posterior import Posterior
 from cai.inference.core.status import Target
 from cai.inference.programs.requirements import ENUMERATION_BYTES, check_program, table_bytes
@@ -36,6 +36,7 @@ GRADIENTS = ("auto", "enumerated", "closed", "pathwise", "sampled")
 BASELINES = ("leave-one-out", "none", "value")
 NATURAL_RATE = 1.0
 ADAM_RATE = 0.1  # nats of the logits a step
+START = 32  # bytes that are kept of every start
 
 
 @dataclass(frozen=True)
@@ -229,9 +230,14 @@ class RestrictedVariational:
             info = inspect_program(model)
             if self.gradient == "sampled":
                 return self._drawn(info.horizon, 0)
-            return enumerated_need(info.horizon, table_bytes(info), "give gradient='sampled', or fewer steps")
+            need = enumerated_need(info.horizon, table_bytes(info), "give gradient='sampled', or fewer steps")
+            return self._started(need)
         need = horizon_need(model, rows=8, tables=12, stepwise=True, instead="or ask 'variational'")
-        return need if self.gradient != "sampled" else self._drawn(model.steps, need.bytes)
+        return self._started(need) if self.gradient != "sampled" else self._drawn(model.steps, need.bytes)
+
+    def _started(self, need: Need) -> Need:
+        starts = 1 + self._restarts()
+        return whole_need([need, Need(START * starts, f"the bounds of {starts:,} starts", "lower restarts")])
 
     def _drawn(self, steps: int, answer: int) -> Need:
         most = max(self.num_samples, self.num_eval_samples)

@@ -46,6 +46,13 @@ class Messages(Lazy):
     recursion: Recursion
     log_prior: Tensor | None = None
     kernel: str | None = None
+    _stored_axes = {"start": "", "values": "T+1 S", "q_values": "T S A", "policy": "T S A chances", "first_values": "S"}
+    _stored_axes |= {"log_prior": "T S A"}
+    _left_behind = ("model", "recursion")
+
+    def _axis_lengths(self) -> dict[str, int]:
+        model = self.__dict__.get("model")
+        return {} if model is None else {"T": model.steps, "S": model.mdp.num_states, "A": model.mdp.num_actions}
 
     @table
     def soft(self) -> SoftPass:

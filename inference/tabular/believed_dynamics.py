@@ -49,6 +49,8 @@ class OutcomeDynamics:
 
     listed = True  # outcomes are those of the process, in its order
 
+    model: TrajectoryModel
+
     def __init__(self, model: TrajectoryModel) -> None:
         self.model = model
 
@@ -143,6 +145,11 @@ class TiltedDynamics(OutcomeDynamics):
         eta: the tilt.
         soft: whether the messages are soft values, which the logarithm of a sum has rounded, too.
     """
+
+    values: Tensor
+    eta: float
+    sizes: Tensor | None
+    _stored_axes = {"values": "... S", "eta": ""}
 
     def __init__(self, model: TrajectoryModel, values: Tensor, eta: float, soft: bool = True) -> None:
         super().__init__(model)
@@ -364,6 +371,8 @@ class TableDynamics(OutcomeDynamics):
         model: the trajectory model.
         tables: T pairs (alive [S, A, K], fallen [S, A, K]) as `outcomes` returns them.
     """
+
+    steps: list[tuple[Tensor, Tensor]]
 
     def __init__(self, model: TrajectoryModel, tables: list[tuple[Tensor, Tensor]]) -> None:
         super().__init__(model)

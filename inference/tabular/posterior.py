@@ -38,6 +38,9 @@ class TrajectoryStatistics:
     policy_divergence: Tensor
     policy_entropy: Tensor
 
+    _stored_axes = {"state_marginals": "V S counts", "absorbed": "V counts", "believed_return": "", "luck": ""}
+    _stored_axes |= {"policy_divergence": "", "policy_entropy": ""}
+
 
 def measure(
     model: TrajectoryModel,
@@ -91,6 +94,8 @@ class ModelPosterior(TabularPosterior):
 
     model: TrajectoryModel
     world: OutcomeDynamics
+    _stored_axes = {"visits": "V ... counts"}
+    _left_behind = ("recursion",)  # files hold every trajectory model
 
     @lazy
     def action_prior(self) -> Tensor:

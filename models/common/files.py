@@ -17,6 +17,9 @@ __all__ = [
     "StorageError",
     "TakenPath",
     "as_folder",
+    "is_there",
+    "make_folder",
+    "read_file",
     "read_words",
     "remove_unfinished",
     "write_atomically",
@@ -49,6 +52,49 @@ def as_folder(given: str | Path) -> Path:
     return Path(given)
 
 
+def make_folder(path: str | Path, what: str = "it") -> Path:
+    """Makes a folder, and those above it, unless it is there.
+
+    Args:
+        path: of the folder.
+        what: needs it, for the message.
+
+    Raises:
+        TakenPath: if a part of the path is a file or anything else that holds no files.
+        StorageError: if it cannot be made.
+    """
+    folder = Path(path)
+    try:
+        folder.absolute().mkdir(parents=True, exist_ok=True)
+    except (OSError, ValueError) as error:
+        taken = next((part for part in (folder, *folder.parents) if _is_no_folder(part)), None)
+        if taken is not None:
+            kind = "a file" if taken.is_file() else "no folder"
+            raise TakenPath(f"{str(taken)!r} is {kind}; {what} needs a folder") from error
+        raise StorageError(f"the folder {str(folder)!r} cannot be made: {_reason(error)}") from error
+    return folder
+
+
+def _is_no_folder(path: Path) -> bool:
+    try:
+        return os.path.lexists(path) and not path.is_dir()
+    except (OSError, ValueError):  # names that no file can have
+        return False
+
+
+def _reason(error: Exception) -> str:
+    """Why something cannot be read or written, without the path."""
+    return str(getattr(error, "strerror", None) or error)
+
+
+def is_there(path: str | Path) -> bool:
+    """Whether there is something at a path; not, where no file can have that name."""
+    try:
+        return os.path.exists(path)
+    except ValueError:
+        return False
+
+
 def write_atomically(path: str | Path, content: bytes) -> Path:
     """Puts a file in its place once all of it is on disk, with the permissions that the umask leaves to new files.
 
@@ -69,12 +115,7 @@ def write_atomically(path: str | Path, content: bytes) -> Path:
     path = Path(path)
     if not path.name or "\0" in str(path):
         raise TakenPath(f"{str(path)!r} is no path of a file; give a name")
-    try:
-        path.absolute().parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StorageError(
-            f"{str(path)!r} cannot be written: its folder cannot be made ({error.strerror or error})"
-        ) from error
+    make_folder(path.parent, f"{str(path)!r}")
     beside = path.with_name(f".{secrets.token_hex(8)}.tmp")  # whose name is short enough wherever the file's own is
     try:
         _check_replaceable(path)
@@ -89,7 +130,7 @@ def write_atomically(path: str | Path, content: bytes) -> Path:
     except StorageError:
         raise
     except OSError as error:
-        raise StorageError(f"{str(path)!r} cannot be written: {error.strerror or error}") from error
+        raise StorageError(f"{str(path)!r} cannot be written: {_reason(error)}") from error
     with contextlib.suppress(OSError):  # where folders cannot be opened, the rename may come late, never half
         descriptor = os.open(path.parent, os.O_RDONLY)
         try:
@@ -110,9 +151,29 @@ def remove_unfinished(folder: Path) -> None:
             path.unlink(missing_ok=True)
 
 
+def read_file(path: str | Path) -> bytes:
+    """All bytes of a file.
+
+    Raises:
+        MissingFile: if there is none.
+        StorageError: if it cannot be read.
+    """
+    try:
+        return Path(path).read_bytes()
+    except FileNotFoundError as error:
+        raise MissingFile(f"there is no file {str(path)!r}") from error
+    except (OSError, ValueError) as error:
+        raise StorageError(f"{str(path)!r} cannot be read: {_reason(error)}") from error
+
+
 def read_words(path: Path) -> str:
-    """The text of a file that people wrote: UTF-8 or UTF-16, or Latin-1, as older ones have in names and comments."""
-    content = path.read_bytes()
+    """The text of a file that people wrote: UTF-8 or UTF-16, or Latin-1, as older ones have in names and comments.
+
+    Raises:
+        MissingFile: if there is none.
+        StorageError: if it cannot be read.
+    """
+    content = read_file(path)
     if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return content.decode("utf-16", errors="replace")
     try:

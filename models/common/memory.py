@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["TooLarge", "bytes_there", "in_words", "require_memory"]
+__all__ = ["TooLarge", "bytes_there", "in_words", "require_chains", "require_memory"]
 
 NEVER_LOOKED_AT = 2**26  # bytes up to which nobody asks whether they are there
 UNLIMITED = 2**60  # bytes from which a limit is none
@@ -36,6 +36,24 @@ def require_memory(needed: int, what: str, instead: str, device: torch.device | 
     there = bytes_there(device)
     if there is not None and needed > there:
         raise TooLarge(f"{what} takes about {in_words(needed)} of memory, and {in_words(there)} are there; {instead}")
+
+
+def require_chains(number: int, numbers: int = 1, steps: int = 0) -> None:
+    """Refuses more chains than there is memory for, before one is drawn.
+
+    Args:
+        number: of chains that run side by side.
+        numbers: that a state and an action have together.
+        steps: T, where whole trajectories are kept; 0 where only the last step is.
+
+    Raises:
+        TooLarge: naming the bytes that are asked for, and those that are there.
+    """
+    if steps:
+        what, each = f"{number:,} trajectories of {steps:,} steps", 32 * steps * numbers
+    else:
+        what, each = f"{number:,} chains side by side", 64 * numbers
+    require_memory(each * number, f"{what}: that", "ask for fewer")
 
 
 def in_words(count: int) -> str:

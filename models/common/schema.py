@@ -11,9 +11,20 @@ from typing import Any, ClassVar, Literal, Union, get_args, get_origin
 
 import torch
 
-__all__ = ["check_document", "check_fields", "declared_types", "fits", "no_number", "unique_keys", "whole"]
+__all__ = [
+    "check_document",
+    "check_fields",
+    "check_tables",
+    "declared_types",
+    "fits",
+    "no_number",
+    "shown",
+    "unique_keys",
+]
+__all__ += ["whole"]
 
 _DOCUMENT = {"version": int, "kind": str, "root": Any, "objects": list[dict[str, Any]], "sums": dict[str, int]}
+ROUNDING = 1e-5  # by which a probability that was computed may exceed 1
 _OBJECT = {"kind": str, "parts": dict[str, Any]}
 
 
@@ -53,7 +64,7 @@ def _check_layout(value: Any, layout: dict[str, Any], where: str) -> None:
         raise ValueError(f"{where} has not the fields {', '.join(layout)}")
     for name, hint in layout.items():
         if not fits(value[name], hint):
-            raise ValueError(f"{where}.{name} is {_shown(value[name])}")
+            raise ValueError(f"{where}.{name} is {shown(value[name])}")
 
 
 def check_fields(cls: type, parts: Mapping[str, Any]) -> None:
@@ -65,7 +76,63 @@ def check_fields(cls: type, parts: Mapping[str, Any]) -> None:
     known = declared_types(cls)
     for name, value in parts.items():
         if name in known and not fits(value, known[name]):
-            raise TypeError(f"{name} is {_shown(value)}; expected {_written(known[name])}")
+            raise TypeError(f"{name} is {shown(value)}; expected {_written(known[name])}")
+
+
+def check_tables(made: Any) -> None:
+    """Refuses an object whose tables have not the axes and the bounds that its classes declare, or hold NaN.
+
+    A class declares `_stored_axes = {"action_probs": "T S A chances"}`: axes by name, "T+1" among them, "..." in front
+    or behind for any number of others, and "chances" for numbers from 0 to 1, "counts" for numbers of at least 0, "any"
+    for tables that may hold no floats. An axis of one name is as long in every table of the object, and as its
+    `_axis_lengths()` says, where there is one. Of a mapping or a list every value is such a table. What ties other
+    parts together is for a method `_check_held()`.
+
+    Raises:
+        ValueError: naming the table, its shape and what was expected.
+    """
+    declared: dict[str, str] = {}
+    for base in reversed(type(made).__mro__):
+        declared |= vars(base).get("_stored_axes", {})
+    lengths = made._axis_lengths() if declared and hasattr(made, "_axis_lengths") else {}
+    for name, written in declared.items():
+        part = vars(made).get(name) if hasattr(made, "__dict__") else getattr(made, name)
+        parts = {name: part}
+        if isinstance(part, (Mapping, list, tuple)):
+            pairs = part.items() if isinstance(part, Mapping) else enumerate(part)
+            parts = {f"{name}.{key}": inner for key, inner in pairs}
+        for called, table in parts.items():
+            if table is not None:
+                _check_table(called, table, written, lengths)
+    if hasattr(made, "_check_held"):
+        made._check_held()
+
+
+def _check_table(name: str, given: Any, written: str, lengths: dict[str, int]) -> None:
+    table, words = torch.as_tensor(given), written.split()
+    bound = words.pop() if words[-1:] in (["chances"], ["counts"], ["any"]) else ""
+    if not table.is_floating_point() and isinstance(given, torch.Tensor) and bound != "any":
+        raise ValueError(f"{name} is of {table.dtype}; expected floats")
+    axes = [word for word in words if word != "..."]
+    shape = list(table.shape)
+    if "..." in words:
+        shape = shape[: len(axes)] if words[-1] == "..." else shape[max(0, len(shape) - len(axes)) :]
+    expected = f"{name} has shape {list(table.shape)}; expected [{', '.join(words)}]"
+    if len(shape) != len(axes):
+        raise ValueError(expected)
+    for axis, length in zip(axes, shape, strict=True):
+        letter, _, more = axis.partition("+")
+        if lengths.setdefault(letter, length - int(more or 0)) != length - int(more or 0):
+            raise ValueError(f"{expected} with {letter} = {lengths[letter]}")
+    if bool(table.isnan().any()):
+        raise ValueError(f"{name} holds NaN")
+    if bound in ("chances", "counts") and table.numel():
+        least, most = float(table.min()), float(table.max())
+        if least < 0 or (bound == "chances" and most > 1 + ROUNDING):
+            beyond = least if least < 0 else most
+            raise ValueError(
+                f"{name} holds {beyond:g}; expected {'numbers from 0 to 1' if bound == 'chances' else 'numbers >= 0'}"
+            )
 
 
 @functools.cache
@@ -120,13 +187,15 @@ def fits(value: Any, hint: Any) -> bool:
         if issubclass(origin, Sequence) and args:
             return all(fits(part, args[0]) for part in parts)
         return True
-    if isinstance(hint, type) and not getattr(hint, "_is_protocol", False):
-        return isinstance(value, hint)
-    return True
+    if isinstance(hint, type) and getattr(hint, "_is_protocol", False):
+        members = {*vars(hint), *vars(hint).get("__annotations__", ())}
+        return all(hasattr(value, name) for name in members if not name.startswith("_"))
+    return isinstance(value, hint) if isinstance(hint, type) else True
 
 
-def _shown(value: Any) -> str:
-    text = repr(value) if not isinstance(value, torch.Tensor) else f"a tensor {list(value.shape)}"
+def shown(value: Any) -> str:
+    """A value in a sentence: a short one itself, a table by its shape, and the type of either."""
+    text = repr(value) if not isinstance(value, torch.Tensor) else f"{value.dtype} {list(value.shape)}"
     return f"{text if len(text) < 60 else text[:57] + '...'} ({type(value).__name__})"
 
 

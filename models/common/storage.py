@@ -13,10 +13,11 @@ import enum
 import importlib
 import json
 import math
+import os
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import numpy
 import torch
@@ -24,8 +25,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
-from cai.models.common.files import MissingFile, StorageError, TakenPath, write_atomically
-from cai.models.common.schema import check_document, check_fields, no_number, unique_keys, whole
+from cai.models.common.files import MissingFile, StorageError, is_there, make_folder, write_atomically
+from cai.models.common.rebuild import Kind, rebuild
+from cai.models.common.schema import check_document, no_number, unique_keys, whole
 
 __all__ = ["Saved", "StorageError", "can_store", "declared_in", "load", "save", "storable", "stored_bytes"]
 __all__ += ["stored_kind"]
@@ -35,16 +37,8 @@ FILE = "cai.safetensors"  # the file of an object that was saved as a folder
 C = TypeVar("C", bound=type)
 
 
-class _Kind(NamedTuple):
-    name: str
-    cls: type
-    pack: Callable[[Any], Mapping[str, Any]]
-    unpack: Callable[[dict[str, Any]], Any]
-    own: bool  # whether its parts are other than its fields
-
-
-_BY_NAME: dict[str, _Kind] = {}
-_BY_CLASS: dict[type, _Kind] = {}
+_BY_NAME: dict[str, Kind] = {}
+_BY_CLASS: dict[type, Kind] = {}
 _HOMES: dict[str, str] = {}  # the module that declares kinds of a first word, imported when a file holds one
 
 
@@ -74,12 +68,12 @@ def storable(
         if known is not None and known.cls.__qualname__ != cls.__qualname__:
             raise ValueError(f"kind {kind!r} is taken by {known.cls.__qualname__}")
         if issubclass(cls, enum.Enum):
-            made = _Kind(kind, cls, lambda member: {"name": member.name}, lambda parts: cls[parts["name"]], True)
+            made = Kind(kind, cls, lambda member: {"name": member.name}, lambda parts: cls[parts["name"]], True)
         else:
             fields = dataclasses.is_dataclass(cls) or issubclass(cls, tuple)
             called = fields or pack is not None
             built = (lambda parts: cls(**parts)) if called else (lambda parts: _with(cls, parts))
-            made = _Kind(kind, cls, pack or (_fields if fields else vars), unpack or built, bool(pack or unpack))
+            made = Kind(kind, cls, pack or (_fields if fields else vars), unpack or built, bool(pack or unpack))
         _BY_NAME[kind] = _BY_CLASS[cls] = made
         return cls
 
@@ -190,9 +184,7 @@ def save(path: str | Path, value: Any, *, folder: bool = False) -> Path:
     """
     target, content = Path(path), stored_bytes(value)
     if folder:
-        if target.is_file():
-            raise TakenPath(f"{str(target)!r} is a file; give the name of a folder")
-        target.mkdir(exist_ok=True)
+        make_folder(target, "what is saved there")
     write_atomically(target / FILE if folder else target, content)
     return target
 
@@ -233,17 +225,6 @@ _TAGS = {"tensor": str, "array": str, "object": int, "tuple": list, "pairs": lis
 _TAGS |= {"dtype": str, "device": str, "float": str}
 
 
-def _made(kind: _Kind, parts: dict[str, Any]) -> Any:
-    """The object of these parts, which are held against the types that its class declares."""
-    fields = dataclasses.is_dataclass(kind.cls) or hasattr(kind.cls, "_fields")
-    if fields and not kind.own:  # the parts are the arguments of the constructor
-        check_fields(kind.cls, parts)
-    made = kind.unpack(parts)
-    held = {name: part for name, part in getattr(made, "__dict__", {}).items() if fields or part is not None}
-    check_fields(kind.cls, held)  # where None stands for what no file holds
-    return made
-
-
 class _Reader:
     """Builds the value of a document."""
 
@@ -263,7 +244,7 @@ class _Reader:
             if entry["kind"] not in _BY_NAME:
                 raise StorageError(f"kind {entry['kind']!r} is unknown; import the package that wrote it first")
             self.field = entry["kind"]
-            self.objects.append(_made(_BY_NAME[entry["kind"]], parts))
+            self.objects.append(rebuild(_BY_NAME[entry["kind"]], parts, lambda value: _BY_CLASS.get(type(value))))
         value = self._decode(self.document["root"], self.document["kind"])
         kind, called = _BY_CLASS.get(type(value)), self.document["kind"]
         if called != kind.name if kind is not None else called in _BY_NAME:
@@ -342,7 +323,6 @@ class Saved:
         """Writes it to a file that `cai.load` reads, numbers without gradients; returns the path.
 
         Raises:
-            FileNotFoundError: if the folder does not exist.
             StorageError: if a part of it cannot be stored; names it.
         """
         return save(path, self)
@@ -360,9 +340,12 @@ def stored_kind(path: str | Path) -> str:
 
 @contextlib.contextmanager
 def _opened(path: str | Path) -> Iterator[tuple[dict[str, Any], Any]]:
-    place = Path(path) / FILE if Path(path).is_dir() else Path(path)
-    if not place.is_file():
+    place = Path(path)
+    place = place / FILE if path != "" and os.path.isdir(place) else place
+    if not is_there(place):
         raise MissingFile(f"there is nothing saved at {str(path)!r}")
+    if not place.is_file():
+        raise StorageError(f"{str(path)!r} is no file; give what save wrote")
     try:
         opened = safe_open(str(place), framework="pt")
     except (SafetensorError, OSError) as error:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from cai.models.common.checks import FORGOTTEN, float_tensor
 from cai.models.common.devices import place_tensor, resolve_place
+from cai.models.common.numerics import plain_number
 from cai.models.common.storage import storable
 from cai.models.continuous.distributions import gaussian
 from cai.models.continuous.matrices import at_time, batch_shape, check_covariance, read_matrix
@@ -65,7 +66,8 @@ class LinearStep(NamedTuple):
 
 def _stored(model: LinearGaussianModel) -> dict[str, Any]:
     """What a file keeps of a model: the arguments of the one in float64."""
-    return {entry.name: getattr(model.host, entry.name) for entry in fields(model) if entry.init}
+    parts = {entry.name: getattr(model.host, entry.name) for entry in fields(model) if entry.init}
+    return parts | {"temperature": plain_number(model.host.temperature)}
 
 
 @storable("linear-gaussian-model", pack=_stored)

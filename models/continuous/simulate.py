@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
+from cai.models.common.memory import require_chains
 from cai.models.common.random_draws import OwnDraws
 from cai.models.common.simulator import Transition
 
@@ -69,6 +70,7 @@ def run_chains(
     """Runs a policy in N chains over all steps of a model of finite horizon; see `World.rollout`."""
     if not world.is_finite:
         raise ValueError("a rollout has finitely many steps, and this model's horizon is infinite; give horizon=N")
+    require_chains(n, world.state_dim + world.action_dim, world.steps)
     states = draw_start(world, n, generator)
     ends = world.has_ended(states)
     alive = torch.ones(states.shape[:-1], dtype=torch.bool) if ends is None else ~ends
@@ -97,6 +99,7 @@ def _sample(distribution: TorchDistribution, shape: tuple[int, ...] = ()) -> Ten
 
 def draw_start(world: World, n: int, generator: torch.Generator | None) -> Tensor:
     """[N, ..., n], states drawn from p(s_1), the batch axes of the model behind N."""
+    require_chains(n, world.state_dim + world.action_dim)
     with _draws(generator):
         return _sample(world.start_distribution(), (n,))
 

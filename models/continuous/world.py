@@ -212,7 +212,6 @@ class World(KnownNames):
         """Writes it to a file that `cai.load` reads, numbers without gradients; returns the path.
 
         Raises:
-            FileNotFoundError: if the folder does not exist.
             StorageError: if a part of it is a function, which no file holds; names it.
         """
         return save(path, self.host)

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cai.models.common.files import read_words
+from cai.models.common.files import MissingFile, is_there, read_words
 from cai.models.common.memory import require_memory
 from cai.models.processes.mdp import MDP
 
@@ -79,8 +79,8 @@ def read_prism(stem: str | PathLike[str]) -> PrismModel:
     stem = Path(stem)
     stem = stem.with_suffix("") if stem.suffix == ".tra" else stem
     path = _beside(stem, ".tra")
-    if not path.exists():
-        raise FileNotFoundError(f"there is no file {path}; export the model with its transitions, STEM.tra")
+    if not is_there(path):
+        raise MissingFile(f"there is no file {str(path)!r}; export the model with its transitions, STEM.tra")
     moves = _read_transitions(path)
     labels = _read_labels(_beside(stem, ".lab"), moves.num_states)
     names = _read_states(_beside(stem, ".sta"), moves.num_states)
@@ -196,7 +196,7 @@ def _actions(moves: _Choices) -> tuple[np.ndarray, list[str]]:
 
 def _read_states(path: Path, size: int) -> list[str] | None:
     """S names, "x=1 y=0"; None without a file."""
-    if not path.exists():
+    if not is_there(path):
         return None
     lines = read_words(path).split()
     variables = lines[0].strip("()").split(",")
@@ -217,7 +217,7 @@ def _read_states(path: Path, size: int) -> list[str] | None:
 
 def _read_labels(path: Path, size: int) -> dict[str, Tensor]:
     """Labels of PRISM (`0="init" 1="done"`, then `3: 0 1`) or Storm (#DECLARATION init done #END, then `3 init`)."""
-    if not path.exists():
+    if not is_there(path):
         return {}
     text = read_words(path)
     declared = re.search(r"#DECLARATION(.*?)#END", text, re.DOTALL)

@@ -57,6 +57,17 @@ class ProgramInfo:
     continuous: tuple[str, ...]
     shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
+    def _check_held(self) -> None:
+        timed = [f"s_{t + 1}" for t in range(self.horizon + self.has_last_state)]
+        timed += [f"a_{t + 1}" for t in range(self.horizon)]
+        for what, wanted, held in (
+            ("latents", [*timed, *self.further], self.latents),
+            ("sizes or continuous", self.latents, (*self.sizes, *self.continuous)),
+            ("shapes", self.continuous, self.shapes),
+        ):
+            if differing := {*wanted} ^ {*held}:
+                raise ValueError(f"{what}: {min(differing)!r} is missing, or one too many")
+
 
 def site_time(name: str) -> tuple[str, int] | None:
     """("s", 3) for "s_3", ("a", 1) for "a_1", None for any other site."""

@@ -14,7 +14,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from cai.models.common.memory import require_memory
+from cai.models.common.memory import require_chains
 from cai.models.common.simulator import Transition
 from cai.models.processes.mdp import MDP
 from cai.models.rewards.base import RewardFactor, Step, evaluate_factor
@@ -52,6 +52,7 @@ def draw_rows(rows: Tensor, generator: torch.Generator | None = None) -> Tensor:
 
 def draw_start(weights: Tensor, n: int, generator: torch.Generator | None = None) -> Tensor:
     """int64 [n], independent indices into one row of weights [S]; O(S + n log S)."""
+    require_chains(n)
     cumulative = weights.double().cumsum(0)
     uniform = _uniform(weights, (n,), generator)
     return inverse_cdf(cumulative, torch.zeros_like(uniform), cumulative[-1].expand_as(uniform), uniform)
@@ -123,7 +124,6 @@ class TabularSimulator:
 
     def reset(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         """The states int64 [n] in which n chains start."""
-        require_memory(64 * n, f"{n:,} chains side by side: that", "ask for fewer")
         return draw_start(self.model.mdp.initial.detach(), n, generator)
 
     def step(self, states: Tensor, actions: Tensor, t: int, generator: torch.Generator | None = None) -> Transition:
@@ -246,7 +246,7 @@ def sample_chain(
         States int64 [n, T + 1] and actions int64 [n, T]; in the absorbing state S actions are uniform.
     """
     num_states = len(initial)
-    require_memory(32 * n * steps, f"{n:,} trajectories of {steps:,} steps: that", "ask for fewer")
+    require_chains(n, steps=steps)
     state = draw_start(initial.detach(), n, generator)
     states, actions = [state], []
     for t in range(steps):

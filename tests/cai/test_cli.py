@@ -380,7 +380,7 @@ def test_folder_that_is_a_file(cai, tmp_path):
     (tmp_path / "file").write_text("mine")
     code, out, err = cai("compare", "lottery", "--out", tmp_path / "file")
     assert (code, out) == (2, "")
-    assert "takes a folder" in err
+    assert "--out needs a folder" in err
     assert (tmp_path / "file").read_text() == "mine"
 
 

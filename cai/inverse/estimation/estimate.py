@@ -101,6 +101,8 @@ class Estimate(Saved):
     scales: Tensor | None = field(default=None, repr=False)
     rounding: float = field(default=0.0, repr=False)
 
+    _left_behind = ("problem",)
+
     # ---- numbers ------------------------------------------------------------------------------------------------
 
     @property

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from cai.inference.core.learner import Learner
-from cai.inference.core.memory import Need, particles_need
+from cai.inference.core.memory import Need, check_memory, particles_need
 from cai.inference.gaussian.solve import gaussian_need
 from cai.inference.restricted.classes import ModulePolicy, PolicyClass
 from cai.inference.restricted.continuous.answers import fitted_answer
@@ -93,6 +93,7 @@ def _check_sampled(backend: Any, policy: PolicyClass, model: World) -> None:
     if isinstance(policy, ModulePolicy) and policy.features is not None:
         raise ValueError("features are of numbered states; a module on a continuous model is called with the states")
     _check_start(backend.start, model)
+    check_memory(backend, model)  # before parameters are made, of which there may be some for every step
     guide = _new_guide(policy, model, 0)
     states = model.reset(TRIED, torch.Generator().manual_seed(0))
     with OwnDraws(0), torch.no_grad():
@@ -152,8 +153,12 @@ def world_need(backend: Any, policy: PolicyClass, model: Any) -> Need:
         return gaussian_need(model)
     hidden = sum(getattr(policy, "hidden_sizes", ())) + model.state_dim + model.action_dim
     drawn = backend.num_samples * (1 if backend.values is None else ACTIONS)
-    most = max(drawn * 8 * hidden, backend.num_eval_samples * 4 * (model.state_dim + model.action_dim))
-    return particles_need(most, model.steps, 0, "lower num_samples or num_eval_samples, or give a shorter horizon")
+    d = model.state_dim + model.action_dim
+    learned, tried = drawn * 8 * hidden, backend.num_eval_samples * 4 * d
+    name, count = ("num_samples", drawn) if learned > tried else ("num_eval_samples", backend.num_eval_samples)
+    return particles_need(
+        count, max(learned, tried) // count * model.steps, 0, f"lower {name}, or give a shorter horizon"
+    )
 
 
 def world_learner(backend: Any, policy: PolicyClass, model: Any) -> Learner[Any]:

@@ -61,6 +61,9 @@ def _max_backup(model: TrajectoryModel, values: Tensor, t: int, groups: Tensor |
 class _CertainDynamics(OutcomeDynamics):
     """From every (s, a) to the successor on the best trajectory, and nowhere else."""
 
+    groups: Tensor | None
+    values: Tensor
+
     def __init__(self, model: TrajectoryModel, groups: Tensor | None, values: Tensor) -> None:
         super().__init__(model)
         self.groups, self.values = groups, values

@@ -150,7 +150,7 @@ def test_what_cannot_be_filmed_says_so(tmp_path):
         lambda: animate_policy(Push([0.0]), pendulum(), frames_per_second=0): "above 0",
         lambda: animate_policy(Push([0.0]), double_integrator(horizon=float("inf"))): "give horizon=N",
         lambda: save_animation(still, tmp_path / "film.mp4"): "ends in '.mp4'; films are written as .gif or .html",
-        lambda: save_animation(still, tmp_path / "missing" / "film.gif"): "there is no folder",
     }.items():
-        with pytest.raises((TypeError, ValueError, FileNotFoundError), match=match):
+        with pytest.raises((TypeError, ValueError), match=match):
             wrong()
+    assert save_animation(still, tmp_path / "missing" / "film.gif").stat().st_size

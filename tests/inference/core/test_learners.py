@@ -193,7 +193,7 @@ def test_what_no_file_can_hold_is_asked_for(tmp_path):
 def test_a_run_whose_folder_is_a_file_is_refused(tmp_path):
     (tmp_path / "file").write_text("mine")
     for path in (tmp_path / "file", tmp_path / "file" / "below"):
-        with pytest.raises(FileExistsError, match=r"file.* cannot be made a folder for the run \(.*give the path of a"):
+        with pytest.raises(FileExistsError, match="file' is a file; the run needs a folder"):
             cai.infer(bridge(horizon=3), "restricted", folder=path)
     assert (tmp_path / "file").read_text() == "mine"
 

@@ -1,19 +1,32 @@
 """Every backend says what it will take, before it takes it, and refuses what is not there."""
 
 import ctypes
+import dataclasses
 import gc
 import os
 import random
 
 import methods
+import pyro
 import pytest
 import torch
 from gaussian_programs import gaussian
+from pyro.distributions import Categorical
 
 import cai
 from cai.inference import SequentialMonteCarlo, available_backends
 from cai.inference.core.memory import check_memory
-from cai.models import MDP, TrajectoryModel, bridge, condition, double_integrator, random_mdp
+from cai.models import (
+    MDP,
+    TrajectoryModel,
+    bridge,
+    build_model,
+    condition,
+    double_integrator,
+    environment_model,
+    pendulum,
+    random_mdp,
+)
 from cai.models.common import memory
 from cai.models.common.memory import TooLarge
 
@@ -187,3 +200,98 @@ def test_a_batch_is_conditioned_member_by_member():
     with pytest.raises(TypeError, match="members one by one"):
         condition(batch, {"a_1": 1})
     assert len([condition(member, {"a_1": 1}) for member in batch]) == 2
+
+
+# Options of which nothing is held: numbers of steps that are taken one after the other, and a lookahead, which ends at
+# the horizon.
+ONE_BY_ONE = {"max_iterations", "steps", "checkpoint_every", "warmup_steps", "lookahead", "path_length"}
+OF_NETWORKS = {"hidden_sizes", "batch_size", "buffer_size", "num_particles", "particle_sets", "value_samples"}
+
+
+def sizes_of(name):
+    """Every option of a backend that is a whole number or a tuple of them, but for those above."""
+    hints = {field.name: str(field.type) for field in dataclasses.fields(available_backends()[name])}
+    return [option for option, hint in hints.items() if "int" in hint and option not in ONE_BY_ONE]
+
+
+def asked(name, option):
+    """A question with one option far too large, and what belongs to it."""
+    learner = hasattr(available_backends()[name], "steps")
+    if learner and option in OF_NETWORKS:
+        box = name == "stein-soft-q-learning"
+        world = environment_model("Pendulum-v1" if box else "CartPole-v1", discount=0.9, temperature=1.0)
+        further = {"batch_size": {"buffer_size": HUGE, "steps": HUGE}, "buffer_size": {"steps": HUGE}}.get(option, {})
+        further = {"batch_size": HUGE} if option == "particle_sets" else further
+        further |= {"buffer_size": HUGE} if option == "particle_sets" else {}
+        return world, {option: (HUGE,) if option == "hidden_sizes" else HUGE} | further
+    if learner:
+        return build_model("three-paths"), {option: HUGE, "steps": HUGE}
+    further = {"gradient": "sampled"} if name == "restricted" and option != "restarts" else {}
+    return pendulum() if name in ("ilqr", "mppi") else bridge(horizon=5), {option: HUGE} | further
+
+
+HUGE = 10**9
+SIZES = [(name, option) for name in available_backends() for option in sizes_of(name)]
+
+
+def test_there_are_sizes():
+    assert {("restricted", "restarts"), ("ilqr", "restarts"), ("soft-q-learning", "num_envs")} <= {*SIZES}
+
+
+@pytest.mark.parametrize(("name", "option"), SIZES)
+def test_an_option_that_no_memory_holds_is_refused(name, option):
+    model, options = asked(name, option)
+    if name == "stein-soft-q-learning" and option == "num_envs":
+        model = environment_model("Pendulum-v1", discount=0.9, temperature=1.0)
+    with pytest.raises(
+        TooLarge, match=rf"backend '{name}' needs .*; that takes about .* and .* are there; (lower|give)"
+    ):
+        cai.infer(model, name, **options)
+
+
+def test_a_fit_over_too_many_steps_is_refused_before_its_parameters_are_made():
+    with pytest.raises(TooLarge, match=r"backend 'restricted' needs .* a shorter horizon"):
+        cai.infer(pendulum(horizon=10**9), "restricted")
+
+
+def endless(model):
+    return model.replace(horizon=float("inf"), discount=0.9)
+
+
+DRAWS = {
+    "evaluate": lambda n: cai.evaluate(cai.infer(bridge()).policy(), bridge(), num_rollouts=n),
+    "evaluate without end": lambda n: cai.evaluate(
+        cai.infer(endless(bridge())).policy(), endless(bridge()), num_rollouts=n
+    ),
+    "evaluate Gaussian": lambda n: cai.evaluate(
+        cai.infer(double_integrator()).policy(), double_integrator(), num_rollouts=n
+    ),
+    "evaluate program": lambda n: cai.evaluate(cai.infer(WALK, "enumeration").policy(), WALK, num_rollouts=n),
+    "sample": lambda n: cai.infer(bridge()).sample(n),
+    "sample enumeration": lambda n: cai.infer(bridge(horizon=2), "enumeration").sample(n),
+    "sample particles": lambda n: cai.infer(gaussian(3), "smc", throw=False).sample(n),
+    "sample Gaussian": lambda n: cai.infer(double_integrator()).sample(n),
+    "rollout": lambda n: double_integrator().rollout(cai.infer(double_integrator()).policy(), n, torch.Generator()),
+    "compare": lambda n: raised(cai.compare(bridge(), ["exact"], num_rollouts=n).rows[0].detail),
+}
+
+
+def raised(detail):
+    raise TooLarge(detail)
+
+
+def WALK():
+    half = torch.tensor([0.5, 0.5])
+    pyro.sample("s_1", Categorical(half))
+    action = pyro.sample("a_1", Categorical(half))
+    pyro.factor("O_1", -1.0 * action)
+    pyro.sample("s_2", Categorical(half))
+
+
+@pytest.mark.parametrize("name", DRAWS)
+@pytest.mark.parametrize("number", [3 * 10**9, 10**13])
+def test_draws_that_no_memory_holds_are_refused(name, number):
+    with pytest.raises(
+        TooLarge, match=r"(chains side by side|trajectories of \d+ steps): that takes about .* ask for fewer"
+    ):
+        DRAWS[name](number)

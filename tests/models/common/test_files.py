@@ -131,3 +131,44 @@ def test_no_other_file_of_the_library_writes():
             if last in WRITES and (last not in ("replace", "rename") or called.startswith("os.")):
                 assert last == "savefig", f"{path}: {called}"
                 assert ast.unparse(node.args[0]) in ("file", "buffer"), f"{path}: {called}"
+
+
+def odd_paths(folder):
+    (folder / "file").write_text("mine")
+    return {
+        folder / "file" / "x": "file' is a file; .* needs a folder",
+        folder / "file" / "y" / "x": "file' is a file; .* needs a folder",
+        "/proc/x": "'/proc/x'.*: No such file",
+        "/dev/full": "'/dev/full' is (a device|no folder)",
+        folder / ("n" * 300): "n' cannot be .*: File name too long|n' cannot be made: File name too long",
+        "nu\0l": r"nu\\x00l' (is no path of a file|cannot be)|'nu\\x00l'",
+    }
+
+
+@pytest.mark.parametrize("kind", ["model", "answer", "run", "study"])
+def test_paths_where_nothing_can_be_written_are_said_with_a_sentence(tmp_path, kind):
+    model = cai.models.bridge(horizon=2)
+    write = {
+        "model": model.save,
+        "answer": cai.infer(model).save,
+        "run": lambda path: cai.infer(model, "restricted", folder=path),
+        "study": lambda path: cai.compare(model, ["exact"], folder=path, num_rollouts=9),
+    }[kind]
+    for path, words in odd_paths(tmp_path).items():
+        with pytest.raises(StorageError, match=words):
+            write(path)
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_paths_where_nothing_can_be_read_are_said_with_a_sentence(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    for read in (cai.load, cai.resume, cai.models.read_pomdp, cai.models.read_prism):
+        for path in (tmp_path, tmp_path / "file" / "x", tmp_path / ("n" * 300), "nu\0l", "/proc/x", tmp_path / "none"):
+            with pytest.raises(StorageError) as caught:
+                read(path)
+            assert repr(str(path))[1:-1].removesuffix("'") in str(caught.value)
+
+
+def test_an_answer_makes_the_folders_above_it(tmp_path):
+    cai.infer(cai.models.bridge(horizon=2)).save(tmp_path / "a" / "b" / "answer")
+    assert cai.load(tmp_path / "a" / "b" / "answer").status.ok
