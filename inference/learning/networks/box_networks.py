@@ -26,6 +26,10 @@ class SamplerNetwork(OneNetwork):
         u = self.network(flat, torch.cat([observations, noise], 1))
         return u, torch.full((len(u),), torch.nan)
 
+    def act(self, flat: Tensor, observations: Tensor, noise: Tensor) -> Tensor:
+        """The same u [B, d] alone."""
+        return self.draw(flat, observations, noise)[0]
+
     def log_density(self, flat: Tensor, observations: Tensor, u: Tensor) -> Tensor:
         """Not known.
 
@@ -49,6 +53,9 @@ class BoxNetwork(Protocol):
 
     def draw(self, flat: Tensor, observations: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         """Draws u [B, d] by normal numbers [B, d], and the log density of tanh u on [-1, 1] [B]; with gradients."""
+
+    def act(self, flat: Tensor, observations: Tensor, noise: Tensor) -> Tensor:
+        """The same u [B, d] alone."""
 
     def log_density(self, flat: Tensor, observations: Tensor, u: Tensor) -> Tensor:
         """[B], the log of the density on [-1, 1] of the actions tanh u [B, d]."""

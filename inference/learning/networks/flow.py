@@ -107,6 +107,10 @@ class FlowNetwork:
         u, stretched = self.forward(flat, observations, noise)
         return u, _log_normal(noise) - stretched - log_tanh_slope(u)
 
+    def act(self, flat: Tensor, observations: Tensor, noise: Tensor) -> Tensor:
+        """The same u [B, d] alone."""
+        return self.forward(flat, observations, noise)[0]
+
     def log_density(self, flat: Tensor, observations: Tensor, u: Tensor) -> Tensor:
         """[B], the log of the density on [-1, 1] of the actions tanh u [B, d]."""
         z, stretched = self.inverse(flat, observations, u)

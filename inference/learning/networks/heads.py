@@ -119,7 +119,7 @@ class BoxHead:
 
     def draw(self, flat: Tensor, observations: Tensor, allowed: Tensor | None, generator: torch.Generator) -> Tensor:
         noise = torch.randn(len(observations), self.dim, generator=generator, dtype=torch.float32)
-        return self.actor.draw(flat, observations, noise)[0]
+        return self.actor.act(flat, observations, noise)
 
     def uniform(self, number: int, allowed: Tensor | None, generator: torch.Generator) -> Tensor:
         # the image under tanh of a logistic distribution of scale 1/2 is uniform
