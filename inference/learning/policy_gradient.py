@@ -17,7 +17,7 @@ from cai.models.trajectory.model import TrajectoryModel
 
 __all__ = ["PolicyGradient"]
 
-TABLE_LAMBDA, NETWORK_LAMBDA = 0.8, 0.95
+TABLE_LAMBDA, NETWORK_LAMBDA = 0.5, 0.95
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +42,7 @@ class PolicyGradient(NetworkBackend):
     same optimum where networks can show every policy.
 
     Args:
-        gae_lambda: lambda in [0, 1] of the advantage estimates; unless given 0.95, and 0.8 on tables, where V is
+        gae_lambda: lambda in [0, 1] of the advantage estimates; unless given 0.95, and 0.5 on tables, where V is
             learned well and what it saves of noise is worth more than what it still has of error.
         clip: how far pi / pi_old may leave 1 and still have a gradient; networks alone.
         explore: the share of copies of the world that take all actions evenly; on tables that observe time.

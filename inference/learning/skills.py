@@ -151,8 +151,8 @@ def skills(
     require_model(model, NAME, "'restricted'")
     number, count = as_count(num_skills, "num_skills"), as_count(steps, "steps")
     starts = as_count(restarts, "restarts")
-    if not 0 <= separation < math.inf:
-        raise ValueError(f"separation is {separation}; give a finite number >= 0")
+    if isinstance(separation, bool) or not isinstance(separation, (int, float)) or not 0 <= separation < math.inf:
+        raise ValueError(f"separation is {separation!r}; give a finite number >= 0")
     if not model.is_finite or model.discount != 1:
         raise ValueError(
             f"skills write out whole trajectories, over a finite horizon with discount 1; this model has horizon "

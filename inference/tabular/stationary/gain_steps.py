@@ -21,7 +21,8 @@ import numpy as np
 from cai.inference.tabular.markov.graphs import closed_classes
 from cai.inference.tabular.markov.linear_systems import LinearSystem
 from cai.inference.tabular.stationary.newton import Chains
-from cai.inference.tabular.stationary.problem.moves import Moves, Tilted, Values
+from cai.inference.tabular.stationary.problem.earned import UNDONE, earned_by
+from cai.inference.tabular.stationary.problem.moves import Moves, Values
 from cai.inference.tabular.stationary.problem.steps import Steps
 
 __all__ = [
@@ -45,7 +46,6 @@ LOOKS = 4  # tries at a state that is seen often
 LOOK = 200  # steps of a chain by which a state is found that it is in often
 FULL = 0.1  # of a table: chains of fewer entries are listed
 STILL = 1e-4  # what a step changes of where it is, below which more of them show nothing
-UNDONE = 1e-6  # of a step: values that are less have lost too many digits of theirs to it
 STALLS = 20  # steps in a row that do not bring values nearer
 MIXES = 0.7  # of what is left: where a backup leaves less it is worth more than its price, a fourth of a step's
 COLD = 100.0  # of eta times what states gain apart: too much for Noda's steps
@@ -268,7 +268,7 @@ def _evaluated(
     moved = values.moved(step).relative(furthest)
     if np.abs(moved.relative(reference).total).max() < UNDONE * np.abs(step[furthest]) and steps.table is None:
         # What a large step undoes is lost.
-        earned = system.answer((_earned(steps, moves) - gain).astype(np.float64)[:, None])
+        earned = system.answer((earned_by(steps, moves) - gain).astype(np.float64)[:, None])
         if earned is not None and np.isfinite(earned).all():
             earned[reference] = 0.0
             moved = steps.values(earned[:, 0])
@@ -285,21 +285,6 @@ def gain_of(system: LinearSystem, earned: Array, reference: int) -> Any:
     if found is None or not np.isfinite(found).all() or found[reference, 1] <= 0:
         return None
     return found[reference, 0] / found[reference, 1]
-
-
-def _earned(steps: Steps, moves: Moves) -> Array:
-    """[N], what a step of the chain that moves values is paid, less what its policy and dynamics diverge by."""
-    assert not isinstance(moves.outcomes, Tilted)  # of a table
-    edges = moves.outcomes * steps.paid
-    pairs = moves.policy * steps.rewards
-    with np.errstate(divide="ignore", invalid="ignore"):
-        if steps.eta != 0 and np.isfinite(steps.eta):
-            tilt = moves.outcomes * np.log(moves.outcomes / steps.weighed) / steps.eta
-            edges = edges - np.where(moves.outcomes > 0, tilt, 0)
-        if not steps.hard:
-            pairs = pairs - np.where(moves.policy > 0, moves.policy * np.log(moves.policy / steps.prior), 0)
-    pairs = pairs + moves.policy * np.add.reduceat(edges, steps.first_edges)
-    return np.asarray(np.add.reduceat(pairs, steps.first_pairs))
 
 
 @dataclass(frozen=True)

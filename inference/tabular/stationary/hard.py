@@ -19,7 +19,8 @@ import numpy as np
 
 from cai.inference.tabular.markov.graphs import attracted, next_hops
 from cai.inference.tabular.stationary.classify import earns_nothing, nothing_to_choose, worth_of_closed
-from cai.inference.tabular.stationary.newton import TIES, Chains, as_good, policy_iteration
+from cai.inference.tabular.stationary.equals import TIES, as_good
+from cai.inference.tabular.stationary.newton import Chains, policy_iteration
 from cai.inference.tabular.stationary.problem.edges import EdgeList
 from cai.inference.tabular.stationary.problem.searches import ending, staying
 from cai.inference.tabular.stationary.problem.steps import Steps

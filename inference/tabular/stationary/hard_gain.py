@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 
 from cai.inference.tabular.markov.graphs import surely_reaching
+from cai.inference.tabular.stationary.equals import as_good
 from cai.inference.tabular.stationary.gain import Rate, bound_on_values, concluded, of_ties, soft_rate
 from cai.inference.tabular.stationary.gain_steps import classes_of, gain_of, law_of, seen_state, until_return
 from cai.inference.tabular.stationary.hard import Merged
-from cai.inference.tabular.stationary.newton import NOISE, Chains, as_good, better, policy_iteration
+from cai.inference.tabular.stationary.newton import NOISE, Chains, better, policy_iteration
 from cai.inference.tabular.stationary.problem.edges import EdgeList
 from cai.inference.tabular.stationary.problem.moves import TINY, Values
 from cai.inference.tabular.stationary.problem.searches import ending, staying

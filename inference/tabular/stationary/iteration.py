@@ -21,8 +21,8 @@ from cai.inference.tabular.markov.chains import ChainSystems, ended_states
 from cai.inference.tabular.markov.solve_gradient import Again
 from cai.inference.tabular.recursion import Recursion
 from cai.inference.tabular.stationary.classify import usable
+from cai.inference.tabular.stationary.equals import as_good
 from cai.inference.tabular.stationary.hard import by_outcome, put_delays, solve_hard
-from cai.inference.tabular.stationary.newton import as_good
 from cai.inference.tabular.stationary.own import solve_own
 from cai.inference.tabular.stationary.problem.listing import steps_of
 from cai.inference.tabular.stationary.problem.steps import Steps

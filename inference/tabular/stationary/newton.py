@@ -21,18 +21,16 @@ import torch
 from cai.inference.tabular.markov.full_systems import FullPattern
 from cai.inference.tabular.markov.graphs import reaching, reaching_table
 from cai.inference.tabular.markov.linear_systems import DENSE_LIMIT, LinearSystem, SystemPattern
+from cai.inference.tabular.stationary.problem.earned import UNDONE, earned_by
 from cai.inference.tabular.stationary.problem.moves import TINY, Moves, Values
 from cai.inference.tabular.stationary.problem.steps import Steps
-from cai.inference.tabular.stationary.problem.tables import apart_of
 
 __all__ = [
     "CHECKS",
     "GRAIN",
     "NOISE",
-    "TIES",
     "Chains",
     "Found",
-    "as_good",
     "better",
     "error_bound",
     "grows",
@@ -42,6 +40,7 @@ __all__ = [
 ]
 
 Array = np.ndarray[Any, Any]
+PATIENCE = 1000  # steps without progress after which there is none, whatever is left
 STALLS = 6  # steps without progress after which rounding is all that is left
 FLOOR = 1e6  # of the rounding of delta: what is left below which progress may end
 NEAR = 4.0  # of the rounding of delta: what is left at which no step is worth its price
@@ -52,7 +51,6 @@ LONG_STEP = 1e6  # the length of a step, relative to the values, before which gr
 ROUND = 128  # backups over which growth is looked for
 LARGE = 50_000  # edges beyond which it is fewer
 NOISE = 1e4  # of the rounding of delta: what a better pair may bring that is no more than an error of values
-TIES = 1e-12  # of what a move changes: moves worse by less are as good
 CHECKS = 6  # attempts at a bound
 GRAIN = 16 * float(np.finfo(np.float64).eps)  # of the widest: what widths, which are float64, must fall by at least
 AHEAD = 8  # backups after which the next policy is looked for
@@ -142,6 +140,14 @@ class Chains:
         found = None if self.last is None else self.last.answer(side.astype(np.float64)[:, None])
         return None if found is None or not np.isfinite(found).all() else found[:, 0]
 
+    def moved(self, moves: Moves, values: Values, step: Array) -> Values:
+        """Values after a step of the last solve; where it undoes most of them, what its chain earns in all."""
+        following = values.moved(step)
+        if self.steps.table is None and (np.abs(following.total) < UNDONE * np.abs(step)).any():
+            found = self.solve_last(earned_by(self.steps, moves))
+            following = following if found is None else self.steps.values(found)
+        return following
+
 
 def _tensor(numbers: Array) -> torch.Tensor:
     return torch.from_numpy(np.ascontiguousarray(numbers))
@@ -163,14 +169,15 @@ def soft_policy_iteration(steps: Steps, values: Values, limit: int, chains: Chai
         moves = steps.moves(values)
         left = moves.left
         best, since = (left, 0) if left < 0.5 * best else (best, since + 1)
-        if left <= near or (best < FLOOR and since >= (1 if best < 100 * NEAR else STALLS)):
+        patience = 1 if best < 100 * NEAR else STALLS if best < FLOOR else PATIENCE
+        if left <= near or since >= patience:
             return Found(values, count)
         step = chains.solve(moves, moves.delta)
-        following = None if step is None else values.moved(step)
+        following = None if step is None else chains.moved(moves, values, step)
         if step is not None and not step.any():
             return Found(values, count)
         lost = following is None or not np.isfinite(following.high).all()
-        is_long = step is not None and float(np.abs(step).max()) > LONG_STEP * (1 + float(np.abs(values.high).max()))
+        is_long = step is not None and np.abs(step).max() > LONG_STEP * (1 + np.abs(values.high).max())
         if lost or is_long or count in LOOKS:
             thorough = lost or not is_long or (steps.count <= LARGE and count & (count - 1) == 0)
             grew = grows(steps, values, thorough)
@@ -370,25 +377,3 @@ def error_bound(steps: Steps, found: Found, chains: Chains | None = None) -> Arr
                     return width
         side = np.maximum(1.5 * side, GRAIN * float(width.max(initial=0.0)))
     return None
-
-
-def as_good(steps: Steps, moves: Moves, values: Values, ties: float = TIES, least: float = 0.0) -> Array:
-    """Bool [R], the pairs that are as good as the best of their state, up to rounding.
-
-    Args:
-        steps: the problem.
-        moves: at the values.
-        values: of its states.
-        ties: how much worse a pair may be, relative to what it or the best changes.
-        least: what these change at least, nats.
-    """
-    scale = moves.sizes
-    if steps.table is not None and steps.eta != 0:
-        scale = apart_of(steps.table, np.append(values.total, 0.0), steps.states)
-    elif steps.eta != 0:
-        total = np.append(values.total, 0.0)
-        changes = steps.chances * np.abs(steps.gains + total[steps.targets] - total[steps.sources])
-        scale = np.abs(steps.rewards) + np.add.reduceat(changes, steps.first_edges)
-    best = np.where(moves.advantages >= moves.delta[steps.states], scale, least)
-    scale = np.maximum(scale, np.maximum.reduceat(best, steps.first_pairs)[steps.states])
-    return np.asarray(moves.advantages >= (moves.delta - moves.rounding)[steps.states] - ties * scale)

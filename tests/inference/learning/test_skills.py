@@ -141,6 +141,7 @@ REFUSED = {
     "long": (lambda: skills(random_mdp(0, horizon=40), 2), r"there are more than 200,000 trajectories after \d+ of 40"),
     "none": (lambda: skills(small(), 0), "num_skills"),
     "weight": (lambda: skills(small(), 2, separation=-1.0), "separation is -1.0; give a finite number >= 0"),
+    "weight in words": (lambda: skills(small(), 2, separation="much"), "separation is 'much'; give a finite number"),
     "which": (lambda: skills(small(), 2, steps=1).policy(2), "there is no skill 2; there are skills 0 to 1"),
     "shape": (lambda: skills(small(), 2, steps=1).posterior([0, 1], [0, 1]), r"states have shape \[2\] and actions"),
     "environment": (lambda: skills("Pendulum-v1", 2), "skills"),
