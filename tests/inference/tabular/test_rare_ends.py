@@ -35,3 +35,21 @@ def test_a_hope_of_an_end_that_hardly_ever_comes(exit_, eta):
     want = value(exit_, -1.0, eta)
     assert abs(mpmath.mpf(float(got.values[0, 0])) - want) <= got.details["error_bound"] <= 1e-10 * abs(want)
     assert got.details["steps"] <= 50
+
+
+def test_costs_that_end_hardly_ever_are_not_called_diverged():
+    """Each policy that ends costs some 1e19: rounding of that made one look better that never ends."""
+    following = np.array([[[1, 2, 3], [1, 1, 3]], [[2, 0, 3], [2, 0, 3]], [[0, 0, 3], [0, 2, 3]], [[3, 3, 3]] * 2])
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        exit_ = 10.0 ** -rng.integers(20, 26)
+        chances, rewards = np.zeros((4, 2, 3)), -rng.integers(1, 9, size=(4, 2)) / 8192
+        following[:3, :, 0], following[:3, :, 1] = [[1, 1], [2, 2], [0, 0]], rng.integers(3, size=(3, 2))
+        share = rng.integers(1, 4, size=(4, 2)) / 4
+        chances[..., 0], chances[..., 1], chances[3], rewards[3] = share, 1 - share, [1, 0, 0], 0
+        chances[2, 1, 2] = exit_
+        mdp = MDP.from_successors(following, chances, [1.0, 0, 0, 0], terminal=[3])
+        model = TrajectoryModel(mdp, rewards, horizon=math.inf)
+        for backend in ("value-iteration", "variational"):
+            got = cai.infer(model, backend, throw=False)
+            assert got.status is not cai.inference.Status.DIVERGED, (seed, backend)
