@@ -19,7 +19,7 @@ from cai.inference.core.driver import Checkpoints, check_schedule, drive
 from cai.inference.core.memory import check_memory
 from cai.inference.core.posterior import Posterior
 from cai.inference.core.posterior_batch import PosteriorBatch
-from cai.inference.core.status import InferenceError
+from cai.inference.core.status import InferenceError, Status
 from cai.inference.learning.path_consistency import PathConsistency
 from cai.inference.learning.policy_gradient import PolicyGradient
 from cai.inference.learning.soft_actor_critic import SoftActorCritic
@@ -46,6 +46,7 @@ from cai.models.common.random_draws import check_seed
 from cai.models.continuous.world import World
 from cai.models.environments.world import EnvironmentModel
 from cai.models.processes.mdp import MDP
+from cai.models.programs.inspect import site_time
 from cai.models.programs.observed_sites import as_conditioned
 from cai.models.trajectory.batch import ModelBatch
 from cai.models.trajectory.model import TrajectoryModel
@@ -231,7 +232,11 @@ def drawn_seed() -> int:
 def record_seed(posterior: Posterior | None, seed: int) -> None:
     """Says in the details of an answer which seed was drawn for it."""
     if posterior is not None:
-        posterior.__dict__["details"] = MappingProxyType({**posterior.details, "seed": seed})
+        _record(posterior, seed=seed)
+
+
+def _record(posterior: Posterior, **more: Any) -> None:
+    posterior.__dict__["details"] = MappingProxyType({**posterior.details, **more})
 
 
 def check_question(model: Any) -> None:
@@ -352,9 +357,7 @@ def infer(
         every = getattr(learner, "checkpoint_every", None) if checkpoint_every is None else checkpoint_every
         checkpoints = Checkpoints(Path(folder), steps=every, seconds=checkpoint_seconds, run=run)
     posterior = drive(learner, model, seed=seed, checkpoints=checkpoints, max_seconds=max_seconds)
-    if drawn:
-        record_seed(posterior, seed)
-    return judged(chosen, posterior, throw)
+    return judged(chosen, _told(model, posterior, seed, drawn), throw)
 
 
 def judged(backend: Backend, posterior: Posterior, throw: bool) -> Posterior:
@@ -370,6 +373,18 @@ def _ask(model: Any, chosen: Backend, seed: int, drawn: bool) -> Posterior:
         raise TypeError(
             f"backend {chosen.name!r} returned a {type(posterior).__name__}; its run must return a Posterior"
         )
+    return _told(model, posterior, seed, drawn)
+
+
+def _told(model: Any, posterior: Posterior, seed: int, drawn: bool) -> Posterior:
+    """The answer, whose details say which seed was drawn, and which evidence no policy can bring about."""
     if drawn:
         record_seed(posterior, seed)
+    states = [name for name in getattr(model, "evidence", ()) if (site_time(name) or "")[:1] == ("s",)]
+    if states and posterior.status is Status.UNAVOIDABLE:
+        why = (
+            f"the program observes {', '.join(states)}, which chance may miss under the true dynamics; to plan "
+            f"from a known state, draw it without obs= and set it by cai.models.do(program, {{{states[0]!r}: ...}})"
+        )
+        _record(posterior, why=why)
     return posterior

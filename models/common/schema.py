@@ -84,9 +84,9 @@ def check_tables(made: Any) -> None:
 
     A class declares `_stored_axes = {"action_probs": "T S A chances"}`: axes by name, "T+1" among them, "..." in front
     or behind for any number of others, and "chances" for numbers from 0 to 1, "counts" for numbers of at least 0, "any"
-    for tables that may hold no floats. An axis of one name is as long in every table of the object, and as its
-    `_axis_lengths()` says, where there is one. Of a mapping or a list every value is such a table. What ties other
-    parts together is for a method `_check_held()`.
+    for tables that may hold no floats, "gaps" where NaN stands for what is not known. An axis of one name is as long in
+    every table of the object, and as its `_axis_lengths()` says, where there is one. Of a mapping or a list every value
+    is such a table. What ties other parts together is for a method `_check_held()`.
 
     Raises:
         ValueError: naming the table, its shape and what was expected.
@@ -110,6 +110,8 @@ def check_tables(made: Any) -> None:
 
 def _check_table(name: str, given: Any, written: str, lengths: dict[str, int]) -> None:
     table, words = torch.as_tensor(given), written.split()
+    if gaps := words[-1:] == ["gaps"]:
+        words.pop()
     bound = words.pop() if words[-1:] in (["chances"], ["counts"], ["any"]) else ""
     if not table.is_floating_point() and isinstance(given, torch.Tensor) and bound != "any":
         raise ValueError(f"{name} is of {table.dtype}; expected floats")
@@ -124,7 +126,7 @@ def _check_table(name: str, given: Any, written: str, lengths: dict[str, int]) -
         letter, _, more = axis.partition("+")
         if lengths.setdefault(letter, length - int(more or 0)) != length - int(more or 0):
             raise ValueError(f"{expected} with {letter} = {lengths[letter]}")
-    if bool(table.isnan().any()):
+    if not gaps and bool(table.isnan().any()):
         raise ValueError(f"{name} holds NaN")
     if bound in ("chances", "counts") and table.numel():
         least, most = float(table.min()), float(table.max())
@@ -143,6 +145,7 @@ def declared_types(cls: type) -> dict[str, Any]:
         names = vars(sys.modules[base.__module__]) if base.__module__ in sys.modules else {}
         computed = {name: _result(part) for name, part in vars(base).items() if _result(part) is not None}
         for name, written in (computed | vars(base).get("__annotations__", {})).items():
+            written = getattr(written, "__forward_arg__", written)  # as the fields of a NamedTuple are held
             try:
                 hint = eval(written, names) if isinstance(written, str) else written  # the library's own source
             except (NameError, TypeError, AttributeError):  # imported for type checkers alone

@@ -62,9 +62,22 @@ def successors_from_sparse(matrices: Any) -> tuple[Tensor, Tensor]:
     return next_states.reshape(sizes), probabilities.reshape(sizes)
 
 
+def refuse_sparse(transitions: Any) -> None:
+    """Says how sparse matrices become a process, where they were given as a table.
+
+    Raises:
+        TypeError: if it is a sparse matrix, or a list of them.
+    """
+    first = transitions[0] if isinstance(transitions, (list, tuple)) and len(transitions) else transitions
+    if is_sparse(first) and not (isinstance(first, Tensor) and first.dim() == 3):
+        raise TypeError(
+            "transitions is sparse, and a table is [S, A, S]; MDP.from_actions([P_a, ...], initial) reads one sparse "
+            "matrix [S, S] for each action, and MDP.from_sparse(P, initial) one of [S * A, S]"
+        )
+
+
 def is_sparse(matrix: Any) -> bool:
     """Whether it is a scipy sparse matrix, or a torch tensor that is not dense."""
-    """Whether this is a scipy sparse matrix or a torch sparse tensor."""
     if isinstance(matrix, Tensor):
         return matrix.layout != torch.strided
     if not type(matrix).__module__.startswith("scipy."):  # which takes a while to import

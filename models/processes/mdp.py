@@ -20,7 +20,7 @@ from cai.models.common.names import KnownNames
 from cai.models.common.storage import save, storable
 from cai.models.processes.from_actions import AXES, check_axes, read_actions
 from cai.models.processes.from_graph import graph_successors, read_initial
-from cai.models.processes.from_sparse import successors_from_sparse
+from cai.models.processes.from_sparse import refuse_sparse, successors_from_sparse
 from cai.models.processes.from_successors import read_successors
 from cai.models.processes.layout import GridLayout
 from cai.models.processes.parts import Named, check_absorbing, checked_names, complete_rows, region_masks
@@ -113,6 +113,7 @@ class MDP(Named, KnownNames):
                 "cai.models.gymnasium_model(P, horizon=..., initial=...); "
                 "otherwise give an array [S, A, S]"
             )
+        refuse_sparse(self.transitions)
         states, actions = (self.state_names, "state"), (self.action_names, "action")
         probabilities, source = float_tensor(self.transitions, "transitions", [states, actions, states])
         if probabilities.dim() != 3 or probabilities.shape[0] != probabilities.shape[2]:

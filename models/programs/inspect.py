@@ -79,7 +79,7 @@ def trace_program(program: Program) -> poutine.Trace:
     """One run of the program, drawn from its prior with a seed of its own."""
     try:
         return first_run(program)
-    except (RuntimeError, ValueError) as error:
+    except (IndexError, RuntimeError, ValueError) as error:
         raise ValueError(failure(program, "the program failed when it was run", error)) from error
 
 
@@ -95,6 +95,7 @@ def explain(error: Exception) -> str:
     hints = {
         "Boolean value of Tensor": "it branches on a tensor, and every value is tried at once: use torch.where",
         "Multiple sample sites": "every site needs a name of its own, e.g. f'O_{t}'",
+        "tensors used as indices": "an index is no whole number: observe torch.tensor(1), not torch.tensor(1.0)",
         "Interval(": "a probability lies outside 0 to 1: for rewards above 0 use pyro.factor(f'O_{t}', reward)",
     }
     hint = next((advice for sign, advice in hints.items() if sign in text), "")

@@ -24,6 +24,27 @@ class _Draw(Messenger):
             msg["is_observed"], msg["value"], msg["done"] = False, None, False
 
 
+class _Impossible(ValueError):
+    """A site observes what it cannot draw."""
+
+
+class _Compare(Messenger):
+    """Holds what discrete states and actions observe against their values, before the program goes on with it."""
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if msg["type"] != "sample" or not msg["is_observed"] or not site_time(msg["name"]):
+            return
+        value = torch.as_tensor(msg["value"])
+        if value.numel() != 1 or not getattr(msg["fn"], "has_enumerate_support", False):
+            return
+        values = msg["fn"].enumerate_support(expand=False).reshape(-1)
+        if not bool((values == value.reshape(())).any()):
+            raise _Impossible(
+                f"site {msg['name']!r} observes {_number(value):g}, and its {len(values)} values are "
+                f"{_number(values[0]):g} to {_number(values[-1]):g}"
+            )
+
+
 class _Drawn:
     """The program with none of its states and actions observed."""
 
@@ -44,12 +65,17 @@ def as_conditioned(program: Any) -> Any:
 
     Returns:
         The same question, with every state and action latent: what was observed is evidence, log p(O, s_1 = 1).
+
+    Raises:
+        ValueError: if a discrete state or action observes what is none of its values.
     """
     if isinstance(program, (TrajectoryModel, RevisedProgram)) or not callable(program):
         return program
     try:
-        nodes = first_run(program).nodes
-    except (RuntimeError, TypeError, ValueError):
+        nodes = first_run(_Compare()(program)).nodes
+    except _Impossible as error:
+        raise ValueError(str(error).splitlines()[0]) from None  # Pyro adds a table of shapes
+    except (IndexError, RuntimeError, TypeError, ValueError):
         return program  # whoever inspects it next says what is wrong, which takes many runs
     evidence = {}
     for name, node in nodes.items():

@@ -7,6 +7,7 @@ import numpy as np
 import pyro
 import pyro.distributions as dist
 import pytest
+import scipy.sparse
 import torch
 
 import cai
@@ -158,3 +159,9 @@ def test_options_of_the_model_are_known_where_a_backend_is_asked(name):
 def test_a_horizon_that_no_float_holds_is_refused():
     with pytest.raises(ValueError, match="horizon is above 10"):
         model(horizon=10**400)
+
+
+@pytest.mark.parametrize("given", [lambda eye: eye, lambda eye: [eye, eye], lambda eye: (eye,)])
+def test_sparse_matrices_in_place_of_a_table_are_answered_with_what_reads_them(given):
+    with pytest.raises(TypeError, match=r"sparse.*MDP\.from_actions\(.*MDP\.from_sparse\("):
+        MDP(given(scipy.sparse.eye_array(3).tocsr()), [1, 0, 0])

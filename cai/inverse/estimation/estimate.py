@@ -102,6 +102,8 @@ class Estimate(Saved):
     rounding: float = field(default=0.0, repr=False)
 
     _left_behind = ("problem",)
+    _stored_axes = {"covariance": "F F gaps", "scores": "N F gaps", "hessian": "F F gaps", "scales": "F"}
+    _stored_axes |= {"log_likelihood": "", "num_demonstrations": "counts", "num_choices": "counts", "steps": "counts"}
 
     # ---- numbers ------------------------------------------------------------------------------------------------
 

@@ -216,7 +216,7 @@ def test_a_learned_temperature_meets_its_target(option):
 
 @each_seed(range(3), quick=1)
 def test_noisy_rewards_do_not_hold_the_gradient_back(seed):
-    """Errors of later steps are noise where outcomes pay many temperatures: with lambda .8 bounds were .13 to .16 low."""
+    """Errors of later steps are noise where outcomes pay many temperatures: with lambda .8 bounds were .13 low."""
     noisy = {"branching": 4, "reward_scale": 3.0, "outcome_rewards": True, "temperature": 0.5, "discount": 0.9}
     model = random_mdp(1, num_states=8, num_actions=4, horizon=math.inf, **noisy)
     assert gap(model, cai.infer(model, "policy-gradient", seed=seed)) < 0.08

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import cai
-from cai.models import bridge, double_integrator, gridworld, pendulum
+from cai.models import bridge, double_integrator, gridworld, pendulum, small_roads
 from cai.models.common.storage import StorageError
 
 NAN = float("nan")
@@ -28,8 +28,15 @@ KINDS = {
         cai.extract_policy(cai.infer(bridge(horizon=3))), bridge(horizon=3), num_rollouts=9
     ),
     "sweep": lambda: cai.sweep(bridge(horizon=2), "risk", eta=[-1.0, 0.0], num_rollouts=9),
+    "estimate": lambda: fitted(),
     "batch": lambda: cai.infer(bridge(horizon=3).batch(temperature=[1.0, 2.0])),
 }
+
+
+def fitted():
+    model = small_roads(horizon=20)
+    shown = cai.inverse.Demonstrations.from_policy(cai.infer(model, "variational").policy(), model, 20, seed=0)
+    return cai.inverse.fit(model, shown, penalty=cai.inverse.L2(1.0), throw=False)
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +85,10 @@ HEADERS = [
     ("outcome", "outcome", "visits", lambda visits: dict.fromkeys(visits, 7), "visits.bridge holds 7"),
     ("outcome", "outcome", "std", lambda _: -1.0, "std holds -1"),
     ("outcome", "outcome", "entropy", lambda _: {"$": "float", "is": "nan"}, "entropy holds NaN"),
+    ("estimate", "inverse-data", "world", lambda _: 0.5, "world is 0.5"),
+    ("estimate", "inverse-data", "features", lambda part: dict.fromkeys(part, 7), "features is"),
+    ("estimate", "inverse-estimate", "steps", lambda _: -1, "steps holds -1"),
+    ("estimate", "inverse-estimate", "covariance", lambda _: None, "covariance is None"),
     ("sweep", "sweep", "values", lambda values: {"$": "tuple", "is": values["is"][:1]}, "has 2 rows"),
 ]
 

@@ -10,6 +10,7 @@ import torch
 
 import cai
 from cai.inference.tabular.backward import Messages
+from cai.inverse.search.objective import Data
 from cai.models import bridge, lottery
 from cai.models.common.schema import check_fields, declared_types, fits
 from cai.models.common.storage import StorageError, load
@@ -60,6 +61,7 @@ def test_what_does_not(name):
 def test_the_types_of_a_class_are_those_that_it_declares():
     assert declared_types(cai.Policy)["stationary"] is bool
     assert declared_types(Messages)["policy"] is torch.Tensor  # which is computed where it is not given
+    assert declared_types(Data)["features"] == dict[str, str]  # of a NamedTuple, too
     with pytest.raises(TypeError, match=r"source is 3 \(int\); expected str"):
         check_fields(cai.Policy, {"source": 3})
 

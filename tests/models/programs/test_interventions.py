@@ -575,3 +575,40 @@ def test_a_density_is_set_and_known_as_in_closed_form():
         assert found == pytest.approx(evidence, abs=0.05), name  # more than five standard errors of a weight below 1
         assert float((particles.weights * states).sum()) == pytest.approx(mean, abs=0.06), name
         assert float((particles.weights * (states - mean) ** 2).sum()) == pytest.approx(variance, abs=0.1), name
+
+
+def observing(site, value):
+    """Two steps of two states, one site of which is observed by the program itself."""
+
+    def program():
+        obs = {site: value}
+        state = pyro.sample("s_1", dist.Categorical(START[:2] / START[:2].sum()), obs=obs.get("s_1"))
+        for t in (1, 2):
+            action = pyro.sample(f"a_{t}", dist.Categorical(torch.tensor([0.5, 0.5])), obs=obs.get(f"a_{t}"))
+            pyro.factor(f"O_{t}", -torch.tensor([[0.5, 1.0], [0.25, 2.0]])[state, action])
+            state = pyro.sample(f"s_{t + 1}", dist.Categorical(torch.tensor([0.5, 0.5])), obs=obs.get(f"s_{t + 1}"))
+
+    return program
+
+
+@pytest.mark.parametrize("backend", ["variational", "restricted", "variational:solver=svi"])
+@pytest.mark.parametrize("site", ["s_1", "s_3"])
+def test_a_state_that_no_policy_can_bring_about_is_told_from_a_reward_that_is_forbidden(backend, site):
+    words = rf"unavoidable.*the program observes {site}, which chance may miss.*do\(program, \{{'{site}': ...\}}\)"
+    with pytest.raises(cai.inference.InferenceError, match=words):
+        cai.infer(observing(site, torch.tensor(1)), backend)
+    assert words.split(".*")[1][:20] in cai.compare(observing(site, torch.tensor(1)), [backend]).rows[0].detail
+    assert cai.infer(observing("a_1", torch.tensor(1)), backend).status.ok
+
+
+@pytest.mark.parametrize("backend", ["enumeration", "variational", "smc"])
+@pytest.mark.parametrize(("site", "value"), [("s_1", 7), ("a_2", -1), ("s_2", 2), ("s_1", 0.5)])
+def test_an_observation_that_no_site_can_draw_is_named(backend, site, value):
+    words = rf"^site '{site}' observes {value}, and its 2 values are 0 to 1$"
+    with pytest.raises(ValueError, match=words):
+        cai.infer(observing(site, torch.tensor(value)), backend)
+
+
+def test_an_observed_index_that_is_a_float_is_told():
+    with pytest.raises(ValueError, match=r"observe torch.tensor\(1\), not torch.tensor\(1.0\)"):
+        cai.infer(observing("s_1", torch.tensor(1.0)), "enumeration")
