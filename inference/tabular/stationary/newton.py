@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from cai.inference.tabular.markov.full_systems import FullPattern
-from cai.inference.tabular.markov.graphs import reaching, reaching_table
+from cai.inference.tabular.markov.graphs import closed_classes, reaching, reaching_table
 from cai.inference.tabular.markov.linear_systems import DENSE_LIMIT, LinearSystem, SystemPattern
 from cai.inference.tabular.stationary.problem.earned import UNDONE, earned_by
 from cai.inference.tabular.stationary.problem.moves import TINY, Moves, Values
@@ -40,6 +40,7 @@ __all__ = [
 ]
 
 Array = np.ndarray[Any, Any]
+EARNED = 1e-12  # of what is paid on a round, that it brings in all at least
 PATIENCE = 1000  # steps without progress after which there is none, whatever is left
 STALLS = 6  # steps without progress after which rounding is all that is left
 FLOOR = 1e6  # of the rounding of delta: what is left below which progress may end
@@ -204,14 +205,17 @@ def policy_iteration(steps: Steps, chosen: Array, limit: int, values: Values | N
     """
     chains = Chains(steps)
     values = steps.values(np.zeros(steps.number)) if values is None else values
-    least, since = np.inf, 0
+    least, since, last = np.inf, 0, chosen
     for count in range(1, limit + 1):
         ends = _ends(steps, chosen)
         if not ends.all():
-            return Found(values, count, ~ends, chosen)
+            if _earns(steps, chains, chosen, ~ends):
+                return Found(values, count, ~ends, chosen)
+            return Found(values, count, None, last)  # taken for better by rounding
         evaluated = _value_of(steps, chains, chosen, values)
         if evaluated is None:
             return Found(values, count, None, chosen)
+        last = chosen
         values = evaluated if count != LATE else _larger(evaluated, value_of_prior(steps, chains))
         following, gap = better(steps, steps.moves(values), chosen)
         least, since = (gap, 0) if gap < 0.5 * least else (least, since + 1)
@@ -234,6 +238,22 @@ def _ends(steps: Steps, chosen: Array) -> Array:
         return reaching_table(steps.by(chosen).leads, end)[:-1]
     edges = np.isin(np.arange(len(steps.states)), chosen)[steps.pairs]
     return reaching(steps.sources[edges], steps.targets[edges], end)[:-1]
+
+
+def _earns(steps: Steps, chains: Chains, chosen: Array, endless: Array) -> bool:
+    """Whether each closed class of a policy among states that never end, bool [N], earns more than nothing a round."""
+    taken = np.isin(np.arange(len(steps.states)), chosen)
+    ways = steps.ways(steps.of_pairs(taken)) if steps.table is None else steps.by(chosen).ways()
+    moves, paid = steps.moves(steps.values(np.zeros(steps.number)), chosen), steps.rewards[chosen]
+    for states in closed_classes(*ways, np.append(endless, False)):
+        cut, side = np.ones(steps.number + 1, dtype=bool), np.zeros((steps.number, 1))
+        cut[states[1:]], side[states[0]] = False, 1.0
+        visits = chains.system(moves, cut).answer(side, True)
+        if visits is None or not np.isfinite(visits).all():
+            return False
+        if not visits[states, 0] @ (paid - EARNED * np.abs(paid))[states] > 0:
+            return False
+    return True
 
 
 def _value_of(steps: Steps, chains: Chains, chosen: Array, values: Values) -> Values | None:

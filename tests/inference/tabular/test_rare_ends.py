@@ -35,3 +35,15 @@ def test_a_hope_of_an_end_that_hardly_ever_comes(exit_, eta):
     want = value(exit_, -1.0, eta)
     assert abs(mpmath.mpf(float(got.values[0, 0])) - want) <= got.details["error_bound"] <= 1e-10 * abs(want)
     assert got.details["steps"] <= 50
+
+
+@pytest.mark.parametrize("exit_", [1e-22, 2.0**-73])
+def test_costs_that_end_hardly_ever_are_not_called_diverged(exit_):
+    """Each policy that ends costs some 1e19: by rounding of that, one that never ends looked better."""
+    following = [[[1, 2, 3], [1, 1, 3]], [[2, 0, 3], [2, 0, 3]], [[0, 0, 3], [0, 1, 3]], [[3, 3, 3], [3, 3, 3]]]
+    chances = [[[0.5, 0.5, 0], [0.25, 0.75, 0]], [[0.25, 0.75, 0]] * 2, [[0.75, 0.25, 0], [0.75, 0.25, exit_]]]
+    rewards = -np.array([[0.000625, 0.000625], [0.001, 0.00075], [0.00075, 0.000625], [0.0, 0.0]])
+    mdp = MDP.from_successors(following, [*chances, [[1.0, 0, 0]] * 2], [1.0, 0, 0, 0], terminal=[3])
+    got = cai.infer(TrajectoryModel(mdp, rewards, horizon=math.inf), "value-iteration", throw=False)
+    assert not got.status.ok or float(got.values[0, 0]) < -1e18
+    assert got.status is not cai.inference.Status.DIVERGED
