@@ -33,7 +33,19 @@ __all__ = [
 ]
 
 
-@storable("gaussian-belief")
+@storable(
+    "gaussian-belief",
+    axes={
+        "A": "... T n n",
+        "B": "... T n m",
+        "offset": "... T n",
+        "noise": "... T n n",
+        "mean": "... n",
+        "covariance": "... n n",
+        "shrunk": "... T n n",
+        "start_shrunk": "... n n",
+    },
+)
 class Belief(NamedTuple):
     """q(s_1) = N(mean, covariance), and q(s_{t+1} | s_t, a_t) = N(A s + B a + offset, noise).
 
@@ -57,11 +69,17 @@ class Belief(NamedTuple):
     shrunk: Tensor
     start_shrunk: Tensor
 
-    _stored_axes = {"A": "... T n n", "B": "... T n m", "offset": "... T n", "noise": "... T n n", "mean": "... n"}
-    _stored_axes |= {"covariance": "... n n", "shrunk": "... T n n", "start_shrunk": "... n n"}
 
-
-@storable("gaussian-moments")
+@storable(
+    "gaussian-moments",
+    axes={
+        "state_means": "... T+1 n",
+        "state_covariances": "... T+1 n n",
+        "action_means": "... T m",
+        "action_covariances": "... T m m",
+        "cross": "... T n m",
+    },
+)
 class Moments(NamedTuple):
     """Means and covariances along q.
 
@@ -78,9 +96,6 @@ class Moments(NamedTuple):
     action_means: Tensor
     action_covariances: Tensor
     cross: Tensor
-
-    _stored_axes = {"state_means": "... T+1 n", "state_covariances": "... T+1 n n", "action_means": "... T m"}
-    _stored_axes |= {"action_covariances": "... T m m", "cross": "... T n m"}
 
 
 @storable("gaussian-account")

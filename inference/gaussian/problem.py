@@ -27,7 +27,7 @@ __all__ = [
 ]
 
 
-@storable("quadratic")
+@storable("quadratic", axes={"P": "... n n", "p": "... n", "rho": "..."})
 class Quadratic(NamedTuple):
     """The function s -> 1/2 s' P s + p' s + rho, a cost; its negative is a value.
 
@@ -41,14 +41,12 @@ class Quadratic(NamedTuple):
     p: Tensor
     rho: Tensor
 
-    _stored_axes = {"P": "... n n", "p": "... n", "rho": "..."}
-
     def __call__(self, states: Tensor) -> Tensor:
         """[...], at states [..., n] whose leading axes broadcast with those of the coefficients."""
         return (states * (times(self.P, states) / 2 + self.p)).sum(-1) + self.rho
 
 
-@storable("gaussian-prior")
+@storable("gaussian-prior", axes={"gain": "... m n", "offset": "... m", "covariance": "... m m"})
 class GaussianPrior(NamedTuple):
     """The action prior N(gain s + offset, covariance), with a time axis of length T or 1.
 
@@ -61,8 +59,6 @@ class GaussianPrior(NamedTuple):
     gain: Tensor
     offset: Tensor
     covariance: Tensor
-
-    _stored_axes = {"gain": "... m n", "offset": "... m", "covariance": "... m m"}
 
 
 @storable("gaussian-problem")

@@ -22,7 +22,7 @@ __all__ = ["Plan", "PlanPosterior", "in_the_world"]
 KINDS = ("stochastic", "greedy", "plan")
 
 
-@storable("plan")
+@storable("plan", axes={"states": "T+1 n", "actions": "T m"})
 class Plan(NamedTuple):
     """A trajectory that a planner follows where there is no noise.
 
@@ -33,8 +33,6 @@ class Plan(NamedTuple):
 
     states: Tensor
     actions: Tensor
-
-    _stored_axes = {"states": "T+1 n", "actions": "T m"}
 
 
 class PlanPosterior(Posterior):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy
@@ -31,6 +32,7 @@ class Kind(NamedTuple):
         pack: object -> its parts by name.
         unpack: parts -> object.
         own: whether its parts are other than its fields.
+        axes: of its tables, as `check_tables` reads them, where the class cannot hold them itself.
     """
 
     name: str
@@ -38,6 +40,7 @@ class Kind(NamedTuple):
     pack: Callable[[Any], Mapping[str, Any]]
     unpack: Callable[[Parts], Any]
     own: bool
+    axes: Mapping[str, str] = MappingProxyType({})
 
 
 def rebuild(kind: Kind, parts: Parts, kind_of: Callable[[Any], Kind | None]) -> Any:
@@ -60,7 +63,7 @@ def rebuild(kind: Kind, parts: Parts, kind_of: Callable[[Any], Kind | None]) -> 
     for name in declared_types(kind.cls):  # of which a class has those that have a default or are computed
         if not (name.startswith("_") or name in may_lack or hasattr(kind.cls, name) or name in vars(made)):
             raise ValueError(f"{name} is missing")
-    check_tables(made)
+    check_tables(made, kind.axes)
     _check_again(parts, kind.pack(made), kind_of)
     return made
 

@@ -79,7 +79,7 @@ def check_fields(cls: type, parts: Mapping[str, Any]) -> None:
             raise TypeError(f"{name} is {shown(value)}; expected {_written(known[name])}")
 
 
-def check_tables(made: Any) -> None:
+def check_tables(made: Any, axes: Mapping[str, str]) -> None:
     """Refuses an object whose tables have not the axes and the bounds that its classes declare, or hold NaN.
 
     A class declares `_stored_axes = {"action_probs": "T S A chances"}`: axes by name, "T+1" among them, "..." in front
@@ -91,7 +91,7 @@ def check_tables(made: Any) -> None:
     Raises:
         ValueError: naming the table, its shape and what was expected.
     """
-    declared: dict[str, str] = {}
+    declared = dict(axes)
     for base in reversed(type(made).__mro__):
         declared |= vars(base).get("_stored_axes", {})
     lengths = made._axis_lengths() if declared and hasattr(made, "_axis_lengths") else {}

@@ -52,6 +52,7 @@ def storable(
     *,
     pack: Callable[[Any], Mapping[str, Any]] | None = None,
     unpack: Callable[[dict[str, Any]], Any] | None = None,
+    axes: Mapping[str, str] | None = None,
 ) -> Callable[[C], C]:
     """Declares that objects of a class can be stored; a decorator. A subclass is declared by itself, by its own kind.
 
@@ -61,6 +62,7 @@ def storable(
             and of another class all attributes.
         unpack: parts -> object. The constructor with keywords unless given; an object with these attributes where they
             are all attributes. Enums need neither.
+        axes: of tables, {"states": "T+1 n"}, of a NamedTuple; other classes say so by `_stored_axes`.
     """
 
     def declare(cls: C) -> C:
@@ -73,7 +75,9 @@ def storable(
             fields = dataclasses.is_dataclass(cls) or issubclass(cls, tuple)
             called = fields or pack is not None
             built = (lambda parts: cls(**parts)) if called else (lambda parts: _with(cls, parts))
-            made = Kind(kind, cls, pack or (_fields if fields else vars), unpack or built, bool(pack or unpack))
+            made = Kind(
+                kind, cls, pack or (_fields if fields else vars), unpack or built, bool(pack or unpack), axes or {}
+            )
         _BY_NAME[kind] = _BY_CLASS[cls] = made
         return cls
 

@@ -134,8 +134,8 @@ def newton_against(steps: Steps, chains: Chains, values: Values, limit: int) -> 
     at, count = _mixed(steps, values, limit)
     solved, step, cold = 0, 0.5, abs(steps.eta) * spread(at[1]) >= COLD
     while not (cold or is_near(steps, at[1]) or count >= limit or falls_apart(steps, *at)):
-        found, taken = _noda(steps, chains, at)
-        found, reached, more = newton(steps, chains, found[0], DIRECT)
+        nearer, taken = _noda(steps, chains, at)
+        found, reached, more = newton(steps, chains, nearer[0], DIRECT)
         count, solved = count + taken + more, solved + taken + more
         cold = spread(reached) > 0.1 * spread(at[1])
         at = (found, reached)
