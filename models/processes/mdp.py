@@ -113,7 +113,8 @@ class MDP(Named, KnownNames):
                 "cai.models.gymnasium_model(P, horizon=..., initial=...); "
                 "otherwise give an array [S, A, S]"
             )
-        refuse_sparse(self.transitions)
+        if not isinstance(self.transitions, Tensor) or self.transitions.layout is not torch.strided:
+            refuse_sparse(self.transitions)
         states, actions = (self.state_names, "state"), (self.action_names, "action")
         probabilities, source = float_tensor(self.transitions, "transitions", [states, actions, states])
         if probabilities.dim() != 3 or probabilities.shape[0] != probabilities.shape[2]:

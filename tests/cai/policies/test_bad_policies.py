@@ -107,7 +107,7 @@ EVALUATIONS = {
     ),
     "finite for an infinite horizon": (
         lambda: evaluated(problem=model(horizon=INF, discount=0.9)),
-        r"infinite.*finitely many.*stationary policy",
+        r"infinite.*finitely many.*stationary one, as Policy\(table, stationary=True\)",
     ),
     "no policy": (lambda: evaluated("exact"), TypeError, r"expected a Policy, got str.*extract_policy"),
     "no model": (lambda: evaluate(Policy(UNIFORM), mdp()), TypeError, r"TrajectoryModel.*got MDP"),
