@@ -97,3 +97,16 @@ def check(backend, seed):
 def test_second_derivatives_are_those_of_differences(backend, seeds):
     tried = sum(check(backend, seed) for seed in seeds)
     assert tried > len(seeds) / 3
+
+
+@pytest.mark.parametrize("backend", ["exact", "variational", "risk:eta=-1"])
+@pytest.mark.parametrize("seed", [0, 1, 2])  # the average criterion, discounts of .9 and .5
+def test_third_derivatives_are_refused(backend, seed):
+    model, point, _ = problem(seed)
+    rewards, *others = point
+    scale = torch.tensor(1.0, dtype=torch.float64, requires_grad=True)
+    answer = cai.infer(model(torch.where(rewards == 0, rewards, scale * rewards), *others), backend)
+    (first,) = torch.autograd.grad(answer.elbo, scale, create_graph=True)
+    (second,) = torch.autograd.grad(first, scale, create_graph=True)
+    with pytest.raises(ValueError, match="third derivatives over an infinite horizon are not known"):
+        torch.autograd.grad(second, scale)
