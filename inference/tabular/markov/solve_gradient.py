@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cai.inference.core.status import NotKnown
 from cai.inference.tabular.markov.iterated import ROUND_STEPS, ROUNDS
 
 __all__ = ["ORDERS", "Again", "Solve"]
@@ -19,7 +20,7 @@ class Again(torch.autograd.Function):
     """A tensor itself, whose slope counts from the first backward pass on that is recorded, to be differentiated again.
 
     For what a first derivative does not depend on, though it would take another solve to find that out. What it would
-    be wrong for, derivatives of an order above `ORDERS`, raises ValueError.
+    be wrong for, derivatives of an order above `ORDERS`, raises NotKnown.
     """
 
     @staticmethod
@@ -44,9 +45,10 @@ class _Counted(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor, None]:
         if ctx.order >= ORDERS:
-            raise ValueError(
-                "third derivatives over an infinite horizon are not known; ask for two, take differences of the "
-                "second ones, or give a finite horizon"
+            raise NotKnown(
+                "third derivatives",
+                "an answer over an infinite horizon",
+                "take differences of the second ones, or give a finite horizon",
             )
         return _Counted.apply(slopes[0], ctx.order + 1), None
 
