@@ -50,7 +50,7 @@ def check_criterion(backend: Any, model: Any) -> None:
             others = "'variational'"
         raise ValueError(
             f"backend {backend.name!r} is about sums of rewards, and this model has criterion='average'; ask "
-            f"{others}, or leave the criterion out"
+            f"{others}, or give a finite horizon in place of the criterion"
         )
 
 

@@ -7,6 +7,7 @@ import torch
 from campaigns import over_seeds
 
 import cai
+from cai.inference.core.status import NotKnown
 from cai.models import MDP, OutcomeReward, TrajectoryModel
 
 BACKENDS = ("exact", "variational", "optimistic", "risk:eta=-1", "risk:eta=0.5", "value-iteration")
@@ -97,3 +98,16 @@ def check(backend, seed):
 def test_second_derivatives_are_those_of_differences(backend, seeds):
     tried = sum(check(backend, seed) for seed in seeds)
     assert tried > len(seeds) / 3
+
+
+@pytest.mark.parametrize("backend", ["exact", "variational", "risk:eta=-1"])
+@pytest.mark.parametrize("seed", [0, 1, 2])  # the average criterion, discounts of .9 and .5
+def test_third_derivatives_are_refused(backend, seed):
+    model, point, _ = problem(seed)
+    rewards, *others = point
+    scale = torch.tensor(1.0, dtype=torch.float64, requires_grad=True)
+    answer = cai.infer(model(torch.where(rewards == 0, rewards, scale * rewards), *others), backend)
+    (first,) = torch.autograd.grad(answer.elbo, scale, create_graph=True)
+    (second,) = torch.autograd.grad(first, scale, create_graph=True)
+    with pytest.raises(NotKnown, match="infinite horizon does not know third derivatives"):
+        torch.autograd.grad(second, scale)

@@ -8,15 +8,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cai.inference.core.status import NotKnown
 from cai.inference.tabular.markov.iterated import ROUND_STEPS, ROUNDS
 
-__all__ = ["Again", "Solve"]
+__all__ = ["ORDERS", "Again", "Solve"]
+
+ORDERS = 2  # of derivatives that the values of an infinite horizon have
 
 
 class Again(torch.autograd.Function):
     """A tensor itself, whose slope counts from the first backward pass on that is recorded, to be differentiated again.
 
-    For what a first derivative does not depend on, though it would take another solve to find that out.
+    For what a first derivative does not depend on, though it would take another solve to find that out. What it would
+    be wrong for, derivatives of an order above `ORDERS`, raises NotKnown.
     """
 
     @staticmethod
@@ -27,7 +31,26 @@ class Again(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *slopes: Tensor) -> Tensor | None:
         ctx.counts = ctx.counts or torch.is_grad_enabled()
-        return slopes[0] if ctx.counts else None
+        return _Counted.apply(slopes[0], 1) if ctx.counts else None
+
+
+class _Counted(torch.autograd.Function):
+    """A slope itself, which knows how often it was differentiated."""
+
+    @staticmethod
+    def forward(ctx: Any, slope: Tensor, order: int) -> Tensor:
+        ctx.order = order
+        return slope.view_as(slope)
+
+    @staticmethod
+    def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor, None]:
+        if ctx.order >= ORDERS:
+            raise NotKnown(
+                "third derivatives",
+                "an answer over an infinite horizon",
+                "take differences of the second ones, or give a finite horizon",
+            )
+        return _Counted.apply(slopes[0], ctx.order + 1), None
 
 
 class Solve(torch.autograd.Function):

@@ -24,14 +24,13 @@ from cai.inference.kernels.backups import hard_choice
 from cai.inference.tabular.backward import Messages
 from cai.inference.tabular.markov.chains import ChainSystems, long_run
 from cai.inference.tabular.markov.graphs import closed_classes, period
-from cai.inference.tabular.markov.solve_gradient import Again
+from cai.inference.tabular.markov.solve_gradient import ORDERS, Again
 from cai.inference.tabular.recursion import Recursion
 from cai.inference.tabular.stationary.classify import usable
 from cai.inference.tabular.stationary.gain import Rate, soft_rate
 from cai.inference.tabular.stationary.hard import by_outcome
 from cai.inference.tabular.stationary.hard_gain import hard_rate, worst_rate
 from cai.inference.tabular.stationary.iteration import (
-    ORDERS,
     ConvergenceCriterion,
     Fits,
     Stationary,

@@ -18,7 +18,7 @@ from cai.inference.core.status import Status
 from cai.inference.kernels.backups import hard_choice
 from cai.inference.tabular.backward import Messages
 from cai.inference.tabular.markov.chains import ChainSystems, ended_states
-from cai.inference.tabular.markov.solve_gradient import Again
+from cai.inference.tabular.markov.solve_gradient import ORDERS, Again
 from cai.inference.tabular.recursion import Recursion
 from cai.inference.tabular.stationary.classify import usable
 from cai.inference.tabular.stationary.equals import as_good
@@ -31,7 +31,6 @@ from cai.models.common.numerics import certainty_equivalent, plain_number, round
 from cai.models.trajectory.model import TrajectoryModel
 
 __all__ = [
-    "ORDERS",
     "ConvergenceCriterion",
     "Fits",
     "Stationary",
@@ -43,7 +42,6 @@ __all__ = [
 
 Array = np.ndarray[Any, Any]
 LEAST = 1e-280  # nats: values below have no relative accuracy, as float64 ends at 1e-308
-ORDERS = 2  # of derivatives that values have
 EIGENVALUE_LIMIT = 200  # states up to which rho(F') is computed
 
 

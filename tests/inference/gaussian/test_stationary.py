@@ -256,7 +256,9 @@ def test_who_knows_sums_alone_names_the_one_backend_that_averages(backend):
         reward=QuadraticReward(Q=[[1.0]], R=[[1.0]]), action_prior=LinearNormal(L=[[1.0]]),
     )  # fmt: skip
     assert cai.infer(model, "variational").status.ok
-    with pytest.raises(ValueError, match="criterion='average'; ask 'variational', or leave the criterion out"):
+    with pytest.raises(
+        ValueError, match="criterion='average'; ask 'variational', or give a finite horizon in place of the criterion"
+    ):
         cai.infer(model, backend)
 
 
