@@ -126,15 +126,14 @@ def _check_table(name: str, given: Any, written: str, lengths: dict[str, int]) -
         letter, _, more = axis.partition("+")
         if lengths.setdefault(letter, length - int(more or 0)) != length - int(more or 0):
             raise ValueError(f"{expected} with {letter} = {lengths[letter]}")
-    if not gaps and bool(table.isnan().any()):
+    if not table.numel():
+        return
+    least, most = (float(end) for end in torch.aminmax(table))  # both NaN where one entry is
+    if not gaps and least != least:
         raise ValueError(f"{name} holds NaN")
-    if bound in ("chances", "counts") and table.numel():
-        least, most = float(table.min()), float(table.max())
-        if least < 0 or (bound == "chances" and most > 1 + ROUNDING):
-            beyond = least if least < 0 else most
-            raise ValueError(
-                f"{name} holds {beyond:g}; expected {'numbers from 0 to 1' if bound == 'chances' else 'numbers >= 0'}"
-            )
+    if bound in ("chances", "counts") and (least < 0 or (bound == "chances" and most > 1 + ROUNDING)):
+        beyond, meant = least if least < 0 else most, {"chances": "numbers from 0 to 1", "counts": "numbers >= 0"}
+        raise ValueError(f"{name} holds {beyond:g}; expected {meant[bound]}")
 
 
 @functools.cache
@@ -163,10 +162,9 @@ def _result(attribute: Any) -> Any:
 
 def fits(value: Any, hint: Any) -> bool:
     """Whether a value is of an annotated type, containers to their bottom; what cannot be told fits."""
-    origin: Any = get_origin(hint)
-    args = get_args(hint)
     if hint is Any:
         return True
+    origin, args = _taken_apart(hint)
     if hint is None or hint is type(None):
         return value is None
     if origin in (Union, types.UnionType):
@@ -194,6 +192,11 @@ def fits(value: Any, hint: Any) -> bool:
         members = {*vars(hint), *vars(hint).get("__annotations__", ())}
         return all(hasattr(value, name) for name in members if not name.startswith("_"))
     return isinstance(value, hint) if isinstance(hint, type) else True
+
+
+@functools.cache
+def _taken_apart(hint: Any) -> tuple[Any, tuple[Any, ...]]:
+    return get_origin(hint), get_args(hint)
 
 
 def shown(value: Any) -> str:

@@ -8,6 +8,7 @@ declared classes alone, so a file from a stranger can be damaged or wrong, but r
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import dataclasses
 import enum
 import importlib
@@ -39,6 +40,7 @@ C = TypeVar("C", bound=type)
 
 _BY_NAME: dict[str, Kind] = {}
 _BY_CLASS: dict[type, Kind] = {}
+_BUILT: contextvars.ContextVar[Mapping[int, Any]] = contextvars.ContextVar("built by the reader at work, by id")
 _HOMES: dict[str, str] = {}  # the module that declares kinds of a first word, imported when a file holds one
 
 
@@ -137,6 +139,8 @@ class _Writer:
         )
 
     def _once(self, value: Any, encode: Callable[[], Any]) -> Any:
+        if not self.copies and id(value) in _BUILT.get({}):
+            return None  # out of a file, which can hold it
         if id(value) not in self.seen:
             self.seen[id(value)] = (value, encode())
         return self.seen[id(value)][1]
@@ -236,6 +240,7 @@ class _Reader:
         self.document, self.file = document, file
         self.tensors: dict[str, Tensor] = {}
         self.objects: list[Any] = []
+        self.built: dict[int, Any] = {}
         self.field = "the header"
 
     def value(self) -> Any:
@@ -248,7 +253,9 @@ class _Reader:
             if entry["kind"] not in _BY_NAME:
                 raise StorageError(f"kind {entry['kind']!r} is unknown; import the package that wrote it first")
             self.field = entry["kind"]
-            self.objects.append(rebuild(_BY_NAME[entry["kind"]], parts, lambda value: _BY_CLASS.get(type(value))))
+            made = rebuild(_BY_NAME[entry["kind"]], parts, lambda value: _BY_CLASS.get(type(value)))
+            self.objects.append(made)
+            self.built[id(made)] = made
         value = self._decode(self.document["root"], self.document["kind"])
         kind, called = _BY_CLASS.get(type(value)), self.document["kind"]
         if called != kind.name if kind is not None else called in _BY_NAME:
@@ -310,6 +317,7 @@ def load(path: str | Path, *, expected: str | tuple[str, ...] | None = None) -> 
         if expected is not None and document["kind"] not in ((expected,) if isinstance(expected, str) else expected):
             raise StorageError(f"{str(path)!r} holds a {document['kind']}; expected {expected}; cai.load takes any")
         reader = _Reader(document, file)
+        before = _BUILT.set(reader.built)
         try:
             return reader.value()
         except StorageError as error:
@@ -318,6 +326,8 @@ def load(path: str | Path, *, expected: str | tuple[str, ...] | None = None) -> 
             raise StorageError(
                 f"{str(path)!r} is damaged at field {reader.field}: {error!r}; save it again, or take a copy"
             ) from error
+        finally:
+            _BUILT.reset(before)
 
 
 class Saved:
