@@ -344,7 +344,8 @@ class Posterior(Lazy):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         details = MappingProxyType(dict(state["details"]))
-        super().__setstate__(dict.fromkeys(self._of_program) | state | {"details": details})
+        left = {name: None for name in self._of_program if name not in state}
+        super().__setstate__(state | left | {"details": details})  # in the order in which they were written
 
     def _stored(self) -> dict[str, Any]:
         """The parts that files hold."""

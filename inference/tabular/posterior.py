@@ -29,10 +29,10 @@ SHARED = 2**15  # numbers: torch shares products of so many among its threads
 @storable("statistics-of-q")
 @dataclass(frozen=True)
 class TrajectoryStatistics:
-    """Expectations along q: see the attributes of `Posterior`."""
+    """Expectations along q: see the attributes of `Posterior`; no tables where none are to stay."""
 
-    state_marginals: Tensor
-    absorbed: Tensor
+    state_marginals: Tensor | None
+    absorbed: Tensor | None
     believed_return: Tensor
     luck: Tensor
     policy_divergence: Tensor
@@ -111,8 +111,7 @@ class ModelPosterior(TabularPosterior):
     def statistics(self) -> TrajectoryStatistics:
         """What is expected along q; tables are left out of it where no table is to stay."""
         found = measure(self.model, self.initial, self.action_probs, self.world, self.visits)
-        gone: Any = None
-        return found if self.holds_tables else replace(found, state_marginals=gone, absorbed=gone)
+        return found if self.holds_tables else replace(found, state_marginals=None, absorbed=None)
 
     def luck_by_state(self) -> Tensor:
         policy, marginals = self.action_probs, self.state_marginals
@@ -144,7 +143,8 @@ class ModelPosterior(TabularPosterior):
     def _where(self) -> tuple[Tensor, Tensor]:
         visits = self.visits
         if visits is None and self.holds_tables:
-            return self.statistics.state_marginals, self.statistics.absorbed
+            marginals, absorbed = self.statistics.state_marginals, self.statistics.absorbed
+            visits = (marginals, absorbed) if marginals is not None and absorbed is not None else None
         return forward(self.model, self.initial, self.action_probs, self.world) if visits is None else visits
 
     @table
