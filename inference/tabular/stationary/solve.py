@@ -16,6 +16,7 @@ import numpy as np
 
 from cai.inference.tabular.stationary.circles import bound_over_circles
 from cai.inference.tabular.stationary.classify import free_of_reward, usable, worth_of_closed
+from cai.inference.tabular.stationary.from_zero import bound_from_zero, goes_round
 from cai.inference.tabular.stationary.gain import never_settles
 from cai.inference.tabular.stationary.newton import (
     Chains,
@@ -244,7 +245,7 @@ def solve_by_backups(solution: Solution, group: Array, accelerate: bool) -> None
         chains, values, wait = Chains(part), part.values(np.zeros(part.number)), 8
         quick = part if part.count <= SMALL else part.at(np.float64)
         change, first, count = math.inf, values.total, 0
-        seen = values
+        seen, begun = values, 0
         while solution.left():
             count += 1
             delta = quick.moves(values).delta
@@ -255,11 +256,14 @@ def solve_by_backups(solution: Solution, group: Array, accelerate: bool) -> None
             if change == 0:  # every longer horizon has the same values
                 solution.put(unknown, values, count * np.finfo(quick.dtype).eps * np.abs(values.total))
                 return
-            if _same(values, seen) and change > SHAKY * np.abs(values.total).max():  # so it goes round for ever
-                solution.put(unknown, values, np.inf)
-                solution.unsure[unknown] = True
-                return
-            seen = values if count & (count - 1) == 0 else seen  # Brent's way to find a cycle
+            if change > SHAKY * np.abs(values.total).max():
+                period = count - begun  # Brent's way to find a cycle
+                if _same(values, seen) or (period <= ROUND and goes_round(quick, seen, values, period)):
+                    solution.put(unknown, values, np.inf)
+                    solution.unsure[unknown] = True
+                    return
+            if count & (count - 1) == 0:
+                seen, begun = values, count
             rate = change / before if math.isfinite(before) else math.inf
             near = rate < 1 and solution.fits(np.full(part.number, change * rate / (1 - rate)), values.total)
             if count < wait and not near:
@@ -278,6 +282,8 @@ def solve_by_backups(solution: Solution, group: Array, accelerate: bool) -> None
                 found = soft_policy_iteration(part, values, min(POLISH, solution.left()), chains)
                 solution.count, solution.jumps = solution.count + found.steps, solution.jumps + found.steps
             bound = error_bound(part, found, chains)
+            if bound is None:
+                bound, found = bound_from_zero(quick, values, count), Found(values, found.steps)
             if bound is not None:
                 # What long double leaves no digit to mend is put down with its bound: more backups bring no better one.
                 finest = part.dtype is np.longdouble and part.moves(found.values).left <= SETTLED
