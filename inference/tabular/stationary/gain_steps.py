@@ -78,8 +78,8 @@ def middle(moves: Moves) -> Any:
 
 
 def spread(moves: Moves) -> float:
-    """How far what states gain by a backup is apart, nats; inf where that is not known."""
-    found = float(moves.delta.max() - moves.delta.min())
+    """How far what states gain by a backup may be apart, nats, with its rounding; inf where that is not known."""
+    found = float(moves.delta.max() - moves.delta.min() + moves.rounding.max())
     return found if found == found else np.inf
 
 

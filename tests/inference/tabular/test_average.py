@@ -133,6 +133,13 @@ def test_the_equation_and_the_account_hold_on_random_problems(name, seed):
     assert_answers(model, name, posterior)
 
 
+def test_a_step_that_leads_to_values_without_digits_does_not_hide_that_no_one_gain_fits():
+    posterior = cai.infer(random_problem(45), "risk:eta=-1.5", throw=False)
+    assert posterior.status is Status.NOT_ASSURED
+    low, high = posterior.details["gain_bounds"]
+    assert 0 < low < high < 1e-9  # a step from there may earn 1e14 times as much, by its rounding
+
+
 @pytest.mark.parametrize("name", ["variational", "value-iteration"])
 @each_seed(range(100), 8)
 def test_states_on_the_way_are_answered_with_the_dynamics_fixed(name, seed):
