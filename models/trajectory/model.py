@@ -243,7 +243,7 @@ class TrajectoryModel(Portable):
 
     @cached_property
     def r_max(self) -> float:
-        """The reward that optimality='bernoulli' counts as certain success, in reward units."""
+        """The largest reward that some outcome pays, reward units; what optimality='bernoulli' counts as certain."""
         return float(self.host.largest_reward.detach())
 
     @held
@@ -252,7 +252,7 @@ class TrajectoryModel(Portable):
         if self.host is not self:
             return self.host.largest_reward.to(self.device, self.dtype)
         tables = [self._raw_table(t) for t in self.reward_times]
-        if self.reward.reads_outcome and not self.mdp.is_dense:  # the rest is padding
+        if self.reward.reads_outcome:  # what no outcome pays does not count, however the process is held
             tables = [torch.where(self.mdp.probabilities > 0, table, -torch.inf) for table in tables]
         largest = torch.stack([table.max() for table in tables]).max()
         absorbs = bool(self.mdp.terminal.any()) or self.discount < 1

@@ -7,7 +7,7 @@ import torch
 
 import cai
 from cai.models import MDP, TrajectoryModel
-from cai.models.rewards.tables import TimeTableReward
+from cai.models.rewards.tables import OutcomeReward, TimeTableReward
 
 H = 1e-6
 FIELDS = ("log_evidence", "elbo", "believed_return", "luck", "policy_entropy", "policy_divergence", "values")
@@ -100,3 +100,25 @@ def test_batches_members_and_float32_carry_the_gradient():
     small = base.replace(reward=rewards[0]).to(dtype=torch.float32)
     (got,) = torch.autograd.grad(cai.infer(small, "exact").log_evidence, rewards)
     assert torch.allclose(got, wanted[0], atol=1e-5)
+
+
+def test_a_reward_that_no_outcome_pays_does_not_move_the_evidence():
+    """A problem has one evidence, whether its process is a table or a list of what may happen."""
+    chances = torch.tensor([[[0.5, 0.5, 0.0]], [[0.0, 0.25, 0.75]], [[0.0, 0.0, 1.0]]], dtype=torch.float64)
+    rewards = torch.tensor([[[-1.0, 0.5, 8.0]], [[4.0, -2.0, 0.25]], [[2.0, 2.0, -0.5]]], dtype=torch.float64)
+    paths = {(0, 0): 0.5, (0, 1): 0.5, (1, 1): 0.25, (1, 2): 0.75, (2, 2): 1.0}
+    weights = {0: 1.0}
+    for _ in range(4):
+        reached = {}
+        for (s, following), chance in paths.items():
+            paid = chance * math.exp(float(rewards[s, 0, following]) - 0.5)  # 0.5 is the most that is ever paid
+            reached[following] = reached.get(following, 0.0) + weights.get(s, 0.0) * paid
+        weights = reached
+    listed = MDP.from_successors(
+        [[[0, 1]], [[1, 2]], [[2, 2]]], [[[0.5, 0.5]], [[0.25, 0.75]], [[1.0, 0.0]]], [1, 0, 0]
+    )
+    along = torch.tensor([[[-1.0, 0.5]], [[-2.0, 0.25]], [[-0.5, -0.5]]], dtype=torch.float64)
+    for mdp, table in ((MDP(chances, [1.0, 0.0, 0.0]), rewards), (listed, along)):
+        model = TrajectoryModel(mdp, OutcomeReward(table), 4, optimality="bernoulli")
+        for backend in ("exact", "enumeration"):
+            assert float(cai.infer(model, backend).log_evidence) == pytest.approx(math.log(sum(weights.values())))

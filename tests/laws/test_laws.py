@@ -222,11 +222,8 @@ def test_optimality_as_a_bernoulli_is_the_same_posterior(method, seeds):
         assert after.status is before.status, seed
         if not before.status.ok:
             continue
-        tables = [model.reward_table(t) for t in model.reward_times]
-        if model.mdp.is_dense or not model.reward.reads_outcome:
-            largest = max(float(table.max()) for table in tables)
-        else:
-            largest = max(float(table[model.mdp.probabilities > 0].max()) for table in tables)
+        paid = (model.mdp.probabilities > 0) if model.reward.reads_outcome else slice(None)
+        largest = max(float(model.reward_table(t)[paid].max()) for t in model.reward_times)
         if model.mdp.terminal.any() or model.discount < 1:
             largest = max(0.0, largest)
         want = before.elbo - problem.horizon * largest / problem.temperature
