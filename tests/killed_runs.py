@@ -15,7 +15,7 @@ from torch import nn
 
 import cai
 from cai.inference import ObservationPolicy
-from cai.inference.learning.networks import collector
+from cai.inference.learning.networks.experience import collector
 from cai.inference.programs import svi
 from cai.inference.restricted import objective, reward_weighted, rollouts
 from cai.models import bridge, lottery

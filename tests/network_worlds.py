@@ -7,9 +7,9 @@ import numpy as np
 import torch
 
 from cai.inference import SoftQLearning
-from cai.inference.learning.networks.brain import Setting
-from cai.inference.learning.networks.interface import Interface
-from cai.inference.learning.networks.temperature import Target as NoTarget
+from cai.inference.learning.networks.experience.interface import Interface
+from cai.inference.learning.networks.updates.brain import Setting
+from cai.inference.learning.networks.updates.temperature import Target as NoTarget
 from cai.inference.tabular.policy_posterior import policy_posterior
 from cai.models import MDP, TrajectoryModel, environment_model, vector_environment
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from cai.inference.core.policy import policy_classes
-from cai.inference.learning.networks.policy import LearnedPolicy as Learned
+from cai.inference.learning.networks.answers.policy import LearnedPolicy as Learned
 from cai.models.common.storage import storable
 from cai.policies.environments import Runs, check_discrete
 

@@ -17,8 +17,8 @@ from torch import Tensor
 from cai.inference.core.posterior import Posterior
 from cai.inference.core.status import Status, Target
 from cai.inference.learning.exact.tables import ExactTables, boltzmann, exact_tables
-from cai.inference.learning.networks.composed import compose_networks
-from cai.inference.learning.networks.posterior import LearnedPosterior
+from cai.inference.learning.networks.answers.composed import compose_networks
+from cai.inference.learning.networks.answers.posterior import LearnedPosterior
 from cai.inference.tabular.methods.composition import model_difference
 from cai.inference.tabular.policy_posterior import policy_posterior
 from cai.inference.tabular.posterior import ModelPosterior, tabular_posterior

@@ -14,14 +14,14 @@ from cai.inference.core.learner import Learner
 from cai.inference.core.memory import Need, whole_need
 from cai.inference.core.posterior import Posterior
 from cai.inference.learning.backend import LearnerOptions
-from cai.inference.learning.networks.acting import check_acts, check_policy
-from cai.inference.learning.networks.brain import Brain, Setting
-from cai.inference.learning.networks.events import require_tensorboard
-from cai.inference.learning.networks.interface import Interface, interface_of, log_prior_of
-from cai.inference.learning.networks.learner import NetworkLearner, NetworkOptions
-from cai.inference.learning.networks.policy import LearnedPolicy
-from cai.inference.learning.networks.start import networks_of
-from cai.inference.learning.networks.temperature import Target
+from cai.inference.learning.networks.answers.policy import LearnedPolicy
+from cai.inference.learning.networks.experience.interface import Interface, interface_of, log_prior_of
+from cai.inference.learning.networks.runs.acting import check_acts, check_policy
+from cai.inference.learning.networks.runs.events import require_tensorboard
+from cai.inference.learning.networks.runs.learner import NetworkLearner, NetworkOptions
+from cai.inference.learning.networks.runs.start import networks_of
+from cai.inference.learning.networks.updates.brain import Brain, Setting
+from cai.inference.learning.networks.updates.temperature import Target
 from cai.inference.learning.options import check_count, check_untouched, copies_of
 from cai.models.continuous.world import World
 from cai.models.environments.world import EnvironmentModel

@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 import torch
 
 from cai.inference.learning.network_backend import NetworkBackend
-from cai.inference.learning.networks.brain import Setting
-from cai.inference.learning.networks.path_consistency import PathConsistencyNetworks
+from cai.inference.learning.networks.updates.brain import Setting
+from cai.inference.learning.networks.updates.path_consistency import PathConsistencyNetworks
 from cai.inference.learning.options import check_count, check_share
 from cai.inference.learning.tables.path_consistency import PathConsistencyRule
 from cai.inference.learning.tables.world import TableWorld

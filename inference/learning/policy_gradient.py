@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 import torch
 
 from cai.inference.learning.network_backend import NetworkBackend
-from cai.inference.learning.networks.brain import Setting
-from cai.inference.learning.networks.policy_gradient import PolicyGradientNetworks
+from cai.inference.learning.networks.updates.brain import Setting
+from cai.inference.learning.networks.updates.policy_gradient import PolicyGradientNetworks
 from cai.inference.learning.options import check_share, copies_of
 from cai.inference.learning.tables.policy_gradient import PolicyGradientRule
 from cai.inference.learning.tables.world import TableWorld

@@ -10,11 +10,11 @@ from typing import Any, ClassVar
 import torch
 
 from cai.inference.learning.network_backend import NetworkBackend
-from cai.inference.learning.networks.box_actor_critic import BoxActorCritic
-from cai.inference.learning.networks.brain import Brain, Setting
-from cai.inference.learning.networks.discrete_actor_critic import DiscreteActorCritic
-from cai.inference.learning.networks.interface import Interface, log_prior_of
-from cai.inference.learning.networks.temperature import Target
+from cai.inference.learning.networks.experience.interface import Interface, log_prior_of
+from cai.inference.learning.networks.updates.box_actor_critic import BoxActorCritic
+from cai.inference.learning.networks.updates.brain import Brain, Setting
+from cai.inference.learning.networks.updates.discrete_actor_critic import DiscreteActorCritic
+from cai.inference.learning.networks.updates.temperature import Target
 from cai.inference.learning.options import check_share
 from cai.inference.learning.tables.actor_critic import ActorCriticRule
 from cai.inference.learning.tables.world import TableWorld

@@ -8,8 +8,8 @@ from typing import ClassVar
 import torch
 
 from cai.inference.learning.network_backend import NetworkBackend
-from cai.inference.learning.networks.brain import Setting
-from cai.inference.learning.networks.discrete_actor_critic import DiscreteSoftQ
+from cai.inference.learning.networks.updates.brain import Setting
+from cai.inference.learning.networks.updates.discrete_actor_critic import DiscreteSoftQ
 from cai.inference.learning.options import check_share
 from cai.inference.learning.tables.soft_q import SoftQRule
 from cai.inference.learning.tables.world import TableWorld

@@ -9,9 +9,9 @@ import torch
 
 from cai.inference.core.memory import Need
 from cai.inference.learning.network_backend import NetworkBackend
-from cai.inference.learning.networks.brain import Setting
-from cai.inference.learning.networks.interface import Interface
-from cai.inference.learning.networks.stein import SteinNetworks
+from cai.inference.learning.networks.experience.interface import Interface
+from cai.inference.learning.networks.updates.brain import Setting
+from cai.inference.learning.networks.updates.stein import SteinNetworks
 from cai.inference.learning.options import check_count
 from cai.models.continuous.world import World
 from cai.models.environments.world import EnvironmentModel

@@ -20,8 +20,8 @@ __all__ = [
     "no_number",
     "shown",
     "unique_keys",
+    "whole",
 ]
-__all__ += ["whole"]
 
 _DOCUMENT = {"version": int, "kind": str, "root": Any, "objects": list[dict[str, Any]], "sums": dict[str, int]}
 ROUNDING = 1e-5  # by which a probability that was computed may exceed 1

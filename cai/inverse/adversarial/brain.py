@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cai.inference.learning.networks.brain import Replaying, Told
-from cai.inference.learning.networks.buffer import Batch, Columns
-from cai.inference.learning.networks.flat import Adam
+from cai.inference.learning.networks.experience.buffer import Batch, Columns
+from cai.inference.learning.networks.layers.flat import Adam
+from cai.inference.learning.networks.updates.brain import Replaying, Told
 from cai.inverse.adversarial.discriminator import Discriminator, Steps
 
 __all__ = ["AdversarialBrain", "steps_of"]

@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from cai.inference.learning.networks.flat import Perceptron
-from cai.inference.learning.networks.interface import Interface
+from cai.inference.learning.networks.experience.interface import Interface
+from cai.inference.learning.networks.layers.flat import Perceptron
 from cai.models.common.storage import storable
 
 __all__ = ["Discriminator", "Steps"]

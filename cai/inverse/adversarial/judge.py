@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cai.inference.learning.networks.brain import Brain
-from cai.inference.learning.networks.buffer import Columns
-from cai.inference.learning.networks.collector import Collector
-from cai.inference.learning.networks.flat import Adam
-from cai.inference.learning.networks.interface import Interface
+from cai.inference.learning.networks.experience.buffer import Columns
+from cai.inference.learning.networks.experience.collector import Collector
+from cai.inference.learning.networks.experience.interface import Interface
+from cai.inference.learning.networks.layers.flat import Adam
+from cai.inference.learning.networks.updates.brain import Brain
 from cai.inverse.adversarial.brain import steps_of
 from cai.inverse.adversarial.discriminator import Discriminator, Steps
 from cai.models.environments.streams import EVALUATION_COPY, reset_seed

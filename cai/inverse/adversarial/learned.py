@@ -12,10 +12,10 @@ from torch import Tensor
 from cai.inference.core.posterior import Posterior
 from cai.inference.core.status import Status
 from cai.inference.learning.network_backend import NetworkBackend
-from cai.inference.learning.networks.brain import Brain
-from cai.inference.learning.networks.interface import Interface, interface_of
-from cai.inference.learning.networks.learner import NetworkLearner
-from cai.inference.learning.networks.temperature import Target
+from cai.inference.learning.networks.experience.interface import Interface, interface_of
+from cai.inference.learning.networks.runs.learner import NetworkLearner
+from cai.inference.learning.networks.updates.brain import Brain
+from cai.inference.learning.networks.updates.temperature import Target
 from cai.inverse.adversarial.brain import AdversarialBrain
 from cai.inverse.adversarial.discriminator import Discriminator, Steps
 from cai.inverse.adversarial.estimate import AdversarialEstimate, NetworkReward, judged

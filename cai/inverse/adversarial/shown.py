@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cai.inference.learning.networks.interface import Interface
+from cai.inference.learning.networks.experience.interface import Interface
 from cai.inverse.adversarial.discriminator import Steps
 from cai.models.continuous.world import World
 from cai.models.demonstrations.continuous import ContinuousDemonstrations

@@ -12,8 +12,8 @@ from torch import nn
 
 import cai
 from cai.inference import SoftActorCritic
-from cai.inference.learning.networks.flat import Perceptron
-from cai.inference.learning.networks.flow import FlowNetwork, Frozen
+from cai.inference.learning.networks.layers.flat import Perceptron
+from cai.inference.learning.networks.layers.flow import FlowNetwork, Frozen
 from cai.models import environment_model
 
 SMALL = {"hidden_sizes": (8,), "batch_size": 16, "updates_per_step": 0.2}
@@ -181,7 +181,7 @@ def test_refused(name):
 
 def test_settings_with_a_flow_keep_its_bound_in_both_forms():
     """The entropy form differs by the log of the box's volume, and by nothing else."""
-    from cai.inference.learning.networks.heads import BoxHead
+    from cai.inference.learning.networks.layers.heads import BoxHead
 
     noise, seen = torch.randn(5, 2, generator=seeded()), torch.zeros(5, 3)
     ratios = []

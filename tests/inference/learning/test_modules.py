@@ -10,7 +10,7 @@ from torch import nn
 import cai
 from cai.inference import SoftActorCritic
 from cai.inference.core.storage import StorageError
-from cai.inference.learning.networks.modules import ModuleNetwork
+from cai.inference.learning.networks.layers.modules import ModuleNetwork
 from cai.models import environment_model
 
 SMALL = {"hidden_sizes": (8,), "batch_size": 16, "updates_per_step": 0.2}

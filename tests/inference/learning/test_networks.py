@@ -15,10 +15,10 @@ from torch import nn
 import cai
 from cai.inference import NotKnown, SoftActorCritic, SoftQLearning, Status
 from cai.inference.core.storage import StorageError
-from cai.inference.learning.networks import box_actor_critic
-from cai.inference.learning.networks.buffer import Buffer, Columns
-from cai.inference.learning.networks.flat import Perceptron
-from cai.inference.learning.networks.squash import draw_squashed
+from cai.inference.learning.networks.experience.buffer import Buffer, Columns
+from cai.inference.learning.networks.layers.flat import Perceptron
+from cai.inference.learning.networks.layers.squash import draw_squashed
+from cai.inference.learning.networks.updates import box_actor_critic
 from cai.models import environment_model
 
 SMALL = {"hidden_sizes": (16, 16), "batch_size": 16}
@@ -53,7 +53,7 @@ def test_a_flat_perceptron_is_the_one_of_modules():
 
 
 def test_a_ring_comes_back_from_its_files(tmp_path, monkeypatch):
-    monkeypatch.setattr("cai.inference.learning.networks.buffer.BLOCK", 8)
+    monkeypatch.setattr("cai.inference.learning.networks.experience.buffer.BLOCK", 8)
     columns = Columns(2, 1, 0)
     ring, draws = Buffer(20, columns), torch.Generator().manual_seed(0)
     for _ in range(11):

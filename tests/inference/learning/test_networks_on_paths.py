@@ -18,11 +18,11 @@ from pyro.distributions import Normal, Uniform
 
 import cai
 from cai.inference import NotKnown, PathConsistency, PolicyGradient, Status
-from cai.inference.learning.networks import flat as flat_networks
-from cai.inference.learning.networks.buffer import Batch, Buffer, Columns
-from cai.inference.learning.networks.heads import BoxHead
-from cai.inference.learning.networks.path_consistency import PathConsistencyNetworks
-from cai.inference.learning.networks.policy_gradient import Judged, PolicyGradientNetworks, soft_advantages
+from cai.inference.learning.networks.experience.buffer import Batch, Buffer, Columns
+from cai.inference.learning.networks.layers import flat as flat_networks
+from cai.inference.learning.networks.layers.heads import BoxHead
+from cai.inference.learning.networks.updates.path_consistency import PathConsistencyNetworks
+from cai.inference.learning.networks.updates.policy_gradient import Judged, PolicyGradientNetworks, soft_advantages
 from cai.models import ContinuousModel, environment_model
 
 

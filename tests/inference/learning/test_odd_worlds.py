@@ -11,7 +11,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 import cai
 from cai.inference import Status
-from cai.inference.learning.networks.interface import interface_of
+from cai.inference.learning.networks.experience.interface import interface_of
 from cai.models import environment_model
 
 SMALL = {"steps": 60, "hidden_sizes": (4,), "batch_size": 4}
@@ -234,7 +234,7 @@ def test_a_mask_without_any_action_is_refused():
 
 def test_an_episode_that_does_not_end_has_no_bound(monkeypatch):
     """Without a discount what was summed up so far is no return."""
-    from cai.inference.learning.networks import posterior
+    from cai.inference.learning.networks.answers import posterior
 
     monkeypatch.setattr(posterior, "LONGEST_EPISODE", 4)
     world = world_of(spaces.Box(-1.0, 1.0, (2,), np.float32)).replace(discount=1.0)

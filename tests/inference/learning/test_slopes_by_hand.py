@@ -6,8 +6,8 @@ from itertools import pairwise
 import pytest
 import torch
 
-from cai.inference.learning.networks.flat import Perceptron
-from cai.inference.learning.networks.squash import draw_squashed
+from cai.inference.learning.networks.layers.flat import Perceptron
+from cai.inference.learning.networks.layers.squash import draw_squashed
 
 
 @pytest.mark.parametrize(("sizes", "copies"), [((4, 8, 5, 2), 2), ((4, 8, 5, 1), 2), ((4, 8, 2), 1), ((4, 1), 1)])

@@ -9,8 +9,8 @@ from network_worlds import Target, box_setting
 
 import cai
 from cai.inference import NotKnown, SteinSoftQLearning
-from cai.inference.learning.networks.buffer import Batch
-from cai.inference.learning.networks.stein import SteinNetworks
+from cai.inference.learning.networks.experience.buffer import Batch
+from cai.inference.learning.networks.updates.stein import SteinNetworks
 from cai.inverse import gail
 from cai.models import environment_model
 

@@ -11,13 +11,13 @@ from adversarial_oracle import random_world
 
 import cai
 from cai.inference import SoftActorCritic, SoftQLearning
-from cai.inference.learning.networks.box_actor_critic import BoxActorCritic
-from cai.inference.learning.networks.brain import Setting
-from cai.inference.learning.networks.buffer import Batch
-from cai.inference.learning.networks.collector import Collector
-from cai.inference.learning.networks.interface import Interface, interface_of
-from cai.inference.learning.networks.policy import LearnedPolicy
-from cai.inference.learning.networks.temperature import Target
+from cai.inference.learning.networks.answers.policy import LearnedPolicy
+from cai.inference.learning.networks.experience.buffer import Batch
+from cai.inference.learning.networks.experience.collector import Collector
+from cai.inference.learning.networks.experience.interface import Interface, interface_of
+from cai.inference.learning.networks.updates.box_actor_critic import BoxActorCritic
+from cai.inference.learning.networks.updates.brain import Setting
+from cai.inference.learning.networks.updates.temperature import Target
 from cai.inverse import ContinuousDemonstrations, Demonstrations, FitStatus, airl, gail
 from cai.inverse.adversarial.brain import AdversarialBrain
 from cai.inverse.adversarial.discriminator import Discriminator, Steps

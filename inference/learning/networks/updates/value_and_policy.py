@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from cai.inference.learning.networks.brain import Setting
-from cai.inference.learning.networks.flat import Adam
-from cai.inference.learning.networks.heads import head_of
-from cai.inference.learning.networks.temperature import Target, Temperature
+from cai.inference.learning.networks.layers.flat import Adam
+from cai.inference.learning.networks.layers.heads import head_of
+from cai.inference.learning.networks.updates.brain import Setting
+from cai.inference.learning.networks.updates.temperature import Target, Temperature
 
 __all__ = ["ValueAndPolicy"]
 

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from cai.inference.core.storage import StorageError, storable
-from cai.inference.learning.networks.box_actor_critic import BoxActorCritic
-from cai.inference.learning.networks.brain import Setting
-from cai.inference.learning.networks.discrete_actor_critic import DiscreteActorCritic, DiscreteSoftQ
-from cai.inference.learning.networks.interface import log_prior_of
-from cai.inference.learning.networks.path_consistency import PathConsistencyNetworks
-from cai.inference.learning.networks.policy_gradient import PolicyGradientNetworks
-from cai.inference.learning.networks.stein import SteinNetworks
+from cai.inference.learning.networks.experience.interface import log_prior_of
+from cai.inference.learning.networks.updates.box_actor_critic import BoxActorCritic
+from cai.inference.learning.networks.updates.brain import Setting
+from cai.inference.learning.networks.updates.discrete_actor_critic import DiscreteActorCritic, DiscreteSoftQ
+from cai.inference.learning.networks.updates.path_consistency import PathConsistencyNetworks
+from cai.inference.learning.networks.updates.policy_gradient import PolicyGradientNetworks
+from cai.inference.learning.networks.updates.stein import SteinNetworks
 
 __all__ = ["PackedNetworks", "pack"]
 

@@ -19,12 +19,12 @@ from cai.inference.core.learner import Info, State
 from cai.inference.core.posterior import Posterior
 from cai.inference.core.status import Status
 from cai.inference.learning.history import as_dataset
-from cai.inference.learning.networks.brain import Brain
-from cai.inference.learning.networks.buffer import Buffer, Columns
-from cai.inference.learning.networks.collector import Collector
-from cai.inference.learning.networks.events import write_events
-from cai.inference.learning.networks.interface import OutOfFloats, interface_of
-from cai.inference.learning.networks.posterior import LearnedPosterior, policy_of
+from cai.inference.learning.networks.answers.posterior import LearnedPosterior, policy_of
+from cai.inference.learning.networks.experience.buffer import Buffer, Columns
+from cai.inference.learning.networks.experience.collector import Collector
+from cai.inference.learning.networks.experience.interface import OutOfFloats, interface_of
+from cai.inference.learning.networks.runs.events import write_events
+from cai.inference.learning.networks.updates.brain import Brain
 from cai.inference.learning.tables.learner import BUDGET_USED, steps_since
 from cai.models.common.threads import one_thread
 

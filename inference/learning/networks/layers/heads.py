@@ -8,9 +8,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from cai.inference.learning.networks.box_networks import box_network
-from cai.inference.learning.networks.brain import Setting, log_allowed, masked_mean
-from cai.inference.learning.networks.interface import draw_numbered
+from cai.inference.learning.networks.experience.interface import draw_numbered
+from cai.inference.learning.networks.layers.box_networks import box_network
+from cai.inference.learning.networks.updates.brain import Setting, log_allowed, masked_mean
 
 __all__ = ["BoxHead", "DiscreteHead", "Head", "head_of"]
 

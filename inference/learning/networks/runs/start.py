@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from cai.inference.core.storage import storable
-from cai.inference.learning.networks.interface import Interface
-from cai.inference.learning.networks.policy import LearnedPolicy
-from cai.inference.learning.networks.posterior import LearnedPosterior
+from cai.inference.learning.networks.answers.policy import LearnedPolicy
+from cai.inference.learning.networks.answers.posterior import LearnedPosterior
+from cai.inference.learning.networks.experience.interface import Interface
 
 __all__ = ["Networks", "networks_of"]
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from cai.inference.learning.networks.brain import Replaying, Setting, Told
-from cai.inference.learning.networks.buffer import Batch
-from cai.inference.learning.networks.flat import Adam
-from cai.inference.learning.networks.heads import BoxHead
-from cai.inference.learning.networks.temperature import Temperature
+from cai.inference.learning.networks.experience.buffer import Batch
+from cai.inference.learning.networks.layers.flat import Adam
+from cai.inference.learning.networks.layers.heads import BoxHead
+from cai.inference.learning.networks.updates.brain import Replaying, Setting, Told
+from cai.inference.learning.networks.updates.temperature import Temperature
 
 __all__ = ["BoxActorCritic"]
 

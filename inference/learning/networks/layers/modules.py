@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from cai.inference.learning.networks.flat import Perceptron
+from cai.inference.learning.networks.layers.flat import Perceptron
 
 __all__ = ["FeatureNetwork", "ModuleNetwork"]
 

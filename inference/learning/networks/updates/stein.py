@@ -9,10 +9,10 @@ from torch import Tensor
 
 from cai.inference.core.squashed import log_tanh_slope
 from cai.inference.core.status import NotKnown
-from cai.inference.learning.networks.brain import Replaying, Setting, Told
-from cai.inference.learning.networks.buffer import Batch
-from cai.inference.learning.networks.flat import Adam
-from cai.inference.learning.networks.temperature import Target, Temperature
+from cai.inference.learning.networks.experience.buffer import Batch
+from cai.inference.learning.networks.layers.flat import Adam
+from cai.inference.learning.networks.updates.brain import Replaying, Setting, Told
+from cai.inference.learning.networks.updates.temperature import Target, Temperature
 from cai.inference.learning.svgd import stein_direction
 
 __all__ = ["SteinNetworks"]

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from cai.inference.core.status import NotKnown
-from cai.inference.learning.networks.flat import Perceptron
-from cai.inference.learning.networks.flow import FlowNetwork, Frozen
-from cai.inference.learning.networks.interface import Interface
-from cai.inference.learning.networks.modules import FeatureNetwork, ModuleNetwork
-from cai.inference.learning.networks.squash import GaussianNetwork, OneNetwork
+from cai.inference.learning.networks.experience.interface import Interface
+from cai.inference.learning.networks.layers.flat import Perceptron
+from cai.inference.learning.networks.layers.flow import FlowNetwork, Frozen
+from cai.inference.learning.networks.layers.modules import FeatureNetwork, ModuleNetwork
+from cai.inference.learning.networks.layers.squash import GaussianNetwork, OneNetwork
 
 __all__ = ["BoxNetwork", "box_network", "layers_of", "numbered_network"]
 

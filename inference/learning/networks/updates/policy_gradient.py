@@ -7,9 +7,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from cai.inference.learning.networks.brain import Lesson, Setting, Told
-from cai.inference.learning.networks.buffer import Batch, Buffer, flattened
-from cai.inference.learning.networks.value_and_policy import ValueAndPolicy
+from cai.inference.learning.networks.experience.buffer import Batch, Buffer, flattened
+from cai.inference.learning.networks.updates.brain import Lesson, Setting, Told
+from cai.inference.learning.networks.updates.value_and_policy import ValueAndPolicy
 
 __all__ = ["Judged", "PolicyGradientNetworks", "soft_advantages"]
 

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from cai.inference.core.policy import policy_classes
 from cai.inference.core.status import Status, Target
-from cai.inference.learning.networks.brain import Setting, log_allowed
-from cai.inference.learning.networks.policy import COMPOSED, LearnedPolicy, uniform_actions
-from cai.inference.learning.networks.posterior import LearnedPosterior
+from cai.inference.learning.networks.answers.policy import COMPOSED, LearnedPolicy, uniform_actions
+from cai.inference.learning.networks.answers.posterior import LearnedPosterior
+from cai.inference.learning.networks.updates.brain import Setting, log_allowed
 
 __all__ = ["compose_networks"]
 

@@ -14,9 +14,9 @@ from torch import Tensor
 from cai.inference.core.policy import policy_classes
 from cai.inference.core.status import NotKnown
 from cai.inference.core.storage import save, storable
-from cai.inference.learning.networks.box_networks import BoxNetwork, box_network, layers_of, numbered_network
-from cai.inference.learning.networks.flow import FlowNetwork, Frozen
-from cai.inference.learning.networks.interface import Interface, OutOfFloats, draw_numbered
+from cai.inference.learning.networks.experience.interface import Interface, OutOfFloats, draw_numbered
+from cai.inference.learning.networks.layers.box_networks import BoxNetwork, box_network, layers_of, numbered_network
+from cai.inference.learning.networks.layers.flow import FlowNetwork, Frozen
 from cai.models.common.checks import as_count
 
 __all__ = ["COMPOSED", "LearnedPolicy", "uniform_actions"]

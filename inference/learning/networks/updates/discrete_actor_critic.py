@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from cai.inference.learning.networks.brain import Replaying, Setting, Told, log_allowed, masked_mean
-from cai.inference.learning.networks.buffer import Batch
-from cai.inference.learning.networks.flat import Adam
-from cai.inference.learning.networks.heads import DiscreteHead
-from cai.inference.learning.networks.interface import draw_numbered
-from cai.inference.learning.networks.temperature import Temperature
+from cai.inference.learning.networks.experience.buffer import Batch
+from cai.inference.learning.networks.experience.interface import draw_numbered
+from cai.inference.learning.networks.layers.flat import Adam
+from cai.inference.learning.networks.layers.heads import DiscreteHead
+from cai.inference.learning.networks.updates.brain import Replaying, Setting, Told, log_allowed, masked_mean
+from cai.inference.learning.networks.updates.temperature import Temperature
 
 __all__ = ["DiscreteActorCritic", "DiscreteSoftQ"]
 

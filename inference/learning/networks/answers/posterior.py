@@ -15,9 +15,9 @@ from cai.inference.core.policy import Policy, policy_classes
 from cai.inference.core.posterior import Posterior
 from cai.inference.core.status import NotKnown, Status
 from cai.inference.core.storage import can_store, storable
-from cai.inference.learning.networks.interface import Interface, make_worlds
-from cai.inference.learning.networks.policy import LearnedPolicy
-from cai.inference.learning.networks.travelling import pack
+from cai.inference.learning.networks.answers.policy import LearnedPolicy
+from cai.inference.learning.networks.experience.interface import Interface, make_worlds
+from cai.inference.learning.networks.runs.travelling import pack
 from cai.models.environments.streams import EVALUATION_COPY, reset_seed
 
 __all__ = ["LearnedPosterior", "policy_of"]

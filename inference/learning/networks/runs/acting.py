@@ -6,9 +6,9 @@ from typing import Any
 
 from torch import nn
 
-from cai.inference.learning.networks.box_networks import box_network, layers_of, numbered_network
-from cai.inference.learning.networks.interface import Interface
-from cai.inference.learning.networks.policy import LearnedPolicy
+from cai.inference.learning.networks.answers.policy import LearnedPolicy
+from cai.inference.learning.networks.experience.interface import Interface
+from cai.inference.learning.networks.layers.box_networks import box_network, layers_of, numbered_network
 
 __all__ = ["check_acts", "check_policy"]
 

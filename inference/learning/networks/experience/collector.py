@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cai.inference.learning.networks.interface import Interface, make_worlds
+from cai.inference.learning.networks.experience.interface import Interface, make_worlds
 from cai.models.common.files import StorageError
 from cai.models.environments.streams import reset_seed
 

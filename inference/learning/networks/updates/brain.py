@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from cai.inference.core.storage import storable
-from cai.inference.learning.networks.box_networks import layers_of, numbered_network
-from cai.inference.learning.networks.buffer import Buffer
-from cai.inference.learning.networks.interface import Interface, LogPrior
-from cai.inference.learning.networks.temperature import Target, Temperature
+from cai.inference.learning.networks.experience.buffer import Buffer
+from cai.inference.learning.networks.experience.interface import Interface, LogPrior
+from cai.inference.learning.networks.layers.box_networks import layers_of, numbered_network
+from cai.inference.learning.networks.updates.temperature import Target, Temperature
 
 __all__ = ["Brain", "Lesson", "Replaying", "Setting", "Told", "log_allowed", "masked_mean"]
 

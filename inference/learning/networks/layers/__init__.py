@@ -1,0 +1,1 @@
+"""Networks: perceptrons, modules, flows, and how their outputs become distributions over actions."""

@@ -1,0 +1,1 @@
+"""How each learner moves its networks: one file a learner, and what they share (`brain`)."""
