@@ -99,7 +99,11 @@ class ActorCriticRule:
         ratio, probs = relative_entropy(world, every, self.log_policy(world, tables, 0 * every, every))
         spent = alpha * (probs * ratio).sum(1)
         bonus = (alpha - world.temperature) * world.bonus
-        values = lambda: (probs * tables["q"][0]).sum(1) - spent  # noqa: E731
+
+        def values() -> Array:
+            found: Array = (probs * tables["q"][0]).sum(1) - spent
+            return found
+
         replay(world, tables, steps, ("q", "q_mean"), values, bonus)
 
     def _improve(self, world: TableWorld, tables: Tables, met: Met) -> None:

@@ -55,8 +55,8 @@ def replay(
 
     Over an infinite horizon an error dies out by gamma with each backup alone, and a step that is taken is one; near
     gamma = 1 a budget of steps holds too few. What was met once is all that there is to know of such an entry, so it
-    needs not be met again (a replay memory, Lin 1992, "Self-improving reactive agents"). Where everything that was met
-    has one outcome and nothing ends, the level that all values share is found at once: if every residual of a backup
+    needs not be met again (a replay memory, Lin 1992, "Self-improving reactive agents"). Where that is so of everything
+    that may be done, and nothing ends, the level that all values share is found at once: if every residual of a backup
     is at least c > 0, all values are at least gamma c / (1 - gamma) too low, and the like from above (MacQueen 1966).
 
     Args:
@@ -78,7 +78,8 @@ def replay(
     after, paid = tables["following"][0][at].astype(np.int64), tables["reward"][0][at]
     paid = paid if bonus is None else paid + bonus[at[0]]
     goes_on = world.nonterminal[after]
-    shared = world.discount < 1 and goes_on.all() and not tables["varied"].any()
+    everything = (known | (world.prior == 0))[world.nonterminal].all()
+    shared = world.discount < 1 and everything and goes_on.all()
     for _ in range(sweeps):
         targets = paid + world.discount * np.where(goes_on, values()[after], 0.0)
         residuals = targets - tables[names[0]][0][at]

@@ -14,7 +14,7 @@ NAN = float("nan")
 COMPUTED = re.compile("posterior|^messages$")  # kinds of which some parts are computed where they are not given
 KINDS = {
     "model": lambda: bridge(horizon=3),
-    "average": lambda: bridge(horizon=3).mdp,
+    "process": lambda: bridge(horizon=3).mdp,
     "exact": lambda: cai.infer(bridge(horizon=3)),
     "stationary": lambda: cai.infer(gridworld(horizon=float("inf"), discount=0.9), "variational"),
     "enumeration": lambda: cai.infer(bridge(horizon=2), "enumeration"),
@@ -71,7 +71,7 @@ HEADERS = [
     ("model", "mdp", "state_names", lambda names: names | {"is": [7, *names["is"][1:]]}, "state_names"),
     ("model", "mdp", "terminal", lambda _: 7, "terminal"),
     ("model", "mdp", "regions", lambda regions: dict.fromkeys(regions, 7), "regions"),
-    ("average", "mdp", "dtype", lambda _: None, "dtype"),
+    ("process", "mdp", "dtype", lambda _: None, "dtype"),
     ("exact", "recursion-posterior", "status", None, "status is missing"),
     ("exact", "recursion-posterior", "model", lambda _: None, "model is None"),
     ("exact", "recursion-posterior", "horizon", lambda _: {"$": "float", "is": "nan"}, "NaN"),
